@@ -1,0 +1,155 @@
+//! Encoding and decoding with the limits of the wire format. Invariant: a decoder never panics, and never allocates
+//! for a length that is only claimed. No I/O.
+//!
+//! Source: the MessagePack specification; rmp-serde 1.3.1, whose `from_slice` accepts trailing bytes and depth 1,024.
+
+use std::{fmt, io::Cursor, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, SeqAccess, Visitor},
+};
+use thiserror::Error;
+
+/// The version of the wire format that this build reads and writes; the first element of every message.
+pub const WIRE_VERSION: u8 = 1;
+
+/// The longest message that a reader looks at, in bytes (1 MiB).
+pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// How deep arrays may nest in a message.
+pub const MAX_DEPTH: usize = 16;
+
+/// Why bytes are not a message. Each is a reason for quarantine; none is worth a second try.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The message is longer than [`MAX_MESSAGE_BYTES`].
+    #[error("message of {length} bytes is over the limit of {MAX_MESSAGE_BYTES}")]
+    TooLong {
+        /// Length in bytes.
+        length: usize,
+    },
+    /// The message does not begin with an array whose first element is an integer.
+    #[error("not a pingfleet message: it does not begin with an array and a version")]
+    NotAMessage,
+    /// The message is of another wire version.
+    #[error("wire version {found}, this build reads {WIRE_VERSION}")]
+    Version {
+        /// The version that the message claims.
+        found: u64,
+    },
+    /// The message has the right version and the wrong content.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+    /// Bytes follow the end of the message.
+    #[error("{extra} bytes after the end of the message")]
+    TrailingBytes {
+        /// How many bytes follow.
+        extra: usize,
+    },
+}
+
+/// The first element of every message. It encodes as [`WIRE_VERSION`] and decodes from nothing else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Version;
+
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(WIRE_VERSION)
+    }
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u8::deserialize(deserializer)? {
+            WIRE_VERSION => Ok(Self),
+            _ => Err(serde::de::Error::custom("another wire version")),
+        }
+    }
+}
+
+/// A message of the wire format: an array whose first element is the version.
+pub trait Message: Serialize + DeserializeOwned {
+    /// Checks what the types cannot say, such as a bound on a length.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    fn check(&self) -> Result<(), String>;
+
+    /// The message as bytes, the version first.
+    ///
+    /// # Panics
+    /// Never: writing to a vector cannot fail and every length is known.
+    fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec(self).expect("a vector takes every byte and all lengths are known")
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are not exactly one message of this kind and version.
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > MAX_MESSAGE_BYTES {
+            return Err(DecodeError::TooLong {
+                length: bytes.len(),
+            });
+        }
+        check_version(bytes)?;
+        let mut reader = rmp_serde::Deserializer::new(Cursor::new(bytes));
+        reader.set_max_depth(MAX_DEPTH);
+        let message = Self::deserialize(&mut reader)
+            .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let read = usize::try_from(reader.position()).unwrap_or(usize::MAX);
+        if read < bytes.len() {
+            return Err(DecodeError::TrailingBytes {
+                extra: bytes.len() - read,
+            });
+        }
+        message.check().map_err(DecodeError::Malformed)?;
+        Ok(message)
+    }
+}
+
+/// Refuses another version before anything else of the message is looked at: its shape may be another one, too.
+fn check_version(bytes: &[u8]) -> Result<(), DecodeError> {
+    let mut head = Cursor::new(bytes);
+    rmp::decode::read_array_len(&mut head).map_err(|_| DecodeError::NotAMessage)?;
+    let found: u64 = rmp::decode::read_int(&mut head).map_err(|_| DecodeError::NotAMessage)?;
+    if found == u64::from(WIRE_VERSION) {
+        Ok(())
+    } else {
+        Err(DecodeError::Version { found })
+    }
+}
+
+/// Reads an array of at most `LIMIT` elements. Memory grows with what is really there, never with the claimed length.
+pub(crate) fn bounded<'de, D, T, const LIMIT: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Bounded<T, const LIMIT: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const LIMIT: usize> Visitor<'de> for Bounded<T, LIMIT> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an array of at most {LIMIT} elements")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = seq.next_element()? {
+                if elements.len() == LIMIT {
+                    return Err(serde::de::Error::custom(format_args!(
+                        "more than {LIMIT} elements"
+                    )));
+                }
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
+
+    deserializer.deserialize_seq(Bounded::<T, LIMIT>(PhantomData))
+}

@@ -1,0 +1,385 @@
+//! What became of one target. No I/O.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, SeqAccess, Visitor},
+    ser::SerializeTuple,
+};
+
+use crate::target::{Address, optional_address};
+
+/// The most bytes of an encoded [`Outcome`].
+pub const MAX_OUTCOME_BYTES: usize = 100;
+
+/// Why a name has no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DnsFailure {
+    /// The name does not exist (RFC 8020).
+    Nxdomain,
+    /// The name exists, without an address of the wanted family.
+    NoData,
+    /// The server failed, refused or answered nonsense.
+    Servfail,
+    /// No server answered.
+    Timeout,
+}
+
+/// On which part of our own box an answer may have been lost: a set of causes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OwnLoss(pub u8);
+
+impl OwnLoss {
+    /// The socket dropped what it had received.
+    pub const SOCKET_DROPS: Self = Self(1);
+    /// The path of sending failed.
+    pub const SEND_PATH: Self = Self(2);
+    /// The loop that reads answers was late.
+    pub const STALLED: Self = Self(4);
+    /// The probe of our own loopback was not answered.
+    pub const CANARY: Self = Self(8);
+    /// The prober ended before the answer could have come.
+    pub const INTERRUPTED: Self = Self(16);
+
+    const NAMES: [(Self, &'static str); 5] = [
+        (Self::SOCKET_DROPS, "socket_drops"),
+        (Self::SEND_PATH, "send_path"),
+        (Self::STALLED, "stalled"),
+        (Self::CANARY, "canary"),
+        (Self::INTERRUPTED, "interrupted"),
+    ];
+
+    /// Both sets together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Display for OwnLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Self::NAMES
+            .iter()
+            .filter(|(cause, _)| self.0 & cause.0 != 0)
+            .map(|(_, name)| *name)
+            .collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+/// The final state of a target, with its facts. In order of precedence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Answered within the timeout of its request.
+    Up,
+    /// Answered after the timeout of its request, and before the target was settled.
+    Late,
+    /// An ICMP error that quotes our request (RFC 792; RFC 4443, section 3).
+    Unreachable {
+        /// ICMP type.
+        icmp_type: u8,
+        /// ICMP code.
+        code: u8,
+        /// Who reported it.
+        reporter: IpAddr,
+    },
+    /// The name has no address.
+    DnsFailed(DnsFailure),
+    /// The kernel refused every request.
+    SendFailed {
+        /// The system's error number on the worker.
+        errno: i32,
+    },
+    /// Sent, and the answer may have been lost on our own box.
+    Unknown(OwnLoss),
+    /// No answer.
+    Down {
+        /// Whether our own kernel reported that nobody answered its ARP or neighbour solicitation.
+        no_arp: bool,
+    },
+}
+
+impl Status {
+    /// All names, in order of precedence, as the column `status` shows them.
+    pub const NAMES: [&'static str; 7] = [
+        "up",
+        "late",
+        "unreachable",
+        "dns_failed",
+        "send_failed",
+        "unknown",
+        "down",
+    ];
+
+    /// Place of this status in [`Self::NAMES`]; also its code on the wire.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Up => 0,
+            Self::Late => 1,
+            Self::Unreachable { .. } => 2,
+            Self::DnsFailed(_) => 3,
+            Self::SendFailed { .. } => 4,
+            Self::Unknown(_) => 5,
+            Self::Down { .. } => 6,
+        }
+    }
+
+    /// The name, as the column `status` shows it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        Self::NAMES[usize::from(self.code())]
+    }
+
+    /// The reason, as the column `reason` shows it.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Up | Self::Late | Self::Down { no_arp: false } => None,
+            Self::Unreachable {
+                icmp_type,
+                code,
+                reporter,
+            } => Some(format!("type {icmp_type} code {code} from {reporter}")),
+            Self::DnsFailed(failure) => Some(
+                match failure {
+                    DnsFailure::Nxdomain => "nxdomain",
+                    DnsFailure::NoData => "no_data",
+                    DnsFailure::Servfail => "servfail",
+                    DnsFailure::Timeout => "timeout",
+                }
+                .to_owned(),
+            ),
+            Self::SendFailed { errno } => Some(format!("errno {errno}")),
+            Self::Unknown(cause) => Some(cause.to_string()),
+            Self::Down { no_arp: true } => Some("no_arp".to_owned()),
+        }
+    }
+}
+
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fn array<S: Serializer, const N: usize>(
+            serializer: S,
+            code: u8,
+            facts: [i32; N],
+            reporter: Option<IpAddr>,
+        ) -> Result<S::Ok, S::Error> {
+            let length = 1 + N + usize::from(reporter.is_some());
+            let mut tuple = serializer.serialize_tuple(length)?;
+            tuple.serialize_element(&code)?;
+            for fact in facts {
+                tuple.serialize_element(&fact)?;
+            }
+            if let Some(reporter) = reporter {
+                tuple.serialize_element(&Address(reporter))?;
+            }
+            tuple.end()
+        }
+
+        let status = self.code();
+        match *self {
+            Self::Up | Self::Late => array(serializer, status, [], None),
+            Self::Unreachable {
+                icmp_type,
+                code,
+                reporter,
+            } => array(
+                serializer,
+                status,
+                [icmp_type.into(), code.into()],
+                Some(reporter),
+            ),
+            Self::DnsFailed(failure) => array(serializer, status, [failure as i32], None),
+            Self::SendFailed { errno } => array(serializer, status, [errno], None),
+            Self::Unknown(cause) => array(serializer, status, [cause.0.into()], None),
+            Self::Down { no_arp } => array(serializer, status, [no_arp.into()], None),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Status {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StatusVisitor;
+
+        impl StatusVisitor {
+            fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
+                seq: &mut A,
+            ) -> Result<T, A::Error> {
+                seq.next_element()?
+                    .ok_or_else(|| A::Error::custom("a status without its facts"))
+            }
+        }
+
+        impl<'de> Visitor<'de> for StatusVisitor {
+            type Value = Status;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of a status code and its facts")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Status, A::Error> {
+                Ok(match Self::next::<_, u8>(&mut seq)? {
+                    0 => Status::Up,
+                    1 => Status::Late,
+                    2 => Status::Unreachable {
+                        icmp_type: Self::next(&mut seq)?,
+                        code: Self::next(&mut seq)?,
+                        reporter: Self::next::<_, Address>(&mut seq)?.0,
+                    },
+                    3 => Status::DnsFailed(match Self::next::<_, u8>(&mut seq)? {
+                        0 => DnsFailure::Nxdomain,
+                        1 => DnsFailure::NoData,
+                        2 => DnsFailure::Servfail,
+                        3 => DnsFailure::Timeout,
+                        _ => return Err(A::Error::custom("no such DNS failure")),
+                    }),
+                    4 => Status::SendFailed {
+                        errno: Self::next(&mut seq)?,
+                    },
+                    5 => Status::Unknown(OwnLoss(Self::next(&mut seq)?)),
+                    6 => Status::Down {
+                        no_arp: match Self::next::<_, u8>(&mut seq)? {
+                            0 => false,
+                            1 => true,
+                            _ => return Err(A::Error::custom("no such reason of down")),
+                        },
+                    },
+                    _ => return Err(A::Error::custom("no such status")),
+                })
+            }
+        }
+
+        deserializer.deserialize_tuple(4, StatusVisitor)
+    }
+}
+
+/// Round-trip times of the distinct answered requests of one target, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rtt {
+    /// Shortest.
+    pub min_ns: u64,
+    /// Arithmetic mean.
+    pub avg_ns: u64,
+    /// Longest.
+    pub max_ns: u64,
+    /// Population standard deviation.
+    pub stddev_ns: u64,
+}
+
+impl Rtt {
+    /// The figures of some round-trip times; `None` when there is none.
+    #[must_use]
+    pub fn of(samples: &[Duration]) -> Option<Self> {
+        let nanos = |sample: &Duration| u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX);
+        let min_ns = samples.iter().map(nanos).min()?;
+        let max_ns = samples.iter().map(nanos).max()?;
+        let count = samples.len() as f64;
+        let mean = samples.iter().map(|s| nanos(s) as f64).sum::<f64>() / count;
+        let variance = samples
+            .iter()
+            .map(|s| (nanos(s) as f64 - mean).powi(2))
+            .sum::<f64>()
+            / count;
+        Some(Self {
+            min_ns,
+            avg_ns: (mean.round() as u64).clamp(min_ns, max_ns),
+            max_ns,
+            stddev_ns: variance.sqrt().round() as u64,
+        })
+    }
+}
+
+/// What became of one target: the n-th outcome of a result belongs to the n-th target of its chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The final state.
+    pub status: Status,
+    /// The address that was probed, where the target was a text.
+    #[serde(with = "optional_address")]
+    pub address: Option<IpAddr>,
+    /// Requests that the kernel took, in the pass that counts.
+    pub sent: u16,
+    /// Distinct requests that were answered.
+    pub received: u16,
+    /// Round-trip times, when anything was answered.
+    pub rtt: Option<Rtt>,
+    /// Passes of probing, 1 unless our own box may have lost an answer.
+    pub attempts: u8,
+    /// When the first request left, in microseconds after the result's `started_at_us`.
+    pub probed_after_us: u64,
+}
+
+impl Outcome {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let answered = matches!(self.status, Status::Up | Status::Late);
+        let never_sent = matches!(
+            self.status,
+            Status::DnsFailed(_) | Status::SendFailed { .. }
+        );
+        if self.received > self.sent {
+            Err("more answers than requests".to_owned())
+        } else if answered != (self.received > 0) || answered != self.rtt.is_some() {
+            Err("the answers contradict the status".to_owned())
+        } else if never_sent != (self.sent == 0) && !matches!(self.status, Status::Unknown(_)) {
+            Err("the requests contradict the status".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rtt_of_nothing_is_nothing() {
+        assert_eq!(Rtt::of(&[]), None);
+    }
+
+    #[test]
+    fn rtt_of_samples() {
+        let samples = [2, 4, 4, 4, 5, 5, 7, 9].map(Duration::from_nanos);
+        assert_eq!(
+            Rtt::of(&samples),
+            Some(Rtt {
+                min_ns: 2,
+                avg_ns: 5,
+                max_ns: 9,
+                stddev_ns: 2
+            })
+        );
+    }
+
+    #[test]
+    fn largest_outcome_fits() {
+        let outcome = Outcome {
+            status: Status::Unreachable {
+                icmp_type: 255,
+                code: 255,
+                reporter: "ff::1".parse().unwrap(),
+            },
+            address: Some("ff::1".parse().unwrap()),
+            sent: u16::MAX,
+            received: u16::MAX,
+            rtt: Some(Rtt {
+                min_ns: u64::MAX,
+                avg_ns: u64::MAX,
+                max_ns: u64::MAX,
+                stddev_ns: u64::MAX,
+            }),
+            attempts: u8::MAX,
+            probed_after_us: u64::MAX,
+        };
+        let bytes = rmp_serde::to_vec(&outcome).unwrap();
+        assert!(bytes.len() <= MAX_OUTCOME_BYTES, "{}", bytes.len());
+    }
+
+    #[test]
+    fn names_of_own_loss() {
+        let loss = OwnLoss::SOCKET_DROPS.and(OwnLoss::STALLED);
+        assert_eq!(loss.to_string(), "socket_drops,stalled");
+    }
+}

@@ -1,0 +1,43 @@
+//! The result message: the outcomes of one chunk, in the order of its targets. No I/O.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    ChunkKey, MAX_CHUNK_TARGETS, Message, Outcome, Token,
+    codec::{Version, bounded},
+    heartbeat::check_worker,
+};
+
+/// The outcome of one complete probing of one chunk by one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultChunk {
+    /// The wire version; always the first element.
+    pub version: Version,
+    /// The database that the work came from.
+    pub database: Uuid,
+    /// Which chunk this answers.
+    pub key: ChunkKey,
+    /// The work's token.
+    pub token: Token,
+    /// The worker's name; 1 to 100 printable characters.
+    pub worker: String,
+    /// Whether the broker had delivered the work to some worker before.
+    pub redelivered: bool,
+    /// When the worker began with the chunk, by its own clock, in microseconds since 1970-01-01 UTC.
+    pub started_at_us: u64,
+    /// The n-th outcome belongs to the n-th target of the chunk.
+    #[serde(deserialize_with = "bounded::<_, _, MAX_CHUNK_TARGETS>")]
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Message for ResultChunk {
+    fn check(&self) -> Result<(), String> {
+        check_worker(&self.worker)?;
+        // The year 9999: later moments have no RFC 3339 text.
+        if self.started_at_us > 253_402_300_799_000_000 {
+            return Err("the worker's clock is off by thousands of years".to_owned());
+        }
+        self.outcomes.iter().try_for_each(Outcome::check)
+    }
+}
