@@ -6,11 +6,21 @@
 //! One session is one fresh connection. After any [`BrokerError`] of a publisher or a consumer the caller drops it
 //! and opens another one; nothing here reconnects by itself.
 
+mod memory;
+mod rabbit;
+mod reopen;
+
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
+
+pub use self::{
+    memory::MemoryBroker,
+    rabbit::{DEFAULT_PREFIX, RabbitBroker, RabbitConfig},
+    reopen::{PATIENCE, pauses, reopen},
+};
 
 /// The queues of DESIGN section 5. Each has an exchange of its own name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -173,11 +183,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Any [`BrokerError`].
-    async fn consumer(
-        &self,
-        queue: Queue,
-        prefetch: u16,
-    ) -> Result<Box<dyn Consumer>, BrokerError>;
+    async fn consumer(&self, queue: Queue, prefetch: u16)
+    -> Result<Box<dyn Consumer>, BrokerError>;
 
     /// How full a queue is.
     ///

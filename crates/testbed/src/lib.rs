@@ -1,1 +1,10 @@
-//! Placeholder.
+//! What tests run against: a RabbitMQ node and network namespaces of their own.
+//!
+//! Invariant: everything that is started here ends with the value that started it, and at the latest with the test
+//! process, however that ends. Nothing of the machine's own broker or network is touched.
+
+mod keeper;
+mod namespace;
+mod rabbit;
+
+pub use self::{namespace::Namespace, rabbit::Rabbit};

@@ -11,6 +11,8 @@ use serde::{
 };
 use thiserror::Error;
 
+use crate::outline::end_of_message;
+
 /// The version of the wire format that this build reads and writes; the first element of every message.
 pub const WIRE_VERSION: u8 = 1;
 
@@ -95,16 +97,18 @@ pub trait Message: Serialize + DeserializeOwned {
             });
         }
         check_version(bytes)?;
-        let mut reader = rmp_serde::Deserializer::new(Cursor::new(bytes));
-        reader.set_max_depth(MAX_DEPTH);
-        let message = Self::deserialize(&mut reader)
-            .map_err(|error| DecodeError::Malformed(error.to_string()))?;
-        let read = usize::try_from(reader.position()).unwrap_or(usize::MAX);
-        if read < bytes.len() {
+        let end =
+            end_of_message(bytes).map_err(|reason| DecodeError::Malformed(reason.to_owned()))?;
+        if end < bytes.len() {
             return Err(DecodeError::TrailingBytes {
-                extra: bytes.len() - read,
+                extra: bytes.len() - end,
             });
         }
+        let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+        // rmp-serde stops when its counter has come to zero, which is one array early.
+        reader.set_max_depth(MAX_DEPTH + 1);
+        let message = Self::deserialize(&mut reader)
+            .map_err(|error| DecodeError::Malformed(error.to_string()))?;
         message.check().map_err(DecodeError::Malformed)?;
         Ok(message)
     }

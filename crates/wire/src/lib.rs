@@ -7,6 +7,7 @@
 mod codec;
 mod heartbeat;
 mod outcome;
+mod outline;
 mod probing;
 mod result;
 mod target;

@@ -289,6 +289,14 @@ impl Rtt {
             stddev_ns: variance.sqrt().round() as u64,
         })
     }
+
+    /// Whether the figures are in order, and fit the signed integers of the database.
+    fn is_plausible(&self) -> bool {
+        self.min_ns <= self.avg_ns
+            && self.avg_ns <= self.max_ns
+            && self.stddev_ns <= self.max_ns
+            && i64::try_from(self.max_ns).is_ok()
+    }
 }
 
 /// What became of one target: the n-th outcome of a result belongs to the n-th target of its chunk.
@@ -324,6 +332,8 @@ impl Outcome {
             Err("the answers contradict the status".to_owned())
         } else if never_sent != (self.sent == 0) && !matches!(self.status, Status::Unknown(_)) {
             Err("the requests contradict the status".to_owned())
+        } else if self.rtt.is_some_and(|rtt| !rtt.is_plausible()) {
+            Err("round-trip times contradict each other".to_owned())
         } else {
             Ok(())
         }

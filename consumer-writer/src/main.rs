@@ -1,0 +1,53 @@
+//! The `consumer-writer` program: arguments, settings, database, broker, [`consumer_writer::run`].
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use consumer_writer::{WriterArgs, WriterError};
+use pingfleet_broker::RabbitBroker;
+use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
+use pingfleet_store::{Db, FileLock, Via};
+
+/// Drains the results of all workers into the database, until SIGTERM
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  consumer-writer
+  consumer-writer --db sweeps.db --batch-size 10000
+  PINGFLEET_BROKER__URL=amqp://master@10.0.0.5:5672/%2f consumer-writer"
+)]
+struct Arguments {
+    #[command(flatten)]
+    writer: WriterArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+fn main() -> ExitCode {
+    main_with(program)
+}
+
+#[tokio::main]
+async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
+    let mut layers = arguments.common.layers();
+    let common = arguments
+        .common
+        .resolve(&mut layers, Verbosity::Normal, "consumer-writer");
+    let settings = arguments.writer.resolve(&mut layers, Via::Broker);
+    layers.finish()?;
+    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let broker = Arc::new(RabbitBroker::new(&common.broker)?);
+    let db = Db::open(common.database(true, true)).await?;
+    let _lock = FileLock::writer(db.path())?;
+    let ended = consumer_writer::run(broker, &db, &settings, stop.token).await;
+    let closed = db.close().await;
+    ended.map_err(|error| match error {
+        WriterError::Broker(error) => Failure::from(error),
+        WriterError::Store(error) => Failure::from(error),
+        other => Failure::system(&other),
+    })?;
+    closed?;
+    Ok(Exit::Complete)
+}

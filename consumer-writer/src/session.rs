@@ -1,0 +1,276 @@
+//! One session of the writer: three consumers, batches, commits, acks.
+
+use std::{sync::Arc, time::Duration};
+
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
+use pingfleet_store::{Applied, Db};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{Settings, Summary, WriterError, batch::Batch};
+
+/// Results in hand, at most. With the largest message that bounds the memory to 256 MiB; usual ones take 5 MB.
+const RESULTS_PREFETCH: u16 = 256;
+
+/// Dead letters and heartbeats in hand, at most.
+const SIGNS_PREFETCH: u16 = 256;
+
+/// How often the writer notes its own sign of life.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
+
+/// How long a locked database is waited for.
+const LOCKED_MINUTES: u64 = 15;
+
+/// Results for another database, and none of ours for this long: somebody started the writer in the wrong folder.
+const ONLY_FOREIGN: Duration = Duration::from_secs(10);
+
+/// How a session ended without a final error.
+pub(crate) enum End {
+    /// As asked: everything in hand is committed and acked.
+    Stopped,
+    /// The broker; a new session goes on.
+    Lost(BrokerError),
+}
+
+/// Deliveries for other databases: held unsettled, so that they return to the queue with the session.
+#[derive(Default)]
+struct Foreign {
+    held: usize,
+    theirs: Option<Uuid>,
+    since: Option<Instant>,
+    any_ours: bool,
+}
+
+/// Three consumers and the batch between them and the database.
+pub(crate) struct Session<'a> {
+    db: &'a Db,
+    settings: &'a Settings,
+    results: Box<dyn Consumer>,
+    dead: Box<dyn Consumer>,
+    heartbeats: Box<dyn Consumer>,
+    batch: Batch,
+    flush_at: Option<Instant>,
+    foreign: Foreign,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) async fn open(
+        broker: &dyn Broker,
+        db: &'a Db,
+        settings: &'a Settings,
+    ) -> Result<Self, BrokerError> {
+        broker.check().await?;
+        Ok(Self {
+            db,
+            settings,
+            results: broker.consumer(Queue::Results, RESULTS_PREFETCH).await?,
+            dead: broker.consumer(Queue::Dead, SIGNS_PREFETCH).await?,
+            heartbeats: broker.consumer(Queue::Heartbeats, SIGNS_PREFETCH).await?,
+            batch: Batch::default(),
+            flush_at: None,
+            foreign: Foreign::default(),
+        })
+    }
+
+    pub(crate) async fn run(
+        mut self,
+        summary: &mut Summary,
+        stop: &CancellationToken,
+    ) -> Result<End, WriterError> {
+        match self.drain(summary, stop).await {
+            Ok(()) => {
+                let Self {
+                    results,
+                    dead,
+                    heartbeats,
+                    ..
+                } = self;
+                results.close().await;
+                dead.close().await;
+                heartbeats.close().await;
+                Ok(End::Stopped)
+            }
+            Err(WriterError::Broker(error)) if error.is_transient() => Ok(End::Lost(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn drain(
+        &mut self,
+        summary: &mut Summary,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        let mut sign = tokio::time::interval(SIGN_OF_LIFE);
+        sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.is_full() {
+                self.flush(summary, stop).await?;
+            }
+            self.look_for_only_foreign()?;
+            let flush_at = self.flush_at;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = wait_until(flush_at) => self.flush(summary, stop).await?,
+                _ = sign.tick() => self.note_sign_of_life().await?,
+                delivery = self.results.next() => self.take(Queue::Results, delivery?),
+                delivery = self.dead.next() => self.take(Queue::Dead, delivery?),
+                delivery = self.heartbeats.next() => self.take(Queue::Heartbeats, delivery?),
+            }
+        }
+        self.results.stop().await?;
+        self.dead.stop().await?;
+        self.heartbeats.stop().await?;
+        self.flush(summary, stop).await
+    }
+
+    fn take(&mut self, queue: Queue, delivery: Delivery) {
+        match self.batch.take(queue, delivery, self.db.database()) {
+            Ok(()) => {
+                if queue == Queue::Results {
+                    self.foreign.any_ours = true;
+                }
+                if self.flush_at.is_none() {
+                    self.flush_at = Some(Instant::now() + self.settings.batch_interval);
+                }
+            }
+            Err(theirs) => {
+                if self.foreign.held == 0 {
+                    tracing::warn!(%theirs, ours = %self.db.database(), "result for another database; it is left alone");
+                }
+                self.foreign.held += 1;
+                self.foreign.theirs = Some(theirs);
+                self.foreign.since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// A batch is full by its rows, or when half of the prefetch window is in it: the other half goes on arriving.
+    fn is_full(&self) -> bool {
+        let window = usize::from(RESULTS_PREFETCH).saturating_sub(self.foreign.held);
+        self.batch.rows >= self.settings.batch_size
+            || self.batch.results.len() >= (window / 2).max(1)
+            || self.batch.dead.len() >= usize::from(SIGNS_PREFETCH / 2)
+            || self.batch.heartbeats.len() >= usize::from(SIGNS_PREFETCH / 2)
+    }
+
+    fn look_for_only_foreign(&self) -> Result<(), WriterError> {
+        let Foreign {
+            held,
+            theirs: Some(theirs),
+            since: Some(since),
+            any_ours,
+        } = self.foreign
+        else {
+            return Ok(());
+        };
+        let waited = since.elapsed() >= ONLY_FOREIGN && !any_ours;
+        if waited || held >= usize::from(RESULTS_PREFETCH) {
+            return Err(WriterError::OtherDatabase {
+                ours: self.db.database(),
+                theirs,
+                path: self.db.path().display().to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn note_sign_of_life(&self) -> Result<(), WriterError> {
+        let via = self.settings.via;
+        let holder = format!("pid {}", std::process::id());
+        match self
+            .db
+            .call(move |store| store.writer_seen(via, &holder))
+            .await
+        {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "the database is locked by another program");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Commits the batch, then acks it.
+    async fn flush(
+        &mut self,
+        summary: &mut Summary,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        self.flush_at = None;
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            let applied = self.commit(batch.incoming, stop).await?;
+            summary.batches += 1;
+            summary.rows += applied.rows;
+            summary.applied += applied.applied;
+            summary.duplicates += applied.duplicates;
+            summary.quarantined += applied.quarantined;
+            for run in &applied.closed {
+                tracing::info!(run = run.run, complete = run.complete, "run closed");
+            }
+            tracing::debug!(
+                rows = applied.rows,
+                chunks = applied.applied,
+                duplicates = applied.duplicates,
+                quarantined = applied.quarantined,
+                "batch committed"
+            );
+        }
+        let held = self.foreign.held > 0;
+        ack(&mut *self.results, &batch.results, held).await?;
+        ack(&mut *self.dead, &batch.dead, held).await?;
+        ack(&mut *self.heartbeats, &batch.heartbeats, false).await?;
+        Ok(())
+    }
+
+    /// Applies a batch; waits for another program's lock, with nothing acked meanwhile.
+    async fn commit(
+        &self,
+        incoming: Vec<pingfleet_store::Incoming>,
+        stop: &CancellationToken,
+    ) -> Result<Applied, WriterError> {
+        let incoming = Arc::new(incoming);
+        let via = self.settings.via;
+        let began = Instant::now();
+        loop {
+            let batch = Arc::clone(&incoming);
+            match self.db.call(move |store| store.apply(via, &batch)).await {
+                Ok(applied) => return Ok(applied),
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, "the database is locked by another program; the batch waits");
+                    let waited = began.elapsed().as_secs() / 60;
+                    if waited >= LOCKED_MINUTES || stop.is_cancelled() {
+                        return Err(WriterError::Locked { minutes: waited });
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Acks tags in their order: with one frame, unless deliveries between them must stay unsettled.
+async fn ack(
+    consumer: &mut dyn Consumer,
+    tags: &[DeliveryTag],
+    one_by_one: bool,
+) -> Result<(), BrokerError> {
+    if one_by_one {
+        for tag in tags {
+            consumer.ack(*tag, false).await?;
+        }
+    } else if let Some(last) = tags.last() {
+        consumer.ack(*last, true).await?;
+    }
+    Ok(())
+}
+
+async fn wait_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

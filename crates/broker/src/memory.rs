@@ -1,0 +1,248 @@
+//! The in-process broker, for a sweep without RabbitMQ and for tests. Nothing outlives the process. No I/O.
+//!
+//! It keeps the promises of the seam that roles build on: bounded queues, redelivery in order, the delivery limit of
+//! `work`, the single active consumer of `results`. A publish into a full queue waits, where RabbitMQ would refuse.
+
+mod queues;
+
+use std::{
+    collections::BTreeMap,
+    future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+
+use self::queues::{ConsumerId, Message, Queues, index};
+use crate::{
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Depth, Publisher,
+    Queue,
+};
+
+/// A broker inside this process. Clones share their queues.
+#[derive(Debug, Clone)]
+pub struct MemoryBroker(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queues: Mutex<Queues>,
+    /// Woken at every change of the queue of that place.
+    changed: [Notify; Queue::ALL.len()],
+}
+
+impl MemoryBroker {
+    /// A broker whose queues each hold at most `capacity_per_queue` messages (0 counts as 1), ready and unsettled
+    /// together.
+    #[must_use]
+    pub fn new(capacity_per_queue: usize) -> Self {
+        Self(Arc::new(Shared {
+            queues: Mutex::new(Queues::new(capacity_per_queue.max(1))),
+            changed: Default::default(),
+        }))
+    }
+
+    /// Drops what is ready in a queue, as an administrator might, and says how much that was.
+    #[must_use = "the count tells what was lost"]
+    pub fn purge(&self, queue: Queue) -> usize {
+        let purged = self.0.lock().purge(queue);
+        self.0.wake(queue);
+        purged
+    }
+}
+
+impl Shared {
+    /// No panic can happen halfway through a change, so a poisoned lock holds a whole state.
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, queue: Queue) {
+        self.changed[index(queue)].notify_waiters();
+        if queue == Queue::Work || queue == Queue::Dead {
+            // A dead letter may have moved from the one to the other.
+            self.changed[index(Queue::Work)].notify_waiters();
+            self.changed[index(Queue::Dead)].notify_waiters();
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    async fn check(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
+        Ok(Box::new(MemoryPublisher(Arc::clone(&self.0))))
+    }
+
+    async fn consumer(
+        &self,
+        queue: Queue,
+        prefetch: u16,
+    ) -> Result<Box<dyn Consumer>, BrokerError> {
+        let id = self.0.lock().add_consumer(queue);
+        Ok(Box::new(MemoryConsumer {
+            shared: Arc::clone(&self.0),
+            queue,
+            id,
+            prefetch: usize::from(prefetch.max(1)),
+            channel: 0,
+            next_tag: 1,
+            unsettled: BTreeMap::new(),
+            stopped: false,
+        }))
+    }
+
+    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+        let queues = self.0.lock();
+        Ok(Depth {
+            ready: u32::try_from(queues.ready(queue)).unwrap_or(u32::MAX),
+            consumers: u32::try_from(queues.consumers(queue)).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+struct MemoryPublisher(Arc<Shared>);
+
+#[async_trait]
+impl Publisher for MemoryPublisher {
+    async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
+        let mut message = Message::new(body);
+        loop {
+            // Taken before the look at the queue: a change in between wakes it all the same.
+            let changed = self.0.changed[index(queue)].notified();
+            let offered = self.0.lock().offer(queue, message);
+            match offered {
+                Ok(()) => break,
+                Err(refused) => message = refused,
+            }
+            changed.await;
+        }
+        self.0.wake(queue);
+        Ok(future::ready(Ok(Confirmed::Stored)).boxed())
+    }
+
+    async fn close(self: Box<Self>) {}
+}
+
+struct MemoryConsumer {
+    shared: Arc<Shared>,
+    queue: Queue,
+    id: ConsumerId,
+    prefetch: usize,
+    /// Counts the changes of the prefetch, as the channels of a RabbitMQ session do.
+    channel: u32,
+    next_tag: u64,
+    unsettled: BTreeMap<DeliveryTag, Message>,
+    stopped: bool,
+}
+
+impl MemoryConsumer {
+    /// What is unsettled on the channel of `tag`, up to it, or only that very delivery.
+    fn settle(&mut self, tag: DeliveryTag, multiple: bool) -> Result<Vec<Message>, BrokerError> {
+        if !self.unsettled.contains_key(&tag) {
+            return Err(BrokerError::Lost(
+                format!("delivery {} is not unsettled", tag.tag).into(),
+            ));
+        }
+        let first = if multiple {
+            DeliveryTag { tag: 0, ..tag }
+        } else {
+            tag
+        };
+        let tags: Vec<_> = self
+            .unsettled
+            .range(first..=tag)
+            .map(|(tag, _)| *tag)
+            .collect();
+        Ok(tags
+            .iter()
+            .filter_map(|tag| self.unsettled.remove(tag))
+            .collect())
+    }
+
+    fn take(&mut self) -> Option<Delivery> {
+        let from = DeliveryTag {
+            channel: self.channel,
+            tag: 0,
+        };
+        if self.unsettled.range(from..).count() >= self.prefetch {
+            return None;
+        }
+        let message = self.shared.lock().take(self.queue, self.id)?;
+        let tag = DeliveryTag {
+            channel: self.channel,
+            tag: self.next_tag,
+        };
+        self.next_tag += 1;
+        let delivery = Delivery {
+            tag,
+            body: message.body.clone(),
+            redelivered: message.returns > 0,
+            death: message.death.clone(),
+        };
+        self.unsettled.insert(tag, message);
+        Some(delivery)
+    }
+}
+
+#[async_trait]
+impl Consumer for MemoryConsumer {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        if self.stopped {
+            return future::pending().await;
+        }
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let changed = shared.changed[index(self.queue)].notified();
+            if let Some(delivery) = self.take() {
+                return Ok(delivery);
+            }
+            changed.await;
+        }
+    }
+
+    async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
+        let messages = self.settle(tag, multiple)?;
+        self.shared.lock().acked(self.queue, messages.len());
+        self.shared.wake(self.queue);
+        Ok(())
+    }
+
+    async fn requeue(&mut self, tag: DeliveryTag) -> Result<(), BrokerError> {
+        let messages = self.settle(tag, false)?;
+        self.shared.lock().returned(self.queue, messages);
+        self.shared.wake(self.queue);
+        Ok(())
+    }
+
+    async fn set_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.prefetch = usize::from(prefetch.max(1));
+        self.channel += 1;
+        self.next_tag = 1;
+        Ok(())
+    }
+
+    async fn stop(&mut self) -> Result<(), BrokerError> {
+        self.stopped = true;
+        self.shared.lock().remove_consumer(self.queue, self.id);
+        self.shared.wake(self.queue);
+        Ok(())
+    }
+
+    async fn close(self: Box<Self>) {}
+}
+
+impl Drop for MemoryConsumer {
+    fn drop(&mut self) {
+        let messages = std::mem::take(&mut self.unsettled).into_values().collect();
+        let mut queues = self.shared.lock();
+        queues.remove_consumer(self.queue, self.id);
+        queues.returned(self.queue, messages);
+        drop(queues);
+        self.shared.wake(self.queue);
+    }
+}

@@ -1,0 +1,221 @@
+//! Where the broker is and who we are there: the URL, read and checked once. No I/O.
+//!
+//! Invariant: no text that comes from here, an error or a `Debug`, holds the password.
+
+use std::fmt;
+
+use lapin::{types::ShortString, uri::AMQPUri};
+use url::{Host, Url};
+
+use crate::{BrokerError, Queue};
+
+/// The prefix of queue and exchange names unless another one is given.
+pub const DEFAULT_PREFIX: &str = "pingfleet";
+
+/// A longer prefix might not fit AMQP's short strings of 255 bytes together with a suffix.
+const MAX_PREFIX_BYTES: usize = 200;
+
+/// In seconds. A broker that is gone is noticed after two of them; AMQP's usual minute is too long for a sweep.
+const DEFAULT_HEARTBEAT_S: u16 = 15;
+
+/// How to reach a RabbitMQ broker, as settings have it.
+#[derive(Clone)]
+pub struct RabbitConfig {
+    /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS with the system's certificate authorities.
+    /// Without a user it is `guest` with the password `guest`; an empty vhost, and a lone `/`, is the vhost `/`.
+    pub url: String,
+    /// What the names of queues and exchanges begin with.
+    pub prefix: String,
+    /// The password; it takes precedence over the one in the URL.
+    pub password: Option<String>,
+    /// How the broker's tools show our connections.
+    pub connection_name: String,
+}
+
+impl RabbitConfig {
+    /// A broker by its URL, everything else by default.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            prefix: DEFAULT_PREFIX.to_owned(),
+            password: None,
+            connection_name: "pingfleet".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for RabbitConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Only parts that are known not to be secret: a URL with a slip in it may hold the password anywhere.
+        let address = Endpoint::new(self).map(|endpoint| endpoint.address);
+        f.debug_struct("RabbitConfig")
+            .field("address", &address.as_deref().unwrap_or("unreadable"))
+            .field("prefix", &self.prefix)
+            .field("connection_name", &self.connection_name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`RabbitConfig`] that was read and found usable.
+pub(super) struct Endpoint {
+    pub(super) uri: AMQPUri,
+    /// Host and port, for messages.
+    pub(super) address: String,
+    pub(super) connection_name: String,
+    prefix: String,
+}
+
+impl Endpoint {
+    pub(super) fn new(config: &RabbitConfig) -> Result<Self, BrokerError> {
+        let url = Url::parse(&config.url).map_err(|error| {
+            BrokerError::Url(format!("{error}; expected amqp://user@host:5672/vhost"))
+        })?;
+        if !matches!(url.scheme(), "amqp" | "amqps") || url.cannot_be_a_base() {
+            return Err(BrokerError::Url(
+                "it must begin with amqp:// or amqps://".to_owned(),
+            ));
+        }
+        let mut uri: AMQPUri = config.url.parse().map_err(BrokerError::Url)?;
+        match url.host() {
+            // The parser of the client library knows domains only, and takes localhost for anything else.
+            Some(Host::Ipv6(host)) => uri.authority.host = host.to_string(),
+            Some(Host::Ipv4(host)) => uri.authority.host = host.to_string(),
+            Some(Host::Domain(name)) if !name.is_empty() => {}
+            Some(Host::Domain(_)) | None => {
+                return Err(BrokerError::Url("it names no host".to_owned()));
+            }
+        }
+        if uri.vhost.is_empty() {
+            "/".clone_into(&mut uri.vhost);
+        }
+        uri.query.heartbeat.get_or_insert(DEFAULT_HEARTBEAT_S);
+        if let Some(password) = &config.password {
+            uri.authority.userinfo.password.clone_from(password);
+        }
+        check_prefix(&config.prefix)?;
+        let (host, port) = (&uri.authority.host, uri.authority.port);
+        let address = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        Ok(Self {
+            address,
+            connection_name: config.connection_name.clone(),
+            prefix: config.prefix.clone(),
+            uri,
+        })
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+
+    /// The name of a queue and of its exchange, and the key that binds them.
+    pub(super) fn name(&self, queue: Queue) -> ShortString {
+        format!("{}.{}", self.prefix, queue.suffix()).into()
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("address", &self.address)
+            .field("user", &self.user())
+            .field("vhost", &self.uri.vhost)
+            .field("prefix", &self.prefix)
+            .field("connection_name", &self.connection_name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_prefix(prefix: &str) -> Result<(), BrokerError> {
+    let fits = (1..=MAX_PREFIX_BYTES).contains(&prefix.len());
+    if fits && !prefix.chars().any(char::is_control) && !prefix.starts_with("amq.") {
+        return Ok(());
+    }
+    Err(BrokerError::Url(format!(
+        "prefix {prefix:?} must have 1 to {MAX_PREFIX_BYTES} printable bytes and not begin with amq."
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> Endpoint {
+        Endpoint::new(&RabbitConfig::new(url)).unwrap()
+    }
+
+    #[test]
+    fn parts_of_a_url_are_what_they_say() {
+        for (url, address, user, password, vhost) in [
+            ("amqp://h", "h:5672", "guest", "guest", "/"),
+            ("amqp://h/", "h:5672", "guest", "guest", "/"),
+            ("amqp://h/%2f", "h:5672", "guest", "guest", "/"),
+            ("amqps://u:p%40ss@h/v", "h:5671", "u", "p@ss", "v"),
+            ("amqp://[::1]:7/", "[::1]:7", "guest", "guest", "/"),
+            ("amqp://10.0.0.1", "10.0.0.1:5672", "guest", "guest", "/"),
+        ] {
+            let endpoint = endpoint(url);
+            assert_eq!(endpoint.address, address, "{url}");
+            assert_eq!(endpoint.user(), user, "{url}");
+            assert_eq!(endpoint.uri.authority.userinfo.password, password, "{url}");
+            assert_eq!(endpoint.uri.vhost, vhost, "{url}");
+        }
+        assert_eq!(endpoint("amqp://[::1]").uri.authority.host, "::1");
+    }
+
+    #[test]
+    fn heartbeat_is_ours_unless_the_url_says_otherwise() {
+        assert_eq!(endpoint("amqp://h").uri.query.heartbeat, Some(15));
+        assert_eq!(
+            endpoint("amqp://h?heartbeat=60").uri.query.heartbeat,
+            Some(60)
+        );
+    }
+
+    #[test]
+    fn a_separate_password_goes_before_the_one_in_the_url() {
+        let mut config = RabbitConfig::new("amqp://u:old@h");
+        config.password = Some("new".to_owned());
+        let endpoint = Endpoint::new(&config).unwrap();
+        assert_eq!(endpoint.uri.authority.userinfo.password, "new");
+    }
+
+    #[test]
+    fn no_text_shows_the_password() {
+        for url in [
+            "amqp://u:hunter2@h/v",
+            "amqp://u:hunter2@h:port",
+            "amqp://u:hunter2@",
+            "amqp://u:hunter2@h?heartbeat=hunter2",
+            "amqp://u:hunter2%ff@h",
+            "http://u:hunter2@h",
+            "amqp:u:hunter2@h",
+            "u:hunter2@h",
+        ] {
+            let mut config = RabbitConfig::new(url);
+            let text = format!("{config:?} {:?}", Endpoint::new(&config));
+            assert!(!text.contains("hunter2"), "{text}");
+            config.password = Some("hunter2".to_owned());
+            config.url = "amqp://u@h".to_owned();
+            let text = format!("{config:?} {:?}", Endpoint::new(&config));
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[test]
+    fn unusable_urls_are_refused() {
+        for url in ["", "h", "h:5672", "http://h", "amqp:h", "amqp:///v"] {
+            let refused = Endpoint::new(&RabbitConfig::new(url));
+            assert!(matches!(refused, Err(BrokerError::Url(_))), "{url}");
+        }
+        for prefix in ["", "amq.x", "a\nb", &"x".repeat(201)] {
+            let mut config = RabbitConfig::new("amqp://h");
+            prefix.clone_into(&mut config.prefix);
+            assert!(Endpoint::new(&config).is_err(), "{prefix:?}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The flags that every program has, and what they resolve to.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
+use pingfleet_store::{Durability, OpenOptions};
+
+use crate::{Exit, Failure, Layers, logging};
+
+/// The broker that `docker-compose up` starts, with its development login.
+const DEFAULT_BROKER: &str = "amqp://pingfleet:pingfleet@127.0.0.1:5672/%2f";
+
+/// The prefix of all queues and exchanges.
+const DEFAULT_PREFIX: &str = "pingfleet";
+
+/// The database in the current folder.
+const DEFAULT_DATABASE: &str = "pingfleet.db";
+
+/// Flags of every program.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonArgs {
+    /// Database file [default: pingfleet.db]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub db: Option<PathBuf>,
+    /// Settings file [default: pingfleet.toml, if there is one]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Broker, as `amqp://user@host:5672/vhost`; the password is better given by `broker.password_file` or the environment
+    #[arg(long, value_name = "URL", global = true)]
+    pub broker: Option<String>,
+    /// Errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Tell more; twice for every probe
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// How to log
+    #[arg(long, value_name = "FORMAT", value_enum, global = true)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Errors.
+    Quiet,
+    /// Warnings, for commands that show a progress bar or a table.
+    Warnings,
+    /// State changes and totals, for programs that stay.
+    Normal,
+    /// Chunks and transactions.
+    Debug,
+    /// Probes.
+    Trace,
+}
+
+/// What the common settings resolve to.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// The broker and its login.
+    pub broker: RabbitConfig,
+    /// The database file.
+    pub database: PathBuf,
+    /// What a commit survives.
+    pub durability: Durability,
+}
+
+impl CommonArgs {
+    /// Reads the layers below the flags, with the common flags on top.
+    #[must_use]
+    pub fn layers(&self) -> Layers {
+        let mut layers = Layers::read(self.config.as_deref());
+        layers.flag(
+            "store.path",
+            "--db",
+            self.db.as_deref().and_then(Path::to_str),
+        );
+        layers.flag("broker.url", "--broker", self.broker.as_deref());
+        let format = self.log_format.map(|format| match format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        });
+        layers.flag("log.format", "--log-format", format);
+        layers
+    }
+
+    /// Resolves the common settings and starts logging. `usual` is how much is logged without `-q` and `-v`.
+    /// `program` names the connection to the broker.
+    pub fn resolve(&self, layers: &mut Layers, usual: Verbosity, program: &str) -> Common {
+        let format = layers.get("log.format", LogFormat::Text, |text| {
+            LogFormat::from_str(text, true)
+                .map_err(|_| format!("{text:?} is neither text nor json"))
+        });
+        let verbosity = match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => usual,
+            (false, 1) => Verbosity::Debug,
+            (false, _) => Verbosity::Trace,
+        };
+        logging::start(verbosity, format);
+        let url = layers.get("broker.url", DEFAULT_BROKER.to_owned(), |text| {
+            Ok(text.to_owned())
+        });
+        let prefix = layers.get("broker.prefix", DEFAULT_PREFIX.to_owned(), |text| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            if (1..=100).contains(&text.len()) && text.bytes().all(plain) {
+                Ok(text.to_owned())
+            } else {
+                Err("a prefix is 1 to 100 letters, digits, '-', '_' or '.'".to_owned())
+            }
+        });
+        let direct = layers.get("broker.password", None, |text| Ok(Some(text.to_owned())));
+        let from_file = layers.get("broker.password_file", None, |path| {
+            let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+            let password = text.lines().next().unwrap_or_default().to_owned();
+            if password.is_empty() {
+                Err(format!("{path} has no password on its first line"))
+            } else {
+                Ok(Some(password))
+            }
+        });
+        let database = layers.get("store.path", PathBuf::from(DEFAULT_DATABASE), |text| {
+            Ok(PathBuf::from(text))
+        });
+        // A path that is no Unicode cannot pass through the layers as text.
+        let database = self.db.clone().unwrap_or(database);
+        let durability = layers.get("store.durability", Durability::Full, |text| match text {
+            "full" => Ok(Durability::Full),
+            "normal" => Ok(Durability::Normal),
+            "off" => Ok(Durability::Off),
+            _ => Err(format!("{text:?} is none of full, normal and off")),
+        });
+        let broker = RabbitConfig {
+            url,
+            prefix,
+            password: from_file.or(direct),
+            connection_name: program.to_owned(),
+        };
+        if let Err(error) = RabbitBroker::new(&broker) {
+            layers.problem(error.to_string());
+        }
+        Common {
+            broker,
+            database,
+            durability,
+        }
+    }
+}
+
+impl Common {
+    /// How this program opens the database.
+    #[must_use]
+    pub fn database(&self, create: bool, check: bool) -> OpenOptions {
+        OpenOptions {
+            path: self.database.clone(),
+            durability: self.durability,
+            create,
+            check,
+        }
+    }
+}
+
+impl From<pingfleet_store::StoreError> for Failure {
+    fn from(error: pingfleet_store::StoreError) -> Self {
+        use pingfleet_store::StoreError;
+        let exit = match error {
+            StoreError::NoSuchRun { .. } | StoreError::AmbiguousRun { .. } => Exit::Usage,
+            _ => Exit::System,
+        };
+        Self {
+            exit,
+            ..Self::system(&error)
+        }
+    }
+}
+
+impl From<pingfleet_broker::BrokerError> for Failure {
+    fn from(error: pingfleet_broker::BrokerError) -> Self {
+        Self::system(&error)
+    }
+}

@@ -1,0 +1,109 @@
+//! Exit codes, and the frame of every `main`.
+
+use std::{fmt, process::ExitCode};
+
+use clap::{Parser, error::ErrorKind};
+
+use crate::SettingsError;
+
+/// How a program ends (DESIGN section 8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Complete; targets that are down are data.
+    Complete,
+    /// With `--fail-down`: a target is neither up nor late.
+    SomeDown,
+    /// Bad targets, or a hosts file that cannot be read, or nothing to probe.
+    BadTargets,
+    /// Usage or configuration, or no such run.
+    Usage,
+    /// Permission, broker, disk or database; rows that contradict the plan.
+    System,
+    /// Incomplete, or dead chunks.
+    Incomplete,
+    /// Interrupted, with the state saved.
+    Interrupted,
+}
+
+impl Exit {
+    /// The process's exit code.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Complete => 0,
+            Self::SomeDown => 1,
+            Self::BadTargets => 2,
+            Self::Usage => 3,
+            Self::System => 4,
+            Self::Incomplete => 5,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// Why a program could not do its work: one message, and the exit code that belongs to it.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What to tell the user, with what to do next.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with its message.
+    pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self {
+            exit,
+            message: message.to_string(),
+        }
+    }
+
+    /// A failure of the system, told with all its sources.
+    pub fn system(error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            let text = error.to_string();
+            // Wrappers repeat the text of what they wrap.
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = error.source();
+        }
+        Self::new(Exit::System, message)
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+}
+
+/// Parses the arguments and runs the program. Usage errors end with 3, not with clap's 2, which means bad targets
+/// here. A failure is told on standard error in one message.
+pub fn main_with<A: Parser>(body: impl FnOnce(&A) -> Result<Exit, Failure>) -> ExitCode {
+    let arguments = match A::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let exit = match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Complete,
+                _ => Exit::Usage,
+            };
+            // Nobody is left to tell when the terminal is gone.
+            drop(error.print());
+            return exit.code().into();
+        }
+    };
+    match body(&arguments) {
+        Ok(exit) => exit.code().into(),
+        Err(failure) => {
+            for line in failure.message.lines() {
+                eprintln!("error: {line}");
+            }
+            failure.exit.code().into()
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Logging by `tracing`, on standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::{LogFormat, Verbosity};
+
+/// Starts logging. Called once; a second call changes nothing.
+pub(crate) fn start(verbosity: Verbosity, format: LogFormat) {
+    let level = match verbosity {
+        Verbosity::Quiet => "error",
+        Verbosity::Warnings => "warn",
+        Verbosity::Normal => "info",
+        Verbosity::Debug => "debug",
+        Verbosity::Trace => "trace",
+    };
+    // Other crates' own errors are part of ours; at debug they are wanted too, but never the wire dumps of trace.
+    let others = match verbosity {
+        Verbosity::Debug | Verbosity::Trace => "warn",
+        _ => "off",
+    };
+    let ours = ["broker", "settings", "store", "wire"]
+        .iter()
+        .map(|name| format!("pingfleet_{name}={level}"))
+        .chain(
+            ["consumer_writer", "ping_worker", "pingfleet", "producer"]
+                .iter()
+                .map(|name| format!("{name}={level}")),
+        );
+    let directives: Vec<_> = std::iter::once(others.to_owned()).chain(ours).collect();
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .with_env_filter(EnvFilter::new(directives.join(",")));
+    let started = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    // Tests and the one-process sweep may have started it already.
+    drop(started);
+}

@@ -1,0 +1,193 @@
+//! The flags and settings of probing, for the programs that make a plan.
+
+use std::{net::IpAddr, time::Duration};
+
+use clap::Args;
+use pingfleet_wire::{Family, MAX_CHUNK_TARGETS, Probing};
+
+use crate::{Layers, duration, number, rate, values::Rate};
+
+/// Targets in a chunk, unless the settings say otherwise.
+const CHUNK_SIZE: usize = 250;
+
+/// Settings in which one target takes longer than this are refused.
+const LONGEST_TARGET: Duration = Duration::from_mins(10);
+
+/// A chunk is made smaller until sending it takes no longer than this.
+const LONGEST_SENDING: Duration = Duration::from_mins(1);
+
+/// Flags of probing. Durations carry a unit.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Probing")]
+pub struct ProbingArgs {
+    /// Requests to each target [default: 1]
+    #[arg(short, long, value_name = "N")]
+    pub count: Option<String>,
+    /// Gap between the requests to one target [default: 1s]
+    #[arg(short = 'p', long, value_name = "DURATION")]
+    pub interval: Option<String>,
+    /// How long an answer is waited for [default: 1s]
+    #[arg(short, long, value_name = "DURATION")]
+    pub timeout: Option<String>,
+    /// More requests when none was answered [default: 2]
+    #[arg(short, long, value_name = "N")]
+    pub retries: Option<String>,
+    /// Factor of the timeout from retry to retry [default: 1.5]
+    #[arg(long, value_name = "FACTOR")]
+    pub backoff: Option<String>,
+    /// Waiting at the end, for answers that are late [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    pub late_window: Option<String>,
+    /// Bytes of payload [default: 56]
+    #[arg(short = 'b', long, value_name = "BYTES")]
+    pub size: Option<String>,
+    /// Time to live, or hop limit [default: the system's]
+    #[arg(long, value_name = "N")]
+    pub ttl: Option<String>,
+    /// Source address
+    #[arg(short = 'S', long, value_name = "ADDRESS")]
+    pub source: Option<String>,
+    /// Network interface
+    #[arg(short = 'I', long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// IPv4 only
+    #[arg(short = '4', long = "ipv4", conflicts_with = "v6")]
+    pub v4: bool,
+    /// IPv6 only
+    #[arg(short = '6', long = "ipv6")]
+    pub v6: bool,
+    /// Requests a second and worker, or `unlimited` [default: 1000]
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<String>,
+    /// Targets in a chunk [default: 250]
+    #[arg(long, value_name = "N")]
+    pub chunk_size: Option<String>,
+}
+
+/// What the settings of probing resolve to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbingSettings {
+    /// How every target is probed.
+    pub probing: Probing,
+    /// Targets in a chunk, at most; 1 to 10,000.
+    pub chunk_size: usize,
+}
+
+impl ProbingArgs {
+    /// Resolves the settings of probing; problems are collected in `layers`.
+    pub fn resolve(&self, layers: &mut Layers) -> ProbingSettings {
+        for (key, flag, text) in [
+            ("probing.count", "--count", &self.count),
+            ("probing.interval", "--interval", &self.interval),
+            ("probing.timeout", "--timeout", &self.timeout),
+            ("probing.retries", "--retries", &self.retries),
+            ("probing.backoff", "--backoff", &self.backoff),
+            ("probing.late_window", "--late-window", &self.late_window),
+            ("probing.size", "--size", &self.size),
+            ("probing.ttl", "--ttl", &self.ttl),
+            ("probing.source", "--source", &self.source),
+            ("probing.interface", "--interface", &self.interface),
+            ("probing.rate", "--rate", &self.rate),
+            ("probing.chunk_size", "--chunk-size", &self.chunk_size),
+        ] {
+            layers.flag(key, flag, text.as_deref());
+        }
+        let family = match (self.v4, self.v6) {
+            (true, _) => Family::V4,
+            (_, true) => Family::V6,
+            _ => Family::Any,
+        };
+        let usual = Probing::default();
+        let backoff_permille = layers.get("probing.backoff", usual.backoff_permille, |text| {
+            let factor = number(1.0_f64, 10.0)(text)?;
+            Ok((factor * 1000.0).round() as u16)
+        });
+        let probing = Probing {
+            count: layers.get("probing.count", usual.count, number(1, 1000)),
+            interval: layers.get("probing.interval", usual.interval, duration),
+            timeout: layers.get("probing.timeout", usual.timeout, |text| {
+                match duration(text)? {
+                    Duration::ZERO => Err("a timeout of nothing answers nothing".to_owned()),
+                    timeout => Ok(timeout),
+                }
+            }),
+            retries: layers.get("probing.retries", usual.retries, number(0, 100)),
+            backoff_permille,
+            late_window: layers.get("probing.late_window", usual.late_window, duration),
+            size: layers.get("probing.size", usual.size, number(0, 65_507)),
+            ttl: layers.get("probing.ttl", usual.ttl, |text| {
+                number(1, 255)(text).map(Some)
+            }),
+            source: layers.get("probing.source", None, |text| {
+                source(text, family).map(Some)
+            }),
+            interface: layers.get("probing.interface", None, |text| {
+                let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+                if (1..=64).contains(&text.len()) && plain {
+                    Ok(Some(text.to_owned()))
+                } else {
+                    Err(format!("{text:?} is no name of an interface"))
+                }
+            }),
+            family,
+            rate: layers.get::<Rate>("probing.rate", usual.rate, rate),
+        };
+        if probing.worst_target() > LONGEST_TARGET {
+            layers.problem(format!(
+                "with these settings one target can take {}; 10 minutes is the limit: lower --count, --interval, \
+                 --timeout, --retries or --backoff",
+                humantime::format_duration(Duration::from_secs(probing.worst_target().as_secs()))
+            ));
+        }
+        let wanted = layers.get(
+            "probing.chunk_size",
+            CHUNK_SIZE,
+            number(1, MAX_CHUNK_TARGETS),
+        );
+        let chunk_size = fitting_chunk(&probing, wanted);
+        ProbingSettings {
+            probing,
+            chunk_size,
+        }
+    }
+}
+
+fn source(text: &str, family: Family) -> Result<IpAddr, String> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no address"))?;
+    match (family, address) {
+        (Family::V4, IpAddr::V6(_)) | (Family::V6, IpAddr::V4(_)) => {
+            Err(format!("{address} is not of the family that is asked for"))
+        }
+        _ => Ok(address),
+    }
+}
+
+/// The largest chunk up to `wanted` whose sending takes at most [`LONGEST_SENDING`].
+fn fitting_chunk(probing: &Probing, wanted: usize) -> usize {
+    let fitting = probing.rate.map_or(usize::MAX, |rate| {
+        let requests = u64::from(rate.get()) * LONGEST_SENDING.as_secs();
+        usize::try_from(requests / u64::from(probing.most_requests())).unwrap_or(usize::MAX)
+    });
+    wanted.min(fitting).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn a_slow_rate_makes_chunks_smaller() {
+        let slow = Probing {
+            rate: NonZeroU32::new(10),
+            ..Probing::default()
+        };
+        let chunk = fitting_chunk(&slow, 250);
+        assert_eq!(chunk, 200);
+        assert!(slow.sending(chunk as u64 * 3) <= LONGEST_SENDING);
+        assert_eq!(fitting_chunk(&Probing::default(), 250), 250);
+    }
+}

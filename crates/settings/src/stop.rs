@@ -1,0 +1,76 @@
+//! The stop signal: the first one asks for a drain, the second one leaves at once.
+
+use std::io;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::Exit;
+
+/// Watches for SIGTERM and SIGINT (Ctrl-C on Windows).
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// Cancelled by the first signal.
+    pub token: CancellationToken,
+}
+
+impl Stop {
+    /// Starts watching. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the system refuses a signal handler.
+    pub fn watch() -> io::Result<Self> {
+        let token = CancellationToken::new();
+        let cancelled = token.clone();
+        let mut signals = Signals::new()?;
+        // It lives as long as the process, and owns nothing that needs an orderly end.
+        drop(tokio::spawn(async move {
+            signals.next().await;
+            tracing::info!("stopping; a second signal leaves at once");
+            cancelled.cancel();
+            signals.next().await;
+            std::process::exit(i32::from(Exit::Interrupted.code()));
+        }));
+        Ok(Self { token })
+    }
+}
+
+#[cfg(unix)]
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    #[expect(clippy::unnecessary_wraps, reason = "the same signature as on Unix")]
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

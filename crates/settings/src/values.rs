@@ -1,0 +1,80 @@
+//! Reading single values: numbers in a range, durations with a unit, rates.
+
+use std::{fmt::Display, num::NonZeroU32, str::FromStr, time::Duration};
+
+/// Requests a second; unlimited when absent.
+pub type Rate = Option<NonZeroU32>;
+
+/// Reads a number from `least` to `most`.
+pub fn number<T: FromStr + PartialOrd + Display>(
+    least: T,
+    most: T,
+) -> impl FnOnce(&str) -> Result<T, String> {
+    move |text| match text.trim().parse::<T>() {
+        Ok(value) if value >= least && value <= most => Ok(value),
+        _ => Err(format!("{text:?} is no number from {least} to {most}")),
+    }
+}
+
+/// Reads a duration with its unit, such as `200ms`, `1s` or `1.5s`; at most an hour.
+///
+/// # Errors
+/// A sentence that says how to write one.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let read = humantime::parse_duration(text.trim()).or_else(|error| {
+        // humantime knows no fractions; "1.5s" is too common a spelling to refuse.
+        text.trim()
+            .strip_suffix('s')
+            .and_then(|seconds| seconds.parse::<f64>().ok())
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .ok_or(error)
+    });
+    match read {
+        Ok(value) if text.trim() != "0" && value <= Duration::from_hours(1) => Ok(value),
+        _ => Err(format!(
+            "{text:?} is no duration up to 1h; write it with its unit, such as 200ms or 2s"
+        )),
+    }
+}
+
+/// Reads a rate: requests a second, or `unlimited`.
+///
+/// # Errors
+/// A sentence that says how to write one.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    match text.trim() {
+        "unlimited" => Ok(None),
+        other => other
+            .parse::<NonZeroU32>()
+            .ok()
+            .filter(|rate| rate.get() <= 10_000_000)
+            .map(Some)
+            .ok_or_else(|| {
+                format!("{text:?} is no rate: 1 to 10000000 requests a second, or `unlimited`")
+            }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_carry_a_unit() {
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for bad in ["5", "0", "", "1 banana", "-1s", "nans", "infs", "2h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate("unlimited"), Ok(None));
+        assert_eq!(rate("1000"), Ok(NonZeroU32::new(1000)));
+        for bad in ["0", "-1", "1e3", "", "many", "99999999"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
+}

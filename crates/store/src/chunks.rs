@@ -1,0 +1,178 @@
+//! The outbox: which chunks are to be published, and which are overdue. Chunks are read in pages by key.
+
+use std::time::Duration;
+
+use rusqlite::OptionalExtension;
+
+use crate::{Store, StoreError, Via, now_us};
+
+/// A chunk may be overdue this long after its last publish, beside twice its worst case (DESIGN section 4).
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A writer without a sign of life for this long says nothing about what is overdue.
+const WRITER_SILENT: Duration = Duration::from_secs(15);
+
+/// A heartbeat older than this says nothing about what a worker has in hand.
+pub(crate) const HEARTBEAT_FRESH: Duration = Duration::from_secs(30);
+
+/// A chunk to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its number in the run.
+    pub chunk: u32,
+    /// The encoded work message, byte for byte as it was planned.
+    pub work: Vec<u8>,
+}
+
+/// Which chunks the database holds to be overdue. The queues' depth is the caller's part of the rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overdue {
+    /// The writer gives no sign of life: results may be waiting for it, so nothing is overdue.
+    WriterSilent,
+    /// These chunks, by number; at most as many as were asked for.
+    Chunks(Vec<u32>),
+}
+
+/// What [`Store::reopen_published`] does with chunks that were published before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Republish {
+    /// Their messages are gone: the queues were in a process that ended.
+    All,
+    /// Their messages are in the broker's queues.
+    None,
+}
+
+/// Chunks that are planned, or given up and wanted again, and not yet published.
+const UNPUBLISHED: &str =
+    "published_at_us IS NULL AND (state <= 1 OR (state = 2 AND retrying = 1))";
+
+impl Store {
+    /// The next chunks of a run to publish, in the order of the plan: at most `limit`, after chunk `after`.
+    /// None when the run is not open.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn outgoing(
+        &self,
+        run: i64,
+        after: Option<u32>,
+        limit: usize,
+    ) -> Result<Vec<Outgoing>, StoreError> {
+        let sql = format!(
+            "SELECT c.chunk, p.work FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
+             WHERE c.run = ?1 AND c.chunk > ?2 AND {UNPUBLISHED}
+               AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')
+             ORDER BY c.chunk LIMIT ?3"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows =
+            statement.query_map((run, after.map_or(-1, i64::from), limit as i64), |row| {
+                Ok(Outgoing {
+                    chunk: row.get(0)?,
+                    work: row.get(1)?,
+                })
+            })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The work message of one chunk that is still outstanding, for publishing it again.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn outstanding_work(&self, run: i64, chunk: u32) -> Result<Option<Outgoing>, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached(
+                "SELECT p.work FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
+                 WHERE c.run = ?1 AND c.chunk = ?2 AND (c.state <= 1 OR (c.state = 2 AND c.retrying = 1))
+                   AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')",
+            )?
+            .query_row((run, chunk), |row| {
+                Ok(Outgoing {
+                    chunk,
+                    work: row.get(0)?,
+                })
+            })
+            .optional()?)
+    }
+
+    /// Notes that chunks were published and confirmed, now. A chunk that is done already stays done.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn mark_published(&mut self, run: i64, chunks: &[u32]) -> Result<(), StoreError> {
+        let now = now_us();
+        self.write(|transaction| {
+            let mut statement = transaction.prepare_cached(
+                "UPDATE chunks SET state = max(state, 1), publishes = publishes + 1, published_at_us = ?3
+                 WHERE run = ?1 AND chunk = ?2 AND state < 3",
+            )?;
+            for chunk in chunks {
+                statement.execute((run, chunk, now))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Opens a run for producing it on: sets it `running`, and with [`Republish::All`] lets every outstanding chunk be
+    /// published again. Returns whether the run was open (neither complete nor cancelled, nor all given up).
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn reopen_published(&mut self, run: i64, republish: Republish) -> Result<bool, StoreError> {
+        let now = now_us();
+        self.write(|transaction| {
+            let open = transaction.execute(
+                "UPDATE runs SET producer_seen_us = ?2 WHERE run = ?1 AND state = 'running'",
+                (run, now),
+            )? > 0;
+            if open && republish == Republish::All {
+                transaction.execute(
+                    "UPDATE chunks SET published_at_us = NULL
+                     WHERE run = ?1 AND (state = 1 OR (state = 2 AND retrying = 1))",
+                    [run],
+                )?;
+            }
+            Ok(open)
+        })
+    }
+
+    /// The published chunks of a run that are overdue by what the database knows: the last publish is older than 10 s
+    /// and twice the worst case, doubled with each publishing again; the writer is alive; and no worker with a fresh
+    /// heartbeat has the chunk in hand.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn overdue(&self, run: i64, via: Via, limit: usize) -> Result<Overdue, StoreError> {
+        let now = now_us();
+        let alive: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT seen_us FROM writers WHERE via = ?1")?
+            .query_row([via.name()], |row| row.get(0))
+            .optional()?;
+        if alive.is_none_or(|seen| seen < now - WRITER_SILENT.as_micros() as i64) {
+            return Ok(Overdue::WriterSilent);
+        }
+        let mut statement = self.connection.prepare_cached(
+            "SELECT c.chunk FROM chunks c JOIN runs n ON n.run = c.run
+             WHERE c.run = ?1 AND n.state = 'running'
+               AND (c.state = 1 OR (c.state = 2 AND c.retrying = 1))
+               AND c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))
+               AND NOT EXISTS (
+                   SELECT 1 FROM in_hand h JOIN workers w ON w.instance = h.instance
+                   WHERE h.run_id = n.run_id AND h.chunk = c.chunk AND w.last_seen_us > ?4)
+             ORDER BY c.chunk LIMIT ?5",
+        )?;
+        let rows = statement.query_map(
+            (
+                run,
+                now,
+                GRACE.as_micros() as i64,
+                now - HEARTBEAT_FRESH.as_micros() as i64,
+                limit as i64,
+            ),
+            |row| row.get(0),
+        )?;
+        Ok(Overdue::Chunks(rows.collect::<Result<_, _>>()?))
+    }
+}

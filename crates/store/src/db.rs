@@ -1,0 +1,117 @@
+//! The database on a thread of its own, for asynchronous callers: SQLite blocks, and a broker's heartbeats must not
+//! wait for it.
+
+use std::{panic::AssertUnwindSafe, path::Path, thread::JoinHandle};
+
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::{OpenOptions, Store, StoreError};
+
+type Call = Box<dyn FnOnce(&mut Store) + Send>;
+
+/// A handle of the database's thread. The thread ends with [`Self::close`] or when the handle is dropped.
+#[derive(Debug)]
+pub struct Db {
+    calls: mpsc::Sender<Call>,
+    thread: Option<JoinHandle<Result<(), StoreError>>>,
+    database: Uuid,
+    path: std::path::PathBuf,
+}
+
+impl Db {
+    /// Opens the database on a new thread.
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`].
+    pub async fn open(options: OpenOptions) -> Result<Self, StoreError> {
+        // One caller awaits each call, so the queue never holds more than there are callers.
+        let (calls, mut queue) = mpsc::channel::<Call>(16);
+        let (opened, opening) = oneshot::channel();
+        let path = options.path.clone();
+        let cannot = |reason: String| StoreError::CannotOpen {
+            path: options.path.clone(),
+            reason,
+        };
+        let open = options.clone();
+        let thread = std::thread::Builder::new()
+            .name("database".to_owned())
+            .spawn(move || {
+                let mut store = match open.open() {
+                    Ok(store) => store,
+                    Err(error) => {
+                        // The opener waits for this answer, unless it was dropped itself.
+                        drop(opened.send(Err(error)));
+                        return Ok(());
+                    }
+                };
+                if opened.send(Ok(store.database())).is_err() {
+                    return store.close();
+                }
+                while let Some(call) = queue.blocking_recv() {
+                    call(&mut store);
+                }
+                store.close()
+            })
+            .map_err(|error| cannot(error.to_string()))?;
+        let database = opening
+            .await
+            .map_err(|_| cannot("its thread ended".to_owned()))??;
+        Ok(Self {
+            calls,
+            thread: Some(thread),
+            database,
+            path,
+        })
+    }
+
+    /// The UUID of the database.
+    #[must_use]
+    pub fn database(&self) -> Uuid {
+        self.database
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs a function on the database's thread. Not cancel-safe: once called, the function runs to its end.
+    ///
+    /// # Errors
+    /// What the function returns; [`StoreError::Closed`] when it panicked or the thread has ended.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let call: Call = Box::new(move |store| {
+            // A panic drops the answer: the caller gets `Closed`, and the transaction was rolled back.
+            if let Ok(value) = std::panic::catch_unwind(AssertUnwindSafe(|| body(store))) {
+                drop(answer.send(value));
+            }
+        });
+        self.calls
+            .send(call)
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Waits for the calls under way, writes the log back and closes the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`] of the last checkpoint; nothing that was committed is lost by it.
+    pub async fn close(mut self) -> Result<(), StoreError> {
+        let (calls, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.calls, calls));
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        tokio::task::spawn_blocking(move || thread.join())
+            .await
+            .map_err(|_| StoreError::Closed)?
+            .map_err(|_| StoreError::Closed)?
+    }
+}

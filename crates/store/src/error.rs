@@ -1,0 +1,100 @@
+//! What can go wrong with the database, by what the caller does about it.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a call to the database failed.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// There is no database yet, and the caller does not create one.
+    #[error("there is no database {path}: run `pingfleet sweep` or `producer` first, or name it with --db", path = .path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The file is something else. It was not touched.
+    #[error("{path} is not a pingfleet database ({found}); it was not changed: name another file with --db", path = .path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like.
+        found: String,
+    },
+    /// The database was written by a newer pingfleet. It was not touched.
+    #[error("{path} has schema version {found}, this pingfleet knows up to {known}; it was not changed: use the newer pingfleet", path = .path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The newest schema version of this build.
+        known: i64,
+    },
+    /// The check of the file found damage.
+    #[error("{path} is damaged ({detail}): keep a copy, and restore it from a backup or with `sqlite3 {path} .recover`", path = .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The first line of `PRAGMA quick_check`.
+        detail: String,
+    },
+    /// The file or its folder cannot be opened, created or locked.
+    #[error("cannot open database {path}: {reason}", path = .path.display())]
+    CannotOpen {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// Somebody else holds the lock.
+    #[error("{what} is held by another process{holder}")]
+    Held {
+        /// What is locked, for a message.
+        what: String,
+        /// " (pid 12 on host)", or nothing when the holder left no trace.
+        holder: String,
+    },
+    /// No run has that number or UUID.
+    #[error("no run {wanted:?} in this database: `pingfleet runs` lists them")]
+    NoSuchRun {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// More than one run begins with that UUID prefix.
+    #[error("run {wanted:?} is ambiguous: {count} runs begin so")]
+    AmbiguousRun {
+        /// What was asked for.
+        wanted: String,
+        /// How many match.
+        count: i64,
+    },
+    /// The plan in the database contradicts itself.
+    #[error("the plan of run {run} cannot be read: {reason}")]
+    BadPlan {
+        /// The run's number.
+        run: i64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// SQLite failed.
+    #[error("database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The database's thread has ended.
+    #[error("the database is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later. The one place that decides it.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+            ),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Opening the database file: created, migrated, or refused without a change.
+//!
+//! Source: <https://www.sqlite.org/fileformat.html> (the header), <https://www.sqlite.org/wal.html>,
+//! <https://www.sqlite.org/pragma.html>.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use uuid::Uuid;
+
+use crate::{
+    StoreError, now_us,
+    schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
+};
+
+/// How long a statement waits for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Page cache of a connection, in KiB (negative in SQLite's own notation).
+const CACHE_KIB: i64 = 16 * 1024;
+
+/// What a commit survives (`PRAGMA synchronous`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Every commit survives a power loss: the log is synced before the commit returns.
+    #[default]
+    Full,
+    /// A power loss may undo the last commits; the end of a process does not.
+    Normal,
+    /// A power loss may leave a damaged file.
+    Off,
+}
+
+/// How to open the database.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// The file.
+    pub path: PathBuf,
+    /// What a commit survives.
+    pub durability: Durability,
+    /// Whether a missing file is created.
+    pub create: bool,
+    /// Whether the whole file is checked for damage (`PRAGMA quick_check`).
+    pub check: bool,
+}
+
+impl OpenOptions {
+    /// Opens the database, creates it when it is missing and `create` is set, and migrates an older one.
+    ///
+    /// # Errors
+    /// [`StoreError::Foreign`], [`StoreError::Newer`] and [`StoreError::Corrupt`] leave the file as it was.
+    pub fn open(&self) -> Result<Store, StoreError> {
+        let found = Header::read(&self.path)?;
+        match found {
+            Header::Absent | Header::Empty if !self.create => {
+                return Err(StoreError::Missing {
+                    path: self.path.clone(),
+                });
+            }
+            Header::Absent | Header::Empty => {}
+            Header::NotSqlite => return Err(self.foreign("no SQLite file")),
+            Header::Sqlite {
+                application_id,
+                user_version,
+            } => {
+                if application_id != APPLICATION_ID {
+                    return Err(self.foreign(&format!(
+                        "a SQLite database with application id {application_id}"
+                    )));
+                }
+                self.refuse_newer(user_version.into())?;
+            }
+        }
+        let connection = Connection::open_with_flags(
+            &self.path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_CREATE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )
+        .map_err(|error| self.cannot_open(&error))?;
+        let mut store = Store {
+            connection,
+            path: self.path.clone(),
+            database: Uuid::nil(),
+        };
+        self.configure(&mut store)
+            .map_err(|error| self.explain(error))?;
+        Ok(store)
+    }
+
+    fn configure(&self, store: &mut Store) -> Result<(), StoreError> {
+        let connection = &mut store.connection;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        // Another process may have created or migrated the file since its header was read: look again, in a
+        // transaction. The schema is created before the switch to WAL, so that the header tells whose file it is.
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let version: i64 =
+            transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        self.refuse_newer(version)?;
+        let missing = MIGRATIONS.get(version as usize..).unwrap_or_default();
+        for migration in missing {
+            transaction.execute_batch(migration)?;
+        }
+        if version == 0 {
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.execute(
+                "INSERT INTO database (id, uuid, created_at_us) VALUES (1, ?1, ?2)",
+                (Uuid::new_v4(), now_us()),
+            )?;
+        }
+        if !missing.is_empty() {
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        transaction.commit()?;
+
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if !mode.eq_ignore_ascii_case("wal") {
+            return Err(self.refused(format!(
+                "its file system has no shared memory for WAL (journal_mode stays {mode}); use a local disk"
+            )));
+        }
+        let (synchronous, level) = match self.durability {
+            Durability::Full => ("FULL", 2),
+            Durability::Normal => ("NORMAL", 1),
+            Durability::Off => ("OFF", 0),
+        };
+        connection.pragma_update(None, "synchronous", synchronous)?;
+        let set: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+        if set != level {
+            return Err(self.refused(format!("synchronous stays {set} instead of {level}")));
+        }
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        if self.check {
+            let detail: String =
+                connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+            if detail != "ok" {
+                return Err(StoreError::Corrupt {
+                    path: self.path.clone(),
+                    detail,
+                });
+            }
+        }
+        store.database = connection.query_row("SELECT uuid FROM database", (), |row| row.get(0))?;
+        Ok(())
+    }
+
+    fn refuse_newer(&self, found: i64) -> Result<(), StoreError> {
+        if found > SCHEMA_VERSION {
+            return Err(StoreError::Newer {
+                path: self.path.clone(),
+                found,
+                known: SCHEMA_VERSION,
+            });
+        }
+        Ok(())
+    }
+
+    fn foreign(&self, found: &str) -> StoreError {
+        StoreError::Foreign {
+            path: self.path.clone(),
+            found: found.to_owned(),
+        }
+    }
+
+    fn refused(&self, reason: String) -> StoreError {
+        StoreError::CannotOpen {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+
+    fn cannot_open(&self, error: &rusqlite::Error) -> StoreError {
+        self.refused(error.to_string())
+    }
+
+    /// Turns SQLite's own words for a damaged or read-only file into ours.
+    fn explain(&self, error: StoreError) -> StoreError {
+        let StoreError::Sqlite(source) = &error else {
+            return error;
+        };
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                StoreError::Corrupt {
+                    path: self.path.clone(),
+                    detail: source.to_string(),
+                }
+            }
+            Some(
+                rusqlite::ErrorCode::ReadOnly
+                | rusqlite::ErrorCode::CannotOpen
+                | rusqlite::ErrorCode::PermissionDenied,
+            ) => self.cannot_open(source),
+            _ => error,
+        }
+    }
+}
+
+/// What the first 100 bytes of the file say. Reading them changes nothing, unlike opening it with SQLite.
+enum Header {
+    Absent,
+    Empty,
+    NotSqlite,
+    Sqlite {
+        application_id: i32,
+        user_version: u32,
+    },
+}
+
+impl Header {
+    fn read(path: &Path) -> Result<Self, StoreError> {
+        let cannot = |error: std::io::Error| StoreError::CannotOpen {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::Absent),
+            Err(error) => return Err(cannot(error)),
+        };
+        let mut header = Vec::new();
+        file.take(100).read_to_end(&mut header).map_err(cannot)?;
+        if header.is_empty() {
+            return Ok(Self::Empty);
+        }
+        let Ok(header) = <[u8; 100]>::try_from(header) else {
+            return Ok(Self::NotSqlite);
+        };
+        if !header.starts_with(b"SQLite format 3\0") {
+            return Ok(Self::NotSqlite);
+        }
+        let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        Ok(Self::Sqlite {
+            application_id: i32::from_be_bytes(word(68)),
+            user_version: u32::from_be_bytes(word(60)),
+        })
+    }
+}
+
+/// An open database: one connection, used by one thread.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) connection: Connection,
+    pub(crate) path: PathBuf,
+    pub(crate) database: Uuid,
+}
+
+impl Store {
+    /// The UUID of this database, which work and result messages carry.
+    #[must_use]
+    pub fn database(&self) -> Uuid {
+        self.database
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs a transaction that takes the write lock at its beginning.
+    pub(crate) fn write<T>(
+        &mut self,
+        body: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = body(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    /// Tries that a transaction can be committed, without changing anything.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`] when the disk, a lock or a permission forbids it.
+    pub fn try_commit(&mut self) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.execute("UPDATE database SET created_at_us = created_at_us", ())?;
+            Ok(())
+        })
+    }
+
+    /// Writes the log back into the database file and closes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`]; nothing that was committed is lost by it.
+    pub fn close(self) -> Result<(), StoreError> {
+        // Busy readers make this a partial checkpoint, which the next one completes.
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))?;
+        self.connection.close().map_err(|(_, error)| error.into())
+    }
+}

@@ -1,0 +1,218 @@
+//! Tables, views and migrations. Invariant: a migration is never changed after a release, only followed by another.
+//!
+//! Everything is keyed by (run, chunk[, position]), so that the rows of a run lie together, in the order of its plan.
+
+/// `PRAGMA application_id`: "PFLT" in ASCII (<https://www.sqlite.org/fileformat.html>, offset 68).
+pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
+
+/// The migrations; the n-th one leads to `user_version` n + 1.
+pub(crate) const MIGRATIONS: &[&str] = &[V1];
+
+/// The schema version that this build writes.
+pub(crate) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The columns of `report`, with which `latest` begins.
+macro_rules! report_columns {
+    () => {
+        r"r.run                                              AS run,
+       n.run_id                                           AS run_id,
+       coalesce(r.name, r.address)                        AS target,
+       r.address                                          AS address,
+       CASE r.status WHEN 0 THEN 'up' WHEN 1 THEN 'late' WHEN 2 THEN 'unreachable' WHEN 3 THEN 'dns_failed'
+                     WHEN 4 THEN 'send_failed' WHEN 5 THEN 'unknown' ELSE 'down' END AS status,
+       r.reason                                           AS reason,
+       r.sent                                             AS sent,
+       r.received                                         AS received,
+       CASE WHEN r.sent > 0 THEN 100.0 * (r.sent - r.received) / r.sent END AS loss_pct,
+       r.rtt_min_ns / 1000000.0                           AS rtt_min_ms,
+       r.rtt_avg_ns / 1000000.0                           AS rtt_avg_ms,
+       r.rtt_max_ns / 1000000.0                           AS rtt_max_ms,
+       r.rtt_stddev_ns / 1000000.0                        AS rtt_stddev_ms,
+       r.attempts                                         AS attempts,
+       c.worker                                           AS worker,
+       strftime('%Y-%m-%dT%H:%M:%fZ', r.probed_at_us / 1000000.0, 'unixepoch') AS probed_at,
+       l.labels                                           AS labels"
+    };
+}
+
+/// The labels and the worker of `results r`.
+macro_rules! report_joins {
+    () => {
+        r"
+JOIN runs n ON n.run = r.run
+JOIN chunks c ON c.run = r.run AND c.chunk = r.chunk
+LEFT JOIN labels l ON l.run = r.run AND l.chunk = r.chunk AND l.position = r.position;
+"
+    };
+}
+
+const V1: &str = concat!(
+    r"
+CREATE TABLE database (
+    id            INTEGER PRIMARY KEY CHECK (id = 1),
+    uuid          BLOB    NOT NULL CHECK (length(uuid) = 16),
+    created_at_us INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE runs (
+    run              INTEGER PRIMARY KEY,
+    run_id           TEXT    NOT NULL UNIQUE,
+    state            TEXT    NOT NULL CHECK (state IN ('planning', 'running', 'complete', 'incomplete', 'cancelled')),
+    via              TEXT    NOT NULL CHECK (via IN ('sweep', 'broker')),
+    source           TEXT    NOT NULL,
+    probing          TEXT    NOT NULL CHECK (json_valid(probing)),
+    seed             INTEGER,
+    started_at_us    INTEGER NOT NULL,
+    finished_at_us   INTEGER,
+    producer_seen_us INTEGER,
+    worst_chunk_us   INTEGER NOT NULL,
+    targets          INTEGER NOT NULL DEFAULT 0,
+    chunks           INTEGER NOT NULL DEFAULT 0,
+    chunks_done      INTEGER NOT NULL DEFAULT 0,
+    chunks_dead      INTEGER NOT NULL DEFAULT 0,
+    up               INTEGER NOT NULL DEFAULT 0,
+    late             INTEGER NOT NULL DEFAULT 0,
+    unreachable      INTEGER NOT NULL DEFAULT 0,
+    dns_failed       INTEGER NOT NULL DEFAULT 0,
+    send_failed      INTEGER NOT NULL DEFAULT 0,
+    unknown          INTEGER NOT NULL DEFAULT 0,
+    down             INTEGER NOT NULL DEFAULT 0,
+    duplicates       INTEGER NOT NULL DEFAULT 0,
+    redelivered      INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- What is sent, as it is sent; never changed after the planning.
+CREATE TABLE plan (
+    run     INTEGER NOT NULL,
+    chunk   INTEGER NOT NULL,
+    token   BLOB    NOT NULL CHECK (length(token) = 16),
+    work    BLOB    NOT NULL,
+    PRIMARY KEY (run, chunk)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE labels (
+    run      INTEGER NOT NULL,
+    chunk    INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    labels   TEXT    NOT NULL CHECK (json_valid(labels)),
+    PRIMARY KEY (run, chunk, position)
+) STRICT, WITHOUT ROWID;
+
+-- state: 0 planned, 1 published, 2 dead, 3 done. A dead chunk with retrying = 1 is being sent again.
+CREATE TABLE chunks (
+    run             INTEGER NOT NULL,
+    chunk           INTEGER NOT NULL,
+    state           INTEGER NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 3),
+    targets         INTEGER NOT NULL,
+    publishes       INTEGER NOT NULL DEFAULT 0,
+    published_at_us INTEGER,
+    retrying        INTEGER NOT NULL DEFAULT 0,
+    dead_reason     TEXT,
+    worker          TEXT,
+    settled_at_us   INTEGER,
+    PRIMARY KEY (run, chunk)
+) STRICT, WITHOUT ROWID;
+
+-- name: the target's text where it is not its address. status: place in the order of precedence.
+CREATE TABLE results (
+    run           INTEGER NOT NULL,
+    chunk         INTEGER NOT NULL,
+    position      INTEGER NOT NULL,
+    name          TEXT,
+    address       TEXT,
+    status        INTEGER NOT NULL CHECK (status BETWEEN 0 AND 6),
+    reason        TEXT,
+    sent          INTEGER NOT NULL,
+    received      INTEGER NOT NULL,
+    rtt_min_ns    INTEGER,
+    rtt_avg_ns    INTEGER,
+    rtt_max_ns    INTEGER,
+    rtt_stddev_ns INTEGER,
+    attempts      INTEGER NOT NULL,
+    probed_at_us  INTEGER NOT NULL,
+    PRIMARY KEY (run, chunk, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE latest_rows (
+    target        TEXT    PRIMARY KEY,
+    run           INTEGER NOT NULL,
+    chunk         INTEGER NOT NULL,
+    position      INTEGER NOT NULL,
+    status        INTEGER NOT NULL,
+    probed_at_us  INTEGER NOT NULL,
+    first_seen_us INTEGER NOT NULL,
+    last_up_us    INTEGER,
+    changed_at_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Messages that could not be applied, with the first 64 KiB of their bytes.
+CREATE TABLE quarantine (
+    id             INTEGER PRIMARY KEY,
+    received_at_us INTEGER NOT NULL,
+    queue          TEXT    NOT NULL,
+    reason         TEXT    NOT NULL,
+    length         INTEGER NOT NULL,
+    body           BLOB    NOT NULL
+) STRICT;
+
+-- The writer of each way: its sign of life, and what became of every delivery that it took.
+CREATE TABLE writers (
+    via         TEXT    PRIMARY KEY CHECK (via IN ('sweep', 'broker')),
+    seen_us     INTEGER NOT NULL,
+    holder      TEXT    NOT NULL,
+    taken       INTEGER NOT NULL DEFAULT 0,
+    applied     INTEGER NOT NULL DEFAULT 0,
+    duplicates  INTEGER NOT NULL DEFAULT 0,
+    quarantined INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE workers (
+    instance      BLOB    PRIMARY KEY CHECK (length(instance) = 16),
+    worker        TEXT    NOT NULL,
+    pid           INTEGER NOT NULL,
+    threads       INTEGER NOT NULL,
+    first_seen_us INTEGER NOT NULL,
+    last_seen_us  INTEGER NOT NULL,
+    chunks_done   INTEGER NOT NULL,
+    targets_done  INTEGER NOT NULL,
+    requests_sent INTEGER NOT NULL,
+    draining      INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE in_hand (
+    instance BLOB    NOT NULL,
+    run_id   TEXT    NOT NULL,
+    chunk    INTEGER NOT NULL,
+    PRIMARY KEY (instance, run_id, chunk)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIEW report AS
+SELECT ",
+    report_columns!(),
+    r"
+FROM results r",
+    report_joins!(),
+    r"
+CREATE VIEW latest AS
+SELECT ",
+    report_columns!(),
+    r",
+       strftime('%Y-%m-%dT%H:%M:%fZ', t.first_seen_us / 1000000.0, 'unixepoch') AS first_seen,
+       strftime('%Y-%m-%dT%H:%M:%fZ', t.last_up_us / 1000000.0, 'unixepoch')    AS last_up,
+       strftime('%Y-%m-%dT%H:%M:%fZ', t.changed_at_us / 1000000.0, 'unixepoch') AS changed_at
+FROM latest_rows t
+JOIN results r ON r.run = t.run AND r.chunk = t.chunk AND r.position = t.position",
+    report_joins!(),
+    r"
+CREATE VIEW run_summary AS
+SELECT run,
+       run_id,
+       CASE WHEN state = 'running' AND coalesce(producer_seen_us, 0) < (unixepoch() - 15) * 1000000
+            THEN 'incomplete' ELSE state END AS state,
+       strftime('%Y-%m-%dT%H:%M:%fZ', started_at_us / 1000000.0, 'unixepoch')  AS started_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', finished_at_us / 1000000.0, 'unixepoch') AS finished_at,
+       targets, chunks, chunks_done, up, late, unreachable, dns_failed, send_failed, unknown, down,
+       duplicates, redelivered
+FROM runs;
+"
+);

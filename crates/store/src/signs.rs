@@ -1,0 +1,182 @@
+//! Signs of life: of the writer, and of the workers with what they have in hand.
+
+use std::time::Duration;
+
+use pingfleet_wire::Heartbeat;
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::{Store, StoreError, Via, chunks::HEARTBEAT_FRESH, now_us};
+
+/// A worker whose last sign is older than this is forgotten: a fleet that is restarted every day leaves no ghosts.
+const FORGOTTEN: Duration = Duration::from_hours(7 * 24);
+
+/// The writer of one way, as it last showed itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterSign {
+    /// When, in microseconds since 1970-01-01 UTC.
+    pub seen_us: i64,
+    /// Who ("pid 12 on host").
+    pub holder: String,
+    /// Deliveries taken.
+    pub taken: i64,
+    /// Deliveries applied.
+    pub applied: i64,
+    /// Deliveries that repeated what was applied.
+    pub duplicates: i64,
+    /// Deliveries put into quarantine.
+    pub quarantined: i64,
+}
+
+/// A worker, as its heartbeats tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerRow {
+    /// Its name.
+    pub worker: String,
+    /// Process id on its box.
+    pub pid: i64,
+    /// Since the last sign of life, by the clock of the master.
+    pub age: Duration,
+    /// Chunks in hand.
+    pub in_hand: i64,
+    /// Chunks settled since its start.
+    pub chunks_done: i64,
+    /// Targets settled since its start.
+    pub targets_done: i64,
+    /// Whether it is leaving.
+    pub draining: bool,
+}
+
+impl Store {
+    /// Notes a sign of life of the writer.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn writer_seen(&mut self, via: Via, holder: &str) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO writers (via, seen_us, holder) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (via) DO UPDATE SET seen_us = excluded.seen_us, holder = excluded.holder",
+                )?
+                .execute((via.name(), now_us(), holder))?;
+            Ok(())
+        })
+    }
+
+    /// The last sign of life of a writer, with its counters.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn writer_sign(&self, via: Via) -> Result<Option<WriterSign>, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached(
+                "SELECT seen_us, holder, taken, applied, duplicates, quarantined FROM writers WHERE via = ?1",
+            )?
+            .query_row([via.name()], |row| {
+                Ok(WriterSign {
+                    seen_us: row.get(0)?,
+                    holder: row.get(1)?,
+                    taken: row.get(2)?,
+                    applied: row.get(3)?,
+                    duplicates: row.get(4)?,
+                    quarantined: row.get(5)?,
+                })
+            })
+            .optional()?)
+    }
+
+    /// How many workers gave a sign of life within the last 30 s.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn workers_alive(&self) -> Result<i64, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT count(*) FROM workers WHERE last_seen_us > ?1")?
+            .query_row([now_us() - HEARTBEAT_FRESH.as_micros() as i64], |row| {
+                row.get(0)
+            })?)
+    }
+
+    /// All workers that are not forgotten, by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
+        let now = now_us();
+        let mut statement = self.connection.prepare(
+            "SELECT w.worker, w.pid, w.last_seen_us, w.chunks_done, w.targets_done, w.draining,
+                    (SELECT count(*) FROM in_hand h WHERE h.instance = w.instance)
+             FROM workers w ORDER BY w.worker, w.first_seen_us",
+        )?;
+        let rows = statement.query_map((), |row| {
+            let seen: i64 = row.get(2)?;
+            Ok(WorkerRow {
+                worker: row.get(0)?,
+                pid: row.get(1)?,
+                age: Duration::from_micros((now - seen).max(0) as u64),
+                chunks_done: row.get(3)?,
+                targets_done: row.get(4)?,
+                draining: row.get(5)?,
+                in_hand: row.get(6)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+/// Stores a heartbeat: the worker's row, and the whole of what it has in hand.
+pub(crate) fn store_heartbeat(
+    connection: &Connection,
+    heartbeat: &Heartbeat,
+    now: i64,
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO workers (instance, worker, pid, threads, first_seen_us, last_seen_us,
+                                  chunks_done, targets_done, requests_sent, draining)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (instance) DO UPDATE SET
+                worker = excluded.worker, last_seen_us = excluded.last_seen_us,
+                chunks_done = excluded.chunks_done, targets_done = excluded.targets_done,
+                requests_sent = excluded.requests_sent, draining = excluded.draining",
+        )?
+        .execute((
+            heartbeat.instance,
+            &heartbeat.worker,
+            heartbeat.pid,
+            heartbeat.threads,
+            now,
+            heartbeat.chunks_done as i64,
+            heartbeat.targets_done as i64,
+            heartbeat.requests_sent as i64,
+            heartbeat.draining,
+        ))?;
+    connection
+        .prepare_cached("DELETE FROM in_hand WHERE instance = ?1")?
+        .execute([heartbeat.instance])?;
+    if heartbeat.draining && heartbeat.in_hand.is_empty() {
+        // Its farewell: who leaves in order is neither alive nor lost.
+        connection
+            .prepare_cached("DELETE FROM workers WHERE instance = ?1")?
+            .execute([heartbeat.instance])?;
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(
+        "INSERT OR IGNORE INTO in_hand (instance, run_id, chunk) VALUES (?1, ?2, ?3)",
+    )?;
+    for key in &heartbeat.in_hand {
+        insert.execute((heartbeat.instance, key.run.to_string(), key.chunk))?;
+    }
+    let forgotten = now - FORGOTTEN.as_micros() as i64;
+    connection
+        .prepare_cached(
+            "DELETE FROM in_hand WHERE instance IN (SELECT instance FROM workers WHERE last_seen_us < ?1)",
+        )?
+        .execute([forgotten])?;
+    connection
+        .prepare_cached("DELETE FROM workers WHERE last_seen_us < ?1")?
+        .execute([forgotten])?;
+    Ok(())
+}

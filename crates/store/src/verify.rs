@@ -1,0 +1,260 @@
+//! The proof that every target of a run ended in exactly one state: rows against the plan, and the counters against
+//! the rows. It believes no counter.
+
+use pingfleet_wire::{Message as _, Target, WorkChunk};
+use rusqlite::OptionalExtension;
+use uuid::Uuid;
+
+use crate::{RunSummary, Store, StoreError};
+
+/// Findings that are listed one by one; more are only counted.
+const LISTED: usize = 20;
+
+/// A contradiction between the plan and what is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding(pub String);
+
+/// What the proof found.
+#[derive(Debug, Clone)]
+pub struct Verification {
+    /// The run, by its own counters.
+    pub summary: RunSummary,
+    /// Targets in the work messages of the plan.
+    pub planned_targets: i64,
+    /// Targets with exactly one row, at the place that the plan gives them.
+    pub proven_targets: i64,
+    /// Chunks that are neither done nor given up.
+    pub outstanding_chunks: i64,
+    /// Chunks given up: number and reason; the first ones.
+    pub dead_chunks: Vec<(u32, String)>,
+    /// How many chunks are given up.
+    pub dead_count: i64,
+    /// Contradictions; the first ones.
+    pub findings: Vec<Finding>,
+    /// How many contradictions there are.
+    pub finding_count: i64,
+}
+
+impl Verification {
+    /// Whether every target of the plan is proven to have its one row.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_consistent() && self.proven_targets == self.planned_targets && self.dead_count == 0
+    }
+
+    /// Whether nothing contradicts the plan.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        self.finding_count == 0
+    }
+
+    fn find(&mut self, finding: String) {
+        self.finding_count += 1;
+        if self.findings.len() < LISTED {
+            self.findings.push(Finding(finding));
+        }
+    }
+}
+
+/// A chunk of the plan with its state, as it is walked.
+struct Chunk {
+    number: u32,
+    state: i64,
+    retrying: bool,
+    targets: i64,
+    dead_reason: Option<String>,
+    token: Option<Uuid>,
+    work: Option<Vec<u8>>,
+}
+
+impl Store {
+    /// Proves a run: walks its plan chunk by chunk beside its rows, in one snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`], [`StoreError::NoSuchRun`]. What contradicts the plan is a finding, not an error.
+    pub fn verify(&mut self, run: i64) -> Result<Verification, StoreError> {
+        // A read transaction is a snapshot in WAL: a writer that works on changes nothing for us.
+        let database = self.database;
+        let snapshot = self.connection.unchecked_transaction()?;
+        let mut proof = Verification {
+            summary: self.summary(run)?,
+            planned_targets: 0,
+            proven_targets: 0,
+            outstanding_chunks: 0,
+            dead_chunks: Vec::new(),
+            dead_count: 0,
+            findings: Vec::new(),
+            finding_count: 0,
+        };
+        let run_id = proof.summary.run_id;
+        let mut counts = [0; 7];
+        let mut rows_seen = 0;
+        {
+            let mut chunks = self.connection.prepare(
+                "SELECT c.chunk, c.state, c.retrying, c.targets, c.dead_reason, p.token, p.work
+                 FROM chunks c LEFT JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
+                 WHERE c.run = ?1 ORDER BY c.chunk",
+            )?;
+            let mut rows = self.connection.prepare(
+                "SELECT position, name, address, status, sent, received, rtt_avg_ns IS NOT NULL FROM results
+                 WHERE run = ?1 AND chunk = ?2 ORDER BY position",
+            )?;
+            let mut walk = chunks.query([run])?;
+            let mut expected = 0;
+            while let Some(row) = walk.next()? {
+                let chunk = Chunk {
+                    number: row.get(0)?,
+                    state: row.get(1)?,
+                    retrying: row.get(2)?,
+                    targets: row.get(3)?,
+                    dead_reason: row.get(4)?,
+                    token: row.get(5)?,
+                    work: row.get(6)?,
+                };
+                if chunk.number != expected {
+                    proof.find(format!("chunk {expected} is missing from the plan"));
+                }
+                expected = chunk.number + 1;
+                rows_seen +=
+                    proof.walk_chunk(&chunk, (database, run_id), &mut rows, run, &mut counts)?;
+            }
+        }
+        let stored: i64 = self.connection.query_row(
+            "SELECT count(*) FROM results WHERE run = ?1",
+            [run],
+            |row| row.get(0),
+        )?;
+        if stored != rows_seen {
+            proof.find(format!(
+                "{} rows belong to no chunk of the plan",
+                stored - rows_seen
+            ));
+        }
+        let twice: Option<String> = self
+            .connection
+            .query_row(
+                "SELECT coalesce(name, address) AS target FROM results
+                 WHERE run = ?1 GROUP BY target HAVING count(*) > 1 LIMIT 1",
+                [run],
+                |row| row.get(0),
+            )
+            .optional()?;
+        if let Some(target) = twice {
+            proof.find(format!("target {target} has more than one row"));
+        }
+        proof.compare_counters(counts);
+        snapshot.finish()?;
+        Ok(proof)
+    }
+}
+
+impl Verification {
+    /// Checks one chunk and its rows; returns how many rows it has.
+    fn walk_chunk(
+        &mut self,
+        chunk: &Chunk,
+        (database, run_id): (Uuid, Uuid),
+        rows: &mut rusqlite::Statement<'_>,
+        run: i64,
+        counts: &mut [i64; 7],
+    ) -> Result<i64, StoreError> {
+        let number = chunk.number;
+        let work = chunk
+            .work
+            .as_deref()
+            .map(WorkChunk::decode)
+            .and_then(Result::ok)
+            .filter(|work| {
+                work.database == database
+                    && work.key.run == run_id
+                    && work.key.chunk == number
+                    && Some(work.token.0) == chunk.token
+                    && work.targets.len() as i64 == chunk.targets
+            });
+        if work.is_none() {
+            self.find(format!(
+                "chunk {number}: its work message is not that of the plan"
+            ));
+        }
+        let targets = work.map(|work| work.targets).unwrap_or_default();
+        self.planned_targets += targets.len() as i64;
+        match chunk.state {
+            3 => {}
+            2 if !chunk.retrying => {
+                self.dead_count += 1;
+                if self.dead_chunks.len() < LISTED {
+                    let reason = chunk.dead_reason.clone().unwrap_or_default();
+                    self.dead_chunks.push((number, reason));
+                }
+            }
+            _ => self.outstanding_chunks += 1,
+        }
+        let mut seen = 0;
+        let mut found = rows.query((run, number))?;
+        while let Some(row) = found.next()? {
+            let position: i64 = row.get(0)?;
+            let status: u8 = row.get(3)?;
+            // The table admits 0 to 6 only.
+            counts[usize::from(status)] += 1;
+            if position != seen {
+                self.find(format!("chunk {number}: no row at position {seen}"));
+            }
+            seen = position + 1;
+            let name: Option<String> = row.get(1)?;
+            let address: Option<String> = row.get(2)?;
+            let planned = usize::try_from(position)
+                .ok()
+                .and_then(|at| targets.get(at));
+            let matches = match planned {
+                Some(Target::Address(planned)) => {
+                    name.is_none() && address == Some(planned.to_string())
+                }
+                Some(Target::Text(planned)) => name.as_ref() == Some(planned),
+                None => false,
+            };
+            let (sent, received, timed): (i64, i64, bool) = (row.get(4)?, row.get(5)?, row.get(6)?);
+            let answered = status <= 1;
+            if !matches {
+                self.find(format!(
+                    "chunk {number}: the row at position {position} is of another target than the plan's"
+                ));
+            } else if received > sent || answered != (received > 0) || answered != timed {
+                self.find(format!(
+                    "chunk {number}: the row at position {position} contradicts itself"
+                ));
+            } else {
+                self.proven_targets += 1;
+            }
+        }
+        let wanted = if chunk.state == 3 {
+            targets.len() as i64
+        } else {
+            0
+        };
+        if seen != wanted {
+            self.find(format!("chunk {number}: {seen} rows instead of {wanted}"));
+        }
+        Ok(seen)
+    }
+
+    fn compare_counters(&mut self, counts: [i64; 7]) {
+        let summary = self.summary.clone();
+        if summary.counts != counts {
+            self.find(format!(
+                "the counters per status {:?} are not those of the rows {counts:?}",
+                summary.counts
+            ));
+        }
+        if summary.targets != self.planned_targets {
+            self.find(format!(
+                "the run counts {} targets, its plan has {}",
+                summary.targets, self.planned_targets
+            ));
+        }
+        if summary.outstanding() != self.outstanding_chunks
+            || summary.chunks_dead != self.dead_count
+        {
+            self.find("the counters of chunks are not those of the chunks".to_owned());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Two network namespaces that are joined: one to probe from, and one that answers for whole prefixes.
+//!
+//! Everything is inside the namespaces; the machine's own interfaces, routes and settings stay as they are. It needs
+//! root, as `ip netns` does.
+
+use std::{
+    ffi::OsStr,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, ensure};
+
+use crate::keeper::Keeper;
+
+/// The addresses of the link itself, of ranges that no test probes: (prober, answering).
+const LINK_V4: (&str, &str) = ("169.254.77.1", "169.254.77.2");
+const LINK_V6: (&str, &str) = ("fd77::1", "fd77::2");
+
+/// What both namespaces are set to; what a kernel does not have is left out. Any user may open ping sockets, no
+/// source address is dropped, and no answer is held back by a limit.
+const SETTINGS: &[(&str, &str)] = &[
+    ("ipv4/ping_group_range", "0 2147483647"),
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv4/conf/link/rp_filter", "0"),
+    ("ipv4/icmp_ratelimit", "0"),
+    ("ipv4/icmp_msgs_per_sec", "100000000"),
+    ("ipv4/icmp_msgs_burst", "1000000"),
+    ("ipv6/icmp/ratelimit", "0"),
+];
+
+/// A pair of joined namespaces. Dropping it removes both.
+#[derive(Debug)]
+pub struct Namespace {
+    prober: String,
+    answering: String,
+    _keeper: Keeper,
+}
+
+impl Namespace {
+    /// Makes the pair, in which every address of `prefix` (`10.0.0.0/9`, `fd00:10::/64`) answers. All other addresses
+    /// are routed the same way and stay silent.
+    ///
+    /// # Errors
+    /// When a namespace cannot be made, mostly because the test does not run as root.
+    pub fn answering(prefix: &str) -> anyhow::Result<Self> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pingfleet-{}-{number}", std::process::id());
+        let (prober, answering) = (format!("{name}-prober"), format!("{name}-answering"));
+        let keeper = Keeper::new(
+            "ip netns delete \"$1\"; ip netns delete \"$2\"",
+            &[&prober, &answering],
+        )?;
+        let namespace = Self {
+            prober,
+            answering,
+            _keeper: keeper,
+        };
+        namespace.make()?;
+        namespace.answer(prefix)?;
+        Ok(namespace)
+    }
+
+    /// Makes one more prefix answer.
+    ///
+    /// # Errors
+    /// When it is no prefix.
+    pub fn answer(&self, prefix: &str) -> anyhow::Result<()> {
+        ip(&[
+            "-n",
+            &self.answering,
+            "route",
+            "add",
+            "local",
+            prefix,
+            "dev",
+            "lo",
+        ])
+    }
+
+    /// A command that runs where probes are sent from.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        Self::command_in(&self.prober, program)
+    }
+
+    /// A command that runs where the answers come from, such as a packet capture.
+    #[must_use]
+    pub fn answering_command(&self, program: impl AsRef<OsStr>) -> Command {
+        Self::command_in(&self.answering, program)
+    }
+
+    /// The name, for `ip netns`, of the namespace where probes are sent from.
+    #[must_use]
+    pub fn prober(&self) -> &str {
+        &self.prober
+    }
+
+    fn command_in(namespace: &str, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(program);
+        command
+    }
+
+    fn make(&self) -> anyhow::Result<()> {
+        let (prober, answering) = (self.prober.as_str(), self.answering.as_str());
+        for name in [prober, answering] {
+            ip(&["netns", "add", name]).context("network namespaces need root")?;
+            ip(&["-n", name, "link", "set", "lo", "up"])?;
+        }
+        // Both ends are called the same, each in its own namespace.
+        ip(&[
+            "-n", prober, "link", "add", "link", "type", "veth", "peer", "name", "link", "netns",
+            answering,
+        ])?;
+        for (name, v4, v6) in [
+            (prober, LINK_V4.0, LINK_V6.0),
+            (answering, LINK_V4.1, LINK_V6.1),
+        ] {
+            let (v4, v6) = (format!("{v4}/30"), format!("{v6}/64"));
+            ip(&["-n", name, "address", "add", &v4, "dev", "link"])?;
+            ip(&["-n", name, "address", "add", &v6, "dev", "link", "nodad"])?;
+            ip(&["-n", name, "link", "set", "link", "up"])?;
+            Self::set(name)?;
+        }
+        // By way of the peer, so that one neighbour entry serves all addresses.
+        ip(&["-n", prober, "route", "add", "default", "via", LINK_V4.1])?;
+        ip(&[
+            "-n", prober, "-6", "route", "add", "default", "via", LINK_V6.1,
+        ])
+    }
+
+    fn set(namespace: &str) -> anyhow::Result<()> {
+        for (name, value) in SETTINGS {
+            let mut shell = Self::command_in(namespace, "sh");
+            shell.args([
+                "-c",
+                "[ ! -e \"$1\" ] || printf %s \"$2\" > \"$1\"",
+                "set",
+                &format!("/proc/sys/net/{name}"),
+                value,
+            ]);
+            ensure!(shell.status()?.success(), "cannot set {name} to {value}");
+        }
+        Ok(())
+    }
+}
+
+fn ip(arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .context("no ip command: apt-get install iproute2")?;
+    ensure!(
+        output.status.success(),
+        "ip {} failed: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! A private RabbitMQ node, with ports, data, cookie and port mapper (epmd) of its own.
+//!
+//! Runs the distribution's `rabbitmq-server`, 3.10 or 4.x, without the wrapper that would switch the user.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, Ipv6Addr, TcpListener},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
+
+use crate::{Namespace, keeper::Keeper};
+
+/// Where Debian and Ubuntu have the scripts themselves; the variable names another folder.
+const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
+const SCRIPTS_VARIABLE: &str = "RABBITMQ_BIN";
+
+/// A node boots in a few seconds; a loaded machine takes its time.
+const BOOT_TIMEOUT_S: u32 = 120;
+
+/// A running or stopped RabbitMQ node. Dropping it ends the node and removes its data.
+#[derive(Debug)]
+pub struct Rabbit {
+    scripts: PathBuf,
+    folder: TempDir,
+    namespace: Option<String>,
+    port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    ipv6: bool,
+    epmd: Child,
+    node: Option<Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    process: Child,
+    /// Ends the node if the test process cannot.
+    _keeper: Keeper,
+}
+
+impl Rabbit {
+    /// Starts a node that listens on the loopback addresses, and waits until it serves.
+    ///
+    /// # Errors
+    /// When RabbitMQ is not installed, or does not start; the end of its log is part of the error.
+    pub fn start() -> anyhow::Result<Self> {
+        Self::start_where(None)
+    }
+
+    /// The same inside a namespace, on the loopback addresses of that: whatever [`Namespace::command`] runs reaches
+    /// it, and nothing else does.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_in(namespace: &Namespace) -> anyhow::Result<Self> {
+        Self::start_where(Some(namespace.prober().to_owned()))
+    }
+
+    fn start_where(namespace: Option<String>) -> anyhow::Result<Self> {
+        let scripts = std::env::var_os(SCRIPTS_VARIABLE)
+            .map_or_else(|| PathBuf::from(SCRIPTS), PathBuf::from);
+        ensure!(
+            scripts.join("rabbitmq-server").exists(),
+            "no RabbitMQ in {}: apt-get install rabbitmq-server, or name the folder of its scripts in {SCRIPTS_VARIABLE}",
+            scripts.display()
+        );
+        let folder = tempfile::Builder::new()
+            .prefix("pingfleet-rabbit-")
+            .tempdir()?;
+        let [port, dist_port, epmd_port] = free_ports()?;
+        let epmd = Command::new("epmd");
+        let mut epmd = within(namespace.as_deref(), epmd);
+        epmd.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
+        let mut rabbit = Self {
+            scripts,
+            folder,
+            namespace,
+            port,
+            dist_port,
+            epmd_port,
+            ipv6: TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
+            epmd: quiet(&mut epmd).spawn().context("cannot start epmd")?,
+            node: None,
+        };
+        rabbit.write_configuration()?;
+        rabbit.boot()?;
+        Ok(rabbit)
+    }
+
+    /// Where the node listens, as the user `guest`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/", self.port)
+    }
+
+    /// The same by IPv6.
+    ///
+    /// # Errors
+    /// When this machine has no IPv6 loopback.
+    pub fn ipv6_url(&self) -> anyhow::Result<String> {
+        ensure!(self.ipv6, "this machine has no IPv6 loopback address");
+        Ok(format!("amqp://guest:guest@[::1]:{}/", self.port))
+    }
+
+    /// The port of AMQP.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Stops the node in order (SIGTERM) and waits until it is gone. Its data stays.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent. A node that does not run is none.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        if let Some(mut node) = self.node.take() {
+            let sent = Command::new("sh")
+                .args(["-c", "kill -TERM \"$1\"", "stop"])
+                .arg(node.process.id().to_string())
+                .status()?;
+            ensure!(sent.success(), "the node was gone before it was stopped");
+            node.process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Kills the node (SIGKILL), as a power failure would, and waits until it is gone. Its data stays.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent. A node that does not run is none.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut node) = self.node.take() {
+            node.process.kill()?;
+            node.process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Starts the stopped or killed node again, on the same ports and data, and waits until it serves.
+    ///
+    /// # Errors
+    /// As for [`Self::start`]; also when it runs already.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        ensure!(self.node.is_none(), "the node runs already");
+        self.boot()
+    }
+
+    /// Drops everything that is ready in a queue.
+    ///
+    /// # Errors
+    /// When there is no such queue, or no node.
+    pub fn purge(&self, queue: &str) -> anyhow::Result<()> {
+        self.ctl(&["purge_queue", queue]).map(drop)
+    }
+
+    /// Runs `rabbitmqctl` on the node, and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn ctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut ctl = self.script("rabbitmqctl");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = ctl.arg("--quiet").args(arguments).output()?;
+        let said = String::from_utf8_lossy(&stdout);
+        ensure!(
+            status.success(),
+            "rabbitmqctl {arguments:?} failed: {said}{}",
+            String::from_utf8_lossy(&stderr)
+        );
+        Ok(said.into_owned())
+    }
+
+    fn boot(&mut self) -> anyhow::Result<()> {
+        let pid_file = self.folder.path().join("pid");
+        if pid_file.exists() {
+            // What a killed node left would make the wait below look at a process that is gone.
+            fs::remove_file(&pid_file)?;
+        }
+        let mut server = self.script("rabbitmq-server");
+        let process = quiet(&mut server)
+            .spawn()
+            .context("cannot start RabbitMQ")?;
+        let keeper = Keeper::new(
+            "kill -KILL \"$1\" \"$2\"; rm -rf \"$3\"",
+            &[
+                &process.id().to_string(),
+                &self.epmd.id().to_string(),
+                &self.folder.path().to_string_lossy(),
+            ],
+        )?;
+        self.node = Some(Node {
+            process,
+            _keeper: keeper,
+        });
+        let timeout = BOOT_TIMEOUT_S.to_string();
+        let waited = self.ctl(&["wait", &pid_file.to_string_lossy(), "--timeout", &timeout]);
+        if let Err(error) = waited {
+            bail!("RabbitMQ does not start: {error:#}\n{}", self.end_of_log());
+        }
+        Ok(())
+    }
+
+    fn script(&self, name: &str) -> Command {
+        let mut command = within(
+            self.namespace.as_deref(),
+            Command::new(self.scripts.join(name)),
+        );
+        let folder = self.folder.path();
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("LANG", "C.UTF-8")
+            .env("HOME", folder)
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env(
+                "RABBITMQ_NODENAME",
+                format!("pingfleet{}@localhost", self.port),
+            )
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_CTL_DIST_PORT_MIN", "0")
+            .env("RABBITMQ_CTL_DIST_PORT_MAX", "0")
+            .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
+            .env("RABBITMQ_LOG_BASE", folder.join("log"))
+            .env("RABBITMQ_PID_FILE", folder.join("pid"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
+            .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", folder.join("none.config"))
+            .env("RABBITMQ_CONF_ENV_FILE", folder.join("none.conf"))
+            // The script then becomes the node instead of watching over it: its process is the one to kill.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn write_configuration(&self) -> anyhow::Result<()> {
+        let folder = self.folder.path();
+        let port = self.port;
+        let mut configuration = format!("listeners.tcp.1 = 127.0.0.1:{port}\n");
+        if self.ipv6 {
+            configuration += &format!("listeners.tcp.2 = ::1:{port}\n");
+        }
+        // Neither a full disk nor a busy machine may block a test's publishers, unless the test wants it.
+        configuration += "disk_free_limit.absolute = 1MB\n\
+            vm_memory_high_watermark.relative = 0.8\n\
+            log.file.level = info\n";
+        fs::write(folder.join("rabbitmq.conf"), configuration)?;
+        fs::write(folder.join("plugins"), "[].\n")?;
+        let cookie = folder.join(".erlang.cookie");
+        fs::write(&cookie, format!("PINGFLEET{port}"))?;
+        fs::set_permissions(cookie, fs::Permissions::from_mode(0o400))?;
+        Ok(())
+    }
+
+    fn end_of_log(&self) -> String {
+        let log = self.folder.path().join("log");
+        newest_log(&log).map_or_else(
+            || format!("it left no log in {}", log.display()),
+            |text| {
+                let lines: Vec<_> = text.lines().collect();
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            },
+        )
+    }
+}
+
+impl Drop for Rabbit {
+    fn drop(&mut self) {
+        // The node first: it would start a port mapper of its own.
+        let ended = self.kill().and_then(|()| {
+            self.epmd.kill()?;
+            self.epmd.wait()?;
+            Ok(())
+        });
+        if let Err(error) = ended {
+            eprintln!("a RabbitMQ node of a test did not end: {error:#}");
+        }
+    }
+}
+
+/// Runs a command in a namespace where one is named.
+fn within(namespace: Option<&str>, command: Command) -> Command {
+    match namespace {
+        None => command,
+        Some(namespace) => {
+            let mut inside = Command::new("ip");
+            inside
+                .args(["netns", "exec", namespace])
+                .arg(command.get_program());
+            inside
+        }
+    }
+}
+
+fn quiet(command: &mut Command) -> &mut Command {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+}
+
+/// Ports that were free a moment ago, each another one.
+fn free_ports() -> anyhow::Result<[u16; 3]> {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let listeners = [listen()?, listen()?, listen()?];
+    let mut ports = [0; 3];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+fn newest_log(folder: &Path) -> Option<String> {
+    let newest = fs::read_dir(folder)
+        .ok()?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().is_file())
+        .max_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok())?;
+    fs::read_to_string(newest.path()).ok()
+}

@@ -1,0 +1,216 @@
+//! Values that no writer sends are refused, however well they are encoded.
+
+use std::time::Duration;
+
+use pingfleet_wire::{
+    Heartbeat, Message, Outcome, Probing, ResultChunk, Rtt, Status, Target, WorkChunk,
+};
+
+use crate::{
+    hostile::{is_malformed, replaced},
+    samples,
+};
+
+#[test]
+fn probing_out_of_its_range_is_refused() {
+    let wrong: [fn(&mut Probing); 12] = [
+        |probing| probing.count = 0,
+        |probing| probing.count = 1001,
+        |probing| probing.interval = Duration::from_micros(3_600_000_001),
+        |probing| probing.timeout = Duration::ZERO,
+        |probing| probing.timeout = Duration::from_micros(u64::MAX),
+        |probing| probing.retries = 101,
+        |probing| probing.backoff_permille = 999,
+        |probing| probing.backoff_permille = 10_001,
+        |probing| probing.size = 65_508,
+        |probing| probing.ttl = Some(0),
+        |probing| probing.interface = Some(String::new()),
+        |probing| probing.interface = Some("eth 0".to_owned()),
+    ];
+    for (n, change) in wrong.into_iter().enumerate() {
+        let mut work = samples::work();
+        change(&mut work.probing);
+        let decoded = WorkChunk::decode(&work.encode());
+        assert!(is_malformed(decoded, "probing setting"), "change {n}");
+    }
+}
+
+#[test]
+fn target_that_is_no_text_of_a_target_is_refused() {
+    let refused = |text: &str| {
+        let mut work = samples::work();
+        work.targets.push(Target::Text(text.to_owned()));
+        WorkChunk::decode(&work.encode()).is_err()
+    };
+    assert!(!refused(&"a".repeat(253)));
+    for text in [
+        "",
+        &"a".repeat(254),
+        "a b",
+        "a\n",
+        "\u{7f}",
+        "m\u{fc}nchen.example",
+    ] {
+        assert!(refused(text), "{text:?}");
+    }
+    let mut work = samples::work();
+    work.targets.clear();
+    assert!(is_malformed(
+        WorkChunk::decode(&work.encode()),
+        "without targets"
+    ));
+    for address in [
+        &b"\xc4\x00"[..],
+        b"\xc4\x05aaaaa",
+        b"\xc4\x11aaaaaaaaaaaaaaaaa",
+    ] {
+        let bytes = replaced(
+            &samples::work().encode(),
+            b"\xc4\x04\xc0\x00\x02\x0a",
+            address,
+        );
+        assert!(WorkChunk::decode(&bytes).is_err(), "{address:x?}");
+    }
+}
+
+#[test]
+fn name_of_a_worker_that_is_not_printable_is_refused() {
+    for name in ["", "a\0", "a\u{1b}[2J", "\u{85}", &"a".repeat(101)] {
+        let mut result = samples::result();
+        name.clone_into(&mut result.worker);
+        assert!(ResultChunk::decode(&result.encode()).is_err(), "{name:?}");
+        let mut heartbeat = samples::heartbeat();
+        name.clone_into(&mut heartbeat.worker);
+        assert!(Heartbeat::decode(&heartbeat.encode()).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn outcome_that_contradicts_itself_is_refused() {
+    let [up, _, unreachable, dns_failed, send_failed, unknown, down]: [Outcome; 7] =
+        samples::outcomes().try_into().unwrap();
+    let rtt = up.rtt;
+    let disordered = |min_ns, avg_ns, max_ns, stddev_ns| {
+        Some(Rtt {
+            min_ns,
+            avg_ns,
+            max_ns,
+            stddev_ns,
+        })
+    };
+    let wrong = [
+        Outcome {
+            received: 2,
+            ..up.clone()
+        },
+        Outcome {
+            received: 0,
+            ..up.clone()
+        },
+        Outcome {
+            rtt: None,
+            ..up.clone()
+        },
+        Outcome {
+            status: Status::Down { no_arp: false },
+            ..up.clone()
+        },
+        Outcome {
+            rtt: disordered(2, 1, 3, 0),
+            ..up.clone()
+        },
+        Outcome {
+            rtt: disordered(1, 3, 2, 0),
+            ..up.clone()
+        },
+        Outcome {
+            rtt: disordered(1, 2, 3, 4),
+            ..up.clone()
+        },
+        Outcome {
+            rtt: disordered(1, 2, 1 << 63, 0),
+            ..up.clone()
+        },
+        Outcome {
+            rtt,
+            ..unreachable.clone()
+        },
+        Outcome {
+            received: 1,
+            rtt,
+            ..unreachable
+        },
+        Outcome {
+            sent: 1,
+            ..dns_failed
+        },
+        Outcome {
+            sent: 1,
+            ..send_failed
+        },
+        Outcome {
+            received: 1,
+            rtt,
+            ..unknown
+        },
+        Outcome {
+            sent: 0,
+            ..down.clone()
+        },
+        Outcome {
+            received: 1,
+            rtt,
+            ..down
+        },
+        Outcome {
+            probed_after_us: u64::MAX,
+            ..up
+        },
+    ];
+    for (n, outcome) in wrong.into_iter().enumerate() {
+        let mut result = samples::result();
+        result.outcomes.push(outcome);
+        assert!(
+            ResultChunk::decode(&result.encode()).is_err(),
+            "outcome {n}"
+        );
+    }
+}
+
+#[test]
+fn status_that_does_not_exist_is_refused() {
+    let bytes = samples::result().encode();
+    let dns_failed = b"\x92\x03\x00";
+    for status in [
+        &b"\x90"[..],
+        b"\x91\x07",
+        b"\x91\x03",
+        b"\x92\x03\x04",
+        b"\x93\x03\x00\x00",
+        b"\x92\x06\x02",
+        b"\x92\x00\x00",
+        b"\x92\x04\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x92\x05\xcd\x01\x00",
+        b"\xc0",
+    ] {
+        let hostile = replaced(&bytes, dns_failed, status);
+        assert!(ResultChunk::decode(&hostile).is_err(), "{status:x?}");
+    }
+}
+
+#[test]
+fn figure_that_the_database_cannot_hold_is_refused() {
+    let mut result = samples::result();
+    result.started_at_us = 253_402_300_800_000_000;
+    assert!(is_malformed(ResultChunk::decode(&result.encode()), "clock"));
+    let wrong: [fn(&mut Heartbeat); 3] = [
+        |heartbeat| heartbeat.chunks_done = 1 << 63,
+        |heartbeat| heartbeat.targets_done = 1 << 63,
+        |heartbeat| heartbeat.requests_sent = u64::MAX,
+    ];
+    for change in wrong {
+        let mut heartbeat = samples::heartbeat();
+        change(&mut heartbeat);
+        assert!(is_malformed(Heartbeat::decode(&heartbeat.encode()), "2^63"));
+    }
+}

@@ -1,0 +1,203 @@
+//! Strategies for every message that a writer may send.
+
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+
+use pingfleet_wire::{
+    ChunkKey, DnsFailure, Family, Heartbeat, Outcome, OwnLoss, Probing, ResultChunk, Rtt, Status,
+    Target, Token, Version, WorkChunk,
+};
+use proptest::{collection::vec, option, prelude::*};
+use uuid::Uuid;
+
+const HOUR_US: u64 = 3_600_000_000;
+
+fn uuid() -> impl Strategy<Value = Uuid> {
+    any::<u128>().prop_map(Uuid::from_u128)
+}
+
+fn key() -> impl Strategy<Value = ChunkKey> {
+    (uuid(), any::<u32>()).prop_map(|(run, chunk)| ChunkKey { run, chunk })
+}
+
+fn micros(range: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Duration> {
+    range.prop_map(Duration::from_micros)
+}
+
+fn worker() -> impl Strategy<Value = String> {
+    prop_oneof!["[!-~]{1,100}", "\\PC{1,100}"]
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        any::<IpAddr>().prop_map(Target::Address),
+        "[!-~]{1,253}".prop_map(Target::Text),
+    ]
+}
+
+fn probing() -> impl Strategy<Value = Probing> {
+    let requests = (
+        1..=1000_u16,
+        micros(0..=HOUR_US),
+        micros(1..=HOUR_US),
+        0..=100_u16,
+        1000..=10_000_u16,
+        micros(0..=HOUR_US),
+    );
+    let route = (
+        0..=65_507_u16,
+        option::of(1..=u8::MAX),
+        option::of(any::<IpAddr>()),
+        option::of("[!-~]{1,64}"),
+        prop_oneof![Just(Family::Any), Just(Family::V4), Just(Family::V6)],
+        any::<u32>().prop_map(NonZeroU32::new),
+    );
+    (requests, route).prop_map(
+        |(
+            (count, interval, timeout, retries, backoff_permille, late_window),
+            (size, ttl, source, interface, family, rate),
+        )| Probing {
+            count,
+            interval,
+            timeout,
+            retries,
+            backoff_permille,
+            late_window,
+            size,
+            ttl,
+            source,
+            interface,
+            family,
+            rate,
+        },
+    )
+}
+
+pub(crate) fn work() -> impl Strategy<Value = WorkChunk> {
+    (uuid(), key(), uuid(), probing(), vec(target(), 1..40)).prop_map(
+        |(database, key, token, probing, targets)| WorkChunk {
+            version: Version,
+            database,
+            key,
+            token: Token(token),
+            probing,
+            targets,
+        },
+    )
+}
+
+fn rtt() -> impl Strategy<Value = Rtt> {
+    let figure = 0..=i64::MAX as u64;
+    (figure.clone(), figure.clone(), figure.clone(), figure).prop_map(|(a, b, c, spread)| {
+        let mut ordered = [a, b, c];
+        ordered.sort_unstable();
+        let [min_ns, avg_ns, max_ns] = ordered;
+        Rtt {
+            min_ns,
+            avg_ns,
+            max_ns,
+            stddev_ns: spread.min(max_ns),
+        }
+    })
+}
+
+fn status() -> impl Strategy<Value = Status> {
+    prop_oneof![
+        Just(Status::Up),
+        Just(Status::Late),
+        (any::<u8>(), any::<u8>(), any::<IpAddr>()).prop_map(|(icmp_type, code, reporter)| {
+            Status::Unreachable {
+                icmp_type,
+                code,
+                reporter,
+            }
+        }),
+        prop_oneof![
+            Just(DnsFailure::Nxdomain),
+            Just(DnsFailure::NoData),
+            Just(DnsFailure::Servfail),
+            Just(DnsFailure::Timeout),
+        ]
+        .prop_map(Status::DnsFailed),
+        any::<i32>().prop_map(|errno| Status::SendFailed { errno }),
+        any::<u8>().prop_map(|causes| Status::Unknown(OwnLoss(causes))),
+        any::<bool>().prop_map(|no_arp| Status::Down { no_arp }),
+    ]
+}
+
+pub(crate) fn outcome() -> impl Strategy<Value = Outcome> {
+    (
+        status(),
+        option::of(any::<IpAddr>()),
+        1..=u16::MAX,
+        any::<u16>(),
+        rtt(),
+        1..=u8::MAX,
+        0..=HOUR_US,
+    )
+        .prop_map(
+            |(status, address, sent, received, rtt, attempts, probed_after_us)| {
+                let answered = matches!(status, Status::Up | Status::Late);
+                let never_sent = matches!(status, Status::DnsFailed(_) | Status::SendFailed { .. });
+                Outcome {
+                    status,
+                    address,
+                    sent: if never_sent { 0 } else { sent },
+                    received: if answered { received.clamp(1, sent) } else { 0 },
+                    rtt: answered.then_some(rtt),
+                    attempts,
+                    probed_after_us,
+                }
+            },
+        )
+}
+
+pub(crate) fn result() -> impl Strategy<Value = ResultChunk> {
+    (
+        uuid(),
+        key(),
+        uuid(),
+        worker(),
+        any::<bool>(),
+        0..=4_102_444_800_000_000_u64,
+        vec(outcome(), 0..40),
+    )
+        .prop_map(
+            |(database, key, token, worker, redelivered, started_at_us, outcomes)| ResultChunk {
+                version: Version,
+                database,
+                key,
+                token: Token(token),
+                worker,
+                redelivered,
+                started_at_us,
+                outcomes,
+            },
+        )
+}
+
+pub(crate) fn heartbeat() -> impl Strategy<Value = Heartbeat> {
+    let figure = 0..=i64::MAX as u64;
+    (
+        worker(),
+        uuid(),
+        any::<u32>(),
+        any::<u16>(),
+        (figure.clone(), figure.clone(), figure),
+        vec(key(), 0..40),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(worker, instance, pid, threads, done, in_hand, draining)| Heartbeat {
+                version: Version,
+                worker,
+                instance,
+                pid,
+                threads,
+                chunks_done: done.0,
+                targets_done: done.1,
+                requests_sent: done.2,
+                in_hand,
+                draining,
+            },
+        )
+}

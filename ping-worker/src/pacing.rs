@@ -1,0 +1,177 @@
+//! Pacing: when the next request may leave. One bucket for each run, shared by all its chunks on all probing threads,
+//! and one for the box; a request needs a token of both. Invariant: over any time `t` at most `rate * t` requests
+//! and one bucket more leave, and what was not used in a stall is gone.
+//!
+//! The bucket is a virtual schedule (the generic cell rate algorithm, ITU-T I.371): one instant for each bucket, no
+//! timer for each token. Waits are done by the runtime's clock.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+/// What a bucket holds at most, as time: requests that a late timer held up may leave together.
+const BUCKET: Duration = Duration::from_millis(2);
+
+/// How much later than planned a request may leave without the next ones being put off too, at the least: the
+/// resolution of the runtime's timers. Below 1,000 requests a second it lets no two requests leave together.
+const TIMER_STEP: Duration = Duration::from_millis(1);
+
+/// A bucket of tokens.
+#[derive(Debug)]
+struct Pacer {
+    /// The gap between requests.
+    gap: Duration,
+    /// How much earlier than planned a request may leave.
+    tolerance: Duration,
+    /// When the next request is planned. `None` before the first one.
+    planned: Mutex<Option<Instant>>,
+}
+
+impl Pacer {
+    fn new(rate: NonZeroU32) -> Self {
+        let gap = Duration::from_secs(1) / rate.get();
+        Self {
+            gap,
+            tolerance: BUCKET.saturating_sub(gap).max(TIMER_STEP),
+            planned: Mutex::new(None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        // An instant is whole whenever the lock is free, so a panic elsewhere has not spoilt it.
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a request may leave by this plan; `None` is at once.
+    fn open_at(&self, planned: Option<Instant>, now: Instant) -> Option<Instant> {
+        planned
+            .map(|planned| planned - self.tolerance)
+            .filter(|open| *open > now)
+    }
+
+    fn take(&self, planned: &mut Option<Instant>, now: Instant) {
+        *planned = Some(planned.map_or(now, |planned| planned.max(now)) + self.gap);
+    }
+
+    /// Whether forgetting this bucket changes nothing.
+    fn is_full(&self, now: Instant) -> bool {
+        self.lock().is_none_or(|planned| planned <= now)
+    }
+}
+
+/// The buckets of this process.
+#[derive(Debug)]
+pub struct Paces {
+    lanes: usize,
+    box_pacer: Option<Arc<Pacer>>,
+    runs: Mutex<HashMap<Uuid, Arc<RunPacer>>>,
+}
+
+#[derive(Debug)]
+struct RunPacer {
+    pacer: Option<Pacer>,
+    /// One place to wait for each lane: the chunks of a lane wait in line behind one timer, and no bucket wakes more
+    /// waiters than there are lanes.
+    turns: Box<[tokio::sync::Mutex<()>]>,
+}
+
+impl Paces {
+    /// Buckets for `lanes` probing threads, with at most `box_rate` requests a second over all runs.
+    #[must_use]
+    pub fn new(lanes: usize, box_rate: Option<NonZeroU32>) -> Self {
+        Self {
+            lanes,
+            box_pacer: box_rate.map(|rate| Arc::new(Pacer::new(rate))),
+            runs: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The pace of a chunk of `run` on lane number `lane`. All chunks of a run share one bucket of the first one's
+    /// `rate`, which is forgotten when no chunk of it is in hand and the bucket is full again.
+    #[must_use]
+    pub fn pace(&self, run: Uuid, rate: Option<NonZeroU32>, lane: usize) -> Pace {
+        let now = now();
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.retain(|id, entry| {
+            *id == run
+                || Arc::strong_count(entry) > 1
+                || !entry.pacer.as_ref().is_none_or(|pacer| pacer.is_full(now))
+        });
+        let entry = runs.entry(run).or_insert_with(|| {
+            Arc::new(RunPacer {
+                pacer: rate.map(Pacer::new),
+                turns: (0..self.lanes).map(|_| tokio::sync::Mutex::new(())).collect(),
+            })
+        });
+        Pace {
+            run: Arc::clone(entry),
+            box_pacer: self.box_pacer.clone(),
+            lane,
+        }
+    }
+}
+
+/// The pace of one chunk: its run's and the box's bucket together.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    run: Arc<RunPacer>,
+    box_pacer: Option<Arc<Pacer>>,
+    lane: usize,
+}
+
+impl Pace {
+    /// A pace that never waits.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Paces::new(1, None).pace(Uuid::nil(), None, 0)
+    }
+
+    /// Waits until one request may leave. Cancel-safe: a token is taken only in the moment in which this returns.
+    /// The waiters of one lane are served in the order of their calls.
+    pub async fn acquire(&self) {
+        if self.run.pacer.is_none() && self.box_pacer.is_none() {
+            return;
+        }
+        let _turn = self.run.turns[self.lane].lock().await;
+        while let Err(at) = self.take(now()) {
+            tokio::time::sleep_until(at.into()).await;
+        }
+    }
+
+    /// Takes one token of each bucket, or says when it is worth another try. Never waits.
+    ///
+    /// # Errors
+    /// The earliest moment at which both buckets may have a token.
+    pub fn take(&self, now: Instant) -> Result<(), Instant> {
+        // Always in this order, run before box: two locks never cross.
+        let mut run = self.run.pacer.as_ref().map(|pacer| (pacer, pacer.lock()));
+        let mut own = self.box_pacer.as_ref().map(|pacer| (pacer, pacer.lock()));
+        let open_at = run
+            .iter()
+            .filter_map(|(pacer, planned)| pacer.open_at(**planned, now))
+            .chain(
+                own.iter()
+                    .filter_map(|(pacer, planned)| pacer.open_at(**planned, now)),
+            )
+            .max();
+        if let Some(at) = open_at {
+            return Err(at);
+        }
+        if let Some((pacer, planned)) = &mut run {
+            pacer.take(planned, now);
+        }
+        if let Some((pacer, planned)) = &mut own {
+            pacer.take(planned, now);
+        }
+        Ok(())
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

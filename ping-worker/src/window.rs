@@ -1,0 +1,172 @@
+//! How many requests of one socket may be unanswered at once. It starts small, because a next hop whose address is
+//! still being resolved drops what does not fit its queue, without an error; and it stays bounded, because more in
+//! flight only costs memory and cache. Pure: no I/O and no clock.
+
+use std::time::{Duration, Instant};
+
+/// Unanswered requests until the way out has shown that it works. A neighbour's queue holds more than that (Linux:
+/// `unres_qlen_bytes` of 212,992).
+const FIRST: usize = 64;
+
+/// The most unanswered requests of one socket. Enough for 16,384 silent targets a second and thread at a timeout of
+/// 1 s, and a quarter of the sequence numbers, so that none returns to an address while its request is in flight.
+const MOST: usize = 16_384;
+
+/// Without any answer the way out counts as working after this.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// The window grows this often while nothing answers; sooner when all that is in it was answered.
+const ROUND: Duration = Duration::from_millis(50);
+
+/// Unused for this long, the next hop may have to be resolved again: it starts over.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// The window of one socket.
+#[derive(Debug)]
+pub struct Window {
+    size: usize,
+    in_flight: usize,
+    answered: usize,
+    /// Whether an answer or [`SILENCE`] has shown that requests leave.
+    open: bool,
+    round_since: Option<Instant>,
+    used: Option<Instant>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            size: FIRST,
+            in_flight: 0,
+            answered: 0,
+            open: false,
+            round_since: None,
+            used: None,
+        }
+    }
+}
+
+impl Window {
+    /// Takes a place for one request.
+    ///
+    /// # Errors
+    /// The window is full: when it will grow by itself. A place may be given back before. `None` when it is at its
+    /// largest.
+    pub fn enter(&mut self, now: Instant) -> Result<(), Option<Instant>> {
+        let idle = self.in_flight == 0 && self.used.is_some_and(|used| now >= used + IDLE);
+        if idle {
+            *self = Self::default();
+        }
+        self.grow(now);
+        if self.in_flight >= self.size {
+            return Err(self.grows_at());
+        }
+        self.round_since.get_or_insert(now);
+        self.used = Some(now);
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// Gives a place back because its request was answered, by the target or by an ICMP error.
+    pub fn answered(&mut self, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.answered += 1;
+        if !self.open {
+            self.open = true;
+            self.grow_once(now);
+        }
+    }
+
+    /// Gives back the places of `requests` that timed out or never left.
+    pub fn leave(&mut self, requests: usize) {
+        self.in_flight = self.in_flight.saturating_sub(requests);
+    }
+
+    fn grow(&mut self, now: Instant) {
+        if self.answered >= self.size || self.grows_at().is_some_and(|at| at <= now) {
+            self.open = true;
+            self.grow_once(now);
+        }
+    }
+
+    fn grow_once(&mut self, now: Instant) {
+        self.size = (self.size * 2).min(MOST);
+        self.answered = 0;
+        self.round_since = Some(now);
+    }
+
+    fn grows_at(&self) -> Option<Instant> {
+        let after = if self.open { ROUND } else { SILENCE };
+        self.round_since
+            .filter(|_| self.size < MOST)
+            .map(|since| since + after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(window: &mut Window, now: Instant) -> usize {
+        iter_enter(window, now).count()
+    }
+
+    fn iter_enter(window: &mut Window, now: Instant) -> impl Iterator<Item = ()> {
+        std::iter::from_fn(move || window.enter(now).ok())
+    }
+
+    #[test]
+    fn nothing_answered_keeps_64_in_flight_for_a_second_and_doubles_then() {
+        let start = Instant::now();
+        let mut window = Window::default();
+        assert_eq!(fill(&mut window, start), 64);
+        assert_eq!(window.enter(start), Err(Some(start + SILENCE)));
+        assert_eq!(fill(&mut window, start + Duration::from_millis(999)), 0);
+        assert_eq!(fill(&mut window, start + SILENCE), 64);
+        assert_eq!(fill(&mut window, start + SILENCE + ROUND), 128);
+    }
+
+    #[test]
+    fn an_answer_opens_it_at_once() {
+        let start = Instant::now();
+        let mut window = Window::default();
+        fill(&mut window, start);
+        window.answered(start);
+        assert_eq!(fill(&mut window, start), 65);
+    }
+
+    #[test]
+    fn it_doubles_when_as_many_were_answered_as_fit() {
+        let start = Instant::now();
+        let mut window = Window::default();
+        fill(&mut window, start);
+        (0..64).for_each(|_| window.answered(start));
+        assert_eq!(fill(&mut window, start), 128);
+        (0..128).for_each(|_| window.answered(start));
+        assert_eq!(fill(&mut window, start), 256);
+    }
+
+    #[test]
+    fn it_never_passes_its_bound() {
+        let mut now = Instant::now();
+        let mut window = Window::default();
+        let mut in_flight = 0;
+        for _ in 0..40 {
+            in_flight += fill(&mut window, now);
+            now += SILENCE;
+        }
+        assert_eq!(in_flight, MOST);
+        assert_eq!(window.enter(now), Err(None));
+        window.leave(3);
+        assert_eq!(fill(&mut window, now), 3);
+    }
+
+    #[test]
+    fn after_a_pause_it_starts_over() {
+        let start = Instant::now();
+        let mut window = Window::default();
+        fill(&mut window, start);
+        (0..64).for_each(|_| window.answered(start));
+        assert_eq!(fill(&mut window, start + IDLE), 64);
+    }
+}

@@ -1,0 +1,66 @@
+# Installs Debian and Ubuntu packages that a script needs. Sourced, not run: it owns `ensure_packages` alone.
+# shellcheck shell=bash
+
+# The tools of an administrator are not on every user's path.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+# Runs a command as root.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+# Runs a command while no package may start a service. A box that already says what may start keeps its own policy.
+# The body is a subshell, so that its trap removes the policy however it ends.
+without_services() (
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'as_root rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
+    fi
+    "$@"
+)
+
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+
+# ensure_packages COMMAND=PACKAGE[,PACKAGE...] ...
+# Installs the packages of every command that is not on the path. Says what is missing and fails where it cannot.
+ensure_packages() {
+    local pair missing=() packages=() added=()
+    for pair in "$@"; do
+        if ! command -v "${pair%%=*}" >/dev/null; then
+            missing+=("${pair%%=*}")
+            IFS=, read -ra added <<<"${pair#*=}"
+            packages+=("${added[@]}")
+        fi
+    done
+    if [ "${#missing[@]}" -eq 0 ]; then
+        return
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "missing: ${missing[*]}. This is no Debian or Ubuntu: install them by its own means." >&2
+        return 1
+    fi
+    if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+        echo "missing: ${missing[*]}. As root, run: apt-get install ${packages[*]}" >&2
+        return 1
+    fi
+    echo "installing ${packages[*]}" >&2
+    if ! { as_root apt-get update -q && without_services apt_install "${packages[@]}"; } >&2; then
+        echo "missing: ${missing[*]}. Could not install: ${packages[*]}" >&2
+        return 1
+    fi
+    # The tests start brokers of their own; a broker for the whole machine is not ours to add.
+    case " ${packages[*]} " in
+    *" rabbitmq-server "*)
+        if [ -d /run/systemd/system ]; then
+            as_root systemctl disable --now rabbitmq-server >&2 || return 1
+        fi
+        ;;
+    esac
+}
