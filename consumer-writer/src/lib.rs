@@ -35,14 +35,6 @@ pub enum WriterError {
     /// The database, finally: nothing that is not committed was acked.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The database was locked for too long.
-    #[error(
-        "the database was locked by another program for {minutes} minutes; nothing was lost: end that program and start the writer again"
-    )]
-    Locked {
-        /// How long it was waited for.
-        minutes: u64,
-    },
     /// Another consumer has the results queue.
     #[error("queue {queue} already has a consumer{who}; one writer a broker: stop it first")]
     SecondWriter {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
-use pingfleet_store::{Applied, Db};
+use pingfleet_store::{Applied, Db, StoreError};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,8 +19,8 @@ const SIGNS_PREFETCH: u16 = 256;
 /// How often the writer notes its own sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
-/// How long a locked database is waited for.
-const LOCKED_MINUTES: u64 = 15;
+/// How long the last commit may take once the writer was told to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Results for another database, and none of ours for this long: somebody started the writer in the wrong folder.
 const ONLY_FOREIGN: Duration = Duration::from_secs(10);
@@ -232,22 +232,16 @@ impl<'a> Session<'a> {
         incoming: Vec<pingfleet_store::Incoming>,
         stop: &CancellationToken,
     ) -> Result<Applied, WriterError> {
-        let incoming = Arc::new(incoming);
+        let batch = Arc::new(incoming);
         let via = self.settings.via;
-        let began = Instant::now();
-        loop {
-            let batch = Arc::clone(&incoming);
-            match self.db.call(move |store| store.apply(via, &batch)).await {
-                Ok(applied) => return Ok(applied),
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, "the database is locked by another program; the batch waits");
-                    let waited = began.elapsed().as_secs() / 60;
-                    if waited >= LOCKED_MINUTES || stop.is_cancelled() {
-                        return Err(WriterError::Locked { minutes: waited });
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let deadline = async {
+            stop.cancelled().await;
+            tokio::time::sleep(STOP_DEADLINE).await;
+        };
+        tokio::select! {
+            applied = self.db.patiently(move |store| store.apply(via, &batch)) => Ok(applied?),
+            // Whether it is committed is unknown now; it is not acked, so redelivery tells.
+            () = deadline => Err(StoreError::Locked { minutes: 0 }.into()),
         }
     }
 }

@@ -205,6 +205,12 @@ impl Course {
         credit
     }
 
+    /// Requests that may still be answered in time.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.count(|state| state == State::InFlight)
+    }
+
     /// An ICMP error quoted one of our requests. It decides the status unless something is answered, and stops
     /// nothing. The first one is kept.
     pub fn unreachable(&mut self, error: Unreachable) {
@@ -326,3 +332,6 @@ enum Due {
     End(Instant),
     Settled,
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,12 +133,13 @@ impl Lanes {
                 },
             }
         }
-        let (found, (resolved, found_later)) = future::try_join(
-            self.dispatch(&chunk, &known),
-            async {
+        let (found, (resolved, found_later)) =
+            future::try_join(self.dispatch(&chunk, &known), async {
                 let mut resolved = Vec::with_capacity(names.len());
                 let family = chunk.probing.family;
-                let asked = names.iter().map(|(_, name)| self.resolver.resolve(name, family));
+                let asked = names
+                    .iter()
+                    .map(|(_, name)| self.resolver.resolve(name, family));
                 let answers = future::join_all(asked).await;
                 for ((place, _), answer) in iter::zip(&names, answers) {
                     match answer {
@@ -150,12 +151,16 @@ impl Lanes {
                 }
                 let found = self.dispatch(&chunk, &resolved).await?;
                 Ok((resolved, found))
-            },
-        )
-        .await?;
+            })
+            .await?;
         let placed = iter::zip(known, found).chain(iter::zip(resolved, found_later));
         for ((place, destination), finding) in placed {
-            outcomes[place] = Some(outcome(&chunk.targets[place], destination, finding, started));
+            outcomes[place] = Some(outcome(
+                &chunk.targets[place],
+                destination,
+                finding,
+                started,
+            ));
         }
         let outcomes: Vec<_> = outcomes.into_iter().flatten().collect();
         if outcomes.len() != chunk.targets.len() {
@@ -208,9 +213,7 @@ impl Lanes {
         let errand = Errand {
             chunk: Arc::clone(chunk),
             destinations: places.iter().map(|(_, destination)| *destination).collect(),
-            pace: self
-                .paces
-                .pace(chunk.key.run, chunk.probing.rate, number),
+            pace: self.paces.pace(chunk.key.run, chunk.probing.rate, number),
             found,
         };
         errands.send(errand).await.map_err(|_| LaneGone)?;

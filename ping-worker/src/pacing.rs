@@ -14,12 +14,9 @@ use std::{
 
 use uuid::Uuid;
 
-/// What a bucket holds at most, as time: requests that a late timer held up may leave together.
+/// What a bucket holds at most, as time: requests that a late timer held up may leave together. The runtime's timers
+/// are up to this late.
 const BUCKET: Duration = Duration::from_millis(2);
-
-/// How much later than planned a request may leave without the next ones being put off too, at the least: the
-/// resolution of the runtime's timers. Below 1,000 requests a second it lets no two requests leave together.
-const TIMER_STEP: Duration = Duration::from_millis(1);
 
 /// A bucket of tokens.
 #[derive(Debug)]
@@ -37,7 +34,11 @@ impl Pacer {
         let gap = Duration::from_secs(1) / rate.get();
         Self {
             gap,
-            tolerance: BUCKET.saturating_sub(gap).max(TIMER_STEP),
+            // A full bucket lets `1 + tolerance / gap` requests leave together. Where the bucket holds less than two,
+            // a late one still puts the next ones off as little as can be without two leaving together.
+            tolerance: BUCKET
+                .saturating_sub(gap)
+                .max(BUCKET.min(gap.saturating_sub(Duration::from_nanos(1)))),
             planned: Mutex::new(None),
         }
     }
@@ -105,7 +106,9 @@ impl Paces {
         let entry = runs.entry(run).or_insert_with(|| {
             Arc::new(RunPacer {
                 pacer: rate.map(Pacer::new),
-                turns: (0..self.lanes).map(|_| tokio::sync::Mutex::new(())).collect(),
+                turns: (0..self.lanes)
+                    .map(|_| tokio::sync::Mutex::new(()))
+                    .collect(),
             })
         });
         Pace {
@@ -175,3 +178,6 @@ impl Pace {
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+#[cfg(test)]
+mod tests;

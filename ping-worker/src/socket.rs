@@ -1,12 +1,15 @@
 //! The socket below a surge-ping client, as far as surge-ping hides it: its buffers, whether a send would be taken at
 //! once, and whether something received is still unread.
 //!
-//! It holds a second descriptor of the same socket. The one unsafe line borrows the first, to make the second.
+//! It holds a second descriptor of the same socket. All unsafe code of the prober is here: borrowing the first
+//! descriptor to make the second, and registering that one with the runtime.
 
 use std::{io, mem::MaybeUninit};
 
 use socket2::{SockRef, Socket};
 use surge_ping::AsyncSocket;
+#[cfg(target_os = "linux")]
+use tokio::io::unix::AsyncFd;
 
 /// Receive buffer asked for, in bytes. The system's default holds a few hundred replies.
 const RECEIVE_BUFFER: usize = 64 << 20;
@@ -106,7 +109,7 @@ pub(crate) fn has_unread(socket: &Socket) -> bool {
 /// send buffer full: then the request that it is asked to send has left when it first yields.
 pub(crate) struct SendRoom {
     #[cfg(target_os = "linux")]
-    socket: tokio::io::unix::AsyncFd<Socket>,
+    socket: AsyncFd<Socket>,
     #[cfg(not(target_os = "linux"))]
     socket: Socket,
     /// Bytes that are certain to fit since the last look.
@@ -120,8 +123,15 @@ pub(crate) struct SendRoom {
 impl SendRoom {
     /// Watches the socket on the current runtime.
     pub(crate) fn new(socket: Socket, buffers: Buffers) -> io::Result<Self> {
+        #[expect(
+            unsafe_code,
+            reason = "tokio has no safe call that watches a socket for room to send only"
+        )]
+        // SAFETY: the descriptor is the socket's own, and nothing closes or changes it before the socket is dropped.
+        let socket =
+            unsafe { AsyncFd::register_with_interest(socket, tokio::io::Interest::WRITABLE)? };
         Ok(Self {
-            socket: tokio::io::unix::AsyncFd::with_interest(socket, tokio::io::Interest::WRITABLE)?,
+            socket,
             certain: std::cell::Cell::new(0),
             send_buffer: buffers.send,
         })

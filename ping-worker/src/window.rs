@@ -67,10 +67,15 @@ impl Window {
         Ok(())
     }
 
-    /// Gives a place back because its request was answered, by the target or by an ICMP error.
+    /// Gives a place back because its request was answered.
     pub fn answered(&mut self, now: Instant) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.leave(1);
         self.answered += 1;
+        self.heard(now);
+    }
+
+    /// Something came back, if only an ICMP error: requests do leave. Gives no place back.
+    pub fn heard(&mut self, now: Instant) {
         if !self.open {
             self.open = true;
             self.grow_once(now);

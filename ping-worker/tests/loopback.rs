@@ -1,1 +1,207 @@
-//! Placeholder.
+//! Real ICMP on this box: the lanes with surge-ping, against loopback addresses. Needs ICMP sockets: as root, or with
+//! `net.ipv4.ping_group_range` open. Fails and says so without.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::Duration,
+};
+
+use ping_worker::{
+    lanes::{Lanes, Probed},
+    prober::OpenProber,
+    resolve::Resolver,
+    surge::SurgePing,
+};
+use pingfleet_wire::{
+    ChunkKey, Message, Outcome, Probing, ResultChunk, Status, Target, Token, Version, WorkChunk,
+};
+use uuid::Uuid;
+
+fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
+    Arc::new(WorkChunk {
+        version: Version,
+        database: Uuid::new_v4(),
+        key: ChunkKey {
+            run: Uuid::new_v4(),
+            chunk: 0,
+        },
+        token: Token(Uuid::new_v4()),
+        probing,
+        targets,
+    })
+}
+
+fn lanes(opener: SurgePing) -> Lanes {
+    let opener: Arc<dyn OpenProber> = Arc::new(opener);
+    let threads = NonZeroUsize::new(2).unwrap();
+    Lanes::start(threads, &opener, None, Resolver::from_system()).unwrap()
+}
+
+/// One quick request, at any rate.
+fn quick() -> Probing {
+    Probing {
+        retries: 0,
+        timeout: Duration::from_millis(300),
+        rate: None,
+        ..Probing::default()
+    }
+}
+
+fn loopback_block() -> Vec<Target> {
+    (1..=254)
+        .map(|host| Target::Address(Ipv4Addr::new(127, 0, 0, host).into()))
+        .collect()
+}
+
+async fn probe(lanes: &Lanes, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
+    let expected = chunk.targets.len();
+    let Probed {
+        started_at_us,
+        outcomes,
+    } = lanes.probe(Arc::clone(&chunk)).await.unwrap();
+    assert_eq!(outcomes.len(), expected);
+    // What the writer will refuse must not be produced.
+    let result = ResultChunk {
+        version: Version,
+        database: chunk.database,
+        key: chunk.key,
+        token: chunk.token,
+        worker: "test".to_owned(),
+        redelivered: false,
+        started_at_us,
+        outcomes,
+    };
+    ResultChunk::decode(&result.encode()).unwrap().outcomes
+}
+
+async fn every_loopback_address_is_up(opener: SurgePing) {
+    let lanes = lanes(opener);
+    let probing = Probing {
+        retries: 2,
+        timeout: Duration::from_secs(2),
+        ..quick()
+    };
+    let outcomes = probe(&lanes, chunk(probing, loopback_block())).await;
+    for outcome in &outcomes {
+        assert_eq!(outcome.status, Status::Up, "{outcome:?}");
+        assert_eq!((outcome.sent, outcome.received), (1, 1));
+        assert_eq!((outcome.attempts, outcome.address), (1, None));
+        assert!(outcome.rtt.unwrap().min_ns > 0);
+    }
+    assert_eq!(lanes.requests_sent(), 254);
+    assert_eq!(lanes.targets_done(), 254);
+}
+
+#[tokio::test]
+async fn every_loopback_address_is_up_on_the_preferred_socket() {
+    every_loopback_address_is_up(SurgePing::new()).await;
+}
+
+#[tokio::test]
+async fn every_loopback_address_is_up_on_a_raw_socket() {
+    every_loopback_address_is_up(SurgePing::raw()).await;
+}
+
+#[tokio::test]
+async fn ipv6_loopback_is_up_also_by_text() {
+    let lanes = lanes(SurgePing::new());
+    let targets = vec![
+        Target::Address(Ipv6Addr::LOCALHOST.into()),
+        Target::Text("0:0:0:0:0:0:0:1".to_owned()),
+        Target::Text("localhost".to_owned()),
+    ];
+    let outcomes = probe(&lanes, chunk(quick(), targets)).await;
+    let seen: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| (outcome.status, outcome.address))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (Status::Up, None),
+            (Status::Up, Some(IpAddr::V6(Ipv6Addr::LOCALHOST))),
+            (Status::Up, Some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn many_chunks_at_once_are_each_complete() {
+    let lanes = lanes(SurgePing::new());
+    let targets: Vec<_> = (0..10_000_u32)
+        .map(|host| Target::Address(Ipv4Addr::from(0x7f01_0000 + host).into()))
+        .collect();
+    let probing = Probing {
+        timeout: Duration::from_secs(5),
+        retries: 2,
+        ..quick()
+    };
+    let chunks = (0..4).map(|_| probe(&lanes, chunk(probing.clone(), targets.clone())));
+    for outcomes in futures_util::future::join_all(chunks).await {
+        assert!(outcomes.iter().all(|outcome| outcome.status == Status::Up));
+    }
+}
+
+#[tokio::test]
+async fn what_the_kernel_refuses_every_time_is_send_failed() {
+    let lanes = lanes(SurgePing::new());
+    let probing = Probing {
+        retries: 1,
+        timeout: Duration::from_millis(50),
+        ..quick()
+    };
+    // The limited broadcast needs an option that no prober sets (EACCES).
+    let targets = vec![
+        Target::Address(Ipv4Addr::BROADCAST.into()),
+        Target::Address(Ipv4Addr::LOCALHOST.into()),
+    ];
+    let outcomes = probe(&lanes, chunk(probing, targets)).await;
+    assert_eq!(outcomes[0].status, Status::SendFailed { errno: 13 });
+    assert_eq!((outcomes[0].sent, outcomes[0].rtt), (0, None));
+    assert_eq!(outcomes[1].status, Status::Up);
+}
+
+#[tokio::test]
+async fn a_source_or_interface_that_is_not_ours_is_send_failed() {
+    let lanes = lanes(SurgePing::new());
+    let bad_source = Probing {
+        source: Some("192.0.2.1".parse().unwrap()),
+        ..quick()
+    };
+    let bad_interface = Probing {
+        interface: Some("no-such-if".to_owned()),
+        ..quick()
+    };
+    let targets = vec![Target::Address(Ipv4Addr::LOCALHOST.into())];
+    for (probing, errno) in [(bad_source, 99), (bad_interface, 19)] {
+        let outcomes = probe(&lanes, chunk(probing, targets.clone())).await;
+        assert_eq!(outcomes[0].status, Status::SendFailed { errno });
+    }
+}
+
+#[tokio::test]
+async fn a_zone_that_does_not_exist_is_send_failed() {
+    let lanes = lanes(SurgePing::new());
+    let targets = vec![Target::Text("fe80::1%no-such-if".to_owned())];
+    let outcomes = probe(&lanes, chunk(quick(), targets)).await;
+    assert_eq!(outcomes[0].status, Status::SendFailed { errno: 19 });
+}
+
+#[tokio::test]
+async fn count_and_size_are_sent_as_asked() {
+    let lanes = lanes(SurgePing::new());
+    let probing = Probing {
+        count: 5,
+        interval: Duration::from_millis(10),
+        size: 1400,
+        ttl: Some(9),
+        source: Some("127.0.0.77".parse().unwrap()),
+        ..quick()
+    };
+    let targets = vec![Target::Address(Ipv4Addr::LOCALHOST.into())];
+    let outcomes = probe(&lanes, chunk(probing, targets)).await;
+    assert_eq!(outcomes[0].status, Status::Up);
+    assert_eq!((outcomes[0].sent, outcomes[0].received), (5, 5));
+}

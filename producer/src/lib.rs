@@ -1,1 +1,205 @@
-//! Placeholder.
+//! The producer: targets -> plan in SQLite -> chunks on the work queue; then it waits until every chunk is settled.
+//!
+//! Invariants: the plan is committed before anything is published; what is published are the plan's bytes; the
+//! database, not the queue, says what is outstanding.
+
+mod args;
+mod dry_run;
+mod frontend;
+mod plan;
+mod progress;
+mod publish;
+mod summary;
+pub mod targets;
+mod wait;
+
+use std::{io::Write, sync::Arc};
+
+use pingfleet_broker::{Broker, BrokerError, PATIENCE, reopen};
+use pingfleet_settings::{Exit, Failure};
+use pingfleet_store::{Db, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Via};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::targets::Targets;
+pub use crate::{
+    args::{OutputArgs, PlanArgs, Printed, Settings},
+    dry_run::dry_run,
+    frontend::{conclude, read_targets},
+    summary::print_summary,
+};
+
+/// Why the producer had to stop. The plan stands; the run can be resumed.
+#[derive(Debug, Error)]
+pub enum ProducerError {
+    /// The broker, finally.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The names that were spooled to a temporary file cannot be read back.
+    #[error("cannot read the spooled targets")]
+    Spool(#[source] std::io::Error),
+    /// A run that is over has nothing to resume.
+    #[error("run {run} is {state}: {advice}")]
+    NotOpen {
+        /// The run's number.
+        run: i64,
+        /// Its state.
+        state: &'static str,
+        /// What the user may want instead.
+        advice: String,
+    },
+    /// The plan would be too large for the numbers of chunks.
+    #[error("more than {} chunks: raise --chunk-size", u32::MAX)]
+    TooManyChunks,
+}
+
+impl From<ProducerError> for Failure {
+    fn from(error: ProducerError) -> Self {
+        match error {
+            ProducerError::Broker(error) => error.into(),
+            ProducerError::Store(error) => error.into(),
+            ProducerError::NotOpen { .. } => Self::new(Exit::Usage, error),
+            other => Self::system(&other),
+        }
+    }
+}
+
+/// What to produce.
+pub enum Task {
+    /// A new run.
+    Plan(Box<Targets>),
+    /// What is outstanding of an earlier run, by its number.
+    Resume(i64),
+    /// The dead chunks of an earlier run, and what else is outstanding of it.
+    Retry(i64),
+}
+
+/// How producing ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Produced {
+    /// The run, as it stood at the end; absent when it was interrupted before its plan stood.
+    pub summary: Option<RunSummary>,
+    /// Why it ended.
+    pub ended: Ended,
+}
+
+/// Why producing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every chunk is settled, or the run was cancelled.
+    Settled,
+    /// Everything is published, and the caller did not want to wait.
+    Detached,
+    /// The stop signal came; the state is saved.
+    Interrupted,
+    /// Nobody reads what is printed any more; the state is saved.
+    Unread,
+}
+
+impl Produced {
+    /// The exit code of a program that does nothing but produce.
+    #[must_use]
+    pub fn exit(&self, fail_down: bool) -> Exit {
+        let Some(summary) = &self.summary else {
+            return Exit::Interrupted;
+        };
+        match (self.ended, summary.state) {
+            (Ended::Interrupted | Ended::Unread, _) => Exit::Interrupted,
+            (Ended::Settled, RunState::Complete) => {
+                let answered = summary.counts[0] + summary.counts[1];
+                if fail_down && answered < summary.targets {
+                    Exit::SomeDown
+                } else {
+                    Exit::Complete
+                }
+            }
+            (Ended::Detached, _) => Exit::Complete,
+            (Ended::Settled, _) => Exit::Incomplete,
+        }
+    }
+}
+
+/// Plans or resumes a run, publishes its chunks, and waits until they are settled. Targets that `settings` asks for
+/// are printed to `out` as their chunks are stored.
+///
+/// # Errors
+/// [`ProducerError`]. When the plan did not stand yet, nothing of it is left.
+pub async fn run(
+    broker: Arc<dyn Broker>,
+    db: &Db,
+    task: Task,
+    settings: &Settings,
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> Result<Produced, ProducerError> {
+    let interrupted = Produced {
+        summary: None,
+        ended: Ended::Interrupted,
+    };
+    // Before the plan: a wrong password must not leave a run behind.
+    let reach = || broker.check();
+    if reopen(Some(PATIENCE), &stop, reach).await?.is_none() {
+        return Ok(interrupted);
+    }
+    let planned = match task {
+        Task::Plan(targets) => match plan::write(db, *targets, settings, &stop).await? {
+            Some(planned) => planned,
+            None => return Ok(interrupted),
+        },
+        Task::Resume(run) => resume(db, run, false).await?,
+        Task::Retry(run) => resume(db, run, true).await?,
+    };
+    let run = planned.run;
+    tracing::info!(run, run_id = %planned.run_id, "run started");
+    let ended = wait::produce(&broker, db, run, settings, out, &stop).await;
+    // Even after an error the run is let go of, so that it shows as incomplete.
+    let released = db.patiently(move |store| store.hold_run(run, false)).await;
+    drop(planned.lock);
+    let ended = ended?;
+    released?;
+    let summary = db.call(move |store| store.summary(run)).await?;
+    Ok(Produced {
+        summary: Some(summary),
+        ended,
+    })
+}
+
+/// Takes an earlier run up again: with its lock, and with everything published again that a process took with it.
+/// With `retry`, its dead chunks are sent again, too.
+async fn resume(db: &Db, run: i64, retry: bool) -> Result<PlannedRun, ProducerError> {
+    let lock = FileLock::run(db.path(), run)?;
+    if retry {
+        let chunks = db.patiently(move |store| store.retry_dead(run)).await?;
+        tracing::info!(run, chunks, "dead chunks are sent again");
+    }
+    let before = db.call(move |store| store.summary(run)).await?;
+    let republish = match before.via {
+        Via::Sweep => Republish::All,
+        Via::Broker => Republish::None,
+    };
+    let open = db
+        .patiently(move |store| store.reopen_published(run, republish))
+        .await?;
+    if open {
+        return Ok(PlannedRun {
+            run,
+            run_id: before.run_id,
+            lock,
+        });
+    }
+    let advice = match before.state {
+        RunState::Complete => format!("nothing is missing; `pingfleet report {run}` shows it"),
+        RunState::Incomplete => {
+            format!("its dead chunks are sent again by `pingfleet retry {run}`")
+        }
+        _ => "start a new run".to_owned(),
+    };
+    Err(ProducerError::NotOpen {
+        run,
+        state: before.state.name(),
+        advice,
+    })
+}

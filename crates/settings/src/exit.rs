@@ -1,6 +1,6 @@
 //! Exit codes, and the frame of every `main`.
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, io, process::ExitCode};
 
 use clap::{Parser, error::ErrorKind};
 
@@ -79,6 +79,17 @@ impl Failure {
 impl From<SettingsError> for Failure {
     fn from(error: SettingsError) -> Self {
         Self::new(Exit::Usage, error)
+    }
+}
+
+/// The result of writing to standard output: a closed one ends quietly.
+///
+/// # Errors
+/// Any other failure of writing, such as a full disk.
+pub fn printed(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::system(&error)),
+        _ => Ok(()),
     }
 }
 

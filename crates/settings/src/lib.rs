@@ -12,7 +12,7 @@ mod stop;
 mod values;
 
 pub use common::{Common, CommonArgs, LogFormat, Verbosity};
-pub use exit::{Exit, Failure, main_with};
+pub use exit::{Exit, Failure, main_with, printed};
 pub use layers::{Layers, SettingsError};
 pub use probing::{ProbingArgs, ProbingSettings};
 pub use stop::Stop;

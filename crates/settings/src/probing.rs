@@ -16,6 +16,9 @@ const LONGEST_TARGET: Duration = Duration::from_mins(10);
 /// A chunk is made smaller until sending it takes no longer than this.
 const LONGEST_SENDING: Duration = Duration::from_mins(1);
 
+/// No answer comes sooner than the timers can tell.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+
 /// Flags of probing. Durations carry a unit.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Probing")]
@@ -107,7 +110,9 @@ impl ProbingArgs {
             interval: layers.get("probing.interval", usual.interval, duration),
             timeout: layers.get("probing.timeout", usual.timeout, |text| {
                 match duration(text)? {
-                    Duration::ZERO => Err("a timeout of nothing answers nothing".to_owned()),
+                    short if short < SHORTEST_TIMEOUT => {
+                        Err("a timeout is at least 1ms".to_owned())
+                    }
                     timeout => Ok(timeout),
                 }
             }),

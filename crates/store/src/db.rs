@@ -1,12 +1,15 @@
 //! The database on a thread of its own, for asynchronous callers: SQLite blocks, and a broker's heartbeats must not
 //! wait for it.
 
-use std::{panic::AssertUnwindSafe, path::Path, thread::JoinHandle};
+use std::{panic::AssertUnwindSafe, path::Path, thread::JoinHandle, time::Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{OpenOptions, Store, StoreError};
+
+/// How long another program's lock is waited for.
+const LOCKED_MINUTES: u64 = 15;
 
 type Call = Box<dyn FnOnce(&mut Store) + Send>;
 
@@ -97,6 +100,29 @@ impl Db {
             .await
             .map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Like [`Self::call`], and again as long as another program holds the database's lock, with a warning each time.
+    ///
+    /// # Errors
+    /// As [`Self::call`]; [`StoreError::Locked`] after 15 minutes.
+    pub async fn patiently<T: Send + 'static>(
+        &self,
+        body: impl Fn(&mut Store) -> Result<T, StoreError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let began = Instant::now();
+        loop {
+            match self.call(body.clone()).await {
+                Err(error) if error.is_transient() => {
+                    let minutes = began.elapsed().as_secs() / 60;
+                    if minutes >= LOCKED_MINUTES {
+                        return Err(StoreError::Locked { minutes });
+                    }
+                    tracing::warn!(%error, "the database is locked by another program; waiting");
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Waits for the calls under way, writes the log back and closes the file.

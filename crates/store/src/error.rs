@@ -80,6 +80,14 @@ pub enum StoreError {
     /// SQLite failed.
     #[error("database: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// The database was locked for too long.
+    #[error(
+        "the database was locked by another program for {minutes} minutes: end that program and start again; nothing was lost"
+    )]
+    Locked {
+        /// How long it was waited for.
+        minutes: u64,
+    },
     /// The database's thread has ended.
     #[error("the database is closed")]
     Closed,

@@ -29,6 +29,13 @@ impl Keeper {
     }
 }
 
+impl Keeper {
+    /// There is nothing left to clean up.
+    pub(crate) fn dismiss(mut self) -> anyhow::Result<()> {
+        self.0.kill().context("cannot end a shell")
+    }
+}
+
 impl Drop for Keeper {
     fn drop(&mut self) {
         drop(self.0.stdin.take());

@@ -13,9 +13,26 @@ use anyhow::{Context, ensure};
 
 use crate::keeper::Keeper;
 
-/// The addresses of the link itself, of ranges that no test probes: (prober, answering).
-const LINK_V4: (&str, &str) = ("169.254.77.1", "169.254.77.2");
-const LINK_V6: (&str, &str) = ("fd77::1", "fd77::2");
+/// One end of the link. Everything probed is routed by way of the far one, so one neighbour serves all addresses.
+struct End {
+    mac: &'static str,
+    v4: &'static str,
+    v6: &'static str,
+}
+
+/// In the prober's namespace. The addresses are of ranges that no test probes.
+const NEAR: End = End {
+    mac: "02:00:00:00:00:01",
+    v4: "169.254.77.1",
+    v6: "fd77::1",
+};
+
+/// In the answering namespace.
+const FAR: End = End {
+    mac: "02:00:00:00:00:02",
+    v4: "169.254.77.2",
+    v6: "fd77::2",
+};
 
 /// What both namespaces are set to; what a kernel does not have is left out. Any user may open ping sockets, no
 /// source address is dropped, and no answer is held back by a limit.
@@ -23,7 +40,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/ping_group_range", "0 2147483647"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
-    ("ipv4/conf/link/rp_filter", "0"),
+    ("ipv4/conf/veth0/rp_filter", "0"),
     ("ipv4/icmp_ratelimit", "0"),
     ("ipv4/icmp_msgs_per_sec", "100000000"),
     ("ipv4/icmp_msgs_burst", "1000000"),
@@ -92,16 +109,17 @@ impl Namespace {
         Self::command_in(&self.answering, program)
     }
 
+    /// A command that runs in one of the two.
+    pub(crate) fn command_in(namespace: &str, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(program);
+        command
+    }
+
     /// The name, for `ip netns`, of the namespace where probes are sent from.
     #[must_use]
     pub fn prober(&self) -> &str {
         &self.prober
-    }
-
-    fn command_in(namespace: &str, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).arg(program);
-        command
     }
 
     fn make(&self) -> anyhow::Result<()> {
@@ -112,24 +130,34 @@ impl Namespace {
         }
         // Both ends are called the same, each in its own namespace.
         ip(&[
-            "-n", prober, "link", "add", "link", "type", "veth", "peer", "name", "link", "netns",
-            answering,
+            "-n", prober, "link", "add", "name", "veth0", "address", NEAR.mac, "type", "veth",
+            "peer", "name", "veth0", "address", FAR.mac, "netns", answering,
         ])?;
-        for (name, v4, v6) in [
-            (prober, LINK_V4.0, LINK_V6.0),
-            (answering, LINK_V4.1, LINK_V6.1),
-        ] {
-            let (v4, v6) = (format!("{v4}/30"), format!("{v6}/64"));
-            ip(&["-n", name, "address", "add", &v4, "dev", "link"])?;
-            ip(&["-n", name, "address", "add", &v6, "dev", "link", "nodad"])?;
-            ip(&["-n", name, "link", "set", "link", "up"])?;
+        for (name, own, peer) in [(prober, &NEAR, &FAR), (answering, &FAR, &NEAR)] {
+            let (v4, v6) = (format!("{}/30", own.v4), format!("{}/64", own.v6));
+            ip(&["-n", name, "address", "add", &v4, "dev", "veth0"])?;
+            ip(&["-n", name, "address", "add", &v6, "dev", "veth0", "nodad"])?;
+            ip(&["-n", name, "link", "set", "veth0", "up"])?;
+            for address in [peer.v4, peer.v6] {
+                // The kernel may take a second to find a neighbour on a fresh link, and drops what waits for it.
+                ip(&[
+                    "-n",
+                    name,
+                    "neighbour",
+                    "replace",
+                    address,
+                    "lladdr",
+                    peer.mac,
+                    "dev",
+                    "veth0",
+                    "nud",
+                    "permanent",
+                ])?;
+            }
             Self::set(name)?;
         }
-        // By way of the peer, so that one neighbour entry serves all addresses.
-        ip(&["-n", prober, "route", "add", "default", "via", LINK_V4.1])?;
-        ip(&[
-            "-n", prober, "-6", "route", "add", "default", "via", LINK_V6.1,
-        ])
+        ip(&["-n", prober, "route", "add", "default", "via", FAR.v4])?;
+        ip(&["-n", prober, "-6", "route", "add", "default", "via", FAR.v6])
     }
 
     fn set(namespace: &str) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 //! Runs the distribution's `rabbitmq-server`, 3.10 or 4.x, without the wrapper that would switch the user.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::{Ipv4Addr, Ipv6Addr, TcpListener},
     os::unix::fs::PermissionsExt,
@@ -11,7 +12,6 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use tempfile::TempDir;
 
 use crate::{Namespace, keeper::Keeper};
 
@@ -26,21 +26,83 @@ const BOOT_TIMEOUT_S: u32 = 120;
 #[derive(Debug)]
 pub struct Rabbit {
     scripts: PathBuf,
-    folder: TempDir,
     namespace: Option<String>,
     port: u16,
     dist_port: u16,
     epmd_port: u16,
     ipv6: bool,
-    epmd: Child,
-    node: Option<Node>,
+    // Fields are dropped in this order: the node ends before what it needs is gone.
+    node: Option<Ended>,
+    _epmd: Ended,
+    folder: Folder,
 }
 
+/// A temporary folder that is removed with the test process, and before that when it is dropped.
 #[derive(Debug)]
-struct Node {
-    process: Child,
-    /// Ends the node if the test process cannot.
+struct Folder {
+    path: PathBuf,
     _keeper: Keeper,
+}
+
+impl Folder {
+    fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("pingfleet-rabbit-")
+            .tempdir()?;
+        // The node may write to its last moment, which is this one where the test process was killed.
+        let keeper = Keeper::new(
+            "rm -rf \"$1\" || { sleep 1; rm -rf \"$1\"; }",
+            &[&folder.path().to_string_lossy()],
+        )?;
+        Ok(Self {
+            path: folder.keep(),
+            _keeper: keeper,
+        })
+    }
+}
+
+/// A process that ends with the test process, and before that when it is dropped.
+#[derive(Debug)]
+struct Ended {
+    process: Child,
+    keeper: Option<Keeper>,
+}
+
+impl Ended {
+    fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let keeper = Keeper::new("kill -KILL \"$1\"", &[&process.id().to_string()])?;
+        Ok(Self {
+            process,
+            keeper: Some(keeper),
+        })
+    }
+
+    /// Asks it to end, and waits until it did.
+    fn stop(mut self) -> anyhow::Result<()> {
+        let sent = Command::new("sh")
+            .args(["-c", "kill -TERM \"$1\"", "stop"])
+            .arg(self.process.id().to_string())
+            .status()?;
+        ensure!(sent.success(), "the process was gone before it was stopped");
+        self.process.wait()?;
+        // From here on another process may have its number.
+        self.keeper.take().map_or(Ok(()), Keeper::dismiss)
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.keeper.take());
+        if let Err(error) = self.process.wait() {
+            eprintln!("a process of a test did not end: {error}");
+        }
+    }
 }
 
 impl Rabbit {
@@ -69,12 +131,9 @@ impl Rabbit {
             "no RabbitMQ in {}: apt-get install rabbitmq-server, or name the folder of its scripts in {SCRIPTS_VARIABLE}",
             scripts.display()
         );
-        let folder = tempfile::Builder::new()
-            .prefix("pingfleet-rabbit-")
-            .tempdir()?;
+        let folder = Folder::new()?;
         let [port, dist_port, epmd_port] = free_ports()?;
-        let epmd = Command::new("epmd");
-        let mut epmd = within(namespace.as_deref(), epmd);
+        let mut epmd = within(namespace.as_deref(), "epmd");
         epmd.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
         let mut rabbit = Self {
             scripts,
@@ -84,7 +143,7 @@ impl Rabbit {
             dist_port,
             epmd_port,
             ipv6: TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
-            epmd: quiet(&mut epmd).spawn().context("cannot start epmd")?,
+            _epmd: Ended::spawn(&mut epmd)?,
             node: None,
         };
         rabbit.write_configuration()?;
@@ -118,27 +177,12 @@ impl Rabbit {
     /// # Errors
     /// When the signal cannot be sent. A node that does not run is none.
     pub fn stop(&mut self) -> anyhow::Result<()> {
-        if let Some(mut node) = self.node.take() {
-            let sent = Command::new("sh")
-                .args(["-c", "kill -TERM \"$1\"", "stop"])
-                .arg(node.process.id().to_string())
-                .status()?;
-            ensure!(sent.success(), "the node was gone before it was stopped");
-            node.process.wait()?;
-        }
-        Ok(())
+        self.node.take().map_or(Ok(()), Ended::stop)
     }
 
-    /// Kills the node (SIGKILL), as a power failure would, and waits until it is gone. Its data stays.
-    ///
-    /// # Errors
-    /// When the signal cannot be sent. A node that does not run is none.
-    pub fn kill(&mut self) -> anyhow::Result<()> {
-        if let Some(mut node) = self.node.take() {
-            node.process.kill()?;
-            node.process.wait()?;
-        }
-        Ok(())
+    /// Kills the node (SIGKILL) and waits until it is gone. Its data stays.
+    pub fn kill(&mut self) {
+        drop(self.node.take());
     }
 
     /// Starts the stopped or killed node again, on the same ports and data, and waits until it serves.
@@ -179,27 +223,13 @@ impl Rabbit {
     }
 
     fn boot(&mut self) -> anyhow::Result<()> {
-        let pid_file = self.folder.path().join("pid");
+        let pid_file = self.folder.path.join("pid");
         if pid_file.exists() {
             // What a killed node left would make the wait below look at a process that is gone.
             fs::remove_file(&pid_file)?;
         }
         let mut server = self.script("rabbitmq-server");
-        let process = quiet(&mut server)
-            .spawn()
-            .context("cannot start RabbitMQ")?;
-        let keeper = Keeper::new(
-            "kill -KILL \"$1\" \"$2\"; rm -rf \"$3\"",
-            &[
-                &process.id().to_string(),
-                &self.epmd.id().to_string(),
-                &self.folder.path().to_string_lossy(),
-            ],
-        )?;
-        self.node = Some(Node {
-            process,
-            _keeper: keeper,
-        });
+        self.node = Some(Ended::spawn(&mut server)?);
         let timeout = BOOT_TIMEOUT_S.to_string();
         let waited = self.ctl(&["wait", &pid_file.to_string_lossy(), "--timeout", &timeout]);
         if let Err(error) = waited {
@@ -209,11 +239,8 @@ impl Rabbit {
     }
 
     fn script(&self, name: &str) -> Command {
-        let mut command = within(
-            self.namespace.as_deref(),
-            Command::new(self.scripts.join(name)),
-        );
-        let folder = self.folder.path();
+        let mut command = within(self.namespace.as_deref(), self.scripts.join(name));
+        let folder = &self.folder.path;
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -221,6 +248,8 @@ impl Rabbit {
             .env("HOME", folder)
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            // A port mapper that Erlang starts would outlive the test.
+            .env("ERL_FLAGS", "-start_epmd false")
             .env(
                 "RABBITMQ_NODENAME",
                 format!("pingfleet{}@localhost", self.port),
@@ -242,7 +271,7 @@ impl Rabbit {
     }
 
     fn write_configuration(&self) -> anyhow::Result<()> {
-        let folder = self.folder.path();
+        let folder = &self.folder.path;
         let port = self.port;
         let mut configuration = format!("listeners.tcp.1 = 127.0.0.1:{port}\n");
         if self.ipv6 {
@@ -261,7 +290,7 @@ impl Rabbit {
     }
 
     fn end_of_log(&self) -> String {
-        let log = self.folder.path().join("log");
+        let log = self.folder.path.join("log");
         newest_log(&log).map_or_else(
             || format!("it left no log in {}", log.display()),
             |text| {
@@ -272,39 +301,12 @@ impl Rabbit {
     }
 }
 
-impl Drop for Rabbit {
-    fn drop(&mut self) {
-        // The node first: it would start a port mapper of its own.
-        let ended = self.kill().and_then(|()| {
-            self.epmd.kill()?;
-            self.epmd.wait()?;
-            Ok(())
-        });
-        if let Err(error) = ended {
-            eprintln!("a RabbitMQ node of a test did not end: {error:#}");
-        }
-    }
-}
-
-/// Runs a command in a namespace where one is named.
-fn within(namespace: Option<&str>, command: Command) -> Command {
+/// A command that runs in a namespace where one is named.
+fn within(namespace: Option<&str>, program: impl AsRef<OsStr>) -> Command {
     match namespace {
-        None => command,
-        Some(namespace) => {
-            let mut inside = Command::new("ip");
-            inside
-                .args(["netns", "exec", namespace])
-                .arg(command.get_program());
-            inside
-        }
+        None => Command::new(program),
+        Some(namespace) => Namespace::command_in(namespace, program),
     }
-}
-
-fn quiet(command: &mut Command) -> &mut Command {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
 }
 
 /// Ports that were free a moment ago, each another one.

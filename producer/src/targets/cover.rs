@@ -108,12 +108,15 @@ impl<A: Stored> Cover<A> {
         let within = self
             .spans
             .range(A::narrow(span.first)..=A::narrow(span.last));
-        before.into_iter().chain(within).filter_map(move |(&first, &last)| {
-            span.and(Span {
-                first: first.widen(),
-                last: last.widen(),
+        before
+            .into_iter()
+            .chain(within)
+            .filter_map(move |(&first, &last)| {
+                span.and(Span {
+                    first: first.widen(),
+                    last: last.widen(),
+                })
             })
-        })
     }
 
     /// The parts of a span that are not in the set, ascending.

@@ -1,0 +1,282 @@
+//! The promises of the seam, kept by both brokers: each function here runs over RabbitMQ and in process.
+//!
+//! That something does not happen is shown by what happens instead: the next message, or another consumer's.
+
+mod rig;
+
+use anyhow::Result;
+use pingfleet_broker::{BrokerError, Confirmed, Queue};
+
+use crate::rig::{Rig, bodies, next, publish, stored};
+
+macro_rules! contract {
+    ($($promise:ident),* $(,)?) => {
+        mod over_rabbitmq {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(&crate::rig::rabbit(stringify!($promise)).await?).await
+            })*
+        }
+
+        mod in_process {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(&crate::rig::memory()).await
+            })*
+        }
+    };
+}
+
+contract!(
+    a_stored_message_is_delivered,
+    unsettled_deliveries_come_back_in_order_when_the_consumer_is_dropped,
+    an_ack_settles_that_delivery_alone,
+    a_multiple_ack_settles_everything_up_to_it,
+    a_second_ack_is_refused_and_harms_no_other_delivery,
+    no_consumer_holds_more_than_its_prefetch,
+    deliveries_from_before_a_new_prefetch_are_handed_out_and_settled,
+    stop_returns_what_was_not_handed_out_and_keeps_the_rest,
+    a_requeued_delivery_comes_back,
+    a_chunk_that_always_comes_back_ends_as_a_dead_letter,
+    results_come_back_more_often_than_any_limit,
+    results_have_one_active_consumer,
+    a_purged_queue_delivers_what_comes_afterwards,
+    depth_counts_ready_messages_and_consumers,
+    a_message_of_the_largest_size_arrives_whole,
+    waiting_for_a_delivery_can_be_given_up,
+);
+
+async fn a_stored_message_is_delivered(rig: &Rig) -> Result<()> {
+    for queue in Queue::ALL {
+        assert_eq!(publish(rig, queue, b"x").await?, Confirmed::Stored);
+        let mut consumer = rig.broker.consumer(queue, 1).await?;
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body, b"x");
+        assert!(!delivery.redelivered);
+        assert_eq!(delivery.death, None);
+        consumer.ack(delivery.tag, false).await?;
+        consumer.close().await;
+        assert_eq!(rig.broker.depth(queue).await?.ready, 0);
+    }
+    Ok(())
+}
+
+async fn unsettled_deliveries_come_back_in_order_when_the_consumer_is_dropped(
+    rig: &Rig,
+) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
+    let mut first = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut first, 3).await?, ["1", "2", "3"]);
+    drop(first);
+    let mut second = rig.broker.consumer(Queue::Work, 10).await?;
+    for body in ["1", "2", "3"] {
+        let delivery = next(&mut second).await?;
+        assert_eq!(delivery.body, body.as_bytes());
+        assert!(delivery.redelivered);
+    }
+    Ok(())
+}
+
+async fn an_ack_settles_that_delivery_alone(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
+    let mut first = rig.broker.consumer(Queue::Work, 10).await?;
+    next(&mut first).await?;
+    let second = next(&mut first).await?;
+    next(&mut first).await?;
+    first.ack(second.tag, false).await?;
+    first.close().await;
+    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut other, 2).await?, ["1", "3"]);
+    Ok(())
+}
+
+async fn a_multiple_ack_settles_everything_up_to_it(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Results, &["1", "2", "3", "4"]).await?;
+    let mut first = rig.broker.consumer(Queue::Results, 10).await?;
+    let mut tags = Vec::new();
+    for _ in 0..4 {
+        tags.push(next(&mut first).await?.tag);
+    }
+    first.ack(tags[0], false).await?;
+    first.ack(tags[2], true).await?;
+    first.close().await;
+    let mut second = rig.broker.consumer(Queue::Results, 10).await?;
+    assert_eq!(bodies(&mut second, 1).await?, ["4"]);
+    Ok(())
+}
+
+async fn a_second_ack_is_refused_and_harms_no_other_delivery(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2"]).await?;
+    let mut consumer = rig.broker.consumer(Queue::Work, 10).await?;
+    let (one, two) = (next(&mut consumer).await?, next(&mut consumer).await?);
+    consumer.ack(one.tag, false).await?;
+    for multiple in [false, true] {
+        let again = consumer.ack(one.tag, multiple).await;
+        assert!(matches!(again, Err(BrokerError::Lost(_))), "{again:?}");
+    }
+    consumer.ack(two.tag, true).await?;
+    consumer.close().await;
+    stored(rig, Queue::Work, &["end"]).await?;
+    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut other, 1).await?, ["end"]);
+    Ok(())
+}
+
+async fn no_consumer_holds_more_than_its_prefetch(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2", "3", "4", "5"]).await?;
+    let mut narrow = rig.broker.consumer(Queue::Work, 2).await?;
+    let one = next(&mut narrow).await?;
+    assert_eq!(bodies(&mut narrow, 1).await?, ["2"]);
+    // All the others are free for another consumer, and stay so until the first one settles.
+    let mut wide = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut wide, 3).await?, ["3", "4", "5"]);
+    wide.stop().await?;
+    narrow.ack(one.tag, false).await?;
+    stored(rig, Queue::Work, &["6"]).await?;
+    assert_eq!(bodies(&mut narrow, 1).await?, ["6"]);
+    Ok(())
+}
+
+async fn deliveries_from_before_a_new_prefetch_are_handed_out_and_settled(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
+    let mut consumer = rig.broker.consumer(Queue::Work, 2).await?;
+    let one = next(&mut consumer).await?;
+    consumer.set_prefetch(10).await?;
+    // "2" may have been under way on the old channel.
+    let two = next(&mut consumer).await?;
+    let three = next(&mut consumer).await?;
+    assert_eq!(
+        (two.body.as_slice(), three.body.as_slice()),
+        (&b"2"[..], &b"3"[..])
+    );
+    assert!(three.tag.channel > one.tag.channel);
+    assert!(three.tag > two.tag && two.tag > one.tag);
+    consumer.ack(three.tag, true).await?;
+    consumer.ack(one.tag, false).await?;
+    if two.tag.channel != three.tag.channel {
+        consumer.ack(two.tag, true).await?;
+    }
+    // The session goes on after its old channel is done.
+    stored(rig, Queue::Work, &["4"]).await?;
+    let four = next(&mut consumer).await?;
+    assert_eq!(four.body, b"4");
+    consumer.ack(four.tag, true).await?;
+    consumer.close().await;
+    stored(rig, Queue::Work, &["end"]).await?;
+    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut other, 1).await?, ["end"]);
+    Ok(())
+}
+
+async fn stop_returns_what_was_not_handed_out_and_keeps_the_rest(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2", "3", "4"]).await?;
+    let mut stopped = rig.broker.consumer(Queue::Work, 10).await?;
+    let one = next(&mut stopped).await?;
+    stopped.stop().await?;
+    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut other, 3).await?, ["2", "3", "4"]);
+    stopped.ack(one.tag, false).await?;
+    stopped.close().await;
+    stored(rig, Queue::Work, &["end"]).await?;
+    assert_eq!(bodies(&mut other, 1).await?, ["end"]);
+    Ok(())
+}
+
+async fn a_requeued_delivery_comes_back(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1"]).await?;
+    let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+    let once = next(&mut consumer).await?;
+    consumer.requeue(once.tag).await?;
+    let twice = next(&mut consumer).await?;
+    assert_eq!(twice.body, b"1");
+    assert!(twice.redelivered);
+    assert!(twice.tag > once.tag);
+    Ok(())
+}
+
+async fn a_chunk_that_always_comes_back_ends_as_a_dead_letter(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["killer"]).await?;
+    let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+    // Delivered once, and once more for each of the 20 returns that the limit allows.
+    for _ in 0..21 {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body, b"killer");
+        consumer.requeue(delivery.tag).await?;
+    }
+    let mut dead = rig.broker.consumer(Queue::Dead, 1).await?;
+    let delivery = next(&mut dead).await?;
+    assert_eq!(delivery.body, b"killer");
+    let death = delivery.death.unwrap_or_default();
+    assert!(death.starts_with("delivery_limit"), "{death}");
+    stored(rig, Queue::Work, &["next"]).await?;
+    assert_eq!(bodies(&mut consumer, 1).await?, ["next"]);
+    Ok(())
+}
+
+async fn results_come_back_more_often_than_any_limit(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Results, &["result"]).await?;
+    let mut consumer = rig.broker.consumer(Queue::Results, 1).await?;
+    for _ in 0..50 {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body, b"result");
+        consumer.requeue(delivery.tag).await?;
+    }
+    Ok(())
+}
+
+async fn results_have_one_active_consumer(rig: &Rig) -> Result<()> {
+    let mut active = rig.broker.consumer(Queue::Results, 10).await?;
+    let mut waiting = rig.broker.consumer(Queue::Results, 10).await?;
+    stored(rig, Queue::Results, &["1", "2", "3"]).await?;
+    assert_eq!(bodies(&mut active, 3).await?, ["1", "2", "3"]);
+    active.close().await;
+    assert_eq!(bodies(&mut waiting, 3).await?, ["1", "2", "3"]);
+    Ok(())
+}
+
+async fn a_purged_queue_delivers_what_comes_afterwards(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2"]).await?;
+    rig.purge(Queue::Work)?;
+    stored(rig, Queue::Work, &["3"]).await?;
+    let mut consumer = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut consumer, 1).await?, ["3"]);
+    Ok(())
+}
+
+async fn depth_counts_ready_messages_and_consumers(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
+    let depth = rig.broker.depth(Queue::Work).await?;
+    assert_eq!((depth.ready, depth.consumers), (3, 0));
+    let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+    next(&mut consumer).await?;
+    let depth = rig.broker.depth(Queue::Work).await?;
+    assert_eq!((depth.ready, depth.consumers), (2, 1));
+    Ok(())
+}
+
+async fn a_message_of_the_largest_size_arrives_whole(rig: &Rig) -> Result<()> {
+    let body: Vec<u8> = (0..1 << 20).map(|byte: u32| byte as u8).collect();
+    assert_eq!(
+        publish(rig, Queue::Results, &body).await?,
+        Confirmed::Stored
+    );
+    let mut consumer = rig.broker.consumer(Queue::Results, 1).await?;
+    assert!(next(&mut consumer).await?.body == body);
+    Ok(())
+}
+
+async fn waiting_for_a_delivery_can_be_given_up(rig: &Rig) -> Result<()> {
+    let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+    for body in ["1", "2", "3"] {
+        // The wait is given up while the message is on its way, or before: it must not go with it.
+        tokio::select! {
+            biased;
+            _ = consumer.next() => anyhow::bail!("a message before any was published"),
+            published = stored(rig, Queue::Work, &[body]) => published?,
+        }
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body, body.as_bytes());
+        consumer.ack(delivery.tag, false).await?;
+    }
+    Ok(())
+}

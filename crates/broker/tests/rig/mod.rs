@@ -1,0 +1,117 @@
+//! Brokers for tests: a private RabbitMQ node that all tests of a binary share, each with queues of its own, and the
+//! in-process one.
+
+use std::{
+    sync::{LazyLock, PoisonError, RwLock},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use pingfleet_broker::{
+    Broker, Confirmed, Consumer, Delivery, MemoryBroker, Queue, RabbitBroker, RabbitConfig,
+};
+use pingfleet_testbed::Rabbit;
+
+/// Longer than anything takes that works; only a broken promise waits for it.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// A broker and what a test may do to it from outside.
+pub(crate) struct Rig {
+    pub(crate) broker: Box<dyn Broker>,
+    outside: Outside,
+}
+
+enum Outside {
+    Memory(MemoryBroker),
+    Rabbit { prefix: String },
+}
+
+impl Rig {
+    pub(crate) fn purge(&self, queue: Queue) -> Result<()> {
+        match &self.outside {
+            Outside::Memory(broker) => {
+                let _purged = broker.purge(queue);
+                Ok(())
+            }
+            Outside::Rabbit { prefix } => {
+                node(|node| node.purge(&format!("{prefix}.{}", queue.suffix())))
+            }
+        }
+    }
+}
+
+/// Does something with the node of this test binary, which the first test starts.
+pub(crate) fn node<T>(act: impl FnOnce(&Rabbit) -> Result<T>) -> Result<T> {
+    static NODE: LazyLock<Result<RwLock<Rabbit>>> =
+        LazyLock::new(|| Rabbit::start().map(RwLock::new));
+    let node = NODE.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+    act(&node.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// RabbitMQ with fresh queues whose names begin with `prefix`.
+pub(crate) async fn rabbit(prefix: &str) -> Result<Rig> {
+    let broker = RabbitBroker::new(&config(prefix)?)?;
+    broker.check().await?;
+    Ok(Rig {
+        broker: Box::new(broker),
+        outside: Outside::Rabbit {
+            prefix: prefix.to_owned(),
+        },
+    })
+}
+
+/// How to reach the node of this test binary.
+pub(crate) fn config(prefix: &str) -> Result<RabbitConfig> {
+    let mut config = RabbitConfig::new(node(|node| Ok(node.url()))?);
+    prefix.clone_into(&mut config.prefix);
+    Ok(config)
+}
+
+/// The in-process broker.
+pub(crate) fn memory() -> Rig {
+    let broker = MemoryBroker::new(100);
+    Rig {
+        broker: Box::new(broker.clone()),
+        outside: Outside::Memory(broker),
+    }
+}
+
+/// The next delivery.
+pub(crate) async fn next(consumer: &mut Box<dyn Consumer>) -> Result<Delivery> {
+    let delivery = tokio::time::timeout(STUCK, consumer.next());
+    Ok(delivery.await.context("no delivery")??)
+}
+
+/// The bodies of the next deliveries, which stay unsettled.
+pub(crate) async fn bodies(consumer: &mut Box<dyn Consumer>, count: usize) -> Result<Vec<String>> {
+    let mut bodies = Vec::new();
+    for _ in 0..count {
+        bodies.push(String::from_utf8(next(consumer).await?.body)?);
+    }
+    Ok(bodies)
+}
+
+/// Publishes one message in a session of its own, and waits for the confirm.
+pub(crate) async fn publish(rig: &Rig, queue: Queue, body: &[u8]) -> Result<Confirmed> {
+    let mut publisher = rig.broker.publisher().await?;
+    let confirm = publisher.publish(queue, body).await?;
+    let confirmed = tokio::time::timeout(STUCK, confirm);
+    let confirmed = confirmed.await.context("no confirm")??;
+    publisher.close().await;
+    Ok(confirmed)
+}
+
+/// Publishes messages in one session, all in flight together, and makes sure that they are stored.
+pub(crate) async fn stored(rig: &Rig, queue: Queue, bodies: &[&str]) -> Result<()> {
+    let mut publisher = rig.broker.publisher().await?;
+    let mut confirms = Vec::new();
+    for body in bodies {
+        confirms.push(publisher.publish(queue, body.as_bytes()).await?);
+    }
+    for confirm in confirms {
+        let confirmed = tokio::time::timeout(STUCK, confirm);
+        anyhow::ensure!(confirmed.await.context("no confirm")?? == Confirmed::Stored);
+    }
+    publisher.close().await;
+    Ok(())
+}

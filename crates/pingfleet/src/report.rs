@@ -1,0 +1,216 @@
+//! `report`: the outcome of every target of a run, as a table, JSON Lines or CSV.
+
+use std::io::{self, BufWriter, Write};
+
+use clap::Args;
+use comfy_table::{ContentArrangement, Table, presets};
+use pingfleet_settings::{Exit, Failure, printed};
+use pingfleet_store::{ReportFilter, ReportRow, Store};
+use pingfleet_wire::Status;
+use serde_json::{Map, Value, json};
+
+/// Rows of one table; a longer report is several tables, so that its memory has a bound.
+const TABLE_ROWS: usize = 5000;
+
+/// The columns of the view `report`.
+const COLUMNS: [&str; 17] = [
+    "run",
+    "run_id",
+    "target",
+    "address",
+    "status",
+    "reason",
+    "sent",
+    "received",
+    "loss_pct",
+    "rtt_min_ms",
+    "rtt_avg_ms",
+    "rtt_max_ms",
+    "rtt_stddev_ms",
+    "attempts",
+    "worker",
+    "probed_at",
+    "labels",
+];
+
+/// Arguments of `pingfleet report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// A number, the beginning of a UUID, or `latest`
+    #[arg(value_name = "RUN", default_value = "latest")]
+    run: String,
+    /// One JSON object a line; null for what was not measured
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// CSV with a header; empty for what was not measured
+    #[arg(long)]
+    csv: bool,
+    /// Only targets of this status. May be repeated
+    #[arg(long, value_name = "STATUS", value_parser = clap::builder::PossibleValuesParser::new(Status::NAMES))]
+    status: Vec<String>,
+}
+
+pub(crate) fn report(args: &ReportArgs, store: &Store) -> Result<Exit, Failure> {
+    let run = store.find_run(&args.run)?;
+    let filter = ReportFilter {
+        statuses: args.status.clone(),
+    };
+    let mut sink: Box<dyn Sink> = if args.json {
+        Box::new(JsonLines(BufWriter::new(io::stdout())))
+    } else if args.csv {
+        Box::new(Csv(csv::Writer::from_writer(io::stdout())))
+    } else {
+        Box::new(Tables::new())
+    };
+    let mut written = sink.begin();
+    store.report(run, &filter, |row| {
+        if written.is_ok() {
+            written = sink.row(&row);
+        }
+        written.is_ok()
+    })?;
+    printed(written.and_then(|()| sink.end()))?;
+    Ok(Exit::Complete)
+}
+
+/// A form of a report.
+trait Sink {
+    fn begin(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn row(&mut self, row: &ReportRow) -> io::Result<()>;
+    fn end(&mut self) -> io::Result<()>;
+}
+
+struct JsonLines(BufWriter<io::Stdout>);
+
+impl Sink for JsonLines {
+    fn row(&mut self, row: &ReportRow) -> io::Result<()> {
+        let mut record = Map::new();
+        for (column, value) in COLUMNS.iter().zip(values(row)) {
+            record.insert((*column).to_owned(), value);
+        }
+        serde_json::to_writer(&mut self.0, &record)?;
+        writeln!(self.0)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+struct Csv(csv::Writer<io::Stdout>);
+
+impl Sink for Csv {
+    fn begin(&mut self) -> io::Result<()> {
+        self.0.write_record(COLUMNS).map_err(io::Error::from)
+    }
+
+    fn row(&mut self, row: &ReportRow) -> io::Result<()> {
+        let fields = values(row).map(|value| match value {
+            Value::Null => String::new(),
+            Value::String(text) => text,
+            other => other.to_string(),
+        });
+        self.0.write_record(fields).map_err(io::Error::from)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// The values of a row in the order of the columns.
+fn values(row: &ReportRow) -> [Value; 17] {
+    let labels = row
+        .labels
+        .as_deref()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or(Value::Null);
+    let [min, avg, max, stddev] = row.rtt_ms;
+    [
+        json!(row.run),
+        json!(row.run_id),
+        json!(row.target),
+        json!(row.address),
+        json!(row.status),
+        json!(row.reason),
+        json!(row.sent),
+        json!(row.received),
+        json!(row.loss_pct),
+        json!(min),
+        json!(avg),
+        json!(max),
+        json!(stddev),
+        json!(row.attempts),
+        json!(row.worker),
+        json!(row.probed_at),
+        labels,
+    ]
+}
+
+struct Tables {
+    table: Table,
+    rows: usize,
+}
+
+const HEADER: [&str; 8] = [
+    "TARGET", "STATUS", "REASON", "RECEIVED", "MIN", "AVG", "MAX", "WORKER",
+];
+
+impl Tables {
+    fn new() -> Self {
+        Self {
+            table: table(&HEADER),
+            rows: 0,
+        }
+    }
+
+    fn print(&mut self) -> io::Result<()> {
+        let full = std::mem::replace(&mut self.table, table(&HEADER));
+        self.rows = 0;
+        writeln!(io::stdout(), "{}", full.trim_fmt())
+    }
+}
+
+impl Sink for Tables {
+    fn row(&mut self, row: &ReportRow) -> io::Result<()> {
+        let millis = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.3} ms"));
+        let target = match &row.address {
+            Some(address) if *address != row.target => format!("{} ({address})", row.target),
+            _ => row.target.clone(),
+        };
+        self.table.add_row([
+            target,
+            row.status.clone(),
+            row.reason.clone().unwrap_or_default(),
+            format!("{}/{}", row.received, row.sent),
+            millis(row.rtt_ms[0]),
+            millis(row.rtt_ms[1]),
+            millis(row.rtt_ms[2]),
+            row.worker.clone().unwrap_or_default(),
+        ]);
+        self.rows += 1;
+        if self.rows == TABLE_ROWS {
+            self.print()?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.print()
+    }
+}
+
+/// A table without lines. A terminal's width is not forced on it: rows can be cut and sorted by other programs.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.to_vec());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}

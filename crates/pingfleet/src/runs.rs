@@ -1,0 +1,100 @@
+//! `runs` and `cancel`.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use pingfleet_settings::{Exit, Failure, printed};
+use pingfleet_store::{RunSummary, Store};
+use pingfleet_wire::Status;
+use serde_json::{Map, Value, json};
+
+use crate::report::table;
+
+/// Arguments of `pingfleet runs`.
+#[derive(Debug, Args)]
+pub(crate) struct RunsArgs {
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn runs(args: &RunsArgs, store: &Store) -> Result<Exit, Failure> {
+    let summaries = store.summaries()?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        for summary in &summaries {
+            printed(writeln!(out, "{}", as_json(summary)))?;
+        }
+        return Ok(Exit::Complete);
+    }
+    let mut table = table(&[
+        "RUN", "STATE", "STARTED", "TIME", "TARGETS", "UP", "DOWN", "OTHER", "CHUNKS", "VIA",
+        "SOURCE",
+    ]);
+    for summary in &summaries {
+        let answered = summary.counts[0] + summary.counts[1];
+        let down = summary.counts[6];
+        table.add_row([
+            summary.run.to_string(),
+            summary.state.name().to_owned(),
+            summary.started_at.clone(),
+            format!("{:.1}s", summary.elapsed_s),
+            summary.targets.to_string(),
+            answered.to_string(),
+            down.to_string(),
+            (summary.settled() - answered - down).to_string(),
+            format!("{}/{}", summary.chunks_done, summary.chunks),
+            summary.via.name().to_owned(),
+            summary.source.clone(),
+        ]);
+    }
+    printed(writeln!(out, "{}", table.trim_fmt()))?;
+    Ok(Exit::Complete)
+}
+
+fn as_json(summary: &RunSummary) -> Value {
+    let mut record = Map::new();
+    for (key, value) in [
+        ("run", json!(summary.run)),
+        ("run_id", json!(summary.run_id.to_string())),
+        ("state", json!(summary.state.name())),
+        ("started_at", json!(summary.started_at)),
+        ("finished_at", json!(summary.finished_at)),
+        ("targets", json!(summary.targets)),
+        ("chunks", json!(summary.chunks)),
+        ("chunks_done", json!(summary.chunks_done)),
+        ("chunks_dead", json!(summary.chunks_dead)),
+        ("duplicates", json!(summary.duplicates)),
+        ("redelivered", json!(summary.redelivered)),
+        ("via", json!(summary.via.name())),
+        ("source", json!(summary.source)),
+    ] {
+        record.insert(key.to_owned(), value);
+    }
+    for (name, count) in Status::NAMES.iter().zip(summary.counts) {
+        record.insert((*name).to_owned(), json!(count));
+    }
+    Value::Object(record)
+}
+
+pub(crate) fn cancel(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
+    let run = store.find_run(wanted)?;
+    let open = store.cancel_run(run)?;
+    let summary = store.summary(run)?;
+    let mut out = io::stdout().lock();
+    printed(if open {
+        writeln!(
+            out,
+            "run {run} is cancelled: {} of {} targets are stored; results on their way are still applied",
+            summary.settled(),
+            summary.targets
+        )
+    } else {
+        writeln!(
+            out,
+            "run {run} is {}: nothing to cancel",
+            summary.state.name()
+        )
+    })?;
+    Ok(Exit::Complete)
+}

@@ -1,0 +1,210 @@
+//! `sweep`, `resume` and `retry`: the three roles in one process over in-process queues, and nothing of its own.
+//! A run that was made for a broker goes on over the broker, with the producer alone.
+
+use std::{io, sync::Arc};
+
+use clap::Args;
+use consumer_writer::{WriterArgs, WriterError};
+use ping_worker::{
+    WorkerArgs, WorkerError, prober::OpenProber, resolve::Resolver, surge::SurgePing,
+};
+use pingfleet_broker::{Broker, MemoryBroker, RabbitBroker};
+use pingfleet_settings::{Common, Exit, Failure, Layers, Stop};
+use pingfleet_store::{Db, Via};
+use producer::{OutputArgs, PlanArgs, Produced, ProducerError, Settings, Task};
+use tokio_util::sync::CancellationToken;
+
+/// Messages in each in-process queue, at most: chunks wait in the database, not in memory.
+const QUEUED: usize = 64;
+
+/// Arguments of `pingfleet sweep`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pingfleet sweep 10.0.0.0/24
+  pingfleet sweep hosts.txt -c 3 --rate unlimited
+  pingfleet sweep 10.0.0.0/16 --exclude 10.0.7.0/24 -u")]
+pub(crate) struct SweepArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What of an earlier run to do again.
+pub(crate) enum Again {
+    /// Whatever is outstanding.
+    Resume(String),
+    /// Its dead chunks.
+    Retry(String),
+}
+
+/// The settings of the roles beside the producer.
+struct Roles {
+    worker: ping_worker::Settings,
+    writer: consumer_writer::Settings,
+}
+
+pub(crate) fn sweep(
+    args: &SweepArgs,
+    mut layers: Layers,
+    common: &Common,
+    quiet: bool,
+) -> Result<Exit, Failure> {
+    let settings = Settings::resolve(
+        &args.plan,
+        &args.output,
+        &mut layers,
+        Via::Sweep,
+        false,
+        quiet,
+    );
+    let roles = Roles::resolve(&mut layers);
+    layers.finish()?;
+    let Some(targets) = producer::read_targets(&args.plan, &settings)? else {
+        return Ok(Exit::Complete);
+    };
+    let task = Task::Plan(Box::new(targets));
+    in_one_process(task, &settings, &roles, &args.output, common)
+}
+
+pub(crate) fn again(
+    wanted: &Again,
+    output: &OutputArgs,
+    mut layers: Layers,
+    common: &Common,
+    quiet: bool,
+) -> Result<Exit, Failure> {
+    let roles = Roles::resolve(&mut layers);
+    let mut settings = Settings::resolve(
+        &PlanArgs::default(),
+        output,
+        &mut layers,
+        Via::Sweep,
+        false,
+        quiet,
+    );
+    layers.finish()?;
+    let store = common.database(false, false).open()?;
+    let (run, retry) = match wanted {
+        Again::Resume(run) => (store.find_run(run)?, false),
+        Again::Retry(run) => (store.find_run(run)?, true),
+    };
+    settings.via = store.via(run)?;
+    let task = if retry {
+        Task::Retry(run)
+    } else {
+        Task::Resume(run)
+    };
+    store.close()?;
+    match settings.via {
+        Via::Sweep => in_one_process(task, &settings, &roles, output, common),
+        Via::Broker => over_the_broker(task, &settings, output, common),
+    }
+}
+
+impl Roles {
+    fn resolve(layers: &mut Layers) -> Self {
+        Self {
+            worker: WorkerArgs::default().resolve(layers),
+            writer: WriterArgs::default().resolve(layers, Via::Sweep),
+        }
+    }
+}
+
+#[tokio::main]
+async fn over_the_broker(
+    task: Task,
+    settings: &Settings,
+    output: &OutputArgs,
+    common: &Common,
+) -> Result<Exit, Failure> {
+    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let broker = Arc::new(RabbitBroker::new(&common.broker)?);
+    let db = Db::open(common.database(false, false)).await?;
+    let produced = producer::run(broker, &db, task, settings, &mut io::stdout(), stop.token).await;
+    let closed = db.close().await;
+    let produced = produced?;
+    closed?;
+    producer::conclude(&produced, output, "pingfleet resume")
+}
+
+#[tokio::main]
+async fn in_one_process(
+    task: Task,
+    settings: &Settings,
+    roles: &Roles,
+    output: &OutputArgs,
+    common: &Common,
+) -> Result<Exit, Failure> {
+    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let opener: Arc<dyn OpenProber> = Arc::new(SurgePing::new());
+    // Before anything is written: without permission there is nothing to plan.
+    ping_worker::check(&opener).map_err(|error| Failure::system(&error))?;
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(QUEUED));
+    // A connection each, as in three processes: the writer's commits and the producer's reads do not wait for another.
+    let plan_db = Db::open(common.database(true, true)).await?;
+    let rows_db = Db::open(common.database(true, false)).await?;
+
+    let worker_stop = stop.token.child_token();
+    let writer_stop = CancellationToken::new();
+    // When a role ends early, the producer has nobody to wait for.
+    let producer_stop = stop.token.child_token();
+    let producing = async {
+        let produced = producer::run(
+            Arc::clone(&broker),
+            &plan_db,
+            task,
+            settings,
+            &mut io::stdout(),
+            producer_stop.clone(),
+        )
+        .await;
+        worker_stop.cancel();
+        produced
+    };
+    let probing = async {
+        let ended = ping_worker::run(
+            Arc::clone(&broker),
+            Arc::clone(&opener),
+            Resolver::from_system(),
+            &roles.worker,
+            worker_stop.clone(),
+        )
+        .await;
+        producer_stop.cancel();
+        // Its last results are on their queue now; the writer takes them before it stops.
+        writer_stop.cancel();
+        ended
+    };
+    let writing = async {
+        let ended = consumer_writer::run(
+            Arc::clone(&broker),
+            &rows_db,
+            &roles.writer,
+            writer_stop.clone(),
+        )
+        .await;
+        producer_stop.cancel();
+        worker_stop.cancel();
+        ended
+    };
+    let (produced, probed, written) = tokio::join!(producing, probing, writing);
+    let closed = rows_db.close().await.and(plan_db.close().await);
+    conclude(produced, probed, written, output).and_then(|exit| {
+        closed?;
+        Ok(exit)
+    })
+}
+
+/// The first cause of a failure is what the user needs: the writer's, the worker's, then the producer's.
+fn conclude(
+    produced: Result<Produced, ProducerError>,
+    probed: Result<ping_worker::Summary, WorkerError>,
+    written: Result<consumer_writer::Summary, WriterError>,
+    output: &OutputArgs,
+) -> Result<Exit, Failure> {
+    written.map_err(|error| Failure::system(&error))?;
+    probed.map_err(|error| Failure::system(&error))?;
+    producer::conclude(&produced?, output, "pingfleet resume")
+}

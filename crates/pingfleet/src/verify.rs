@@ -1,0 +1,68 @@
+//! `verify`: the proof of a run, told.
+
+use std::io::{self, Write};
+
+use pingfleet_settings::{Exit, Failure, printed};
+use pingfleet_store::{RunState, Store, Verification};
+
+pub(crate) fn verify(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
+    let run = store.find_run(wanted)?;
+    let proof = store.verify(run)?;
+    let mut text = Vec::new();
+    printed(tell(&mut text, &proof))?;
+    printed(io::stdout().lock().write_all(&text))?;
+    Ok(if !proof.is_consistent() {
+        Exit::System
+    } else if proof.is_complete() {
+        Exit::Complete
+    } else {
+        Exit::Incomplete
+    })
+}
+
+fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
+    let summary = &proof.summary;
+    let verdict = if !proof.is_consistent() {
+        "contradicts its plan"
+    } else if proof.is_complete() {
+        "complete"
+    } else {
+        "incomplete"
+    };
+    writeln!(out, "run {} {verdict} ({})", summary.run, summary.run_id)?;
+    writeln!(
+        out,
+        "  {} of {} targets have exactly one row, at their place in the plan",
+        proof.proven_targets, proof.planned_targets
+    )?;
+    writeln!(
+        out,
+        "  {} chunks: {} done, {} outstanding, {} dead",
+        summary.chunks,
+        summary.chunks - proof.outstanding_chunks - proof.dead_count,
+        proof.outstanding_chunks,
+        proof.dead_count
+    )?;
+    for (chunk, reason) in &proof.dead_chunks {
+        writeln!(out, "  dead: chunk {chunk} ({reason})")?;
+    }
+    for finding in &proof.findings {
+        writeln!(out, "  contradiction: {}", finding.0)?;
+    }
+    let unlisted = proof.finding_count - proof.findings.len() as i64;
+    if unlisted > 0 {
+        writeln!(out, "  and {unlisted} contradictions more")?;
+    }
+    let run = summary.run;
+    if proof.is_consistent() && proof.dead_count > 0 {
+        writeln!(out, "  send the dead chunks again: pingfleet retry {run}")?;
+    }
+    if proof.is_consistent() && proof.outstanding_chunks > 0 {
+        match summary.state {
+            RunState::Running => writeln!(out, "  a producer is at work on it")?,
+            RunState::Cancelled => writeln!(out, "  the run was cancelled")?,
+            _ => writeln!(out, "  go on with it: pingfleet resume {run}")?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,456 @@
+//! Scenarios as data: what the network and the kernel do to each request, and what must come of it. All times are in
+//! milliseconds from the start.
+
+use super::*;
+
+/// What becomes of one request.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    /// Nothing comes back.
+    Silence,
+    /// Echo replies come back after these times.
+    Replies(&'static [u64]),
+    /// An ICMP error comes back after this time.
+    Error(u64),
+    /// The kernel refuses to send it.
+    Refused,
+    /// Our own box may have lost what came back.
+    Lost,
+}
+
+use Fate::{Error, Lost, Refused, Replies, Silence};
+
+#[derive(Debug)]
+struct Scenario {
+    name: &'static str,
+    count: u16,
+    retries: u16,
+    late_window: u64,
+    /// One for each request that is sent; the test fails when there are more or fewer requests.
+    fates: &'static [Fate],
+    /// When each request leaves.
+    leaves: &'static [u64],
+    settled: u64,
+    status: Status,
+    sent: u16,
+    received: u16,
+}
+
+const TIMEOUT: u64 = 1000;
+const INTERVAL: u64 = 400;
+
+const UNREACHABLE: Unreachable = Unreachable {
+    icmp_type: 3,
+    code: 13,
+    reporter: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+};
+
+const UNREACHABLE_STATUS: Status = Status::Unreachable {
+    icmp_type: UNREACHABLE.icmp_type,
+    code: UNREACHABLE.code,
+    reporter: UNREACHABLE.reporter,
+};
+
+const DOWN: Status = Status::Down { no_arp: false };
+
+/// One request, two retries, timeout 1,000 x 1.5^k: the defaults of the command line.
+const PLAIN: Scenario = Scenario {
+    name: "",
+    count: 1,
+    retries: 2,
+    late_window: 0,
+    fates: &[],
+    leaves: &[],
+    settled: 0,
+    status: DOWN,
+    sent: 0,
+    received: 0,
+};
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "an answer in time settles at once",
+        fates: &[Replies(&[30])],
+        leaves: &[0],
+        settled: 30,
+        status: Status::Up,
+        sent: 1,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "an answer at the very end of the timeout is in time",
+        fates: &[Replies(&[1000])],
+        leaves: &[0],
+        settled: 1000,
+        status: Status::Up,
+        sent: 1,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "silence: retries leave when the previous request timed out, with backoff",
+        fates: &[Silence, Silence, Silence],
+        leaves: &[0, 1000, 2500],
+        settled: 4750,
+        status: DOWN,
+        sent: 3,
+        received: 0,
+        ..PLAIN
+    },
+    Scenario {
+        name: "an answer to the first request while the retry is out is late",
+        fates: &[Replies(&[1200]), Silence],
+        leaves: &[0, 1000],
+        settled: 1200,
+        status: Status::Late,
+        sent: 2,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "a very late answer to the first request is heard until the end",
+        fates: &[Replies(&[4700]), Silence, Silence],
+        leaves: &[0, 1000, 2500],
+        settled: 4700,
+        status: Status::Late,
+        sent: 3,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "an answer to a retry within its longer timeout is up",
+        fates: &[Silence, Replies(&[1400])],
+        leaves: &[0, 1000],
+        settled: 2400,
+        status: Status::Up,
+        sent: 2,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "an answer after the end is no answer",
+        retries: 0,
+        fates: &[Replies(&[1500])],
+        leaves: &[0],
+        settled: 1000,
+        sent: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "the late window hears it",
+        retries: 0,
+        late_window: 2000,
+        fates: &[Replies(&[1500])],
+        leaves: &[0],
+        settled: 1500,
+        status: Status::Late,
+        sent: 1,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "the late window only adds waiting at the end",
+        late_window: 2000,
+        fates: &[Silence, Silence, Silence],
+        leaves: &[0, 1000, 2500],
+        settled: 6750,
+        sent: 3,
+        ..PLAIN
+    },
+    Scenario {
+        name: "duplicates count once",
+        count: 2,
+        fates: &[Replies(&[10, 20, 500]), Replies(&[30])],
+        leaves: &[0, 400],
+        settled: 430,
+        status: Status::Up,
+        sent: 2,
+        received: 2,
+        ..PLAIN
+    },
+    Scenario {
+        name: "three requests leave an interval apart whatever is outstanding; a lost one is waited for, not retried",
+        count: 3,
+        fates: &[Replies(&[10]), Silence, Replies(&[10])],
+        leaves: &[0, 400, 800],
+        settled: 1400,
+        status: Status::Up,
+        sent: 3,
+        received: 2,
+        ..PLAIN
+    },
+    Scenario {
+        name: "three answered requests settle with the last answer",
+        count: 3,
+        fates: &[Replies(&[900]), Replies(&[10]), Replies(&[10])],
+        leaves: &[0, 400, 800],
+        settled: 900,
+        status: Status::Up,
+        sent: 3,
+        received: 3,
+        ..PLAIN
+    },
+    Scenario {
+        name: "with several requests a retry leaves when none was answered in time",
+        count: 2,
+        retries: 1,
+        fates: &[Silence, Silence, Replies(&[10])],
+        leaves: &[0, 400, 1400],
+        settled: 1410,
+        status: Status::Up,
+        sent: 3,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "a late answer among several keeps no retry from leaving",
+        count: 2,
+        retries: 1,
+        fates: &[Replies(&[1100]), Silence, Silence],
+        leaves: &[0, 400, 1400],
+        settled: 2900,
+        status: Status::Late,
+        sent: 3,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "all first requests answered late settle it",
+        count: 2,
+        fates: &[Replies(&[1100]), Replies(&[1100]), Silence],
+        leaves: &[0, 400, 1400],
+        settled: 1500,
+        status: Status::Late,
+        sent: 3,
+        received: 2,
+        ..PLAIN
+    },
+    Scenario {
+        name: "every request refused: the repeats come no sooner, and the last refusal settles",
+        fates: &[Refused, Refused, Refused],
+        leaves: &[0, 1000, 2500],
+        settled: 2500,
+        status: Status::SendFailed { errno: 101 },
+        sent: 0,
+        ..PLAIN
+    },
+    Scenario {
+        name: "a refused request is no lost one",
+        fates: &[Refused, Replies(&[20])],
+        leaves: &[0, 1000],
+        settled: 1020,
+        status: Status::Up,
+        sent: 1,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "one request that left makes it down, not send_failed",
+        fates: &[Refused, Silence, Refused],
+        leaves: &[0, 1000, 2500],
+        settled: 2500,
+        sent: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "an ICMP error stops no retry",
+        fates: &[Error(5), Error(5), Error(5)],
+        leaves: &[0, 1000, 2500],
+        settled: 4750,
+        status: UNREACHABLE_STATUS,
+        sent: 3,
+        ..PLAIN
+    },
+    Scenario {
+        name: "an answer after an ICMP error wins",
+        fates: &[Error(5), Replies(&[10])],
+        leaves: &[0, 1000],
+        settled: 1010,
+        status: Status::Up,
+        sent: 2,
+        received: 1,
+        ..PLAIN
+    },
+    Scenario {
+        name: "what our own box may have lost is not down",
+        fates: &[Lost, Silence, Silence],
+        leaves: &[0, 1000, 2500],
+        settled: 4750,
+        status: Status::Unknown(OwnLoss::INTERRUPTED),
+        sent: 3,
+        ..PLAIN
+    },
+    Scenario {
+        name: "an ICMP error is an answer of the network even if our box lost something",
+        fates: &[Lost, Error(5), Silence],
+        leaves: &[0, 1000, 2500],
+        settled: 4750,
+        status: UNREACHABLE_STATUS,
+        sent: 3,
+        ..PLAIN
+    },
+];
+
+struct Run {
+    leaves: Vec<u64>,
+    settled: u64,
+    finding: Finding,
+}
+
+/// Plays a scenario, at the moments at which the course says that something changes and at those at which something
+/// arrives, and at no others.
+fn play(scenario: &Scenario) -> Run {
+    let start = Instant::now();
+    let at = |ms: u64| start + Duration::from_millis(ms);
+    let probing = Probing {
+        count: scenario.count,
+        retries: scenario.retries,
+        interval: Duration::from_millis(INTERVAL),
+        timeout: Duration::from_millis(TIMEOUT),
+        late_window: Duration::from_millis(scenario.late_window),
+        ..Probing::default()
+    };
+    let mut course = Course::new(Schedule::of(&probing));
+    let mut arrivals: Vec<(u64, usize, Fate)> = Vec::new();
+    let mut leaves = Vec::new();
+    let mut now = 0;
+    loop {
+        arrivals.sort_by_key(|(arrival, ..)| *arrival);
+        while let Some((arrival, request, fate)) = arrivals.first().copied()
+            && arrival <= now
+        {
+            arrivals.remove(0);
+            match fate {
+                Error(_) => course.unreachable(UNREACHABLE),
+                Lost => course.lost(OwnLoss::INTERRUPTED),
+                _ => {
+                    let rtt = Duration::from_millis(now - leaves[request]);
+                    course.answered(request, rtt);
+                }
+            }
+        }
+        course.expire(at(now));
+        match course.step(at(now)) {
+            Step::Settled => {
+                let finding = course.finding(1, at(now));
+                return Run {
+                    leaves,
+                    settled: now,
+                    finding,
+                };
+            }
+            Step::Send(request) => {
+                assert_eq!(request, leaves.len());
+                leaves.push(now);
+                let fate = scenario.fates[request];
+                match fate {
+                    Refused => course.refused(request, at(now), 101),
+                    _ => course.sent(request, at(now)),
+                }
+                match fate {
+                    Replies(after) => {
+                        arrivals.extend(after.iter().map(|ms| (now + ms, request, fate)));
+                    }
+                    Error(after) => arrivals.push((now + after, request, fate)),
+                    Lost => arrivals.push((now, request, fate)),
+                    Silence | Refused => {}
+                }
+            }
+            Step::Wait => {
+                let by_time = course
+                    .wake_at(at(now))
+                    .map(|wake| (wake - start).as_millis() as u64);
+                let by_arrival = arrivals.first().map(|(arrival, ..)| *arrival);
+                now = by_time
+                    .into_iter()
+                    .chain(by_arrival)
+                    .min()
+                    .expect("a course that waits has something to wait for");
+            }
+        }
+    }
+}
+
+#[test]
+fn scenarios() {
+    for scenario in SCENARIOS {
+        let run = play(scenario);
+        let name = scenario.name;
+        assert_eq!(run.leaves, scenario.leaves, "requests of: {name}");
+        assert_eq!(run.settled, scenario.settled, "settling of: {name}");
+        assert_eq!(run.finding.status, scenario.status, "status of: {name}");
+        let counted = (run.finding.sent, run.finding.received);
+        assert_eq!(
+            counted,
+            (scenario.sent, scenario.received),
+            "sent and received of: {name}"
+        );
+        assert_eq!(
+            run.finding.rtt.is_some(),
+            scenario.received > 0,
+            "RTT of: {name}"
+        );
+    }
+}
+
+#[test]
+fn no_course_takes_longer_than_its_plan_says() {
+    let probing = Probing {
+        count: 4,
+        retries: 3,
+        late_window: Duration::from_millis(700),
+        interval: Duration::from_millis(INTERVAL),
+        timeout: Duration::from_millis(TIMEOUT),
+        ..Probing::default()
+    };
+    let silent = Scenario {
+        count: probing.count,
+        retries: probing.retries,
+        late_window: 700,
+        fates: &[Silence; 7],
+        ..PLAIN
+    };
+    let settled = Duration::from_millis(play(&silent).settled);
+    assert_eq!(settled, probing.worst_target());
+    assert_eq!(Schedule::of(&probing).longest_after(0), settled);
+}
+
+#[test]
+fn a_reply_that_is_read_late_counts_by_its_round_trip_time() {
+    let start = Instant::now();
+    let mut course = Course::new(Schedule::of(&Probing::default()));
+    course.sent(0, start);
+    assert_eq!(course.expire(start + Duration::from_secs(3)), 1);
+    let credit = course.answered(0, Duration::from_millis(10));
+    assert_eq!(credit, Credit::Expired);
+    assert_eq!(course.finding(1, start).status, Status::Up);
+}
+
+#[test]
+fn a_request_that_left_late_has_its_whole_timeout() {
+    let start = Instant::now();
+    let held_up = start + Duration::from_secs(30);
+    let mut course = Course::new(Schedule::of(&Probing::default()));
+    assert_eq!(course.step(held_up), Step::Send(0));
+    course.sent(0, held_up);
+    assert_eq!(
+        course.wake_at(held_up),
+        Some(held_up + Duration::from_secs(1))
+    );
+}
+
+#[test]
+fn own_arp_failure_is_down_with_its_reason() {
+    let start = Instant::now();
+    let mut course = Course::new(Schedule::of(&Probing {
+        retries: 0,
+        ..Probing::default()
+    }));
+    course.sent(0, start);
+    course.no_arp();
+    let end = start + Duration::from_secs(1);
+    course.expire(end);
+    assert_eq!(course.step(end), Step::Settled);
+    assert_eq!(course.finding(1, end).status, Status::Down { no_arp: true });
+}

@@ -1,0 +1,49 @@
+//! The `ping-worker` program: arguments, settings, broker, [`ping_worker::run`].
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use ping_worker::{WorkerArgs, WorkerError, resolve::Resolver, surge::SurgePing};
+use pingfleet_broker::RabbitBroker;
+use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
+
+/// Probes chunks of targets for the master, until SIGTERM
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  PINGFLEET_BROKER__URL=amqp://worker@10.0.0.5:5672/%2f ping-worker
+  ping-worker --config /etc/pingfleet.toml --name box7 --rate 5000"
+)]
+struct Arguments {
+    #[command(flatten)]
+    worker: WorkerArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+fn main() -> ExitCode {
+    main_with(program)
+}
+
+#[tokio::main]
+async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
+    let mut layers = arguments.common.layers();
+    let common = arguments
+        .common
+        .resolve(&mut layers, Verbosity::Normal, "ping-worker");
+    let settings = arguments.worker.resolve(&mut layers);
+    layers.finish()?;
+    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let broker = Arc::new(RabbitBroker::new(&common.broker)?);
+    let opener = Arc::new(SurgePing::new());
+    let resolver = Resolver::from_system();
+    ping_worker::run(broker, opener, resolver, &settings, stop.token)
+        .await
+        .map_err(|error| match error {
+            WorkerError::Broker(error) => Failure::from(error),
+            other => Failure::system(&other),
+        })?;
+    Ok(Exit::Complete)
+}

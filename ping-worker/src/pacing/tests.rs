@@ -1,0 +1,145 @@
+//! Pacing under the runtime's paused clock.
+
+use std::cell::RefCell;
+
+use futures_util::future::join_all;
+
+use super::*;
+
+fn per_second(rate: u32) -> Option<NonZeroU32> {
+    NonZeroU32::new(rate)
+}
+
+/// What may leave together: two milliseconds' worth. Below 1,000 a second, one request, and the next one no more than
+/// two milliseconds before its time.
+fn bucket(rate: u32) -> f64 {
+    let two_milliseconds = f64::from(rate) * 0.002;
+    two_milliseconds.max(1.0 + two_milliseconds.min(1.0))
+}
+
+async fn departures(pace: &Pace, requests: usize) -> Vec<Instant> {
+    let mut departures = Vec::with_capacity(requests);
+    for _ in 0..requests {
+        pace.acquire().await;
+        departures.push(now());
+    }
+    departures
+}
+
+/// No window may hold more than the rate allows, plus one bucket.
+fn assert_within(departures: &[Instant], rate: u32) {
+    for (first, from) in departures.iter().enumerate() {
+        for (last, until) in departures.iter().enumerate().skip(first) {
+            let within = (last - first + 1) as f64;
+            let allowed = f64::from(rate) * (*until - *from).as_secs_f64() + bucket(rate);
+            assert!(
+                within <= allowed + 1e-6,
+                "{within} requests in {:?} at {rate}/s, {allowed} allowed",
+                *until - *from
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_window_passes_the_rate_by_more_than_one_bucket() {
+    for rate in [1, 7, 333, 500, 1000, 1500, 20_000, 100_000] {
+        let pace = Paces::new(1, None).pace(Uuid::from_u128(1), per_second(rate), 0);
+        let requests = (rate as usize).clamp(20, 2000);
+        let departures = departures(&pace, requests).await;
+        assert_within(&departures, rate);
+        // And it is a rate, not only a bound: whole seconds of it take whole seconds.
+        let took = *departures.last().unwrap() - departures[0];
+        let ideal = requests as f64 / f64::from(rate);
+        assert!(
+            took.as_secs_f64() <= ideal + 0.002,
+            "{requests} requests at {rate}/s took {took:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_is_not_caught_up() {
+    let pace = Paces::new(1, None).pace(Uuid::from_u128(1), per_second(10_000), 0);
+    let mut all = departures(&pace, 500).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    all.extend(departures(&pace, 500).await);
+    assert_within(&all, 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_on_all_lanes_share_the_rate_of_their_run() {
+    let paces = Paces::new(2, None);
+    let run = Uuid::from_u128(1);
+    let all = RefCell::new(Vec::new());
+    let chunk = async |lane| {
+        let pace = paces.pace(run, per_second(2000), lane);
+        for _ in 0..200 {
+            pace.acquire().await;
+            all.borrow_mut().push(now());
+        }
+    };
+    join_all([0, 1, 0, 1].map(chunk)).await;
+    let all = all.into_inner();
+    assert_eq!(all.len(), 800);
+    assert_within(&all, 2000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lower_of_the_rates_of_run_and_box_holds() {
+    for (run_rate, box_rate, expected) in [(5000, 1000, 1000), (1000, 5000, 1000)] {
+        let paces = Paces::new(1, per_second(box_rate));
+        let pace = paces.pace(Uuid::from_u128(1), per_second(run_rate), 0);
+        assert_within(&departures(&pace, 300).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_runs_together_stay_below_the_rate_of_the_box() {
+    let paces = Paces::new(1, per_second(1000));
+    let all = RefCell::new(Vec::new());
+    let run = async |id| {
+        let pace = paces.pace(Uuid::from_u128(id), None, 0);
+        for _ in 0..200 {
+            pace.acquire().await;
+            all.borrow_mut().push(now());
+        }
+    };
+    join_all([1, 2, 3].map(run)).await;
+    assert_within(&all.into_inner(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_of_one_chunk_after_another_keeps_its_rate() {
+    let paces = Paces::new(1, None);
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        let pace = paces.pace(Uuid::from_u128(1), per_second(2), 0);
+        all.extend(departures(&pace, 1).await);
+    }
+    assert_within(&all, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_without_chunks_is_forgotten() {
+    let paces = Paces::new(1, None);
+    for run in 0..100 {
+        let pace = paces.pace(Uuid::from_u128(run), per_second(1000), 0);
+        departures(&pace, 1).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(paces.runs.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_gives_up_takes_no_token() {
+    let pace = Paces::new(1, None).pace(Uuid::from_u128(1), per_second(1), 0);
+    pace.acquire().await;
+    for _ in 0..50 {
+        let given_up = tokio::time::timeout(Duration::from_millis(10), pace.acquire()).await;
+        assert!(given_up.is_err());
+    }
+    let started = now();
+    pace.acquire().await;
+    assert!(now() - started <= Duration::from_millis(501));
+}

@@ -1,0 +1,113 @@
+//! Arguments of a plan and of what is printed, and what they resolve to. `producer` and `pingfleet sweep` share them.
+
+use clap::Args;
+use pingfleet_settings::{Layers, ProbingArgs, ProbingSettings};
+use pingfleet_store::Via;
+
+use crate::targets::TargetArgs;
+
+/// What to probe, and how.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    /// What to probe.
+    pub targets: TargetArgs,
+    #[command(flatten)]
+    /// How to probe.
+    pub probing: ProbingArgs,
+    /// Tell counts, order and time, and probe nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What is printed.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Output")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line that stands alone"
+)]
+pub struct OutputArgs {
+    /// Print the targets that answered
+    #[arg(short = 'a', long, conflicts_with = "unanswered")]
+    pub answered: bool,
+    /// Print the targets that did not answer
+    #[arg(short = 'u', long)]
+    pub unanswered: bool,
+    /// Print the summary, also with -a or -u
+    #[arg(short = 's', long)]
+    pub summary: bool,
+    /// End with 1 when a target is neither up nor late
+    #[arg(long)]
+    pub fail_down: bool,
+}
+
+/// Which targets are printed as their chunks are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Printed {
+    /// Those that answered.
+    Answered,
+    /// Those that did not.
+    Unanswered,
+}
+
+/// What the producer's settings resolve to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Which way the chunks take.
+    pub via: Via,
+    /// How targets are probed, and how large chunks are.
+    pub probing: ProbingSettings,
+    /// Seed of the order; absent when targets are probed as given.
+    pub seed: Option<u64>,
+    /// Whether to leave when everything is published.
+    pub detach: bool,
+    /// Targets to print as their chunks are stored.
+    pub printed: Option<Printed>,
+    /// Whether to draw a progress bar, where standard error is a terminal.
+    pub progress: bool,
+}
+
+impl OutputArgs {
+    /// Which targets are printed.
+    #[must_use]
+    pub fn printed(&self) -> Option<Printed> {
+        match (self.answered, self.unanswered) {
+            (true, _) => Some(Printed::Answered),
+            (_, true) => Some(Printed::Unanswered),
+            _ => None,
+        }
+    }
+
+    /// Whether the summary is printed: it makes way for printed targets, unless it is asked for.
+    #[must_use]
+    pub fn wants_summary(&self) -> bool {
+        self.summary || self.printed().is_none()
+    }
+}
+
+impl Settings {
+    /// Resolves the settings of a plan; problems are collected in `layers`.
+    pub fn resolve(
+        plan: &PlanArgs,
+        output: &OutputArgs,
+        layers: &mut Layers,
+        via: Via,
+        detach: bool,
+        quiet: bool,
+    ) -> Self {
+        let seed = if plan.targets.no_shuffle {
+            None
+        } else {
+            Some(plan.targets.seed.unwrap_or_else(|| fastrand::u64(..)))
+        };
+        Self {
+            via,
+            probing: plan.probing.resolve(layers),
+            seed,
+            detach,
+            printed: output.printed(),
+            progress: !quiet,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What a plan would do, told without doing it.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use crate::{
+    Settings,
+    targets::{Order, Targets},
+};
+
+/// Targets of the order that are shown.
+const SHOWN: u64 = 5;
+
+/// Tells counts, order and time of a plan. Nothing is stored, published or probed.
+///
+/// # Errors
+/// What writing, or reading the spooled targets, returns.
+pub fn dry_run(out: &mut dyn Write, targets: &Targets, settings: &Settings) -> io::Result<()> {
+    let count = targets.count();
+    let probing = &settings.probing.probing;
+    let chunk_size = settings.probing.chunk_size as u64;
+    writeln!(
+        out,
+        "{count} targets in {} chunks of at most {chunk_size}; {} duplicates, {} excluded, {} bad lines skipped",
+        count.div_ceil(chunk_size),
+        targets.duplicates(),
+        targets.excluded(),
+        targets.skipped_bad()
+    )?;
+    let (order, how) = match settings.seed {
+        Some(seed) => (
+            Order::shuffled(count, seed),
+            format!("shuffled with --seed {seed}"),
+        ),
+        None => (Order::as_given(count), "as given".to_owned()),
+    };
+    let mut first = Vec::new();
+    for n in 0..count.min(SHOWN) {
+        first.push(targets.get(order.position(n))?.target.to_string());
+    }
+    let more = if count > SHOWN { ", ..." } else { "" };
+    writeln!(out, "order {how}: {}{more}", first.join(", "))?;
+    let fewest = count * u64::from(probing.count);
+    let most = count * u64::from(probing.most_requests());
+    writeln!(
+        out,
+        "{fewest} requests when all answer, {most} when none does"
+    )?;
+    let seconds = |time: Duration| {
+        humantime::format_duration(Duration::from_millis(time.as_millis() as u64)).to_string()
+    };
+    match probing.rate {
+        Some(rate) => writeln!(
+            out,
+            "with one worker at {rate} requests/s: {} when all answer, {} when none does",
+            seconds(probing.sending(fewest)),
+            seconds(probing.sending(most) + probing.worst_target())
+        ),
+        None => writeln!(
+            out,
+            "at an unlimited rate: as fast as the box sends, and up to {} for the last target",
+            seconds(probing.worst_target())
+        ),
+    }
+}

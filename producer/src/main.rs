@@ -1,0 +1,80 @@
+//! The `producer` program: arguments, settings, targets, database, broker, [`producer::run`].
+
+use std::{io, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use pingfleet_broker::RabbitBroker;
+use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
+use pingfleet_store::{Db, Via};
+use producer::{OutputArgs, PlanArgs, Settings, Task};
+
+/// Plans a run, publishes its chunks to RabbitMQ, and waits until all of them are settled
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  producer hosts.txt
+  producer 10.0.0.0/16 --exclude 10.0.7.0/24 --rate 5000
+  producer --hosts inventory.csv --count 3 -u
+  producer --dry-run 10.0.0.0/8
+  producer --resume latest"
+)]
+struct Arguments {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// Leave when everything is published
+    #[arg(long)]
+    detach: bool,
+    /// Go on with an earlier run: a number, the beginning of a UUID, or `latest`
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["targets", "hosts", "dry_run"])]
+    resume: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+fn main() -> ExitCode {
+    main_with(program)
+}
+
+#[tokio::main]
+async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
+    let mut layers = arguments.common.layers();
+    let common = arguments
+        .common
+        .resolve(&mut layers, Verbosity::Warnings, "producer");
+    let settings = Settings::resolve(
+        &arguments.plan,
+        &arguments.output,
+        &mut layers,
+        Via::Broker,
+        arguments.detach,
+        arguments.common.quiet,
+    );
+    layers.finish()?;
+    let targets = match &arguments.resume {
+        Some(_) => None,
+        None => match producer::read_targets(&arguments.plan, &settings)? {
+            Some(targets) => Some(targets),
+            None => return Ok(Exit::Complete),
+        },
+    };
+    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let broker = Arc::new(RabbitBroker::new(&common.broker)?);
+    let db = Db::open(common.database(targets.is_some(), false)).await?;
+    let task = match (targets, arguments.resume.clone()) {
+        (Some(targets), _) => Task::Plan(Box::new(targets)),
+        (None, wanted) => {
+            let wanted = wanted.unwrap_or_default();
+            Task::Resume(db.call(move |store| store.find_run(&wanted)).await?)
+        }
+    };
+    let mut out = io::stdout();
+    let produced = producer::run(broker, &db, task, &settings, &mut out, stop.token).await;
+    let closed = db.close().await;
+    let produced = produced?;
+    closed?;
+    producer::conclude(&produced, &arguments.output, "producer --resume")
+}

@@ -1,0 +1,227 @@
+//! Publishing chunks, each until its confirm, and noting in the database that they are published.
+//!
+//! Invariant: only a stored message counts as published. Whatever else happens, the same bytes are published again.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, FutureExt},
+    stream::FuturesUnordered,
+};
+use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, pauses, reopen};
+use pingfleet_store::{Db, Outgoing};
+use tokio_util::sync::CancellationToken;
+
+use crate::ProducerError;
+
+/// Unconfirmed messages on the channel, at most.
+const UNCONFIRMED: usize = 500;
+
+/// Chunks read from the outbox at once.
+const PAGE: usize = 100;
+
+/// Published chunks are noted in the database this many at a time.
+const NOTED_AT_ONCE: usize = 100;
+
+/// Which chunks to publish.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// Everything in the outbox: planned, or wanted again, and not yet published.
+    Outbox,
+    /// These, which are overdue.
+    Overdue(Vec<u32>),
+}
+
+type Answers = FuturesUnordered<BoxFuture<'static, (Outgoing, Result<Confirmed, BrokerError>)>>;
+
+/// Publishes until every chunk of the source is stored by the broker. Returns how many were, also when `stop` came.
+pub(crate) async fn publish(
+    broker: Arc<dyn Broker>,
+    db: &Db,
+    run: i64,
+    source: Source,
+    stop: CancellationToken,
+) -> Result<u64, ProducerError> {
+    let mut published = 0;
+    let mut source = Source::clone(&source);
+    loop {
+        let open = || async {
+            broker.check().await?;
+            broker.publisher().await
+        };
+        let Some(mut publisher) = reopen(None, &stop, open).await? else {
+            return Ok(published);
+        };
+        let mut session = Session {
+            db,
+            run,
+            answers: FuturesUnordered::new(),
+            stored: Vec::new(),
+            published: 0,
+        };
+        let ended = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            ended = session.publish(&mut *publisher, &mut source, &stop) => ended,
+        };
+        // Also after a fault: what is confirmed is confirmed.
+        session.note(1).await?;
+        published += session.published;
+        match ended {
+            Ok(()) => {
+                publisher.close().await;
+                return Ok(published);
+            }
+            Err(ProducerError::Broker(error)) if error.is_transient() => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "session lost; unconfirmed chunks are published again");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One session of publishing.
+struct Session<'a> {
+    db: &'a Db,
+    run: i64,
+    answers: Answers,
+    stored: Vec<u32>,
+    published: u64,
+}
+
+impl Session<'_> {
+    async fn publish(
+        &mut self,
+        publisher: &mut dyn Publisher,
+        source: &mut Source,
+        stop: &CancellationToken,
+    ) -> Result<(), ProducerError> {
+        let mut patience = pauses();
+        let mut after = None;
+        loop {
+            let page = self.next_page(source, after).await?;
+            let Some(last) = page.last().map(|outgoing| outgoing.chunk) else {
+                break;
+            };
+            after = Some(last);
+            for outgoing in page {
+                while self.answers.len() >= UNCONFIRMED {
+                    self.take_answer(publisher, source, &mut patience).await?;
+                }
+                self.send(publisher, outgoing).await?;
+                // Answers that are there already, so that the database follows closely.
+                while let Some(Some(answer)) = self.answers.next().now_or_never() {
+                    self.take(publisher, source, answer, &mut patience).await?;
+                }
+            }
+            if stop.is_cancelled() {
+                break;
+            }
+        }
+        while !self.answers.is_empty() {
+            self.take_answer(publisher, source, &mut patience).await?;
+        }
+        Ok(())
+    }
+
+    async fn next_page(
+        &self,
+        source: &Source,
+        after: Option<u32>,
+    ) -> Result<Vec<Outgoing>, ProducerError> {
+        let run = self.run;
+        let page = match source {
+            Source::Outbox => {
+                self.db
+                    .call(move |store| store.outgoing(run, after, PAGE))
+                    .await?
+            }
+            Source::Overdue(chunks) => {
+                let chunks: Vec<u32> = chunks
+                    .iter()
+                    .copied()
+                    .filter(|chunk| after.is_none_or(|after| *chunk > after))
+                    .take(PAGE)
+                    .collect();
+                self.db
+                    .call(move |store| {
+                        let mut page = Vec::new();
+                        for chunk in chunks {
+                            page.extend(store.outstanding_work(run, chunk)?);
+                        }
+                        Ok(page)
+                    })
+                    .await?
+            }
+        };
+        Ok(page)
+    }
+
+    async fn send(
+        &mut self,
+        publisher: &mut dyn Publisher,
+        outgoing: Outgoing,
+    ) -> Result<(), ProducerError> {
+        let answer = publisher.publish(Queue::Work, &outgoing.work).await?;
+        self.answers
+            .push(async move { (outgoing, answer.await) }.boxed());
+        Ok(())
+    }
+
+    async fn take_answer(
+        &mut self,
+        publisher: &mut dyn Publisher,
+        source: &mut Source,
+        patience: &mut (impl Iterator<Item = Duration> + Send),
+    ) -> Result<(), ProducerError> {
+        if let Some(answer) = self.answers.next().await {
+            self.take(publisher, source, answer, patience).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(
+        &mut self,
+        publisher: &mut dyn Publisher,
+        source: &mut Source,
+        (outgoing, answer): (Outgoing, Result<Confirmed, BrokerError>),
+        patience: &mut (impl Iterator<Item = Duration> + Send),
+    ) -> Result<(), ProducerError> {
+        match answer? {
+            Confirmed::Stored => {
+                if let Source::Overdue(chunks) = source {
+                    chunks.retain(|chunk| *chunk != outgoing.chunk);
+                }
+                self.stored.push(outgoing.chunk);
+                self.published += 1;
+                self.note(NOTED_AT_ONCE).await
+            }
+            answer => {
+                let pause = patience.next().unwrap_or(Duration::from_secs(30));
+                tracing::warn!(
+                    chunk = outgoing.chunk,
+                    ?answer,
+                    ?pause,
+                    "chunk not stored, trying again"
+                );
+                tokio::time::sleep(pause).await;
+                self.send(publisher, outgoing).await
+            }
+        }
+    }
+
+    /// Notes the stored chunks in the database, when there are at least `least`.
+    async fn note(&mut self, least: usize) -> Result<(), ProducerError> {
+        if self.stored.len() < least {
+            return Ok(());
+        }
+        let chunks = Arc::new(std::mem::take(&mut self.stored));
+        let run = self.run;
+        self.db
+            .patiently(move |store| store.mark_published(run, &chunks))
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! The summary of a run, as text.
+
+use std::io::{self, Write};
+
+use pingfleet_store::{RunState, RunSummary};
+use pingfleet_wire::Status;
+
+/// Writes the summary of a run: counts per status, chunks, time.
+///
+/// # Errors
+/// What writing returns.
+pub fn print_summary(out: &mut dyn Write, summary: &RunSummary) -> io::Result<()> {
+    writeln!(
+        out,
+        "run {} {} ({})",
+        summary.run,
+        summary.state.name(),
+        summary.run_id
+    )?;
+    let width = summary.targets.to_string().len().max(7);
+    writeln!(out, "  {:>width$}  targets", summary.targets)?;
+    for (count, name) in summary.counts.iter().zip(Status::NAMES) {
+        // The two that everybody looks for are there even when they are none.
+        if *count > 0 || matches!(name, "up" | "down") {
+            let share = 100.0 * *count as f64 / summary.targets.max(1) as f64;
+            writeln!(out, "  {count:>width$}  {name} ({share:.1}%)")?;
+        }
+    }
+    let missing = summary.targets - summary.settled();
+    if missing > 0 {
+        writeln!(out, "  {missing:>width$}  not settled")?;
+    }
+    let rate = summary.settled() as f64 / summary.elapsed_s.max(0.001);
+    write!(
+        out,
+        "  {}/{} chunks in {:.1} s ({rate:.0} targets/s)",
+        summary.chunks_done, summary.chunks, summary.elapsed_s
+    )?;
+    for (count, what) in [
+        (summary.chunks_dead, "dead"),
+        (summary.duplicates, "duplicates"),
+        (summary.redelivered, "redelivered"),
+    ] {
+        if count > 0 {
+            write!(out, ", {count} {what}")?;
+        }
+    }
+    writeln!(out)?;
+    if summary.state == RunState::Incomplete && summary.chunks_dead > 0 {
+        writeln!(
+            out,
+            "  dead chunks are listed by `pingfleet verify {0}` and sent again by `pingfleet retry {0}`",
+            summary.run
+        )?;
+    }
+    Ok(())
+}
