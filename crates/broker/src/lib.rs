@@ -84,7 +84,7 @@ pub struct Delivery {
     pub body: Vec<u8>,
     /// Whether the broker had delivered it before. Proves nothing when false.
     pub redelivered: bool,
-    /// Of a dead letter: why and how often, as the broker tells (`x-death`: "delivery_limit, 21 deliveries").
+    /// Of a dead letter: why it is one, as the broker tells (`x-death`: `delivery_limit`).
     pub death: Option<String>,
 }
 

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 
-use self::queues::{ConsumerId, Message, Queues, index};
+use self::queues::{ConsumerId, Message, Queues};
 use crate::{
     Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Depth, Publisher,
     Queue,
@@ -59,11 +59,11 @@ impl Shared {
     }
 
     fn wake(&self, queue: Queue) {
-        self.changed[index(queue)].notify_waiters();
+        self.changed[queue as usize].notify_waiters();
         if queue == Queue::Work || queue == Queue::Dead {
             // A dead letter may have moved from the one to the other.
-            self.changed[index(Queue::Work)].notify_waiters();
-            self.changed[index(Queue::Dead)].notify_waiters();
+            self.changed[Queue::Work as usize].notify_waiters();
+            self.changed[Queue::Dead as usize].notify_waiters();
         }
     }
 }
@@ -113,7 +113,7 @@ impl Publisher for MemoryPublisher {
         let mut message = Message::new(body);
         loop {
             // Taken before the look at the queue: a change in between wakes it all the same.
-            let changed = self.0.changed[index(queue)].notified();
+            let changed = self.0.changed[queue as usize].notified();
             let offered = self.0.lock().offer(queue, message);
             match offered {
                 Ok(()) => break,
@@ -197,7 +197,7 @@ impl Consumer for MemoryConsumer {
         }
         let shared = Arc::clone(&self.shared);
         loop {
-            let changed = shared.changed[index(self.queue)].notified();
+            let changed = shared.changed[self.queue as usize].notified();
             if let Some(delivery) = self.take() {
                 return Ok(delivery);
             }

@@ -6,11 +6,16 @@ mod runs;
 mod sweep;
 mod verify;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use pingfleet_broker::{Broker as _, RabbitBroker};
-use pingfleet_settings::{Common, CommonArgs, Exit, Failure, Layers, Verbosity, main_with};
+use pingfleet_settings::{
+    Common, CommonArgs, Exit, Failure, Layers, Verbosity, main_with, printed,
+};
 use pingfleet_store::Store;
 
 /// Ping sweeps whose answer can be trusted
@@ -124,6 +129,10 @@ fn open(layers: Layers, common: &Common) -> Result<Store, Failure> {
 async fn broker_init(common: &Common) -> Result<Exit, Failure> {
     let broker = RabbitBroker::new(&common.broker)?;
     broker.check().await?;
-    println!("exchanges and queues stand on {}", broker.address());
+    printed(writeln!(
+        io::stdout(),
+        "exchanges and queues stand on {}",
+        broker.address()
+    ))?;
     Ok(Exit::Complete)
 }

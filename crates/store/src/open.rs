@@ -97,28 +97,12 @@ impl OpenOptions {
         let connection = &mut store.connection;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(64);
-        // Another process may have created or migrated the file since its header was read: look again, in a
-        // transaction. The schema is created before the switch to WAL, so that the header tells whose file it is.
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let version: i64 =
-            transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        // The log may know of a newer schema than the header does.
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         self.refuse_newer(version)?;
-        let missing = MIGRATIONS.get(version as usize..).unwrap_or_default();
-        for migration in missing {
-            transaction.execute_batch(migration)?;
+        if version < SCHEMA_VERSION {
+            self.migrate(connection)?;
         }
-        if version == 0 {
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            transaction.execute(
-                "INSERT INTO database (id, uuid, created_at_us) VALUES (1, ?1, ?2)",
-                (Uuid::new_v4(), now_us()),
-            )?;
-        }
-        if !missing.is_empty() {
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        transaction.commit()?;
-
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         if !mode.eq_ignore_ascii_case("wal") {
@@ -149,6 +133,34 @@ impl OpenOptions {
             }
         }
         store.database = connection.query_row("SELECT uuid FROM database", (), |row| row.get(0))?;
+        Ok(())
+    }
+
+    /// Creates or migrates the schema. Another process may be doing the same: the version is read again in the
+    /// transaction. The schema is created before the switch to WAL, so that the header tells whose file it is.
+    fn migrate(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let version: i64 =
+            transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        self.refuse_newer(version)?;
+        let missing = usize::try_from(version)
+            .ok()
+            .and_then(|known| MIGRATIONS.get(known..))
+            .unwrap_or_default();
+        for migration in missing {
+            transaction.execute_batch(migration)?;
+        }
+        if version == 0 {
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.execute(
+                "INSERT INTO database (id, uuid, created_at_us) VALUES (1, ?1, ?2)",
+                (Uuid::new_v4(), now_us()),
+            )?;
+        }
+        if !missing.is_empty() {
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        transaction.commit()?;
         Ok(())
     }
 

@@ -273,14 +273,18 @@ impl Rabbit {
     fn write_configuration(&self) -> anyhow::Result<()> {
         let folder = &self.folder.path;
         let port = self.port;
-        let mut configuration = format!("listeners.tcp.1 = 127.0.0.1:{port}\n");
-        if self.ipv6 {
-            configuration += &format!("listeners.tcp.2 = ::1:{port}\n");
-        }
+        let ipv6 = if self.ipv6 {
+            format!("listeners.tcp.2 = ::1:{port}\n")
+        } else {
+            String::new()
+        };
         // Neither a full disk nor a busy machine may block a test's publishers, unless the test wants it.
-        configuration += "disk_free_limit.absolute = 1MB\n\
+        let configuration = format!(
+            "listeners.tcp.1 = 127.0.0.1:{port}\n{ipv6}\
+            disk_free_limit.absolute = 1MB\n\
             vm_memory_high_watermark.relative = 0.8\n\
-            log.file.level = info\n";
+            log.file.level = info\n"
+        );
         fs::write(folder.join("rabbitmq.conf"), configuration)?;
         fs::write(folder.join("plugins"), "[].\n")?;
         let cookie = folder.join(".erlang.cookie");

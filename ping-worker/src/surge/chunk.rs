@@ -148,9 +148,12 @@ impl<'a> Chunk<'a> {
         }
         let mut admission = pin!(Fuse::terminated());
         let mut alarm = pin!(sleep_until(now().into()));
-        while self.unsettled > 0 {
+        loop {
             if !self.ring() {
                 yield_now().await;
+            }
+            if self.unsettled == 0 {
+                break;
             }
             if admission.is_terminated()
                 && let Some(share) = self.next_share()

@@ -138,11 +138,11 @@ impl Queues {
     }
 
     pub(super) fn ready(&self, queue: Queue) -> usize {
-        self.states[index(queue)].ready.len()
+        self.states[queue as usize].ready.len()
     }
 
     pub(super) fn consumers(&self, queue: Queue) -> usize {
-        self.states[index(queue)].consumers.len()
+        self.states[queue as usize].consumers.len()
     }
 
     /// Moves dead letters to where there is room for them.
@@ -151,27 +151,16 @@ impl Queues {
             let Some(message) = self.state(Queue::Work).dying.pop_front() else {
                 return;
             };
-            let death = format!("delivery_limit, {} deliveries", message.returns);
             self.state(Queue::Dead).ready.push_back(Message {
                 body: message.body,
                 returns: 0,
-                death: Some(death),
+                death: Some("delivery_limit".to_owned()),
             });
         }
     }
 
     fn state(&mut self, queue: Queue) -> &mut State {
-        &mut self.states[index(queue)]
-    }
-}
-
-/// The place of a queue in an array of all.
-pub(super) fn index(queue: Queue) -> usize {
-    match queue {
-        Queue::Work => 0,
-        Queue::Results => 1,
-        Queue::Dead => 2,
-        Queue::Heartbeats => 3,
+        &mut self.states[queue as usize]
     }
 }
 
@@ -197,7 +186,7 @@ mod tests {
         queues.acked(Queue::Dead, 1);
         let dead = queues.take(Queue::Dead, reader).unwrap();
         assert_eq!(dead.body, b"killer");
-        assert_eq!(dead.death.as_deref(), Some("delivery_limit, 21 deliveries"));
+        assert_eq!(dead.death.as_deref(), Some("delivery_limit"));
         assert!(queues.offer(Queue::Work, Message::new(b"next")).is_ok());
     }
 

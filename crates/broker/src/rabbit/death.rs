@@ -11,17 +11,13 @@ use lapin::{
 /// The longest reason that is passed on, in characters.
 const MAX_REASON_CHARS: usize = 100;
 
-/// The reason of the newest death, and how often the message was delivered before it where the headers tell.
+/// The reason of the newest death. How often the message was delivered before it, no header tells: `x-delivery-count`
+/// counts in the queue that the dead letter now comes from.
 pub(super) fn death(properties: &BasicProperties) -> Option<String> {
     let headers = properties.headers().as_ref()?;
-    let reason = newest(headers)
+    newest(headers)
         .and_then(|death| text(death, "reason"))
-        .or_else(|| text(headers, "x-first-death-reason"))?;
-    // The queue counts returns; the delivery that passed the limit is one more than it lets through.
-    match number(headers, "x-delivery-count") {
-        Some(count) => Some(format!("{reason}, {count} deliveries")),
-        None => Some(reason),
-    }
+        .or_else(|| text(headers, "x-first-death-reason"))
 }
 
 /// The first table of `x-death`, which is the newest.
@@ -49,11 +45,62 @@ fn text(table: &FieldTable, key: &str) -> Option<String> {
     (!reason.is_empty()).then_some(reason)
 }
 
-fn number(table: &FieldTable, key: &str) -> Option<i64> {
-    match table.inner().get(key)? {
-        AMQPValue::LongLongInt(number) => Some(*number),
-        AMQPValue::LongInt(number) => Some(i64::from(*number)),
-        AMQPValue::LongUInt(number) => Some(i64::from(*number)),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(headers: &[(&str, AMQPValue)]) -> Option<String> {
+        let mut table = FieldTable::default();
+        for (key, value) in headers {
+            table.insert((*key).into(), value.clone());
+        }
+        death(&BasicProperties::default().with_headers(table))
+    }
+
+    fn deaths(deaths: Vec<AMQPValue>) -> (&'static str, AMQPValue) {
+        ("x-death", AMQPValue::FieldArray(deaths.into()))
+    }
+
+    fn one(reason: AMQPValue) -> AMQPValue {
+        let mut table = FieldTable::default();
+        table.insert("reason".into(), reason);
+        AMQPValue::FieldTable(table)
+    }
+
+    fn long(text: &str) -> AMQPValue {
+        AMQPValue::LongString(text.into())
+    }
+
+    #[test]
+    fn the_newest_death_counts() {
+        let first = ("x-first-death-reason", long("expired"));
+        let all = deaths(vec![one(long("delivery_limit")), one(long("expired"))]);
+        assert_eq!(
+            reason(&[all, first.clone()]).as_deref(),
+            Some("delivery_limit")
+        );
+        assert_eq!(reason(&[first]).as_deref(), Some("expired"));
+    }
+
+    #[test]
+    fn headers_of_any_shape_yield_a_short_text_or_nothing() {
+        for odd in [
+            deaths(Vec::new()),
+            deaths(vec![AMQPValue::Void]),
+            deaths(vec![one(AMQPValue::Boolean(true))]),
+            deaths(vec![one(long("\n\0"))]),
+            ("x-death", long("delivery_limit")),
+            ("other", long("x")),
+        ] {
+            assert_eq!(reason(&[odd]), None);
+        }
+        let endless = deaths(vec![one(long(&"x".repeat(10_000)))]);
+        assert_eq!(
+            reason(&[endless]).unwrap_or_default().len(),
+            MAX_REASON_CHARS
+        );
+        let broken = deaths(vec![one(AMQPValue::LongString(vec![b'a', 0xff].into()))]);
+        assert_eq!(reason(&[broken]).as_deref(), Some("a\u{fffd}"));
+        assert_eq!(death(&BasicProperties::default()), None);
     }
 }

@@ -52,14 +52,13 @@ impl RabbitPublisher {
     }
 
     async fn channel(&mut self, queue: Queue) -> Result<Channel, BrokerError> {
-        let place = queue as usize;
-        if let Some(channel) = &self.channels[place] {
+        if let Some(channel) = &self.channels[queue as usize] {
             return Ok(channel.clone());
         }
         let channel = self.link.channel().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         self.link.reply(Moment::Working, select).await?;
-        self.channels[place] = Some(channel.clone());
+        self.channels[queue as usize] = Some(channel.clone());
         Ok(channel)
     }
 }

@@ -1,0 +1,81 @@
+//! What only the in-process broker does: a full queue makes publishers wait instead of refusing.
+
+use futures_util::FutureExt;
+use pingfleet_broker::{Broker, BrokerError, MemoryBroker, Queue};
+
+#[tokio::test]
+async fn a_full_queue_makes_the_publisher_wait_for_an_ack() -> Result<(), BrokerError> {
+    let broker = MemoryBroker::new(2);
+    let mut publisher = broker.publisher().await?;
+    for body in [b"1", b"2"] {
+        publisher.publish(Queue::Work, body).await?.await?;
+    }
+    let mut consumer = broker.consumer(Queue::Work, 10).await?;
+    let delivery = consumer.next().await?;
+    let mut third = publisher.publish(Queue::Work, b"3");
+    // An unsettled delivery keeps its place.
+    assert!((&mut third).now_or_never().is_none());
+    consumer.ack(delivery.tag, false).await?;
+    third.await?.await?;
+    assert_eq!(broker.depth(Queue::Work).await?.ready, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn full_heartbeats_never_make_anybody_wait() -> Result<(), BrokerError> {
+    let broker = MemoryBroker::new(2);
+    let mut publisher = broker.publisher().await?;
+    for number in 0..10 {
+        publisher
+            .publish(Queue::Heartbeats, &[number])
+            .await?
+            .await?;
+    }
+    let mut consumer = broker.consumer(Queue::Heartbeats, 10).await?;
+    assert_eq!(consumer.next().await?.body, [8]);
+    assert_eq!(consumer.next().await?.body, [9]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn consumers_of_work_share_it_and_all_of_it_arrives_once() -> Result<(), BrokerError> {
+    const MESSAGES: u16 = 1000;
+    let broker = MemoryBroker::new(16);
+    let mut publisher = broker.publisher().await?;
+    let publish = async {
+        for number in 0..MESSAGES {
+            publisher
+                .publish(Queue::Work, &number.to_be_bytes())
+                .await?
+                .await?;
+        }
+        Ok::<_, BrokerError>(())
+    };
+    let mut left = broker.consumer(Queue::Work, 3).await?;
+    let mut right = broker.consumer(Queue::Work, 3).await?;
+    let consume = async {
+        let mut numbers = Vec::new();
+        while numbers.len() < usize::from(MESSAGES) {
+            let (body, settled) = tokio::select! {
+                delivery = left.next() => {
+                    let delivery = delivery?;
+                    (delivery.body, left.ack(delivery.tag, false).await)
+                }
+                delivery = right.next() => {
+                    let delivery = delivery?;
+                    (delivery.body, right.ack(delivery.tag, false).await)
+                }
+            };
+            settled?;
+            numbers.push(body);
+        }
+        Ok::<_, BrokerError>(numbers)
+    };
+    let (published, numbers) = tokio::join!(publish, consume);
+    published?;
+    let mut numbers = numbers?;
+    numbers.sort();
+    numbers.dedup();
+    assert_eq!(numbers.len(), usize::from(MESSAGES));
+    Ok(())
+}

@@ -1,0 +1,392 @@
+//! What only RabbitMQ can do to us: refusals, permissions, foreign topology, alarms and its own death.
+
+#[expect(dead_code, reason = "the rig serves the contract tests, too")]
+mod rig;
+
+use std::{
+    io::Read,
+    net::{Ipv4Addr, TcpListener},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use futures_util::FutureExt;
+use lapin::{
+    Channel, Connection, ConnectionProperties,
+    options::{ExchangeDeleteOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use pingfleet_broker::{Broker, BrokerError, Confirmed, Queue, RabbitBroker, RabbitConfig};
+use pingfleet_testbed::Rabbit;
+
+use crate::rig::{bodies, config, next, node, publish, rabbit, stored};
+
+/// A channel of an administrator.
+async fn administrator() -> Result<Channel> {
+    let url = node(|node| Ok(node.url().trim_end_matches('/').to_owned()))?;
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
+    Ok(connection.create_channel().await?)
+}
+
+async fn unbind(name: &str) -> Result<()> {
+    let channel = administrator().await?;
+    let arguments = FieldTable::default();
+    let unbound = channel.queue_unbind(name.into(), name.into(), name.into(), arguments);
+    Ok(unbound.await?)
+}
+
+/// The configuration of a user who may do what the three patterns say.
+fn user(prefix: &str, configure: &str, write: &str, read: &str) -> Result<RabbitConfig> {
+    node(|node| {
+        node.ctl(&["add_user", prefix, "pass-of-a-user"])?;
+        node.ctl(&["set_permissions", prefix, configure, write, read])
+    })?;
+    let mut config = config(prefix)?;
+    config.url = config.url.replace("guest:guest@", &format!("{prefix}@"));
+    config.password = Some("pass-of-a-user".to_owned());
+    Ok(config)
+}
+
+fn refused_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+#[tokio::test]
+async fn an_unroutable_message_is_never_stored_and_the_next_check_binds_again() -> Result<()> {
+    let rig = rabbit("unroutable").await?;
+    for queue in Queue::ALL {
+        let name = format!("unroutable.{}", queue.suffix());
+        unbind(&name).await?;
+    }
+    let mut publisher = rig.broker.publisher().await?;
+    let mut confirms = Vec::new();
+    for number in 0..100 {
+        let queue = Queue::ALL[number % 4];
+        confirms.push(publisher.publish(queue, b"x").await?);
+    }
+    for confirm in confirms {
+        assert_eq!(confirm.await?, Confirmed::Unroutable);
+    }
+    rig.broker.check().await?;
+    for queue in Queue::ALL {
+        assert_eq!(publish(&rig, queue, b"x").await?, Confirmed::Stored);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_binding_that_is_missing_for_one_queue_leaves_the_confirms_of_others_alone() -> Result<()>
+{
+    let rig = rabbit("half-bound").await?;
+    unbind("half-bound.results").await?;
+    let mut publisher = rig.broker.publisher().await?;
+    let mut confirms = Vec::new();
+    for number in 0..400 {
+        let (queue, expected) = if number % 2 == 0 {
+            (Queue::Heartbeats, Confirmed::Stored)
+        } else {
+            (Queue::Results, Confirmed::Unroutable)
+        };
+        confirms.push((publisher.publish(queue, b"x").await?, expected));
+    }
+    for (confirm, expected) in confirms {
+        assert_eq!(confirm.await?, expected);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_stores_the_same_bytes_later() -> Result<()> {
+    let rig = rabbit("full").await?;
+    let limit = r#"{"max-length":2}"#;
+    node(|node| node.ctl(&["set_policy", "full", "^full\\.work$", limit]))?;
+    // A quorum queue counts late, so a few more than the limit may be let in.
+    let mut kept = 0;
+    while publish(&rig, Queue::Work, b"kept").await? == Confirmed::Stored {
+        kept += 1;
+        anyhow::ensure!(kept < 100, "the limit does not hold");
+    }
+    let mut consumer = rig.broker.consumer(Queue::Work, 100).await?;
+    for _ in 0..kept {
+        let delivery = next(&mut consumer).await?;
+        consumer.ack(delivery.tag, false).await?;
+    }
+    while publish(&rig, Queue::Work, b"later").await? == Confirmed::Refused {}
+    assert_eq!(bodies(&mut consumer, 1).await?, ["later"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_a_login_error_that_does_not_show_it() -> Result<()> {
+    for (user, password) in [("guest", "hunter2"), ("nobody", "hunter2")] {
+        let mut config = config("login")?;
+        config.url = config
+            .url
+            .replace("guest:guest@", &format!("{user}:{password}@"));
+        let broker = RabbitBroker::new(&config)?;
+        let error = broker.check().await.unwrap_err();
+        assert!(matches!(&error, BrokerError::Login { user: who, .. } if who == user));
+        assert!(!error.is_transient());
+        let text = format!("{broker:?} {config:?} {error} {error:?}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_vhost_that_is_not_there_or_not_ours_is_forbidden_with_what_to_do() -> Result<()> {
+    let mut config = user("vhosts", ".*", ".*", ".*")?;
+    let url = config.url.clone();
+    config.url = format!("{url}nowhere");
+    let error = RabbitBroker::new(&config)?.check().await.unwrap_err();
+    assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
+    assert!(error.to_string().contains("add_vhost 'nowhere'"), "{error}");
+
+    node(|node| node.ctl(&["add_vhost", "closed"]))?;
+    config.url = format!("{url}closed");
+    let error = RabbitBroker::new(&config)?.check().await.unwrap_err();
+    assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
+    let advice = "set_permissions -p 'closed' 'vhosts'";
+    assert!(error.to_string().contains(advice), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_may_not_configure_is_told_what_is_missing_and_works_once_it_stands() -> Result<()> {
+    let config = user("worker", "^$", r"^worker\.results$", r"^worker\.work$")?;
+    let worker = RabbitBroker::new(&config)?;
+    let error = worker.check().await.unwrap_err();
+    assert!(
+        matches!(&error, BrokerError::NoTopology { what, .. } if what == "exchange worker.dead"),
+        "{error:?}"
+    );
+    assert!(error.is_transient());
+
+    let rig = rabbit("worker").await?;
+    worker.check().await?;
+    stored(&rig, Queue::Work, &["1"]).await?;
+    let mut consumer = worker.consumer(Queue::Work, 1).await?;
+    assert_eq!(bodies(&mut consumer, 1).await?, ["1"]);
+    assert_eq!(worker.depth(Queue::Results).await?.ready, 0);
+    let mut publisher = worker.publisher().await?;
+    let confirm = publisher.publish(Queue::Results, b"1").await?;
+    assert_eq!(confirm.await?, Confirmed::Stored);
+
+    // The broker answers a forbidden publish by closing the channel.
+    let forbidden = match publisher.publish(Queue::Work, b"1").await {
+        Ok(confirm) => confirm.await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(
+        matches!(forbidden, BrokerError::Forbidden { .. }),
+        "{forbidden:?}"
+    );
+    let Err(error) = worker.consumer(Queue::Results, 1).await else {
+        anyhow::bail!("a queue that may not be read was");
+    };
+    assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_topology_is_named_by_whatever_needs_it() -> Result<()> {
+    let broker = RabbitBroker::new(&config("absent")?)?;
+    let missing = |error: BrokerError| match error {
+        BrokerError::NoTopology { what, .. } => Ok(what),
+        other => Err(anyhow::anyhow!("{other:?}")),
+    };
+    let error = broker.depth(Queue::Work).await.unwrap_err();
+    assert_eq!(missing(error)?, "queue absent.work");
+    let Err(error) = broker.consumer(Queue::Work, 1).await else {
+        anyhow::bail!("a queue that does not exist was consumed");
+    };
+    assert!(missing(error)?.contains("absent.work"));
+    let mut publisher = broker.publisher().await?;
+    let error = match publisher.publish(Queue::Work, b"x").await {
+        Ok(confirm) => confirm.await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(missing(error)?.contains("absent.work"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_queue_with_other_arguments_is_not_ours() -> Result<()> {
+    administrator()
+        .await?
+        .queue_declare(
+            "foreign.work".into(),
+            QueueDeclareOptions {
+                durable: true,
+                ..QueueDeclareOptions::default()
+            },
+            FieldTable::default(),
+        )
+        .await?;
+    let broker = RabbitBroker::new(&config("foreign")?)?;
+    let error = broker.check().await.unwrap_err();
+    assert!(
+        matches!(error, BrokerError::OtherTopology { .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("foreign.work"), "{error}");
+    assert!(!error.is_transient());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_topology_that_lacks_one_part_is_completed() -> Result<()> {
+    let rig = rabbit("lacking").await?;
+    stored(&rig, Queue::Results, &["kept"]).await?;
+    administrator()
+        .await?
+        .exchange_delete("lacking.results".into(), ExchangeDeleteOptions::default())
+        .await?;
+    rig.broker.check().await?;
+    stored(&rig, Queue::Results, &["more"]).await?;
+    let mut consumer = rig.broker.consumer(Queue::Results, 10).await?;
+    assert_eq!(bodies(&mut consumer, 2).await?, ["kept", "more"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_consumer_whose_queue_is_deleted_is_lost() -> Result<()> {
+    let rig = rabbit("deleted").await?;
+    let mut consumer = rig.broker.consumer(Queue::Results, 1).await?;
+    node(|node| node.ctl(&["delete_queue", "deleted.results"]))?;
+    let lost = next(&mut consumer).await.unwrap_err();
+    assert!(
+        matches!(lost.downcast_ref(), Some(BrokerError::Lost(_))),
+        "{lost:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_ipv6_literal_connects() -> Result<()> {
+    let mut config = config("ipv6")?;
+    config.url = node(Rabbit::ipv6_url)?;
+    let broker = RabbitBroker::new(&config)?;
+    assert!(broker.address().starts_with("[::1]:"));
+    broker.check().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_broker_is_unreachable() -> Result<()> {
+    for host in ["127.0.0.1", "[::1]", "name.invalid"] {
+        let url = format!("amqp://u:hunter2@{host}:{}", refused_port()?);
+        let error = RabbitBroker::new(&RabbitConfig::new(url))?
+            .check()
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, BrokerError::Unreachable { .. }),
+            "{error:?}"
+        );
+        assert!(error.is_transient());
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_unreachable_and_is_let_go() -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
+    let error = RabbitBroker::new(&RabbitConfig::new(url))?
+        .check()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, BrokerError::Unreachable { .. }),
+        "{error:?}"
+    );
+    let (mut peer, _) = listener.accept()?;
+    peer.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut said = Vec::new();
+    peer.read_to_end(&mut said)
+        .context("the connection was not closed")?;
+    assert_eq!(said, b"AMQP\0\0\x09\x01");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_something_else_is_unreachable() -> Result<()> {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
+    let broker = RabbitBroker::new(&RabbitConfig::new(url))?;
+    let other = async {
+        let (peer, _) = listener.accept().await?;
+        peer.writable().await?;
+        peer.try_write(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+        anyhow::Ok(peer)
+    };
+    let (error, peer) = tokio::join!(broker.check(), other);
+    let error = error.unwrap_err();
+    drop(peer?);
+    assert!(
+        matches!(error, BrokerError::Unreachable { .. }),
+        "{error:?}"
+    );
+    Ok(())
+}
+
+/// A node of its own: an alarm and a kill concern everybody.
+#[tokio::test]
+async fn an_alarm_delays_and_a_kill_loses_sessions_but_nothing_that_was_stored() -> Result<()> {
+    let mut rabbit = Rabbit::start()?;
+    let broker = RabbitBroker::new(&RabbitConfig::new(rabbit.url()))?;
+    broker.check().await?;
+    let mut publisher = broker.publisher().await?;
+    let confirm = publisher.publish(Queue::Work, b"before").await?;
+    assert_eq!(confirm.await?, Confirmed::Stored);
+
+    rabbit.ctl(&["set_vm_memory_high_watermark", "absolute", "1"])?;
+    let publish = async {
+        // The first one makes the broker tell us; from then on nothing leaves.
+        let first = publisher.publish(Queue::Work, b"first").await?;
+        let second = publisher.publish(Queue::Work, b"second").await?;
+        anyhow::Ok((publisher, first.await?, second.await?))
+    };
+    let mut publish = std::pin::pin!(publish);
+    // Two commands of rabbitmqctl later it still waits.
+    rabbit.ctl(&["list_queues"])?;
+    assert!(publish.as_mut().now_or_never().is_none());
+    rabbit.ctl(&["list_queues"])?;
+    assert!(publish.as_mut().now_or_never().is_none());
+    rabbit.ctl(&["set_vm_memory_high_watermark", "0.8"])?;
+    let (mut publisher, first, second) = publish.await?;
+    assert_eq!((first, second), (Confirmed::Stored, Confirmed::Stored));
+
+    let mut consumer = broker.consumer(Queue::Work, 2).await?;
+    let delivery = next(&mut consumer).await?;
+    rabbit.kill();
+    while consumer.next().await.is_ok() {}
+    let lost = consumer.ack(delivery.tag, false).await.unwrap_err();
+    assert!(lost.is_transient(), "{lost:?}");
+    let lost = match publisher.publish(Queue::Work, b"x").await {
+        Ok(confirm) => confirm.await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(lost, BrokerError::Lost(_)), "{lost:?}");
+    let gone = broker.depth(Queue::Work).await.unwrap_err();
+    assert!(matches!(gone, BrokerError::Unreachable { .. }), "{gone:?}");
+
+    rabbit.start_again()?;
+    broker.check().await?;
+    let mut consumer = broker.consumer(Queue::Work, 10).await?;
+    // After a kill the order is not promised.
+    let mut kept = bodies(&mut consumer, 3).await?;
+    kept.sort();
+    assert_eq!(kept, ["before", "first", "second"]);
+
+    // A stop in order loses sessions as well, and says why.
+    rabbit.stop()?;
+    let lost = next(&mut consumer).await.unwrap_err();
+    let lost: BrokerError = lost.downcast()?;
+    assert!(matches!(lost, BrokerError::Lost(_)), "{lost:?}");
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! The negative control of the kill tests: a worker that acks a chunk before it probes it. Whatever it has in hand when
+//! it dies is lost, which is what those tests must be able to see. It is the real worker over a broker that acks
+//! each delivery as it comes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ping_worker::{WorkerArgs, resolve::Resolver, surge::SurgePing};
+use pingfleet_broker::{
+    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Depth, Publisher, Queue, RabbitBroker,
+};
+use pingfleet_settings::{CommonArgs, Verbosity};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug)]
+struct AckFirst(RabbitBroker);
+
+#[async_trait]
+impl Broker for AckFirst {
+    async fn check(&self) -> Result<(), BrokerError> {
+        self.0.check().await
+    }
+
+    async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
+        self.0.publisher().await
+    }
+
+    async fn consumer(
+        &self,
+        queue: Queue,
+        prefetch: u16,
+    ) -> Result<Box<dyn Consumer>, BrokerError> {
+        let consumer = self.0.consumer(queue, prefetch).await?;
+        Ok(Box::new(AckingConsumer(consumer)))
+    }
+
+    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+        self.0.depth(queue).await
+    }
+}
+
+struct AckingConsumer(Box<dyn Consumer>);
+
+#[async_trait]
+impl Consumer for AckingConsumer {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        let delivery = self.0.next().await?;
+        self.0.ack(delivery.tag, false).await?;
+        Ok(delivery)
+    }
+
+    async fn ack(&mut self, _tag: DeliveryTag, _multiple: bool) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn requeue(&mut self, _tag: DeliveryTag) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn set_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.0.set_prefetch(prefetch).await
+    }
+
+    async fn stop(&mut self) -> Result<(), BrokerError> {
+        self.0.stop().await
+    }
+
+    async fn close(self: Box<Self>) {
+        self.0.close().await;
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let common_args = CommonArgs::default();
+    let mut layers = common_args.layers();
+    let common = common_args.resolve(&mut layers, Verbosity::Normal, "ack-first-worker");
+    let name = std::env::args().nth(2);
+    let worker = WorkerArgs {
+        name,
+        ..WorkerArgs::default()
+    };
+    let settings = worker.resolve(&mut layers);
+    layers.finish()?;
+    let broker = Arc::new(AckFirst(RabbitBroker::new(&common.broker)?));
+    let opener = Arc::new(SurgePing::new());
+    let stop = CancellationToken::new();
+    ping_worker::run(broker, opener, Resolver::from_system(), &settings, stop).await?;
+    Ok(())
+}
