@@ -54,7 +54,7 @@ pub struct Probed {
 /// All probing threads of this process.
 #[derive(Debug)]
 pub struct Lanes {
-    lanes: Vec<Lane>,
+    all: Vec<Lane>,
     paces: Paces,
     resolver: Resolver,
     requests_sent: Arc<RequestsSent>,
@@ -92,14 +92,14 @@ impl Lanes {
     ) -> Result<Self, ProbeError> {
         let requests_sent = Arc::new(RequestsSent::default());
         let mut lanes = Self {
-            lanes: Vec::with_capacity(threads.get()),
+            all: Vec::with_capacity(threads.get()),
             paces: Paces::new(threads.get(), box_rate),
             resolver,
             requests_sent: Arc::clone(&requests_sent),
             targets_done: AtomicU64::new(0),
         };
         for number in 0..threads.get() {
-            lanes.lanes.push(Lane::start(
+            lanes.all.push(Lane::start(
                 number,
                 Arc::clone(opener),
                 Arc::clone(&requests_sent),
@@ -158,7 +158,7 @@ impl Lanes {
             outcomes[place] = Some(outcome(
                 &chunk.targets[place],
                 destination,
-                finding,
+                &finding,
                 started,
             ));
         }
@@ -201,7 +201,7 @@ impl Lanes {
             return Ok(Vec::new());
         }
         let (number, lane, errands) = self
-            .lanes
+            .all
             .iter()
             .enumerate()
             .filter_map(|(number, lane)| Some((number, lane, lane.errands.as_ref()?)))
@@ -223,10 +223,10 @@ impl Lanes {
 
 impl Drop for Lanes {
     fn drop(&mut self) {
-        for lane in &mut self.lanes {
+        for lane in &mut self.all {
             lane.errands = None;
         }
-        for lane in &mut self.lanes {
+        for lane in &mut self.all {
             lane.join();
         }
     }
@@ -258,7 +258,7 @@ impl Lane {
         requests_sent: Arc<RequestsSent>,
     ) -> Result<Self, ProbeError> {
         let (errands, incoming) = mpsc::channel(WAITING_ERRANDS);
-        let (ready, opened) = sync_channel(1);
+        let (ready, start) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(format!("lane-{number}"))
             .spawn(move || run(opener.as_ref(), requests_sent, incoming, &ready))
@@ -268,12 +268,12 @@ impl Lane {
             load: AtomicUsize::new(0),
             thread: Some(thread),
         };
-        let opened = opened.recv().unwrap_or(Err(ProbeError::Ended));
-        if opened.is_err() {
+        let started = start.recv().unwrap_or(Err(ProbeError::Ended));
+        if started.is_err() {
             lane.errands = None;
             lane.join();
         }
-        opened.map(|()| lane)
+        started.map(|()| lane)
     }
 
     fn join(&mut self) {
@@ -372,7 +372,7 @@ fn not_probed(unresolved: Unresolved, started: Instant) -> Outcome {
 fn outcome(
     target: &Target,
     destination: Destination,
-    finding: Finding,
+    finding: &Finding,
     started: Instant,
 ) -> Outcome {
     Outcome {
@@ -392,3 +392,6 @@ fn outcome(
 fn since(started: Instant, moment: Instant) -> u64 {
     moment.saturating_duration_since(started).as_micros() as u64
 }
+
+#[cfg(test)]
+mod tests;

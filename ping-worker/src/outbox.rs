@@ -102,8 +102,9 @@ async fn publish(
                 (Sent::Result(key), Confirmed::Stored) => {
                     unconfirmed.remove(&key);
                     patience = pauses();
-                    // Nobody listens only when the worker is leaving at once.
-                    drop(confirmed.send(key).await);
+                    if confirmed.send(key).await.is_err() {
+                        tracing::debug!(chunk = key.chunk, "the worker leaves without acking it");
+                    }
                 }
                 (Sent::Result(key), answer) => {
                     let pause = patience.next().unwrap_or(Duration::from_secs(30));

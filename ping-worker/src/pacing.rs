@@ -50,9 +50,11 @@ impl Pacer {
 
     /// When a request may leave by this plan; `None` is at once.
     fn open_at(&self, planned: Option<Instant>, now: Instant) -> Option<Instant> {
-        planned
-            .map(|planned| planned - self.tolerance)
-            .filter(|open| *open > now)
+        planned?
+            .saturating_duration_since(now)
+            .checked_sub(self.tolerance)
+            .filter(|wait| !wait.is_zero())
+            .map(|wait| now + wait)
     }
 
     fn take(&self, planned: &mut Option<Instant>, now: Instant) {

@@ -230,9 +230,11 @@ fn meaning(error: &NetError) -> DnsFailure {
                 _ => DnsFailure::Servfail,
             }
         }
-        NetError::Timeout => DnsFailure::Timeout,
-        // Nobody listens there, or the way to the server is gone: no server answered.
-        NetError::Io(_) | NetError::NoConnections => DnsFailure::Timeout,
+        // Also when nobody listens there, or the way to the server is gone: no server answered.
+        NetError::Timeout | NetError::Io(_) | NetError::NoConnections => DnsFailure::Timeout,
         _ => DnsFailure::Servfail,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,3 +187,6 @@ fn errno(error: &io::Error) -> i32 {
 fn is_own(address: IpAddr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,12 @@ impl Window {
         self.in_flight = self.in_flight.saturating_sub(requests);
     }
 
+    /// Places that are taken.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
     fn grow(&mut self, now: Instant) {
         if self.answered >= self.size || self.grows_at().is_some_and(|at| at <= now) {
             self.open = true;

@@ -4,6 +4,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroUsize,
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -35,8 +36,8 @@ fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
 
 fn lanes(opener: SurgePing) -> Lanes {
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
-    let threads = NonZeroUsize::new(2).unwrap();
-    Lanes::start(threads, &opener, None, Resolver::from_system()).unwrap()
+    let threads = NonZeroUsize::new(2).expect("two is not zero");
+    Lanes::start(threads, &opener, None, Resolver::from_system()).expect("ICMP sockets are needed")
 }
 
 /// One quick request, at any rate.
@@ -60,7 +61,10 @@ async fn probe(lanes: &Lanes, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
     let Probed {
         started_at_us,
         outcomes,
-    } = lanes.probe(Arc::clone(&chunk)).await.unwrap();
+    } = lanes
+        .probe(Arc::clone(&chunk))
+        .await
+        .expect("the lane stays");
     assert_eq!(outcomes.len(), expected);
     // What the writer will refuse must not be produced.
     let result = ResultChunk {
@@ -73,7 +77,8 @@ async fn probe(lanes: &Lanes, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
         started_at_us,
         outcomes,
     };
-    ResultChunk::decode(&result.encode()).unwrap().outcomes
+    let read = ResultChunk::decode(&result.encode());
+    read.expect("the outcomes are consistent").outcomes
 }
 
 async fn every_loopback_address_is_up(opener: SurgePing) {
@@ -88,7 +93,7 @@ async fn every_loopback_address_is_up(opener: SurgePing) {
         assert_eq!(outcome.status, Status::Up, "{outcome:?}");
         assert_eq!((outcome.sent, outcome.received), (1, 1));
         assert_eq!((outcome.attempts, outcome.address), (1, None));
-        assert!(outcome.rtt.unwrap().min_ns > 0);
+        assert!(outcome.rtt.is_some_and(|rtt| rtt.min_ns > 0));
     }
     assert_eq!(lanes.requests_sent(), 254);
     assert_eq!(lanes.targets_done(), 254);
@@ -204,4 +209,62 @@ async fn count_and_size_are_sent_as_asked() {
     let outcomes = probe(&lanes, chunk(probing, targets)).await;
     assert_eq!(outcomes[0].status, Status::Up);
     assert_eq!((outcomes[0].sent, outcomes[0].received), (5, 5));
+}
+
+/// Runs `inner`, an ignored test of this file, in a network namespace of its own, whose only network answers nothing:
+/// without ARP, what is sent there carries a link address that is not the receiver's.
+fn in_a_silent_network(inner: &str) {
+    const SET_UP: &str = "ip link set lo up \
+        && ip link add silent type veth peer name sink \
+        && ip link set sink up \
+        && ip link set silent arp off up \
+        && ip addr add 192.0.2.254/24 dev silent \
+        && echo '0 0' > /proc/sys/net/ipv4/ping_group_range \
+        && exec \"$0\" --exact \"$1\" --ignored --nocapture";
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--net", "sh", "-c", SET_UP])
+        .arg(std::env::current_exe().expect("a test has a binary"))
+        .arg(inner)
+        .output()
+        .expect("`unshare` of util-linux is needed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    // A filter that matches nothing succeeds as well.
+    assert!(text.contains("1 passed"), "{text}{errors}");
+}
+
+#[test]
+fn silence_is_down_and_no_route_is_send_failed() {
+    in_a_silent_network("inner_silence");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_silence() {
+    for opener in [SurgePing::new(), SurgePing::raw()] {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            retries: 2,
+            timeout: Duration::from_millis(100),
+            ..quick()
+        };
+        let silent = (1..=200).map(|host| Ipv4Addr::new(192, 0, 2, host));
+        let no_route = Ipv4Addr::new(198, 51, 100, 1);
+        let targets: Vec<_> = silent
+            .chain([no_route])
+            .map(|address| Target::Address(address.into()))
+            .collect();
+        // Far longer than 100 + 150 + 225 ms, far shorter than what surge-ping listens for.
+        let bound = Duration::from_secs(30);
+        let probing = probe(&lanes, chunk(probing, targets));
+        let mut outcomes = tokio::time::timeout(bound, probing).await.unwrap();
+        let refused = outcomes.pop().unwrap();
+        assert_eq!(refused.status, Status::SendFailed { errno: 101 });
+        for outcome in outcomes {
+            assert_eq!(outcome.status, Status::Down { no_arp: false });
+            assert_eq!((outcome.sent, outcome.received), (3, 0));
+        }
+        assert_eq!(lanes.requests_sent(), 600);
+    }
 }

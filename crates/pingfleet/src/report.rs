@@ -7,7 +7,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use pingfleet_settings::{Exit, Failure, printed};
 use pingfleet_store::{ReportFilter, ReportRow, Store};
 use pingfleet_wire::Status;
-use serde_json::{Map, Value, json};
+use serde::Serializer as _;
+use serde_json::{Value, json};
 
 /// Rows of one table; a longer report is several tables, so that its memory has a bound.
 const TABLE_ROWS: usize = 5000;
@@ -35,6 +36,12 @@ const COLUMNS: [&str; 17] = [
 
 /// Arguments of `pingfleet report`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pingfleet report
+  pingfleet report 3 --status down --status unknown
+  pingfleet report --csv > sweep.csv
+  pingfleet report --json | jq -r 'select(.rtt_avg_ms > 50) | .target'")]
 pub(crate) struct ReportArgs {
     /// A number, the beginning of a UUID, or `latest`
     #[arg(value_name = "RUN", default_value = "latest")]
@@ -86,12 +93,7 @@ struct JsonLines(BufWriter<io::Stdout>);
 
 impl Sink for JsonLines {
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
-        let mut record = Map::new();
-        for (column, value) in COLUMNS.iter().zip(values(row)) {
-            record.insert((*column).to_owned(), value);
-        }
-        serde_json::to_writer(&mut self.0, &record)?;
-        writeln!(self.0)
+        write_json(&mut self.0, COLUMNS.into_iter().zip(values(row)))
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -99,11 +101,20 @@ impl Sink for JsonLines {
     }
 }
 
+/// Writes one object and the end of its line, the fields in the order in which they come.
+pub(crate) fn write_json(
+    out: &mut impl Write,
+    fields: impl IntoIterator<Item = (&'static str, Value)>,
+) -> io::Result<()> {
+    serde_json::Serializer::new(&mut *out).collect_map(fields)?;
+    writeln!(out)
+}
+
 struct Csv(csv::Writer<io::Stdout>);
 
 impl Sink for Csv {
     fn begin(&mut self) -> io::Result<()> {
-        self.0.write_record(COLUMNS).map_err(io::Error::from)
+        self.0.write_record(COLUMNS).map_err(cause)
     }
 
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
@@ -112,11 +123,19 @@ impl Sink for Csv {
             Value::String(text) => text,
             other => other.to_string(),
         });
-        self.0.write_record(fields).map_err(io::Error::from)
+        self.0.write_record(fields).map_err(cause)
     }
 
     fn end(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+/// What the system said: `io::Error::from` would hide that the reader has gone.
+fn cause(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
     }
 }
 

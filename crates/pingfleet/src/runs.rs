@@ -6,12 +6,16 @@ use clap::Args;
 use pingfleet_settings::{Exit, Failure, printed};
 use pingfleet_store::{RunSummary, Store};
 use pingfleet_wire::Status;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::report::table;
+use crate::report::{table, write_json};
 
 /// Arguments of `pingfleet runs`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pingfleet runs
+  pingfleet runs --json | jq 'select(.state == \"incomplete\") | .run'")]
 pub(crate) struct RunsArgs {
     /// One JSON object a line
     #[arg(long)]
@@ -23,7 +27,7 @@ pub(crate) fn runs(args: &RunsArgs, store: &Store) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
     if args.json {
         for summary in &summaries {
-            printed(writeln!(out, "{}", as_json(summary)))?;
+            printed(write_json(&mut out, fields(summary)))?;
         }
         return Ok(Exit::Complete);
     }
@@ -52,9 +56,9 @@ pub(crate) fn runs(args: &RunsArgs, store: &Store) -> Result<Exit, Failure> {
     Ok(Exit::Complete)
 }
 
-fn as_json(summary: &RunSummary) -> Value {
-    let mut record = Map::new();
-    for (key, value) in [
+fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
+    let counts = Status::NAMES.into_iter().zip(summary.counts);
+    [
         ("run", json!(summary.run)),
         ("run_id", json!(summary.run_id.to_string())),
         ("state", json!(summary.state.name())),
@@ -64,17 +68,15 @@ fn as_json(summary: &RunSummary) -> Value {
         ("chunks", json!(summary.chunks)),
         ("chunks_done", json!(summary.chunks_done)),
         ("chunks_dead", json!(summary.chunks_dead)),
+    ]
+    .into_iter()
+    .chain(counts.map(|(name, count)| (name, json!(count))))
+    .chain([
         ("duplicates", json!(summary.duplicates)),
         ("redelivered", json!(summary.redelivered)),
         ("via", json!(summary.via.name())),
         ("source", json!(summary.source)),
-    ] {
-        record.insert(key.to_owned(), value);
-    }
-    for (name, count) in Status::NAMES.iter().zip(summary.counts) {
-        record.insert((*name).to_owned(), json!(count));
-    }
-    Value::Object(record)
+    ])
 }
 
 pub(crate) fn cancel(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {

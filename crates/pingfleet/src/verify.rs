@@ -13,18 +13,23 @@ pub(crate) fn verify(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
     printed(io::stdout().lock().write_all(&text))?;
     Ok(if !proof.is_consistent() {
         Exit::System
-    } else if proof.is_complete() {
+    } else if is_complete(&proof) {
         Exit::Complete
     } else {
         Exit::Incomplete
     })
 }
 
+/// A plan that does not stand yet proves nothing, however little of it there is.
+fn is_complete(proof: &Verification) -> bool {
+    proof.is_complete() && proof.summary.state != RunState::Planning
+}
+
 fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     let summary = &proof.summary;
     let verdict = if !proof.is_consistent() {
         "contradicts its plan"
-    } else if proof.is_complete() {
+    } else if is_complete(proof) {
         "complete"
     } else {
         "incomplete"
@@ -59,6 +64,10 @@ fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     }
     if proof.is_consistent() && proof.outstanding_chunks > 0 {
         match summary.state {
+            RunState::Planning => writeln!(
+                out,
+                "  its plan does not stand yet; if its producer is gone, the next run removes it"
+            )?,
             RunState::Running => writeln!(out, "  a producer is at work on it")?,
             RunState::Cancelled => writeln!(out, "  the run was cancelled")?,
             _ => writeln!(out, "  go on with it: pingfleet resume {run}")?,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use pingfleet_broker::{RabbitBroker, RabbitConfig};
+use pingfleet_broker::{BrokerError, RabbitBroker, RabbitConfig};
 use pingfleet_store::{Durability, OpenOptions};
 
 use crate::{Exit, Failure, Layers, logging};
@@ -27,17 +27,25 @@ pub struct CommonArgs {
     /// Settings file [default: pingfleet.toml, if there is one]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Broker, as `amqp://user@host:5672/vhost`; the password is better given by `broker.password_file` or the environment
+    /// Broker, as amqp://user@host:5672/vhost [default: the one that docker-compose starts on this machine]. The password
+    /// does not belong here, but in PINGFLEET_BROKER__PASSWORD or in the file that broker.password_file names
     #[arg(long, value_name = "URL", global = true)]
     pub broker: Option<String>,
     /// Errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Tell more; twice for every probe
+    /// Log more: -v chunks and transactions, -vv probes, too
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
-    /// How to log
-    #[arg(long, value_name = "FORMAT", value_enum, global = true)]
+    /// Log as text, or as json with one object a line [default: text]
+    // Listing the values would give every other option blank lines around it.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        hide_possible_values = true,
+        global = true
+    )]
     pub log_format: Option<LogFormat>,
 }
 
@@ -111,19 +119,32 @@ impl CommonArgs {
         };
         logging::start(verbosity, format);
         let url = layers.get("broker.url", DEFAULT_BROKER.to_owned(), |text| {
-            Ok(text.to_owned())
+            // Each problem is told with its place, which the broker would not know.
+            match RabbitBroker::new(&RabbitConfig::new(text)) {
+                Ok(_) => Ok(text.to_owned()),
+                Err(BrokerError::Url(why)) => Err(format!("not a broker's URL: {why}")),
+                Err(other) => Err(other.to_string()),
+            }
         });
         let prefix = layers.get("broker.prefix", DEFAULT_PREFIX.to_owned(), |text| {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            if (1..=100).contains(&text.len()) && text.bytes().all(plain) {
+            if (1..=100).contains(&text.len())
+                && text.bytes().all(plain)
+                && !text.starts_with("amq.")
+            {
                 Ok(text.to_owned())
             } else {
-                Err("a prefix is 1 to 100 letters, digits, '-', '_' or '.'".to_owned())
+                Err(
+                    "a prefix is 1 to 100 letters, digits, '-', '_' or '.', and does not begin with amq."
+                        .to_owned(),
+                )
             }
         });
         let direct = layers.get("broker.password", None, |text| Ok(Some(text.to_owned())));
         let from_file = layers.get("broker.password_file", None, |path| {
             let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+            // Windows editors begin a file with a byte order mark.
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             let password = text.lines().next().unwrap_or_default().to_owned();
             if password.is_empty() {
                 Err(format!("{path} has no password on its first line"))
@@ -140,19 +161,15 @@ impl CommonArgs {
             "full" => Ok(Durability::Full),
             "normal" => Ok(Durability::Normal),
             "off" => Ok(Durability::Off),
-            _ => Err(format!("{text:?} is none of full, normal and off")),
+            _ => Err(format!("{text:?} is neither full, normal nor off")),
         });
-        let broker = RabbitConfig {
-            url,
-            prefix,
-            password: from_file.or(direct),
-            connection_name: program.to_owned(),
-        };
-        if let Err(error) = RabbitBroker::new(&broker) {
-            layers.problem(error.to_string());
-        }
         Common {
-            broker,
+            broker: RabbitConfig {
+                url,
+                prefix,
+                password: from_file.or(direct),
+                connection_name: program.to_owned(),
+            },
             database,
             durability,
         }
@@ -186,8 +203,27 @@ impl From<pingfleet_store::StoreError> for Failure {
     }
 }
 
-impl From<pingfleet_broker::BrokerError> for Failure {
-    fn from(error: pingfleet_broker::BrokerError) -> Self {
-        Self::system(&error)
+/// Most of them are mended by somebody else, or elsewhere: the message says how.
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        let advice = match &error {
+            BrokerError::Unreachable { .. } => {
+                "start one with `docker-compose up -d`, or name yours with --broker"
+            }
+            BrokerError::Login { .. } => {
+                "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"
+            }
+            BrokerError::NoTopology { .. } => {
+                "make it with `pingfleet broker init`, as a user who may configure"
+            }
+            BrokerError::OtherTopology { .. } => {
+                "choose another broker.prefix, the same for all programs"
+            }
+            BrokerError::Forbidden { .. } | BrokerError::Url(_) | BrokerError::Lost(_) => {
+                return Self::system(&error);
+            }
+        };
+        let Self { exit, message } = Self::system(&error);
+        Self::new(exit, format_args!("{message}: {advice}"))
     }
 }

@@ -1,6 +1,10 @@
 //! Exit codes, and the frame of every `main`.
 
-use std::{fmt, io, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, error::ErrorKind};
 
@@ -62,14 +66,16 @@ impl Failure {
     /// A failure of the system, told with all its sources.
     pub fn system(error: &dyn std::error::Error) -> Self {
         let mut message = error.to_string();
+        let mut wrapper = message.clone();
         let mut source = error.source();
         while let Some(error) = source {
             let text = error.to_string();
-            // Wrappers repeat the text of what they wrap.
-            if !message.contains(&text) {
+            // Wrappers repeat the text of what they wrap, and what is wrapped that of its wrapper.
+            if !message.contains(&text) && !text.contains(&wrapper) {
                 message.push_str(": ");
                 message.push_str(&text);
             }
+            wrapper = text;
             source = error.source();
         }
         Self::new(Exit::System, message)
@@ -88,7 +94,10 @@ impl From<SettingsError> for Failure {
 /// Any other failure of writing, such as a full disk.
 pub fn printed(written: io::Result<()>) -> Result<(), Failure> {
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::system(&error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
+            Exit::System,
+            format_args!("cannot write the output: {error}"),
+        )),
         _ => Ok(()),
     }
 }
@@ -111,9 +120,8 @@ pub fn main_with<A: Parser>(body: impl FnOnce(&A) -> Result<Exit, Failure>) -> E
     match body(&arguments) {
         Ok(exit) => exit.code().into(),
         Err(failure) => {
-            for line in failure.message.lines() {
-                eprintln!("error: {line}");
-            }
+            // Nobody is left to tell when standard error is closed.
+            drop(writeln!(io::stderr(), "error: {}", failure.message));
             failure.exit.code().into()
         }
     }

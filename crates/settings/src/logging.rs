@@ -34,6 +34,8 @@ pub(crate) fn start(verbosity: Verbosity, format: LogFormat) {
         .with_writer(std::io::stderr)
         .with_ansi(colour)
         .with_target(false)
+        // It would tell them on standard error, and panic where that is closed.
+        .log_internal_errors(false)
         .with_env_filter(EnvFilter::new(directives.join(",")));
     let started = match format {
         LogFormat::Text => builder.try_init(),

@@ -131,7 +131,7 @@ impl ProbingArgs {
                 if (1..=64).contains(&text.len()) && plain {
                     Ok(Some(text.to_owned()))
                 } else {
-                    Err(format!("{text:?} is no name of an interface"))
+                    Err(format!("{text:?} is not the name of an interface"))
                 }
             }),
             family,
@@ -160,7 +160,7 @@ impl ProbingArgs {
 fn source(text: &str, family: Family) -> Result<IpAddr, String> {
     let address: IpAddr = text
         .parse()
-        .map_err(|_| format!("{text:?} is no address"))?;
+        .map_err(|_| format!("{text:?} is not an address"))?;
     match (family, address) {
         (Family::V4, IpAddr::V6(_)) | (Family::V6, IpAddr::V4(_)) => {
             Err(format!("{address} is not of the family that is asked for"))

@@ -12,7 +12,7 @@ pub fn number<T: FromStr + PartialOrd + Display>(
 ) -> impl FnOnce(&str) -> Result<T, String> {
     move |text| match text.trim().parse::<T>() {
         Ok(value) if value >= least && value <= most => Ok(value),
-        _ => Err(format!("{text:?} is no number from {least} to {most}")),
+        _ => Err(format!("{text:?} is not a number from {least} to {most}")),
     }
 }
 
@@ -32,7 +32,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     match read {
         Ok(value) if text.trim() != "0" && value <= Duration::from_hours(1) => Ok(value),
         _ => Err(format!(
-            "{text:?} is no duration up to 1h; write it with its unit, such as 200ms or 2s"
+            "{text:?} is not a duration of at most 1h: it is written with its unit, such as 200ms or 2s"
         )),
     }
 }
@@ -50,7 +50,7 @@ pub fn rate(text: &str) -> Result<Rate, String> {
             .filter(|rate| rate.get() <= 10_000_000)
             .map(Some)
             .ok_or_else(|| {
-                format!("{text:?} is no rate: 1 to 10000000 requests a second, or `unlimited`")
+                format!("{text:?} is not a rate: it is 1 to 10000000 requests a second, or `unlimited`")
             }),
     }
 }

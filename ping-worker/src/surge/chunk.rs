@@ -42,7 +42,7 @@ const BACK_PRESSURE_PAUSE: Duration = Duration::from_millis(5);
 
 /// A request is listened for this much longer than its target can stay unsettled by its schedule: the pace may hold
 /// up what follows it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// "No buffer space available" (ENOBUFS), which std has no kind for.
 const NO_BUFFER_SPACE: i32 = if cfg!(windows) { 10055 } else { 105 };
@@ -149,8 +149,10 @@ impl<'a> Chunk<'a> {
         let mut admission = pin!(Fuse::terminated());
         let mut alarm = pin!(sleep_until(now().into()));
         loop {
-            if !self.ring() {
-                yield_now().await;
+            match self.read_until() {
+                Some(read) => self.ring(read),
+                // The reader of the socket has to go first.
+                None => yield_now().await,
             }
             if self.unsettled == 0 {
                 break;
@@ -187,27 +189,31 @@ impl<'a> Chunk<'a> {
         self.shares.of(self.destinations[target]).ok()
     }
 
-    /// Attends to every target whose alarm is due, as far as all replies up to then have been read. Returns whether
-    /// that is so: if not, the reader of the socket has to go first.
-    fn ring(&mut self) -> bool {
+    /// Up to when timeouts can be judged, if any is due: the socket has been read up to then. `None` when it has not
+    /// been read that far.
+    fn read_until(&self) -> Option<Read> {
         let now = now();
-        let Some(&Reverse((first, _))) = self.alarms.peek() else {
-            return true;
-        };
-        if first > now {
-            return true;
+        let due = self.alarms.peek().map(|Reverse((first, _))| *first);
+        match due.filter(|first| *first <= now) {
+            Some(first) => Some(self.shares.read(first, now)).filter(|read| *read != Read::NotYet),
+            None => Some(Read::Until(self.seen)),
         }
-        let stuck = match self.shares.read(first, now) {
-            Read::Until(until) => {
-                self.seen = self.seen.max(until);
-                false
-            }
-            Read::NotYet => return false,
-            Read::Stuck => {
-                self.seen = now;
-                true
-            }
+    }
+
+    /// Attends to every target whose alarm is due, as far as replies have been read.
+    fn ring(&mut self, read: Read) {
+        let (until, stuck) = match read {
+            Read::Until(until) => (until, false),
+            Read::Stuck | Read::NotYet => (now(), true),
         };
+        if until <= self.seen {
+            return;
+        }
+        // What was read has reached the flights, not yet the courses.
+        while let Some(Some(landed)) = self.flights.next().now_or_never() {
+            self.land(landed);
+        }
+        self.seen = until;
         while let Some(&Reverse((at, number))) = self.alarms.peek()
             && at <= self.seen
         {
@@ -218,7 +224,6 @@ impl<'a> Chunk<'a> {
                 self.attend(number, stuck);
             }
         }
-        true
     }
 
     /// Lets the alarm ring when time alone changes something next. Returns whether there is such a moment.

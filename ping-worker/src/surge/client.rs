@@ -170,6 +170,16 @@ impl Client {
             && has_unread(self.room.socket())
     }
 
+    #[cfg(test)]
+    pub(super) fn identifier(&self) -> u16 {
+        self.identifier.0
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> usize {
+        self.window.borrow().in_flight()
+    }
+
     async fn enter(&self) {
         loop {
             let entered = self.window.borrow_mut().enter(now());

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The fleet's machine room.
 pub(crate) struct Fleet {
-    pub(crate) rabbit: Rabbit,
+    rabbit: Option<Rabbit>,
     namespace: Namespace,
     folder: tempfile::TempDir,
 }
@@ -33,14 +33,24 @@ pub(crate) struct Program {
 }
 
 impl Fleet {
-    /// A broker and a namespace in which 10.0.0.0/9 answers; everything else is silent.
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        let namespace = Namespace::answering("10.0.0.0/9")?;
+    /// A namespace in which 10.0.0.0/9 answers, and everything else is silent.
+    pub(crate) fn without_broker() -> anyhow::Result<Self> {
         Ok(Self {
-            rabbit: Rabbit::start_in(&namespace)?,
-            namespace,
+            rabbit: None,
+            namespace: Namespace::answering("10.0.0.0/9")?,
             folder: tempfile::tempdir()?,
         })
+    }
+
+    /// The same with a broker in it.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let mut fleet = Self::without_broker()?;
+        fleet.rabbit = Some(Rabbit::start_in(&fleet.namespace)?);
+        Ok(fleet)
+    }
+
+    pub(crate) fn rabbit(&mut self) -> anyhow::Result<&mut Rabbit> {
+        self.rabbit.as_mut().context("a fleet without a broker")
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -63,12 +73,13 @@ impl Fleet {
         let path = built(program)?;
         let number = std::fs::read_dir(self.folder.path())?.count();
         let log = self.folder.path().join(format!("{number}.log"));
-        let child = self
-            .namespace
-            .command(path)
+        let mut command = self.namespace.command(path);
+        if let Some(rabbit) = &self.rabbit {
+            command.env("PINGFLEET_BROKER__URL", rabbit.url());
+        }
+        let child = command
             .args(arguments)
             .current_dir(self.folder.path())
-            .env("PINGFLEET_BROKER__URL", self.rabbit.url())
             .stdin(Stdio::null())
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?)
@@ -106,10 +117,11 @@ impl Fleet {
 
     /// Waits until no message is left on the queues, delivered or not, twice in a row.
     pub(crate) fn wait_for_quiet_queues(&self) -> anyhow::Result<()> {
+        let rabbit = self.rabbit.as_ref().context("a fleet without a broker")?;
         let began = Instant::now();
         let mut quiet = 0;
         while began.elapsed() < PATIENCE {
-            let listed = self.rabbit.ctl(&["list_queues", "name", "messages"])?;
+            let listed = rabbit.ctl(&["list_queues", "name", "messages"])?;
             let busy = listed.lines().any(|line| {
                 let mut words = line.split_whitespace();
                 let name = words.next().unwrap_or_default();

@@ -130,10 +130,10 @@ fn broker_that_is_away_for_ten_seconds_costs_nothing() -> anyhow::Result<()> {
     let _two = fleet.start("ping-worker", &["--name", "two"])?;
     let producer = fleet.start("producer", &["--hosts", text(&hosts), "--rate", RATE])?;
     fleet.wait_for_run("first results", |run| run.chunks_done >= 20)?;
-    fleet.rabbit.stop()?;
+    fleet.rabbit()?.stop()?;
     // The absence itself is what is tested, so there is no event to await.
     std::thread::sleep(Duration::from_secs(10));
-    fleet.rabbit.start_again()?;
+    fleet.rabbit()?.start_again()?;
     let status = producer.wait()?;
     assert_eq!(status.code(), Some(0));
     assert_all_up(&fleet, TARGETS)
@@ -141,15 +141,16 @@ fn broker_that_is_away_for_ten_seconds_costs_nothing() -> anyhow::Result<()> {
 
 #[test]
 fn purged_queues_are_filled_again_from_the_database() -> anyhow::Result<()> {
-    let fleet = Fleet::new()?;
+    let mut fleet = Fleet::new()?;
     let hosts = fleet.hosts(TARGETS)?;
     let _writer = fleet.start("consumer-writer", &[])?;
-    let _one = fleet.start("ping-worker", &["--name", "one"])?;
-    let _two = fleet.start("ping-worker", &["--name", "two"])?;
-    let producer = fleet.start("producer", &["--hosts", text(&hosts), "--rate", RATE])?;
+    // A small prefetch leaves chunks on the queue for the purge to take.
+    let _one = fleet.start("ping-worker", &["--name", "one", "--prefetch", "8"])?;
+    let _two = fleet.start("ping-worker", &["--name", "two", "--prefetch", "8"])?;
+    let producer = fleet.start("producer", &["--hosts", text(&hosts), "--rate", "2000"])?;
     fleet.wait_for_run("first results", |run| run.chunks_done >= 20)?;
     for queue in ["pingfleet.work", "pingfleet.results"] {
-        fleet.rabbit.purge(queue)?;
+        fleet.rabbit()?.purge(queue)?;
     }
     assert_eq!(producer.wait()?.code(), Some(0));
     assert_all_up(&fleet, TARGETS)?;
@@ -160,7 +161,7 @@ fn purged_queues_are_filled_again_from_the_database() -> anyhow::Result<()> {
 
 #[test]
 fn interrupted_sweep_goes_on_where_it_was() -> anyhow::Result<()> {
-    let fleet = Fleet::new()?;
+    let fleet = Fleet::without_broker()?;
     let sweep = fleet.start("pingfleet", &["sweep", "10.0.0.0/18", "--rate", "4000"])?;
     fleet.wait_for_run("first results", |run| run.chunks_done >= 5)?;
     let log = sweep.said();
@@ -178,7 +179,7 @@ fn interrupted_sweep_goes_on_where_it_was() -> anyhow::Result<()> {
 
 #[test]
 fn killed_sweep_goes_on_where_it_was() -> anyhow::Result<()> {
-    let fleet = Fleet::new()?;
+    let fleet = Fleet::without_broker()?;
     let sweep = fleet.start("pingfleet", &["sweep", "10.0.0.0/18", "--rate", "4000"])?;
     fleet.wait_for_run("first results", |run| run.chunks_done >= 5)?;
     sweep.kill()?;
@@ -189,7 +190,7 @@ fn killed_sweep_goes_on_where_it_was() -> anyhow::Result<()> {
 
 #[test]
 fn silent_targets_are_down_and_the_exit_says_so_only_when_asked() -> anyhow::Result<()> {
-    let fleet = Fleet::new()?;
+    let fleet = Fleet::without_broker()?;
     // 10.128.0.0/9 does not answer.
     let targets = ["10.0.0.1-10.0.0.20", "10.128.0.1-10.128.0.30"];
     let fast = ["--timeout", "200ms", "--retries", "1"];

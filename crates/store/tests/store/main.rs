@@ -1,0 +1,17 @@
+//! The guarantees of the database: what it refuses, what a plan and its outcomes may become, and that every
+//! contradiction is found.
+
+mod child;
+mod latest;
+mod locks;
+mod model;
+mod opening;
+mod outbox;
+mod overdue;
+mod proof;
+mod refusals;
+mod sample;
+mod settling;
+mod signs;
+mod thread;
+mod views;
