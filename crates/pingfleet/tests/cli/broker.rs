@@ -1,0 +1,289 @@
+//! Brokers that cannot be had: one message that says what to do, no password in any output, and nothing planned.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    process::Command,
+};
+
+use anyhow::Context;
+use pingfleet_testbed::Rabbit;
+
+use crate::rig::{Ended, NO_BROKER, Room};
+
+/// No real password: found in an output it shows a leak.
+const SECRET: &str = "hunter2-hunter2";
+
+/// What the producer says about a broker.
+fn producer(room: &Room, broker: &str) -> anyhow::Result<Ended> {
+    room.call("producer", &["127.0.0.1", "-vv"])?
+        .env("PINGFLEET_BROKER__URL", broker)
+        .end()
+}
+
+/// A folder with a database in it, so that what a failure adds to it would show.
+fn room_with_a_run() -> anyhow::Result<Room> {
+    let room = Room::new()?;
+    room.swept("pingfleet.db")?;
+    Ok(room)
+}
+
+/// No run was planned, and no lock is left.
+#[track_caller]
+fn assert_nothing_planned(room: &Room) -> anyhow::Result<()> {
+    assert_eq!(
+        room.sqlite3("pingfleet.db", "SELECT count(*) FROM runs")?,
+        "1"
+    );
+    let files: Vec<_> = room.files()?.into_keys().collect();
+    assert_eq!(files, ["pingfleet.db"]);
+    Ok(())
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_told_with_what_starts_one() -> anyhow::Result<()> {
+    let room = room_with_a_run()?;
+    producer(&room, NO_BROKER)?.fails(
+        4,
+        &[
+            "broker 127.0.0.1:1 cannot be reached",
+            "refused",
+            "docker-compose up -d",
+            "--broker",
+        ],
+    );
+    assert_nothing_planned(&room)?;
+    room.pingfleet(&["broker", "init"])?.fails(
+        4,
+        &["broker 127.0.0.1:1 cannot be reached", "docker-compose"],
+    );
+    Ok(())
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_told() -> anyhow::Result<()> {
+    let room = room_with_a_run()?;
+    producer(&room, &format!("amqp://user:{SECRET}@no-such-host.invalid"))?
+        .hides(SECRET)
+        .fails(4, &["broker no-such-host.invalid:5672 cannot be reached"]);
+    assert_nothing_planned(&room)
+}
+
+#[test]
+fn a_broker_that_says_nothing_is_given_up() -> anyhow::Result<()> {
+    let room = room_with_a_run()?;
+    // The kernel accepts for it; nobody ever answers.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    producer(&room, &format!("amqp://user:{SECRET}@127.0.0.1:{port}"))?
+        .hides(SECRET)
+        .fails(4, &[&format!("127.0.0.1:{port}"), "does not answer"]);
+    assert_nothing_planned(&room)
+}
+
+#[test]
+fn an_ipv6_literal_is_the_host_that_it_names() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    let rabbit = Rabbit::start()?;
+    let init = room
+        .call("pingfleet", &["broker", "init"])?
+        .env("PINGFLEET_BROKER__URL", &rabbit.ipv6_url()?)
+        .end()?
+        .ends_with(0);
+    assert!(
+        init.stdout.contains(&format!("[::1]:{}", rabbit.port())),
+        "{init:#?}"
+    );
+    // Not taken for localhost, where this broker listens as well.
+    room.call("pingfleet", &["broker", "init"])?
+        .env(
+            "PINGFLEET_BROKER__URL",
+            &format!("amqp://guest:guest@[::2]:{}/", rabbit.port()),
+        )
+        .end()?
+        .fails(
+            4,
+            &[&format!("broker [::2]:{} cannot be reached", rabbit.port())],
+        );
+    Ok(())
+}
+
+#[test]
+fn a_refused_login_ends_at_once_and_shows_the_password_nowhere() -> anyhow::Result<()> {
+    let room = room_with_a_run()?;
+    let rabbit = Rabbit::start()?;
+    let url = format!("amqp://guest@127.0.0.1:{}", rabbit.port());
+    let file = room.write("secret", format!("{SECRET}\n"))?;
+    let in_url = format!("amqp://guest:{SECRET}@127.0.0.1:{}", rabbit.port());
+    for (program, arguments) in [
+        ("producer", ["127.0.0.1", "-vv"].as_slice()),
+        ("producer", &["127.0.0.1", "-vv", "--log-format", "json"]),
+        ("ping-worker", &["-vv"]),
+        ("consumer-writer", &["-vv"]),
+        ("pingfleet", &["broker", "init", "-vv"]),
+    ] {
+        for (name, value) in [
+            ("PINGFLEET_BROKER__PASSWORD", SECRET),
+            ("PINGFLEET_BROKER__PASSWORD_FILE", &file),
+            ("PINGFLEET_BROKER__URL", &in_url),
+        ] {
+            let ended = room
+                .call(program, arguments)?
+                .env("PINGFLEET_BROKER__URL", &url)
+                .env(name, value)
+                .end()?
+                .hides(SECRET)
+                .fails(4, &["refuses the login of user \"guest\"", "password_file"]);
+            // Trying again could only lock the user out.
+            assert!(!ended.stderr.contains("trying again"), "{ended:#?}");
+        }
+    }
+    std::fs::remove_file(file)?;
+    assert_nothing_planned(&room)?;
+    let doctor = room
+        .call("pingfleet", &["doctor", "-vv"])?
+        .env("PINGFLEET_BROKER__URL", &in_url)
+        .end()?
+        .ends_with(4);
+    let doctor = doctor.hides(SECRET);
+    assert!(doctor.stdout.contains("refuses the login"), "{doctor:#?}");
+    Ok(())
+}
+
+#[test]
+fn the_process_list_does_not_show_a_password_of_the_environment_or_a_file() -> anyhow::Result<()> {
+    let room = room_with_a_run()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let url = format!("amqp://user@{}", listener.local_addr()?);
+    let file = room.write("secret", SECRET)?;
+    for (name, value) in [
+        ("PINGFLEET_BROKER__PASSWORD", SECRET),
+        ("PINGFLEET_BROKER__PASSWORD_FILE", &file),
+    ] {
+        for program in ["ping-worker", "consumer-writer", "producer"] {
+            let arguments: &[&str] = if program == "producer" {
+                &["127.0.0.1"]
+            } else {
+                &[]
+            };
+            let running = room
+                .call(program, arguments)?
+                .env("PINGFLEET_BROKER__URL", &url)
+                .env(name, value)
+                .start()?;
+            // When it knocks, it has read all of its settings.
+            let (_silent, _) = listener.accept()?;
+            let seen = Command::new("ps").args(["-eww", "-o", "args"]).output()?;
+            let seen = String::from_utf8(seen.stdout)?;
+            assert!(seen.contains(program), "{seen}");
+            assert!(!seen.contains(SECRET), "{seen}");
+            drop(running);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_user_may_not_do_is_told_with_the_line_that_permits_it() -> anyhow::Result<()> {
+    let room = room_with_a_run()?;
+    let rabbit = Rabbit::start()?;
+    let url = format!("amqp://guest:guest@127.0.0.1:{}/nowhere", rabbit.port());
+    producer(&room, &url)?.fails(4, &["nowhere", "rabbitmqctl add_vhost 'nowhere'"]);
+    assert_nothing_planned(&room)?;
+
+    rabbit.ctl(&["add_user", "worker", SECRET])?;
+    let url = format!("amqp://worker:{SECRET}@127.0.0.1:{}/", rabbit.port());
+    producer(&room, &url)?
+        .hides(SECRET)
+        .fails(4, &["rabbitmqctl set_permissions -p '/' 'worker'"]);
+    assert_nothing_planned(&room)?;
+
+    // May use everything and make nothing: the queues have to be made for it.
+    rabbit.ctl(&["set_permissions", "-p", "/", "worker", "^$", ".*", ".*"])?;
+    let init = |url: &str| {
+        room.call("pingfleet", &["broker", "init"])?
+            .env("PINGFLEET_BROKER__URL", url)
+            .end()
+    };
+    init(&url)?.hides(SECRET).fails(
+        4,
+        &["is missing on broker", "pingfleet broker init", "configure"],
+    );
+    assert_eq!(rabbit.ctl(&["list_queues", "name"])?.lines().count(), 0);
+    init(&rabbit.url())?.ends_with(0);
+    let made = rabbit.ctl(&["list_queues", "name"])?;
+    let mut made: Vec<_> = made.lines().map(str::trim).collect();
+    made.sort_unstable();
+    assert_eq!(
+        made,
+        [
+            "pingfleet.dead",
+            "pingfleet.heartbeats",
+            "pingfleet.results",
+            "pingfleet.work"
+        ]
+    );
+    // Once they stand, that user has all it needs; and making them again changes nothing.
+    init(&url)?.ends_with(0);
+    init(&rabbit.url())?.ends_with(0);
+
+    rabbit.ctl(&["delete_queue", "pingfleet.heartbeats"])?;
+    let doctor = room
+        .call("pingfleet", &["doctor"])?
+        .env("PINGFLEET_BROKER__URL", &rabbit.url())
+        .end()?
+        .ends_with(0);
+    assert!(
+        doctor.stdout.contains("pingfleet broker init"),
+        "{doctor:#?}"
+    );
+    let left = rabbit.ctl(&["list_queues", "name"])?;
+    assert_eq!(left.lines().count(), 3, "doctor made a queue: {left}");
+    Ok(())
+}
+
+#[test]
+fn queues_of_another_make_are_told_and_left_alone() -> anyhow::Result<()> {
+    let room = room_with_a_run()?;
+    let rabbit = Rabbit::start()?;
+    // A queue of our name, as somebody made it by hand.
+    let make = "rabbit_amqqueue:declare({resource, <<\"/\">>, queue, <<\"pingfleet.work\">>}, true, false, [], none, \
+                <<\"guest\">>).";
+    rabbit
+        .ctl(&["eval", make])
+        .context("making a classic queue")?;
+    producer(&room, &rabbit.url())?.fails(4, &["not ours", "broker.prefix"]);
+    assert_nothing_planned(&room)
+}
+
+#[test]
+fn an_unusable_url_or_password_file_is_a_configuration_error() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    for url in [
+        "amqp://user:hunter2-hunter2@host:port/v",
+        "http://user:hunter2-hunter2@host",
+        "user:hunter2-hunter2@host",
+        "amqp://user:hunter2-hunter2@",
+        "amqp://user:hunter2-hunter2@host?heartbeat=soon",
+    ] {
+        for (program, arguments) in [
+            ("producer", ["127.0.0.1", "-vv"].as_slice()),
+            ("ping-worker", &["-vv"]),
+            ("consumer-writer", &["-vv"]),
+            ("pingfleet", &["runs", "-vv"]),
+        ] {
+            room.call(program, arguments)?
+                .env("PINGFLEET_BROKER__URL", url)
+                .end()?
+                .hides(SECRET)
+                .fails(3, &["PINGFLEET_BROKER__URL: "]);
+        }
+    }
+    room.write("empty", "\n")?;
+    for (file, part) in [("missing", "No such file"), ("empty", "no password")] {
+        room.call("ping-worker", &[])?
+            .env("PINGFLEET_BROKER__PASSWORD_FILE", file)
+            .end()?
+            .fails(3, &["PINGFLEET_BROKER__PASSWORD_FILE: ", file, part]);
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! What is printed: forms of the report, other commands over the database, and outputs that nobody reads.
+
+use pingfleet_testbed::Namespace;
+use serde_json::{Value, json};
+
+use crate::rig::Room;
+
+/// A folder whose database has one run of 10.0.0.1, which answered, and 10.128.0.1, which did not.
+fn mixed() -> anyhow::Result<Room> {
+    let room = Room::new()?;
+    let namespace = Namespace::answering("10.0.0.0/24")?;
+    let arguments = [
+        "sweep",
+        "--no-shuffle",
+        "-r0",
+        "-t200ms",
+        "10.0.0.1",
+        "10.128.0.1",
+    ];
+    room.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
+        .end()?
+        .ends_with(0);
+    Ok(room)
+}
+
+#[test]
+fn json_lines_have_numbers_as_numbers_and_null_for_what_was_not_measured() -> anyhow::Result<()> {
+    let room = mixed()?;
+    let rows = room.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    let [up, down] = rows.as_slice() else {
+        panic!("{rows:#?}")
+    };
+    assert_eq!(
+        (&up["target"], &up["status"]),
+        (&json!("10.0.0.1"), &json!("up"))
+    );
+    for rtt in ["rtt_min_ms", "rtt_avg_ms", "rtt_max_ms"] {
+        assert!(up[rtt].as_f64().is_some_and(|ms| ms > 0.0), "{up:#}");
+        assert_eq!(down[rtt], Value::Null, "{down:#}");
+    }
+    assert_eq!(down["rtt_stddev_ms"], Value::Null, "{down:#}");
+    assert_eq!(
+        (&down["target"], &down["status"]),
+        (&json!("10.128.0.1"), &json!("down"))
+    );
+    for (row, sent, received, loss) in [(up, 1, 1, 0.0), (down, 1, 0, 100.0)] {
+        assert_eq!(row["run"], json!(1));
+        assert_eq!(row["sent"], json!(sent), "{row:#}");
+        assert_eq!(row["received"], json!(received), "{row:#}");
+        assert_eq!(row["loss_pct"], json!(loss), "{row:#}");
+        assert_eq!(row["labels"], Value::Null);
+    }
+    Ok(())
+}
+
+#[test]
+fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() -> anyhow::Result<()>
+{
+    let room = mixed()?;
+    let report = room.pingfleet(&["report", "--csv"])?.ends_with(0);
+    let mut reader = csv::Reader::from_reader(report.stdout.as_bytes());
+    let header: Vec<_> = reader.headers()?.iter().map(str::to_owned).collect();
+    assert_eq!(
+        header.join("|"),
+        room.sqlite3(
+            "pingfleet.db",
+            "SELECT group_concat(name, '|') FROM pragma_table_info('report')"
+        )?
+    );
+    let records = reader.records().collect::<Result<Vec<_>, _>>()?;
+    let field = |row: usize, name: &str| {
+        let column = header.iter().position(|column| column == name);
+        records[row][column.expect("a column of the view")].to_owned()
+    };
+    assert_eq!(field(0, "status"), "up");
+    assert!(field(0, "rtt_avg_ms").parse::<f64>()? > 0.0);
+    assert_eq!(field(1, "status"), "down");
+    assert_eq!(field(1, "rtt_avg_ms"), "");
+    assert_eq!(field(1, "loss_pct").parse::<f64>()?.to_string(), "100");
+    // The same rows by JSON, in the same order and with the same names.
+    let json = room.pingfleet(&["report", "--json"])?.ends_with(0);
+    let line = json.stdout.lines().next().expect("a row");
+    let names: Vec<_> = header
+        .iter()
+        .map(|name| line.find(&format!("\"{name}\":")))
+        .collect();
+    assert!(names.is_sorted() && names[0].is_some(), "{line}");
+    Ok(())
+}
+
+#[test]
+fn the_table_says_nothing_in_the_place_of_what_was_not_measured() -> anyhow::Result<()> {
+    let room = mixed()?;
+    let report = room.pingfleet(&["report"])?.ends_with(0);
+    let lines: Vec<_> = report.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{report:#?}");
+    let words: Vec<_> = lines[2].split_whitespace().collect();
+    assert_eq!(words[..6], ["10.128.0.1", "down", "0/1", "-", "-", "-"]);
+    let only = room
+        .pingfleet(&["report", "--status", "down"])?
+        .ends_with(0);
+    assert_eq!(only.stdout.lines().count(), 2, "{only:#?}");
+    Ok(())
+}
+
+#[test]
+fn runs_are_listed_for_people_and_for_programs() -> anyhow::Result<()> {
+    let room = mixed()?;
+    let table = room.pingfleet(&["runs"])?.ends_with(0);
+    assert_eq!(table.stdout.lines().count(), 2, "{table:#?}");
+    let rows = room.pingfleet(&["runs", "--json"])?.ends_with(0).json()?;
+    let [run] = rows.as_slice() else {
+        panic!("{rows:#?}")
+    };
+    for (field, value) in [
+        ("run", json!(1)),
+        ("state", json!("complete")),
+        ("targets", json!(2)),
+        ("up", json!(1)),
+        ("down", json!(1)),
+        ("chunks_done", json!(1)),
+        ("via", json!("sweep")),
+    ] {
+        assert_eq!(run[field], value, "{field} of {run:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_report_quietly() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    // More than a pipe holds, so that the report is still being written when its reader leaves.
+    room.pingfleet(&["sweep", "--rate", "unlimited", "127.0.0.0/20"])?
+        .ends_with(0);
+    for form in ["", "--json", "--csv"] {
+        let line = format!("pingfleet report {form} | head -n 1; exit ${{PIPESTATUS[0]}}");
+        let ended = room.shell(&line)?.ends_with(0);
+        assert_eq!(ended.stderr, "", "{ended:#?}");
+        assert_eq!(ended.stdout.lines().count(), 1, "{ended:#?}");
+    }
+    for command in ["runs", "verify", "--help", "sweep --dry-run 127.0.0.0/24"] {
+        let line = format!("pingfleet {command} | true; exit ${{PIPESTATUS[0]}}");
+        let ended = room.shell(&line)?.ends_with(0);
+        assert_eq!(ended.stderr, "", "{ended:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_under_the_output_is_told() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    room.swept("pingfleet.db")?;
+    for command in ["report", "report --json", "report --csv", "runs", "verify"] {
+        room.shell(&format!("pingfleet {command} > /dev/full"))?
+            .fails(4, &["cannot write the output", "No space left"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_closed_standard_error_changes_no_exit_code() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    for (command, code) in [
+        ("sweep 10.0.0.300", 2),
+        ("sweep -vv 127.0.0.1", 0),
+        ("--nothing", 3),
+        ("verify 7", 3),
+    ] {
+        // A pipe whose reader has gone before the program says anything.
+        let line = format!("exec 2> >(exec true); wait $!; pingfleet {command} > /dev/null");
+        room.shell(&line)?.ends_with(code);
+    }
+    Ok(())
+}
+
+#[test]
+fn no_escape_sequence_leaves_for_what_is_no_terminal() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    for arguments in [
+        ["sweep", "-vv", "127.0.0.1"].as_slice(),
+        &["report"],
+        &["runs"],
+        &["verify"],
+        &["doctor"],
+        &["--help"],
+        &["--nothing"],
+    ] {
+        let ended = room
+            .call("pingfleet", arguments)?
+            .env("CLICOLOR", "1")
+            .end()?;
+        ended.hides("\u{1b}").hides("\r");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_color_is_honoured_on_a_terminal() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    // `script` gives the program a terminal for all three streams.
+    let on_a_terminal = |prefix: &str, command: &str| {
+        room.shell(&format!(
+            "{prefix} script --quiet --return --command '{command}' /dev/null"
+        ))
+    };
+    for command in [
+        "pingfleet sweep -v 127.0.0.0/28",
+        "pingfleet report",
+        "pingfleet --help",
+        "pingfleet verify 99 || true",
+    ] {
+        let plain = on_a_terminal("NO_COLOR=1", command)?.ends_with(0);
+        assert!(!plain.stdout.contains('\u{1b}'), "{plain:#?}");
+    }
+    // Without it there is colour to leave out.
+    let colour = on_a_terminal("", "pingfleet sweep -v 127.0.0.0/28")?.ends_with(0);
+    assert!(colour.stdout.contains("\u{1b}["), "{colour:#?}");
+    Ok(())
+}
+
+#[test]
+fn a_run_that_is_not_there_is_a_usage_error() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    room.swept("pingfleet.db")?;
+    let before = room.files()?;
+    for command in ["verify", "report", "cancel", "resume", "retry"] {
+        for run in ["7", "zz", "-1", "0"] {
+            room.pingfleet(&[command, "--", run])?
+                .fails(3, &["no run", run, "pingfleet runs"]);
+        }
+    }
+    assert_eq!(room.files()?, before);
+    Ok(())
+}
+
+#[test]
+fn a_settled_run_has_nothing_to_resume_retry_or_cancel() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    room.swept("pingfleet.db")?;
+    for command in ["resume", "retry"] {
+        room.pingfleet(&[command])?
+            .fails(3, &["run 1 is complete", "pingfleet report 1"]);
+    }
+    let cancelled = room.pingfleet(&["cancel"])?.ends_with(0);
+    assert!(
+        cancelled.stdout.contains("nothing to cancel"),
+        "{cancelled:#?}"
+    );
+    assert!(!room.path("pingfleet.db-run-1.lock").exists());
+    room.pingfleet(&["verify"])?.ends_with(0);
+    Ok(())
+}

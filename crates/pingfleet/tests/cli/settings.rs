@@ -1,0 +1,145 @@
+//! Settings: which layer wins, and that every problem is told at once, with its place, and without a password.
+
+use crate::rig::Room;
+
+/// Tells what the settings resolve to: the number of requests is the count of targets times `probing.count`.
+const DRY: [&str; 4] = ["sweep", "--dry-run", "--no-shuffle", "127.0.0.1"];
+
+fn requests(stdout: &str) -> Option<u32> {
+    let line = stdout
+        .lines()
+        .find(|line| line.contains("requests when all answer"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
+fn flags_win_over_the_environment_that_over_the_file_and_that_over_defaults() -> anyhow::Result<()>
+{
+    let room = Room::new()?;
+    let dry = |flags: &[&str], environment: Option<&str>| -> anyhow::Result<Option<u32>> {
+        let arguments = [DRY.as_slice(), flags].concat();
+        let mut call = room.call("pingfleet", &arguments)?;
+        if let Some(count) = environment {
+            call = call.env("PINGFLEET_PROBING__COUNT", count);
+        }
+        Ok(requests(&call.end()?.ends_with(0).stdout))
+    };
+    assert_eq!(dry(&[], None)?, Some(1));
+    room.write("pingfleet.toml", "[probing]\ncount = 2\n")?;
+    assert_eq!(dry(&[], None)?, Some(2));
+    assert_eq!(dry(&[], Some("3"))?, Some(3));
+    assert_eq!(dry(&["--count", "4"], Some("3"))?, Some(4));
+    room.write("other.toml", "probing.count = 5\n")?;
+    assert_eq!(dry(&["--config", "other.toml"], None)?, Some(5));
+    // Defined and empty is as good as absent.
+    assert_eq!(dry(&[], Some(""))?, Some(2));
+    Ok(())
+}
+
+#[test]
+fn all_problems_of_all_layers_are_told_at_once_with_their_places() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    room.write(
+        "pingfleet.toml",
+        "top = 1\n[probing]\ncount = 0\ntimeout = 5\ntiemout = '1s'\nttl = [1, 2]\n\
+         [broker]\nurl = 'http://user:hunter2@x'\npassword_file = '/nonexistent/secret'\n[nothing]\na = 1\n",
+    )?;
+    let before = room.files()?;
+    for program in ["pingfleet", "producer"] {
+        let arguments = if program == "pingfleet" {
+            ["sweep", "127.0.0.1", "--rate", "0", "-p", "3"].as_slice()
+        } else {
+            &["127.0.0.1", "--rate", "0", "-p", "3"]
+        };
+        let mut call = room
+            .call(program, arguments)?
+            .env("PINGFLEET_PROBING__RETRYS", "3")
+            .env("PINGFLEET_BROKER__URL", "");
+        call = call.env("PINGFLEET_PROBING__BACKOFF", "0.5");
+        let ended = call.end()?.fails(
+            3,
+            &[
+                "12 problems in the settings:",
+                "pingfleet.toml: top ",
+                "pingfleet.toml: probing.count: \"0\"",
+                "pingfleet.toml: probing.timeout: \"5\"",
+                "with its unit",
+                "pingfleet.toml: probing.tiemout: no such setting",
+                "pingfleet.toml: probing.ttl: ",
+                "pingfleet.toml: broker.url: ",
+                "pingfleet.toml: broker.password_file: /nonexistent/secret",
+                "pingfleet.toml: nothing.a: no such setting",
+                "PINGFLEET_PROBING__RETRYS: no such setting",
+                "PINGFLEET_PROBING__BACKOFF: \"0.5\"",
+                "--rate: \"0\"",
+                "--interval: \"3\"",
+            ],
+        );
+        ended.hides("hunter2");
+        assert_eq!(room.files()?, before);
+    }
+    Ok(())
+}
+
+#[test]
+fn other_programs_variables_are_tolerated_and_slips_are_not() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    room.call("pingfleet", &DRY)?
+        .env("PINGFLEET_BIND", "0.0.0.0")
+        .end()?
+        .ends_with(0);
+    room.call("pingfleet", &DRY)?
+        .env("PINGFLEET_BROKER_URL", "amqp://user:hunter2@h")
+        .end()?
+        .fails(3, &["PINGFLEET_BROKER_URL", "PINGFLEET_BROKER__URL"])
+        .hides("hunter2");
+    room.call("pingfleet", &DRY)?
+        .env("PINGFLEET_NOTHING__A", "1")
+        .end()?
+        .fails(3, &["PINGFLEET_NOTHING__A: no such setting"]);
+    Ok(())
+}
+
+#[test]
+fn a_settings_file_that_cannot_be_read_is_told_without_its_text() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    room.pingfleet(&["runs", "--config", "/nonexistent/p.toml"])?
+        .fails(3, &["/nonexistent/p.toml", "No such file"]);
+    room.write("pingfleet.toml", "[broker]\npassword = hunter2\n")?;
+    room.pingfleet(&["runs"])?
+        .fails(3, &["pingfleet.toml", "line 2"])
+        .hides("hunter2");
+    Ok(())
+}
+
+#[test]
+fn settings_that_fit_no_limit_are_refused() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    for (flags, parts) in [
+        (["--timeout", "5"], ["--timeout: \"5\"", "unit"]),
+        (["--interval", "2h"], ["--interval: \"2h\"", "at most 1h"]),
+        (["--count", "0"], ["--count: \"0\"", "1 to 1000"]),
+        (["--chunk-size", "10001"], ["--chunk-size: ", "1 to 10000"]),
+        (["--rate", "fast"], ["--rate: \"fast\"", "unlimited"]),
+        (["--source", "here"], ["--source: \"here\"", "address"]),
+        (["--size", "70000"], ["--size: \"70000\"", "65507"]),
+        (
+            ["--late-window", "11m"],
+            ["one target can take", "10 minutes"],
+        ),
+    ] {
+        room.pingfleet(&["sweep", "127.0.0.1", flags[0], flags[1]])?
+            .fails(3, &parts);
+    }
+    room.call("ping-worker", &["--threads", "0", "--prefetch", "x"])?
+        .end()?
+        .fails(3, &["--threads: \"0\"", "--prefetch: \"x\""]);
+    room.call(
+        "consumer-writer",
+        &["--batch-size", "0", "--batch-interval", "1"],
+    )?
+    .end()?
+    .fails(3, &["--batch-size: \"0\"", "--batch-interval: \"1\""]);
+    assert!(room.files()?.is_empty());
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Sweeps in one process: what is printed, probed and repeated as the flags ask, and runs that were left in the middle.
+
+use pingfleet_testbed::Namespace;
+use serde_json::json;
+
+use crate::rig::{Call, Room};
+
+/// A sweep that would take half a minute, and prints its first targets within a second.
+fn slow(room: &Room) -> anyhow::Result<Call> {
+    room.call(
+        "pingfleet",
+        &[
+            "sweep",
+            "-a",
+            "--rate",
+            "10",
+            "--chunk-size",
+            "5",
+            "127.0.0.0/24",
+        ],
+    )
+}
+
+/// The targets of a run in the order of its plan.
+fn order(room: &Room, database: &str) -> anyhow::Result<Vec<String>> {
+    let report = room
+        .pingfleet(&["report", "--json", "--db", database])?
+        .ends_with(0);
+    Ok(report
+        .json()?
+        .iter()
+        .filter_map(|row| row["target"].as_str().map(str::to_owned))
+        .collect())
+}
+
+#[test]
+fn answered_and_unanswered_targets_are_data_and_the_summary_makes_way() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    let namespace = Namespace::answering("10.0.0.0/24")?;
+    let sweep = |flags: &[&str]| {
+        let common = [
+            "sweep",
+            "-r0",
+            "-t200ms",
+            "--no-shuffle",
+            "10.0.0.1",
+            "10.128.0.1",
+        ];
+        let arguments = [common.as_slice(), flags].concat();
+        room.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
+            .end()
+    };
+    assert_eq!(sweep(&["-a"])?.ends_with(0).stdout, "10.0.0.1\n");
+    assert_eq!(sweep(&["-u"])?.ends_with(0).stdout, "10.128.0.1\n");
+    let both = sweep(&["-u", "-s"])?.ends_with(0);
+    assert_eq!(both.stdout, "10.128.0.1\n");
+    assert!(both.stderr.contains("1  up (50.0%)"), "{both:#?}");
+    let summary = sweep(&["-s"])?.ends_with(0);
+    assert_eq!(summary.stderr, "");
+    for part in [
+        " complete ",
+        "2  targets",
+        "1  up (50.0%)",
+        "1  down (50.0%)",
+    ] {
+        assert!(summary.stdout.contains(part), "{part}: {summary:#?}");
+    }
+    // Targets that are down are data, unless somebody wants them to be more.
+    assert_eq!(sweep(&["-a", "--fail-down"])?.ends_with(1).stderr, "");
+    room.pingfleet(&["sweep", "--fail-down", "127.0.0.1"])?
+        .ends_with(0);
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_reaches_nobody() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    for program in ["pingfleet", "producer"] {
+        let dry = ["--dry-run", "--seed", "3", "127.0.0.0/24", "127.0.0.9"];
+        let arguments = if program == "pingfleet" {
+            [["sweep"].as_slice(), &dry].concat()
+        } else {
+            dry.to_vec()
+        };
+        let ended = room.call(program, &arguments)?.end()?.ends_with(0);
+        for part in [
+            "254 targets in 2 chunks",
+            "1 duplicates",
+            "--seed 3",
+            "254 requests when all answer, 762 when none does",
+        ] {
+            assert!(ended.stdout.contains(part), "{part}: {ended:#?}");
+        }
+        assert!(room.files()?.is_empty());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_seed_repeats_an_order_and_no_shuffle_keeps_it() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    for (database, flags) in [
+        ("one.db", ["--seed", "7"].as_slice()),
+        ("again.db", &["--seed", "7"]),
+        ("other.db", &["--seed", "8"]),
+        ("kept.db", &["--no-shuffle"]),
+    ] {
+        let arguments = [&["sweep", "--db", database, "127.0.0.0/26"], flags].concat();
+        room.pingfleet(&arguments)?.ends_with(0);
+    }
+    let one = order(&room, "one.db")?;
+    assert_eq!(one, order(&room, "again.db")?);
+    assert_ne!(one, order(&room, "other.db")?);
+    let kept = order(&room, "kept.db")?;
+    let given: Vec<_> = (1..63).map(|host| format!("127.0.0.{host}")).collect();
+    assert_eq!(kept, given);
+    assert_ne!(one, kept);
+    Ok(())
+}
+
+#[test]
+fn requests_are_counted_as_asked_for() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    room.pingfleet(&["sweep", "-c", "3", "-p", "10ms", "127.0.0.1"])?
+        .ends_with(0);
+    let rows = room.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    assert_eq!(
+        (&rows[0]["sent"], &rows[0]["received"]),
+        (&json!(3), &json!(3))
+    );
+    let namespace = Namespace::answering("10.0.0.0/24")?;
+    let arguments = ["sweep", "-r", "2", "-t", "50ms", "10.0.0.1", "10.128.0.1"];
+    room.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
+        .end()?
+        .ends_with(0);
+    for row in room.pingfleet(&["report", "--json"])?.ends_with(0).json()? {
+        // One that answers at once is asked once, one that is silent three times.
+        let sent = if row["status"] == "up" { 1 } else { 3 };
+        assert_eq!(row["sent"], json!(sent), "{row:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn names_and_both_families_are_swept() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    for (flag, address) in [("-4", "127.0.0.1"), ("-6", "::1")] {
+        room.pingfleet(&["sweep", flag, "localhost", address])?
+            .ends_with(0);
+        let rows = room.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+        assert_eq!(rows.len(), 2);
+        for row in rows {
+            assert_eq!(row["status"], "up", "{row:#}");
+            assert_eq!(row["address"], address, "{row:#}");
+        }
+    }
+    room.pingfleet(&["sweep", "-4", "::1"])?
+        .fails(2, &["::1", "-4"]);
+    room.pingfleet(&["sweep", "-6", "127.0.0.1"])?
+        .fails(2, &["127.0.0.1", "-6"]);
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_run_says_how_to_go_on_and_does() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    let ended = slow(&room)?.interrupted()?.ends_with(130);
+    assert!(ended.stderr.contains("pingfleet resume 1"), "{ended:#?}");
+    let proof = room.pingfleet(&["verify"])?.ends_with(5);
+    assert!(proof.stdout.contains("run 1 incomplete"), "{proof:#?}");
+    assert!(proof.stdout.contains("pingfleet resume 1"), "{proof:#?}");
+    let stored = order(&room, "pingfleet.db")?.len();
+    assert!((1..254).contains(&stored), "{stored}");
+    let files: Vec<_> = room.files()?.into_keys().collect();
+    assert_eq!(files, ["pingfleet.db"]);
+    room.pingfleet(&["resume"])?.ends_with(0);
+    room.pingfleet(&["verify"])?.ends_with(0);
+    assert_eq!(order(&room, "pingfleet.db")?.len(), 254);
+    Ok(())
+}
+
+#[test]
+fn a_cancelled_run_is_not_resumed_and_says_why() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    slow(&room)?.interrupted()?.ends_with(130);
+    let cancelled = room.pingfleet(&["cancel"])?.ends_with(0);
+    assert!(
+        cancelled.stdout.contains("run 1 is cancelled"),
+        "{cancelled:#?}"
+    );
+    for command in ["resume", "retry"] {
+        room.pingfleet(&[command])?
+            .fails(3, &["run 1 is cancelled", "new run"]);
+    }
+    let proof = room.pingfleet(&["verify"])?.ends_with(5);
+    assert!(proof.stdout.contains("was cancelled"), "{proof:#?}");
+    let again = room.pingfleet(&["cancel"])?.ends_with(0);
+    assert!(again.stdout.contains("nothing to cancel"), "{again:#?}");
+    Ok(())
+}
+
+#[test]
+fn a_run_whose_plan_does_not_stand_is_not_proven_complete() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    room.swept("pingfleet.db")?;
+    // As a producer leaves it that is killed before its first chunk is stored.
+    room.sqlite3(
+        "pingfleet.db",
+        "DELETE FROM results; DELETE FROM chunks; DELETE FROM plan;
+         UPDATE runs SET state = 'planning', targets = 0, chunks = 0, chunks_done = 0, up = 0, finished_at_us = NULL",
+    )?;
+    let proof = room.pingfleet(&["verify"])?.ends_with(5);
+    assert!(proof.stdout.contains("run 1 incomplete"), "{proof:#?}");
+    assert!(!proof.stdout.contains("resume"), "{proof:#?}");
+    // The next run takes it away.
+    room.pingfleet(&["sweep", "127.0.0.1"])?.ends_with(0);
+    assert_eq!(
+        room.sqlite3("pingfleet.db", "SELECT count(*) FROM runs")?,
+        "1"
+    );
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! `latest` against a naive model, over several runs that end in any order.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use pingfleet_store::{Store, Via};
+use pingfleet_wire::{Message as _, Status, WorkChunk};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{select, subsequence},
+    test_runner::Config,
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::sample::{STARTED_AT_US, dead_letter, delivery, options, result, start, target};
+
+const TARGETS: usize = 4;
+
+/// A run of some of the targets, a chunk each, and the outcome of each.
+#[derive(Debug, Clone)]
+struct Sweep {
+    outcomes: Vec<(usize, Status)>,
+    cancelled: bool,
+}
+
+/// What `latest` says of a target, times in seconds after the first run.
+#[derive(Debug, Clone, PartialEq)]
+struct Newest {
+    run: i64,
+    status: &'static str,
+    first_seen: i64,
+    last_up: Option<i64>,
+    changed_at: i64,
+}
+
+type Latest = BTreeMap<String, Newest>;
+
+fn sweep() -> impl Strategy<Value = Sweep> {
+    let status = select(vec![
+        Status::Up,
+        Status::Late,
+        Status::Down { no_arp: false },
+        Status::Down { no_arp: true },
+    ]);
+    (
+        subsequence((0..TARGETS).collect::<Vec<_>>(), 1..=TARGETS),
+        vec(status, TARGETS),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(targets, statuses, cancelled)| Sweep {
+            outcomes: targets.into_iter().zip(statuses).collect(),
+            cancelled,
+        })
+}
+
+/// Plans the n-th run; its targets are not those of the sample.
+fn begin(store: &mut Store, sweep: &Sweep) -> Result<(i64, Vec<WorkChunk>)> {
+    let (planned, mut works) = start(store, Via::Sweep, &vec![1; sweep.outcomes.len()])?;
+    let plan = Connection::open(store.path())?;
+    for (work, (number, _)) in works.iter_mut().zip(&sweep.outcomes) {
+        work.targets = vec![target(*number as u32)];
+        plan.execute(
+            "UPDATE plan SET work = ?1 WHERE run = ?2 AND chunk = ?3",
+            (work.encode(), planned.run, work.key.chunk),
+        )?;
+    }
+    Ok((planned.run, works))
+}
+
+/// Ends a run that was probed `at` seconds after the first one.
+fn end(store: &mut Store, run: i64, works: &[WorkChunk], sweep: &Sweep, at: i64) -> Result<()> {
+    for (work, (_, status)) in works.iter().zip(&sweep.outcomes) {
+        let mut message = result(work, &[*status]);
+        message.started_at_us = STARTED_AT_US + at as u64 * 1_000_000;
+        store.apply(Via::Sweep, &[delivery(message)])?;
+    }
+    if sweep.cancelled {
+        store.cancel_run(run)?;
+    }
+    Ok(())
+}
+
+fn seconds(time_us: i64) -> i64 {
+    (time_us - STARTED_AT_US as i64) / 1_000_000
+}
+
+fn stored(store: &Store) -> Result<Latest> {
+    let connection = Connection::open(store.path())?;
+    let mut statement = connection.prepare(
+        "SELECT l.target, l.run, l.status, t.first_seen_us, t.last_up_us, t.changed_at_us
+         FROM latest l JOIN latest_rows t ON t.target = l.target",
+    )?;
+    let rows = statement.query_map((), |row| {
+        let status: String = row.get(2)?;
+        Ok((
+            row.get::<_, String>(0)?,
+            Newest {
+                run: row.get(1)?,
+                status: Status::NAMES
+                    .into_iter()
+                    .find(|name| *name == status)
+                    .unwrap_or("another"),
+                first_seen: seconds(row.get(3)?),
+                last_up: row.get::<_, Option<i64>>(4)?.map(seconds),
+                changed_at: seconds(row.get(5)?),
+            },
+        ))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The model: every row of the ended runs, looked at anew each time. `ended` is in the order of the ends.
+fn model(ended: &[(i64, i64, Sweep)]) -> Latest {
+    let mut rows: BTreeMap<String, Vec<(i64, i64, Status)>> = BTreeMap::new();
+    for (run, at, sweep) in ended {
+        for (number, status) in &sweep.outcomes {
+            rows.entry(target(*number as u32).to_string())
+                .or_default()
+                .push((*at, *run, *status));
+        }
+    }
+    rows.into_iter()
+        .map(|(target, mut rows)| {
+            rows.sort_by_key(|(at, ..)| *at);
+            let newest = rows[rows.len() - 1];
+            let changed_at = rows
+                .iter()
+                .rev()
+                .take_while(|(_, _, status)| status.code() == newest.2.code())
+                .last()
+                .map_or(0, |(at, ..)| *at);
+            let last_up = rows
+                .iter()
+                .rev()
+                .find(|(_, _, status)| status.code() <= 1)
+                .map(|(at, ..)| *at);
+            let newest = Newest {
+                run: newest.1,
+                status: newest.2.name(),
+                first_seen: rows[0].0,
+                last_up,
+                changed_at,
+            };
+            (target, newest)
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 40, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn latest_follows_the_runs_as_they_end(sweeps in vec(sweep(), 1..7)) {
+        let folder = TempDir::new().unwrap();
+        let mut store = options(&folder.path().join("fleet.db")).open().unwrap();
+        let mut ended = Vec::new();
+        for (at, sweep) in (0..).zip(sweeps) {
+            let (run, works) = begin(&mut store, &sweep).unwrap();
+            prop_assert_eq!(stored(&store).unwrap(), model(&ended));
+            end(&mut store, run, &works, &sweep, at).unwrap();
+            ended.push((run, at, sweep));
+            prop_assert_eq!(stored(&store).unwrap(), model(&ended));
+        }
+    }
+
+    /// The older run ends last, as one that is resumed after the next one: it can tell when a target was first seen
+    /// and last up, and nothing about now.
+    #[test]
+    fn an_older_run_that_ends_late_changes_only_the_past(
+        older in sweep(), newer in sweep(), later in sweep(),
+    ) {
+        let folder = TempDir::new().unwrap();
+        let mut store = options(&folder.path().join("fleet.db")).open().unwrap();
+        let mut ended = Vec::new();
+        let mut begun = Vec::new();
+        for sweep in [&older, &newer, &later] {
+            begun.push(begin(&mut store, sweep).unwrap());
+        }
+        for (number, sweep) in [(1, newer), (0, older), (2, later)] {
+            let (run, works) = &begun[number];
+            end(&mut store, *run, works, &sweep, number as i64).unwrap();
+            ended.push((*run, number as i64, sweep));
+            prop_assert_eq!(stored(&store).unwrap(), model(&ended));
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_closed_again_changes_only_what_is_new() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let down = Status::Down { no_arp: false };
+    let batch = [delivery(result(&works[0], &[down])), dead_letter(&works[1])];
+    store.apply(Via::Broker, &batch)?;
+    let before = stored(&store)?;
+    anyhow::ensure!(before.len() == 1);
+    store.retry_dead(planned.run)?;
+    store.apply(Via::Broker, &[delivery(result(&works[1], &[Status::Up]))])?;
+    let after = stored(&store)?;
+    anyhow::ensure!(after.len() == 2);
+    let (target, row) = before.first_key_value().context("a row")?;
+    anyhow::ensure!(after[target] == *row);
+    Ok(())
+}

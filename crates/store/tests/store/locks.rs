@@ -1,0 +1,137 @@
+//! The locks beside the database end with their holder, and there is never more than one.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Result, bail, ensure};
+use pingfleet_store::{FileLock, StoreError};
+use tempfile::TempDir;
+
+use crate::child::{self, Process};
+
+fn database(folder: &TempDir) -> PathBuf {
+    folder.path().join("fleet.db")
+}
+
+#[test]
+fn a_second_taker_learns_who_holds_it() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = database(&folder);
+    let _held = FileLock::writer(&path)?;
+    match FileLock::writer(&path) {
+        Err(StoreError::Held { holder, .. }) => {
+            ensure!(holder == format!(" (pid {})", std::process::id()), "{holder}");
+            Ok(())
+        }
+        other => bail!("{other:?}"),
+    }
+}
+
+#[test]
+fn locks_of_runs_and_of_the_writer_are_apart() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = database(&folder);
+    let _locks = [
+        FileLock::writer(&path)?,
+        FileLock::run(&path, 1)?,
+        FileLock::run(&path, 2)?,
+        FileLock::run(&path, 12)?,
+    ];
+    ensure!(matches!(
+        FileLock::run(&path, 2),
+        Err(StoreError::Held { .. })
+    ));
+    Ok(())
+}
+
+#[test]
+fn a_lock_leaves_no_file_behind() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = database(&folder);
+    for _ in 0..3 {
+        let held = FileLock::run(&path, 7)?;
+        ensure!(fs::read_dir(folder.path())?.count() == 1);
+        drop(held);
+        ensure!(fs::read_dir(folder.path())?.count() == 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_killed_holder_holds_nothing() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = database(&folder);
+    let mut holder = Process::start("locks::child_holds", &path)?;
+    holder.hear("held")?;
+    match FileLock::writer(&path) {
+        Err(StoreError::Held { holder: named, .. }) => {
+            ensure!(named.contains(&format!("pid {}", holder.id())), "{named}");
+        }
+        other => bail!("{other:?}"),
+    }
+    holder.kill()?;
+    ensure!(
+        fs::read_dir(folder.path())?.count() == 1,
+        "a killed process cannot have removed its file"
+    );
+    let held = FileLock::writer(&path)?;
+    let named = fs::read_to_string(folder.path().join("fleet.db-writer.lock"))?;
+    ensure!(named == format!("pid {}", std::process::id()), "{named}");
+    drop(held);
+    ensure!(fs::read_dir(folder.path())?.count() == 0);
+    Ok(())
+}
+
+#[test]
+#[ignore = "a process that another test starts"]
+fn child_holds() -> Result<()> {
+    let _held = FileLock::writer(&child::database()?)?;
+    println!("held");
+    child::wait()
+}
+
+/// A holder removes its file while others open it, lock what they opened, and must notice that it is nobody's any more.
+#[test]
+fn removing_the_file_never_lets_two_in() -> Result<()> {
+    const TURNS: u32 = 3000;
+    let folder = TempDir::new()?;
+    let path = database(&folder);
+    let (inside, turns) = (AtomicU32::new(0), AtomicU32::new(0));
+    let take_turns = || -> Result<()> {
+        while turns.load(Ordering::SeqCst) < TURNS {
+            match FileLock::writer(&path) {
+                Ok(held) => {
+                    let others = inside.fetch_add(1, Ordering::SeqCst);
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    std::thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(held);
+                    ensure!(others == 0, "{others} others hold the lock");
+                }
+                Err(StoreError::Held { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let takers: Vec<_> = (0..4).map(|_| scope.spawn(take_turns)).collect();
+        takers
+            .into_iter()
+            .try_for_each(|taker| taker.join().expect("a taker does not panic"))
+    })?;
+    ensure!(fs::read_dir(folder.path())?.count() == 0);
+    Ok(())
+}
+
+#[test]
+fn a_lock_in_a_missing_folder_cannot_be_taken() -> Result<()> {
+    let folder = TempDir::new()?;
+    match FileLock::writer(&folder.path().join("nowhere").join("fleet.db")) {
+        Err(StoreError::CannotOpen { .. }) => Ok(()),
+        other => bail!("{other:?}"),
+    }
+}

@@ -1,0 +1,289 @@
+//! The plan as an outbox: what is to be published, and what is not.
+
+use anyhow::{Result, ensure};
+use pingfleet_store::{FileLock, Republish, RunState, Store, StoreError, Via};
+use pingfleet_wire::{Message as _, Status, WorkChunk};
+use tempfile::TempDir;
+
+use crate::{
+    child::{self, Process},
+    sample::{dead_letter, delivery, options, plan, result, start},
+};
+
+fn open(folder: &TempDir) -> Result<Store> {
+    Ok(options(&folder.path().join("fleet.db")).open()?)
+}
+
+/// The numbers of all chunks that are to be published.
+fn outgoing(store: &Store, run: i64) -> Result<Vec<u32>> {
+    let chunks = store.outgoing(run, None, 1000)?;
+    Ok(chunks.into_iter().map(|outgoing| outgoing.chunk).collect())
+}
+
+fn apply_result(store: &mut Store, work: &WorkChunk) -> Result<()> {
+    store.apply(
+        Via::Broker,
+        &[delivery(result(work, &[Status::Down { no_arp: false }]))],
+    )?;
+    Ok(())
+}
+
+#[test]
+fn nothing_leaves_before_the_run_is_started() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = plan(&mut store, Via::Broker, &[2, 2])?;
+    ensure!(outgoing(&store, planned.run)?.is_empty());
+    ensure!(store.outstanding_work(planned.run, 0)?.is_none());
+    ensure!(store.summary(planned.run)?.state == RunState::Planning);
+    // A result that guessed the token of an unpublished plan is not applied, either.
+    store.writer_seen(Via::Broker, "test")?;
+    let applied = store.apply(Via::Broker, &[delivery(result(&works[0], &[Status::Up]))])?;
+    ensure!(applied.quarantined == 1, "{applied:?}");
+
+    store.start_run(planned.run)?;
+    ensure!(outgoing(&store, planned.run)? == [0, 1]);
+    let summary = store.summary(planned.run)?;
+    ensure!(summary.state == RunState::Running);
+    ensure!((summary.chunks, summary.targets) == (2, 4));
+    Ok(())
+}
+
+#[test]
+fn a_run_is_started_once() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, _works) = start(&mut store, Via::Broker, &[1])?;
+    let again = store.start_run(planned.run);
+    ensure!(matches!(again, Err(StoreError::BadPlan { .. })));
+    Ok(())
+}
+
+#[test]
+fn chunks_leave_in_pages_by_key_as_the_bytes_of_the_plan() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1, 2, 3, 1, 2])?;
+    let (_other, _) = start(&mut store, Via::Broker, &[1; 9])?;
+    let (mut after, mut read) = (None, Vec::new());
+    loop {
+        let page = store.outgoing(planned.run, after, 2)?;
+        let Some(last) = page.last() else { break };
+        ensure!(page.len() <= 2);
+        after = Some(last.chunk);
+        read.extend(page);
+    }
+    ensure!(read.len() == works.len());
+    for (outgoing, work) in read.iter().zip(&works) {
+        ensure!(outgoing.chunk == work.key.chunk);
+        ensure!(outgoing.work == work.encode());
+        let again = store.outstanding_work(planned.run, work.key.chunk)?;
+        ensure!(again.as_ref() == Some(outgoing));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_published_chunk_leaves_once_and_a_done_one_never() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1; 4])?;
+    store.mark_published(planned.run, &[0, 2])?;
+    ensure!(outgoing(&store, planned.run)? == [1, 3]);
+    // Its result overtakes the note that it was published.
+    apply_result(&mut store, &works[1])?;
+    store.mark_published(planned.run, &[1])?;
+    ensure!(store.done_chunks(planned.run)? == [1]);
+    ensure!(outgoing(&store, planned.run)? == [3]);
+    ensure!(store.outstanding_work(planned.run, 1)?.is_none());
+    ensure!(store.outstanding_work(planned.run, 2)?.is_some());
+    ensure!(store.reopen_published(planned.run, Republish::All)?);
+    ensure!(outgoing(&store, planned.run)? == [0, 2, 3]);
+    Ok(())
+}
+
+#[test]
+fn a_run_of_the_broker_is_reopened_without_publishing_again() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, _works) = start(&mut store, Via::Broker, &[1; 3])?;
+    store.mark_published(planned.run, &[0])?;
+    store.hold_run(planned.run, false)?;
+    ensure!(store.summary(planned.run)?.state == RunState::Incomplete);
+    ensure!(store.reopen_published(planned.run, Republish::None)?);
+    ensure!(store.summary(planned.run)?.state == RunState::Running);
+    ensure!(outgoing(&store, planned.run)? == [1, 2]);
+    Ok(())
+}
+
+#[test]
+fn a_cancelled_run_publishes_nothing_more() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1; 3])?;
+    store.mark_published(planned.run, &[0])?;
+    ensure!(store.cancel_run(planned.run)?);
+    ensure!(outgoing(&store, planned.run)?.is_empty());
+    ensure!(store.outstanding_work(planned.run, 0)?.is_none());
+    ensure!(!store.reopen_published(planned.run, Republish::All)?);
+    ensure!(!store.cancel_run(planned.run)?);
+    apply_result(&mut store, &works[0])?;
+    ensure!(store.done_chunks(planned.run)? == [0]);
+    ensure!(store.summary(planned.run)?.state == RunState::Cancelled);
+    Ok(())
+}
+
+#[test]
+fn a_complete_run_is_neither_reopened_nor_cancelled() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1])?;
+    apply_result(&mut store, &works[0])?;
+    ensure!(!store.reopen_published(planned.run, Republish::All)?);
+    ensure!(!store.cancel_run(planned.run)?);
+    ensure!(store.retry_dead(planned.run)? == 0);
+    ensure!(store.summary(planned.run)?.state == RunState::Complete);
+    Ok(())
+}
+
+#[test]
+fn only_dead_chunks_are_retried_and_each_as_if_new() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1; 3])?;
+    store.mark_published(planned.run, &[0, 1, 2])?;
+    apply_result(&mut store, &works[0])?;
+    store.apply(
+        Via::Broker,
+        &[dead_letter(&works[1]), dead_letter(&works[2])],
+    )?;
+    let summary = store.summary(planned.run)?;
+    ensure!((summary.state, summary.chunks_dead) == (RunState::Incomplete, 2));
+    ensure!(outgoing(&store, planned.run)?.is_empty());
+    ensure!(!store.reopen_published(planned.run, Republish::All)?);
+
+    ensure!(store.retry_dead(planned.run)? == 2);
+    ensure!(store.retry_dead(planned.run)? == 0);
+    let summary = store.summary(planned.run)?;
+    ensure!((summary.state, summary.chunks_dead) == (RunState::Running, 0));
+    ensure!(summary.finished_at.is_none());
+    ensure!(outgoing(&store, planned.run)? == [1, 2]);
+    store.mark_published(planned.run, &[1])?;
+    ensure!(outgoing(&store, planned.run)? == [2]);
+    // The in-process queue is gone with its process: what was retried and published goes out again.
+    ensure!(store.reopen_published(planned.run, Republish::All)?);
+    ensure!(outgoing(&store, planned.run)? == [1, 2]);
+    Ok(())
+}
+
+#[test]
+fn an_abandoned_plan_is_removed_only_when_its_producer_is_gone() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let mut store = options(&path).open()?;
+    let (kept, _works) = start(&mut store, Via::Broker, &[1])?;
+    drop(kept);
+    let mut planner = Process::start("outbox::child_plans", &path)?;
+    let run: i64 = planner.hear("planned ")?.parse()?;
+    ensure!(store.remove_abandoned_plans()?.is_empty());
+    ensure!(store.summary(run)?.state == RunState::Planning);
+
+    planner.kill()?;
+    ensure!(store.remove_abandoned_plans()? == [run]);
+    let gone = store.summary(run);
+    ensure!(matches!(gone, Err(StoreError::NoSuchRun { .. })));
+    let left: i64 = rusqlite::Connection::open(&path)?.query_row(
+        "SELECT (SELECT count(*) FROM plan WHERE run = ?1) + (SELECT count(*) FROM chunks WHERE run = ?1)
+              + (SELECT count(*) FROM labels WHERE run = ?1)",
+        [run],
+        |row| row.get(0),
+    )?;
+    ensure!(left == 0, "{left} rows are left");
+    ensure!(store.summaries()?.len() == 1);
+    Ok(())
+}
+
+#[test]
+#[ignore = "a process that another test starts"]
+fn child_plans() -> Result<()> {
+    let mut store = options(&child::database()?).open()?;
+    let (planned, _works) = plan(&mut store, Via::Broker, &[2, 2])?;
+    println!("planned {}", planned.run);
+    child::wait()
+}
+
+/// The number of a removed plan is given to the next run, whose lock must be free by then.
+#[test]
+fn a_plan_begins_while_another_process_removes_an_abandoned_one() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let mut store = options(&path).open()?;
+    let mut other = options(&path).open()?;
+    std::thread::scope(|scope| {
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        let remover = scope.spawn(move || -> Result<()> {
+            while end.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                other.remove_abandoned_plans()?;
+            }
+            Ok(())
+        });
+        let mut planner = || -> Result<()> {
+            for _ in 0..300 {
+                let (planned, _works) = plan(&mut store, Via::Broker, &[1])?;
+                drop(planned);
+            }
+            Ok(())
+        };
+        let planned = planner();
+        drop(ended);
+        let removed = remover.join().expect("the remover does not panic");
+        planned.and(removed)
+    })
+}
+
+#[test]
+fn a_run_is_found_by_number_prefix_and_latest() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    ensure!(matches!(
+        store.find_run("latest"),
+        Err(StoreError::NoSuchRun { .. })
+    ));
+    let (first, _) = plan(&mut store, Via::Broker, &[1])?;
+    let (second, _) = plan(&mut store, Via::Broker, &[1])?;
+    let text = second.run_id.to_string();
+    ensure!(store.find_run("latest")? == second.run);
+    ensure!(store.find_run(&first.run.to_string())? == first.run);
+    ensure!(store.find_run(&text)? == second.run);
+    ensure!(store.find_run(&text.to_uppercase())? == second.run);
+    // Version 7 UUIDs of one moment begin alike.
+    let shared = &text[..text
+        .bytes()
+        .zip(first.run_id.to_string().bytes())
+        .take_while(|(a, b)| a == b)
+        .count()];
+    ensure!(matches!(
+        store.find_run(shared),
+        Err(StoreError::AmbiguousRun { count: 2, .. })
+    ));
+    for wanted in ["", "%", "_", "99", "ffffffff-"] {
+        let found = store.find_run(wanted);
+        ensure!(
+            matches!(found, Err(StoreError::NoSuchRun { .. })),
+            "{wanted:?}: {found:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_is_held_by_its_producer_alone() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, _works) = start(&mut store, Via::Broker, &[1])?;
+    let second = FileLock::run(store.path(), planned.run);
+    ensure!(matches!(second, Err(StoreError::Held { .. })));
+    drop(planned.lock);
+    FileLock::run(store.path(), planned.run)?;
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! When a chunk is overdue: each condition of the store's part of the rule prevents it alone. A chunk of these plans
+//! waits 12 s after its first publish.
+
+use anyhow::{Result, ensure};
+use pingfleet_store::{Incoming, Overdue, Store, Via};
+use pingfleet_wire::{ChunkKey, Heartbeat, Version, WorkChunk};
+use rusqlite::Connection;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::sample::{dead_letter, delivery, options, result, start};
+
+/// A run of two chunks, both published and, to begin with, both overdue.
+struct Late {
+    store: Store,
+    run: i64,
+    works: Vec<WorkChunk>,
+    clock: Connection,
+    _folder: TempDir,
+}
+
+impl Late {
+    fn new() -> Result<Self> {
+        let folder = TempDir::new()?;
+        let mut store = options(&folder.path().join("fleet.db")).open()?;
+        let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+        store.mark_published(planned.run, &[0, 1])?;
+        store.writer_seen(Via::Broker, "test")?;
+        let late = Self {
+            clock: Connection::open(store.path())?,
+            run: planned.run,
+            store,
+            works,
+            _folder: folder,
+        };
+        late.published_before(13)?;
+        ensure!(late.chunks()? == [0, 1], "not overdue to begin with");
+        Ok(late)
+    }
+
+    fn published_before(&self, seconds: i64) -> Result<()> {
+        self.change(&format!(
+            "UPDATE chunks SET published_at_us = {}",
+            pingfleet_store::now_us() - seconds * 1_000_000
+        ))
+    }
+
+    fn change(&self, sql: &str) -> Result<()> {
+        Ok(self.clock.execute_batch(sql)?)
+    }
+
+    fn chunks(&self) -> Result<Vec<u32>> {
+        match self.store.overdue(self.run, Via::Broker, 100)? {
+            Overdue::Chunks(chunks) => Ok(chunks),
+            Overdue::WriterSilent => anyhow::bail!("the writer is silent"),
+        }
+    }
+
+    fn heartbeat(&mut self, instance: u128, in_hand: Vec<ChunkKey>, draining: bool) -> Result<()> {
+        let heartbeat = Heartbeat {
+            version: Version,
+            worker: "worker-1".to_owned(),
+            instance: Uuid::from_u128(instance),
+            pid: 1,
+            threads: 1,
+            chunks_done: 0,
+            targets_done: 0,
+            requests_sent: 0,
+            in_hand,
+            draining,
+        };
+        self.store
+            .apply(Via::Broker, &[Incoming::Heartbeat(heartbeat)])?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_recent_publish_is_not_overdue() -> Result<()> {
+    let late = Late::new()?;
+    late.published_before(5)?;
+    ensure!(late.chunks()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn the_wait_has_twice_the_worst_case_in_it() -> Result<()> {
+    let late = Late::new()?;
+    late.change("UPDATE runs SET worst_chunk_us = 30 * 1000000")?;
+    ensure!(late.chunks()?.is_empty());
+    late.published_before(71)?;
+    ensure!(late.chunks()? == [0, 1]);
+    Ok(())
+}
+
+#[test]
+fn the_wait_doubles_with_each_publishing_again() -> Result<()> {
+    let late = Late::new()?;
+    for (publishes, early, late_enough) in [(1, 5, 13), (2, 20, 25), (3, 40, 49), (5, 180, 193)] {
+        late.change(&format!("UPDATE chunks SET publishes = {publishes}"))?;
+        late.published_before(early)?;
+        ensure!(late.chunks()?.is_empty(), "{publishes} times, {early} s");
+        late.published_before(late_enough)?;
+        ensure!(
+            late.chunks()? == [0, 1],
+            "{publishes} times, {late_enough} s"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn an_often_published_chunk_still_becomes_overdue() -> Result<()> {
+    let late = Late::new()?;
+    late.change("UPDATE chunks SET publishes = 1000000")?;
+    late.published_before(12 * 1024 + 60)?;
+    ensure!(late.chunks()? == [0, 1]);
+    Ok(())
+}
+
+#[test]
+fn publishing_again_starts_the_wait_anew() -> Result<()> {
+    let mut late = Late::new()?;
+    late.store.mark_published(late.run, &[1])?;
+    ensure!(late.chunks()? == [0]);
+    Ok(())
+}
+
+#[test]
+fn nothing_is_overdue_while_the_writer_is_silent() -> Result<()> {
+    let late = Late::new()?;
+    late.change("UPDATE writers SET seen_us = seen_us - 20 * 1000000")?;
+    let overdue = late.store.overdue(late.run, Via::Broker, 100)?;
+    ensure!(overdue == Overdue::WriterSilent);
+    late.change("DELETE FROM writers")?;
+    let overdue = late.store.overdue(late.run, Via::Broker, 100)?;
+    ensure!(overdue == Overdue::WriterSilent);
+    Ok(())
+}
+
+#[test]
+fn the_writer_of_the_other_way_says_nothing() -> Result<()> {
+    let mut late = Late::new()?;
+    late.change("DELETE FROM writers")?;
+    late.store.writer_seen(Via::Sweep, "test")?;
+    let overdue = late.store.overdue(late.run, Via::Broker, 100)?;
+    ensure!(overdue == Overdue::WriterSilent);
+    Ok(())
+}
+
+#[test]
+fn a_batch_is_a_sign_of_the_writer() -> Result<()> {
+    let mut late = Late::new()?;
+    late.change("UPDATE writers SET seen_us = 0")?;
+    late.heartbeat(1, Vec::new(), false)?;
+    ensure!(late.chunks()? == [0, 1]);
+    Ok(())
+}
+
+#[test]
+fn a_chunk_in_hand_is_not_overdue_until_its_worker_is_silent() -> Result<()> {
+    let mut late = Late::new()?;
+    let key = late.works[1].key;
+    let elsewhere = ChunkKey {
+        run: Uuid::now_v7(),
+        chunk: 0,
+    };
+    late.heartbeat(1, vec![key, elsewhere], false)?;
+    ensure!(late.chunks()? == [0]);
+    // Another worker, alive, with nothing in hand changes nothing.
+    late.heartbeat(2, Vec::new(), false)?;
+    late.change("UPDATE workers SET last_seen_us = last_seen_us - 20 * 1000000")?;
+    ensure!(late.chunks()? == [0]);
+    late.change("UPDATE workers SET last_seen_us = last_seen_us - 20 * 1000000")?;
+    ensure!(late.chunks()? == [0, 1]);
+    Ok(())
+}
+
+#[test]
+fn the_last_heartbeat_alone_tells_what_is_in_hand() -> Result<()> {
+    let mut late = Late::new()?;
+    let [first, second] = [late.works[0].key, late.works[1].key];
+    late.heartbeat(1, vec![first], false)?;
+    late.heartbeat(1, vec![second], false)?;
+    ensure!(late.chunks()? == [0]);
+    late.heartbeat(1, Vec::new(), true)?;
+    ensure!(late.chunks()? == [0, 1]);
+    ensure!(late.store.workers()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_settled_chunk_is_not_overdue() -> Result<()> {
+    let mut late = Late::new()?;
+    let done = delivery(result(&late.works[0], &[pingfleet_wire::Status::Up]));
+    late.store.apply(Via::Broker, &[done])?;
+    ensure!(late.chunks()? == [1]);
+    let (_planned, others) = start(&mut late.store, Via::Broker, &[1])?;
+    late.store
+        .apply(Via::Broker, &[dead_letter(&others[0])])?;
+    ensure!(late.chunks()? == [1]);
+    late.store.apply(Via::Broker, &[dead_letter(&late.works[1])])?;
+    ensure!(late.chunks()?.is_empty());
+    // Sent again, it is overdue like a new one: not before its publish.
+    late.store.retry_dead(late.run)?;
+    ensure!(late.chunks()?.is_empty());
+    late.store.mark_published(late.run, &[1])?;
+    ensure!(late.chunks()?.is_empty());
+    late.published_before(13)?;
+    ensure!(late.chunks()? == [1]);
+    Ok(())
+}
+
+#[test]
+fn a_cancelled_run_has_nothing_overdue() -> Result<()> {
+    let mut late = Late::new()?;
+    late.store.cancel_run(late.run)?;
+    ensure!(late.chunks()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn as_many_are_told_as_were_asked_for() -> Result<()> {
+    let late = Late::new()?;
+    let overdue = late.store.overdue(late.run, Via::Broker, 1)?;
+    ensure!(overdue == Overdue::Chunks(vec![0]));
+    Ok(())
+}

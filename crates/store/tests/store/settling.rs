@@ -1,0 +1,261 @@
+//! Single deliveries: what each does to its chunk, its run and the counters.
+
+use anyhow::{Result, ensure};
+use pingfleet_store::{Applied, Incoming, Letter, RunState, Store, Via};
+use pingfleet_wire::{DnsFailure, Outcome, OwnLoss, Status};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::sample::{dead_letter, delivery, options, outcome, result, start};
+
+const DOWN: Status = Status::Down { no_arp: false };
+
+fn open(folder: &TempDir) -> Result<Store> {
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    store.writer_seen(Via::Broker, "test")?;
+    Ok(store)
+}
+
+fn counted(applied: &Applied) -> [u64; 3] {
+    [applied.applied, applied.duplicates, applied.quarantined]
+}
+
+#[test]
+fn the_first_result_wins_whole() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[3, 1])?;
+    let first = delivery(result(&works[0], &[Status::Up, DOWN]));
+    let second = delivery(result(&works[0], &[DOWN, Status::Up]));
+    let applied = store.apply(Via::Broker, &[first, second.clone()])?;
+    ensure!(counted(&applied) == [1, 1, 0] && applied.rows == 3);
+    let applied = store.apply(Via::Broker, &[second])?;
+    ensure!(counted(&applied) == [0, 1, 0] && applied.rows == 0);
+    let summary = store.summary(planned.run)?;
+    ensure!(summary.duplicates == 2 && summary.settled() == 3);
+    ensure!(summary.counts == [2, 0, 0, 0, 0, 0, 1]);
+    ensure!(store.chunk_targets(planned.run, 0, true)? == ["10.0.0.0", "host-2.example"]);
+    ensure!(store.chunk_targets(planned.run, 0, false)? == ["10.0.0.1"]);
+    Ok(())
+}
+
+#[test]
+fn a_dead_letter_for_a_done_chunk_is_a_duplicate() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let done = delivery(result(&works[0], &[DOWN]));
+    let applied = store.apply(Via::Broker, &[done, dead_letter(&works[0])])?;
+    ensure!(counted(&applied) == [1, 1, 0]);
+    ensure!(store.summary(planned.run)?.chunks_dead == 0);
+    ensure!(store.done_chunks(planned.run)? == [0]);
+    Ok(())
+}
+
+#[test]
+fn a_result_makes_a_dead_chunk_done_and_its_run_complete() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let batch = [
+        delivery(result(&works[0], &[DOWN])),
+        dead_letter(&works[1]),
+        dead_letter(&works[1]),
+    ];
+    let applied = store.apply(Via::Broker, &batch)?;
+    ensure!(counted(&applied) == [2, 1, 0]);
+    ensure!(applied.closed.len() == 1 && !applied.closed[0].complete);
+    ensure!(store.summary(planned.run)?.state == RunState::Incomplete);
+    let proof = store.verify(planned.run)?;
+    ensure!(proof.is_consistent() && !proof.is_complete());
+    ensure!(proof.dead_chunks == [(1, "delivery_limit".to_owned())]);
+
+    let applied = store.apply(Via::Broker, &[delivery(result(&works[1], &[Status::Late]))])?;
+    ensure!(applied.closed.len() == 1 && applied.closed[0].complete);
+    let summary = store.summary(planned.run)?;
+    ensure!(summary.state == RunState::Complete && summary.chunks_dead == 0);
+    ensure!(store.verify(planned.run)?.is_complete());
+    Ok(())
+}
+
+#[test]
+fn the_batch_that_settles_the_last_chunk_closes_the_run() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[2, 2, 2])?;
+    let results: Vec<_> = works
+        .iter()
+        .map(|work| delivery(result(work, &[Status::Up])))
+        .collect();
+    ensure!(store.apply(Via::Broker, &results[..2])?.closed.is_empty());
+    ensure!(store.summary(planned.run)?.state == RunState::Running);
+    // The last one beside a repetition: the run is closed once.
+    let applied = store.apply(Via::Broker, &results)?;
+    ensure!(counted(&applied) == [1, 2, 0]);
+    ensure!(applied.closed.len() == 1 && applied.closed[0].run == planned.run);
+    let summary = store.summary(planned.run)?;
+    ensure!(summary.state == RunState::Complete && summary.finished_at.is_some());
+    ensure!(store.apply(Via::Broker, &results)?.closed.is_empty());
+    Ok(())
+}
+
+#[test]
+fn one_batch_settles_several_runs() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (first, works) = start(&mut store, Via::Broker, &[2])?;
+    let (second, others) = start(&mut store, Via::Broker, &[2, 2])?;
+    let batch: Vec<_> = works
+        .iter()
+        .chain(&others)
+        .map(|work| delivery(result(work, &[DOWN])))
+        .collect();
+    let applied = store.apply(Via::Broker, &batch)?;
+    let closed: Vec<_> = applied.closed.iter().map(|closed| closed.run).collect();
+    ensure!(closed == [first.run, second.run]);
+    ensure!(store.verify(first.run)?.is_complete() && store.verify(second.run)?.is_complete());
+    Ok(())
+}
+
+#[test]
+fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[2])?;
+    let good = result(&works[0], &[Status::Up]);
+    let mut token = good.clone();
+    token.token.0 = uuid::Uuid::new_v4();
+    let mut count = good.clone();
+    count.outcomes.push(outcome(Status::Up));
+    let mut chunk = good.clone();
+    chunk.key.chunk = 7;
+    let mut run = good.clone();
+    run.key.run = uuid::Uuid::now_v7();
+    let mut database = good.clone();
+    database.database = uuid::Uuid::new_v4();
+    let mut dead = works[0].clone();
+    dead.token.0 = uuid::Uuid::new_v4();
+    let long = Incoming::Unreadable {
+        letter: Letter {
+            queue: "dead",
+            body: vec![0xff; 100_000],
+        },
+        reason: "not a message".to_owned(),
+    };
+    let mut batch: Vec<_> = [token, count, chunk, run, database].map(delivery).into();
+    batch.extend([dead_letter(&dead), long]);
+    let applied = store.apply(Via::Broker, &batch)?;
+    ensure!(counted(&applied) == [0, 0, 7], "{applied:?}");
+    ensure!(store.summary(planned.run)?.settled() == 0);
+
+    let connection = Connection::open(store.path())?;
+    let mut statement =
+        connection.prepare("SELECT reason, length, length(body), queue FROM quarantine ORDER BY id")?;
+    let kept = statement
+        .query_map((), |row| {
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, i64>(2)?,
+                row.get::<_, String>(3)?,
+            ))
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    let wanted = [
+        "wrong token",
+        "3 outcomes for a chunk of 2",
+        "no chunk 7",
+        "no run",
+        "belongs to database",
+        "wrong token",
+        "not a message",
+    ];
+    for (row, wanted) in kept.iter().zip(wanted) {
+        ensure!(row.0.contains(wanted), "{row:?}");
+    }
+    ensure!(kept[0].1 == kept[0].2 && kept[0].3 == "results");
+    ensure!((kept[6].1, kept[6].2, kept[6].3.as_str()) == (100_000, 65_536, "dead"));
+    let sign = store.writer_sign(Via::Broker)?;
+    ensure!(sign.is_some_and(|sign| (sign.taken, sign.quarantined) == (7, 7)));
+    Ok(())
+}
+
+#[test]
+fn what_was_delivered_before_is_counted_as_redelivered() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1; 4])?;
+    let mut batch = Vec::new();
+    for (work, [of_work, of_result]) in works.iter().zip([
+        [false, false],
+        [true, false],
+        [false, true],
+        [true, true],
+    ]) {
+        let mut message = result(work, &[DOWN]);
+        message.redelivered = of_work;
+        let mut incoming = delivery(message);
+        if let Incoming::Result { redelivered, .. } = &mut incoming {
+            *redelivered = of_result;
+        }
+        batch.push(incoming);
+    }
+    store.apply(Via::Broker, &batch)?;
+    ensure!(store.summary(planned.run)?.redelivered == 3);
+    Ok(())
+}
+
+#[test]
+fn every_status_is_stored_with_its_reason() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let statuses = [
+        Status::Up,
+        Status::Late,
+        Status::Unreachable {
+            icmp_type: 3,
+            code: 1,
+            reporter: "10.9.9.9".parse()?,
+        },
+        Status::DnsFailed(DnsFailure::Servfail),
+        Status::SendFailed { errno: 13 },
+        Status::Unknown(OwnLoss::SOCKET_DROPS.and(OwnLoss::STALLED)),
+        Status::Down { no_arp: true },
+    ];
+    let (planned, works) = start(&mut store, Via::Broker, &[7])?;
+    let mut message = result(&works[0], &statuses);
+    message.outcomes[2] = Outcome {
+        address: Some("2001:db8::1".parse()?),
+        ..message.outcomes[2].clone()
+    };
+    store.apply(Via::Broker, &[delivery(message)])?;
+    let mut rows = Vec::new();
+    store.report(planned.run, &pingfleet_store::ReportFilter::default(), |row| {
+        rows.push((row.status, row.reason, row.target, row.address));
+        true
+    })?;
+    let text = |text: &str| Some(text.to_owned());
+    let row = |status: &str, reason, target: &str, address| {
+        (status.to_owned(), reason, target.to_owned(), address)
+    };
+    ensure!(
+        rows == [
+            row("up", None, "10.0.0.0", text("10.0.0.0")),
+            row("late", None, "10.0.0.1", text("10.0.0.1")),
+            row(
+                "unreachable",
+                text("type 3 code 1 from 10.9.9.9"),
+                "host-2.example",
+                text("2001:db8::1")
+            ),
+            row("dns_failed", text("servfail"), "10.0.0.3", text("10.0.0.3")),
+            row("send_failed", text("errno 13"), "10.0.0.4", text("10.0.0.4")),
+            row("unknown", text("socket_drops,stalled"), "host-5.example", None),
+            row("down", text("no_arp"), "10.0.0.6", text("10.0.0.6")),
+        ],
+        "{rows:?}"
+    );
+    ensure!(store.summary(planned.run)?.counts == [1; 7]);
+    ensure!(store.verify(planned.run)?.is_complete());
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! A broker that a test watches and disturbs: every call of the seam goes through the test's [`Watch`], which decides
+//! whether and when it reaches the in-process broker behind. The tests of all three roles share this file.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use async_trait::async_trait;
+use futures_util::future::{BoxFuture, FutureExt};
+use pingfleet_broker::{
+    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, Depth, MemoryBroker, Publisher,
+    Queue,
+};
+use tokio::sync::{oneshot, watch};
+
+/// Nothing in these tests takes this long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A call on its way to the broker. Dropping it unasked is a call that never arrives.
+pub(crate) type Pass<'a, T> = BoxFuture<'a, Result<T, BrokerError>>;
+
+/// What a test does with the calls of a role. Left alone, each passes.
+#[async_trait]
+pub(crate) trait Watch: fmt::Debug + Send + Sync {
+    /// A look at the topology.
+    async fn check(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    /// A session opens: for consuming a queue with a prefetch, or for publishing.
+    fn opened(&self, _consumes: Option<(Queue, u16)>) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn depth(&self, _queue: Queue, pass: Pass<'_, Depth>) -> Result<Depth, BrokerError> {
+        pass.await
+    }
+
+    async fn publish(
+        &self,
+        _queue: Queue,
+        _body: &[u8],
+        pass: Pass<'_, Confirm>,
+    ) -> Result<Confirm, BrokerError> {
+        pass.await
+    }
+
+    /// Must be as cancel-safe as the seam asks.
+    async fn next(
+        &self,
+        _queue: Queue,
+        pass: Pass<'_, Delivery>,
+    ) -> Result<Delivery, BrokerError> {
+        pass.await
+    }
+
+    /// One ack, with the bodies of all deliveries that it settles.
+    async fn ack(
+        &self,
+        _queue: Queue,
+        _bodies: Vec<Vec<u8>>,
+        pass: Pass<'_, ()>,
+    ) -> Result<(), BrokerError> {
+        pass.await
+    }
+
+    fn requeued(&self, _body: &[u8]) {}
+
+    fn prefetched(&self, _prefetch: u16) {}
+
+    fn stopped(&self, _queue: Queue) {}
+}
+
+/// The watched broker.
+#[derive(Debug)]
+pub(crate) struct Watched<W> {
+    pub(crate) watch: Arc<W>,
+    pub(crate) memory: MemoryBroker,
+}
+
+/// What a lost session says.
+pub(crate) fn lost() -> BrokerError {
+    BrokerError::Lost("the test cut it".into())
+}
+
+#[async_trait]
+impl<W: Watch + 'static> Broker for Watched<W> {
+    async fn check(&self) -> Result<(), BrokerError> {
+        self.watch.check().await
+    }
+
+    async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
+        self.watch.opened(None)?;
+        Ok(Box::new(WatchedPublisher {
+            watch: Arc::clone(&self.watch),
+            inner: self.memory.publisher().await?,
+        }))
+    }
+
+    async fn consumer(
+        &self,
+        queue: Queue,
+        prefetch: u16,
+    ) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.watch.opened(Some((queue, prefetch)))?;
+        Ok(Box::new(WatchedConsumer {
+            watch: Arc::clone(&self.watch),
+            inner: self.memory.consumer(queue, prefetch).await?,
+            queue,
+            unsettled: BTreeMap::new(),
+        }))
+    }
+
+    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+        self.watch.depth(queue, self.memory.depth(queue)).await
+    }
+}
+
+struct WatchedPublisher<W> {
+    watch: Arc<W>,
+    inner: Box<dyn Publisher>,
+}
+
+#[async_trait]
+impl<W: Watch> Publisher for WatchedPublisher<W> {
+    async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
+        let pass = self.inner.publish(queue, body);
+        self.watch.publish(queue, body, pass).await
+    }
+
+    async fn close(self: Box<Self>) {
+        self.inner.close().await;
+    }
+}
+
+struct WatchedConsumer<W> {
+    watch: Arc<W>,
+    inner: Box<dyn Consumer>,
+    queue: Queue,
+    unsettled: BTreeMap<DeliveryTag, Vec<u8>>,
+}
+
+#[async_trait]
+impl<W: Watch> Consumer for WatchedConsumer<W> {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        let delivery = self.watch.next(self.queue, self.inner.next()).await?;
+        self.unsettled.insert(delivery.tag, delivery.body.clone());
+        Ok(delivery)
+    }
+
+    async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
+        let first = if multiple {
+            DeliveryTag { tag: 0, ..tag }
+        } else {
+            tag
+        };
+        let tags: Vec<_> = self.unsettled.range(first..=tag).map(|(t, _)| *t).collect();
+        let bodies = tags
+            .iter()
+            .filter_map(|tag| self.unsettled.remove(tag))
+            .collect();
+        let pass = self.inner.ack(tag, multiple);
+        self.watch.ack(self.queue, bodies, pass).await
+    }
+
+    async fn requeue(&mut self, tag: DeliveryTag) -> Result<(), BrokerError> {
+        if let Some(body) = self.unsettled.remove(&tag) {
+            self.watch.requeued(&body);
+        }
+        self.inner.requeue(tag).await
+    }
+
+    async fn set_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.watch.prefetched(prefetch);
+        self.inner.set_prefetch(prefetch).await
+    }
+
+    async fn stop(&mut self) -> Result<(), BrokerError> {
+        self.watch.stopped(self.queue);
+        self.inner.stop().await
+    }
+
+    async fn close(self: Box<Self>) {
+        self.inner.close().await;
+    }
+}
+
+/// What happened, in order. A test waits for it.
+#[derive(Debug)]
+pub(crate) struct Log<E>(watch::Sender<Vec<E>>);
+
+impl<E> Default for Log<E> {
+    fn default() -> Self {
+        Self(watch::Sender::new(Vec::new()))
+    }
+}
+
+impl<E: Clone + fmt::Debug> Log<E> {
+    pub(crate) fn note(&self, event: E) {
+        self.0.send_modify(|events| events.push(event));
+    }
+
+    pub(crate) fn events(&self) -> Vec<E> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until `wanted` is true of the events so far.
+    pub(crate) async fn wait_for(
+        &self,
+        what: &str,
+        mut wanted: impl FnMut(&[E]) -> bool,
+    ) -> Result<Vec<E>> {
+        let mut events = self.0.subscribe();
+        let seen = within(what, events.wait_for(|events| wanted(events)));
+        match seen.await {
+            Ok(seen) => Ok(seen?.clone()),
+            Err(error) => bail!("{error}; what happened: {:?}", self.events()),
+        }
+    }
+
+    /// Waits until at least `count` events are such.
+    pub(crate) async fn wait_for_some(
+        &self,
+        what: &str,
+        count: usize,
+        such: impl Fn(&E) -> bool,
+    ) -> Result<Vec<E>> {
+        self.wait_for(what, |events| {
+            events.iter().filter(|event| such(event)).count() >= count
+        })
+        .await
+    }
+}
+
+/// Awaits something, but not for ever. The clock is the real one: a paused one would run away while another thread
+/// works.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
+    let (done, waiting) = mpsc::channel::<()>();
+    let (out, time_is_up) = oneshot::channel();
+    // It ends with this call: either by the patience, or because `done` is dropped.
+    let watchdog = std::thread::spawn(move || {
+        if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            drop(out.send(()));
+        }
+    });
+    let awaited = tokio::select! {
+        awaited = future => Some(awaited),
+        Ok(()) = time_is_up => None,
+    };
+    drop(done);
+    drop(watchdog.join());
+    match awaited {
+        Some(awaited) => Ok(awaited),
+        None => bail!("waited in vain for {what}"),
+    }
+}
