@@ -10,7 +10,7 @@ mod settings;
 
 use std::{sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, Queue, reopen};
+use pingfleet_broker::{Broker, BrokerError, Queue, Sessions, reopen};
 use pingfleet_store::{Db, StoreError, Via};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -35,6 +35,14 @@ pub enum WriterError {
     /// The database, finally: nothing that is not committed was acked.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The last batch was not committed in the time that a stop allows.
+    #[error(
+        "the last batch was not committed within {seconds} s of the stop signal; it was not acked, and comes again"
+    )]
+    StopDeadline {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// Another consumer has the results queue.
     #[error("queue {queue} already has a consumer{who}; one writer a broker: stop it first")]
     SecondWriter {
@@ -84,19 +92,20 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<Summary, WriterError> {
     // Nothing is taken before a commit is known to be possible.
-    db.call(pingfleet_store::Store::try_commit).await?;
+    db.patiently(pingfleet_store::Store::try_commit).await?;
     let mut summary = Summary::default();
     if settings.via == Via::Broker && !wait_for_the_other(&*broker, db, &stop).await? {
         return Ok(summary);
     }
     let holder = format!("pid {}", std::process::id());
     let via = settings.via;
-    db.call(move |store| store.writer_seen(via, &holder))
+    db.patiently(move |store| store.writer_seen(via, &holder))
         .await?;
+    let mut sessions = Sessions::default();
     tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
     loop {
         let open = || Session::open(&*broker, db, settings);
-        let Some(session) = reopen(None, &stop, open).await? else {
+        let Some(session) = sessions.open(None, &stop, open).await? else {
             break;
         };
         match session.run(&mut summary, &stop).await? {
@@ -123,7 +132,7 @@ async fn wait_for_the_other(
     db: &Db,
     stop: &CancellationToken,
 ) -> Result<bool, WriterError> {
-    let began = Instant::now();
+    let mut seen: Option<Instant> = None;
     loop {
         let look = || async {
             broker.check().await?;
@@ -135,7 +144,7 @@ async fn wait_for_the_other(
         if depth.consumers == 0 {
             return Ok(true);
         }
-        if began.elapsed() >= SECOND_WRITER {
+        if seen.get_or_insert_with(Instant::now).elapsed() >= SECOND_WRITER {
             let sign = db.call(|store| store.writer_sign(Via::Broker)).await?;
             return Err(WriterError::SecondWriter {
                 queue: Queue::Results.suffix(),

@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
-use pingfleet_store::{Applied, Db, StoreError};
+use pingfleet_store::{Applied, Db, Incoming, Via};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -113,10 +114,20 @@ impl<'a> Session<'a> {
                 biased;
                 () = stop.cancelled() => break,
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
-                _ = sign.tick() => self.note_sign_of_life().await?,
-                delivery = self.results.next() => self.take(Queue::Results, delivery?),
-                delivery = self.dead.next() => self.take(Queue::Dead, delivery?),
+                _ = sign.tick() => note_sign_of_life(self.db, self.settings.via).await?,
+                // The few before the many, which would starve them.
                 delivery = self.heartbeats.next() => self.take(Queue::Heartbeats, delivery?),
+                delivery = self.dead.next() => self.take(Queue::Dead, delivery?),
+                delivery = self.results.next() => self.take(Queue::Results, delivery?),
+            }
+        }
+        if self.settings.via == Via::Sweep {
+            // Its queues end with this process, and its worker has left: take what it published last.
+            while let Some(delivery) = self.results.next().now_or_never() {
+                self.take(Queue::Results, delivery?);
+                if self.is_full() {
+                    self.flush(summary, stop).await?;
+                }
             }
         }
         self.results.stop().await?;
@@ -176,23 +187,6 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn note_sign_of_life(&self) -> Result<(), WriterError> {
-        let via = self.settings.via;
-        let holder = format!("pid {}", std::process::id());
-        match self
-            .db
-            .call(move |store| store.writer_seen(via, &holder))
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_transient() => {
-                tracing::warn!(%error, "the database is locked by another program");
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Commits the batch, then acks it.
     async fn flush(
         &mut self,
@@ -202,7 +196,7 @@ impl<'a> Session<'a> {
         self.flush_at = None;
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
-            let applied = self.commit(batch.incoming, stop).await?;
+            let applied = commit(self.db, self.settings.via, batch.incoming, stop).await?;
             summary.batches += 1;
             summary.rows += applied.rows;
             summary.applied += applied.applied;
@@ -225,24 +219,42 @@ impl<'a> Session<'a> {
         ack(&mut *self.heartbeats, &batch.heartbeats, false).await?;
         Ok(())
     }
+}
 
-    /// Applies a batch; waits for another program's lock, with nothing acked meanwhile.
-    async fn commit(
-        &self,
-        incoming: Vec<pingfleet_store::Incoming>,
-        stop: &CancellationToken,
-    ) -> Result<Applied, WriterError> {
-        let batch = Arc::new(incoming);
-        let via = self.settings.via;
-        let deadline = async {
-            stop.cancelled().await;
-            tokio::time::sleep(STOP_DEADLINE).await;
-        };
-        tokio::select! {
-            applied = self.db.patiently(move |store| store.apply(via, &batch)) => Ok(applied?),
-            // Whether it is committed is unknown now; it is not acked, so redelivery tells.
-            () = deadline => Err(StoreError::Locked { minutes: 0 }.into()),
+// Both stand outside of the session: a consumer is not `Sync`, so a borrowed session would keep the writer's future
+// from being spawned.
+
+async fn note_sign_of_life(db: &Db, via: Via) -> Result<(), WriterError> {
+    let holder = format!("pid {}", std::process::id());
+    match db
+        .call(move |store| store.writer_seen(via, &holder))
+        .await
+    {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_transient() => {
+            tracing::warn!(%error, "the database is locked by another program");
+            Ok(())
         }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Applies a batch; waits for another program's lock, with nothing acked meanwhile.
+async fn commit(
+    db: &Db,
+    via: Via,
+    batch: Vec<Incoming>,
+    stop: &CancellationToken,
+) -> Result<Applied, WriterError> {
+    let batch = Arc::new(batch);
+    let deadline = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_DEADLINE).await;
+    };
+    tokio::select! {
+        applied = db.patiently(move |store| store.apply(via, &batch)) => Ok(applied?),
+        // Whether it is committed is unknown now; it is not acked, so redelivery tells.
+        () = deadline => Err(WriterError::StopDeadline { seconds: STOP_DEADLINE.as_secs() }),
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
         mpsc::{SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::future;
@@ -36,8 +36,11 @@ use crate::{
 /// Errands that wait for a lane to take them. The lane takes them at once; what is in hand is bounded by the caller.
 const WAITING_ERRANDS: usize = 64;
 
-/// The lane that had the chunk is gone, or none is left: a fault in the prober ended it, and the log says which. The
-/// chunk was not probed as a whole.
+/// The pause before another try to open a prober for a lane that lost its own.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// A fault ended the prober that had the chunk, and the log says which. The chunk was not probed as a whole; the lane
+/// goes on with another prober.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[error("the probing thread of this chunk has ended")]
 pub struct LaneGone;
@@ -261,7 +264,7 @@ impl Lane {
         let (ready, start) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(format!("lane-{number}"))
-            .spawn(move || run(opener.as_ref(), requests_sent, incoming, &ready))
+            .spawn(move || run(opener.as_ref(), &requests_sent, incoming, &ready))
             .map_err(ProbeError::Thread)?;
         let mut lane = Self {
             errands: Some(errands),
@@ -288,8 +291,8 @@ impl Lane {
 /// The life of a lane's thread.
 fn run(
     opener: &dyn OpenProber,
-    requests_sent: Arc<RequestsSent>,
-    errands: mpsc::Receiver<Errand>,
+    requests_sent: &Arc<RequestsSent>,
+    mut errands: mpsc::Receiver<Errand>,
     ready: &SyncSender<Result<(), ProbeError>>,
 ) {
     let started = runtime::Builder::new_current_thread()
@@ -299,7 +302,7 @@ fn run(
         .and_then(|runtime| {
             let prober = {
                 let _context = runtime.enter();
-                opener.open(requests_sent)?
+                opener.open(Arc::clone(requests_sent))?
             };
             Ok((runtime, prober))
         });
@@ -310,14 +313,43 @@ fn run(
     if ready.send(report).is_err() {
         return;
     }
-    if let Some((runtime, prober)) = lane {
-        LocalSet::new().block_on(&runtime, serve(prober.into(), errands));
+    let Some((runtime, mut prober)) = lane else {
+        return;
+    };
+    loop {
+        // Tasks of the last prober end with their set.
+        match LocalSet::new().block_on(&runtime, serve(prober.into(), &mut errands)) {
+            Served::Closed => return,
+            Served::Panicked => {}
+        }
+        prober = loop {
+            let _context = runtime.enter();
+            match opener.open(Arc::clone(requests_sent)) {
+                Ok(prober) => break prober,
+                Err(error) if errands.is_closed() => {
+                    error!(%error, "a probing thread has no prober any more");
+                    return;
+                }
+                Err(error) => {
+                    error!(%error, "a probing thread cannot open a prober again, trying on");
+                    thread::sleep(OPEN_AGAIN);
+                }
+            }
+        };
     }
 }
 
+/// Why a lane's prober is no longer served.
+enum Served {
+    /// The lanes are closed.
+    Closed,
+    /// A panic; the lane goes on with another prober.
+    Panicked,
+}
+
 /// Probes what comes in until the lanes are closed. A panic while a chunk is probed may have spoilt the prober that
-/// all chunks of the lane share, so it ends the lane, and with it every chunk that it has.
-async fn serve(prober: Rc<dyn Prober>, mut errands: mpsc::Receiver<Errand>) {
+/// all chunks of the lane share, so it ends the prober, and gives up every chunk that it has.
+async fn serve(prober: Rc<dyn Prober>, errands: &mut mpsc::Receiver<Errand>) -> Served {
     let mut chunks = JoinSet::new();
     loop {
         tokio::select! {
@@ -325,14 +357,14 @@ async fn serve(prober: Rc<dyn Prober>, mut errands: mpsc::Receiver<Errand>) {
             Some(ended) = chunks.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
                     error!(%error, chunks = chunks.len() + 1, "a probing thread gives up its chunks after a panic");
-                    return;
+                    return Served::Panicked;
                 }
             }
             errand = errands.recv() => match errand {
                 Some(errand) => {
                     chunks.spawn_local(probe(Rc::clone(&prober), errand));
                 }
-                None => return,
+                None => return Served::Closed,
             },
         }
     }

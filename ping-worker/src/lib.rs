@@ -19,7 +19,7 @@ mod socket;
 pub mod surge;
 pub mod window;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError};
 use thiserror::Error;
@@ -37,6 +37,9 @@ use crate::{
 
 /// Results between probing and publishing: as many as there can be chunks in hand, so that neither waits for long.
 const RESULTS_WAITING: usize = 512;
+
+/// How long a worker that has nothing in hand any more waits for a broker that takes its farewell.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Why the worker had to stop.
 #[derive(Debug, Error)]
@@ -122,12 +125,18 @@ pub async fn run(
     };
     // The intake owns the way into the outbox: with it gone, the outbox ends after its last confirm.
     intake.abandon().await;
-    if !matches!(ended, Ok(0)) {
-        leave.cancel();
-    }
-    outbox
-        .await
-        .map_err(|_| WorkerError::Disorder("outbox"))??;
+    let patience = match ended {
+        Ok(0) => FAREWELL,
+        _ => Duration::ZERO,
+    };
+    let joined = match tokio::time::timeout(patience, &mut outbox).await {
+        Ok(joined) => joined,
+        Err(_) => {
+            leave.cancel();
+            outbox.await
+        }
+    };
+    joined.map_err(|_| WorkerError::Disorder("outbox"))??;
     let left = ended?;
     let summary = Summary {
         chunks: pulse.chunks_done(),

@@ -10,7 +10,7 @@ use futures_util::{
     future::{BoxFuture, FutureExt},
     stream::FuturesUnordered,
 };
-use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, pauses, reopen};
+use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, pauses};
 use pingfleet_wire::{ChunkKey, Message};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -47,9 +47,13 @@ pub(crate) async fn run(
 ) -> Result<(), BrokerError> {
     let mut unconfirmed: HashMap<ChunkKey, Vec<u8>> = HashMap::new();
     let mut open = true;
+    let mut sessions = Sessions::default();
     while open || !unconfirmed.is_empty() {
-        let session = || async { broker.publisher().await };
-        let Some(mut publisher) = reopen(None, &leave, session).await? else {
+        let session = || async {
+            broker.check().await?;
+            broker.publisher().await
+        };
+        let Some(mut publisher) = sessions.open(None, &leave, session).await? else {
             return Ok(());
         };
         let lost = tokio::select! {
@@ -106,7 +110,11 @@ async fn publish(
                         tracing::debug!(chunk = key.chunk, "the worker leaves without acking it");
                     }
                 }
-                (Sent::Result(key), answer) => {
+                (Sent::Result(_), Confirmed::Unroutable) => {
+                    // A binding is gone: the next session's look at the topology mends it.
+                    return Err(BrokerError::Lost("a result was returned, for no queue is bound for it".into()));
+                }
+                (Sent::Result(key), answer @ Confirmed::Refused) => {
                     let pause = patience.next().unwrap_or(Duration::from_secs(30));
                     tracing::warn!(chunk = key.chunk, run = %key.run, ?answer, ?pause, "result not stored, trying again");
                     again.push(async move { tokio::time::sleep(pause).await; key }.boxed());
@@ -123,8 +131,9 @@ async fn publish(
             }
             outgoing = results.recv(), if *open => match outgoing {
                 Some(Outgoing { key, body }) => {
-                    send(publisher, Queue::Results, Sent::Result(key), &body, &mut answers).await?;
-                    unconfirmed.insert(key, body);
+                    // Before it is sent: a publish that breaks the session must not take the result with it.
+                    let body = unconfirmed.entry(key).insert_entry(body).into_mut();
+                    send(publisher, Queue::Results, Sent::Result(key), body, &mut answers).await?;
                 }
                 None => *open = false,
             },

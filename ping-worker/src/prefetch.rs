@@ -1,27 +1,76 @@
-//! How many chunks a worker takes ahead (DESIGN section 8). No I/O.
+//! How many chunks a worker takes ahead. No I/O.
+//!
+//! Slow start: 1 until the first chunk of a session is settled, so that a chunk which kills whatever takes it burns
+//! only its own deliveries; then what the rate of the run needs. It only ever widens: runs that come interleaved share
+//! the widest window.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use pingfleet_settings::Rate;
-use pingfleet_wire::{Probing, WorkChunk};
+use pingfleet_wire::{MAX_IN_HAND as MOST_IN_HAND, Probing, WorkChunk};
 
-/// The most chunks in hand.
+/// The largest prefetch.
 pub(crate) const MOST: u16 = 256;
 
-/// The first window of an unlimited run; it doubles while the worker idles.
-pub(crate) const UNLIMITED_START: u16 = 4;
+/// The first prefetch of an unlimited run; it doubles while the worker idles.
+const UNLIMITED_START: u16 = 4;
 
-/// The last chunk of the window is settled within this many seconds, half of the broker's consumer timeout.
+/// The last chunk in hand is settled within this many seconds, half of the broker's consumer timeout.
 const SETTLED_WITHIN_S: f64 = 900.0;
 
-/// The window that keeps the run's rate busy while chunks wait for their last answers.
-pub(crate) fn window(chunk: &WorkChunk, box_rate: Rate) -> u16 {
-    let Some(rate) = lower(chunk.probing.rate, box_rate) else {
-        return UNLIMITED_START;
-    };
-    for_rate(&chunk.probing, chunk.targets.len(), rate)
+/// The prefetch of one session.
+#[derive(Debug)]
+pub(crate) struct Prefetch {
+    size: u16,
+    fixed: Option<NonZeroU16>,
+    box_rate: Rate,
+    unlimited: bool,
 }
 
+impl Prefetch {
+    pub(crate) fn slow_start(fixed: Option<NonZeroU16>, box_rate: Rate) -> Self {
+        Self {
+            size: 1,
+            fixed,
+            box_rate,
+            unlimited: false,
+        }
+    }
+
+    /// A chunk like `chunk` was settled, with `in_hand` left: the prefetch to change to, if it is another one.
+    pub(crate) fn settled(&mut self, chunk: &WorkChunk, in_hand: usize) -> Option<u16> {
+        if let Some(fixed) = self.fixed {
+            return self.widen(fixed.get(), in_hand);
+        }
+        let rate = lower(chunk.probing.rate, self.box_rate);
+        self.unlimited |= rate.is_none();
+        let wanted = rate.map_or(UNLIMITED_START, |rate| {
+            for_rate(&chunk.probing, chunk.targets.len(), rate)
+        });
+        self.widen(wanted, in_hand)
+    }
+
+    /// Whether it may grow further when the worker idles.
+    pub(crate) fn may_grow(&self, in_hand: usize) -> bool {
+        self.unlimited && self.size < MOST && in_hand >= usize::from(self.size)
+    }
+
+    /// The worker idles with everything in hand: twice as much, if that is possible.
+    pub(crate) fn idle(&mut self, in_hand: usize) -> Option<u16> {
+        self.widen(self.size.saturating_mul(2).min(MOST), in_hand)
+    }
+
+    /// A fresh channel brings `wanted` chunks beside those in hand, which are bounded.
+    fn widen(&mut self, wanted: u16, in_hand: usize) -> Option<u16> {
+        let room = in_hand + usize::from(wanted) <= MOST_IN_HAND;
+        (wanted > self.size && room).then(|| {
+            self.size = wanted;
+            wanted
+        })
+    }
+}
+
+/// The window that keeps a rate busy while chunks wait for their last answers.
 fn for_rate(probing: &Probing, targets: usize, rate: NonZeroU32) -> u16 {
     let rate = f64::from(rate.get());
     let targets = targets.max(1) as f64;
@@ -43,7 +92,24 @@ fn lower(one: Rate, other: Rate) -> Rate {
 
 #[cfg(test)]
 mod tests {
+    use pingfleet_wire::{ChunkKey, Target, Token, Version};
+    use uuid::Uuid;
+
     use super::*;
+
+    fn chunk(probing: Probing) -> WorkChunk {
+        WorkChunk {
+            version: Version,
+            database: Uuid::nil(),
+            key: ChunkKey {
+                run: Uuid::nil(),
+                chunk: 0,
+            },
+            token: Token(Uuid::nil()),
+            probing,
+            targets: vec![Target::Address([127, 0, 0, 1].into()); 250],
+        }
+    }
 
     fn rate(rate: u32) -> NonZeroU32 {
         NonZeroU32::new(rate).unwrap()
@@ -60,6 +126,45 @@ mod tests {
         let slow = for_rate(&Probing::default(), 200, rate(10));
         let sending = f64::from(slow) * 200.0 * 3.0 / 10.0;
         assert!(sending <= SETTLED_WITHIN_S, "{slow}");
+    }
+
+    #[test]
+    fn interleaved_runs_do_not_pile_up_channels() {
+        let mut prefetch = Prefetch::slow_start(None, None);
+        let fast = chunk(Probing::default());
+        let slow = chunk(Probing {
+            rate: NonZeroU32::new(100),
+            ..Probing::default()
+        });
+        assert_eq!(prefetch.settled(&slow, 0), Some(4));
+        assert_eq!(prefetch.settled(&fast, 3), Some(21));
+        for _ in 0..100 {
+            assert_eq!(prefetch.settled(&slow, 20), None);
+            assert_eq!(prefetch.settled(&fast, 20), None);
+        }
+    }
+
+    #[test]
+    fn an_idle_unlimited_worker_takes_more_up_to_the_bound() {
+        let mut prefetch = Prefetch::slow_start(None, None);
+        let unlimited = chunk(Probing {
+            rate: None,
+            ..Probing::default()
+        });
+        assert_eq!(prefetch.settled(&unlimited, 0), Some(4));
+        assert!(!prefetch.may_grow(3));
+        let mut sizes = Vec::new();
+        while prefetch.may_grow(usize::from(prefetch.size)) {
+            sizes.extend(prefetch.idle(usize::from(prefetch.size)));
+        }
+        assert_eq!(sizes, [8, 16, 32, 64, 128, 256]);
+    }
+
+    #[test]
+    fn no_fresh_channel_while_too_much_is_in_hand() {
+        let mut prefetch = Prefetch::slow_start(NonZeroU16::new(200), None);
+        assert_eq!(prefetch.settled(&chunk(Probing::default()), 313), None);
+        assert_eq!(prefetch.settled(&chunk(Probing::default()), 312), Some(200));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! The consuming half: takes chunks, has them probed, hands results to the outbox, acks after the confirm.
 
-use std::{num::NonZeroU16, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue, reopen};
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue, Sessions};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinSet},
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     Settings,
@@ -14,11 +17,14 @@ use crate::{
     in_hand::{InHand, Taken},
     lanes::{LaneGone, Lanes, Probed},
     outbox::Outgoing,
-    prefetch,
+    prefetch::Prefetch,
 };
 
 /// All of leaving in order takes at most this long; what is not done by then is delivered again to another worker.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A worker that sent nothing for this long, with all that it may take in hand, idles.
+const IDLE: Duration = Duration::from_millis(50);
 
 /// What a chunk's probing ended with.
 struct Ended {
@@ -36,18 +42,10 @@ pub(crate) struct Intake {
     outbox: mpsc::Sender<Outgoing>,
     confirmed: mpsc::Receiver<ChunkKey>,
     in_hand: InHand,
-    probing: JoinSet<()>,
-    ended_in: mpsc::Sender<Ended>,
-    ended: mpsc::Receiver<Ended>,
-}
-
-/// The window of one session: 1 until the first chunk is settled, then what the run needs (DESIGN section 4).
-struct Window {
-    size: u16,
-    /// The run that the window was made for; none before the first chunk is settled.
-    run: Option<Uuid>,
-    unlimited: bool,
-    /// Chunk that the next window follows from: the last one taken.
+    probing: JoinSet<Ended>,
+    /// Which chunk each task probes, for the one that ends in disorder.
+    tasks: HashMap<task::Id, ChunkKey>,
+    /// The chunk taken last: what the prefetch follows from.
     last: Option<Arc<WorkChunk>>,
 }
 
@@ -60,8 +58,6 @@ impl Intake {
         outbox: mpsc::Sender<Outgoing>,
         confirmed: mpsc::Receiver<ChunkKey>,
     ) -> Self {
-        // Each chunk in hand ends once, and there are never more of them.
-        let (ended_in, ended) = mpsc::channel(2 * usize::from(prefetch::MOST));
         Self {
             broker,
             lanes,
@@ -71,8 +67,8 @@ impl Intake {
             confirmed,
             in_hand: InHand::default(),
             probing: JoinSet::new(),
-            ended_in,
-            ended,
+            tasks: HashMap::new(),
+            last: None,
         }
     }
 
@@ -82,13 +78,14 @@ impl Intake {
     /// # Errors
     /// A final [`BrokerError`].
     pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<usize, BrokerError> {
+        let mut sessions = Sessions::default();
         loop {
             let broker = Arc::clone(&self.broker);
             let open = || async {
                 broker.check().await?;
                 broker.consumer(Queue::Work, 1).await
             };
-            let Some(mut consumer) = reopen(None, stop, open).await? else {
+            let Some(mut consumer) = sessions.open(None, stop, open).await? else {
                 return Ok(self.in_hand.len());
             };
             tracing::info!(worker = self.settings.name, "worker ready");
@@ -118,12 +115,10 @@ impl Intake {
         consumer: &mut dyn Consumer,
         stop: &CancellationToken,
     ) -> Result<usize, BrokerError> {
-        let mut window = Window {
-            size: 1,
-            run: None,
-            unlimited: false,
-            last: None,
-        };
+        let mut prefetch = Prefetch::slow_start(self.settings.prefetch, self.settings.rate);
+        let mut idle = tokio::time::interval(IDLE);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sent = self.lanes.requests_sent();
         let mut deadline: Option<Instant> = None;
         loop {
             self.pulse.set_in_hand(self.in_hand.keys());
@@ -133,14 +128,20 @@ impl Intake {
             tokio::select! {
                 biased;
                 Some(key) = self.confirmed.recv() => {
-                    self.settle(consumer, key, &mut window, deadline.is_none()).await?;
+                    self.settle(consumer, key, &mut prefetch, deadline.is_none()).await?;
                 }
-                Some(ended) = self.ended.recv() => self.publish(consumer, ended).await?,
-                Some(joined) = self.probing.join_next() => {
-                    if let Err(error) = joined {
-                        tracing::error!(%error, "a chunk's task ended in disorder");
+                Some(joined) = self.probing.join_next_with_id() => match joined {
+                    Ok((id, ended)) => {
+                        self.tasks.remove(&id);
+                        self.publish(consumer, ended).await?;
                     }
-                }
+                    Err(error) => {
+                        tracing::error!(%error, "a chunk's task ended in disorder");
+                        if let Some(key) = self.tasks.remove(&error.id()) {
+                            self.give_back(consumer, key).await?;
+                        }
+                    }
+                },
                 () = stop.cancelled(), if deadline.is_none() => {
                     consumer.stop().await?;
                     deadline = Some(Instant::now() + DRAIN_DEADLINE);
@@ -150,8 +151,16 @@ impl Intake {
                     tracing::warn!(left = self.in_hand.len(), "drain deadline: the rest goes to another worker");
                     return Ok(self.in_hand.len());
                 }
+                _ = idle.tick(), if deadline.is_none() && prefetch.may_grow(self.in_hand.len()) => {
+                    // Nothing was sent for a while, so everything in hand only waits for answers.
+                    let before = std::mem::replace(&mut sent, self.lanes.requests_sent());
+                    if sent == before && let Some(wanted) = prefetch.idle(self.in_hand.len()) {
+                        tracing::debug!(prefetch = wanted, "prefetch widened while idle");
+                        consumer.set_prefetch(wanted).await?;
+                    }
+                }
                 delivery = consumer.next(), if deadline.is_none() => {
-                    self.take(consumer, delivery?, &mut window).await?;
+                    self.take(consumer, delivery?).await?;
                 }
             }
         }
@@ -161,7 +170,6 @@ impl Intake {
         &mut self,
         consumer: &mut dyn Consumer,
         delivery: Delivery,
-        window: &mut Window,
     ) -> Result<(), BrokerError> {
         let chunk = match WorkChunk::decode(&delivery.body) {
             Ok(chunk) => Arc::new(chunk),
@@ -172,21 +180,20 @@ impl Intake {
             }
         };
         tracing::debug!(run = %chunk.key.run, chunk = chunk.key.chunk, targets = chunk.targets.len(), "chunk taken");
-        window.last = Some(Arc::clone(&chunk));
+        self.last = Some(Arc::clone(&chunk));
         if self.in_hand.take(chunk.key, delivery.tag) == Taken::New {
             let lanes = Arc::clone(&self.lanes);
-            let ended = self.ended_in.clone();
             let redelivered = delivery.redelivered;
-            self.probing.spawn(async move {
+            let key = chunk.key;
+            let task = self.probing.spawn(async move {
                 let probed = lanes.probe(Arc::clone(&chunk)).await;
-                let end = Ended {
+                Ended {
                     chunk,
                     redelivered,
                     probed,
-                };
-                // Nobody listens only when the worker is leaving.
-                drop(ended.send(end).await);
+                }
             });
+            self.tasks.insert(task.id(), key);
         }
         Ok(())
     }
@@ -219,10 +226,7 @@ impl Intake {
             }
             Err(error) => {
                 tracing::error!(%error, run = %key.run, chunk = key.chunk, "chunk goes back to the queue");
-                for tag in self.in_hand.settle(&key) {
-                    consumer.requeue(tag).await?;
-                }
-                Ok(())
+                self.give_back(consumer, key).await
             }
         }
     }
@@ -232,7 +236,7 @@ impl Intake {
         &mut self,
         consumer: &mut dyn Consumer,
         key: ChunkKey,
-        window: &mut Window,
+        prefetch: &mut Prefetch,
         taking: bool,
     ) -> Result<(), BrokerError> {
         let tags: Vec<DeliveryTag> = self.in_hand.settle(&key);
@@ -240,38 +244,28 @@ impl Intake {
             consumer.ack(*tag, false).await?;
         }
         self.pulse.chunk_done();
-        if !taking || tags.is_empty() {
-            return Ok(());
-        }
-        let wanted = window.wanted(&self.settings, self.in_hand.len());
-        if wanted != window.size {
-            tracing::debug!(from = window.size, to = wanted, "prefetch");
+        // A chunk of an earlier session says nothing about this one.
+        if taking
+            && !tags.is_empty()
+            && let Some(chunk) = self.last.clone()
+            && let Some(wanted) = prefetch.settled(&chunk, self.in_hand.len())
+        {
+            tracing::debug!(prefetch = wanted, "prefetch widened");
             consumer.set_prefetch(wanted).await?;
-            window.size = wanted;
         }
         Ok(())
     }
-}
 
-impl Window {
-    /// The window after a chunk was settled, with `in_hand` chunks left.
-    fn wanted(&mut self, settings: &Settings, in_hand: usize) -> u16 {
-        let Some(last) = &self.last else {
-            return self.size;
-        };
-        if let Some(fixed) = settings.prefetch {
-            return NonZeroU16::get(fixed);
+    /// Returns a chunk that was not probed as a whole to the queue.
+    async fn give_back(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        key: ChunkKey,
+    ) -> Result<(), BrokerError> {
+        for tag in self.in_hand.settle(&key) {
+            consumer.requeue(tag).await?;
         }
-        if self.run != Some(last.key.run) {
-            self.run = Some(last.key.run);
-            self.unlimited = last.probing.rate.is_none() && settings.rate.is_none();
-            return prefetch::window(last, settings.rate);
-        }
-        // Unlimited: as long as threads run out of chunks, take more ahead.
-        if self.unlimited && in_hand <= settings.threads.get() {
-            return self.size.saturating_mul(2).min(prefetch::MOST);
-        }
-        self.size
+        Ok(())
     }
 }
 

@@ -41,6 +41,15 @@ pub enum ProducerError {
     /// The names that were spooled to a temporary file cannot be read back.
     #[error("cannot read the spooled targets")]
     Spool(#[source] std::io::Error),
+    /// The targets that were asked for cannot be printed.
+    #[error("cannot print targets")]
+    Print(#[source] std::io::Error),
+    /// A run goes on in the way in which it began.
+    #[error("run {run} was made by `pingfleet sweep`: go on with it by `pingfleet resume {run}`")]
+    OtherWay {
+        /// The run's number.
+        run: i64,
+    },
     /// A run that is over has nothing to resume.
     #[error("run {run} is {state}: {advice}")]
     NotOpen {
@@ -61,14 +70,16 @@ impl From<ProducerError> for Failure {
         match error {
             ProducerError::Broker(error) => error.into(),
             ProducerError::Store(error) => error.into(),
-            ProducerError::NotOpen { .. } => Self::new(Exit::Usage, error),
+            ProducerError::NotOpen { .. } | ProducerError::OtherWay { .. } => {
+                Self::new(Exit::Usage, error)
+            }
             other => Self::system(&other),
         }
     }
 }
 
 /// What to produce.
-pub enum Task {
+pub enum Wanted {
     /// A new run.
     Plan(Box<Targets>),
     /// What is outstanding of an earlier run, by its number.
@@ -130,7 +141,7 @@ impl Produced {
 pub async fn run(
     broker: Arc<dyn Broker>,
     db: &Db,
-    task: Task,
+    wanted: Wanted,
     settings: &Settings,
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
@@ -139,18 +150,16 @@ pub async fn run(
         summary: None,
         ended: Ended::Interrupted,
     };
-    // Before the plan: a wrong password must not leave a run behind.
-    let reach = || broker.check();
-    if reopen(Some(PATIENCE), &stop, reach).await?.is_none() {
+    if !reach(&*broker, &stop).await? {
         return Ok(interrupted);
     }
-    let planned = match task {
-        Task::Plan(targets) => match plan::write(db, *targets, settings, &stop).await? {
+    let planned = match wanted {
+        Wanted::Plan(targets) => match plan::write(db, *targets, settings, &stop).await? {
             Some(planned) => planned,
             None => return Ok(interrupted),
         },
-        Task::Resume(run) => resume(db, run, false).await?,
-        Task::Retry(run) => resume(db, run, true).await?,
+        Wanted::Resume(run) => resume(db, run, settings.via, false).await?,
+        Wanted::Retry(run) => resume(db, run, settings.via, true).await?,
     };
     let run = planned.run;
     tracing::info!(run, run_id = %planned.run_id, "run started");
@@ -167,9 +176,22 @@ pub async fn run(
     })
 }
 
+/// Reaches the broker, for 15 s, and makes sure that its topology stands. Before a plan, and before a database is
+/// created: a wrong password must leave nothing behind. Returns false when `stop` came first.
+///
+/// # Errors
+/// The last [`BrokerError`].
+pub async fn reach(broker: &dyn Broker, stop: &CancellationToken) -> Result<bool, BrokerError> {
+    let reached = reopen(Some(PATIENCE), stop, || broker.check()).await?;
+    Ok(reached.is_some())
+}
+
 /// Takes an earlier run up again: with its lock, and with everything published again that a process took with it.
 /// With `retry`, its dead chunks are sent again, too.
-async fn resume(db: &Db, run: i64, retry: bool) -> Result<PlannedRun, ProducerError> {
+async fn resume(db: &Db, run: i64, via: Via, retry: bool) -> Result<PlannedRun, ProducerError> {
+    if db.call(move |store| store.via(run)).await? != via {
+        return Err(ProducerError::OtherWay { run });
+    }
     let lock = FileLock::run(db.path(), run)?;
     if retry {
         let chunks = db.patiently(move |store| store.retry_dead(run)).await?;

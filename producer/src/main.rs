@@ -6,7 +6,7 @@ use clap::Parser;
 use pingfleet_broker::RabbitBroker;
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
 use pingfleet_store::{Db, Via};
-use producer::{OutputArgs, PlanArgs, Settings, Task};
+use producer::{OutputArgs, PlanArgs, Settings, Wanted};
 
 /// Plans a run, publishes its chunks to RabbitMQ, and waits until all of them are settled
 #[derive(Debug, Parser)]
@@ -63,18 +63,26 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     };
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
+    // Before the database: a wrong password must not leave a new one behind.
+    if !producer::reach(&*broker, &stop.token).await? {
+        return Ok(Exit::Interrupted);
+    }
     let db = Db::open(common.database(targets.is_some(), false)).await?;
-    let task = match (targets, arguments.resume.clone()) {
-        (Some(targets), _) => Task::Plan(Box::new(targets)),
+    let wanted = match (targets, arguments.resume.clone()) {
+        (Some(targets), _) => Wanted::Plan(Box::new(targets)),
         (None, wanted) => {
             let wanted = wanted.unwrap_or_default();
-            Task::Resume(db.call(move |store| store.find_run(&wanted)).await?)
+            Wanted::Resume(db.call(move |store| store.find_run(&wanted)).await?)
         }
     };
     let mut out = io::stdout();
-    let produced = producer::run(broker, &db, task, &settings, &mut out, stop.token).await;
+    let produced = producer::run(broker, &db, wanted, &settings, &mut out, stop.token).await;
     let closed = db.close().await;
     let produced = produced?;
     closed?;
-    producer::conclude(&produced, &arguments.output, "producer --resume")
+    producer::conclude(
+        &produced,
+        &arguments.output,
+        &format!("producer{} --resume", common.repeated()),
+    )
 }

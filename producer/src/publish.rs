@@ -9,7 +9,7 @@ use futures_util::{
     future::{BoxFuture, FutureExt},
     stream::FuturesUnordered,
 };
-use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, pauses, reopen};
+use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, pauses};
 use pingfleet_store::{Db, Outgoing};
 use tokio_util::sync::CancellationToken;
 
@@ -44,13 +44,14 @@ pub(crate) async fn publish(
     stop: CancellationToken,
 ) -> Result<u64, ProducerError> {
     let mut published = 0;
-    let mut source = Source::clone(&source);
+    let mut source = source;
+    let mut sessions = Sessions::default();
     loop {
         let open = || async {
             broker.check().await?;
             broker.publisher().await
         };
-        let Some(mut publisher) = reopen(None, &stop, open).await? else {
+        let Some(mut publisher) = sessions.open(None, &stop, open).await? else {
             return Ok(published);
         };
         let mut session = Session {
@@ -101,8 +102,8 @@ impl Session<'_> {
         let mut patience = pauses();
         let mut after = None;
         loop {
-            let page = self.next_page(source, after).await?;
-            let Some(last) = page.last().map(|outgoing| outgoing.chunk) else {
+            let (page, last) = self.next_page(source, after).await?;
+            let Some(last) = last else {
                 break;
             };
             after = Some(last);
@@ -126,17 +127,22 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// What to publish after chunk `after`, and the last chunk that was looked at; none at the end. A page may be
+    /// empty in the middle: chunks that were overdue may be done by now.
     async fn next_page(
         &self,
         source: &Source,
         after: Option<u32>,
-    ) -> Result<Vec<Outgoing>, ProducerError> {
+    ) -> Result<(Vec<Outgoing>, Option<u32>), ProducerError> {
         let run = self.run;
         let page = match source {
             Source::Outbox => {
-                self.db
+                let page = self
+                    .db
                     .call(move |store| store.outgoing(run, after, PAGE))
-                    .await?
+                    .await?;
+                let last = page.last().map(|outgoing| outgoing.chunk);
+                (page, last)
             }
             Source::Overdue(chunks) => {
                 let chunks: Vec<u32> = chunks
@@ -145,7 +151,9 @@ impl Session<'_> {
                     .filter(|chunk| after.is_none_or(|after| *chunk > after))
                     .take(PAGE)
                     .collect();
-                self.db
+                let last = chunks.last().copied();
+                let page = self
+                    .db
                     .call(move |store| {
                         let mut page = Vec::new();
                         for chunk in chunks {
@@ -153,7 +161,8 @@ impl Session<'_> {
                         }
                         Ok(page)
                     })
-                    .await?
+                    .await?;
+                (page, last)
             }
         };
         Ok(page)
@@ -198,7 +207,12 @@ impl Session<'_> {
                 self.published += 1;
                 self.note(NOTED_AT_ONCE).await
             }
-            answer => {
+            // A binding is gone: the next session's look at the topology mends it.
+            Confirmed::Unroutable => Err(BrokerError::Lost(
+                "a chunk was returned, for no queue is bound for it".into(),
+            )
+            .into()),
+            answer @ Confirmed::Refused => {
                 let pause = patience.next().unwrap_or(Duration::from_secs(30));
                 tracing::warn!(
                     chunk = outgoing.chunk,

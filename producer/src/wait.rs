@@ -1,6 +1,11 @@
 //! Publishing and waiting: until every chunk is settled, with what is overdue published again.
 
-use std::{io::Write, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use pingfleet_broker::{Broker, Queue};
 use pingfleet_store::{Db, Overdue, RunState, RunSummary, Via};
@@ -24,6 +29,10 @@ const LOOK_FOR_OVERDUE: Duration = Duration::from_secs(2);
 
 /// How long no worker may be seen before the user is told how to start one, and how often that is repeated.
 const NO_WORKER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(1));
+
+/// Chunks are overdue only when nothing was settled and no queue had a message for this long: two heartbeats, so that
+/// what a worker took since its last one, or a writer has in its open batch, has shown itself.
+const QUIET: Duration = Duration::from_secs(12);
 
 /// Overdue chunks published at once.
 const OVERDUE_PAGE: usize = 1000;
@@ -49,6 +58,7 @@ pub(crate) async fn produce(
         }),
         held: Instant::now(),
         overdue_looked: Instant::now(),
+        quiet: None,
         worker_seen: Instant::now(),
         no_worker_told: None,
     };
@@ -103,6 +113,8 @@ struct Waiting<'a> {
     printed: Option<Printing>,
     held: Instant,
     overdue_looked: Instant,
+    /// Since when chunks have been overdue with both queues empty, and how many chunks were settled then.
+    quiet: Option<(Instant, i64)>,
     worker_seen: Instant,
     no_worker_told: Option<Instant>,
 }
@@ -194,8 +206,9 @@ impl Waiting<'_> {
             let written = self
                 .progress
                 .suspend(|| out.write_all(text.as_bytes()).and_then(|()| out.flush()));
-            if written.is_err() {
-                return Ok(false);
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+                written => written.map_err(ProducerError::Print)?,
             }
         }
         Ok(true)
@@ -213,21 +226,46 @@ impl Waiting<'_> {
             .call(move |store| store.overdue(run, via, OVERDUE_PAGE))
             .await?;
         let chunks = match overdue {
-            Overdue::Chunks(chunks) if !chunks.is_empty() => chunks,
-            _ => return Ok(None),
+            Overdue::Chunks(chunks) if !chunks.is_empty() && self.queues_are_empty().await? => {
+                chunks
+            }
+            _ => {
+                self.quiet = None;
+                return Ok(None);
+            }
         };
+        let settled = self
+            .db
+            .call(move |store| Ok(store.summary(run)?.chunks_done))
+            .await?;
+        match self.quiet {
+            Some((since, before)) if before == settled => {
+                if since.elapsed() < QUIET {
+                    return Ok(None);
+                }
+            }
+            _ => {
+                self.quiet = Some((Instant::now(), settled));
+                return Ok(None);
+            }
+        }
+        self.quiet = None;
+        tracing::info!(chunks = chunks.len(), "overdue chunks are published again");
+        Ok(Some(chunks))
+    }
+
+    async fn queues_are_empty(&self) -> Result<bool, ProducerError> {
         for queue in [Queue::Work, Queue::Results] {
             match self.broker.depth(queue).await {
                 Ok(depth) if depth.ready == 0 => {}
-                Ok(_) => return Ok(None),
+                Ok(_) => return Ok(false),
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, "the depth of a queue is not known");
-                    return Ok(None);
+                    return Ok(false);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        tracing::info!(chunks = chunks.len(), "overdue chunks are published again");
-        Ok(Some(chunks))
+        Ok(true)
     }
 }

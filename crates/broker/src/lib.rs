@@ -19,7 +19,7 @@ use thiserror::Error;
 pub use self::{
     memory::MemoryBroker,
     rabbit::{DEFAULT_PREFIX, RabbitBroker, RabbitConfig},
-    reopen::{PATIENCE, pauses, reopen},
+    reopen::{PATIENCE, Sessions, pauses, reopen},
 };
 
 /// The queues of DESIGN section 5. Each has an exchange of its own name.

@@ -171,10 +171,12 @@ fn values(row: &ReportRow) -> [Value; 17] {
 struct Tables {
     table: Table,
     rows: usize,
+    printed: bool,
 }
 
+/// The reason is the longest, and mostly absent: it stands where it widens no other line.
 const HEADER: [&str; 8] = [
-    "TARGET", "STATUS", "REASON", "RECEIVED", "MIN", "AVG", "MAX", "WORKER",
+    "TARGET", "STATUS", "RECEIVED", "MIN ms", "AVG ms", "MAX ms", "WORKER", "REASON",
 ];
 
 impl Tables {
@@ -182,19 +184,21 @@ impl Tables {
         Self {
             table: table(&HEADER),
             rows: 0,
+            printed: false,
         }
     }
 
     fn print(&mut self) -> io::Result<()> {
         let full = std::mem::replace(&mut self.table, table(&HEADER));
         self.rows = 0;
+        self.printed = true;
         writeln!(io::stdout(), "{}", full.trim_fmt())
     }
 }
 
 impl Sink for Tables {
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
-        let millis = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.3} ms"));
+        let millis = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.3}"));
         let target = match &row.address {
             Some(address) if *address != row.target => format!("{} ({address})", row.target),
             _ => row.target.clone(),
@@ -202,12 +206,12 @@ impl Sink for Tables {
         self.table.add_row([
             target,
             row.status.clone(),
-            row.reason.clone().unwrap_or_default(),
             format!("{}/{}", row.received, row.sent),
             millis(row.rtt_ms[0]),
             millis(row.rtt_ms[1]),
             millis(row.rtt_ms[2]),
             row.worker.clone().unwrap_or_default(),
+            row.reason.clone().unwrap_or_default(),
         ]);
         self.rows += 1;
         if self.rows == TABLE_ROWS {
@@ -217,6 +221,9 @@ impl Sink for Tables {
     }
 
     fn end(&mut self) -> io::Result<()> {
+        if self.rows == 0 && self.printed {
+            return Ok(());
+        }
         self.print()
     }
 }

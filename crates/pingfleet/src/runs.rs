@@ -41,7 +41,7 @@ pub(crate) fn runs(args: &RunsArgs, store: &Store) -> Result<Exit, Failure> {
         table.add_row([
             summary.run.to_string(),
             summary.state.name().to_owned(),
-            summary.started_at.clone(),
+            to_the_second(&summary.started_at),
             format!("{:.1}s", summary.elapsed_s),
             summary.targets.to_string(),
             answered.to_string(),
@@ -54,6 +54,12 @@ pub(crate) fn runs(args: &RunsArgs, store: &Store) -> Result<Exit, Failure> {
     }
     printed(writeln!(out, "{}", table.trim_fmt()))?;
     Ok(Exit::Complete)
+}
+
+/// A time without its fraction, which a table has no room for.
+fn to_the_second(time: &str) -> String {
+    time.split_once('.')
+        .map_or_else(|| time.to_owned(), |(second, _)| format!("{second}Z"))
 }
 
 fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {

@@ -1,7 +1,7 @@
 //! `sweep`, `resume` and `retry`: the three roles in one process over in-process queues, and nothing of its own.
 //! A run that was made for a broker goes on over the broker, with the producer alone.
 
-use std::{io, sync::Arc};
+use std::{io, pin::pin, sync::Arc};
 
 use clap::Args;
 use consumer_writer::{WriterArgs, WriterError};
@@ -11,11 +11,12 @@ use ping_worker::{
 use pingfleet_broker::{Broker, MemoryBroker, RabbitBroker};
 use pingfleet_settings::{Common, Exit, Failure, Layers, Stop};
 use pingfleet_store::{Db, Via};
-use producer::{OutputArgs, PlanArgs, Produced, ProducerError, Settings, Task};
+use producer::{OutputArgs, PlanArgs, Produced, ProducerError, Settings, Wanted};
 use tokio_util::sync::CancellationToken;
 
-/// Messages in each in-process queue, at most: chunks wait in the database, not in memory.
-const QUEUED: usize = 64;
+/// Messages in each in-process queue, ready and in hand: twice the largest prefetch, so that no queue is what a worker
+/// or the writer waits for. All other chunks wait in the database.
+const QUEUED: usize = 512;
 
 /// Arguments of `pingfleet sweep`.
 #[derive(Debug, Args)]
@@ -64,8 +65,8 @@ pub(crate) fn sweep(
     let Some(targets) = producer::read_targets(&args.plan, &settings)? else {
         return Ok(Exit::Complete);
     };
-    let task = Task::Plan(Box::new(targets));
-    in_one_process(task, &settings, &roles, &args.output, common)
+    let wanted = Wanted::Plan(Box::new(targets));
+    in_one_process(wanted, &settings, &roles, &args.output, common)
 }
 
 pub(crate) fn again(
@@ -91,15 +92,15 @@ pub(crate) fn again(
         Again::Retry(run) => (store.find_run(run)?, true),
     };
     settings.via = store.via(run)?;
-    let task = if retry {
-        Task::Retry(run)
+    let wanted = if retry {
+        Wanted::Retry(run)
     } else {
-        Task::Resume(run)
+        Wanted::Resume(run)
     };
     store.close()?;
     match settings.via {
-        Via::Sweep => in_one_process(task, &settings, &roles, output, common),
-        Via::Broker => over_the_broker(task, &settings, output, common),
+        Via::Sweep => in_one_process(wanted, &settings, &roles, output, common),
+        Via::Broker => over_the_broker(wanted, &settings, output, common),
     }
 }
 
@@ -114,7 +115,7 @@ impl Roles {
 
 #[tokio::main]
 async fn over_the_broker(
-    task: Task,
+    wanted: Wanted,
     settings: &Settings,
     output: &OutputArgs,
     common: &Common,
@@ -122,16 +123,21 @@ async fn over_the_broker(
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
     let db = Db::open(common.database(false, false)).await?;
-    let produced = producer::run(broker, &db, task, settings, &mut io::stdout(), stop.token).await;
+    let produced =
+        producer::run(broker, &db, wanted, settings, &mut io::stdout(), stop.token).await;
     let closed = db.close().await;
     let produced = produced?;
     closed?;
-    producer::conclude(&produced, output, "pingfleet resume")
+    producer::conclude(
+        &produced,
+        output,
+        &format!("pingfleet{} resume", common.repeated()),
+    )
 }
 
 #[tokio::main]
 async fn in_one_process(
-    task: Task,
+    wanted: Wanted,
     settings: &Settings,
     roles: &Roles,
     output: &OutputArgs,
@@ -154,7 +160,7 @@ async fn in_one_process(
         let produced = producer::run(
             Arc::clone(&broker),
             &plan_db,
-            task,
+            wanted,
             settings,
             &mut io::stdout(),
             producer_stop.clone(),
@@ -189,9 +195,18 @@ async fn in_one_process(
         worker_stop.cancel();
         ended
     };
-    let (produced, probed, written) = tokio::join!(producing, probing, writing);
+    let (ended, written) = {
+        let mut writing = pin!(writing);
+        let ended = tokio::select! {
+            both = async { tokio::join!(producing, probing) } => both,
+            // Without a writer nothing can be finished: what is in hand stays outstanding in the database.
+            Err(error) = &mut writing => return Err(Failure::system(&error)),
+        };
+        (ended, writing.await)
+    };
     let closed = rows_db.close().await.and(plan_db.close().await);
-    conclude(produced, probed, written, output).and_then(|exit| {
+    let resume = format!("pingfleet{} resume", common.repeated());
+    conclude(ended, written, output, &resume).and_then(|exit| {
         closed?;
         Ok(exit)
     })
@@ -199,12 +214,15 @@ async fn in_one_process(
 
 /// The first cause of a failure is what the user needs: the writer's, the worker's, then the producer's.
 fn conclude(
-    produced: Result<Produced, ProducerError>,
-    probed: Result<ping_worker::Summary, WorkerError>,
+    (produced, probed): (
+        Result<Produced, ProducerError>,
+        Result<ping_worker::Summary, WorkerError>,
+    ),
     written: Result<consumer_writer::Summary, WriterError>,
     output: &OutputArgs,
+    resume: &str,
 ) -> Result<Exit, Failure> {
     written.map_err(|error| Failure::system(&error))?;
     probed.map_err(|error| Failure::system(&error))?;
-    producer::conclude(&produced?, output, "pingfleet resume")
+    producer::conclude(&produced?, output, resume)
 }

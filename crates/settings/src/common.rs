@@ -27,8 +27,8 @@ pub struct CommonArgs {
     /// Settings file [default: pingfleet.toml, if there is one]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Broker, as amqp://user@host:5672/vhost [default: the one that docker-compose starts on this machine]. The password
-    /// does not belong here, but in PINGFLEET_BROKER__PASSWORD or in the file that broker.password_file names
+    /// Broker, as `amqp://user@host:5672/vhost` [default: the one that docker-compose starts on this machine]. The
+    /// password belongs in `PINGFLEET_BROKER__PASSWORD`, or in a file that `broker.password_file` names
     #[arg(long, value_name = "URL", global = true)]
     pub broker: Option<String>,
     /// Errors only
@@ -177,6 +177,16 @@ impl CommonArgs {
 }
 
 impl Common {
+    /// The flags that name the same database again, for a command that a user is told.
+    #[must_use]
+    pub fn repeated(&self) -> String {
+        if self.database == Path::new(DEFAULT_DATABASE) {
+            String::new()
+        } else {
+            format!(" --db '{}'", self.database.display())
+        }
+    }
+
     /// How this program opens the database.
     #[must_use]
     pub fn database(&self, create: bool, check: bool) -> OpenOptions {

@@ -250,9 +250,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_all_problems_are_told() {
-        let file = file(
-            "top = 1\n[probing]\ncount = 7\ntimeout = '5 bananas'\nbananas = 2\nttl = [1]\n",
-        );
+        let file =
+            file("top = 1\n[probing]\ncount = 7\ntimeout = '5 bananas'\nbananas = 2\nttl = [1]\n");
         let mut layers = Layers::read(Some(file.path()));
         layers.flag("probing.retries", "--retries", Some("many"));
         layers.flag("probing.count", "--count", Some("3"));

@@ -10,9 +10,6 @@ use crate::{Layers, duration, number, rate, values::Rate};
 /// Targets in a chunk, unless the settings say otherwise.
 const CHUNK_SIZE: usize = 250;
 
-/// Settings in which one target takes longer than this are refused.
-const LONGEST_TARGET: Duration = Duration::from_mins(10);
-
 /// A chunk is made smaller until sending it takes no longer than this.
 const LONGEST_SENDING: Duration = Duration::from_mins(1);
 
@@ -137,11 +134,14 @@ impl ProbingArgs {
             family,
             rate: layers.get::<Rate>("probing.rate", usual.rate, rate),
         };
-        if probing.worst_target() > LONGEST_TARGET {
+        if !probing.is_timely() {
             layers.problem(format!(
-                "with these settings one target can take {}; 10 minutes is the limit: lower --count, --interval, \
-                 --timeout, --retries or --backoff",
-                humantime::format_duration(Duration::from_secs(probing.worst_target().as_secs()))
+                "with these settings one target can take {} and its sending {}; 10 minutes is the limit: lower --count, \
+                 --interval, --timeout, --retries or --backoff, or raise --rate",
+                humantime::format_duration(Duration::from_secs(probing.worst_target().as_secs())),
+                humantime::format_duration(Duration::from_secs(
+                    probing.sending(probing.most_requests().into()).as_secs()
+                ))
             ));
         }
         let wanted = layers.get(

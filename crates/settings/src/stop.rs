@@ -1,10 +1,17 @@
 //! The stop signal: the first one asks for a drain, the second one leaves at once.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::Exit;
+
+/// A signal this soon after the first one is no second wish: `timeout` signals a program and then its group, and a
+/// terminal reaches both a program and whoever passes its signals on to it.
+const SAME_WISH: Duration = Duration::from_millis(200);
 
 /// Watches for SIGTERM and SIGINT (Ctrl-C on Windows).
 #[derive(Debug, Clone)]
@@ -25,9 +32,14 @@ impl Stop {
         // It lives as long as the process, and owns nothing that needs an orderly end.
         drop(tokio::spawn(async move {
             signals.next().await;
-            tracing::info!("stopping; a second signal leaves at once");
+            // A warning: who pressed Ctrl-C must see that it was heard, however long the drain takes.
+            tracing::warn!("stopping; a second signal leaves at once");
             cancelled.cancel();
+            let first = Instant::now();
             signals.next().await;
+            while first.elapsed() < SAME_WISH {
+                signals.next().await;
+            }
             std::process::exit(i32::from(Exit::Interrupted.code()));
         }));
         Ok(Self { token })

@@ -50,7 +50,9 @@ pub fn rate(text: &str) -> Result<Rate, String> {
             .filter(|rate| rate.get() <= 10_000_000)
             .map(Some)
             .ok_or_else(|| {
-                format!("{text:?} is not a rate: it is 1 to 10000000 requests a second, or `unlimited`")
+                format!(
+                    "{text:?} is not a rate: it is 1 to 10000000 requests a second, or `unlimited`"
+                )
             }),
     }
 }

@@ -234,11 +234,7 @@ impl<'a> Writing<'a> {
                 "UPDATE chunks SET state = 3, retrying = 0, worker = ?3, settled_at_us = ?4 WHERE run = ?1 AND chunk = ?2",
             )?
             .execute((known.run, message.key.chunk, &message.worker, self.now))?;
-        self.transaction
-            .prepare_cached(
-                "UPDATE workers SET last_seen_us = max(last_seen_us, ?2) WHERE worker = ?1",
-            )?
-            .execute((&message.worker, self.now))?;
+        signs::note_result(self.transaction, &message.worker, self.now)?;
         Ok(Fate::Applied {
             rows: message.outcomes.len() as u64,
         })

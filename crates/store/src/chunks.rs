@@ -153,13 +153,15 @@ impl Store {
         if alive.is_none_or(|seen| seen < now - WRITER_SILENT.as_micros() as i64) {
             return Ok(Overdue::WriterSilent);
         }
+        // CROSS JOIN keeps SQLite to this order: a search by key for each worker, instead of a walk over all that is in
+        // hand.
         let mut statement = self.connection.prepare_cached(
             "SELECT c.chunk FROM chunks c JOIN runs n ON n.run = c.run
              WHERE c.run = ?1 AND n.state = 'running'
                AND (c.state = 1 OR (c.state = 2 AND c.retrying = 1))
                AND c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))
                AND NOT EXISTS (
-                   SELECT 1 FROM in_hand h JOIN workers w ON w.instance = h.instance
+                   SELECT 1 FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
                    WHERE h.run_id = n.run_id AND h.chunk = c.chunk AND w.last_seen_us > ?4)
              ORDER BY c.chunk LIMIT ?5",
         )?;

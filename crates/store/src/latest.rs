@@ -4,7 +4,9 @@ use rusqlite::Connection;
 
 use crate::StoreError;
 
-/// Takes the rows of a run into `latest_rows`. Doing it again changes nothing.
+/// Takes the rows of a run into `latest_rows`. Doing it again changes nothing. A run that ends after a newer one tells
+/// of the past only: when a target was first seen and last up, and that its status was another one for a while.
+/// `changed_at` may then be later than the true change, and never earlier.
 pub(crate) fn update(connection: &Connection, run: i64) -> Result<(), StoreError> {
     // Sorted, so that the table's b-tree is walked once from left to right.
     connection
@@ -15,12 +17,24 @@ pub(crate) fn update(connection: &Connection, run: i64) -> Result<(), StoreError
                     CASE WHEN status <= 1 THEN probed_at_us END, probed_at_us
              FROM results WHERE run = ?1 ORDER BY target
              ON CONFLICT (target) DO UPDATE SET
-                run = excluded.run, chunk = excluded.chunk, position = excluded.position,
-                status = excluded.status, probed_at_us = excluded.probed_at_us,
-                last_up_us = coalesce(excluded.last_up_us, last_up_us),
-                changed_at_us = CASE WHEN status = excluded.status THEN changed_at_us
-                                     ELSE excluded.changed_at_us END
-             WHERE excluded.probed_at_us > latest_rows.probed_at_us",
+                run = iif(excluded.probed_at_us > probed_at_us, excluded.run, run),
+                chunk = iif(excluded.probed_at_us > probed_at_us, excluded.chunk, chunk),
+                position = iif(excluded.probed_at_us > probed_at_us, excluded.position, position),
+                status = iif(excluded.probed_at_us > probed_at_us, excluded.status, status),
+                probed_at_us = max(excluded.probed_at_us, probed_at_us),
+                first_seen_us = min(excluded.first_seen_us, first_seen_us),
+                last_up_us = coalesce(max(excluded.last_up_us, last_up_us), excluded.last_up_us, last_up_us),
+                changed_at_us = CASE
+                    WHEN excluded.probed_at_us > probed_at_us
+                        THEN iif(status = excluded.status, changed_at_us, excluded.probed_at_us)
+                    WHEN status = excluded.status AND changed_at_us = first_seen_us
+                        THEN min(excluded.probed_at_us, changed_at_us)
+                    WHEN status <> excluded.status AND excluded.probed_at_us > changed_at_us THEN probed_at_us
+                    ELSE changed_at_us END
+             WHERE excluded.probed_at_us > latest_rows.probed_at_us
+                OR excluded.first_seen_us < latest_rows.first_seen_us
+                OR excluded.last_up_us > coalesce(latest_rows.last_up_us, excluded.last_up_us - 1)
+                OR (excluded.status <> latest_rows.status AND excluded.probed_at_us > latest_rows.changed_at_us)",
         )?
         .execute([run])?;
     Ok(())

@@ -7,6 +7,7 @@ mod apply;
 mod chunks;
 mod db;
 mod error;
+mod header;
 mod latest;
 mod lock;
 mod open;
@@ -15,6 +16,8 @@ mod report;
 mod runs;
 mod schema;
 mod signs;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use apply::{Applied, ClosedRun, Incoming, Letter};
@@ -28,6 +31,10 @@ pub use report::{ReportFilter, ReportRow};
 pub use runs::{RunState, RunSummary, Via};
 pub use signs::{WorkerRow, WriterSign};
 pub use verify::{Finding, Verification};
+
+// The tests' plans and messages are shared with those that see the public side only.
+#[cfg(test)]
+extern crate self as pingfleet_store;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -4,22 +4,25 @@
 //! <https://www.sqlite.org/pragma.html>.
 
 use std::{
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 use uuid::Uuid;
 
 use crate::{
-    StoreError, now_us,
+    StoreError,
+    header::{self, Header, Opened},
+    now_us,
     schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
 };
 
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two tries of what SQLite does not wait for by itself.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Page cache of a connection, in KiB (negative in SQLite's own notation).
 const CACHE_KIB: i64 = 16 * 1024;
@@ -55,15 +58,25 @@ impl OpenOptions {
     /// # Errors
     /// [`StoreError::Foreign`], [`StoreError::Newer`] and [`StoreError::Corrupt`] leave the file as it was.
     pub fn open(&self) -> Result<Store, StoreError> {
-        let found = Header::read(&self.path)?;
+        let (connection, opened) = header::connect(&self.path, |found| self.judge(found))?;
+        let mut store = Store {
+            connection,
+            path: self.path.clone(),
+            database: Uuid::nil(),
+            _opened: opened,
+        };
+        self.configure(&mut store)
+            .map_err(|error| self.explain(error))?;
+        Ok(store)
+    }
+
+    fn judge(&self, found: Header) -> Result<(), StoreError> {
         match found {
-            Header::Absent | Header::Empty if !self.create => {
-                return Err(StoreError::Missing {
-                    path: self.path.clone(),
-                });
-            }
-            Header::Absent | Header::Empty => {}
-            Header::NotSqlite => return Err(self.foreign("no SQLite file")),
+            Header::Absent | Header::Empty if !self.create => Err(StoreError::Missing {
+                path: self.path.clone(),
+            }),
+            Header::Absent | Header::Empty => Ok(()),
+            Header::NotSqlite => Err(self.foreign("no SQLite file")),
             Header::Sqlite {
                 application_id,
                 user_version,
@@ -73,24 +86,9 @@ impl OpenOptions {
                         "a SQLite database with application id {application_id}"
                     )));
                 }
-                self.refuse_newer(user_version.into())?;
+                self.refuse_newer(user_version.into())
             }
         }
-        let connection = Connection::open_with_flags(
-            &self.path,
-            OpenFlags::SQLITE_OPEN_READ_WRITE
-                | OpenFlags::SQLITE_OPEN_CREATE
-                | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )
-        .map_err(|error| self.cannot_open(&error))?;
-        let mut store = Store {
-            connection,
-            path: self.path.clone(),
-            database: Uuid::nil(),
-        };
-        self.configure(&mut store)
-            .map_err(|error| self.explain(error))?;
-        Ok(store)
     }
 
     fn configure(&self, store: &mut Store) -> Result<(), StoreError> {
@@ -103,8 +101,7 @@ impl OpenOptions {
         if version < SCHEMA_VERSION {
             self.migrate(connection)?;
         }
-        let mode: String =
-            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        let mode = switch_to_wal(connection)?;
         if !mode.eq_ignore_ascii_case("wal") {
             return Err(self.refused(format!(
                 "its file system has no shared memory for WAL (journal_mode stays {mode}); use a local disk"
@@ -215,44 +212,22 @@ impl OpenOptions {
     }
 }
 
-/// What the first 100 bytes of the file say. Reading them changes nothing, unlike opening it with SQLite.
-enum Header {
-    Absent,
-    Empty,
-    NotSqlite,
-    Sqlite {
-        application_id: i32,
-        user_version: u32,
-    },
-}
-
-impl Header {
-    fn read(path: &Path) -> Result<Self, StoreError> {
-        let cannot = |error: std::io::Error| StoreError::CannotOpen {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        };
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::Absent),
-            Err(error) => return Err(cannot(error)),
-        };
-        let mut header = Vec::new();
-        file.take(100).read_to_end(&mut header).map_err(cannot)?;
-        if header.is_empty() {
-            return Ok(Self::Empty);
+/// Switches a new database to WAL; the mode that it is in then. Processes that create it together would wait for each
+/// other's read locks: SQLite gives one of them BUSY at once, without the timeout.
+fn switch_to_wal(connection: &Connection) -> rusqlite::Result<String> {
+    let began = Instant::now();
+    loop {
+        let mode =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
+        match mode {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                    && began.elapsed() < BUSY_TIMEOUT =>
+            {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            done => return done,
         }
-        let Ok(header) = <[u8; 100]>::try_from(header) else {
-            return Ok(Self::NotSqlite);
-        };
-        if !header.starts_with(b"SQLite format 3\0") {
-            return Ok(Self::NotSqlite);
-        }
-        let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
-        Ok(Self::Sqlite {
-            application_id: i32::from_be_bytes(word(68)),
-            user_version: u32::from_be_bytes(word(60)),
-        })
     }
 }
 
@@ -262,6 +237,8 @@ pub struct Store {
     pub(crate) connection: Connection,
     pub(crate) path: PathBuf,
     pub(crate) database: Uuid,
+    // After the connection, so that it is dropped after it.
+    _opened: Opened,
 }
 
 impl Store {

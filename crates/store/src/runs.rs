@@ -1,6 +1,6 @@
 //! Runs: finding one, its summary, and the changes of its state that are not made by outcomes.
 
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use crate::{FileLock, Store, StoreError, latest, now_us};
@@ -296,23 +296,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn remove_abandoned_plans(&mut self) -> Result<Vec<i64>, StoreError> {
-        let planning: Vec<i64> = self
-            .connection
-            .prepare("SELECT run FROM runs WHERE state = 'planning'")?
-            .query_map((), |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        let mut removed = Vec::new();
-        for run in planning {
-            match FileLock::run(&self.path, run) {
-                Ok(_lock) => {
-                    self.remove_plan(run)?;
-                    removed.push(run);
+        let path = self.path.clone();
+        self.write(|transaction| {
+            let planning: Vec<i64> = transaction
+                .prepare("SELECT run FROM runs WHERE state = 'planning'")?
+                .query_map((), |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            let mut removed = Vec::new();
+            for run in planning {
+                // Let go of before the commit: the next run has this number, and must find its lock free.
+                match FileLock::run(&path, run) {
+                    Ok(_lock) => {
+                        remove_plan(transaction, run)?;
+                        removed.push(run);
+                    }
+                    Err(StoreError::Held { .. }) => {}
+                    Err(error) => return Err(error),
                 }
-                Err(StoreError::Held { .. }) => {}
-                Err(error) => return Err(error),
             }
-        }
-        Ok(removed)
+            Ok(removed)
+        })
     }
 
     /// Removes a run that is still in `planning`, with all that was planned.
@@ -320,17 +323,19 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn remove_plan(&mut self, run: i64) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            let planning = transaction.execute(
-                "DELETE FROM runs WHERE run = ?1 AND state = 'planning'",
-                [run],
-            )?;
-            if planning > 0 {
-                for table in ["plan", "labels", "chunks"] {
-                    transaction.execute(&format!("DELETE FROM {table} WHERE run = ?1"), [run])?;
-                }
-            }
-            Ok(())
-        })
+        self.write(|transaction| remove_plan(transaction, run))
     }
+}
+
+fn remove_plan(connection: &Connection, run: i64) -> Result<(), StoreError> {
+    let planning = connection.execute(
+        "DELETE FROM runs WHERE run = ?1 AND state = 'planning'",
+        [run],
+    )?;
+    if planning > 0 {
+        for table in ["plan", "labels", "chunks"] {
+            connection.execute(&format!("DELETE FROM {table} WHERE run = ?1"), [run])?;
+        }
+    }
+    Ok(())
 }

@@ -126,6 +126,22 @@ impl Store {
     }
 }
 
+/// Notes a result as a sign of its worker. Of workers with that name it is the youngest: a lost one, whose box was started
+/// again, must not be kept alive with all that it had in hand.
+pub(crate) fn note_result(
+    connection: &Connection,
+    worker: &str,
+    now: i64,
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "UPDATE workers SET last_seen_us = max(last_seen_us, ?2)
+             WHERE instance = (SELECT instance FROM workers WHERE worker = ?1 ORDER BY first_seen_us DESC LIMIT 1)",
+        )?
+        .execute((worker, now))?;
+    Ok(())
+}
+
 /// Stores a heartbeat: the worker's row, and the whole of what it has in hand.
 pub(crate) fn store_heartbeat(
     connection: &Connection,

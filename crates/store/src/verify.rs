@@ -5,7 +5,7 @@ use pingfleet_wire::{Message as _, Target, WorkChunk};
 use rusqlite::OptionalExtension;
 use uuid::Uuid;
 
-use crate::{RunSummary, Store, StoreError};
+use crate::{RunState, RunSummary, Store, StoreError};
 
 /// Findings that are listed one by one; more are only counted.
 const LISTED: usize = 20;
@@ -189,17 +189,18 @@ impl Verification {
             }
             _ => self.outstanding_chunks += 1,
         }
-        let mut seen = 0;
+        let (mut expected, mut count) = (0, 0);
         let mut found = rows.query((run, number))?;
         while let Some(row) = found.next()? {
             let position: i64 = row.get(0)?;
             let status: u8 = row.get(3)?;
             // The table admits 0 to 6 only.
             counts[usize::from(status)] += 1;
-            if position != seen {
-                self.find(format!("chunk {number}: no row at position {seen}"));
+            if position != expected {
+                self.find(format!("chunk {number}: no row at position {expected}"));
             }
-            seen = position + 1;
+            expected = position + 1;
+            count += 1;
             let name: Option<String> = row.get(1)?;
             let address: Option<String> = row.get(2)?;
             let planned = usize::try_from(position)
@@ -231,10 +232,10 @@ impl Verification {
         } else {
             0
         };
-        if seen != wanted {
-            self.find(format!("chunk {number}: {seen} rows instead of {wanted}"));
+        if count != wanted {
+            self.find(format!("chunk {number}: {count} rows instead of {wanted}"));
         }
-        Ok(seen)
+        Ok(count)
     }
 
     fn compare_counters(&mut self, counts: [i64; 7]) {
@@ -255,6 +256,9 @@ impl Verification {
             || summary.chunks_dead != self.dead_count
         {
             self.find("the counters of chunks are not those of the chunks".to_owned());
+        }
+        if summary.state == RunState::Complete && self.outstanding_chunks + self.dead_count > 0 {
+            self.find("the run is complete by its state, and not by its chunks".to_owned());
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The most chunks that a worker has in hand: twice the largest prefetch, for the moment of a change of channels.
-const MAX_IN_HAND: usize = 512;
+pub const MAX_IN_HAND: usize = 512;
 
 /// The longest name of a worker, in characters.
 const MAX_WORKER_CHARS: usize = 100;

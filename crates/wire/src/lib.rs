@@ -14,9 +14,9 @@ mod target;
 mod work;
 
 pub use codec::{DecodeError, MAX_DEPTH, MAX_MESSAGE_BYTES, Message, Version, WIRE_VERSION};
-pub use heartbeat::{Heartbeat, InHand};
+pub use heartbeat::{Heartbeat, InHand, MAX_IN_HAND};
 pub use outcome::{DnsFailure, MAX_OUTCOME_BYTES, Outcome, OwnLoss, Rtt, Status};
-pub use probing::{Family, Probing};
+pub use probing::{Family, LONGEST_TARGET, Probing};
 pub use result::ResultChunk;
 pub use target::{MAX_NAME_BYTES, Target};
 pub use work::{ChunkKey, MAX_CHUNK_BYTES, MAX_CHUNK_TARGETS, Token, WorkChunk};

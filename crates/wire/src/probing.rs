@@ -72,8 +72,12 @@ impl Default for Probing {
     }
 }
 
-/// A longer wait than this is not read from a message: nothing in a run waits for an hour.
+/// A longer single wait than this is no setting: nothing in a run waits for an hour.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
+
+/// Settings in which one target takes longer than this are refused: a chunk must be settled long before the broker
+/// takes a delivery back, after 30 minutes.
+pub const LONGEST_TARGET: Duration = Duration::from_mins(10);
 
 impl Probing {
     /// How long request number `request` (from 0) is waited for: timeout for the first `count`, then
@@ -115,6 +119,12 @@ impl Probing {
         self.sending(targets as u64 * u64::from(self.most_requests())) + self.worst_target()
     }
 
+    /// Whether one target is settled within [`LONGEST_TARGET`], at the run's rate.
+    #[must_use]
+    pub fn is_timely(&self) -> bool {
+        self.worst_target() + self.sending(self.most_requests().into()) <= LONGEST_TARGET
+    }
+
     pub(crate) fn check(&self) -> Result<(), String> {
         let in_range = (1..=1000).contains(&self.count)
             && self.retries <= 100
@@ -128,10 +138,12 @@ impl Probing {
             && self.interface.as_ref().is_none_or(|name| {
                 (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
             });
-        if in_range {
-            Ok(())
-        } else {
+        if !in_range {
             Err("a probing setting is out of its range".to_owned())
+        } else if !self.is_timely() {
+            Err("one target would take over ten minutes".to_owned())
+        } else {
+            Ok(())
         }
     }
 }

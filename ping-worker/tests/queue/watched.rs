@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::BoxFuture;
 use pingfleet_broker::{
     Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, Depth, MemoryBroker, Publisher,
     Queue,
@@ -50,11 +50,7 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
     }
 
     /// Must be as cancel-safe as the seam asks.
-    async fn next(
-        &self,
-        _queue: Queue,
-        pass: Pass<'_, Delivery>,
-    ) -> Result<Delivery, BrokerError> {
+    async fn next(&self, _queue: Queue, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
         pass.await
     }
 
@@ -240,11 +236,11 @@ impl<E: Clone + fmt::Debug> Log<E> {
 /// works.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
     let (done, waiting) = mpsc::channel::<()>();
-    let (out, time_is_up) = oneshot::channel();
-    // It ends with this call: either by the patience, or because `done` is dropped.
-    let watchdog = std::thread::spawn(move || {
+    let (bark, time_is_up) = oneshot::channel();
+    // It barks, or ends with this call, which drops `done`.
+    std::thread::spawn(move || {
         if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            drop(out.send(()));
+            bark.send(()).ok();
         }
     });
     let awaited = tokio::select! {
@@ -252,9 +248,5 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> Re
         Ok(()) = time_is_up => None,
     };
     drop(done);
-    drop(watchdog.join());
-    match awaited {
-        Some(awaited) => Ok(awaited),
-        None => bail!("waited in vain for {what}"),
-    }
+    awaited.with_context(|| format!("waited in vain for {what}"))
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use pingfleet_testbed::Rabbit;
+use pingfleet_testbed::{Namespace, Rabbit};
 
 use crate::rig::{Ended, NO_BROKER, Room};
 
@@ -39,6 +39,17 @@ fn assert_nothing_planned(room: &Room) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The names of our queues, without their prefix.
+fn queues(rabbit: &Rabbit) -> anyhow::Result<Vec<String>> {
+    let listed = rabbit.ctl(&["list_queues", "name"])?;
+    let names = listed
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pingfleet."));
+    let mut names: Vec<_> = names.map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
 #[test]
 fn a_broker_that_is_not_there_is_told_with_what_starts_one() -> anyhow::Result<()> {
     let room = room_with_a_run()?;
@@ -62,7 +73,24 @@ fn a_broker_that_is_not_there_is_told_with_what_starts_one() -> anyhow::Result<(
 #[test]
 fn a_name_that_does_not_resolve_is_told() -> anyhow::Result<()> {
     let room = room_with_a_run()?;
-    producer(&room, &format!("amqp://user:{SECRET}@no-such-host.invalid"))?
+    // Its own name server, which is not there, in place of the machine's.
+    let namespace = Namespace::answering("10.0.0.0/24")?;
+    let servers = tempfile::NamedTempFile::new()?;
+    std::fs::write(&servers, "nameserver 127.0.0.1\n")?;
+    let mut wrapped = namespace.command("sh");
+    wrapped
+        .args([
+            "-c",
+            "mount --bind \"$1\" /etc/resolv.conf && shift && exec timeout \"$@\"",
+            "sh",
+        ])
+        .arg(servers.path());
+    room.call_as(wrapped, "producer", &["127.0.0.1", "-vv"])?
+        .env(
+            "PINGFLEET_BROKER__URL",
+            &format!("amqp://user:{SECRET}@no-such-host.invalid"),
+        )
+        .end()?
         .hides(SECRET)
         .fails(4, &["broker no-such-host.invalid:5672 cannot be reached"]);
     assert_nothing_planned(&room)
@@ -83,27 +111,24 @@ fn a_broker_that_says_nothing_is_given_up() -> anyhow::Result<()> {
 #[test]
 fn an_ipv6_literal_is_the_host_that_it_names() -> anyhow::Result<()> {
     let room = Room::new()?;
-    let rabbit = Rabbit::start()?;
-    let init = room
-        .call("pingfleet", &["broker", "init"])?
-        .env("PINGFLEET_BROKER__URL", &rabbit.ipv6_url()?)
-        .end()?
-        .ends_with(0);
-    assert!(
-        init.stdout.contains(&format!("[::1]:{}", rabbit.port())),
-        "{init:#?}"
-    );
-    // Not taken for localhost, where this broker listens as well.
-    room.call("pingfleet", &["broker", "init"])?
-        .env(
-            "PINGFLEET_BROKER__URL",
-            &format!("amqp://guest:guest@[::2]:{}/", rabbit.port()),
-        )
-        .end()?
-        .fails(
-            4,
-            &[&format!("broker [::2]:{} cannot be reached", rabbit.port())],
-        );
+    let namespace = Namespace::answering("fd00:10::/64")?;
+    let rabbit = Rabbit::start_in(&namespace)?;
+    let init = |url: &str| {
+        room.call_as(
+            namespace.command("timeout"),
+            "pingfleet",
+            &["broker", "init"],
+        )?
+        .env("PINGFLEET_BROKER__URL", url)
+        .end()
+    };
+    let reached = init(&rabbit.ipv6_url()?)?.ends_with(0);
+    let address = format!("[::1]:{}", rabbit.port());
+    assert!(reached.stdout.contains(&address), "{reached:#?}");
+    // Another host is not taken for localhost, where this broker listens.
+    let address = format!("[fd00:10::9]:{}", rabbit.port());
+    init(&format!("amqp://guest:guest@{address}/"))?
+        .fails(4, &[&format!("broker {address} cannot be reached")]);
     Ok(())
 }
 
@@ -208,20 +233,9 @@ fn what_a_user_may_not_do_is_told_with_the_line_that_permits_it() -> anyhow::Res
         4,
         &["is missing on broker", "pingfleet broker init", "configure"],
     );
-    assert_eq!(rabbit.ctl(&["list_queues", "name"])?.lines().count(), 0);
+    assert!(queues(&rabbit)?.is_empty());
     init(&rabbit.url())?.ends_with(0);
-    let made = rabbit.ctl(&["list_queues", "name"])?;
-    let mut made: Vec<_> = made.lines().map(str::trim).collect();
-    made.sort_unstable();
-    assert_eq!(
-        made,
-        [
-            "pingfleet.dead",
-            "pingfleet.heartbeats",
-            "pingfleet.results",
-            "pingfleet.work"
-        ]
-    );
+    assert_eq!(queues(&rabbit)?, ["dead", "heartbeats", "results", "work"]);
     // Once they stand, that user has all it needs; and making them again changes nothing.
     init(&url)?.ends_with(0);
     init(&rabbit.url())?.ends_with(0);
@@ -236,8 +250,7 @@ fn what_a_user_may_not_do_is_told_with_the_line_that_permits_it() -> anyhow::Res
         doctor.stdout.contains("pingfleet broker init"),
         "{doctor:#?}"
     );
-    let left = rabbit.ctl(&["list_queues", "name"])?;
-    assert_eq!(left.lines().count(), 3, "doctor made a queue: {left}");
+    assert_eq!(queues(&rabbit)?, ["dead", "results", "work"]);
     Ok(())
 }
 

@@ -128,14 +128,14 @@ fn a_folder_or_file_that_may_not_be_written_is_named() -> anyhow::Result<()> {
     room.swept("sweeps.db")?;
     fs::set_permissions(room.path("sweeps.db"), fs::Permissions::from_mode(0o444))?;
     let before = room.files()?;
-    for (database, word) in [("new.db", "unable to open"), ("sweeps.db", "readonly")] {
+    for database in ["new.db", "sweeps.db"] {
         room.call_as_nobody(
             Command::new("timeout"),
             "consumer-writer",
             &["--db", database],
         )?
         .end()?
-        .fails(4, &["cannot open", database, word]);
+        .fails(4, &["cannot open", database]);
         assert_eq!(room.files()?, before);
     }
     Ok(())

@@ -224,7 +224,7 @@ fn a_run_that_is_not_there_is_a_usage_error() -> anyhow::Result<()> {
     room.swept("pingfleet.db")?;
     let before = room.files()?;
     for command in ["verify", "report", "cancel", "resume", "retry"] {
-        for run in ["7", "zz", "-1", "0"] {
+        for run in ["7", "zz", "-1", "ffff"] {
             room.pingfleet(&[command, "--", run])?
                 .fails(3, &["no run", run, "pingfleet runs"]);
         }

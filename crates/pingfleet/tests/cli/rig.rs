@@ -100,7 +100,7 @@ impl Room {
         arguments: &[&str],
     ) -> anyhow::Result<Call> {
         wrapped
-            .args(["--kill-after=5", LONGEST])
+            .args(["--kill-after=30", LONGEST])
             .arg(built(program)?);
         Ok(self.prepare(wrapped, program, arguments))
     }
@@ -113,7 +113,7 @@ impl Room {
         arguments: &[&str],
     ) -> anyhow::Result<Call> {
         wrapped
-            .args(["--kill-after=5", LONGEST, "setpriv"])
+            .args(["--kill-after=30", LONGEST, "setpriv"])
             .args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"])
             .args(["--bounding-set=-all", "--inh-caps=-all"])
             .arg(self.for_everybody(program)?);
@@ -159,7 +159,7 @@ impl Room {
         let path = std::env::var("PATH")?;
         let mut wrapped = Command::new("timeout");
         wrapped
-            .args(["--kill-after=5", LONGEST, "bash"])
+            .args(["--kill-after=30", LONGEST, "bash"])
             .env("PATH", format!("{}:{path}", folder.display()));
         self.prepare(wrapped, line, &["-c", line]).end()
     }
@@ -198,7 +198,8 @@ impl Call {
         self
     }
 
-    /// Sends SIGINT when it has printed its first line, and waits for its end.
+    /// Sends SIGINT when it has printed its first line, and waits for its end. `timeout` passes it on twice, to the
+    /// program and to its group: that must not count as a second signal.
     pub(crate) fn interrupted(mut self) -> anyhow::Result<Ended> {
         let mut child = self
             .command
@@ -274,7 +275,7 @@ impl Ended {
     /// It ended with this code, and without a panic.
     #[track_caller]
     pub(crate) fn ends_with(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert_eq!(self.code, Some(code), "{}: {self:#?}", self.name);
         assert!(!self.stderr.contains("panicked"), "{self:#?}");
         self
     }

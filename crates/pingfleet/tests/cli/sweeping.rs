@@ -12,6 +12,8 @@ fn slow(room: &Room) -> anyhow::Result<Call> {
         &[
             "sweep",
             "-a",
+            "-r0",
+            "-t200ms",
             "--rate",
             "10",
             "--chunk-size",
@@ -165,6 +167,10 @@ fn names_and_both_families_are_swept() -> anyhow::Result<()> {
 fn an_interrupted_run_says_how_to_go_on_and_does() -> anyhow::Result<()> {
     let room = Room::new()?;
     let ended = slow(&room)?.interrupted()?.ends_with(130);
+    assert!(
+        ended.stderr.contains("a second signal leaves at once"),
+        "{ended:#?}"
+    );
     assert!(ended.stderr.contains("pingfleet resume 1"), "{ended:#?}");
     let proof = room.pingfleet(&["verify"])?.ends_with(5);
     assert!(proof.stdout.contains("run 1 incomplete"), "{proof:#?}");

@@ -49,11 +49,6 @@ impl Process {
         })
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits until the child says something that begins so, and returns the rest of that line.
     pub(crate) fn hear(&mut self, beginning: &str) -> Result<String> {
         let mut all = String::new();
@@ -70,9 +65,9 @@ impl Process {
         }
     }
 
-    /// Lets a child that waits in [`wait`] go on.
-    pub(crate) fn go(&mut self) -> Result<()> {
-        Ok(writeln!(self.told)?)
+    /// Lets a child that waits in [`wait`] go on, with a word.
+    pub(crate) fn tell(&mut self, word: &str) -> Result<()> {
+        Ok(writeln!(self.told, "{word}")?)
     }
 
     /// Waits for the child's end, and that it was a good one.
@@ -105,8 +100,9 @@ pub(crate) fn database() -> Result<PathBuf> {
         .context("this is a part of another test, which starts it")
 }
 
-/// In the child: waits for the parent's word, or its end.
-pub(crate) fn wait() -> Result<()> {
-    std::io::stdin().read_line(&mut String::new())?;
-    Ok(())
+/// In the child: waits for the parent's word, which is empty when the parent has ended.
+pub(crate) fn wait() -> Result<String> {
+    let mut word = String::new();
+    std::io::stdin().read_line(&mut word)?;
+    Ok(word.trim().to_owned())
 }

@@ -23,7 +23,10 @@ fn a_second_taker_learns_who_holds_it() -> Result<()> {
     let _held = FileLock::writer(&path)?;
     match FileLock::writer(&path) {
         Err(StoreError::Held { holder, .. }) => {
-            ensure!(holder == format!(" (pid {})", std::process::id()), "{holder}");
+            ensure!(
+                holder == format!(" (pid {})", std::process::id()),
+                "{holder}"
+            );
             Ok(())
         }
         other => bail!("{other:?}"),
@@ -65,10 +68,10 @@ fn a_killed_holder_holds_nothing() -> Result<()> {
     let folder = TempDir::new()?;
     let path = database(&folder);
     let mut holder = Process::start("locks::child_holds", &path)?;
-    holder.hear("held")?;
+    let id = holder.hear("held by ")?;
     match FileLock::writer(&path) {
         Err(StoreError::Held { holder: named, .. }) => {
-            ensure!(named.contains(&format!("pid {}", holder.id())), "{named}");
+            ensure!(named == format!(" (pid {id})"), "{named}");
         }
         other => bail!("{other:?}"),
     }
@@ -89,8 +92,9 @@ fn a_killed_holder_holds_nothing() -> Result<()> {
 #[ignore = "a process that another test starts"]
 fn child_holds() -> Result<()> {
     let _held = FileLock::writer(&child::database()?)?;
-    println!("held");
-    child::wait()
+    println!("held by {}", std::process::id());
+    child::wait()?;
+    Ok(())
 }
 
 /// A holder removes its file while others open it, lock what they opened, and must notice that it is nobody's any more.

@@ -53,14 +53,14 @@ fn processes_that_create_at_once_create_one_database() -> Result<()> {
             child.hear("waiting")?;
         }
         for child in &mut children {
-            child.go()?;
+            child.tell("go")?;
         }
         let mut databases = children
             .iter_mut()
             .map(|child| child.hear("database "))
             .collect::<Result<Vec<_>>>()?;
         for child in &mut children {
-            child.go()?;
+            child.tell("go")?;
         }
         for child in children {
             child.join()?;
@@ -95,7 +95,8 @@ fn an_unfinished_file_of_ours_is_migrated() -> Result<()> {
     let path = folder.path().join("fleet.db");
     // "PFLT", as the schema says.
     let unfinished = Connection::open(&path)?;
-    unfinished.execute_batch("PRAGMA application_id = 0x50464c54; PRAGMA user_version = 0; VACUUM")?;
+    unfinished
+        .execute_batch("PRAGMA application_id = 0x50464c54; PRAGMA user_version = 0; VACUUM")?;
     drop(unfinished);
     let mut store = OpenOptions {
         create: false,

@@ -196,10 +196,10 @@ fn a_settled_chunk_is_not_overdue() -> Result<()> {
     late.store.apply(Via::Broker, &[done])?;
     ensure!(late.chunks()? == [1]);
     let (_planned, others) = start(&mut late.store, Via::Broker, &[1])?;
-    late.store
-        .apply(Via::Broker, &[dead_letter(&others[0])])?;
+    late.store.apply(Via::Broker, &[dead_letter(&others[0])])?;
     ensure!(late.chunks()? == [1]);
-    late.store.apply(Via::Broker, &[dead_letter(&late.works[1])])?;
+    late.store
+        .apply(Via::Broker, &[dead_letter(&late.works[1])])?;
     ensure!(late.chunks()?.is_empty());
     // Sent again, it is overdue like a new one: not before its publish.
     late.store.retry_dead(late.run)?;

@@ -161,7 +161,10 @@ fn a_target_that_is_planned_twice_is_found() -> Result<()> {
         store.apply(Via::Sweep, &[delivery(result(work, &[Status::Up]))])?;
     }
     let proof = store.verify(planned.run)?;
-    ensure!(proof.finding_count == 1 && !proof.is_complete(), "{proof:?}");
+    ensure!(
+        proof.finding_count == 1 && !proof.is_complete(),
+        "{proof:?}"
+    );
     ensure!(proof.findings[0].0.contains("more than one row"));
     Ok(())
 }

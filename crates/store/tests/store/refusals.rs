@@ -230,7 +230,9 @@ mod permissions {
         process::CommandExt,
     };
 
-    use super::{EVERY_WAY, Path, Result, StoreError, TempDir, contents, ensure, filled, fs, refused};
+    use super::{
+        EVERY_WAY, Path, Result, StoreError, TempDir, contents, ensure, filled, fs, refused,
+    };
     use crate::child::{self, Process};
 
     /// The user and group `nobody`.
@@ -306,11 +308,15 @@ mod permissions {
         allow(&path, 0o000)?;
         allow(folder.path(), 0o777)?;
         let root = fs::metadata("/proc/self")?.uid() == 0;
-        Process::start_with("refusals::permissions::child_may_not_read", &path, |command| {
-            if root {
-                command.uid(NOBODY).gid(NOBODY);
-            }
-        })?
+        Process::start_with(
+            "refusals::permissions::child_may_not_read",
+            &path,
+            |command| {
+                if root {
+                    command.uid(NOBODY).gid(NOBODY);
+                }
+            },
+        )?
         .join()?;
         allow(&path, 0o444)?;
         ensure!(fs::read(&path)? == before, "the file was changed");

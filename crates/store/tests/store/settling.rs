@@ -149,8 +149,8 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     ensure!(store.summary(planned.run)?.settled() == 0);
 
     let connection = Connection::open(store.path())?;
-    let mut statement =
-        connection.prepare("SELECT reason, length, length(body), queue FROM quarantine ORDER BY id")?;
+    let mut statement = connection
+        .prepare("SELECT reason, length, length(body), queue FROM quarantine ORDER BY id")?;
     let kept = statement
         .query_map((), |row| {
             Ok((
@@ -186,12 +186,11 @@ fn what_was_delivered_before_is_counted_as_redelivered() -> Result<()> {
     let mut store = open(&folder)?;
     let (planned, works) = start(&mut store, Via::Broker, &[1; 4])?;
     let mut batch = Vec::new();
-    for (work, [of_work, of_result]) in works.iter().zip([
-        [false, false],
-        [true, false],
-        [false, true],
-        [true, true],
-    ]) {
+    for (work, [of_work, of_result]) in
+        works
+            .iter()
+            .zip([[false, false], [true, false], [false, true], [true, true]])
+    {
         let mut message = result(work, &[DOWN]);
         message.redelivered = of_work;
         let mut incoming = delivery(message);
@@ -230,10 +229,14 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
     };
     store.apply(Via::Broker, &[delivery(message)])?;
     let mut rows = Vec::new();
-    store.report(planned.run, &pingfleet_store::ReportFilter::default(), |row| {
-        rows.push((row.status, row.reason, row.target, row.address));
-        true
-    })?;
+    store.report(
+        planned.run,
+        &pingfleet_store::ReportFilter::default(),
+        |row| {
+            rows.push((row.status, row.reason, row.target, row.address));
+            true
+        },
+    )?;
     let text = |text: &str| Some(text.to_owned());
     let row = |status: &str, reason, target: &str, address| {
         (status.to_owned(), reason, target.to_owned(), address)
@@ -249,8 +252,18 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
                 text("2001:db8::1")
             ),
             row("dns_failed", text("servfail"), "10.0.0.3", text("10.0.0.3")),
-            row("send_failed", text("errno 13"), "10.0.0.4", text("10.0.0.4")),
-            row("unknown", text("socket_drops,stalled"), "host-5.example", None),
+            row(
+                "send_failed",
+                text("errno 13"),
+                "10.0.0.4",
+                text("10.0.0.4")
+            ),
+            row(
+                "unknown",
+                text("socket_drops,stalled"),
+                "host-5.example",
+                None
+            ),
             row("down", text("no_arp"), "10.0.0.6", text("10.0.0.6")),
         ],
         "{rows:?}"

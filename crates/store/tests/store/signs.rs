@@ -115,6 +115,10 @@ fn counters_of_the_two_ways_are_apart() -> Result<()> {
         (sign.taken, sign.applied, sign.duplicates, sign.quarantined) == (2, 1, 1, 0)
             && sign.holder == "c"
     }));
-    ensure!(store.writer_sign(Via::Broker)?.is_some_and(|sign| sign.taken == 0));
+    ensure!(
+        store
+            .writer_sign(Via::Broker)?
+            .is_some_and(|sign| sign.taken == 0)
+    );
     Ok(())
 }

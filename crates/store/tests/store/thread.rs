@@ -82,8 +82,7 @@ async fn closing_waits_for_the_calls_under_way() -> Result<()> {
     let (open_gate, gate) = channel::<()>();
     {
         let mut first = Box::pin(db.call(move |store| {
-            // Until the gate opens, or its owner is gone.
-            drop(gate.recv());
+            gate.recv().expect("the gate opens");
             Ok(plan(store, Via::Sweep, &[1]).map(drop))
         }));
         let mut second = Box::pin(db.call(|store| Ok(plan(store, Via::Sweep, &[1]).map(drop))));
@@ -91,7 +90,10 @@ async fn closing_waits_for_the_calls_under_way() -> Result<()> {
         // Both callers leave without an answer.
     }
     let mut closing = Box::pin(db.close());
-    ensure!(!begins(closing.as_mut()).await, "closed with a call under way");
+    ensure!(
+        !begins(closing.as_mut()).await,
+        "closed with a call under way"
+    );
     open_gate.send(())?;
     closing.await?;
     ensure!(options(&path).open()?.summaries()?.len() == 2);

@@ -1,0 +1,179 @@
+//! What ends a batch, and that its deliveries are acked after its commit, each in exactly one counter.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use consumer_writer::Summary;
+use pingfleet_broker::Queue;
+use pingfleet_wire::{Message as _, Token};
+use uuid::Uuid;
+
+use crate::rig::{Rig, acked};
+
+#[tokio::test]
+async fn nothing_is_acked_before_its_commit() -> Result<()> {
+    let rig = Rig::new(40, 10)?;
+    rig.put_results(0..40).await?;
+    rig.put(Queue::Results, b"no result").await?;
+    rig.put_results([7]).await?;
+    let writer = rig.start().await?;
+    rig.taken(Queue::Results, 42).await?;
+    let summary = writer.stop().await?;
+    assert_eq!(
+        (summary.applied, summary.duplicates, summary.quarantined),
+        (40, 1, 1)
+    );
+    assert_eq!(summary.rows, 400);
+    rig.assert_no_early_ack();
+    rig.acked(Queue::Results, 42).await?;
+    assert_eq!(rig.ready(Queue::Results).await?, 0);
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn a_batch_ends_when_it_has_its_rows() -> Result<()> {
+    let mut rig = Rig::new(5, 10)?;
+    rig.settings.batch_size = 20;
+    rig.put_results(0..5).await?;
+    let writer = rig.start().await?;
+    rig.taken(Queue::Results, 5).await?;
+    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [2, 2]);
+    // The fifth alone is too little for a batch, until the writer stops.
+    assert_eq!(writer.stop().await?.batches, 3);
+    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [2, 2, 1]);
+    rig.assert_no_early_ack();
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn a_batch_ends_when_its_first_delivery_is_old_enough() -> Result<()> {
+    let mut rig = Rig::new(3, 10)?;
+    rig.settings.batch_size = 1_000_000;
+    rig.settings.batch_interval = Duration::from_millis(50);
+    rig.put_results(0..3).await?;
+    let writer = rig.start().await?;
+    rig.acked(Queue::Results, 3).await?;
+    writer.stop().await?;
+    rig.assert_no_early_ack();
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn a_batch_ends_when_half_of_the_window_is_in_it() -> Result<()> {
+    let mut rig = Rig::new(200, 1)?;
+    rig.settings.batch_size = 1_000_000;
+    rig.put_results(0..200).await?;
+    let writer = rig.start().await?;
+    rig.taken(Queue::Results, 200).await?;
+    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [128]);
+    assert_eq!(writer.stop().await?.batches, 2);
+    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [128, 72]);
+    rig.assert_no_early_ack();
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn a_result_that_comes_again_is_counted_and_changes_nothing() -> Result<()> {
+    let rig = Rig::new(2, 3)?;
+    let writer = rig.start().await?;
+    rig.put_results([0, 0, 0]).await?;
+    let mut other = rig.result(0);
+    other.worker = "another".to_owned();
+    rig.put(Queue::Results, &other.encode()).await?;
+    rig.put_results([1]).await?;
+    rig.acked(Queue::Results, 5).await?;
+    let summary = writer.stop().await?;
+    assert_eq!((summary.applied, summary.duplicates), (2, 3));
+    assert_eq!(summary.rows, 6);
+    assert_eq!(rig.verify()?.summary.duplicates, 3);
+    assert_eq!(
+        rig.value::<String>("SELECT group_concat(DISTINCT worker) FROM report")?,
+        "tester"
+    );
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -> Result<()> {
+    let rig = Rig::new(1, 3)?;
+    let writer = rig.start().await?;
+    let good = rig.result(0);
+    let mut foreign_token = good.clone();
+    foreign_token.token = Token(Uuid::new_v4());
+    let mut short = good.clone();
+    short.outcomes.pop();
+    let mut no_chunk = good.clone();
+    no_chunk.key.chunk = 9;
+    let mut no_run = good.clone();
+    no_run.key.run = Uuid::new_v4();
+    let mut trailing = good.encode();
+    trailing.push(0);
+    let mut newer = good.encode();
+    newer[1] = 2;
+    let bad = [
+        (foreign_token.encode(), "wrong token"),
+        (short.encode(), "2 outcomes for a chunk of 3 targets"),
+        (no_chunk.encode(), "no chunk 9"),
+        (no_run.encode(), "no run"),
+        (trailing, "1 bytes after the end"),
+        (newer, "wire version 2"),
+        (Vec::new(), "not a pingfleet message"),
+    ];
+    for (body, _) in &bad {
+        rig.put(Queue::Results, body).await?;
+    }
+    rig.put(Queue::Results, &good.encode()).await?;
+    rig.acked(Queue::Results, bad.len() + 1).await?;
+    let summary = writer.stop().await?;
+    assert_eq!(
+        summary,
+        Summary {
+            batches: summary.batches,
+            rows: 3,
+            applied: 1,
+            duplicates: 0,
+            quarantined: bad.len() as u64,
+        }
+    );
+    let connection = rig.connection()?;
+    for (body, reason) in &bad {
+        let kept: String = connection.query_row(
+            "SELECT reason FROM quarantine WHERE queue = 'results' AND body = ?1 AND length = ?2",
+            (body, body.len() as i64),
+            |row| row.get(0),
+        )?;
+        assert!(kept.contains(reason), "{kept:?} instead of {reason:?}");
+    }
+    rig.assert_no_early_ack();
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn dead_letters_are_recorded_with_their_reason() -> Result<()> {
+    let mut rig = Rig::new(3, 3)?;
+    rig.settings.batch_interval = Duration::from_millis(10);
+    rig.kill(&rig.works[1].encode()).await?;
+    rig.kill(b"no chunk").await?;
+    // A dead letter for a chunk that is done is a duplicate, and one for a dead chunk, too.
+    rig.kill(&rig.works[0].encode()).await?;
+    rig.kill(&rig.works[1].encode()).await?;
+    rig.put_results([0]).await?;
+    let writer = rig.start().await?;
+    rig.acked(Queue::Dead, 4).await?;
+    rig.acked(Queue::Results, 1).await?;
+    let proof = rig.verify()?;
+    assert_eq!(proof.dead_chunks, [(1, "delivery_limit".to_owned())]);
+    assert_eq!(proof.outstanding_chunks, 1);
+    // The result of a dead chunk makes it done after all.
+    rig.put_results([1, 2]).await?;
+    rig.acked(Queue::Results, 3).await?;
+    let summary = writer.stop().await?;
+    assert_eq!((summary.duplicates, summary.quarantined), (2, 1));
+    assert_eq!(summary.applied, 4);
+    assert_eq!(
+        rig.value::<String>("SELECT queue FROM quarantine WHERE body = CAST('no chunk' AS BLOB)")?,
+        "dead"
+    );
+    rig.assert_no_early_ack();
+    rig.assert_complete()
+}

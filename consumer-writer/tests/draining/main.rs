@@ -1,0 +1,9 @@
+//! The writer's `run` over a watched broker and a real database: what it stores, when it acks, and what it leaves.
+
+mod batches;
+mod faults;
+mod neighbours;
+mod rig;
+mod signs;
+#[path = "../../../ping-worker/tests/queue/watched.rs"]
+mod watched;

@@ -1,0 +1,407 @@
+//! A writer in a folder of its own, with a planned run. The broker notes each ack, with what the database had
+//! committed at that moment.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use consumer_writer::{Settings, Summary, WriterError};
+use pingfleet_broker::{Broker as _, BrokerError, Delivery, MemoryBroker, Queue};
+use pingfleet_store::{
+    Db, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, Store, Verification, Via,
+};
+use pingfleet_wire::{
+    ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
+    WorkChunk,
+};
+use rusqlite::Connection;
+use tokio::{sync::Notify, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::watched::{Log, Pass, Watch, Watched, lost, within};
+
+/// A wait that no test waits for: a batch that is committed within it is full.
+pub(crate) const NEVER: Duration = Duration::from_hours(1);
+
+/// What the writer did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It consumes a queue.
+    Opened(Queue),
+    Taken(Queue),
+    /// It acked so many deliveries at once.
+    Acked(Queue, usize),
+}
+
+/// The writer's broker, as the test sees it.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) log: Log<Event>,
+    /// Breaks the session of the results.
+    pub(crate) cut: Notify,
+    /// The next ack of results breaks the session and never arrives.
+    pub(crate) ack_is_lost: AtomicBool,
+    /// Acks that came before the commit of what they ack.
+    pub(crate) early: Mutex<Vec<String>>,
+    database: Mutex<Connection>,
+    /// Deliveries of results and dead letters that were acked, or whose ack was lost.
+    counted: Mutex<i64>,
+}
+
+impl Desk {
+    /// Looks into the database at the moment of an ack: every delivery of results and dead letters that was ever acked
+    /// must be in the counters, and the rows of each result must be there.
+    fn witness(&self, queue: Queue, bodies: &[Vec<u8>]) -> Result<()> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(queue, Queue::Results | Queue::Dead) {
+            *counted += bodies.len() as i64;
+        }
+        let taken: i64 =
+            database.query_row("SELECT sum(taken) FROM writers", (), |row| row.get(0))?;
+        if *counted > taken {
+            early.push(format!("{counted} acked, {taken} committed"));
+        }
+        for body in bodies.iter().filter(|_| queue == Queue::Results) {
+            let Ok(result) = ResultChunk::decode(body) else {
+                continue;
+            };
+            let stored: i64 = database.query_row(
+                "SELECT (SELECT count(*) FROM results r JOIN runs n ON n.run = r.run
+                         WHERE n.run_id = ?1 AND r.chunk = ?2) + (SELECT count(*) FROM quarantine WHERE body = ?3)",
+                (result.key.run.to_string(), result.key.chunk, body),
+                |row| row.get(0),
+            )?;
+            if stored == 0 {
+                early.push(format!("chunk {} has no rows", result.key.chunk));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Watch for Desk {
+    fn opened(&self, consumes: Option<(Queue, u16)>) -> Result<(), BrokerError> {
+        if let Some((queue, _)) = consumes {
+            self.log.note(Event::Opened(queue));
+        }
+        Ok(())
+    }
+
+    async fn next(&self, queue: Queue, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
+        let delivery = tokio::select! {
+            biased;
+            () = self.cut.notified(), if queue == Queue::Results => return Err(lost()),
+            delivery = pass => delivery?,
+        };
+        self.log.note(Event::Taken(queue));
+        Ok(delivery)
+    }
+
+    async fn ack(
+        &self,
+        queue: Queue,
+        bodies: Vec<Vec<u8>>,
+        pass: Pass<'_, ()>,
+    ) -> Result<(), BrokerError> {
+        self.witness(queue, &bodies)
+            .expect("the database can be read beside the writer");
+        if queue == Queue::Results && self.ack_is_lost.swap(false, Ordering::Relaxed) {
+            return Err(lost());
+        }
+        pass.await?;
+        self.log.note(Event::Acked(queue, bodies.len()));
+        Ok(())
+    }
+}
+
+/// The folder with its database, the queues, and the plan of one run.
+pub(crate) struct Rig {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) memory: MemoryBroker,
+    pub(crate) settings: Settings,
+    pub(crate) planned: PlannedRun,
+    pub(crate) database: Uuid,
+    pub(crate) works: Vec<WorkChunk>,
+    folder: tempfile::TempDir,
+}
+
+/// A writer that runs.
+pub(crate) struct Writer {
+    pub(crate) stop: CancellationToken,
+    running: JoinHandle<(Result<Summary, WriterError>, Db)>,
+}
+
+impl Rig {
+    /// A run of `chunks` chunks with `targets` targets each, all published; batches of one chunk.
+    pub(crate) fn new(chunks: u32, targets: u32) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut store = options(&folder).open()?;
+        let planned = store.begin_run(&NewRun {
+            via: Via::Broker,
+            source: "test".to_owned(),
+            probing: "{}".to_owned(),
+            seed: None,
+            worst_chunk: Duration::from_secs(5),
+        })?;
+        let works: Vec<_> = (0..chunks)
+            .map(|chunk| WorkChunk {
+                version: Version,
+                database: store.database(),
+                key: ChunkKey {
+                    run: planned.run_id,
+                    chunk,
+                },
+                token: Token(Uuid::new_v4()),
+                probing: Probing::default(),
+                targets: (0..targets)
+                    .map(|target| Target::Text(format!("host-{chunk}-{target}")))
+                    .collect(),
+            })
+            .collect();
+        let plan: Vec<_> = works
+            .iter()
+            .map(|work| NewChunk {
+                chunk: work.key.chunk,
+                token: work.token.0,
+                targets,
+                work: work.encode(),
+                labels: Vec::new(),
+            })
+            .collect();
+        store.add_chunks(planned.run, &plan)?;
+        store.start_run(planned.run)?;
+        store.mark_published(planned.run, &(0..chunks).collect::<Vec<_>>())?;
+        let database = store.database();
+        store.close()?;
+        let desk = Desk {
+            log: Log::default(),
+            cut: Notify::new(),
+            ack_is_lost: AtomicBool::new(false),
+            early: Mutex::default(),
+            database: Mutex::new(Connection::open(options(&folder).path)?),
+            counted: Mutex::new(0),
+        };
+        Ok(Self {
+            desk: Arc::new(desk),
+            memory: MemoryBroker::new(2000),
+            settings: Settings {
+                via: Via::Broker,
+                batch_size: targets as usize,
+                batch_interval: NEVER,
+            },
+            planned,
+            database,
+            works,
+            folder,
+        })
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        options(&self.folder).path
+    }
+
+    /// Another connection to the database, as another program has it.
+    pub(crate) fn connection(&self) -> Result<Connection> {
+        Ok(Connection::open(self.path())?)
+    }
+
+    pub(crate) fn store(&self) -> Result<Store> {
+        Ok(options(&self.folder).open()?)
+    }
+
+    /// One value of a query.
+    pub(crate) fn value<T: rusqlite::types::FromSql>(&self, query: &str) -> Result<T> {
+        Ok(self.connection()?.query_row(query, (), |row| row.get(0))?)
+    }
+
+    pub(crate) fn verify(&self) -> Result<Verification> {
+        Ok(self.store()?.verify(self.planned.run)?)
+    }
+
+    /// The result of a chunk, with every target up.
+    pub(crate) fn result(&self, chunk: u32) -> ResultChunk {
+        let work = &self.works[chunk as usize];
+        ResultChunk {
+            version: Version,
+            database: work.database,
+            key: work.key,
+            token: work.token,
+            worker: "tester".to_owned(),
+            redelivered: false,
+            started_at_us: 1_700_000_000_000_000,
+            outcomes: vec![
+                Outcome {
+                    status: Status::Up,
+                    address: Some([10, 0, 0, 1].into()),
+                    sent: 1,
+                    received: 1,
+                    rtt: Rtt::of(&[Duration::from_millis(1)]),
+                    attempts: 1,
+                    probed_after_us: 0,
+                };
+                work.targets.len()
+            ],
+        }
+    }
+
+    /// Puts a message on a queue.
+    pub(crate) async fn put(&self, queue: Queue, body: &[u8]) -> Result<()> {
+        let mut publisher = self.memory.publisher().await?;
+        publisher.publish(queue, body).await?.await?;
+        Ok(())
+    }
+
+    /// Puts the results of chunks on their queue.
+    pub(crate) async fn put_results(&self, chunks: impl IntoIterator<Item = u32>) -> Result<()> {
+        for chunk in chunks {
+            self.put(Queue::Results, &self.result(chunk).encode())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a message a dead letter, by returning it to the work queue again and again.
+    pub(crate) async fn kill(&self, body: &[u8]) -> Result<()> {
+        self.put(Queue::Work, body).await?;
+        let before = self.ready(Queue::Dead).await?;
+        while self.ready(Queue::Dead).await? == before {
+            let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
+            let delivery = consumer.next().await?;
+            consumer.requeue(delivery.tag).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn ready(&self, queue: Queue) -> Result<u32> {
+        Ok(self.memory.depth(queue).await?.ready)
+    }
+
+    pub(crate) async fn start(&self) -> Result<Writer> {
+        let db = Db::open(options(&self.folder)).await?;
+        let broker = Arc::new(Watched {
+            watch: Arc::clone(&self.desk),
+            memory: self.memory.clone(),
+        });
+        let settings = self.settings.clone();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let running = tokio::spawn(async move {
+            let ended = consumer_writer::run(broker, &db, &settings, stopped).await;
+            (ended, db)
+        });
+        Ok(Writer { stop, running })
+    }
+
+    /// Waits until the writer consumes all its queues.
+    pub(crate) async fn consuming(&self) -> Result<()> {
+        let last = Event::Opened(Queue::Heartbeats);
+        self.desk
+            .log
+            .wait_for_some("consumers", 1, |event| *event == last)
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until so many deliveries of a queue were acked in all.
+    pub(crate) async fn acked(&self, queue: Queue, deliveries: usize) -> Result<()> {
+        self.desk
+            .log
+            .wait_for("acks", |events| {
+                acked(events, queue).iter().sum::<usize>() >= deliveries
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until so many deliveries of a queue were taken in all.
+    pub(crate) async fn taken(&self, queue: Queue, deliveries: usize) -> Result<()> {
+        let taken = Event::Taken(queue);
+        self.desk
+            .log
+            .wait_for_some("deliveries", deliveries, |event| *event == taken)
+            .await?;
+        Ok(())
+    }
+
+    /// Nothing was ever acked before it was committed.
+    pub(crate) fn assert_no_early_ack(&self) {
+        let early = self
+            .desk
+            .early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(early.is_empty(), "{early:?}");
+    }
+
+    /// Every target has its row, and the writer's counters add up.
+    pub(crate) fn assert_complete(&self) -> Result<()> {
+        let proof = self.verify()?;
+        assert!(proof.is_complete(), "{proof:?}");
+        self.assert_sums()
+    }
+
+    /// Every delivery that was taken is in exactly one of the counters.
+    pub(crate) fn assert_sums(&self) -> Result<()> {
+        let sign = self
+            .store()?
+            .writer_sign(Via::Broker)?
+            .context("no writer")?;
+        assert_eq!(
+            sign.taken,
+            sign.applied + sign.duplicates + sign.quarantined,
+            "{sign:?}"
+        );
+        Ok(())
+    }
+}
+
+impl Writer {
+    pub(crate) async fn stop(self) -> Result<Summary> {
+        self.stop.cancel();
+        Ok(self.ended().await??)
+    }
+
+    /// How it ended. Its database is closed.
+    pub(crate) async fn ended(self) -> Result<Result<Summary, WriterError>> {
+        let (ended, db) = self.left().await?;
+        db.close().await?;
+        Ok(ended)
+    }
+
+    /// How it ended, with the database that it leaves behind.
+    pub(crate) async fn left(self) -> Result<(Result<Summary, WriterError>, Db)> {
+        Ok(within("the writer's end", self.running).await??)
+    }
+}
+
+/// The sizes of the acks of a queue, in their order.
+pub(crate) fn acked(events: &[Event], queue: Queue) -> Vec<usize> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Acked(acked, deliveries) if *acked == queue => Some(*deliveries),
+            _ => None,
+        })
+        .collect()
+}
+
+fn options(folder: &tempfile::TempDir) -> OpenOptions {
+    OpenOptions {
+        path: folder.path().join("pingfleet.db"),
+        // What a power loss may take is not what is tested here.
+        durability: Durability::Off,
+        create: true,
+        check: false,
+    }
+}

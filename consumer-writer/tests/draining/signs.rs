@@ -1,0 +1,63 @@
+//! Signs of life: workers appear, are heard by their heartbeats, and leave by their farewell.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use pingfleet_broker::Queue;
+use pingfleet_wire::{Heartbeat, Message as _, Version};
+use uuid::Uuid;
+
+use crate::rig::Rig;
+
+fn heartbeat(rig: &Rig, instance: u128) -> Heartbeat {
+    Heartbeat {
+        version: Version,
+        worker: format!("worker-{instance}"),
+        instance: Uuid::from_u128(instance),
+        pid: 12,
+        threads: 2,
+        chunks_done: 3,
+        targets_done: 750,
+        requests_sent: 1000,
+        in_hand: rig.works.iter().map(|work| work.key).collect(),
+        draining: false,
+    }
+}
+
+#[tokio::test]
+async fn a_worker_is_listed_from_its_first_heartbeat_to_its_farewell() -> Result<()> {
+    let mut rig = Rig::new(2, 3)?;
+    rig.settings.batch_interval = Duration::from_millis(10);
+    let writer = rig.start().await?;
+    for instance in [1, 2] {
+        let body = heartbeat(&rig, instance).encode();
+        rig.put(Queue::Heartbeats, &body).await?;
+    }
+    // Nothing that cannot be read harms the others.
+    rig.put(Queue::Heartbeats, b"no heartbeat").await?;
+    rig.acked(Queue::Heartbeats, 3).await?;
+    let workers = rig.store()?.workers()?;
+    let listed: Vec<_> = workers
+        .iter()
+        .map(|row| (row.worker.as_str(), row.in_hand, row.chunks_done))
+        .collect();
+    assert_eq!(listed, [("worker-1", 2, 3), ("worker-2", 2, 3)]);
+
+    // A worker that drains is still there, and gone with its farewell.
+    let mut draining = heartbeat(&rig, 1);
+    draining.draining = true;
+    rig.put(Queue::Heartbeats, &draining.encode()).await?;
+    rig.acked(Queue::Heartbeats, 4).await?;
+    assert_eq!(rig.store()?.workers()?.len(), 2);
+    draining.in_hand.clear();
+    rig.put(Queue::Heartbeats, &draining.encode()).await?;
+    rig.acked(Queue::Heartbeats, 5).await?;
+    let left = rig.store()?.workers()?;
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].worker, "worker-2");
+    assert_eq!(rig.value::<i64>("SELECT count(*) FROM in_hand")?, 2);
+
+    let summary = writer.stop().await?;
+    assert_eq!((summary.applied, summary.quarantined), (0, 0));
+    rig.assert_sums()
+}

@@ -1,0 +1,9 @@
+//! Guarantees whose tests need the connection itself: to limit it, to watch its statements, to stop at one of them.
+
+#[path = "../tests/store/child.rs"]
+mod child;
+mod crash;
+mod faults;
+mod queries;
+#[path = "../tests/store/sample.rs"]
+mod sample;

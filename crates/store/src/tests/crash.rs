@@ -1,0 +1,203 @@
+//! A process that is killed at any statement of a batch leaves nothing of that batch.
+
+use std::{fs, path::Path};
+
+use anyhow::{Result, ensure};
+use pingfleet_wire::{ChunkKey, Heartbeat, Message as _, Status, Version, WorkChunk};
+use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::{
+    child::{self, Process},
+    sample::{dead_letter, delivery, options, result, start},
+};
+use crate::{Applied, Incoming, RunState, Store, Via};
+
+/// Something of everything: results, a dead letter, a duplicate, a message that answers nothing, a heartbeat.
+fn batch(works: &[WorkChunk]) -> Vec<Incoming> {
+    let mut stranger = result(&works[0], &[Status::Up]);
+    stranger.token.0 = Uuid::nil();
+    let heartbeat = Heartbeat {
+        version: Version,
+        worker: "worker-1".to_owned(),
+        instance: Uuid::nil(),
+        pid: 1,
+        threads: 1,
+        chunks_done: 1,
+        targets_done: 2,
+        requests_sent: 3,
+        in_hand: vec![ChunkKey {
+            run: works[0].key.run,
+            chunk: 1,
+        }],
+        draining: false,
+    };
+    let down = Status::Down { no_arp: false };
+    vec![
+        Incoming::Heartbeat(heartbeat),
+        delivery(result(&works[0], &[Status::Up, down])),
+        delivery(stranger),
+        dead_letter(&works[1]),
+        delivery(result(&works[0], &[down])),
+        delivery(result(&works[2], &[down])),
+    ]
+}
+
+/// The work messages of the only run, from its plan.
+fn works(store: &Store) -> Result<Vec<WorkChunk>> {
+    store
+        .outgoing(1, None, 100)?
+        .iter()
+        .map(|outgoing| Ok(WorkChunk::decode(&outgoing.work)?))
+        .collect()
+}
+
+/// Applies the batch, and calls `at` at the beginning of each statement, with its number from 1.
+fn apply_traced(
+    store: &mut Store,
+    mut at: impl FnMut(usize, &str) + Send + 'static,
+) -> Result<Applied> {
+    let batch = batch(&works(store)?);
+    let mut number = 0;
+    store.connection.trace_v2(
+        TraceEventCodes::SQLITE_TRACE_STMT,
+        Some(move |event: TraceEvent<'_>| {
+            if let TraceEvent::Stmt(_, sql) = event {
+                number += 1;
+                at(number, sql);
+            }
+        }),
+    )?;
+    let applied = store.apply(Via::Broker, &batch)?;
+    store
+        .connection
+        .trace_v2(TraceEventCodes::empty(), None::<fn(TraceEvent<'_>)>)?;
+    Ok(applied)
+}
+
+#[test]
+#[ignore = "a process that another test starts"]
+fn child_applies() -> Result<()> {
+    let mut store = options(&child::database()?).open()?;
+    println!("waiting");
+    let stop_at: usize = child::wait()?.parse()?;
+    apply_traced(&mut store, move |number, sql| {
+        if number == stop_at {
+            println!("reached {sql}");
+            child::wait().expect("the parent's word");
+        }
+    })?;
+    println!("applied");
+    child::wait()?;
+    Ok(())
+}
+
+fn child_at(path: &Path, statement: usize) -> Result<Process> {
+    let mut child = Process::start("tests::crash::child_applies", path)?;
+    child.hear("waiting")?;
+    child.tell(&statement.to_string())?;
+    Ok(child)
+}
+
+fn is_whole(store: &mut Store) -> Result<()> {
+    let summary = store.summary(1)?;
+    ensure!(summary.state == RunState::Incomplete, "{summary:?}");
+    ensure!((summary.chunks_done, summary.chunks_dead) == (2, 1));
+    let sign = store.writer_sign(Via::Broker)?;
+    ensure!(sign.is_some_and(|sign| {
+        (sign.taken, sign.applied, sign.duplicates, sign.quarantined) == (5, 3, 1, 1)
+    }));
+    let proof = store.verify(1)?;
+    ensure!(proof.is_consistent(), "{:?}", proof.findings);
+    ensure!(proof.proven_targets == 4 && rows(store, "latest_rows")? == 4);
+    ensure!(rows(store, "quarantine")? == 1 && rows(store, "in_hand")? == 1);
+    Ok(())
+}
+
+fn rows(store: &Store, table: &str) -> Result<i64> {
+    let sql = format!("SELECT count(*) FROM {table}");
+    Ok(store.connection.query_row(&sql, (), |row| row.get(0))?)
+}
+
+fn is_untouched(store: &mut Store) -> Result<()> {
+    let proof = store.verify(1)?;
+    ensure!(proof.is_consistent(), "{:?}", proof.findings);
+    ensure!((proof.proven_targets, proof.outstanding_chunks) == (0, 3));
+    let sign = store.writer_sign(Via::Broker)?;
+    ensure!(sign.is_some_and(|sign| sign.taken == 0));
+    for table in ["results", "latest_rows", "quarantine", "workers", "in_hand"] {
+        ensure!(rows(store, table)? == 0, "{table} has rows");
+    }
+    Ok(())
+}
+
+/// A run of three chunks that waits for its results, in a closed file.
+fn waiting(folder: &TempDir) -> Result<std::path::PathBuf> {
+    let path = folder.path().join("fleet.db");
+    let mut store = options(&path).open()?;
+    store.writer_seen(Via::Broker, "test")?;
+    drop(start(&mut store, Via::Broker, &[2, 2, 2])?);
+    store.close()?;
+    Ok(path)
+}
+
+#[test]
+fn a_process_killed_at_any_statement_leaves_nothing_of_its_batch() -> Result<()> {
+    let folder = TempDir::new()?;
+    let base = waiting(&folder)?;
+    let copy = folder.path().join("copy.db");
+    fs::copy(&base, &copy)?;
+    let (told, statements) = std::sync::mpsc::channel();
+    let mut store = options(&copy).open()?;
+    apply_traced(&mut store, move |_, sql| {
+        told.send(sql.to_owned()).expect("the test listens");
+    })?;
+    is_whole(&mut store)?;
+    store.close()?;
+    let statements: Vec<_> = statements.into_iter().collect();
+    let first = statements.iter().position(|sql| sql.starts_with("BEGIN"));
+    let last = statements.iter().position(|sql| sql.starts_with("COMMIT"));
+    let (Some(first), Some(last)) = (first, last) else {
+        anyhow::bail!("no transaction: {statements:?}");
+    };
+    ensure!(last > first + 20, "{statements:?}");
+
+    for (number, sql) in (1..).zip(&statements).take(last + 1).skip(first) {
+        fs::copy(&base, &copy)?;
+        let mut child = child_at(&copy, number)?;
+        child.hear("reached ")?;
+        child.kill()?;
+        let mut store = options(&copy).open()?;
+        is_untouched(&mut store).map_err(|error| error.context(sql.clone()))?;
+        // The broker delivers the same again, and nothing of the first attempt is in its way.
+        store.apply(Via::Broker, &batch(&works(&store)?))?;
+        is_whole(&mut store)?;
+        store.close()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_process_killed_after_its_commit_has_stored_the_batch() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = waiting(&folder)?;
+    let mut child = child_at(&path, usize::MAX)?;
+    child.hear("applied")?;
+    child.kill()?;
+    is_whole(&mut options(&path).open()?)
+}
+
+/// The control of the killing: what stops at a statement and goes on does all of its work.
+#[test]
+fn a_process_that_goes_on_stores_its_batch() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = waiting(&folder)?;
+    let mut child = child_at(&path, 10)?;
+    child.hear("reached ")?;
+    child.tell("go on")?;
+    child.hear("applied")?;
+    child.tell("end")?;
+    child.join()?;
+    is_whole(&mut options(&path).open()?)
+}

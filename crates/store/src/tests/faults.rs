@@ -1,0 +1,167 @@
+//! A full disk, and a database that somebody else has locked: the transaction that fails leaves nothing.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use pingfleet_wire::{Status, WorkChunk};
+use rusqlite::{
+    Connection, ErrorCode,
+    trace::{TraceEvent, TraceEventCodes},
+};
+use tempfile::TempDir;
+
+use super::sample::{delivery, options, plan, result, start};
+use crate::{Db, Incoming, PlannedRun, Store, StoreError, Via};
+
+fn waiting(folder: &TempDir, sizes: &[usize]) -> Result<(Store, PlannedRun, Vec<WorkChunk>)> {
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    store.writer_seen(Via::Sweep, "test")?;
+    let (planned, works) = start(&mut store, Via::Sweep, sizes)?;
+    Ok((store, planned, works))
+}
+
+fn results(works: &[WorkChunk]) -> Vec<Incoming> {
+    works
+        .iter()
+        .map(|work| delivery(result(work, &[Status::Up])))
+        .collect()
+}
+
+fn limit(store: &Store, pages: i64) -> Result<()> {
+    store
+        .connection
+        .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_of_the_batch() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, planned, works) = waiting(&folder, &[200; 4])?;
+    let batch = results(&works);
+    let pages: i64 = store
+        .connection
+        .pragma_query_value(None, "page_count", |row| row.get(0))?;
+    let mut failures = 0;
+    // Each limit lets it come a little further.
+    for room in 0.. {
+        limit(&store, pages + room)?;
+        match store.apply(Via::Sweep, &batch) {
+            Ok(applied) => {
+                ensure!(applied.applied == 4 && applied.closed.len() == 1);
+                break;
+            }
+            Err(StoreError::Sqlite(error)) => {
+                ensure!(error.sqlite_error_code() == Some(ErrorCode::DiskFull));
+                ensure!(!StoreError::from(error).is_transient());
+            }
+            Err(error) => bail!(error),
+        }
+        ensure!(store.connection.is_autocommit());
+        let proof = store.verify(planned.run)?;
+        ensure!(proof.is_consistent(), "{:?}", proof.findings);
+        ensure!(proof.proven_targets == 0 && proof.outstanding_chunks == 4);
+        let sign = store.writer_sign(Via::Sweep)?;
+        ensure!(sign.is_some_and(|sign| sign.taken == 0));
+        failures += 1;
+    }
+    ensure!(failures > 5, "the disk was full {failures} times");
+    ensure!(store.verify(planned.run)?.is_complete());
+    Ok(())
+}
+
+#[test]
+fn a_locked_database_is_transient_and_leaves_nothing() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, planned, works) = waiting(&folder, &[2, 2])?;
+    let run = planned.run;
+    store.connection.busy_timeout(Duration::ZERO)?;
+    let other = Connection::open(store.path())?;
+    other.execute_batch("BEGIN IMMEDIATE")?;
+    let batch = results(&works);
+    let refused = [
+        store.apply(Via::Sweep, &batch).err(),
+        store.mark_published(run, &[0]).err(),
+        store.cancel_run(run).err(),
+        store.retry_dead(run).err(),
+        store.hold_run(run, false).err(),
+        store.writer_seen(Via::Sweep, "x").err(),
+        store.remove_abandoned_plans().err(),
+        store.try_commit().err(),
+        plan(&mut store, Via::Sweep, &[1])
+            .err()
+            .and_then(|error| error.downcast().ok()),
+    ];
+    for (at, error) in refused.iter().enumerate() {
+        ensure!(
+            error.as_ref().is_some_and(StoreError::is_transient),
+            "call {at}: {error:?}"
+        );
+    }
+    // Reading goes on.
+    ensure!(store.verify(run)?.outstanding_chunks == 2);
+    ensure!(store.outgoing(run, None, 10)?.len() == 2);
+    other.execute_batch("ROLLBACK")?;
+    ensure!(store.apply(Via::Sweep, &batch)?.applied == 2);
+    ensure!(store.verify(run)?.is_complete());
+    ensure!(store.summaries()?.len() == 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_patient_call_tries_again_until_the_lock_is_gone() -> Result<()> {
+    let folder = TempDir::new()?;
+    let db = Db::open(options(&folder.path().join("fleet.db"))).await?;
+    db.call(|store| Ok(store.connection.busy_timeout(Duration::ZERO)?))
+        .await?;
+    let other = Connection::open(db.path())?;
+    other.execute_batch("BEGIN IMMEDIATE")?;
+    let blocker = Arc::new(Mutex::new((0, Some(other))));
+    let inside = Arc::clone(&blocker);
+    db.patiently(move |store| {
+        let mut blocker = inside.lock().unwrap_or_else(PoisonError::into_inner);
+        blocker.0 += 1;
+        if blocker.0 == 3 {
+            blocker.1 = None;
+        }
+        store.try_commit()
+    })
+    .await?;
+    let tries = blocker.lock().unwrap_or_else(PoisonError::into_inner).0;
+    ensure!(tries == 3, "{tries} tries");
+    db.close().await?;
+    Ok(())
+}
+
+/// The number of a removed plan is given to the next run, which takes that number's lock.
+#[test]
+fn a_run_can_begin_at_once_when_an_abandoned_plan_is_removed() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let mut store = options(&path).open()?;
+    let mut other = options(&path).open()?;
+    let (abandoned, _works) = plan(&mut other, Via::Sweep, &[1])?;
+    let number = abandoned.run;
+    drop(abandoned);
+    let (told, begun) = mpsc::channel();
+    let mut other = Some(other);
+    store.connection.trace_v2(
+        TraceEventCodes::SQLITE_TRACE_PROFILE,
+        Some(move |event: TraceEvent<'_>| {
+            if let TraceEvent::Profile(statement, _) = event
+                && statement.sql().starts_with("COMMIT")
+                && let Some(mut other) = other.take()
+            {
+                let begun = plan(&mut other, Via::Sweep, &[1]).map(|(planned, _)| planned.run);
+                told.send(begun).expect("the test listens");
+            }
+        }),
+    )?;
+    ensure!(store.remove_abandoned_plans()? == [number]);
+    let begun = begun.try_recv().context("nothing was committed")??;
+    ensure!(begun == number, "the number is not used again");
+    Ok(())
+}

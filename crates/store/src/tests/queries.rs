@@ -1,0 +1,150 @@
+//! Months of runs lie in one file: what is asked of one run never walks over the others. The statements are those that
+//! the functions really run, and their plans are SQLite's own (<https://www.sqlite.org/eqp.html>).
+
+use std::sync::mpsc;
+
+use anyhow::{Result, ensure};
+use pingfleet_wire::Status;
+use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use tempfile::TempDir;
+
+use super::sample::{dead_letter, delivery, options, result, start};
+use crate::{ReportFilter, Store, Via};
+
+/// Tables that grow with the number of workers and writers only; everything else grows with every run.
+const SMALL: [&str; 4] = ["w", "workers", "writers", "database"];
+
+/// The plans of all statements that a function runs: statement, and one line for each of its loops.
+fn plans(
+    store: &mut Store,
+    function: impl FnOnce(&mut Store) -> Result<()>,
+) -> Result<Vec<(String, Vec<String>)>> {
+    let (told, heard) = mpsc::channel();
+    store.connection.trace_v2(
+        TraceEventCodes::SQLITE_TRACE_STMT,
+        Some(move |event: TraceEvent<'_>| {
+            if let TraceEvent::Stmt(statement, _) = event {
+                told.send(statement.sql().into_owned())
+                    .expect("the test listens");
+            }
+        }),
+    )?;
+    function(store)?;
+    store
+        .connection
+        .trace_v2(TraceEventCodes::empty(), None::<fn(TraceEvent<'_>)>)?;
+    let mut statements: Vec<_> = heard.into_iter().collect();
+    statements.sort();
+    statements.dedup();
+    statements
+        .into_iter()
+        .filter(|sql| !sql.starts_with("BEGIN") && !sql.starts_with("COMMIT"))
+        .map(|sql| {
+            let mut explain = store
+                .connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let mut rows = explain.raw_query();
+            let mut lines = Vec::new();
+            while let Some(row) = rows.next()? {
+                lines.push(row.get::<_, String>(3)?);
+            }
+            drop(rows);
+            drop(explain);
+            Ok((sql, lines))
+        })
+        .collect()
+}
+
+/// The lines that walk over all rows of a big table.
+fn walks(lines: &[String]) -> Vec<&String> {
+    lines
+        .iter()
+        .filter(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some("SCAN")
+                && words.next().is_some_and(|table| !SMALL.contains(&table))
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    store.writer_seen(Via::Broker, "test")?;
+    let (planned, works) = start(&mut store, Via::Broker, &[2, 2, 2])?;
+    let run = planned.run;
+    let seen = plans(&mut store, |store| {
+        store.outgoing(run, None, 10)?;
+        store.outstanding_work(run, 0)?;
+        store.mark_published(run, &[0, 1, 2])?;
+        store.overdue(run, Via::Broker, 10)?;
+        store.apply(
+            Via::Broker,
+            &[
+                delivery(result(&works[0], &[Status::Up])),
+                dead_letter(&works[1]),
+            ],
+        )?;
+        store.retry_dead(run)?;
+        store.apply(
+            Via::Broker,
+            &[
+                delivery(result(&works[1], &[Status::Up])),
+                delivery(result(&works[2], &[Status::Up])),
+            ],
+        )?;
+        store.hold_run(run, true)?;
+        store.summary(run)?;
+        store.verify(run)?;
+        store.done_chunks(run)?;
+        store.chunk_targets(run, 0, true)?;
+        store.report(run, &ReportFilter::default(), |_| true)?;
+        Ok(())
+    })?;
+    ensure!(seen.len() > 20, "{} statements", seen.len());
+    let mut by_key = 0;
+    for (sql, lines) in &seen {
+        let walks = walks(lines);
+        ensure!(walks.is_empty(), "{sql}: {walks:?}");
+        by_key += lines
+            .iter()
+            .filter(|line| line.contains("USING PRIMARY KEY (run=?"))
+            .count();
+    }
+    ensure!(by_key > 10, "{by_key} searches by the key of a run");
+    Ok(())
+}
+
+/// The rows of a report come in the order of the plan without being sorted, so that the first one comes at once.
+#[test]
+fn a_report_is_not_sorted() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    let seen = plans(&mut store, |store| {
+        Ok(store.report(1, &ReportFilter::default(), |_| true)?)
+    })?;
+    for (sql, lines) in &seen {
+        let sorted = lines.iter().any(|line| line.contains("TEMP B-TREE"));
+        ensure!(!sorted, "{sql}: {lines:?}");
+    }
+    ensure!(seen.len() == 1, "{seen:?}");
+    Ok(())
+}
+
+/// The control: a walk over all rows is seen as one.
+#[test]
+fn a_walk_over_all_runs_is_seen() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    let seen = plans(&mut store, |store| {
+        store
+            .connection
+            .query_row("SELECT count(*) FROM results WHERE status = 1", (), |_| {
+                Ok(())
+            })?;
+        Ok(())
+    })?;
+    ensure!(seen.len() == 1 && walks(&seen[0].1).len() == 1, "{seen:?}");
+    Ok(())
+}

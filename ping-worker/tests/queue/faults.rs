@@ -1,0 +1,58 @@
+//! What can go wrong with a chunk harms that chunk, and neither the worker nor another chunk.
+
+use std::num::NonZeroUsize;
+
+use anyhow::Result;
+use pingfleet_broker::{Broker as _, Queue};
+
+use crate::rig::{Event, Rig, count, published};
+
+/// Returns of a message until it is a dead letter (DESIGN section 5), and the delivery before the first of them.
+const DELIVERIES: usize = 21;
+
+#[tokio::test]
+async fn a_panic_in_the_prober_gives_the_chunk_back_and_the_worker_lives() -> Result<()> {
+    let mut rig = Rig::new();
+    rig.settings.threads = NonZeroUsize::MIN.saturating_add(1);
+    *rig.panics_once_at.lock().expect("no test panics with it") = Some(1);
+    let worker = rig.start();
+    for chunk in 0..4 {
+        rig.give(chunk).await?;
+    }
+    rig.acked(0..4).await?;
+    assert_eq!(worker.stop().await?.chunks, 4);
+
+    let events = rig.floor.log.events();
+    assert_eq!(
+        count(&events, |event| *event == Event::Requeued(Some(1))),
+        1
+    );
+    assert_eq!(count(&events, |event| *event == Event::Probing(1)), 2);
+    for chunk in 0..4 {
+        assert_eq!(published(&events, chunk).len(), 1);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_becomes_a_dead_letter_and_the_worker_goes_on() -> Result<()>
+{
+    let rig = Rig::new();
+    let worker = rig.start();
+    rig.put(b"no chunk").await?;
+    rig.give(0).await?;
+    rig.acked([0]).await?;
+    worker.stop().await?;
+
+    let events = rig.floor.log.events();
+    assert_eq!(
+        count(&events, |event| *event == Event::Requeued(None)),
+        DELIVERIES
+    );
+    let mut dead = rig.memory.consumer(Queue::Dead, 1).await?;
+    let letter = dead.next().await?;
+    assert_eq!(letter.body, b"no chunk");
+    assert_eq!(letter.death.as_deref(), Some("delivery_limit"));
+    assert_eq!(rig.ready(Queue::Work).await?, 0);
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! The worker's `run` over a watched broker and a scripted prober: when it acks, what it publishes again, how many
+//! chunks it takes, and how it leaves.
+
+mod answers;
+mod faults;
+mod leaving;
+mod rig;
+mod settling;
+mod watched;
+mod window;

@@ -1,0 +1,380 @@
+//! A worker in a box: its broker notes what it does, its prober waits for permits. Chunk `n` has the addresses
+//! `n * 256 + 1` and following, so that each event can be told by its chunk.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    num::{NonZeroU16, NonZeroUsize},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Result;
+use async_trait::async_trait;
+use futures_util::future::{self, FutureExt};
+use hickory_resolver::config::{ResolverConfig, ResolverOpts};
+use ping_worker::{
+    Settings, Summary, WorkerError,
+    pacing::Pace,
+    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    resolve::Resolver,
+    scripted::Scripted,
+};
+use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, Queue};
+use pingfleet_wire::{
+    ChunkKey, Heartbeat, Message as _, Probing, ResultChunk, Target, Token, Version, WorkChunk,
+};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    answers::Answers,
+    watched::{Log, Pass, Watch, Watched, lost, within},
+};
+
+/// Targets of each chunk.
+pub(crate) const TARGETS: u32 = 250;
+
+/// What the worker did; chunks by their number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It asked for a session: for the work queue with a prefetch, or for publishing.
+    Opened(Option<u16>),
+    Taken(u32),
+    Probing(u32),
+    Published(u32, Body),
+    Stored(u32),
+    Acked(u32),
+    /// `None` is a message that is no chunk.
+    Requeued(Option<u32>),
+    Prefetch(u16),
+    Stopped,
+    Heartbeat(Heartbeat),
+}
+
+/// The body of a result, too long to be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Body(pub(crate) Vec<u8>);
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// The worker's broker, as the test sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Floor {
+    pub(crate) log: Log<Event>,
+    /// What its publishes of results are answered.
+    pub(crate) answers: Answers,
+    /// Breaks the session of the work queue.
+    pub(crate) cut: Notify,
+    /// No session can be had.
+    pub(crate) away: AtomicBool,
+    /// Heartbeats are stored and never confirmed.
+    pub(crate) heartbeats_unconfirmed: AtomicBool,
+}
+
+fn chunk_of(body: &[u8]) -> Option<u32> {
+    WorkChunk::decode(body).ok().map(|work| work.key.chunk)
+}
+
+#[async_trait]
+impl Watch for Arc<Floor> {
+    fn opened(&self, consumes: Option<(Queue, u16)>) -> Result<(), BrokerError> {
+        self.log
+            .note(Event::Opened(consumes.map(|(_, prefetch)| prefetch)));
+        if self.away.load(Ordering::Relaxed) {
+            return Err(BrokerError::Unreachable {
+                address: "the test".to_owned(),
+                source: "it is away".into(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn publish(
+        &self,
+        queue: Queue,
+        body: &[u8],
+        pass: Pass<'_, Confirm>,
+    ) -> Result<Confirm, BrokerError> {
+        if queue == Queue::Heartbeats {
+            let heartbeat = Heartbeat::decode(body).expect("the worker sends what it can read");
+            self.log.note(Event::Heartbeat(heartbeat));
+            let confirm = pass.await?;
+            return Ok(if self.heartbeats_unconfirmed.load(Ordering::Relaxed) {
+                future::pending().boxed()
+            } else {
+                confirm
+            });
+        }
+        let result = ResultChunk::decode(body).expect("the worker sends what it can read");
+        let chunk = result.key.chunk;
+        self.log.note(Event::Published(chunk, Body(body.to_vec())));
+        let confirm = self.answers.give(chunk, pass).await?;
+        let floor = Self::clone(self);
+        Ok(async move {
+            let confirmed = confirm.await;
+            if matches!(confirmed, Ok(Confirmed::Stored)) {
+                floor.log.note(Event::Stored(chunk));
+            }
+            confirmed
+        }
+        .boxed())
+    }
+
+    async fn next(&self, _queue: Queue, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
+        let delivery = tokio::select! {
+            biased;
+            () = self.cut.notified() => return Err(lost()),
+            delivery = pass => delivery?,
+        };
+        if let Some(chunk) = chunk_of(&delivery.body) {
+            self.log.note(Event::Taken(chunk));
+        }
+        Ok(delivery)
+    }
+
+    async fn ack(
+        &self,
+        _queue: Queue,
+        bodies: Vec<Vec<u8>>,
+        pass: Pass<'_, ()>,
+    ) -> Result<(), BrokerError> {
+        pass.await?;
+        for chunk in bodies.iter().filter_map(|body| chunk_of(body)) {
+            self.log.note(Event::Acked(chunk));
+        }
+        Ok(())
+    }
+
+    fn requeued(&self, body: &[u8]) {
+        self.log.note(Event::Requeued(chunk_of(body)));
+    }
+
+    fn prefetched(&self, prefetch: u16) {
+        self.log.note(Event::Prefetch(prefetch));
+    }
+
+    fn stopped(&self, _queue: Queue) {
+        self.log.note(Event::Stopped);
+    }
+}
+
+/// Opens probers that note what they probe, wait for a permit a chunk, and then follow the script.
+struct Gated {
+    floor: Arc<Floor>,
+    permits: Arc<Semaphore>,
+    panics_once_at: Arc<Mutex<Option<u32>>>,
+}
+
+struct GatedProber {
+    floor: Arc<Floor>,
+    permits: Arc<Semaphore>,
+    panics_once_at: Arc<Mutex<Option<u32>>>,
+    script: Box<dyn Prober>,
+}
+
+impl OpenProber for Gated {
+    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+        Ok(Box::new(GatedProber {
+            floor: Arc::clone(&self.floor),
+            permits: Arc::clone(&self.permits),
+            panics_once_at: Arc::clone(&self.panics_once_at),
+            script: Scripted::default().open(requests_sent)?,
+        }))
+    }
+}
+
+#[async_trait(?Send)]
+impl Prober for GatedProber {
+    async fn probe(
+        &self,
+        probing: &Probing,
+        destinations: &[Destination],
+        pace: &Pace,
+    ) -> Vec<Finding> {
+        let chunk = match destinations.first().map(|first| first.address) {
+            Some(IpAddr::V4(address)) => u32::from(address) >> 8,
+            other => panic!("no chunk begins with {other:?}"),
+        };
+        self.floor.log.note(Event::Probing(chunk));
+        let panics = self
+            .panics_once_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take_if(|wanted| *wanted == chunk)
+            .is_some();
+        assert!(!panics, "the test says so");
+        self.permits
+            .acquire()
+            .await
+            .expect("the test closes no gate")
+            .forget();
+        self.script.probe(probing, destinations, pace).await
+    }
+}
+
+/// The box.
+pub(crate) struct Rig {
+    pub(crate) floor: Arc<Floor>,
+    pub(crate) memory: MemoryBroker,
+    /// One permit lets one chunk be probed.
+    pub(crate) permits: Arc<Semaphore>,
+    /// The first probing of this chunk panics.
+    pub(crate) panics_once_at: Arc<Mutex<Option<u32>>>,
+    /// How chunks are probed.
+    pub(crate) probing: Probing,
+    pub(crate) settings: Settings,
+    run: Uuid,
+}
+
+/// A worker that runs.
+pub(crate) struct Worker {
+    pub(crate) stop: CancellationToken,
+    running: JoinHandle<Result<Summary, WorkerError>>,
+}
+
+impl Rig {
+    /// A worker with one thread, that may probe whatever it takes, at most at 1,000 requests a second by the window
+    /// and as fast as it can by the box.
+    pub(crate) fn new() -> Self {
+        Self {
+            floor: Arc::default(),
+            memory: MemoryBroker::new(1000),
+            permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS / 2)),
+            panics_once_at: Arc::default(),
+            probing: Probing {
+                rate: None,
+                ..Probing::default()
+            },
+            settings: Settings {
+                name: "boxed".to_owned(),
+                threads: NonZeroUsize::MIN,
+                rate: None,
+                prefetch: NonZeroU16::new(4),
+            },
+            run: Uuid::from_u128(7),
+        }
+    }
+
+    /// The same with the gate closed.
+    pub(crate) fn gated() -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(0)),
+            ..Self::new()
+        }
+    }
+
+    pub(crate) fn key(&self, chunk: u32) -> ChunkKey {
+        ChunkKey {
+            run: self.run,
+            chunk,
+        }
+    }
+
+    /// Puts a chunk on the work queue.
+    pub(crate) async fn give(&self, chunk: u32) -> Result<()> {
+        let first = (chunk << 8) + 1;
+        let work = WorkChunk {
+            version: Version,
+            database: Uuid::from_u128(1),
+            key: self.key(chunk),
+            token: Token(Uuid::from_u128(u128::from(chunk))),
+            probing: self.probing.clone(),
+            targets: (first..first + TARGETS)
+                .map(|address| Target::Address(Ipv4Addr::from(address).into()))
+                .collect(),
+        };
+        self.put(&work.encode()).await
+    }
+
+    /// Puts anything on the work queue.
+    pub(crate) async fn put(&self, body: &[u8]) -> Result<()> {
+        let mut publisher = self.memory.publisher().await?;
+        publisher.publish(Queue::Work, body).await?.await?;
+        Ok(())
+    }
+
+    pub(crate) async fn ready(&self, queue: Queue) -> Result<u32> {
+        Ok(self.memory.depth(queue).await?.ready)
+    }
+
+    pub(crate) fn start(&self) -> Worker {
+        let broker = Arc::new(Watched {
+            watch: Arc::new(Arc::clone(&self.floor)),
+            memory: self.memory.clone(),
+        });
+        let opener = Arc::new(Gated {
+            floor: Arc::clone(&self.floor),
+            permits: Arc::clone(&self.permits),
+            panics_once_at: Arc::clone(&self.panics_once_at),
+        });
+        let nobody = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+        let resolver = Resolver::with_servers(nobody, ResolverOpts::default());
+        let settings = self.settings.clone();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let running = tokio::spawn(async move {
+            ping_worker::run(broker, opener, resolver, &settings, stopped).await
+        });
+        Worker { stop, running }
+    }
+
+    /// Waits until these chunks were acked, in any order and each once.
+    pub(crate) async fn acked(&self, chunks: impl IntoIterator<Item = u32>) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        for chunk in chunks {
+            let acked = Event::Acked(chunk);
+            events = self
+                .floor
+                .log
+                .wait_for_some("an ack", 1, |event| *event == acked)
+                .await?;
+        }
+        Ok(events)
+    }
+}
+
+impl Worker {
+    pub(crate) async fn stop(self) -> Result<Summary> {
+        self.stop.cancel();
+        self.ended().await
+    }
+
+    pub(crate) async fn ended(self) -> Result<Summary> {
+        Ok(within("the worker's end", self.running).await???)
+    }
+}
+
+/// Where an event is first.
+pub(crate) fn place(events: &[Event], wanted: &Event) -> usize {
+    events
+        .iter()
+        .position(|event| event == wanted)
+        .unwrap_or_else(|| panic!("{wanted:?} never happened: {events:?}"))
+}
+
+/// How many events are such.
+pub(crate) fn count(events: &[Event], such: impl Fn(&Event) -> bool) -> usize {
+    events.iter().filter(|event| such(event)).count()
+}
+
+/// The bodies that were published for a chunk.
+pub(crate) fn published(events: &[Event], chunk: u32) -> Vec<Body> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Published(number, body) if *number == chunk => Some(body.clone()),
+            _ => None,
+        })
+        .collect()
+}
