@@ -226,10 +226,7 @@ impl<'a> Session<'a> {
 
 async fn note_sign_of_life(db: &Db, via: Via) -> Result<(), WriterError> {
     let holder = format!("pid {}", std::process::id());
-    match db
-        .call(move |store| store.writer_seen(via, &holder))
-        .await
-    {
+    match db.call(move |store| store.writer_seen(via, &holder)).await {
         Ok(()) => Ok(()),
         Err(error) if error.is_transient() => {
             tracing::warn!(%error, "the database is locked by another program");

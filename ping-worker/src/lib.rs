@@ -129,12 +129,12 @@ pub async fn run(
         Ok(0) => FAREWELL,
         _ => Duration::ZERO,
     };
-    let joined = match tokio::time::timeout(patience, &mut outbox).await {
-        Ok(joined) => joined,
-        Err(_) => {
-            leave.cancel();
-            outbox.await
-        }
+    let in_time = tokio::time::timeout(patience, &mut outbox).await;
+    let joined = if let Ok(joined) = in_time {
+        joined
+    } else {
+        leave.cancel();
+        outbox.await
     };
     joined.map_err(|_| WorkerError::Disorder("outbox"))??;
     let left = ended?;

@@ -33,7 +33,15 @@ pub(crate) enum Source {
     Overdue(Vec<u32>),
 }
 
-type Answers = FuturesUnordered<BoxFuture<'static, (Outgoing, Result<Confirmed, BrokerError>)>>;
+/// What happens next with a chunk that was sent.
+enum Next {
+    /// The broker answered.
+    Answer(Result<Confirmed, BrokerError>),
+    /// It was refused, and its pause is over.
+    SendAgain,
+}
+
+type UnderWay = FuturesUnordered<BoxFuture<'static, (Outgoing, Next)>>;
 
 /// Publishes until every chunk of the source is stored by the broker. Returns how many were, also when `stop` came.
 pub(crate) async fn publish(
@@ -57,7 +65,8 @@ pub(crate) async fn publish(
         let mut session = Session {
             db,
             run,
-            answers: FuturesUnordered::new(),
+            under_way: FuturesUnordered::new(),
+            patience: Box::new(pauses()),
             stored: Vec::new(),
             published: 0,
         };
@@ -67,6 +76,7 @@ pub(crate) async fn publish(
             ended = session.publish(&mut *publisher, &mut source, &stop) => ended,
         };
         // Also after a fault: what is confirmed is confirmed.
+        session.take_confirms(&mut source);
         session.note(1).await?;
         published += session.published;
         match ended {
@@ -87,7 +97,10 @@ pub(crate) async fn publish(
 struct Session<'a> {
     db: &'a Db,
     run: i64,
-    answers: Answers,
+    /// Sent and unconfirmed, or refused and waiting for the next try.
+    under_way: UnderWay,
+    /// The pauses before further tries, until something is stored again.
+    patience: Box<dyn Iterator<Item = Duration> + Send>,
     stored: Vec<u32>,
     published: u64,
 }
@@ -99,73 +112,31 @@ impl Session<'_> {
         source: &mut Source,
         stop: &CancellationToken,
     ) -> Result<(), ProducerError> {
-        let mut patience = pauses();
         let mut after = None;
         loop {
-            let (page, last) = self.next_page(source, after).await?;
+            let (page, last) = next_page(self.db, self.run, source, after).await?;
             let Some(last) = last else {
                 break;
             };
             after = Some(last);
             for outgoing in page {
-                while self.answers.len() >= UNCONFIRMED {
-                    self.take_answer(publisher, source, &mut patience).await?;
+                while self.under_way.len() >= UNCONFIRMED {
+                    self.take_next(publisher, source).await?;
                 }
                 self.send(publisher, outgoing).await?;
                 // Answers that are there already, so that the database follows closely.
-                while let Some(Some(answer)) = self.answers.next().now_or_never() {
-                    self.take(publisher, source, answer, &mut patience).await?;
+                while let Some(Some(next)) = self.under_way.next().now_or_never() {
+                    self.take(publisher, source, next).await?;
                 }
             }
             if stop.is_cancelled() {
                 break;
             }
         }
-        while !self.answers.is_empty() {
-            self.take_answer(publisher, source, &mut patience).await?;
+        while !self.under_way.is_empty() {
+            self.take_next(publisher, source).await?;
         }
         Ok(())
-    }
-
-    /// What to publish after chunk `after`, and the last chunk that was looked at; none at the end. A page may be
-    /// empty in the middle: chunks that were overdue may be done by now.
-    async fn next_page(
-        &self,
-        source: &Source,
-        after: Option<u32>,
-    ) -> Result<(Vec<Outgoing>, Option<u32>), ProducerError> {
-        let run = self.run;
-        let page = match source {
-            Source::Outbox => {
-                let page = self
-                    .db
-                    .call(move |store| store.outgoing(run, after, PAGE))
-                    .await?;
-                let last = page.last().map(|outgoing| outgoing.chunk);
-                (page, last)
-            }
-            Source::Overdue(chunks) => {
-                let chunks: Vec<u32> = chunks
-                    .iter()
-                    .copied()
-                    .filter(|chunk| after.is_none_or(|after| *chunk > after))
-                    .take(PAGE)
-                    .collect();
-                let last = chunks.last().copied();
-                let page = self
-                    .db
-                    .call(move |store| {
-                        let mut page = Vec::new();
-                        for chunk in chunks {
-                            page.extend(store.outstanding_work(run, chunk)?);
-                        }
-                        Ok(page)
-                    })
-                    .await?;
-                (page, last)
-            }
-        };
-        Ok(page)
     }
 
     async fn send(
@@ -174,19 +145,18 @@ impl Session<'_> {
         outgoing: Outgoing,
     ) -> Result<(), ProducerError> {
         let answer = publisher.publish(Queue::Work, &outgoing.work).await?;
-        self.answers
-            .push(async move { (outgoing, answer.await) }.boxed());
+        self.under_way
+            .push(async move { (outgoing, Next::Answer(answer.await)) }.boxed());
         Ok(())
     }
 
-    async fn take_answer(
+    async fn take_next(
         &mut self,
         publisher: &mut dyn Publisher,
         source: &mut Source,
-        patience: &mut (impl Iterator<Item = Duration> + Send),
     ) -> Result<(), ProducerError> {
-        if let Some(answer) = self.answers.next().await {
-            self.take(publisher, source, answer, patience).await?;
+        if let Some(next) = self.under_way.next().await {
+            self.take(publisher, source, next).await?;
         }
         Ok(())
     }
@@ -195,16 +165,16 @@ impl Session<'_> {
         &mut self,
         publisher: &mut dyn Publisher,
         source: &mut Source,
-        (outgoing, answer): (Outgoing, Result<Confirmed, BrokerError>),
-        patience: &mut (impl Iterator<Item = Duration> + Send),
+        (outgoing, next): (Outgoing, Next),
     ) -> Result<(), ProducerError> {
-        match answer? {
+        let answer = match next {
+            Next::Answer(answer) => answer?,
+            Next::SendAgain => return self.send(publisher, outgoing).await,
+        };
+        match answer {
             Confirmed::Stored => {
-                if let Source::Overdue(chunks) = source {
-                    chunks.retain(|chunk| *chunk != outgoing.chunk);
-                }
-                self.stored.push(outgoing.chunk);
-                self.published += 1;
+                self.patience = Box::new(pauses());
+                self.take_confirm(source, outgoing.chunk);
                 self.note(NOTED_AT_ONCE).await
             }
             // A binding is gone: the next session's look at the topology mends it.
@@ -212,16 +182,39 @@ impl Session<'_> {
                 "a chunk was returned, for no queue is bound for it".into(),
             )
             .into()),
-            answer @ Confirmed::Refused => {
-                let pause = patience.next().unwrap_or(Duration::from_secs(30));
+            Confirmed::Refused => {
+                let pause = self.patience.next().unwrap_or(Duration::from_secs(30));
                 tracing::warn!(
                     chunk = outgoing.chunk,
-                    ?answer,
                     ?pause,
-                    "chunk not stored, trying again"
+                    "chunk refused, trying again"
                 );
-                tokio::time::sleep(pause).await;
-                self.send(publisher, outgoing).await
+                // It waits beside the others: a full queue refuses many at once.
+                self.under_way.push(
+                    async move {
+                        tokio::time::sleep(pause).await;
+                        (outgoing, Next::SendAgain)
+                    }
+                    .boxed(),
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn take_confirm(&mut self, source: &mut Source, stored: u32) {
+        if let Source::Overdue(chunks) = source {
+            chunks.retain(|chunk| *chunk != stored);
+        }
+        self.stored.push(stored);
+        self.published += 1;
+    }
+
+    /// Takes the confirms that are there already, when the session is over.
+    fn take_confirms(&mut self, source: &mut Source) {
+        while let Some(Some((outgoing, next))) = self.under_way.next().now_or_never() {
+            if matches!(next, Next::Answer(Ok(Confirmed::Stored))) {
+                self.take_confirm(source, outgoing.chunk);
             }
         }
     }
@@ -238,4 +231,43 @@ impl Session<'_> {
             .await?;
         Ok(())
     }
+}
+
+/// What to publish after chunk `after`, and the last chunk that was looked at; none at the end. A page may be
+/// empty in the middle: chunks that were overdue may be done by now.
+async fn next_page(
+    db: &Db,
+    run: i64,
+    source: &Source,
+    after: Option<u32>,
+) -> Result<(Vec<Outgoing>, Option<u32>), ProducerError> {
+    let page = match source {
+        Source::Outbox => {
+            let page = db
+                .call(move |store| store.outgoing(run, after, PAGE))
+                .await?;
+            let last = page.last().map(|outgoing| outgoing.chunk);
+            (page, last)
+        }
+        Source::Overdue(chunks) => {
+            let chunks: Vec<u32> = chunks
+                .iter()
+                .copied()
+                .filter(|chunk| after.is_none_or(|after| *chunk > after))
+                .take(PAGE)
+                .collect();
+            let last = chunks.last().copied();
+            let page = db
+                .call(move |store| {
+                    let mut page = Vec::new();
+                    for chunk in chunks {
+                        page.extend(store.outstanding_work(run, chunk)?);
+                    }
+                    Ok(page)
+                })
+                .await?;
+            (page, last)
+        }
+    };
+    Ok(page)
 }

@@ -152,15 +152,15 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
 async fn dead_letters_are_recorded_with_their_reason() -> Result<()> {
     let mut rig = Rig::new(3, 3)?;
     rig.settings.batch_interval = Duration::from_millis(10);
+    let writer = rig.start().await?;
+    rig.put_results([0]).await?;
+    rig.acked(Queue::Results, 1).await?;
     rig.kill(&rig.works[1].encode()).await?;
     rig.kill(b"no chunk").await?;
     // A dead letter for a chunk that is done is a duplicate, and one for a dead chunk, too.
     rig.kill(&rig.works[0].encode()).await?;
     rig.kill(&rig.works[1].encode()).await?;
-    rig.put_results([0]).await?;
-    let writer = rig.start().await?;
     rig.acked(Queue::Dead, 4).await?;
-    rig.acked(Queue::Results, 1).await?;
     let proof = rig.verify()?;
     assert_eq!(proof.dead_chunks, [(1, "delivery_limit".to_owned())]);
     assert_eq!(proof.outstanding_chunks, 1);

@@ -31,6 +31,9 @@ use crate::watched::{Log, Pass, Watch, Watched, lost, within};
 /// A wait that no test waits for: a batch that is committed within it is full.
 pub(crate) const NEVER: Duration = Duration::from_hours(1);
 
+/// Returns of a message until it is a dead letter (DESIGN section 5), and the delivery before the first of them.
+const DELIVERIES: usize = 21;
+
 /// What the writer did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -274,9 +277,8 @@ impl Rig {
     /// Makes a message a dead letter, by returning it to the work queue again and again.
     pub(crate) async fn kill(&self, body: &[u8]) -> Result<()> {
         self.put(Queue::Work, body).await?;
-        let before = self.ready(Queue::Dead).await?;
-        while self.ready(Queue::Dead).await? == before {
-            let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
+        let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
+        for _ in 0..DELIVERIES {
             let delivery = consumer.next().await?;
             consumer.requeue(delivery.tag).await?;
         }

@@ -22,7 +22,7 @@ pub use self::{
     reopen::{PATIENCE, Sessions, pauses, reopen},
 };
 
-/// The queues of DESIGN section 5. Each has an exchange of its own name.
+/// The queues. Each has an exchange of its own name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
     /// Chunks for the workers.

@@ -10,7 +10,7 @@ use clap::{Parser, error::ErrorKind};
 
 use crate::SettingsError;
 
-/// How a program ends (DESIGN section 8).
+/// How a program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Complete; targets that are down are data.

@@ -6,7 +6,7 @@ use rusqlite::OptionalExtension;
 
 use crate::{Store, StoreError, Via, now_us};
 
-/// A chunk may be overdue this long after its last publish, beside twice its worst case (DESIGN section 4).
+/// A chunk may be overdue this long after its last publish, beside twice its worst case.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A writer without a sign of life for this long says nothing about what is overdue.

@@ -289,3 +289,34 @@ impl Store {
         self.connection.close().map_err(|(_, error)| error.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::trace::{TraceEvent, TraceEventCodes};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn the_switch_to_wal_outlasts_another_process_that_writes() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("fleet.db");
+        let other = Connection::open(&path).unwrap();
+        other
+            .execute_batch("CREATE TABLE t (c INTEGER); BEGIN IMMEDIATE")
+            .unwrap();
+        let mut connection = Connection::open(&path).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        let refused = connection.pragma_update(None, "journal_mode", "WAL");
+        assert!(refused.is_err(), "nothing was in the way");
+        // The other one ends its transaction as soon as a try has failed.
+        let mut other = Some(other);
+        connection
+            .trace_v2(
+                TraceEventCodes::SQLITE_TRACE_PROFILE,
+                Some(move |_: TraceEvent<'_>| drop(other.take())),
+            )
+            .unwrap();
+        assert_eq!(switch_to_wal(&connection).unwrap(), "wal");
+    }
+}

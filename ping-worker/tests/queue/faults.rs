@@ -1,20 +1,23 @@
 //! What can go wrong with a chunk harms that chunk, and neither the worker nor another chunk.
 
-use std::num::NonZeroUsize;
+use std::num::NonZeroU16;
 
 use anyhow::Result;
 use pingfleet_broker::{Broker as _, Queue};
 
-use crate::rig::{Event, Rig, count, published};
+use crate::rig::{Event, Panics, Rig, count, published};
 
-/// Returns of a message until it is a dead letter (DESIGN section 5), and the delivery before the first of them.
+/// Returns of a message until it is a dead letter, and the delivery before the first of them.
 const DELIVERIES: usize = 21;
+
+fn panics(rig: &Rig, chunk: u32, times: usize) {
+    *rig.panics.lock().expect("no test panics with it") = Panics { chunk, times };
+}
 
 #[tokio::test]
 async fn a_panic_in_the_prober_gives_the_chunk_back_and_the_worker_lives() -> Result<()> {
-    let mut rig = Rig::new();
-    rig.settings.threads = NonZeroUsize::MIN.saturating_add(1);
-    *rig.panics_once_at.lock().expect("no test panics with it") = Some(1);
+    let rig = Rig::new();
+    panics(&rig, 1, 1);
     let worker = rig.start();
     for chunk in 0..4 {
         rig.give(chunk).await?;
@@ -31,6 +34,28 @@ async fn a_panic_in_the_prober_gives_the_chunk_back_and_the_worker_lives() -> Re
     for chunk in 0..4 {
         assert_eq!(published(&events, chunk).len(), 1);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_chunk_that_always_panics_becomes_a_dead_letter_and_the_worker_goes_on() -> Result<()> {
+    let mut rig = Rig::new();
+    rig.settings.prefetch = Some(NonZeroU16::MIN);
+    panics(&rig, 1, usize::MAX);
+    let worker = rig.start();
+    for chunk in 0..4 {
+        rig.give(chunk).await?;
+    }
+    rig.acked([0, 2, 3]).await?;
+    assert_eq!(worker.stop().await?.chunks, 3);
+
+    let events = rig.floor.log.events();
+    assert_eq!(
+        count(&events, |event| *event == Event::Requeued(Some(1))),
+        DELIVERIES
+    );
+    assert_eq!(rig.ready(Queue::Dead).await?, 1);
+    assert_eq!(rig.ready(Queue::Work).await?, 0);
     Ok(())
 }
 

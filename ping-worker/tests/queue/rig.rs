@@ -4,11 +4,12 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
-    num::{NonZeroU16, NonZeroUsize},
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -169,17 +170,32 @@ impl Watch for Arc<Floor> {
     }
 }
 
+/// The first `times` probings of a chunk panic.
+#[derive(Debug, Default)]
+pub(crate) struct Panics {
+    pub(crate) chunk: u32,
+    pub(crate) times: usize,
+}
+
+impl Panics {
+    fn next(&mut self, chunk: u32) -> bool {
+        let panics = self.times > 0 && self.chunk == chunk;
+        self.times -= usize::from(panics);
+        panics
+    }
+}
+
 /// Opens probers that note what they probe, wait for a permit a chunk, and then follow the script.
 struct Gated {
     floor: Arc<Floor>,
     permits: Arc<Semaphore>,
-    panics_once_at: Arc<Mutex<Option<u32>>>,
+    panics: Arc<Mutex<Panics>>,
 }
 
 struct GatedProber {
     floor: Arc<Floor>,
     permits: Arc<Semaphore>,
-    panics_once_at: Arc<Mutex<Option<u32>>>,
+    panics: Arc<Mutex<Panics>>,
     script: Box<dyn Prober>,
 }
 
@@ -188,7 +204,7 @@ impl OpenProber for Gated {
         Ok(Box::new(GatedProber {
             floor: Arc::clone(&self.floor),
             permits: Arc::clone(&self.permits),
-            panics_once_at: Arc::clone(&self.panics_once_at),
+            panics: Arc::clone(&self.panics),
             script: Scripted::default().open(requests_sent)?,
         }))
     }
@@ -208,11 +224,10 @@ impl Prober for GatedProber {
         };
         self.floor.log.note(Event::Probing(chunk));
         let panics = self
-            .panics_once_at
+            .panics
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take_if(|wanted| *wanted == chunk)
-            .is_some();
+            .next(chunk);
         assert!(!panics, "the test says so");
         self.permits
             .acquire()
@@ -229,8 +244,8 @@ pub(crate) struct Rig {
     pub(crate) memory: MemoryBroker,
     /// One permit lets one chunk be probed.
     pub(crate) permits: Arc<Semaphore>,
-    /// The first probing of this chunk panics.
-    pub(crate) panics_once_at: Arc<Mutex<Option<u32>>>,
+    /// Which probings panic.
+    pub(crate) panics: Arc<Mutex<Panics>>,
     /// How chunks are probed.
     pub(crate) probing: Probing,
     pub(crate) settings: Settings,
@@ -244,14 +259,13 @@ pub(crate) struct Worker {
 }
 
 impl Rig {
-    /// A worker with one thread, that may probe whatever it takes, at most at 1,000 requests a second by the window
-    /// and as fast as it can by the box.
+    /// A worker with one thread that may probe whatever it takes as fast as it can, with a prefetch of 4.
     pub(crate) fn new() -> Self {
         Self {
             floor: Arc::default(),
             memory: MemoryBroker::new(1000),
             permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS / 2)),
-            panics_once_at: Arc::default(),
+            panics: Arc::default(),
             probing: Probing {
                 rate: None,
                 ..Probing::default()
@@ -271,6 +285,19 @@ impl Rig {
         Self {
             permits: Arc::new(Semaphore::new(0)),
             ..Self::new()
+        }
+    }
+
+    /// The gate closed, and a rate that makes the window: 20,000 requests a second, and at most 40 + 60 + 90 ms a
+    /// target.
+    pub(crate) fn limited() -> Self {
+        Self {
+            probing: Probing {
+                rate: NonZeroU32::new(20_000),
+                timeout: Duration::from_millis(40),
+                ..Probing::default()
+            },
+            ..Self::gated()
         }
     }
 
@@ -316,7 +343,7 @@ impl Rig {
         let opener = Arc::new(Gated {
             floor: Arc::clone(&self.floor),
             permits: Arc::clone(&self.permits),
-            panics_once_at: Arc::clone(&self.panics_once_at),
+            panics: Arc::clone(&self.panics),
         });
         let nobody = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
         let resolver = Resolver::with_servers(nobody, ResolverOpts::default());

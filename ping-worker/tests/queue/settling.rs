@@ -68,13 +68,13 @@ async fn a_result_that_is_refused_and_unroutable_is_stored_at_the_third_try() ->
     stored_in_the_end(&answers, 2).await
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_result_whose_confirm_is_lost_is_published_again() -> Result<()> {
     // The broker has it twice then: the writer counts a duplicate.
     stored_in_the_end(&[Answer::ConfirmLost], 3).await
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_result_whose_publish_breaks_the_session_is_published_again() -> Result<()> {
     stored_in_the_end(&[Answer::Lost], 2).await
 }
@@ -119,7 +119,7 @@ async fn a_chunk_delivered_again_while_in_hand_is_probed_once_and_both_deliverie
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_chunk_in_hand_when_the_session_breaks_is_probed_once_and_acked_on_the_next() -> Result<()>
 {
     let rig = Rig::gated();

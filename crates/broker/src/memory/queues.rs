@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use crate::Queue;
 
-/// How often a message of [`Queue::Work`] may come back before it is a dead letter (DESIGN section 5). Like
+/// How often a message of [`Queue::Work`] may come back before it is a dead letter. Like
 /// RabbitMQ's `x-delivery-limit` it counts returns: the first delivery is not one.
 const WORK_DELIVERY_LIMIT: u32 = 20;
 

@@ -1,7 +1,7 @@
 //! The queues and exchanges on the broker: looked for passively, declared where they are missing.
 //!
 //! Invariant: what exists is never changed, and a user without the permission to configure can work with it.
-//! Source: DESIGN section 5; RabbitMQ's documentation of quorum queues, dead lettering and queue arguments.
+//! Source: RabbitMQ's documentation of quorum queues, dead lettering and queue arguments.
 
 use lapin::{
     Channel, ExchangeKind,

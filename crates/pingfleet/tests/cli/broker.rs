@@ -1,9 +1,6 @@
 //! Brokers that cannot be had: one message that says what to do, no password in any output, and nothing planned.
 
-use std::{
-    net::{Ipv4Addr, TcpListener},
-    process::Command,
-};
+use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::Context;
 use pingfleet_testbed::{Namespace, Rabbit};
@@ -67,6 +64,14 @@ fn a_broker_that_is_not_there_is_told_with_what_starts_one() -> anyhow::Result<(
         4,
         &["broker 127.0.0.1:1 cannot be reached", "docker-compose"],
     );
+    Ok(())
+}
+
+#[test]
+fn a_producer_without_a_broker_creates_no_database() -> anyhow::Result<()> {
+    let room = Room::new()?;
+    producer(&room, NO_BROKER)?.fails(4, &["cannot be reached"]);
+    assert!(room.files()?.is_empty());
     Ok(())
 }
 
@@ -177,8 +182,6 @@ fn a_refused_login_ends_at_once_and_shows_the_password_nowhere() -> anyhow::Resu
 #[test]
 fn the_process_list_does_not_show_a_password_of_the_environment_or_a_file() -> anyhow::Result<()> {
     let room = room_with_a_run()?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let url = format!("amqp://user@{}", listener.local_addr()?);
     let file = room.write("secret", SECRET)?;
     for (name, value) in [
         ("PINGFLEET_BROKER__PASSWORD", SECRET),
@@ -190,18 +193,19 @@ fn the_process_list_does_not_show_a_password_of_the_environment_or_a_file() -> a
             } else {
                 &[]
             };
-            let running = room
-                .call(program, arguments)?
-                .env("PINGFLEET_BROKER__URL", &url)
-                .env(name, value)
-                .start()?;
+            // One for each: a program may have left a second connection waiting.
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let url = format!("amqp://user@{}", listener.local_addr()?);
+            let running = room.start(
+                program,
+                arguments,
+                &[("PINGFLEET_BROKER__URL", &url), (name, value)],
+            )?;
             // When it knocks, it has read all of its settings.
             let (_silent, _) = listener.accept()?;
-            let seen = Command::new("ps").args(["-eww", "-o", "args"]).output()?;
-            let seen = String::from_utf8(seen.stdout)?;
+            let seen = running.command_line()?;
             assert!(seen.contains(program), "{seen}");
             assert!(!seen.contains(SECRET), "{seen}");
-            drop(running);
         }
     }
     Ok(())

@@ -147,6 +147,27 @@ impl Room {
         }
     }
 
+    /// Starts a program, for what happens before its end. It is killed with its value, or with this process.
+    pub(crate) fn start(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Started> {
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
+        let mut call = self.prepare(wrapped, program, arguments);
+        let child = call
+            .command
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", call.name))?;
+        Ok(Started(child))
+    }
+
     /// Runs `pingfleet` to its end.
     pub(crate) fn pingfleet(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
         self.call("pingfleet", arguments)?.end()
@@ -224,18 +245,6 @@ impl Call {
         })
     }
 
-    /// Starts it, for what happens before its end. Its output is thrown away, and it is killed with its value.
-    pub(crate) fn start(mut self) -> anyhow::Result<Started> {
-        let child = self
-            .command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.name))?;
-        Ok(Started(child))
-    }
-
     /// Runs it to its end.
     pub(crate) fn end(mut self) -> anyhow::Result<Ended> {
         let mut child = self
@@ -259,14 +268,21 @@ impl Call {
     }
 }
 
-/// A program that runs, below the command that limits its time.
+/// A program that runs.
 pub(crate) struct Started(Child);
+
+impl Started {
+    /// Its command line, as everybody on this machine can read it.
+    pub(crate) fn command_line(&self) -> anyhow::Result<String> {
+        let line = fs::read(format!("/proc/{}/cmdline", self.0.id()))?;
+        Ok(String::from_utf8(line)?.replace('\0', " "))
+    }
+}
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // The command passes the signal on, which a kill would keep it from.
-        let pid = self.0.id().to_string();
-        drop(Command::new("kill").args(["-TERM", &pid]).status());
+        // It may have ended by itself.
+        drop(self.0.kill());
         drop(self.0.wait());
     }
 }

@@ -31,7 +31,12 @@ impl Process {
         database: &Path,
         change: impl FnOnce(&mut Command),
     ) -> Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
+        // Linux opens this one without walking its path, which whom the child becomes may not be allowed to.
+        let mut command = if cfg!(target_os = "linux") {
+            Command::new("/proc/self/exe")
+        } else {
+            Command::new(env::current_exe()?)
+        };
         change(
             command
                 .args(["--exact", test, "--ignored", "--nocapture"])

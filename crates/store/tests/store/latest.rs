@@ -205,3 +205,15 @@ fn a_run_that_is_closed_again_changes_only_what_is_new() -> Result<()> {
     anyhow::ensure!(after[target] == *row);
     Ok(())
 }
+
+#[test]
+fn what_arrives_after_a_cancelling_is_the_latest_too() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    store.cancel_run(planned.run)?;
+    anyhow::ensure!(stored(&store)?.is_empty());
+    store.apply(Via::Broker, &[delivery(result(&works[1], &[Status::Up]))])?;
+    anyhow::ensure!(stored(&store)?.contains_key("10.0.0.1"));
+    Ok(())
+}

@@ -106,8 +106,9 @@ fn counters_of_the_two_ways_are_apart() -> Result<()> {
     store.writer_seen(Via::Broker, "b")?;
     let (_planned, works) = start(&mut store, Via::Sweep, &[1])?;
     let result = delivery(result(&works[0], &[Status::Up]));
-    store.apply(Via::Sweep, &[result.clone()])?;
-    store.apply(Via::Sweep, &[result])?;
+    for _ in 0..2 {
+        store.apply(Via::Sweep, std::slice::from_ref(&result))?;
+    }
     // A new sign keeps the counters.
     store.writer_seen(Via::Sweep, "c")?;
     let sign = store.writer_sign(Via::Sweep)?;

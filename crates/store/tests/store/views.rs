@@ -89,11 +89,7 @@ fn the_columns_are_those_of_the_contract() -> Result<()> {
     let connection = Connection::open(store.path())?;
     let columns = |view: &str| -> Result<Vec<String>> {
         let statement = connection.prepare(&format!("SELECT * FROM {view}"))?;
-        Ok(statement
-            .column_names()
-            .into_iter()
-            .map(str::to_owned)
-            .collect())
+        Ok(statement.column_names().map(str::to_owned).collect())
     };
     ensure!(columns("report")? == REPORT);
     ensure!(columns("run_summary")? == RUN_SUMMARY);
