@@ -99,10 +99,15 @@ impl Store {
         let database = self.database;
         self.write(|transaction| {
             let mut writing = Writing::new(transaction, database)?;
+            // Counted apart from what becomes of each, so that the counters can contradict each other.
+            let taken = batch
+                .iter()
+                .filter(|incoming| !matches!(incoming, Incoming::Heartbeat(_)))
+                .count();
             for incoming in batch {
                 writing.take(incoming)?;
             }
-            writing.finish(via)
+            writing.finish(via, taken)
         })
     }
 }
@@ -111,7 +116,8 @@ impl Store {
 #[derive(Debug, Default)]
 struct Tally {
     counts: [i64; 7],
-    done: i64,
+    /// Chunks that were done.
+    done: Vec<u32>,
     dead: i64,
     duplicates: i64,
     redelivered: i64,
@@ -221,7 +227,7 @@ impl<'a> Writing<'a> {
         if known.state == DEAD && !known.retrying {
             tally.dead -= 1;
         }
-        tally.done += 1;
+        tally.done.push(message.key.chunk);
         for outcome in &message.outcomes {
             tally.counts[usize::from(outcome.status.code())] += 1;
         }
@@ -362,7 +368,7 @@ impl<'a> Writing<'a> {
     }
 
     /// Writes the counters, and closes the runs whose last chunk was settled.
-    fn finish(mut self, via: Via) -> Result<Applied, StoreError> {
+    fn finish(mut self, via: Via, taken: usize) -> Result<Applied, StoreError> {
         let runs: BTreeSet<i64> = self.tallies.keys().copied().collect();
         for run in runs {
             let tally = &self.tallies[&run];
@@ -377,7 +383,7 @@ impl<'a> Writing<'a> {
                 )?
                 .execute(rusqlite::params![
                     run,
-                    tally.done,
+                    tally.done.len() as i64,
                     tally.dead,
                     tally.counts[0],
                     tally.counts[1],
@@ -389,8 +395,8 @@ impl<'a> Writing<'a> {
                     tally.duplicates,
                     tally.redelivered,
                 ])?;
-            if tally.done != 0 || tally.dead != 0 {
-                let closed = close_if_settled(self.transaction, run, self.now)?;
+            if !tally.done.is_empty() || tally.dead != 0 {
+                let closed = close_if_settled(self.transaction, run, &tally.done, self.now)?;
                 self.report.closed.extend(closed);
             }
         }
@@ -405,7 +411,7 @@ impl<'a> Writing<'a> {
             .execute((
                 via.name(),
                 self.now,
-                counted.iter().sum::<i64>(),
+                taken as i64,
                 counted[0],
                 counted[1],
                 counted[2],
@@ -419,6 +425,7 @@ impl<'a> Writing<'a> {
 fn close_if_settled(
     connection: &Connection,
     run: i64,
+    done: &[u32],
     now: i64,
 ) -> Result<Option<ClosedRun>, StoreError> {
     let (state, outstanding, dead): (String, i64, i64) = connection
@@ -427,7 +434,10 @@ fn close_if_settled(
         )?
         .query_row([run], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     if state == "cancelled" {
-        latest::update(connection, run)?;
+        // The rest of it was taken in when it was cancelled.
+        for chunk in done {
+            latest::update_chunk(connection, run, *chunk)?;
+        }
         return Ok(None);
     }
     if outstanding > 0 {

@@ -278,14 +278,12 @@ impl Store {
         })
     }
 
-    /// Writes the log back into the database file and closes it.
+    /// Closes the database; the last one to close it writes the log back into the file.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]; nothing that was committed is lost by it.
     pub fn close(self) -> Result<(), StoreError> {
-        // Busy readers make this a partial checkpoint, which the next one completes.
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))?;
+        // The last connection of all processes writes the log back and removes it, and no other one waits for readers.
         self.connection.close().map_err(|(_, error)| error.into())
     }
 }

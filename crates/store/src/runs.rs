@@ -268,7 +268,8 @@ impl Store {
         })
     }
 
-    /// Marks the dead chunks of a run to be sent again, and opens the run again. Returns how many there are.
+    /// Marks the dead chunks of a run to be sent again, and opens the run again. Returns how many there are; none of a
+    /// cancelled run.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -276,7 +277,8 @@ impl Store {
         self.write(|transaction| {
             let chunks = transaction.execute(
                 "UPDATE chunks SET retrying = 1, published_at_us = NULL, publishes = 0
-                 WHERE run = ?1 AND state = 2 AND retrying = 0",
+                 WHERE run = ?1 AND state = 2 AND retrying = 0
+                   AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state <> 'cancelled')",
                 [run],
             )?;
             if chunks > 0 {

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::rig::{Call, Room};
 
-/// A sweep that would take half a minute, and prints its first targets within a second.
+/// A sweep that takes six seconds, and prints its first targets within one.
 fn slow(room: &Room) -> anyhow::Result<Call> {
     room.call(
         "pingfleet",
@@ -18,7 +18,7 @@ fn slow(room: &Room) -> anyhow::Result<Call> {
             "10",
             "--chunk-size",
             "5",
-            "127.0.0.0/24",
+            "127.0.0.0/26",
         ],
     )
 }
@@ -176,12 +176,12 @@ fn an_interrupted_run_says_how_to_go_on_and_does() -> anyhow::Result<()> {
     assert!(proof.stdout.contains("run 1 incomplete"), "{proof:#?}");
     assert!(proof.stdout.contains("pingfleet resume 1"), "{proof:#?}");
     let stored = order(&room, "pingfleet.db")?.len();
-    assert!((1..254).contains(&stored), "{stored}");
+    assert!((1..62).contains(&stored), "{stored}");
     let files: Vec<_> = room.files()?.into_keys().collect();
     assert_eq!(files, ["pingfleet.db"]);
     room.pingfleet(&["resume"])?.ends_with(0);
     room.pingfleet(&["verify"])?.ends_with(0);
-    assert_eq!(order(&room, "pingfleet.db")?.len(), 254);
+    assert_eq!(order(&room, "pingfleet.db")?.len(), 62);
     Ok(())
 }
 

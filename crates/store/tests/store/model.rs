@@ -258,6 +258,10 @@ impl Model {
                 }
             }
             Step::Retry => {
+                if self.state == RunState::Cancelled {
+                    ensure!(store.retry_dead(run)? == 0);
+                    return Ok(());
+                }
                 let wanted = self.dead();
                 ensure!(store.retry_dead(run)? == wanted);
                 for chunk in &mut self.chunks {
