@@ -4,6 +4,8 @@
 //! It prints figures and asserts none but the outcome: the promise is that memory does not grow with the targets, so
 //! it sweeps a tenth of them first, by range and by a hosts file of scattered addresses.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::{
     io::Write,
     path::Path,

@@ -13,7 +13,7 @@ use pingfleet_store::{Durability, OpenOptions, RunSummary, Store, Verification};
 use pingfleet_testbed::{Namespace, Rabbit};
 
 /// Nothing in these tests takes longer than this, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// The pause between two looks at a database or a process: neither can be awaited from outside.
 const LOOK: Duration = Duration::from_millis(20);
@@ -126,7 +126,7 @@ impl Fleet {
                 let mut words = line.split_whitespace();
                 let name = words.next().unwrap_or_default();
                 let messages = words.next().unwrap_or("0");
-                (name.ends_with(".work") || name.ends_with(".results")) && messages != "0"
+                ["pingfleet.work", "pingfleet.results"].contains(&name) && messages != "0"
             });
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet == 2 {
