@@ -118,7 +118,7 @@ impl SurgeProber {
     /// A share of the client for one way out, or the errno with which the kernel refused it.
     fn share(&self, way_out: &WayOut) -> Result<Share, i32> {
         self.client(way_out).map(Share::of).map_err(|error| {
-            warn!(%error, ?way_out, "no socket for a chunk");
+            warn!(%error, %way_out, "no socket for a chunk: its targets end as send_failed");
             errno(&error)
         })
     }

@@ -16,7 +16,7 @@ pub struct PlanArgs {
     /// How to probe.
     pub probing: ProbingArgs,
     /// Tell counts, order and time, and probe nothing
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     Settings,
+    summary::counted,
     targets::{Order, Targets},
 };
 
@@ -23,11 +24,12 @@ pub fn dry_run(out: &mut dyn Write, targets: &Targets, settings: &Settings) -> i
     let chunk_size = settings.probing.chunk_size as u64;
     writeln!(
         out,
-        "{count} targets in {} chunks of at most {chunk_size}; {} duplicates, {} excluded, {} bad lines skipped",
-        count.div_ceil(chunk_size),
-        targets.duplicates(),
+        "{} in {} of at most {chunk_size}; {}, {} excluded, {} skipped",
+        counted(count as i64, "target"),
+        counted(count.div_ceil(chunk_size) as i64, "chunk"),
+        counted(targets.duplicates() as i64, "duplicate"),
         targets.excluded(),
-        targets.skipped_bad()
+        counted(targets.skipped_bad() as i64, "bad line")
     )?;
     let (order, how) = match settings.seed {
         Some(seed) => (

@@ -111,6 +111,15 @@ pub enum Ended {
 }
 
 impl Produced {
+    /// The stop signal came before there was a plan.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self {
+            summary: None,
+            ended: Ended::Interrupted,
+        }
+    }
+
     /// The exit code of a program that does nothing but produce.
     #[must_use]
     pub fn exit(&self, fail_down: bool) -> Exit {
@@ -146,10 +155,7 @@ pub async fn run(
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
 ) -> Result<Produced, ProducerError> {
-    let interrupted = Produced {
-        summary: None,
-        ended: Ended::Interrupted,
-    };
+    let interrupted = Produced::nothing();
     if !reach(&*broker, &stop).await? {
         return Ok(interrupted);
     }

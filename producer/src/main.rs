@@ -5,8 +5,8 @@ use std::{io, process::ExitCode, sync::Arc};
 use clap::Parser;
 use pingfleet_broker::RabbitBroker;
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
-use pingfleet_store::{Db, Via};
-use producer::{OutputArgs, PlanArgs, Settings, Wanted};
+use pingfleet_store::{Db, StoreError, Via};
+use producer::{OutputArgs, PlanArgs, Produced, Settings, Wanted};
 
 /// Plans a run, publishes its chunks to RabbitMQ, and waits until all of them are settled
 #[derive(Debug, Parser)]
@@ -26,10 +26,10 @@ struct Arguments {
     #[command(flatten)]
     output: OutputArgs,
     /// Leave when everything is published
-    #[arg(long)]
+    #[arg(long, help_heading = "Run")]
     detach: bool,
     /// Go on with an earlier run: a number, the beginning of a UUID, or `latest`
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["targets", "hosts", "dry_run"])]
+    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["targets", "hosts", "dry_run"])]
     resume: Option<String>,
     #[command(flatten)]
     common: CommonArgs,
@@ -63,11 +63,16 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     };
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    // Before the database: a wrong password must not leave a new one behind.
-    if !producer::reach(&*broker, &stop.token).await? {
-        return Ok(Exit::Interrupted);
-    }
-    let db = Db::open(common.database(targets.is_some(), false)).await?;
+    let db = match Db::open(common.database(false, false)).await {
+        // Only with the broker reached is one created: a wrong password must not leave it behind.
+        Err(StoreError::Missing { .. }) if targets.is_some() => {
+            if !producer::reach(&*broker, &stop.token).await? {
+                return producer::conclude(&Produced::nothing(), &arguments.output, "");
+            }
+            Db::open(common.database(true, false)).await?
+        }
+        opened => opened?,
+    };
     let wanted = match (targets, arguments.resume.clone()) {
         (Some(targets), _) => Wanted::Plan(Box::new(targets)),
         (None, wanted) => {

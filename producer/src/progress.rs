@@ -5,8 +5,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pingfleet_store::RunSummary;
 
-const TEMPLATE: &str =
-    "{elapsed_precise} {percent:>3}% [{bar:30}] {pos}/{len} targets {per_sec:.0}, eta {eta}; {msg}";
+use crate::summary::counted;
+
+const TEMPLATE: &str = "{elapsed} {percent:>3}% [{wide_bar}] {pos}/{len} eta {eta} {msg}";
 
 /// A bar, or nothing.
 pub(crate) struct Progress(ProgressBar);
@@ -36,11 +37,19 @@ impl Progress {
         } else {
             0.0
         };
-        let unknown = summary.counts[5];
-        self.0.set_message(format!(
-            "{up} up ({hit:.1}%), {unknown} unknown, {} dead chunks, {workers} workers",
-            summary.chunks_dead
-        ));
+        // Short, so that the line fits into 80 columns: only what there is of the rarer kinds.
+        let rarer = [
+            (summary.counts[5], "unknown"),
+            (summary.chunks_dead, "dead chunks"),
+        ];
+        let rarer: String = rarer
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!(", {count} {what}"))
+            .collect();
+        let workers = counted(workers, "worker");
+        self.0
+            .set_message(format!("{hit:.1}% up{rarer}, {workers}"));
     }
 
     /// Runs something that prints, with the bar out of the way.

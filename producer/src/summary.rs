@@ -5,6 +5,12 @@ use std::io::{self, Write};
 use pingfleet_store::{RunState, RunSummary};
 use pingfleet_wire::Status;
 
+/// "1 chunk", "2 chunks".
+pub(crate) fn counted(count: i64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// Writes the summary of a run: counts per status, chunks, time.
 ///
 /// # Errors
@@ -37,12 +43,12 @@ pub fn print_summary(out: &mut dyn Write, summary: &RunSummary) -> io::Result<()
         summary.chunks_done, summary.chunks, summary.elapsed_s
     )?;
     for (count, what) in [
-        (summary.chunks_dead, "dead"),
-        (summary.duplicates, "duplicates"),
-        (summary.redelivered, "redelivered"),
+        (summary.chunks_dead, "dead chunk"),
+        (summary.duplicates, "duplicate"),
+        (summary.redelivered, "redelivered result"),
     ] {
         if count > 0 {
-            write!(out, ", {count} {what}")?;
+            write!(out, ", {}", counted(count, what))?;
         }
     }
     writeln!(out)?;

@@ -47,14 +47,19 @@ enum Command {
     /// Show the outcome of every target of a run
     Report(report::ReportArgs),
     /// Prove that every target of a run ended in exactly one state
+    #[command(after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3")]
     Verify(RunArgs),
     /// Go on with a run that was interrupted
+    #[command(after_help = "Examples:\n  pingfleet resume\n  pingfleet resume 3 -u")]
     Resume(ResumeArgs),
     /// Send the dead chunks of a run again
+    #[command(after_help = "Examples:\n  pingfleet retry\n  pingfleet retry 3")]
     Retry(ResumeArgs),
     /// Give a run up: nothing more of it is published
+    #[command(after_help = "Examples:\n  pingfleet cancel\n  pingfleet cancel 3")]
     Cancel(RunArgs),
     /// Check what sweeps need on this box, with the line that mends it
+    #[command(after_help = "Examples:\n  pingfleet doctor\n  pingfleet doctor --db /srv/sweeps.db")]
     Doctor,
     /// Set up the broker
     #[command(subcommand)]
@@ -64,6 +69,9 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum BrokerCommand {
     /// Declare exchanges and queues, for users who may not declare them
+    #[command(
+        after_help = "Examples:\n  pingfleet broker init\n  PINGFLEET_BROKER__URL=amqp://admin@10.0.0.5:5672/%2f pingfleet broker init"
+    )]
     Init,
 }
 

@@ -204,9 +204,17 @@ async fn in_one_process(
         };
         (ended, writing.await)
     };
+    let (mut produced, probed) = ended;
+    if let Ok(produced) = &mut produced
+        && let Some(before) = &produced.summary
+    {
+        // The producer left first, and the writer has stored more since.
+        let run = before.run;
+        produced.summary = Some(plan_db.call(move |store| store.summary(run)).await?);
+    }
     let closed = rows_db.close().await.and(plan_db.close().await);
     let resume = format!("pingfleet{} resume", common.repeated());
-    conclude(ended, written, output, &resume).and_then(|exit| {
+    conclude((produced, probed), written, output, &resume).and_then(|exit| {
         closed?;
         Ok(exit)
     })

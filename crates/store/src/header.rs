@@ -53,7 +53,7 @@ pub(crate) fn connect(
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
-    .map_err(|error| cannot(error.to_string()))?;
+    .map_err(|error| cannot(missing_folder(path).unwrap_or_else(|| error.to_string())))?;
     // SQLite falls back to reading, and would leave companions behind that it may not remove.
     if connection.is_readonly("main")? {
         return Err(cannot("no permission to write to it".to_owned()));
@@ -61,6 +61,15 @@ pub(crate) fn connect(
     let opened = fs::canonicalize(path).map_err(|error| cannot(error.to_string()))?;
     open.push(opened.clone());
     Ok((connection, Opened(opened)))
+}
+
+/// What to tell of a folder that is not there; SQLite only says that it cannot open the file.
+fn missing_folder(path: &Path) -> Option<String> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())?;
+    let folder = folder.display();
+    (!path.parent()?.exists()).then(|| format!("there is no folder {folder}: mkdir -p {folder}"))
 }
 
 /// What the first 100 bytes of the file say. Reading them changes nothing, unlike opening it with SQLite.

@@ -123,9 +123,11 @@ impl OpenOptions {
             let detail: String =
                 connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
             if detail != "ok" {
+                // The first line is a heading, and the list may be long.
+                let detail = detail.lines().find(|line| !line.starts_with("***"));
                 return Err(StoreError::Corrupt {
                     path: self.path.clone(),
-                    detail,
+                    detail: detail.unwrap_or("quick_check").to_owned(),
                 });
             }
         }

@@ -156,6 +156,9 @@ impl RunSummary {
     }
 }
 
+/// Fewer characters of a UUID name no run.
+const SHORTEST_PREFIX: usize = 4;
+
 impl Store {
     /// The number of a run, by a number, the beginning of a UUID, or `latest`.
     ///
@@ -185,7 +188,10 @@ impl Store {
             }
         }
         let prefix = wanted.to_ascii_lowercase();
-        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+        // All UUIDs of a decade begin with the same digit: a shorter prefix is a slip.
+        if prefix.len() < SHORTEST_PREFIX
+            || !prefix.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+        {
             return Err(no_such_run());
         }
         let (count, run): (i64, Option<i64>) = self.connection.query_row(

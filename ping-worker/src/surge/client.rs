@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{
@@ -35,6 +35,19 @@ pub(super) struct WayOut {
     source: Option<IpAddr>,
     pub(super) interface: Option<String>,
     ttl: Option<u8>,
+}
+
+impl fmt::Display for WayOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.v6 { "IPv6" } else { "IPv4" })?;
+        if let Some(source) = self.source {
+            write!(f, " from source address {source}")?;
+        }
+        if let Some(interface) = &self.interface {
+            write!(f, " by interface {interface}")?;
+        }
+        Ok(())
+    }
 }
 
 impl WayOut {

@@ -116,7 +116,7 @@ fn left_out(duplicates: u64, excluded: u64, skipped_bad: u64) -> String {
     .map(|(count, what)| format!("{count} {what}"))
     .collect();
     if parts.is_empty() {
-        ": name targets, or a file with -f".to_owned()
+        ": no targets are named, or the files that are named have none".to_owned()
     } else {
         format!(" ({})", parts.join(", "))
     }

@@ -4,15 +4,15 @@ use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use crate::rig::Room;
 
-/// What opens a database before anything else, with what it needs to get that far. The producer reaches its broker
-/// first.
-const OPENERS: [(&str, &[&str]); 7] = [
+/// Every program and command that opens a database, with what it needs to get that far.
+const OPENERS: [(&str, &[&str]); 8] = [
     ("pingfleet", &["sweep", "127.0.0.1"]),
     ("pingfleet", &["report"]),
     ("pingfleet", &["verify"]),
     ("pingfleet", &["runs"]),
     ("pingfleet", &["cancel"]),
     ("pingfleet", &["resume"]),
+    ("producer", &["--resume", "latest"]),
     ("consumer-writer", &[]),
 ];
 
@@ -115,6 +115,9 @@ fn what_only_reads_creates_no_database() -> anyhow::Result<()> {
         room.pingfleet(&[command])?
             .fails(4, &["no database pingfleet.db", "--db"]);
     }
+    room.call("producer", &["--resume", "latest"])?
+        .end()?
+        .fails(4, &["no database pingfleet.db"]);
     assert!(room.files()?.is_empty());
     Ok(())
 }
