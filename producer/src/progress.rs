@@ -42,14 +42,16 @@ impl Progress {
             (summary.counts[5], "unknown"),
             (summary.chunks_dead, "dead chunks"),
         ];
-        let rarer: String = rarer
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!(", {count} {what}"))
+        let parts: Vec<_> = std::iter::once(format!("{hit:.1}% up"))
+            .chain(
+                rarer
+                    .iter()
+                    .filter(|(count, _)| *count > 0)
+                    .map(|(count, what)| format!("{count} {what}")),
+            )
+            .chain([counted(workers, "worker")])
             .collect();
-        let workers = counted(workers, "worker");
-        self.0
-            .set_message(format!("{hit:.1}% up{rarer}, {workers}"));
+        self.0.set_message(parts.join(", "));
     }
 
     /// Runs something that prints, with the bar out of the way.

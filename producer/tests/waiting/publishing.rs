@@ -16,6 +16,9 @@ use crate::{
     rig::{Event, Rig, publishes, run_of},
 };
 
+/// How often each queue is looked at before its message goes.
+const LOOKS: usize = 10;
+
 #[tokio::test(start_paused = true)]
 async fn a_refused_chunk_is_published_again_and_holds_up_no_other() -> Result<()> {
     let mut rig = Rig::new(1)?;
@@ -24,12 +27,11 @@ async fn a_refused_chunk_is_published_again_and_holds_up_no_other() -> Result<()
     let produced = rig.detached(&["10.0.0.0/24"]).await?;
     assert_eq!(produced.ended, Ended::Detached);
     let events = rig.dock.log.events();
-    let again = events.iter().rev().find_map(|event| match event {
-        Event::Published { chunk: 0, noted } => Some(*noted),
-        _ => None,
-    });
-    // The others are noted a hundred at a time.
-    assert!(again >= Some(200), "{again:?}");
+    let sent = |chunk| move |event: &Event| *event == Event::Published(chunk);
+    let first = events.iter().position(sent(0));
+    let again = events.iter().rposition(sent(0));
+    let other = events.iter().position(sent(1));
+    assert!(first < other && other < again, "{events:?}");
     let publishes = publishes(&events);
     assert_eq!(publishes[&0], 3);
     assert!(
@@ -199,11 +201,12 @@ async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() ->
     let [work, results] = &rig.dock.more_ready;
     work.store(1, Ordering::Relaxed);
     let resumed = rig.start(Wanted::Resume(run)).await?;
-    // First only the one has a ready message, then only the other, then none of them.
+    // First only the one has a ready message, then only the other, then none of them. A look every two seconds, and
+    // so many of them are longer than the quiet that is waited for.
     for (queue, in_work, in_results) in [(Queue::Work, 0, 1), (Queue::Results, 0, 0)] {
         rig.dock
             .log
-            .wait_for_some("looks at a queue that is not empty", 3, |event| {
+            .wait_for_some("looks at a queue that is not empty", LOOKS, |event| {
                 *event == Event::Depth(queue)
             })
             .await?;

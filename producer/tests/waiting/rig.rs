@@ -38,8 +38,8 @@ use crate::{
 pub(crate) enum Event {
     /// It has a session for publishing.
     Opened,
-    /// It sent a chunk, when so many chunks stood as published in the database.
-    Published { chunk: u32, noted: i64 },
+    /// It sent a chunk.
+    Published(u32),
     /// It asked how full a queue is.
     Depth(Queue),
 }
@@ -63,7 +63,7 @@ pub(crate) struct Dock {
 
 impl Dock {
     /// Looks into the database at the moment of a publish: the whole plan must be there, with these very bytes.
-    fn witness(&self, body: &[u8]) -> Result<Event> {
+    fn witness(&self, body: &[u8]) -> Result<u32> {
         let work = WorkChunk::decode(body)?;
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, planned, chunks): (String, i64, i64) = database.query_row(
@@ -84,13 +84,7 @@ impl Dock {
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(format!("chunk {} of a {state} run", work.key.chunk));
         }
-        let noted = database.query_row("SELECT count(published_at_us) FROM chunks", (), |row| {
-            row.get(0)
-        })?;
-        Ok(Event::Published {
-            chunk: work.key.chunk,
-            noted,
-        })
+        Ok(work.key.chunk)
     }
 }
 
@@ -127,13 +121,10 @@ impl Watch for Dock {
         body: &[u8],
         pass: Pass<'_, Confirm>,
     ) -> Result<Confirm, BrokerError> {
-        let event = self
+        let chunk = self
             .witness(body)
             .expect("the database can be read beside the producer");
-        let Event::Published { chunk, .. } = event else {
-            unreachable!("a publish was witnessed");
-        };
-        self.log.note(event);
+        self.log.note(Event::Published(chunk));
         let confirms = self
             .confirms_at
             .lock()
@@ -307,7 +298,7 @@ impl Rig {
         self.dock
             .log
             .wait_for_some("publishes", publishes, |event| {
-                matches!(event, Event::Published { .. })
+                matches!(event, Event::Published(_))
             })
             .await
     }
@@ -411,7 +402,7 @@ fn outcomes(work: &WorkChunk) -> Incoming {
 pub(crate) fn publishes(events: &[Event]) -> BTreeMap<u32, usize> {
     let mut publishes = BTreeMap::new();
     for event in events {
-        if let Event::Published { chunk, .. } = event {
+        if let Event::Published(chunk) = event {
             *publishes.entry(*chunk).or_default() += 1;
         }
     }
