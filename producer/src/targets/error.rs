@@ -116,7 +116,7 @@ fn left_out(duplicates: u64, excluded: u64, skipped_bad: u64) -> String {
     .map(|(count, what)| format!("{count} {what}"))
     .collect();
     if parts.is_empty() {
-        ": no targets are named, or the files that are named have none".to_owned()
+        ": name targets, or a file with -f that has some".to_owned()
     } else {
         format!(" ({})", parts.join(", "))
     }

@@ -87,7 +87,7 @@ fn a_dry_run_writes_nothing_and_reaches_nobody() -> anyhow::Result<()> {
         let ended = room.call(program, &arguments)?.end()?.ends_with(0);
         for part in [
             "254 targets in 2 chunks",
-            "1 duplicates",
+            "1 duplicate,",
             "--seed 3",
             "254 requests when all answer, 762 when none does",
         ] {
