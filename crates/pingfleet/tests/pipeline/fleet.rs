@@ -117,10 +117,19 @@ impl Fleet {
 
     /// Waits until no message is left on the queues, delivered or not, twice in a row.
     pub(crate) fn wait_for_quiet_queues(&self) -> anyhow::Result<()> {
+        self.wait_for_chunks_or_quiet(i64::MAX)
+    }
+
+    /// Waits until the run has some chunks done, or no message is left on the queues.
+    pub(crate) fn wait_for_chunks_or_quiet(&self, chunks: i64) -> anyhow::Result<()> {
         let rabbit = self.rabbit.as_ref().context("a fleet without a broker")?;
         let began = Instant::now();
         let mut quiet = 0;
         while began.elapsed() < PATIENCE {
+            let store = self.store()?;
+            if store.summary(store.find_run("latest")?)?.chunks_done >= chunks {
+                return Ok(());
+            }
             let listed = rabbit.ctl(&["list_queues", "name", "messages"])?;
             let busy = listed.lines().any(|line| {
                 let mut words = line.split_whitespace();

@@ -76,7 +76,8 @@ fn killed_in_the_middle(fleet: &Fleet, worker: &str, targets: u32) -> anyhow::Re
     fleet.wait_for_run("a few chunks more", |run| run.chunks_done >= 20)?;
     doomed.kill()?;
     let _survivor = fleet.start(worker, &["--name", "survivor"])?;
-    fleet.wait_for_run("the survivor's results", |run| run.chunks_done >= 40)?;
+    // A worker that acks first may have taken all there was: then nothing comes any more.
+    fleet.wait_for_chunks_or_quiet(40)?;
     writer.kill()?;
     let mut writer = fleet.start("consumer-writer", &[])?;
     writer.wait_for("writer ready")?;
