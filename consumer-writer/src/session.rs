@@ -114,7 +114,7 @@ impl<'a> Session<'a> {
                 biased;
                 () = stop.cancelled() => break,
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
-                _ = sign.tick() => note_sign_of_life(self.db, self.settings.via).await?,
+                _ = sign.tick() => note_sign_of_life(self.db, self.settings.via, stop).await?,
                 // The few before the many, which would starve them.
                 delivery = self.heartbeats.next() => self.take(Queue::Heartbeats, delivery?),
                 delivery = self.dead.next() => self.take(Queue::Dead, delivery?),
@@ -224,15 +224,13 @@ impl<'a> Session<'a> {
 // Both stand outside of the session: a consumer is not `Sync`, so a borrowed session would keep the writer's future
 // from being spawned.
 
-async fn note_sign_of_life(db: &Db, via: Via) -> Result<(), WriterError> {
+/// Waits for another program's lock, too: without it nothing could be committed, and trying again at each tick would
+/// keep everything else from its turn.
+async fn note_sign_of_life(db: &Db, via: Via, stop: &CancellationToken) -> Result<(), WriterError> {
     let holder = format!("pid {}", std::process::id());
-    match db.call(move |store| store.writer_seen(via, &holder)).await {
-        Ok(()) => Ok(()),
-        Err(error) if error.is_transient() => {
-            tracing::warn!(%error, "the database is locked by another program");
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
+    tokio::select! {
+        seen = db.patiently(move |store| store.writer_seen(via, &holder)) => Ok(seen?),
+        () = stop.cancelled() => Ok(()),
     }
 }
 

@@ -37,8 +37,6 @@ const DELIVERIES: usize = 21;
 /// What the writer did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// It consumes a queue.
-    Opened(Queue),
     Taken(Queue),
     /// It acked so many deliveries at once.
     Acked(Queue, usize),
@@ -94,13 +92,6 @@ impl Desk {
 
 #[async_trait]
 impl Watch for Desk {
-    fn opened(&self, consumes: Option<(Queue, u16)>) -> Result<(), BrokerError> {
-        if let Some((queue, _)) = consumes {
-            self.log.note(Event::Opened(queue));
-        }
-        Ok(())
-    }
-
     async fn next(&self, queue: Queue, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
         let delivery = tokio::select! {
             biased;
@@ -303,16 +294,6 @@ impl Rig {
             (ended, db)
         });
         Ok(Writer { stop, running })
-    }
-
-    /// Waits until the writer consumes all its queues.
-    pub(crate) async fn consuming(&self) -> Result<()> {
-        let last = Event::Opened(Queue::Heartbeats);
-        self.desk
-            .log
-            .wait_for_some("consumers", 1, |event| *event == last)
-            .await?;
-        Ok(())
     }
 
     /// Waits until so many deliveries of a queue were acked in all.
