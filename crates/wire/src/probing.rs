@@ -99,8 +99,9 @@ impl Probing {
     /// The longest that one target can take in one pass, from its first request to its settling.
     #[must_use]
     pub fn worst_target(&self) -> Duration {
-        let spread = self.interval.saturating_mul(u32::from(self.count) - 1);
-        (u32::from(self.count) - 1..self.most_requests())
+        let gaps = u32::from(self.count).saturating_sub(1);
+        let spread = self.interval.saturating_mul(gaps);
+        (gaps..self.most_requests())
             .map(|request| self.wait(request))
             .fold(spread + self.late_window, Duration::saturating_add)
     }

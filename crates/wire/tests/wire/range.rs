@@ -1,6 +1,6 @@
 //! Values that no writer sends are refused, however well they are encoded.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
     Heartbeat, Message, Outcome, Probing, ResultChunk, Rtt, Status, Target, WorkChunk,
@@ -32,6 +32,28 @@ fn probing_out_of_its_range_is_refused() {
         change(&mut work.probing);
         let decoded = WorkChunk::decode(&work.encode());
         assert!(is_malformed(decoded, "probing setting"), "change {n}");
+    }
+}
+
+#[test]
+fn a_target_that_takes_over_ten_minutes_is_refused() {
+    let slow: [fn(&mut Probing); 3] = [
+        |probing| probing.late_window = Duration::from_mins(10),
+        |probing| {
+            probing.count = 1000;
+            probing.interval = Duration::from_secs(1);
+        },
+        |probing| {
+            probing.count = 1000;
+            probing.interval = Duration::ZERO;
+            probing.rate = NonZeroU32::MIN.into();
+        },
+    ];
+    for (n, change) in slow.into_iter().enumerate() {
+        let mut work = samples::work();
+        change(&mut work.probing);
+        let decoded = WorkChunk::decode(&work.encode());
+        assert!(is_malformed(decoded, "ten minutes"), "change {n}");
     }
 }
 

@@ -55,21 +55,42 @@ fn probing() -> impl Strategy<Value = Probing> {
         |(
             (count, interval, timeout, retries, backoff_permille, late_window),
             (size, ttl, source, interface, family, rate),
-        )| Probing {
-            count,
-            interval,
-            timeout,
-            retries,
-            backoff_permille,
-            late_window,
-            size,
-            ttl,
-            source,
-            interface,
-            family,
-            rate,
+        )| {
+            timely(Probing {
+                count,
+                interval,
+                timeout,
+                retries,
+                backoff_permille,
+                late_window,
+                size,
+                ttl,
+                source,
+                interface,
+                family,
+                rate,
+            })
         },
     )
+}
+
+/// Shortens what takes longest until one target is settled in time, which a writer of messages sees to as well.
+fn timely(mut probing: Probing) -> Probing {
+    let minute = Duration::from_mins(1);
+    let steps: [fn(&mut Probing, Duration); 6] = [
+        |probing, _| probing.rate = None,
+        |probing, minute| probing.late_window = probing.late_window.min(minute),
+        |probing, minute| probing.timeout = probing.timeout.min(minute),
+        |probing, minute| probing.interval = probing.interval.min(minute / 1000),
+        |probing, _| probing.backoff_permille = 1000,
+        |probing, _| probing.retries %= 5,
+    ];
+    for step in steps {
+        if !probing.is_timely() {
+            step(&mut probing, minute);
+        }
+    }
+    probing
 }
 
 pub(crate) fn work() -> impl Strategy<Value = WorkChunk> {
