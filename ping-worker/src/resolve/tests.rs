@@ -47,7 +47,7 @@ async fn server() -> Server {
     task.spawn(serve(socket, Arc::clone(&seen)));
     let search = vec![Name::from_ascii("search.test.").unwrap()];
     Server {
-        resolver: resolver_for(address, search, Duration::from_millis(300)),
+        resolver: resolver_for(address, search, Duration::from_secs(1)),
         seen,
         _task: task,
     }
