@@ -50,15 +50,13 @@ pub enum ProducerError {
         /// The run's number.
         run: i64,
     },
-    /// A run that is over has nothing to resume.
-    #[error("run {run} is {state}: {advice}")]
+    /// A run that was given up has nothing to resume.
+    #[error("run {run} is {state}: start a new run")]
     NotOpen {
         /// The run's number.
         run: i64,
         /// Its state.
         state: &'static str,
-        /// What the user may want instead.
-        advice: String,
     },
     /// The plan would be too large for the numbers of chunks.
     #[error("more than {} chunks: raise --chunk-size", u32::MAX)]
@@ -159,13 +157,20 @@ pub async fn run(
     if !reach(&*broker, &stop).await? {
         return Ok(interrupted);
     }
-    let planned = match wanted {
-        Wanted::Plan(targets) => match plan::write(db, *targets, settings, &stop).await? {
-            Some(planned) => planned,
-            None => return Ok(interrupted),
-        },
-        Wanted::Resume(run) => resume(db, run, settings.via, false).await?,
-        Wanted::Retry(run) => resume(db, run, settings.via, true).await?,
+    let (planned, settled) = match wanted {
+        Wanted::Plan(targets) => (plan::write(db, *targets, settings, &stop).await?, None),
+        Wanted::Resume(run) => (resume(db, run, settings.via, false).await?, Some(run)),
+        Wanted::Retry(run) => (resume(db, run, settings.via, true).await?, Some(run)),
+    };
+    let Some(planned) = planned else {
+        let Some(run) = settled else {
+            return Ok(interrupted);
+        };
+        let summary = db.call(move |store| store.summary(run)).await?;
+        return Ok(Produced {
+            summary: Some(summary),
+            ended: Ended::Settled,
+        });
     };
     let run = planned.run;
     tracing::info!(run, run_id = %planned.run_id, "run started");
@@ -193,8 +198,13 @@ pub async fn reach(broker: &dyn Broker, stop: &CancellationToken) -> Result<bool
 }
 
 /// Takes an earlier run up again: with its lock, and with everything published again that a process took with it.
-/// With `retry`, its dead chunks are sent again, too.
-async fn resume(db: &Db, run: i64, via: Via, retry: bool) -> Result<PlannedRun, ProducerError> {
+/// With `retry`, its dead chunks are sent again, too. Returns nothing when every chunk is settled already.
+async fn resume(
+    db: &Db,
+    run: i64,
+    via: Via,
+    retry: bool,
+) -> Result<Option<PlannedRun>, ProducerError> {
     if db.call(move |store| store.via(run)).await? != via {
         return Err(ProducerError::OtherWay { run });
     }
@@ -212,22 +222,19 @@ async fn resume(db: &Db, run: i64, via: Via, retry: bool) -> Result<PlannedRun, 
         .patiently(move |store| store.reopen_published(run, republish))
         .await?;
     if open {
-        return Ok(PlannedRun {
+        return Ok(Some(PlannedRun {
             run,
             run_id: before.run_id,
             lock,
-        });
+        }));
     }
-    let advice = match before.state {
-        RunState::Complete => format!("nothing is missing; `pingfleet report {run}` shows it"),
-        RunState::Incomplete => {
-            format!("its dead chunks are sent again by `pingfleet retry {run}`")
-        }
-        _ => "start a new run".to_owned(),
-    };
+    let after = db.call(move |store| store.summary(run)).await?;
+    if matches!(after.state, RunState::Complete | RunState::Incomplete) {
+        // The writer may have settled the last chunk since the user looked: what was asked for is done.
+        return Ok(None);
+    }
     Err(ProducerError::NotOpen {
         run,
-        state: before.state.name(),
-        advice,
+        state: after.state.name(),
     })
 }
