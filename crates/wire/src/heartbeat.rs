@@ -14,9 +14,6 @@ pub const MAX_IN_HAND: usize = 512;
 /// The longest name of a worker, in characters.
 const MAX_WORKER_CHARS: usize = 100;
 
-/// A chunk that a worker has taken and not yet settled.
-pub type InHand = ChunkKey;
-
 /// A worker's sign of life. Its age is the writer's receive time; no clock of the worker is trusted for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
@@ -38,7 +35,7 @@ pub struct Heartbeat {
     pub requests_sent: u64,
     /// Chunks in hand: taken and not settled. At most 512.
     #[serde(deserialize_with = "bounded::<_, _, MAX_IN_HAND>")]
-    pub in_hand: Vec<InHand>,
+    pub in_hand: Vec<ChunkKey>,
     /// Whether the worker is leaving: it takes nothing new.
     pub draining: bool,
 }

@@ -14,7 +14,7 @@ mod target;
 mod work;
 
 pub use codec::{DecodeError, MAX_DEPTH, MAX_MESSAGE_BYTES, Message, Version, WIRE_VERSION};
-pub use heartbeat::{Heartbeat, InHand, MAX_IN_HAND};
+pub use heartbeat::{Heartbeat, MAX_IN_HAND};
 pub use outcome::{DnsFailure, MAX_OUTCOME_BYTES, Outcome, OwnLoss, Rtt, Status};
 pub use probing::{Family, LONGEST_TARGET, Probing};
 pub use result::ResultChunk;
