@@ -6,5 +6,6 @@
 mod keeper;
 mod namespace;
 mod rabbit;
+pub mod simnet;
 
 pub use self::{namespace::Namespace, rabbit::Rabbit};

@@ -1,0 +1,174 @@
+//! What the simulated network answers: data, as scenario files write it. No I/O.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use serde::{Deserialize, Deserializer};
+
+use super::Family;
+
+/// How some hosts behave. A host that no behaviour names is dead.
+#[derive(Debug, Clone, Default)]
+pub struct Behaviour {
+    /// The share of requests, from 0 to 1, that are lost on their way: nothing of what follows is sent for them.
+    pub loss: f64,
+    /// What a request is answered with. Nothing: dead.
+    pub answers: Vec<Answer>,
+}
+
+/// One message, or some equal ones, that a request is answered with.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Answer {
+    /// Which requests to a host are answered so, counted from 1. None named: every one.
+    pub to: Vec<u32>,
+    /// What is sent.
+    pub send: Send,
+    /// How long after the request came in.
+    #[serde(deserialize_with = "duration")]
+    pub after: Duration,
+    /// How many of it besides the first.
+    pub again: u32,
+    /// Which host sends it: the router that reports an error, or a forger. Without it the host that was asked.
+    pub source: Option<u32>,
+    /// Added to the identifier.
+    pub identifier: u16,
+    /// Added to the sequence number.
+    pub sequence: u16,
+    /// What is done to the payload.
+    pub payload: Payload,
+    /// Which host an error says it is about. Without it the host that was asked.
+    pub quotes: Option<u32>,
+}
+
+impl Answer {
+    /// Whether this is what the request asked for: any other message is no answer of the host to it.
+    #[must_use]
+    pub fn is_true(&self) -> bool {
+        self.send == Send::Reply
+            && self.source.is_none()
+            && self.identifier == 0
+            && self.sequence == 0
+            && self.payload == Payload::Whole
+    }
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Send {
+    /// An echo reply.
+    #[default]
+    Reply,
+    /// Destination unreachable: no route.
+    NetUnreachable,
+    /// Destination unreachable: nobody has the address.
+    HostUnreachable,
+    /// Destination unreachable: no such protocol; for IPv6, no such port.
+    ProtocolUnreachable,
+    /// Destination unreachable: administratively prohibited.
+    Prohibited,
+    /// Time exceeded in transit.
+    TtlExceeded,
+    /// Parameter problem.
+    ParameterProblem,
+    /// Source quench (RFC 6633 has ended it); IPv6 has none, and nothing is sent.
+    SourceQuench,
+    /// Redirect for the host; IPv6 has another kind of message for it, and nothing is sent.
+    Redirect,
+}
+
+impl Send {
+    /// ICMP type and code of an error; `None` for a reply and where the family has no such message.
+    #[must_use]
+    pub fn error(self, family: Family) -> Option<(u8, u8)> {
+        let (v4, v6) = match self {
+            Self::Reply => return None,
+            Self::NetUnreachable => ((3, 0), Some((1, 0))),
+            Self::HostUnreachable => ((3, 1), Some((1, 3))),
+            Self::ProtocolUnreachable => ((3, 2), Some((1, 4))),
+            Self::Prohibited => ((3, 13), Some((1, 1))),
+            Self::TtlExceeded => ((11, 0), Some((3, 0))),
+            Self::ParameterProblem => ((12, 0), Some((4, 0))),
+            Self::SourceQuench => ((4, 0), None),
+            Self::Redirect => ((5, 1), None),
+        };
+        match family {
+            Family::V4 => Some(v4),
+            Family::V6 => v6,
+        }
+    }
+}
+
+/// What is done to the payload of a reply, or to the one that an error quotes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// Nothing.
+    #[default]
+    Whole,
+    /// The lowest bit of its first byte is flipped.
+    Flipped,
+    /// The lowest bit of its last byte is flipped.
+    FlippedAtEnd,
+    /// The last byte is missing.
+    Shorter,
+    /// Nothing is left of it; all that an old router quotes (RFC 792).
+    Empty,
+}
+
+/// Messages that belong to no request, from hosts that nobody asked. They begin with the first request.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noise {
+    /// How many, at most.
+    pub messages: u32,
+    /// How many a second.
+    pub rate: u32,
+    /// What is sent: replies to nobody's request, or errors that quote nobody's.
+    #[serde(default)]
+    pub send: Send,
+    /// From which host on; the senders are this and the 255 that follow.
+    pub from: u32,
+}
+
+/// A network: who behaves how.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    /// Hosts and their behaviour. The first one that names a host counts.
+    pub hosts: Vec<(RangeInclusive<u32>, Behaviour)>,
+    /// Messages besides.
+    pub noise: Vec<Noise>,
+    /// What the losses are drawn from: the same seed loses the same requests of each host.
+    pub seed: u64,
+}
+
+impl Script {
+    /// A network in which `hosts` answer at once.
+    #[must_use]
+    pub fn alive(hosts: RangeInclusive<u32>) -> Self {
+        let behaviour = Behaviour {
+            loss: 0.0,
+            answers: vec![Answer::default()],
+        };
+        Self {
+            hosts: vec![(hosts, behaviour)],
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn of(&self, host: u32) -> Option<&Behaviour> {
+        self.hosts
+            .iter()
+            .find(|(hosts, _)| hosts.contains(&host))
+            .map(|(_, behaviour)| behaviour)
+    }
+}
+
+/// A duration with a unit, such as `250ms`.
+///
+/// # Errors
+/// When it is none.
+pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}

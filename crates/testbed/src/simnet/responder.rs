@@ -1,0 +1,272 @@
+//! The thread behind the TUN device: reads what is sent to the hosts and answers as the script says, each answer at its
+//! time.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    fs::File,
+    io::{self, ErrorKind, Read, Write},
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, ppoll},
+};
+
+use super::{Answer, Family, Noise, Script, address, echo::Echo};
+
+/// Packets read in a row before due answers get their turn.
+const READ_AT_ONCE: usize = 64;
+
+/// Noise claims to come from this many hosts.
+const NOISY_HOSTS: u32 = 256;
+
+/// What the responder did.
+#[derive(Debug, Default)]
+pub(super) struct Deeds {
+    /// Echo requests that came out of the device.
+    pub(super) requests: u64,
+    /// Distinct requests of a host that were answered truly.
+    pub(super) answered: HashMap<u32, u32>,
+    /// Messages that the device took.
+    pub(super) messages: u64,
+    /// Messages for which the device was down.
+    pub(super) refused: u64,
+}
+
+/// A message on its way. Those that are due together leave in the order in which they were queued.
+struct Due {
+    at: Instant,
+    number: u64,
+    packet: Vec<u8>,
+    /// The host whose request this is the first true answer to.
+    answers: Option<u32>,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// Messages in the order in which they are due.
+#[derive(Default)]
+struct Queue {
+    waiting: BinaryHeap<Reverse<Due>>,
+    queued: u64,
+}
+
+impl Queue {
+    fn push(&mut self, at: Instant, packet: Vec<u8>, answers: Option<u32>) {
+        self.waiting.push(Reverse(Due {
+            at,
+            number: self.queued,
+            packet,
+            answers,
+        }));
+        self.queued += 1;
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.waiting.peek().map(|Reverse(due)| due.at)
+    }
+
+    fn pop(&mut self, now: Instant) -> Option<Due> {
+        self.next().filter(|at| *at <= now)?;
+        self.waiting.pop().map(|Reverse(due)| due)
+    }
+}
+
+/// Noise that has begun.
+struct Playing {
+    noise: Noise,
+    next: Instant,
+    played: u32,
+    to: Echo,
+}
+
+/// The state of the network.
+pub(super) struct Responder {
+    tun: File,
+    script: Script,
+    asked: HashMap<u32, u32>,
+    due: Queue,
+    playing: Vec<Playing>,
+    deeds: Deeds,
+}
+
+impl Responder {
+    pub(super) fn new(tun: File, script: Script) -> Self {
+        Self {
+            tun,
+            script,
+            asked: HashMap::new(),
+            due: Queue::default(),
+            playing: Vec::new(),
+            deeds: Deeds::default(),
+        }
+    }
+
+    /// Answers until the other end of `stop` is closed. Answers that are not due by then are never sent.
+    pub(super) fn run(mut self, stop: &impl AsFd) -> anyhow::Result<Deeds> {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let more = self.read(&mut buffer)?;
+            let now = Instant::now();
+            self.play(now);
+            let next = self.send_due(now)?;
+            if more {
+                continue;
+            }
+            let wait = next.map(|next| next.saturating_duration_since(Instant::now()));
+            let mut polled = [
+                PollFd::new(self.tun.as_fd(), PollFlags::POLLIN),
+                PollFd::new(stop.as_fd(), PollFlags::empty()),
+            ];
+            match ppoll(&mut polled, wait.map(Into::into), None) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error).context("cannot wait for requests"),
+            }
+            let [tun, stop] = polled.map(|polled| polled.revents().unwrap_or(PollFlags::empty()));
+            if !stop.is_empty() && !tun.contains(PollFlags::POLLIN) {
+                return Ok(self.deeds);
+            }
+        }
+    }
+
+    /// Reads some requests; whether there may be more.
+    fn read(&mut self, buffer: &mut [u8]) -> anyhow::Result<bool> {
+        for _ in 0..READ_AT_ONCE {
+            match self.tun.read(buffer) {
+                Ok(length) => {
+                    if let Some(echo) = Echo::read(&buffer[..length]) {
+                        self.answer(&echo, Instant::now());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock || is_down(&error) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error).context("cannot read requests"),
+            }
+        }
+        Ok(true)
+    }
+
+    fn answer(&mut self, echo: &Echo, now: Instant) {
+        let Some(host) = address::host(echo.to) else {
+            return;
+        };
+        if self.deeds.requests == 0 {
+            self.playing = self
+                .script
+                .noise
+                .iter()
+                .map(|noise| Playing {
+                    noise: *noise,
+                    next: now,
+                    played: 0,
+                    to: echo.clone(),
+                })
+                .collect();
+        }
+        self.deeds.requests += 1;
+        let number = self.asked.entry(host).or_default();
+        *number += 1;
+        let Some(behaviour) = self.script.of(host) else {
+            return;
+        };
+        if behaviour.loss > 0.0 {
+            let draw = self.script.seed ^ (u64::from(host) << 32) ^ u64::from(*number);
+            if fastrand::Rng::with_seed(draw).f64() < behaviour.loss {
+                return;
+            }
+        }
+        let mut answered = false;
+        for answer in &behaviour.answers {
+            if !answer.to.is_empty() && !answer.to.contains(number) {
+                continue;
+            }
+            let Some(packet) = echo.answered(answer) else {
+                continue;
+            };
+            for _ in 0..=answer.again {
+                let first = answer.is_true() && !answered;
+                answered |= first;
+                let answers = first.then_some(host);
+                self.due.push(now + answer.after, packet.clone(), answers);
+            }
+        }
+    }
+
+    /// Queues the noise that is due.
+    fn play(&mut self, now: Instant) {
+        for playing in &mut self.playing {
+            let gap = Duration::from_secs(1) / playing.noise.rate.max(1);
+            while playing.next <= now && playing.played < playing.noise.messages {
+                let number = playing.played;
+                let from = playing.noise.from + number % NOISY_HOSTS;
+                let family = Family::of(playing.to.to);
+                let nobodys = Echo {
+                    to: family.address(from),
+                    identifier: fastrand::u16(..),
+                    sequence: fastrand::u16(..),
+                    ..playing.to.clone()
+                };
+                let answer = Answer {
+                    send: playing.noise.send,
+                    ..Answer::default()
+                };
+                if let Some(packet) = nobodys.answered(&answer) {
+                    self.due.push(playing.next, packet, None);
+                }
+                playing.played += 1;
+                playing.next += gap;
+            }
+        }
+        self.playing
+            .retain(|playing| playing.played < playing.noise.messages);
+    }
+
+    /// Sends what is due; when something is due next.
+    fn send_due(&mut self, now: Instant) -> anyhow::Result<Option<Instant>> {
+        while let Some(due) = self.due.pop(now) {
+            match self.tun.write(&due.packet) {
+                Ok(_) => {
+                    self.deeds.messages += 1;
+                    if let Some(host) = due.answers {
+                        *self.deeds.answered.entry(host).or_default() += 1;
+                    }
+                }
+                Err(error) if is_down(&error) => self.deeds.refused += 1,
+                Err(error) => return Err(error).context("cannot answer"),
+            }
+        }
+        let noise = self.playing.iter().map(|playing| playing.next);
+        Ok(noise.chain(self.due.next()).min())
+    }
+}
+
+/// Whether the device is down, which a test may want.
+fn is_down(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::ENETDOWN | libc::EBADFD)
+    )
+}
