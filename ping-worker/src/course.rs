@@ -205,6 +205,19 @@ impl Course {
         credit
     }
 
+    /// When the kernel took request `request`, or refused it.
+    #[must_use]
+    pub fn sent_at(&self, request: usize) -> Option<Instant> {
+        self.requests.get(request).map(|request| request.at)
+    }
+
+    /// Whether a request left, and none was answered so far.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.count(|state| state != State::Refused) > 0
+            && self.count(|state| matches!(state, State::Answered(_))) == 0
+    }
+
     /// Requests that may still be answered in time.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -7,6 +7,8 @@ pub mod course;
 mod heartbeat;
 mod in_hand;
 pub mod lanes;
+#[cfg(target_os = "linux")]
+pub mod linux;
 mod outbox;
 pub mod pacing;
 mod prefetch;
@@ -66,6 +68,15 @@ pub struct Summary {
     pub requests: u64,
     /// Chunks left to another worker at the drain's deadline.
     pub left: usize,
+}
+
+/// The prober of this system: the kernel's own means on Linux, surge-ping elsewhere.
+#[must_use]
+pub fn default_prober() -> Arc<dyn OpenProber> {
+    #[cfg(target_os = "linux")]
+    return Arc::new(linux::LinuxPing::new());
+    #[cfg(not(target_os = "linux"))]
+    Arc::new(surge::SurgePing::new())
 }
 
 /// Tries whether this process may probe at all, and opens nothing for longer than that.

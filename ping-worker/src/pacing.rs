@@ -18,6 +18,12 @@ use uuid::Uuid;
 /// are up to this late.
 const BUCKET: Duration = Duration::from_millis(2);
 
+/// What is probed again, because our own box may have lost the answer, leaves at the run's rate divided by this.
+const REPEATS: u32 = 4;
+
+/// The rate that a quarter is taken of where a run has none.
+const UNLIMITED: NonZeroU32 = NonZeroU32::new(40_000).expect("not zero");
+
 /// A bucket of tokens.
 #[derive(Debug)]
 struct Pacer {
@@ -31,7 +37,10 @@ struct Pacer {
 
 impl Pacer {
     fn new(rate: NonZeroU32) -> Self {
-        let gap = Duration::from_secs(1) / rate.get();
+        Self::with_gap(Duration::from_secs(1) / rate.get())
+    }
+
+    fn with_gap(gap: Duration) -> Self {
         Self {
             gap,
             // A full bucket lets `1 + tolerance / gap` requests leave together. Where the bucket holds less than two,
@@ -78,6 +87,8 @@ pub struct Paces {
 #[derive(Debug)]
 struct RunPacer {
     pacer: Option<Pacer>,
+    /// For what is probed again.
+    repeats: Pacer,
     /// One place to wait for each lane: the chunks of a lane wait in line behind one timer, and no bucket wakes more
     /// waiters than there are lanes.
     turns: Box<[tokio::sync::Mutex<()>]>,
@@ -108,6 +119,9 @@ impl Paces {
         let entry = runs.entry(run).or_insert_with(|| {
             Arc::new(RunPacer {
                 pacer: rate.map(Pacer::new),
+                repeats: Pacer::with_gap(
+                    Duration::from_secs(1) * REPEATS / rate.unwrap_or(UNLIMITED).get(),
+                ),
                 turns: (0..self.lanes)
                     .map(|_| tokio::sync::Mutex::new(()))
                     .collect(),
@@ -153,24 +167,37 @@ impl Pace {
     /// # Errors
     /// The earliest moment at which both buckets may have a token.
     pub fn take(&self, now: Instant) -> Result<(), Instant> {
-        // Always in this order, run before box: two locks never cross.
-        let mut run = self.run.pacer.as_ref().map(|pacer| (pacer, pacer.lock()));
-        let mut own = self.box_pacer.as_ref().map(|pacer| (pacer, pacer.lock()));
-        let open_at = run
+        self.take_of(None, now)
+    }
+
+    /// As [`Self::take`], for a target that is probed again because our own box may have lost an answer: these leave
+    /// at a quarter of the rate, over all chunks of the run.
+    ///
+    /// # Errors
+    /// The earliest moment at which all buckets may have a token.
+    pub fn take_again(&self, now: Instant) -> Result<(), Instant> {
+        self.take_of(Some(&self.run.repeats), now)
+    }
+
+    /// Whether both are the pace of one run, so that what waits for one waits for the other.
+    #[must_use]
+    pub fn is_of_same_run(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.run, &other.run)
+    }
+
+    fn take_of(&self, repeats: Option<&Pacer>, now: Instant) -> Result<(), Instant> {
+        // Always in this order, repeats before run before box: two locks never cross.
+        let pacers = [repeats, self.run.pacer.as_ref(), self.box_pacer.as_deref()];
+        let mut taken = pacers.map(|pacer| pacer.map(|pacer| (pacer, pacer.lock())));
+        let open_at = taken
             .iter()
+            .flatten()
             .filter_map(|(pacer, planned)| pacer.open_at(**planned, now))
-            .chain(
-                own.iter()
-                    .filter_map(|(pacer, planned)| pacer.open_at(**planned, now)),
-            )
             .max();
         if let Some(at) = open_at {
             return Err(at);
         }
-        if let Some((pacer, planned)) = &mut run {
-            pacer.take(planned, now);
-        }
-        if let Some((pacer, planned)) = &mut own {
+        for (pacer, planned) in taken.iter_mut().flatten() {
             pacer.take(planned, now);
         }
         Ok(())

@@ -24,6 +24,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// The window of one socket.
 #[derive(Debug)]
 pub struct Window {
+    most: usize,
     size: usize,
     in_flight: usize,
     answered: usize,
@@ -35,8 +36,17 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
+        Self::up_to(MOST)
+    }
+}
+
+impl Window {
+    /// A window that opens to `most` places.
+    #[must_use]
+    pub fn up_to(most: usize) -> Self {
         Self {
-            size: FIRST,
+            most,
+            size: FIRST.min(most),
             in_flight: 0,
             answered: 0,
             open: false,
@@ -44,9 +54,7 @@ impl Default for Window {
             used: None,
         }
     }
-}
 
-impl Window {
     /// Takes a place for one request.
     ///
     /// # Errors
@@ -55,7 +63,7 @@ impl Window {
     pub fn enter(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         let idle = self.in_flight == 0 && self.used.is_some_and(|used| now >= used + IDLE);
         if idle {
-            *self = Self::default();
+            *self = Self::up_to(self.most);
         }
         self.grow(now);
         if self.in_flight >= self.size {
@@ -101,7 +109,7 @@ impl Window {
     }
 
     fn grow_once(&mut self, now: Instant) {
-        self.size = (self.size * 2).min(MOST);
+        self.size = (self.size * 2).min(self.most);
         self.answered = 0;
         self.round_since = Some(now);
     }
@@ -109,7 +117,7 @@ impl Window {
     fn grows_at(&self) -> Option<Instant> {
         let after = if self.open { ROUND } else { SILENCE };
         self.round_since
-            .filter(|_| self.size < MOST)
+            .filter(|_| self.size < self.most)
             .map(|since| since + after)
     }
 }
@@ -170,6 +178,16 @@ mod tests {
         assert_eq!(window.enter(now), Err(None));
         window.leave(3);
         assert_eq!(fill(&mut window, now), 3);
+    }
+
+    #[test]
+    fn a_smaller_bound_holds_too() {
+        let start = Instant::now();
+        let mut window = Window::up_to(100);
+        assert_eq!(fill(&mut window, start), 64);
+        assert_eq!(fill(&mut window, start + SILENCE), 36);
+        assert_eq!(window.enter(start + 2 * SILENCE), Err(None));
+        assert_eq!(fill(&mut Window::up_to(10), start), 10);
     }
 
     #[test]

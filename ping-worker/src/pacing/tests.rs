@@ -143,3 +143,26 @@ async fn a_waiter_that_gives_up_takes_no_token() {
     pace.acquire().await;
     assert!(now() - started <= Duration::from_millis(501));
 }
+
+#[test]
+fn what_is_probed_again_leaves_at_a_quarter_of_the_rate_over_all_chunks() {
+    let paces = Paces::new(1, None);
+    let run = Uuid::new_v4();
+    let chunks = [0, 1].map(|_| paces.pace(run, NonZeroU32::new(1000), 0));
+    assert!(chunks[0].is_of_same_run(&chunks[1]));
+    assert!(!chunks[0].is_of_same_run(&paces.pace(Uuid::new_v4(), None, 0)));
+    let start = Instant::now();
+    let (mut again, mut first) = (0, 0);
+    for step in 0..10_000 {
+        let now = start + Duration::from_micros(step * 200);
+        let chunk = &chunks[(step % 2) as usize];
+        again += u32::from(chunk.take_again(now).is_ok());
+        first += u32::from(chunk.take(now).is_ok());
+    }
+    // Two seconds of both together at 1,000 a second, a quarter of which is probed again.
+    assert!((495..=505).contains(&again), "{again}");
+    assert!(
+        (1990..=2005).contains(&(again + first)),
+        "{first} + {again}"
+    );
+}

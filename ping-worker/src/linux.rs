@@ -1,0 +1,338 @@
+//! Probing on Linux, by the kernel's own means: many messages in one system call, the kernel's receive stamps, ICMP
+//! errors from the error queue, and the socket's counter of what it had to drop.
+//!
+//! What it promises beyond surge-ping: a reply counts only with the payload of its request; a reply that is read late
+//! counts by when it arrived; and a target whose answer our own box may have lost is probed again, and `unknown` if
+//! that is lost too, never `down`. surge-ping opens its sockets.
+//!
+//! One engine for each thread and each way out, driven by a task of the thread: it must run in a
+//! [`LocalSet`](tokio::task::LocalSet).
+
+mod book;
+mod engine;
+mod loss;
+mod message;
+mod places;
+mod probes;
+mod socket;
+mod syscall;
+mod ways;
+mod wheel;
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use pingfleet_wire::Probing;
+use socket2::{Socket, Type};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Notify,
+    task::{JoinSet, yield_now},
+    time::sleep_until,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::{
+    book::Sink,
+    engine::{Engine, Next},
+    socket::{Opened, WayOut, open},
+    ways::Ways,
+};
+use crate::{
+    course::Schedule,
+    pacing::Pace,
+    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+};
+
+/// Sockets kept open on a thread; more only while chunks need them at once.
+const KEPT_SOCKETS: usize = 16;
+
+/// A receive buffer below this holds fewer replies than may arrive at once.
+const SMALL_RECEIVE_BUFFER: usize = 8 << 20;
+
+/// The errno of what the kernel can make no sense of (EINVAL).
+const INVALID: i32 = 22;
+
+/// Opens probers that drive their sockets themselves.
+#[derive(Debug, Default)]
+pub struct LinuxPing {
+    prefer_raw: bool,
+    receive_buffer: Option<usize>,
+    told: Arc<Told>,
+}
+
+/// What is told once for all threads.
+#[derive(Debug, Default)]
+struct Told {
+    sockets: AtomicBool,
+    small_buffer: AtomicBool,
+}
+
+impl LinuxPing {
+    /// Datagram sockets where the kernel permits them, raw ones as a fallback.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Raw sockets where the kernel permits them, datagram ones as a fallback.
+    #[must_use]
+    pub fn raw() -> Self {
+        Self {
+            prefer_raw: true,
+            ..Self::default()
+        }
+    }
+
+    /// Asks for a receive buffer of `bytes` instead of a large one. What does not fit it is lost, and noticed.
+    #[must_use]
+    pub fn receive_buffer(self, bytes: usize) -> Self {
+        Self {
+            receive_buffer: Some(bytes),
+            ..self
+        }
+    }
+}
+
+impl OpenProber for LinuxPing {
+    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+        let prober = LinuxProber {
+            prefer_raw: self.prefer_raw,
+            receive_buffer: self.receive_buffer,
+            told: Arc::clone(&self.told),
+            requests_sent,
+            sockets: RefCell::default(),
+            drivers: RefCell::default(),
+            fault: CancellationToken::new(),
+            ways: Rc::default(),
+        };
+        let [v4, v6] = [false, true].map(|v6| prober.socket(&WayOut::plain(v6)));
+        match (v4, v6) {
+            (Err(error), Err(_)) => Err(ProbeError::from_socket(error)),
+            _ => Ok(Box::new(prober)),
+        }
+    }
+}
+
+struct LinuxProber {
+    prefer_raw: bool,
+    receive_buffer: Option<usize>,
+    told: Arc<Told>,
+    requests_sent: Arc<RequestsSent>,
+    sockets: RefCell<Vec<(WayOut, Rc<Driven>)>>,
+    drivers: RefCell<JoinSet<()>>,
+    /// Cancelled when a driver ends in disorder: nothing more comes of what its socket has in hand.
+    fault: CancellationToken,
+    ways: Rc<RefCell<Ways>>,
+}
+
+/// A socket, its engine, and what its driver waits for.
+struct Driven {
+    socket: AsyncFd<Socket>,
+    engine: RefCell<Engine>,
+    /// Something was entered or given up.
+    changed: Notify,
+    has_driver: Cell<bool>,
+    is_retired: Cell<bool>,
+}
+
+#[async_trait(?Send)]
+impl Prober for LinuxProber {
+    async fn probe(
+        &self,
+        probing: &Probing,
+        destinations: &[Destination],
+        pace: &Pace,
+    ) -> Vec<Finding> {
+        let sink = Sink::new(destinations.len());
+        let schedule = Schedule::of(probing);
+        let mut parts = Vec::new();
+        for (group, members) in self.groups(destinations).into_iter().enumerate() {
+            if members.is_empty() {
+                continue;
+            }
+            let members = members.into_iter();
+            let way_out = WayOut::of(probing, group & 2 != 0, group & 1 != 0);
+            match self.socket(&way_out) {
+                Ok(driven) => {
+                    self.drive(&driven);
+                    let mut engine = driven.engine.borrow_mut();
+                    engine.expect_size(probing.size.into());
+                    engine
+                        .probes
+                        .enter(&sink, &schedule, probing, pace, members);
+                    drop(engine);
+                    driven.changed.notify_one();
+                    parts.push(Entered {
+                        driven,
+                        sink: Rc::clone(&sink),
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, ?way_out, "no socket for a chunk");
+                    let now = Instant::now();
+                    for (number, _) in members {
+                        sink.put(number, Finding::refused(errno(&error), now));
+                    }
+                }
+            }
+        }
+        if destinations.is_empty() {
+            return Vec::new();
+        }
+        tokio::select! {
+            biased;
+            findings = sink.complete() => findings,
+            () = self.fault.cancelled() => panic!("the driver of a socket has ended"),
+        }
+    }
+}
+
+impl LinuxProber {
+    /// The destinations, each with its number, by the socket that they need: routed, on a link, and the same of IPv6.
+    fn groups(&self, destinations: &[Destination]) -> [Vec<(u32, Destination)>; 4] {
+        let mut ways = self.ways.borrow_mut();
+        ways.refresh(Instant::now());
+        let mut groups: [Vec<_>; 4] = Default::default();
+        for (number, to) in (0..).zip(destinations) {
+            let group =
+                usize::from(to.address.is_ipv6()) * 2 + usize::from(ways.is_on_link(to.address));
+            groups[group].push((number, *to));
+        }
+        groups
+    }
+
+    /// The socket for one way out.
+    fn socket(&self, way_out: &WayOut) -> io::Result<Rc<Driven>> {
+        let mut sockets = self.sockets.borrow_mut();
+        if let Some((_, driven)) = sockets.iter().find(|(known, _)| known == way_out) {
+            return Ok(Rc::clone(driven));
+        }
+        if sockets.len() >= KEPT_SOCKETS {
+            sockets.retain(|(_, driven)| {
+                let in_use = driven.engine.borrow().probes.in_hand() > 0;
+                driven.is_retired.set(!in_use);
+                driven.changed.notify_one();
+                in_use
+            });
+        }
+        let hint = if self.prefer_raw {
+            Type::RAW
+        } else {
+            Type::DGRAM
+        };
+        let opened = open(way_out, hint, self.receive_buffer)?;
+        self.tell(&opened, hint);
+        let requests_sent = Arc::clone(&self.requests_sent);
+        let driven = Rc::new(Driven {
+            engine: RefCell::new(Engine::new(&opened, way_out, &self.ways, requests_sent)?),
+            socket: syscall::watch(opened.socket)?,
+            changed: Notify::new(),
+            has_driver: Cell::new(false),
+            is_retired: Cell::new(false),
+        });
+        sockets.push((way_out.clone(), Rc::clone(&driven)));
+        Ok(driven)
+    }
+
+    /// Makes sure that a socket has a driver.
+    fn drive(&self, driven: &Rc<Driven>) {
+        if driven.has_driver.replace(true) {
+            return;
+        }
+        let guard = self.fault.clone().drop_guard();
+        let driven = Rc::clone(driven);
+        self.drivers.borrow_mut().spawn_local(async move {
+            match driven.run().await {
+                Ok(()) => drop(guard.disarm()),
+                Err(error) => error!(%error, "a socket cannot be watched any more"),
+            }
+        });
+    }
+
+    fn tell(&self, opened: &Opened, hint: Type) {
+        let Opened { kind, buffers, .. } = opened;
+        if !self.told.sockets.swap(true, Ordering::Relaxed) {
+            let (receive_buffer, send_buffer) = (buffers.receive, buffers.send);
+            if *kind == hint {
+                info!(?kind, receive_buffer, send_buffer, "ICMP sockets open");
+            } else {
+                info!(
+                    ?kind,
+                    receive_buffer,
+                    send_buffer,
+                    "ICMP sockets open, of another kind than preferred: that one is not permitted"
+                );
+            }
+        }
+        if buffers.receive < SMALL_RECEIVE_BUFFER
+            && !self.told.small_buffer.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                receive_buffer = buffers.receive,
+                "small receive buffer, targets may have to be probed again: run `sysctl -w \
+                 net.core.rmem_max=67108864` as root"
+            );
+        }
+    }
+}
+
+impl Driven {
+    /// Gives the engine its turns until the socket is retired.
+    async fn run(&self) -> io::Result<()> {
+        while !self.is_retired.get() {
+            let next = self.engine.borrow_mut().turn(self.socket.get_ref());
+            let deadline = match next {
+                Next::AtOnce => {
+                    yield_now().await;
+                    continue;
+                }
+                Next::At(at) => Some(at),
+                Next::Idle => None,
+            };
+            tokio::select! {
+                biased;
+                // Forgotten before it is read, so that what arrives in between is not missed.
+                ready = self.socket.ready(Interest::READABLE | Interest::ERROR) => {
+                    ready?.clear_ready();
+                }
+                () = self.changed.notified() => {}
+                () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A part of a chunk on a socket. What is left of it when it is dropped is given up.
+struct Entered {
+    driven: Rc<Driven>,
+    sink: Rc<Sink>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if !self.sink.is_complete() {
+            self.driven.engine.borrow_mut().probes.give_up(&self.sink);
+            self.driven.changed.notify_one();
+        }
+    }
+}
+
+/// The errno of an error; EPERM for surge-ping's own text about permissions.
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(match error.kind() {
+        io::ErrorKind::PermissionDenied => 1,
+        _ => INVALID,
+    })
+}

@@ -1,0 +1,315 @@
+//! One socket and all that is probed by it. A turn reads everything that has come, judges what has timed out, and
+//! sends one batch; nothing in it waits. Invariant: time is judged only as far as the socket was read until nothing
+//! was left.
+
+use std::{
+    cell::RefCell,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use nix::errno::Errno;
+use socket2::{Socket, Type};
+use tracing::warn;
+
+use super::{
+    message::Echo,
+    probes::{Halt, Probes, Staged},
+    socket::{Opened, WayOut},
+    syscall::{BATCH, ErrorQueue, Incoming, Outgoing, drops, is_back_pressure, is_own},
+    ways::Ways,
+};
+use crate::prober::RequestsSent;
+
+/// How often the socket's counter of drops and the interfaces are looked at while something is in hand.
+const SAMPLE: Duration = Duration::from_millis(100);
+
+/// How long nothing is sent after the kernel had no memory for it.
+const BACK_PRESSURE_PAUSE: Duration = Duration::from_millis(2);
+
+/// Batches that one turn reads at most, so that a flood cannot keep it from sending.
+const READS: usize = 64;
+
+/// Errors that are read at once at most.
+const ERRORS: usize = 4096;
+
+/// Bytes of requests in one batch, where they are so long that fewer fill it.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Bytes of payload that there is room for from the start.
+const USUAL_SIZE: usize = 512;
+
+/// When the engine wants its next turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// As soon as others had theirs.
+    AtOnce,
+    /// When something arrives, or at this moment.
+    At(Instant),
+    /// When something arrives.
+    Idle,
+}
+
+/// The state of one socket.
+pub(super) struct Engine {
+    pub(super) probes: Probes,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    errors: ErrorQueue,
+    staged: Vec<Staged>,
+    requests_sent: Arc<RequestsSent>,
+    ways: Rc<RefCell<Ways>>,
+    /// When the next turn should begin at the latest, if anything is in hand.
+    expected: Option<Instant>,
+    /// When counters and interfaces were looked at.
+    sampled: Instant,
+    /// Not before this does the kernel get another request.
+    resume_at: Option<Instant>,
+}
+
+impl Engine {
+    pub(super) fn new(
+        opened: &Opened,
+        way_out: &WayOut,
+        ways: &Rc<RefCell<Ways>>,
+        requests_sent: Arc<RequestsSent>,
+    ) -> io::Result<Self> {
+        let now = Instant::now();
+        let WayOut { v6, on_link, .. } = *way_out;
+        let echo = Echo::new(v6, opened.kind == Type::RAW, opened.identifier);
+        let mut probes = Probes::new(v6, on_link, echo, Rc::clone(ways), now);
+        probes.losses.counted(drops(&opened.socket)?, now);
+        Ok(Self {
+            probes,
+            outgoing: Outgoing::new(),
+            incoming: Incoming::new(Echo::longest_reply(USUAL_SIZE)),
+            errors: ErrorQueue::new(),
+            staged: Vec::with_capacity(BATCH),
+            requests_sent,
+            ways: Rc::clone(ways),
+            expected: None,
+            sampled: now,
+            resume_at: None,
+        })
+    }
+
+    /// Makes room for the replies to requests with `size` bytes of payload.
+    pub(super) fn expect_size(&mut self, size: usize) {
+        let longest = Echo::longest_reply(size);
+        if self.incoming.longest() < longest {
+            self.incoming = Incoming::new(longest);
+        }
+    }
+
+    /// Does all that can be done now.
+    pub(super) fn turn(&mut self, socket: &Socket) -> Next {
+        let read_all = self.read(socket);
+        if read_all {
+            self.judge(socket);
+        }
+        let sending = self.send(socket);
+        let next = if read_all {
+            self.next(sending)
+        } else {
+            Next::AtOnce
+        };
+        let read_until = self.probes.read_until;
+        self.expected = match next {
+            _ if self.probes.in_hand() == 0 => None,
+            Next::At(at) => Some(at.max(read_until)),
+            Next::AtOnce | Next::Idle => Some(read_until),
+        };
+        next
+    }
+
+    fn next(&self, sending: Next) -> Next {
+        if self.probes.in_hand() == 0 || sending == Next::AtOnce {
+            return sending;
+        }
+        let tick = self.sampled + SAMPLE;
+        let deadline = self.probes.next_deadline().map_or(tick, |at| at.min(tick));
+        Next::At(match sending {
+            Next::At(at) => deadline.min(at),
+            Next::AtOnce | Next::Idle => deadline,
+        })
+    }
+
+    /// Reads all that has come; returns whether nothing was left.
+    fn read(&mut self, socket: &Socket) -> bool {
+        for _ in 0..READS {
+            let before = Instant::now();
+            match self.receive(socket) {
+                Ok(_) => {}
+                Err(Errno::EAGAIN) => {
+                    let read_all = self.read_errors(socket) < ERRORS;
+                    if read_all {
+                        self.probes.read_until = before;
+                    }
+                    return read_all;
+                }
+                // An error that waited on the socket; the queue tells whose it is.
+                Err(_) => {
+                    self.read_errors(socket);
+                }
+            }
+        }
+        false
+    }
+
+    fn receive(&mut self, socket: &Socket) -> Result<usize, Errno> {
+        let Self {
+            probes, incoming, ..
+        } = self;
+        let mut clock = None;
+        let earliest = probes.read_until;
+        incoming.receive(socket, |message| {
+            probes.answered(message.from, message.bytes, || {
+                clock
+                    .get_or_insert_with(Clock::read)
+                    .moment(message.stamp, earliest)
+            });
+        })
+    }
+
+    /// Reads the error queue; returns how many errors it held.
+    fn read_errors(&mut self, socket: &Socket) -> usize {
+        let Self { probes, errors, .. } = self;
+        let mut count = 0;
+        while count < ERRORS
+            && errors
+                .read(socket, |error| {
+                    probes.reported(&error, is_own, Instant::now());
+                })
+                .is_ok()
+        {
+            count += 1;
+        }
+        count
+    }
+
+    /// Does what time alone brings, as far as everything was read.
+    fn judge(&mut self, socket: &Socket) {
+        let probes = &mut self.probes;
+        let until = probes.read_until;
+        if let Some(expected) = self.expected.take() {
+            let late = until.saturating_duration_since(expected);
+            probes.losses.stalled(late, until);
+        }
+        let due = probes.is_due();
+        if due || (probes.in_hand() > 0 && until >= self.sampled + SAMPLE) {
+            let now = Instant::now();
+            self.sampled = now;
+            match drops(socket) {
+                Ok(counter) => probes.losses.counted(counter, now),
+                Err(error) => warn!(%error, "the kernel does not tell what the socket dropped"),
+            }
+            let mut ways = self.ways.borrow_mut();
+            ways.look(now);
+            probes.losses_until = ways.looked().map_or(now, |looked| looked.min(now));
+            if let Some(at) = ways.ceased() {
+                probes.losses.no_way_out(at);
+            }
+        }
+        if due {
+            probes.judge();
+        }
+    }
+
+    /// Sends one batch; says when it is worth another try.
+    fn send(&mut self, socket: &Socket) -> Next {
+        let now = Instant::now();
+        if let Some(at) = self.resume_at.filter(|at| *at > now) {
+            return Next::At(at);
+        }
+        self.resume_at = None;
+        let halt = loop {
+            if self.staged.len() == BATCH || self.outgoing.bytes() >= BATCH_BYTES {
+                break Halt::Full;
+            }
+            match self.probes.stage(now, &mut self.outgoing) {
+                Ok(staged) => self.staged.push(staged),
+                Err(halt) => break halt,
+            }
+        };
+        self.flush(socket);
+        match (self.resume_at, halt) {
+            (Some(at), _) | (None, Halt::NotBefore(at)) => Next::At(at),
+            (None, Halt::Full) => Next::AtOnce,
+            (None, Halt::Nothing) => Next::Idle,
+        }
+    }
+
+    /// Hands the batch to the kernel, and notes what became of each request.
+    fn flush(&mut self, socket: &Socket) {
+        let staged = std::mem::take(&mut self.staged);
+        let mut first = 0;
+        let mut tried = false;
+        while first < staged.len() {
+            let before = Instant::now();
+            match self.outgoing.send(socket, first) {
+                Ok(taken) => {
+                    // They left one after the other during the call.
+                    let share = before.elapsed() / taken as u32;
+                    for (order, sent) in (0..).zip(&staged[first..first + taken]) {
+                        self.probes.sent(*sent, before + share * order);
+                    }
+                    self.requests_sent.add(taken as u64);
+                    first += taken;
+                    tried = false;
+                }
+                Err(error) if is_back_pressure(error) => {
+                    for staged in staged[first..].iter().rev() {
+                        self.probes.put_back(*staged);
+                    }
+                    self.resume_at = Some(before + BACK_PRESSURE_PAUSE);
+                    break;
+                }
+                Err(error) => {
+                    // The error of another target may have waited on the socket: only one that comes again with
+                    // nothing in the queue is of this request.
+                    if self.read_errors(socket) > 0 || !tried {
+                        tried = true;
+                        continue;
+                    }
+                    tried = false;
+                    if matches!(error, Errno::ENETDOWN | Errno::ENODEV) {
+                        self.probes.losses.no_way_out(before);
+                    }
+                    self.probes.refused(staged[first], before, error as i32);
+                    first += 1;
+                }
+            }
+        }
+        self.outgoing.clear();
+        self.staged = staged;
+        self.staged.clear();
+    }
+}
+
+/// Both clocks at one moment.
+struct Clock {
+    wall: Duration,
+    now: Instant,
+}
+
+impl Clock {
+    fn read() -> Self {
+        Self {
+            wall: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+            now: Instant::now(),
+        }
+    }
+
+    /// The moment of a stamp of the wall clock. It was not before `earliest`, by which all older messages were read:
+    /// so no step of the wall clock can do more harm than that.
+    fn moment(&self, stamp: Option<Duration>, earliest: Instant) -> Instant {
+        let age = stamp.map_or(Duration::ZERO, |stamp| self.wall.saturating_sub(stamp));
+        self.now
+            .checked_sub(age)
+            .map_or(earliest, |at| at.max(earliest))
+    }
+}

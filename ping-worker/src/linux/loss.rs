@@ -1,0 +1,123 @@
+//! When our own box may have lost an answer. Invariant: a probe is never called affected before the loss, and always
+//! after it, as long as it was unanswered then. Pure: no I/O and no clock.
+//!
+//! A target is judged when it is settled, so everything between its first request and now concerns it, and for each
+//! cause the end of the latest loss says all.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use pingfleet_wire::OwnLoss;
+
+/// A loop that is late by less than this is on time: a busy box lets every process wait as long now and then, and what
+/// arrives meanwhile is kept by the kernel.
+const PUNCTUAL: Duration = Duration::from_millis(50);
+
+/// A stall concerns a probe when it took a larger part of its timeout than one in this many.
+const PARTS: u32 = 5;
+
+/// Stalls remembered. The shortest are forgotten first, by longer ones that came later.
+const STALLS: usize = 64;
+
+/// What our own box has lost, on the way of one socket.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    counter: Option<u32>,
+    drops: Option<Instant>,
+    send_path: Option<Instant>,
+    /// End and length. Each is shorter than the one before: an older and shorter one says nothing more.
+    stalls: VecDeque<(Instant, Duration)>,
+}
+
+impl Losses {
+    /// The kernel's counter of what the socket dropped stood at `counter` at `now`.
+    pub(super) fn counted(&mut self, counter: u32, now: Instant) {
+        if self
+            .counter
+            .replace(counter)
+            .is_some_and(|before| before != counter)
+        {
+            self.drops = Some(now);
+        }
+    }
+
+    /// The way out was broken until `now`.
+    pub(super) fn no_way_out(&mut self, now: Instant) {
+        self.send_path = Some(now);
+    }
+
+    /// Nothing was read for `late` longer than it should have been, until `now`.
+    pub(super) fn stalled(&mut self, late: Duration, now: Instant) {
+        if late < PUNCTUAL {
+            return;
+        }
+        while self
+            .stalls
+            .back()
+            .is_some_and(|(_, shorter)| *shorter <= late)
+        {
+            self.stalls.pop_back();
+        }
+        if self.stalls.len() == STALLS {
+            self.stalls.pop_front();
+        }
+        self.stalls.push_back((now, late));
+    }
+
+    /// What may have taken an answer to a target whose first request left at `first`, and which is unanswered.
+    pub(super) fn since(&self, first: Instant, timeout: Duration) -> OwnLoss {
+        let stall = self
+            .stalls
+            .iter()
+            .rfind(|(_, late)| *late > timeout / PARTS)
+            .map(|(end, _)| *end);
+        [
+            (self.drops, OwnLoss::SOCKET_DROPS),
+            (self.send_path, OwnLoss::SEND_PATH),
+            (stall, OwnLoss::STALLED),
+        ]
+        .into_iter()
+        .filter(|(end, _)| end.is_some_and(|end| end >= first))
+        .fold(OwnLoss::default(), |all, (_, cause)| all.and(cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn only_a_counter_that_rose_after_the_request_concerns_it() {
+        let start = Instant::now();
+        let mut losses = Losses::default();
+        losses.counted(7, start);
+        assert_eq!(losses.since(start, TIMEOUT), OwnLoss::default());
+        losses.counted(7, start + ms(100));
+        assert_eq!(losses.since(start, TIMEOUT), OwnLoss::default());
+        losses.counted(8, start + ms(200));
+        losses.counted(8, start + ms(300));
+        assert_eq!(losses.since(start, TIMEOUT), OwnLoss::SOCKET_DROPS);
+        assert_eq!(losses.since(start + ms(201), TIMEOUT), OwnLoss::default());
+    }
+
+    #[test]
+    fn a_stall_counts_from_a_fifth_of_the_timeout_on() {
+        let start = Instant::now();
+        let mut losses = Losses::default();
+        losses.stalled(ms(300), start + ms(300));
+        losses.stalled(ms(60), start + ms(400));
+        losses.stalled(ms(40), start + ms(500));
+        assert_eq!(losses.since(start, TIMEOUT), OwnLoss::STALLED);
+        assert_eq!(losses.since(start + ms(350), TIMEOUT), OwnLoss::default());
+        assert_eq!(losses.since(start + ms(350), ms(100)), OwnLoss::STALLED);
+        assert_eq!(losses.since(start + ms(450), ms(1)), OwnLoss::default());
+    }
+}

@@ -1,0 +1,248 @@
+//! Echo requests as bytes, and what comes back. Every request carries a cookie that only its own reply can echo: a
+//! keyed hash of its place and its address, with a key of this process. Pure: no I/O.
+//!
+//! Source: RFC 792 (ICMP), RFC 4443 (`ICMPv6`), section 4.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+};
+
+use pnet_packet::{
+    icmp::{self, IcmpPacket, IcmpTypes, echo_reply, echo_request},
+    icmpv6::{
+        Icmpv6Packet, Icmpv6Types, echo_reply as echo_reply_v6, echo_request as echo_request_v6,
+    },
+    ipv4::Ipv4Packet,
+};
+
+/// Bytes of an echo message before its payload.
+pub(super) const HEADER: usize = 8;
+
+/// How the messages of one socket look.
+#[derive(Debug)]
+pub(super) struct Echo {
+    v6: bool,
+    raw: bool,
+    identifier: u16,
+    key: RandomState,
+}
+
+/// A message that belongs to an echo request, if address and cookie agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Echoed<'a> {
+    pub(super) sequence: u16,
+    pub(super) payload: &'a [u8],
+}
+
+impl Echo {
+    /// For a socket that is `raw` or else a datagram socket, with the identifier that its requests carry.
+    pub(super) fn new(v6: bool, raw: bool, identifier: u16) -> Self {
+        Self {
+            v6,
+            raw,
+            identifier,
+            key: RandomState::new(),
+        }
+    }
+
+    /// The longest message that can come back for a request of `size` bytes of payload.
+    pub(super) fn longest_reply(size: usize) -> usize {
+        // An IPv4 raw socket shows the IP header, with up to 40 bytes of options (RFC 791).
+        60 + HEADER + size
+    }
+
+    /// Appends the request of `place` to `to`, with `size` bytes of payload.
+    pub(super) fn write(&self, bytes: &mut Vec<u8>, place: u32, to: IpAddr, size: usize) {
+        let start = bytes.len();
+        bytes.resize(start + HEADER, 0);
+        let cookie = self.cookie(place, to);
+        bytes.extend_from_slice(&cookie[..size.min(cookie.len())]);
+        bytes.extend((cookie.len()..size).map(filling));
+        let message = &mut bytes[start..];
+        if self.v6 {
+            // The kernel fills in the checksum (RFC 3542, section 3.1).
+            if let Some(mut request) = echo_request_v6::MutableEchoRequestPacket::new(message) {
+                request.set_icmpv6_type(Icmpv6Types::EchoRequest);
+                request.set_identifier(self.identifier);
+                request.set_sequence_number(place as u16);
+            }
+        } else {
+            if let Some(mut request) = echo_request::MutableEchoRequestPacket::new(message) {
+                request.set_icmp_type(IcmpTypes::EchoRequest);
+                request.set_identifier(self.identifier);
+                request.set_sequence_number(place as u16);
+            }
+            let checksum = IcmpPacket::new(message).map_or(0, |packet| icmp::checksum(&packet));
+            message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        }
+    }
+
+    /// Reads an echo reply to this socket's identifier as it was received; `None` when it is something else.
+    pub(super) fn reply<'a>(&self, bytes: &'a [u8]) -> Option<Echoed<'a>> {
+        let message = if self.raw && !self.v6 {
+            let header = usize::from(Ipv4Packet::new(bytes)?.get_header_length()) * 4;
+            let message = bytes.get(header..)?;
+            // A raw socket sees a message before the kernel has checked it.
+            let packet = IcmpPacket::new(message)?;
+            if icmp::checksum(&packet) != packet.get_checksum() {
+                return None;
+            }
+            message
+        } else {
+            bytes
+        };
+        let (is_reply, identifier, sequence) = if self.v6 {
+            let reply = echo_reply_v6::EchoReplyPacket::new(message)?;
+            (
+                reply.get_icmpv6_type() == Icmpv6Types::EchoReply,
+                reply.get_identifier(),
+                reply.get_sequence_number(),
+            )
+        } else {
+            let reply = echo_reply::EchoReplyPacket::new(message)?;
+            (
+                reply.get_icmp_type() == IcmpTypes::EchoReply,
+                reply.get_identifier(),
+                reply.get_sequence_number(),
+            )
+        };
+        (is_reply && identifier == self.identifier).then(|| Echoed {
+            sequence,
+            payload: message.get(HEADER..).unwrap_or_default(),
+        })
+    }
+
+    /// Reads an echo request of this socket as an ICMP error quotes it, from its ICMP header on: as much as there is.
+    pub(super) fn quoted<'a>(&self, bytes: &'a [u8]) -> Option<Echoed<'a>> {
+        let (is_request, identifier, sequence) = if self.v6 {
+            Icmpv6Packet::new(bytes)?;
+            let request = echo_request_v6::EchoRequestPacket::new(bytes)?;
+            (
+                request.get_icmpv6_type() == Icmpv6Types::EchoRequest,
+                request.get_identifier(),
+                request.get_sequence_number(),
+            )
+        } else {
+            let request = echo_request::EchoRequestPacket::new(bytes)?;
+            (
+                request.get_icmp_type() == IcmpTypes::EchoRequest,
+                request.get_identifier(),
+                request.get_sequence_number(),
+            )
+        };
+        (is_request && identifier == self.identifier).then(|| Echoed {
+            sequence,
+            payload: bytes.get(HEADER..).unwrap_or_default(),
+        })
+    }
+
+    /// Whether a reply carries the payload of the request of `place` to `to`: all of it, and nothing else.
+    pub(super) fn is_whole(&self, payload: &[u8], place: u32, to: IpAddr, size: usize) -> bool {
+        payload.len() == size && self.begins(payload, place, to)
+    }
+
+    /// Whether what was quoted is not of another request than that of `place` to `to`. Routers quote eight bytes of
+    /// the request or more (RFC 792, RFC 1812 section 4.3.2.3), and some pad what they quote; so the cookie decides.
+    pub(super) fn may_quote(&self, payload: &[u8], place: u32, to: IpAddr, size: usize) -> bool {
+        let cookie = self.cookie(place, to);
+        let whole = cookie.len().min(size);
+        payload.len() < whole || payload[..whole] == cookie[..whole]
+    }
+
+    fn begins(&self, payload: &[u8], place: u32, to: IpAddr) -> bool {
+        let cookie = self.cookie(place, to);
+        let (head, rest) = payload.split_at(payload.len().min(cookie.len()));
+        head == &cookie[..head.len()]
+            && rest
+                .iter()
+                .enumerate()
+                .all(|(index, byte)| *byte == filling(cookie.len() + index))
+    }
+
+    fn cookie(&self, place: u32, to: IpAddr) -> [u8; 8] {
+        self.key.hash_one((place, to)).to_ne_bytes()
+    }
+}
+
+/// What follows the cookie.
+fn filling(index: usize) -> u8 {
+    index as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turned(mut request: Vec<u8>, v6: bool) -> Vec<u8> {
+        request[0] = if v6 { 129 } else { 0 };
+        request
+    }
+
+    #[test]
+    fn only_the_very_payload_of_a_request_is_its_reply() {
+        for v6 in [false, true] {
+            let echo = Echo::new(v6, false, 77);
+            let to: IpAddr = if v6 {
+                "fd00::1".parse().unwrap()
+            } else {
+                "10.0.0.1".parse().unwrap()
+            };
+            let other: IpAddr = if v6 {
+                "fd00::2".parse().unwrap()
+            } else {
+                "10.0.0.2".parse().unwrap()
+            };
+            for size in [0, 1, 7, 8, 9, 56, 1400] {
+                let mut bytes = Vec::new();
+                echo.write(&mut bytes, 0x0001_0005, to, size);
+                assert_eq!(bytes.len(), HEADER + size);
+                assert_eq!(echo.reply(&bytes), None, "a request is no reply");
+                let bytes = turned(bytes, v6);
+                let reply = echo.reply(&bytes).unwrap();
+                assert_eq!(reply.sequence, 5);
+                assert!(echo.is_whole(reply.payload, 0x0001_0005, to, size));
+                assert!(!echo.is_whole(reply.payload, 0x0001_0005, to, size + 1));
+                if size >= 8 {
+                    assert!(!echo.is_whole(reply.payload, 5, to, size));
+                    assert!(!echo.is_whole(reply.payload, 0x0001_0005, other, size));
+                }
+                for flipped in HEADER..bytes.len() {
+                    let mut wrong = bytes.clone();
+                    wrong[flipped] ^= 0x10;
+                    let reply = echo.reply(&wrong).unwrap();
+                    assert!(!echo.is_whole(reply.payload, 0x0001_0005, to, size));
+                }
+                assert_eq!(Echo::new(v6, false, 78).reply(&bytes), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_raw_socket_takes_no_reply_with_a_wrong_checksum() {
+        let echo = Echo::new(false, true, 9);
+        let mut request = Vec::new();
+        echo.write(&mut request, 3, "10.0.0.1".parse().unwrap(), 20);
+        let mut reply = vec![0; 20];
+        reply[0] = 0x45;
+        reply.extend(turned(request, false));
+        assert_eq!(echo.reply(&reply), None);
+        let checksum = icmp::checksum(&IcmpPacket::new(&reply[20..]).unwrap());
+        reply[22..24].copy_from_slice(&checksum.to_be_bytes());
+        assert_eq!(echo.reply(&reply).unwrap().sequence, 3);
+    }
+
+    #[test]
+    fn a_quote_is_matched_as_far_as_it_goes() {
+        let echo = Echo::new(false, true, 9);
+        let to = "10.0.0.1".parse().unwrap();
+        let mut request = Vec::new();
+        echo.write(&mut request, 3, to, 56);
+        let short = echo.quoted(&request[..HEADER]).unwrap();
+        assert!(echo.may_quote(short.payload, 3, to, 56));
+        let long = echo.quoted(&request).unwrap();
+        assert!(echo.may_quote(long.payload, 3, to, 56));
+        assert!(!echo.may_quote(long.payload, 4, to, 56));
+        assert_eq!(echo.quoted(&request[..7]), None);
+    }
+}

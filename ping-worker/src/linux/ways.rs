@@ -1,0 +1,237 @@
+//! By which interface an address is reached, and in which state that is: what the engine has to know about the box's
+//! routes. It reads the main routing tables and the flags of the interfaces of the calling thread's network.
+//!
+//! Source: Linux `proc_pid_net(5)` (`route`, `ipv6_route`), `netdevice(7)`.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, Instant},
+};
+
+use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
+use tracing::debug;
+
+/// How long what was read about routes is believed.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// The interfaces are not looked at more often than this.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Routing tables with more lines than this are those of a router, which has few neighbours among its targets.
+const MOST_ROUTES: usize = 10_000;
+
+/// A route by way of a gateway (linux/route.h).
+const RTF_GATEWAY: u32 = 0x2;
+
+/// A route of the loopback interface or one that refuses (`RTF_REJECT` of `linux/route.h`).
+const RTF_REJECT: u32 = 0x200;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Route {
+    /// The network's address, with IPv4 in the lowest bits.
+    network: u128,
+    /// Bits of `network` that count, from the top of the address.
+    mask: u128,
+    interface: String,
+    gateway: bool,
+}
+
+/// The routes and interfaces of this box.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    routes: [Vec<Route>; 2],
+    read: Option<Instant>,
+    looked: Option<Instant>,
+    ceased: Option<Instant>,
+    /// Flags at the last look.
+    interfaces: HashMap<String, InterfaceFlags>,
+    /// Interfaces that were running once and are not now, while somebody wants them to.
+    broken: Vec<String>,
+}
+
+impl Ways {
+    /// Reads the routes, if what is known of them is old.
+    pub(super) fn refresh(&mut self, now: Instant) {
+        if self.read.is_some_and(|read| now < read + FRESH) {
+            return;
+        }
+        self.read = Some(now);
+        self.look(now);
+        // Of the thread, not of the process: the two may be in different networks.
+        self.routes = [
+            ("route", parse_v4 as fn(&str) -> _),
+            ("ipv6_route", parse_v6),
+        ]
+        .map(|(file, parse)| {
+            let text = fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+            let Ok(text) = text else {
+                return Vec::new();
+            };
+            if text.lines().count() > MOST_ROUTES {
+                return Vec::new();
+            }
+            let mut routes: Vec<Route> = text.lines().filter_map(parse).collect();
+            // The longest prefix first; of equal ones the kernel lists the preferred one first.
+            routes.sort_by_key(|route| std::cmp::Reverse(route.mask.count_ones()));
+            routes
+        });
+    }
+
+    /// When the interfaces were looked at.
+    pub(super) fn looked(&self) -> Option<Instant> {
+        self.looked
+    }
+
+    /// When an interface was last found to have ceased to run.
+    pub(super) fn ceased(&self) -> Option<Instant> {
+        self.ceased
+    }
+
+    /// Looks at the interfaces, if that was not done just now.
+    pub(super) fn look(&mut self, now: Instant) {
+        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+            return;
+        }
+        self.looked = Some(now);
+        let found = match getifaddrs() {
+            Ok(found) => found,
+            Err(error) => {
+                debug!(%error, "the state of the interfaces is unknown");
+                return;
+            }
+        };
+        let interfaces: HashMap<_, _> = found
+            .map(|entry| (entry.interface_name, entry.flags))
+            .collect();
+        let runs = |flags: Option<&InterfaceFlags>| {
+            flags.is_some_and(|flags| flags.contains(InterfaceFlags::IFF_RUNNING))
+        };
+        for (name, flags) in &self.interfaces {
+            if runs(Some(flags)) && !runs(interfaces.get(name)) {
+                self.ceased = Some(now);
+                self.broken.push(name.clone());
+            }
+        }
+        self.broken.retain(|name| {
+            let flags = interfaces.get(name);
+            !runs(flags) && flags.is_some_and(|flags| flags.contains(InterfaceFlags::IFF_UP))
+        });
+        self.interfaces = interfaces;
+    }
+
+    /// Whether what is sent to `to` now is lost on an interface that has ceased to run.
+    pub(super) fn is_broken(&self, to: IpAddr) -> bool {
+        !self.broken.is_empty()
+            && self
+                .route(to)
+                .is_some_and(|route| self.broken.contains(&route.interface))
+    }
+
+    /// Whether `to` is on a link of this box, and its neighbour entry has to be found before anything leaves.
+    pub(super) fn is_on_link(&self, to: IpAddr) -> bool {
+        const NO_NEIGHBOURS: InterfaceFlags = InterfaceFlags::IFF_NOARP
+            .union(InterfaceFlags::IFF_LOOPBACK)
+            .union(InterfaceFlags::IFF_POINTOPOINT);
+        self.route(to).is_some_and(|route| {
+            let flags = self.interfaces.get(&route.interface);
+            !route.gateway && flags.is_some_and(|flags| !flags.intersects(NO_NEIGHBOURS))
+        })
+    }
+
+    fn route(&self, to: IpAddr) -> Option<&Route> {
+        let (bits, routes) = match to {
+            IpAddr::V4(v4) => (u128::from(v4.to_bits()), &self.routes[0]),
+            IpAddr::V6(v6) => (v6.to_bits(), &self.routes[1]),
+        };
+        routes
+            .iter()
+            .find(|route| bits & route.mask == route.network)
+    }
+}
+
+/// `Iface Destination Gateway Flags RefCnt Use Metric Mask ...`: addresses are hexadecimal as they lie in memory.
+fn parse_v4(line: &str) -> Option<Route> {
+    let fields: Vec<_> = line.split_ascii_whitespace().collect();
+    let address = |text: &str| {
+        let raw = u32::from_str_radix(text, 16).ok()?;
+        Some(u128::from(Ipv4Addr::from(raw.to_ne_bytes()).to_bits()))
+    };
+    let flags = u32::from_str_radix(fields.get(3)?, 16).ok()?;
+    (flags & RTF_REJECT == 0).then_some(())?;
+    Some(Route {
+        network: address(fields.get(1)?)?,
+        mask: address(fields.get(7)?)?,
+        interface: (*fields.first()?).to_owned(),
+        gateway: flags & RTF_GATEWAY != 0,
+    })
+}
+
+/// `destination length source length next-hop metric refcount use flags interface`.
+fn parse_v6(line: &str) -> Option<Route> {
+    let fields: Vec<_> = line.split_ascii_whitespace().collect();
+    let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
+    (flags & RTF_REJECT == 0).then_some(())?;
+    let length = u32::from_str_radix(fields.get(1)?, 16).ok()?;
+    Some(Route {
+        network: u128::from_str_radix(fields.first()?, 16).ok()?,
+        mask: u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0),
+        interface: (*fields.get(9)?).to_owned(),
+        gateway: flags & RTF_GATEWAY != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_kernel_are_read() {
+        assert_eq!(
+            parse_v4("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask"),
+            None
+        );
+        let gateway =
+            parse_v4("eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0").unwrap();
+        assert!(gateway.gateway && gateway.mask == 0);
+        let v6 = parse_v6(
+            "fd000002000000000000000000000000 40 00000000000000000000000000000000 00 \
+             00000000000000000000000000000000 00000100 00000001 00000000 00000001     dead",
+        )
+        .unwrap();
+        assert_eq!(v6.interface, "dead");
+        assert!(!v6.gateway);
+        assert_eq!(v6.mask.count_ones(), 64);
+    }
+
+    #[test]
+    fn the_longest_prefix_decides() {
+        let line = |network: [u8; 4], gateway: bool, mask: [u8; 4], interface: &str| {
+            let raw = u32::from_ne_bytes;
+            let flags = if gateway { 3 } else { 1 };
+            let (network, mask) = (raw(network), raw(mask));
+            parse_v4(&format!(
+                "{interface} {network:08X} 0 {flags:04X} 0 0 0 {mask:08X} 0 0 0"
+            ))
+            .unwrap()
+        };
+        let mut ways = Ways::default();
+        ways.routes[0] = vec![
+            line([10, 1, 2, 0], true, [255, 255, 255, 0], "eth0"),
+            line([10, 1, 0, 0], false, [255, 255, 0, 0], "eth0"),
+            line([10, 2, 0, 0], false, [255, 255, 0, 0], "tun0"),
+            line([0, 0, 0, 0], true, [0, 0, 0, 0], "eth0"),
+        ];
+        let up = InterfaceFlags::IFF_UP;
+        ways.interfaces = HashMap::from([
+            ("eth0".to_owned(), up),
+            ("tun0".to_owned(), up | InterfaceFlags::IFF_NOARP),
+        ]);
+        let on_link = |text: &str| ways.is_on_link(text.parse().unwrap());
+        assert!(on_link("10.1.1.1"));
+        assert!(!on_link("10.1.2.1"));
+        assert!(!on_link("10.2.0.1"));
+        assert!(!on_link("192.0.2.1"));
+    }
+}

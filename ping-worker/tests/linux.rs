@@ -1,0 +1,574 @@
+//! Real ICMP with the Linux prober, on both kinds of sockets: against loopback addresses, and in network namespaces
+//! that the tests make for themselves. Needs root. Fails and says so without.
+#![cfg(target_os = "linux")]
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroUsize,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use ping_worker::{
+    lanes::{Lanes, Probed},
+    linux::LinuxPing,
+    prober::OpenProber,
+    resolve::Resolver,
+};
+use pingfleet_testbed::Namespace;
+use pingfleet_wire::{
+    ChunkKey, Message, Outcome, OwnLoss, Probing, ResultChunk, Status, Target, Token, Version,
+    WorkChunk,
+};
+use uuid::Uuid;
+
+fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
+    Arc::new(WorkChunk {
+        version: Version,
+        database: Uuid::new_v4(),
+        key: ChunkKey {
+            run: Uuid::new_v4(),
+            chunk: 0,
+        },
+        token: Token(Uuid::new_v4()),
+        probing,
+        targets,
+    })
+}
+
+fn lanes(opener: LinuxPing) -> Lanes {
+    let opener: Arc<dyn OpenProber> = Arc::new(opener);
+    Lanes::start(NonZeroUsize::MIN, &opener, None, Resolver::from_system())
+        .expect("ICMP sockets are needed")
+}
+
+/// One quick request, at any rate.
+fn quick() -> Probing {
+    Probing {
+        retries: 0,
+        timeout: Duration::from_millis(300),
+        rate: None,
+        ..Probing::default()
+    }
+}
+
+fn both_kinds() -> [LinuxPing; 2] {
+    [LinuxPing::new(), LinuxPing::raw()]
+}
+
+fn v4(first: [u8; 4], count: u32) -> Vec<Target> {
+    let first = u32::from(Ipv4Addr::from(first));
+    (first..first + count)
+        .map(|address| Target::Address(Ipv4Addr::from(address).into()))
+        .collect()
+}
+
+async fn probe(lanes: &Lanes, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
+    let expected = chunk.targets.len();
+    let Probed {
+        started_at_us,
+        outcomes,
+    } = lanes
+        .probe(Arc::clone(&chunk))
+        .await
+        .expect("the lane stays");
+    assert_eq!(outcomes.len(), expected);
+    // What the writer will refuse must not be produced.
+    let result = ResultChunk {
+        version: Version,
+        database: chunk.database,
+        key: chunk.key,
+        token: chunk.token,
+        worker: "test".to_owned(),
+        redelivered: false,
+        started_at_us,
+        outcomes,
+    };
+    let read = ResultChunk::decode(&result.encode());
+    read.expect("the outcomes are consistent").outcomes
+}
+
+/// How many outcomes there are of each status.
+fn tally(outcomes: &[Outcome]) -> HashMap<&'static str, usize> {
+    outcomes.iter().fold(HashMap::new(), |mut tally, outcome| {
+        *tally.entry(outcome.status.name()).or_default() += 1;
+        tally
+    })
+}
+
+#[tokio::test]
+async fn every_loopback_address_is_up() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            retries: 2,
+            timeout: Duration::from_secs(2),
+            ..quick()
+        };
+        let outcomes = probe(&lanes, chunk(probing, v4([127, 0, 0, 1], 254))).await;
+        for outcome in &outcomes {
+            assert_eq!(outcome.status, Status::Up, "{outcome:?}");
+            assert_eq!((outcome.sent, outcome.received), (1, 1));
+            assert_eq!((outcome.attempts, outcome.address), (1, None));
+            assert!(outcome.rtt.is_some_and(|rtt| rtt.min_ns > 0));
+        }
+        assert_eq!(lanes.requests_sent(), 254);
+    }
+}
+
+#[tokio::test]
+async fn ipv6_loopback_is_up() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let targets = vec![
+            Target::Address(Ipv6Addr::LOCALHOST.into()),
+            Target::Text("0:0:0:0:0:0:0:1".to_owned()),
+            Target::Text("localhost".to_owned()),
+        ];
+        let outcomes = probe(&lanes, chunk(quick(), targets)).await;
+        let seen: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| (outcome.status, outcome.address))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (Status::Up, None),
+                (Status::Up, Some(IpAddr::V6(Ipv6Addr::LOCALHOST))),
+                (Status::Up, Some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn many_chunks_at_once_are_each_complete() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            timeout: Duration::from_secs(5),
+            retries: 2,
+            ..quick()
+        };
+        let chunks =
+            (0..8).map(|_| probe(&lanes, chunk(probing.clone(), v4([127, 1, 0, 0], 10_000))));
+        for outcomes in futures_util::future::join_all(chunks).await {
+            assert_eq!(tally(&outcomes), HashMap::from([("up", 10_000)]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_size_comes_back_whole() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        for size in [0, 1, 7, 8, 9, 1400, 9000, 65_507] {
+            let probing = Probing { size, ..quick() };
+            for address in [
+                IpAddr::from(Ipv4Addr::LOCALHOST),
+                Ipv6Addr::LOCALHOST.into(),
+            ] {
+                let targets = vec![Target::Address(address)];
+                let outcomes = probe(&lanes, chunk(probing.clone(), targets)).await;
+                assert_eq!(outcomes[0].status, Status::Up, "{size} to {address}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_kernel_refuses_every_time_is_send_failed() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            retries: 1,
+            timeout: Duration::from_millis(50),
+            ..quick()
+        };
+        // The limited broadcast needs an option that no prober sets (EACCES).
+        let targets = vec![
+            Target::Address(Ipv4Addr::LOCALHOST.into()),
+            Target::Address(Ipv4Addr::BROADCAST.into()),
+            Target::Address(Ipv4Addr::LOCALHOST.into()),
+        ];
+        let outcomes = probe(&lanes, chunk(probing, targets)).await;
+        assert_eq!(outcomes[0].status, Status::Up);
+        assert_eq!(outcomes[1].status, Status::SendFailed { errno: 13 });
+        assert_eq!((outcomes[1].sent, outcomes[1].rtt), (0, None));
+        assert_eq!(outcomes[2].status, Status::Up);
+    }
+}
+
+#[tokio::test]
+async fn a_source_interface_or_zone_that_is_not_ours_is_send_failed() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let bad_source = Probing {
+            source: Some("192.0.2.1".parse().unwrap()),
+            ..quick()
+        };
+        let bad_interface = Probing {
+            interface: Some("no-such-if".to_owned()),
+            ..quick()
+        };
+        let targets = vec![Target::Address(Ipv4Addr::LOCALHOST.into())];
+        for (probing, errno) in [(bad_source, 99), (bad_interface, 19)] {
+            let outcomes = probe(&lanes, chunk(probing, targets.clone())).await;
+            assert_eq!(outcomes[0].status, Status::SendFailed { errno });
+        }
+        let zone = vec![Target::Text("fe80::1%no-such-if".to_owned())];
+        let outcomes = probe(&lanes, chunk(quick(), zone)).await;
+        assert_eq!(outcomes[0].status, Status::SendFailed { errno: 19 });
+    }
+}
+
+#[tokio::test]
+async fn count_source_and_ttl_are_as_asked() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            count: 5,
+            interval: Duration::from_millis(10),
+            ttl: Some(9),
+            source: Some("127.0.0.77".parse().unwrap()),
+            ..quick()
+        };
+        let targets = vec![Target::Address(Ipv4Addr::LOCALHOST.into())];
+        let outcomes = probe(&lanes, chunk(probing, targets)).await;
+        assert_eq!(outcomes[0].status, Status::Up);
+        assert_eq!((outcomes[0].sent, outcomes[0].received), (5, 5));
+    }
+}
+
+/// Runs `inner`, an ignored test of this file, by a command that enters some network.
+fn run_inner(mut enter: Command, inner: &str) {
+    let output = enter
+        .arg(std::env::current_exe().expect("a test has a binary"))
+        .args(["--exact", inner, "--ignored", "--nocapture"])
+        .output()
+        .expect("the command that enters the network runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    // A filter that matches nothing succeeds as well.
+    assert!(text.contains("1 passed"), "{text}{errors}");
+}
+
+/// Runs `inner` where `set_up`, a shell script, has made a network of its own.
+fn in_a_network(set_up: &str, inner: &str) {
+    let mut enter = Command::new("unshare");
+    let script = format!("set -e; ip link set lo up; {set_up}; exec \"$0\" \"$@\"");
+    enter.args(["--net", "sh", "-c", &script]);
+    run_inner(enter, inner);
+}
+
+/// Runs `inner` where every address of `prefix` answers and all others are silent.
+fn beside_answering(prefix: &str, inner: &str) {
+    let namespace = Namespace::answering(prefix).expect("network namespaces need root");
+    run_inner(namespace.command("env"), inner);
+}
+
+#[test]
+fn silence_is_down_and_no_route_is_send_failed() {
+    // Without ARP, what is sent there carries a link address that is not the receiver's.
+    const SILENT: &str = "ip link add silent type veth peer name sink; ip link set sink up; \
+        ip link set silent arp off up; ip addr add 192.0.2.254/24 dev silent; \
+        echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
+    in_a_network(SILENT, "inner_silence");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_silence() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        // A fifth of the timeout is what a busy box may let the prober wait without any doubt.
+        let probing = Probing {
+            retries: 2,
+            timeout: Duration::from_secs(1),
+            backoff_permille: 1000,
+            ..quick()
+        };
+        let mut targets = v4([192, 0, 2, 1], 200);
+        targets.extend(v4([198, 51, 100, 1], 1));
+        let mut outcomes = probe(&lanes, chunk(probing, targets)).await;
+        let refused = outcomes.pop().unwrap();
+        assert_eq!(refused.status, Status::SendFailed { errno: 101 });
+        for outcome in outcomes {
+            assert_eq!(outcome.status, Status::Down { no_arp: false });
+            assert_eq!((outcome.sent, outcome.received), (3, 0));
+        }
+    }
+}
+
+#[test]
+fn no_arp_is_down_and_takes_no_living_target_along() {
+    // Without a permanent neighbour, ARP asks in vain: nobody has these addresses.
+    const DEAD_LINK: &str = "ip link add dead type veth peer name sink; ip link set sink up; \
+        ip link set dead up; ip addr add 192.0.2.254/24 dev dead; \
+        ip addr add fd00:2::254/64 dev dead nodad; \
+        echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
+    in_a_network(DEAD_LINK, "inner_no_arp");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_no_arp() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            retries: 0,
+            timeout: Duration::from_secs(4),
+            ..quick()
+        };
+        // Fewer than the ICMP errors that the kernel sends in a row (`net.ipv4.icmp_msgs_burst`).
+        let mut targets = v4([192, 0, 2, 1], 20);
+        targets.push(Target::Address("fd00:2::1".parse().unwrap()));
+        let dead = targets.len();
+        targets.extend(v4([127, 0, 0, 1], 200));
+        // The living ones are asked again and again while the errors of the dead ones come in.
+        let living = Probing {
+            count: 40,
+            interval: Duration::from_millis(100),
+            ..probing.clone()
+        };
+        let (outcomes, living) = tokio::join!(
+            probe(&lanes, chunk(probing, targets)),
+            probe(&lanes, chunk(living, v4([127, 0, 1, 1], 50)))
+        );
+        for outcome in &outcomes[..dead] {
+            assert_eq!(outcome.status, Status::Down { no_arp: true }, "{outcome:?}");
+        }
+        assert_eq!(tally(&outcomes[dead..]), HashMap::from([("up", 200)]));
+        for outcome in living {
+            assert_eq!(outcome.status, Status::Up);
+            assert_eq!((outcome.sent, outcome.received), (40, 40));
+        }
+    }
+}
+
+#[test]
+fn an_icmp_error_is_unreachable_with_its_reporter() {
+    let namespace = Namespace::answering("10.0.0.0/16").expect("network namespaces need root");
+    namespace.answer("fd00::/64").expect("a prefix");
+    // The answering namespace is a router for these prefixes: it sends back where it comes from.
+    let script = "ip route add 10.1.0.0/16 via 169.254.77.1; ip route add fd00:1::/64 via fd77::1; \
+        echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
+    let made = namespace
+        .answering_command("sh")
+        .args(["-e", "-c", script])
+        .status();
+    assert!(made.unwrap().success());
+    run_inner(namespace.command("env"), "inner_errors");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_errors() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            ttl: Some(1),
+            retries: 1,
+            ..quick()
+        };
+        let mut targets = v4([10, 1, 0, 1], 300);
+        targets.push(Target::Address("fd00:1::7".parse().unwrap()));
+        let beyond = targets.len();
+        targets.extend(v4([10, 0, 0, 1], 300));
+        targets.push(Target::Address("fd00::7".parse().unwrap()));
+        let outcomes = probe(&lanes, chunk(probing, targets)).await;
+        // Time exceeded in transit (RFC 792; RFC 4443, section 3.3).
+        for (number, outcome) in outcomes[..beyond].iter().enumerate() {
+            let (icmp_type, reporter) = match number {
+                300 => (3, "fd77::2"),
+                _ => (11, "169.254.77.2"),
+            };
+            let expected = Status::Unreachable {
+                icmp_type,
+                code: 0,
+                reporter: reporter.parse().unwrap(),
+            };
+            assert_eq!(outcome.status, expected, "{outcome:?}");
+            assert_eq!((outcome.sent, outcome.received), (2, 0));
+        }
+        assert_eq!(tally(&outcomes[beyond..]), HashMap::from([("up", 301)]));
+    }
+}
+
+#[test]
+fn over_65_535_outstanding_at_once_are_each_their_own() {
+    beside_answering("10.0.0.0/9", "inner_outstanding");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_outstanding() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            timeout: Duration::from_secs(4),
+            ..quick()
+        };
+        // 80,000 that stay silent, and 20,000 that answer, in turns.
+        let chunks = (0..10).map(|number| {
+            let mut targets = v4([10, 200 + number, 0, 0], 8000);
+            targets.extend(v4([10, 1 + number, 0, 0], 2000));
+            probe(&lanes, chunk(probing.clone(), targets))
+        });
+        for outcomes in futures_util::future::join_all(chunks).await {
+            let expected = HashMap::from([("down", 8000), ("up", 2000)]);
+            assert_eq!(tally(&outcomes), expected);
+        }
+        assert_eq!(lanes.requests_sent(), 100_000);
+    }
+}
+
+#[test]
+fn what_a_full_socket_drops_is_never_down() {
+    beside_answering("10.0.0.0/9", "inner_tiny_buffer");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_tiny_buffer() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener.receive_buffer(2304));
+        let probing = Probing {
+            timeout: Duration::from_secs(1),
+            ..quick()
+        };
+        let mut targets = v4([10, 1, 0, 0], 5000);
+        let living = targets.len();
+        targets.extend(v4([10, 200, 0, 0], 5));
+        let outcomes = probe(&lanes, chunk(probing, targets)).await;
+        let lost = outcomes.iter().filter(|outcome| outcome.attempts > 1);
+        assert!(lost.count() > 0, "the buffer is not small enough");
+        for outcome in &outcomes[..living] {
+            assert!(
+                matches!(
+                    outcome.status,
+                    Status::Up | Status::Unknown(OwnLoss::SOCKET_DROPS)
+                ),
+                "{outcome:?}"
+            );
+        }
+        assert!(outcomes.iter().all(|outcome| outcome.attempts <= 3));
+    }
+}
+
+#[test]
+fn a_dead_link_takes_no_living_target_along() {
+    let namespace = Namespace::answering("10.0.0.0/9").expect("network namespaces need root");
+    let script = "ip link add lan type veth peer name sink; ip link set sink up; ip link set lan up; \
+        ip addr add 192.0.2.254/24 dev lan";
+    let made = namespace.command("sh").args(["-e", "-c", script]).status();
+    assert!(made.unwrap().success());
+    run_inner(namespace.command("env"), "inner_dead_link");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_dead_link() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            timeout: Duration::from_secs(1),
+            ..quick()
+        };
+        let mut targets = v4([192, 0, 2, 1], 253);
+        targets.extend(v4([10, 1, 0, 0], 5000));
+        let outcomes = probe(&lanes, chunk(probing, targets)).await;
+        assert_eq!(tally(&outcomes[..253]), HashMap::from([("down", 253)]));
+        assert_eq!(tally(&outcomes[253..]), HashMap::from([("up", 5000)]));
+        assert!(outcomes[253..].iter().all(|outcome| outcome.attempts == 1));
+    }
+}
+
+#[test]
+fn what_is_sent_into_a_broken_link_is_never_down() {
+    let namespace = Namespace::answering("10.0.0.0/9").expect("network namespaces need root");
+    let far = namespace.prober().replace("prober", "answering");
+    let mut enter = namespace.command("env");
+    enter.arg(format!("FAR={far}"));
+    run_inner(enter, "inner_broken_link");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_broken_link() {
+    let far = std::env::var("FAR").unwrap();
+    let set = |state: &str| {
+        let arguments = ["-n", &far, "link", "set", "veth0", state];
+        let set = Command::new("ip").args(arguments).status();
+        assert!(set.unwrap().success());
+    };
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let paced = Probing {
+            rate: std::num::NonZeroU32::new(1000),
+            ..quick()
+        };
+        let probing = probe(&lanes, chunk(paced.clone(), v4([10, 1, 0, 0], 1500)));
+        let mut probing = std::pin::pin!(probing);
+        while lanes.requests_sent() < 500 {
+            let wait = tokio::time::timeout(Duration::from_millis(5), &mut probing);
+            assert!(
+                wait.await.is_err(),
+                "the sweep is over before the link is down"
+            );
+        }
+        set("down");
+        let outcomes = probing.await;
+        set("up");
+        let tally = tally(&outcomes);
+        assert_eq!(tally.get("down"), None, "{tally:?}");
+        assert_eq!(tally.get("unreachable"), None, "{tally:?}");
+        assert!(tally["up"] >= 500 && tally["unknown"] > 0, "{tally:?}");
+        let unknown = Status::Unknown(OwnLoss::SEND_PATH);
+        assert!(outcomes.iter().any(|outcome| outcome.status == unknown));
+    }
+}
+
+#[test]
+fn a_prober_that_is_stopped_for_longer_than_the_timeout_calls_nobody_down() {
+    beside_answering("10.0.0.0/9", "inner_stopped");
+}
+
+#[tokio::test]
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_stopped() {
+    for opener in both_kinds() {
+        let lanes = lanes(opener);
+        let probing = Probing {
+            timeout: Duration::from_secs(2),
+            ..quick()
+        };
+        let mut targets = v4([10, 1, 0, 0], 1000);
+        targets.extend(v4([10, 200, 0, 0], 100));
+        let probing = probe(&lanes, chunk(probing, targets));
+        let mut probing = std::pin::pin!(probing);
+        while lanes.requests_sent() < 1100 {
+            let wait = tokio::time::timeout(Duration::from_millis(1), &mut probing);
+            assert!(wait.await.is_err(), "the sweep is over before the stop");
+        }
+        let stopped = Command::new("sh")
+            .args([
+                "-c",
+                "kill -STOP \"$1\"; sleep 3; kill -CONT \"$1\"",
+                "stop",
+            ])
+            .arg(std::process::id().to_string())
+            .status();
+        assert!(stopped.unwrap().success());
+        let outcomes = probing.await;
+        assert_eq!(tally(&outcomes[..1000]), HashMap::from([("up", 1000)]));
+        for outcome in &outcomes[1000..] {
+            // Silent in a pass that nothing disturbed.
+            assert_eq!(outcome.status, Status::Down { no_arp: false });
+            assert_eq!(outcome.attempts, 2);
+        }
+    }
+}
