@@ -1,0 +1,230 @@
+//! Exact sending: how many requests leave, when, and never more at once than asked. All of it is judged by the kernel's
+//! stamps of the requests, as they leave the prober's namespace.
+//!
+//! Tolerances: between the prober's clock and the kernel's stamp lies a wait for a processor now and then, which makes
+//! one request late, and the next one early by as much. So single requests have [`EARLY`], which no wrong schedule
+//! keeps, and the middle one of all is bounded narrowly: 1 ms early, 20 ms late.
+
+use std::{num::NonZeroU32, thread, time::Duration};
+
+use pingfleet_testbed::simnet::{Script, SimNet, Traffic};
+use pingfleet_wire::{Outcome, Probing, Status};
+
+use crate::{
+    judging::{EARLY, due},
+    probing::Plan,
+    scenario::Variant,
+    variants,
+};
+
+/// By how much the middle one of all requests may be late.
+const MIDDLE_LATE: Duration = Duration::from_millis(20);
+
+/// And by how much it may be early.
+const MIDDLE_EARLY: Duration = Duration::from_millis(1);
+
+/// Runs a plan in every variant, one after the other: what else runs makes requests late.
+fn each(script: &Script, plan: &Plan, judge: impl Fn(Variant, &[Outcome], &Traffic)) {
+    for variant in variants() {
+        let (outcomes, traffic) = run(script, plan, variant);
+        judge(variant, &outcomes, &traffic);
+    }
+}
+
+fn run(script: &Script, plan: &Plan, variant: Variant) -> (Vec<Outcome>, Traffic) {
+    let net = SimNet::start(script.clone()).expect("root makes networks");
+    let outcomes = plan.run(&net, variant).expect("the prober runs");
+    let traffic = net.stop().expect("the network runs");
+    assert_eq!(traffic.lost_before, 0, "{variant}");
+    (outcomes, traffic)
+}
+
+/// Every host of the plan was sent as many requests, and no other host any.
+fn assert_requests(plan: &Plan, traffic: &Traffic, requests: usize, variant: Variant) {
+    let departures = traffic.departures();
+    assert_eq!(departures.len(), plan.hosts.len(), "{variant}");
+    for host in &plan.hosts {
+        let left = departures.get(host).map_or(0, Vec::len);
+        assert_eq!(left, requests, "{variant}: host {host}");
+    }
+}
+
+#[test]
+fn silent_targets_are_sent_the_count_and_all_retries_when_they_are_due() {
+    let probing = Probing {
+        count: 3,
+        interval: Duration::from_millis(100),
+        retries: 3,
+        timeout: Duration::from_millis(150),
+        backoff_permille: 2000,
+        rate: None,
+        ..Probing::default()
+    };
+    let plan = Plan {
+        probing,
+        hosts: (1..=50).collect(),
+        chunks: 2,
+        threads: 1,
+        stall: None,
+    };
+    each(&Script::default(), &plan, |variant, outcomes, traffic| {
+        let is_whole = |outcome: &Outcome| outcome.sent == 6;
+        assert!(outcomes.iter().all(is_whole), "{variant}");
+        assert_requests(&plan, traffic, 6, variant);
+        let departures = traffic.departures();
+        let late = departures.values().flat_map(|departures| {
+            (1..departures.len()).map(|request| {
+                let due = due(&plan.probing, &departures[..request]);
+                departures[request] as i64 - due as i64
+            })
+        });
+        assert_on_time(late.collect(), variant);
+    });
+}
+
+/// Judges by how many nanoseconds requests were late.
+fn assert_on_time(mut late: Vec<i64>, variant: Variant) {
+    let nanos = |duration: Duration| duration.as_nanos() as i64;
+    late.sort_unstable();
+    let (first, middle) = (late[0], late[late.len() / 2]);
+    assert!(first >= -nanos(EARLY), "{variant}: {first} ns late");
+    let bounds = -nanos(MIDDLE_EARLY)..=nanos(MIDDLE_LATE);
+    assert!(bounds.contains(&middle), "{variant}: {middle} ns late");
+}
+
+#[test]
+fn answering_targets_are_sent_the_count_alone_at_its_interval() {
+    let probing = Probing {
+        count: 5,
+        interval: Duration::from_millis(60),
+        rate: None,
+        ..Probing::default()
+    };
+    let plan = Plan {
+        probing,
+        hosts: (1..=100).collect(),
+        chunks: 1,
+        threads: 1,
+        stall: None,
+    };
+    each(&Script::alive(1..=100), &plan, |variant, _, traffic| {
+        assert_requests(&plan, traffic, 5, variant);
+        let departures = traffic.departures();
+        let interval = plan.probing.interval.as_nanos() as i64;
+        let late = departures
+            .values()
+            .flat_map(|departures| departures.windows(2))
+            .map(|pair| (pair[1] - pair[0]) as i64 - interval);
+        assert_on_time(late.collect(), variant);
+    });
+}
+
+/// Probing of hosts that answer, at a rate.
+fn at_rate(rate: u32, hosts: u32, chunks: usize, threads: usize) -> Plan {
+    Plan {
+        probing: Probing {
+            retries: 0,
+            rate: NonZeroU32::new(rate),
+            ..Probing::default()
+        },
+        hosts: (1..=hosts).collect(),
+        chunks,
+        threads,
+        stall: None,
+    }
+}
+
+#[test]
+fn chunks_on_several_lanes_share_one_rate_in_every_second() {
+    const RATE: u32 = 2000;
+    let plan = at_rate(RATE, 6000, 6, 2);
+    each(&Script::alive(1..=6000), &plan, |variant, _, traffic| {
+        assert_requests(&plan, traffic, 1, variant);
+        let most = traffic.busiest(Duration::from_secs(1));
+        assert!(most as u32 <= RATE + RATE / 20, "{variant}: {most}");
+        // And it is used: three seconds' worth does not take twice as long.
+        let seconds = traffic.per_second();
+        assert!(seconds.len() <= 6, "{variant}: {seconds:?}");
+    });
+}
+
+/// A token is taken before its request leaves, and in between is a system call, which may send many: what begins late
+/// by so much is followed the sooner by the rest.
+const SENDING: Duration = Duration::from_micros(250);
+
+/// One lane, because what two of them have each taken from the bucket may leave together after a wait for a
+/// processor. One lane may wait so with a bucket that it has taken, and find another full one then: for one request in
+/// a hundred that much is tolerated.
+#[test]
+fn a_burst_is_at_most_two_milliseconds_of_the_rate() {
+    for (rate, hosts) in [(1000, 1500), (20_000, 20_000)] {
+        let plan = at_rate(rate, hosts, 4, 1);
+        each(&Script::alive(1..=hosts), &plan, |variant, _, traffic| {
+            assert_requests(&plan, traffic, 1, variant);
+            let bucket = (f64::from(rate) * 0.002).max(2.0);
+            let bursts = bursts(traffic, rate);
+            let (usual, most) = (bursts[bursts.len() * 99 / 100], bursts[bursts.len() - 1]);
+            let slack = 1.0 + f64::from(rate) * SENDING.as_secs_f64();
+            assert!(usual <= bucket + slack, "{variant} at {rate}: {usual}");
+            assert!(most <= 2.0 * bucket + slack, "{variant} at {rate}: {most}");
+        });
+    }
+}
+
+/// For each request, by how many requests some stretch of time that begins with it, of up to 50 ms, passes the rate; in
+/// rising order. Longer stretches are [`Traffic::busiest`]'s.
+fn bursts(traffic: &Traffic, rate: u32) -> Vec<f64> {
+    const LONGEST: f64 = 50e6;
+    let gap = 1e9 / f64::from(rate);
+    let burst = |first: usize| {
+        let stretch = traffic.requests[first..].iter().enumerate();
+        stretch
+            .map(|(more, request)| (more + 1, request.at_ns - traffic.requests[first].at_ns))
+            .take_while(|(_, time)| (*time as f64) < LONGEST)
+            .map(|(requests, time)| requests as f64 - time as f64 / gap)
+            .fold(0.0, f64::max)
+    };
+    let mut bursts: Vec<_> = (0..traffic.requests.len()).map(burst).collect();
+    bursts.sort_by(f64::total_cmp);
+    bursts
+}
+
+/// Sequence numbers repeat after 65,536 requests. A prober that promises it has that many unanswered at once; another
+/// one lets the rest wait, and finds the same.
+#[test]
+fn more_requests_than_sequence_numbers_can_be_unanswered() {
+    const HOSTS: u32 = 70_000;
+    let plan = |variant: Variant| Plan {
+        probing: Probing {
+            retries: 0,
+            timeout: Duration::from_secs(if variant.engine.is_wide { 6 } else { 1 }),
+            rate: None,
+            ..Probing::default()
+        },
+        hosts: (1..=HOSTS).collect(),
+        chunks: 14,
+        threads: 1,
+        stall: None,
+    };
+    let run_one = |variant: Variant| {
+        let plan = plan(variant);
+        let (outcomes, traffic) = run(&Script::default(), &plan, variant);
+        let down = Status::Down { no_arp: false };
+        let wrong = outcomes.iter().find(|outcome| outcome.status != down);
+        assert_eq!(wrong, None, "{variant}");
+        assert_requests(&plan, &traffic, 1, variant);
+        let most = traffic.busiest(plan.probing.timeout);
+        assert!(
+            most > 65_535 || !variant.engine.is_wide,
+            "{variant}: {most}"
+        );
+    };
+    // Both families at once; more would only wait for each other.
+    for pair in variants().collect::<Vec<_>>().chunks(2) {
+        thread::scope(|scope| {
+            for variant in pair {
+                scope.spawn(|| run_one(*variant));
+            }
+        });
+    }
+}

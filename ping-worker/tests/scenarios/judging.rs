@@ -1,0 +1,170 @@
+//! Compares what a prober found with what a scenario expects, and both with what the network saw.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use pingfleet_testbed::simnet::Traffic;
+use pingfleet_wire::{Outcome, Probing};
+
+use crate::scenario::{Expected, Scenario, Variant};
+
+/// How much before its time a single request may leave. A prober's clock for the request before may have started, and
+/// the prober waited for a processor then, before that request got its stamp. Every gap that is asked for here is so
+/// long that a wrong one differs by more. What the middle one of many may do is [`crate::exact`]'s matter.
+pub(crate) const EARLY: Duration = Duration::from_millis(40);
+
+/// Everything in which one variant of a scenario is not as expected.
+pub(crate) fn faults(
+    scenario: &Scenario,
+    variant: Variant,
+    outcomes: &[Outcome],
+    traffic: &Traffic,
+) -> Vec<String> {
+    let probing = scenario.probing.probing();
+    let departures = traffic.departures();
+    let mut faults = Vec::new();
+    let mut outcomes = outcomes.iter();
+    for group in &scenario.targets {
+        let Some(expected) = &group.expect else {
+            continue;
+        };
+        for (host, outcome) in group.hosts().zip(outcomes.by_ref()) {
+            if !expected.is_of(variant) {
+                continue;
+            }
+            let seen = Seen {
+                variant,
+                host,
+                departures: departures.get(&host).map_or(&[], Vec::as_slice),
+                answered: traffic.answered(host),
+            };
+            let found = [
+                seen.status(expected, outcome),
+                seen.counts(expected, outcome),
+                seen.schedule(&probing, outcome),
+            ];
+            let found = found.into_iter().flatten();
+            faults.extend(found.map(|fault| format!("host {host}: {fault}; {outcome:?}")));
+        }
+    }
+    faults.extend(network(scenario, &departures, &probing, traffic));
+    faults
+}
+
+/// What the network says of itself and of all hosts together.
+fn network(
+    scenario: &Scenario,
+    departures: &HashMap<u32, Vec<u64>>,
+    probing: &Probing,
+    traffic: &Traffic,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    if traffic.lost_before > 0 {
+        faults.push(format!("the network lost {} requests", traffic.lost_before));
+    }
+    let (delivered, messages) = (traffic.delivered, traffic.messages);
+    if delivered != messages {
+        faults.push(format!("{delivered} of {messages} messages were delivered"));
+    }
+    let probed: HashSet<_> = scenario.probed().collect();
+    let stray = departures.keys().filter(|host| !probed.contains(*host));
+    faults.extend(stray.map(|host| format!("host {host} was never to be probed")));
+    let other = traffic
+        .requests
+        .iter()
+        .find(|request| request.size != probing.size);
+    faults.extend(other.map(|request| format!("a payload of another size: {request:?}")));
+    let mut keys = HashSet::new();
+    let twice = traffic
+        .requests
+        .iter()
+        .find(|request| !keys.insert((request.host, request.identifier, request.sequence)));
+    faults.extend(twice.map(|request| format!("no reply could tell which: {request:?}")));
+    faults
+}
+
+/// A host as the network saw it.
+struct Seen<'a> {
+    variant: Variant,
+    host: u32,
+    departures: &'a [u64],
+    answered: u32,
+}
+
+impl Seen<'_> {
+    fn status(&self, expected: &Expected, outcome: &Outcome) -> Option<String> {
+        let status = outcome.status.name();
+        if !expected.status.split('|').any(|wanted| wanted == status) {
+            return Some(format!("{status} and not {}", expected.status));
+        }
+        let reason = outcome.status.reason();
+        if let Some(reported) = expected.error {
+            let family = self.variant.family;
+            let (icmp_type, code) = reported.send.error(family)?;
+            let reporter = family.address(reported.source.unwrap_or(self.host));
+            let wanted = format!("type {icmp_type} code {code} from {reporter}");
+            return (reason.as_ref() != Some(&wanted))
+                .then(|| format!("reason {reason:?} and not {wanted}"));
+        }
+        let is_right = match (&expected.reason, &reason) {
+            (None, None) => true,
+            (Some(part), Some(reason)) => reason.contains(part),
+            _ => false,
+        };
+        (!is_right).then(|| format!("reason {reason:?} and not {:?}", expected.reason))
+    }
+
+    fn counts(&self, expected: &Expected, outcome: &Outcome) -> Option<String> {
+        let (left, sent) = (self.departures.len(), usize::from(outcome.sent));
+        let received = expected.received.or(expected
+            .received_as_answered
+            .then_some(self.answered as u16));
+        if outcome.attempts > expected.attempts {
+            Some(format!("{} passes", outcome.attempts))
+        } else if expected.sent.is_some_and(|sent| sent != outcome.sent) {
+            Some(format!("{} sent", outcome.sent))
+        } else if received.is_some_and(|received| received != outcome.received) {
+            Some(format!(
+                "{} received, {} answered",
+                outcome.received, self.answered
+            ))
+        } else if left < sent || outcome.attempts == 1 && left != sent {
+            Some(format!("{left} requests left"))
+        } else if let (Some([low, high]), Some(rtt)) = (expected.rtt, outcome.rtt) {
+            let [min, max] = [rtt.min_ns, rtt.max_ns].map(Duration::from_nanos);
+            let too_long = max > high && self.variant.engine.is_stamped_by_kernel;
+            (min < low || too_long).then(|| format!("round trips from {min:?} to {max:?}"))
+        } else {
+            None
+        }
+    }
+
+    /// No request leaves before its time. Only one pass has a schedule of its own.
+    fn schedule(&self, probing: &Probing, outcome: &Outcome) -> Option<String> {
+        (1..self.departures.len())
+            .filter(|_| outcome.attempts == 1)
+            .find_map(|request| {
+                let at = self.departures[request];
+                let due = due(probing, &self.departures[..request]);
+                let early = Duration::from_nanos(due.saturating_sub(at));
+                (early > EARLY).then(|| format!("request {request} left {early:?} early"))
+            })
+    }
+}
+
+/// When the request after `before` is due, if no answer changes that.
+pub(crate) fn due(probing: &Probing, before: &[u64]) -> u64 {
+    let nanos = |duration: Duration| duration.as_nanos() as u64;
+    if before.len() < usize::from(probing.count) {
+        return before
+            .last()
+            .map_or(0, |last| last + nanos(probing.interval));
+    }
+    let deadlines = before
+        .iter()
+        .enumerate()
+        .map(|(number, at)| at + nanos(probing.wait(number as u32)));
+    deadlines.max().unwrap_or(0)
+}

@@ -1,0 +1,134 @@
+//! What the probing half of a worker makes of a network that answers as scenario files say: `data/NAME.toml` is run by
+//! the test `NAME`, on datagram and on raw sockets, over IPv4 and IPv6, with every prober. Needs root.
+
+mod engines;
+mod exact;
+mod judging;
+mod probing;
+mod scenario;
+
+use std::thread;
+
+use anyhow::Context;
+use pingfleet_testbed::simnet::{Family, SimNet};
+
+use crate::{
+    engines::{ENGINES, Kind},
+    probing::Plan,
+    scenario::{Scenario, Variant, folder},
+};
+
+/// Makes a test of each scenario file.
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { run(stringify!($name)); })*
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+scenarios! {
+    a_duplicate_changes_no_loss
+    a_large_payload_is_answered
+    a_late_reply_is_not_credited_to_a_newer_request
+    a_living_host_is_up_with_its_round_trip_time
+    a_payload_of_a_few_bytes_is_answered
+    a_prober_that_stands_still_credits_what_came_in_time
+    a_prober_that_stands_still_makes_nobody_down
+    a_quench_or_a_redirect_is_no_error
+    a_reply_from_another_source_makes_nobody_up
+    a_reply_outweighs_an_error_to_the_same_request
+    a_reply_to_one_request_is_not_credited_to_the_next
+    a_reply_with_another_identifier_makes_nobody_up
+    a_reply_with_another_payload_makes_nobody_up
+    a_reply_with_another_sequence_number_makes_nobody_up
+    a_slow_first_answer_is_one_slow_answer
+    an_answer_after_its_timeout_is_late
+    an_answer_after_several_timeouts_is_late
+    an_answer_after_the_end_counts_nowhere
+    an_answer_in_time_outweighs_a_late_one
+    an_answer_to_the_nth_request_alone_is_enough
+    an_empty_payload_is_answered
+    an_error_stops_no_retry
+    an_error_that_quotes_a_foreign_request_is_nobodys
+    an_error_that_quotes_little_is_enough
+    an_icmp_error_is_unreachable_with_its_reporter
+    foreign_errors_cost_no_answer
+    foreign_replies_cost_no_answer
+    many_hosts_in_many_chunks_are_each_told_apart
+    silence_is_down
+    the_loss_of_the_network_is_the_loss_reported
+}
+
+#[test]
+fn every_scenario_file_is_run() {
+    let mut files: Vec<_> = folder()
+        .read_dir()
+        .expect("the folder is there")
+        .map(|file| file.expect("it can be listed").path())
+        .map(|path| path.file_stem().map(ToOwned::to_owned))
+        .collect();
+    files.sort();
+    let mut names: Vec<_> = NAMES.iter().map(|name| Some((*name).into())).collect();
+    names.sort();
+    assert_eq!(files, names);
+}
+
+/// Faults of a scenario that are shown: those of all its targets are often the same.
+const SHOWN: usize = 20;
+
+/// All ways to run something.
+fn variants() -> impl Iterator<Item = Variant> {
+    ENGINES.iter().flat_map(|engine| {
+        Kind::ALL.into_iter().flat_map(move |kind| {
+            Family::ALL.into_iter().map(move |family| Variant {
+                engine,
+                kind,
+                family,
+            })
+        })
+    })
+}
+
+/// Runs every variant of a scenario, all at once: they mostly wait.
+fn run(name: &str) {
+    let scenario = Scenario::read(name).expect("the file is a scenario");
+    let scenario = &scenario;
+    let faults: Vec<_> = thread::scope(|scope| {
+        let variants: Vec<_> = variants()
+            .filter(|variant| scenario.is_for(*variant))
+            .map(|variant| (variant, scope.spawn(move || run_one(scenario, variant))))
+            .collect();
+        assert!(!variants.is_empty(), "no variant of {name} is run");
+        variants
+            .into_iter()
+            .flat_map(|(variant, thread)| {
+                let faults = thread.join().expect("no thread panics");
+                let faults = faults.unwrap_or_else(|error| vec![format!("{error:#}")]);
+                faults
+                    .into_iter()
+                    .map(move |fault| format!("{variant}: {fault}"))
+            })
+            .collect()
+    });
+    let shown = &faults[..faults.len().min(SHOWN)];
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        shown.join("\n")
+    );
+}
+
+fn run_one(scenario: &Scenario, variant: Variant) -> anyhow::Result<Vec<String>> {
+    let net = SimNet::start(scenario.script())?;
+    let plan = Plan {
+        probing: scenario.probing.probing(),
+        hosts: scenario.probed().collect(),
+        chunks: scenario.chunks,
+        threads: scenario.threads,
+        stall: scenario.stall,
+    };
+    let outcomes = plan.run(&net, variant)?;
+    let traffic = net.stop().context("the network failed")?;
+    Ok(judging::faults(scenario, variant, &outcomes, &traffic))
+}
