@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use ping_worker::{WorkerArgs, WorkerError, resolve::Resolver, surge::SurgePing};
+use ping_worker::{WorkerArgs, WorkerError, default_prober, resolve::Resolver};
 use pingfleet_broker::RabbitBroker;
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
 
@@ -37,7 +37,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     layers.finish()?;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let opener = Arc::new(SurgePing::new());
+    let opener = default_prober();
     let resolver = Resolver::from_system();
     ping_worker::run(broker, opener, resolver, &settings, stop.token)
         .await

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ping_worker::{WorkerArgs, resolve::Resolver, surge::SurgePing};
+use ping_worker::{WorkerArgs, default_prober, resolve::Resolver};
 use pingfleet_broker::{
     Broker, BrokerError, Consumer, Delivery, DeliveryTag, Depth, Publisher, Queue, RabbitBroker,
 };
@@ -83,7 +83,7 @@ async fn main() -> anyhow::Result<()> {
     let settings = worker.resolve(&mut layers);
     layers.finish()?;
     let broker = Arc::new(AckFirst(RabbitBroker::new(&common.broker)?));
-    let opener = Arc::new(SurgePing::new());
+    let opener = default_prober();
     let stop = CancellationToken::new();
     ping_worker::run(broker, opener, Resolver::from_system(), &settings, stop).await?;
     Ok(())

@@ -5,9 +5,7 @@ use std::{io, pin::pin, sync::Arc};
 
 use clap::Args;
 use consumer_writer::{WriterArgs, WriterError};
-use ping_worker::{
-    WorkerArgs, WorkerError, prober::OpenProber, resolve::Resolver, surge::SurgePing,
-};
+use ping_worker::{WorkerArgs, WorkerError, default_prober, resolve::Resolver};
 use pingfleet_broker::{Broker, MemoryBroker, RabbitBroker};
 use pingfleet_settings::{Common, Exit, Failure, Layers, Stop};
 use pingfleet_store::{Db, Via};
@@ -144,7 +142,7 @@ async fn in_one_process(
     common: &Common,
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let opener: Arc<dyn OpenProber> = Arc::new(SurgePing::new());
+    let opener = default_prober();
     // Before anything is written: without permission there is nothing to plan.
     ping_worker::check(&opener).map_err(|error| Failure::system(&error))?;
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(QUEUED));
