@@ -90,6 +90,9 @@ pub struct Course {
 
 #[derive(Debug)]
 struct Request {
+    /// When it left, by which its round-trip time is told.
+    left: Instant,
+    /// By when the kernel had taken or refused it, by which what follows is due.
     at: Instant,
     state: State,
 }
@@ -172,19 +175,27 @@ impl Course {
 
     /// The kernel took request `request`, the one that [`Step::Send`] named, at `at`: its clock starts.
     pub fn sent(&mut self, request: usize, at: Instant) {
-        self.enter(request, at, State::InFlight);
+        self.sent_by(request, at, at);
+    }
+
+    /// As [`Self::sent`], for a request of which the kernel had told by `at` that it left at about `left`: so what
+    /// follows is never too early.
+    pub fn sent_by(&mut self, request: usize, left: Instant, at: Instant) {
+        self.enter(request, left, at, State::InFlight);
     }
 
     /// The kernel refused request `request`, the one that [`Step::Send`] named, for another reason than
     /// back-pressure. It counts as failed, and the repeats try again.
     pub fn refused(&mut self, request: usize, at: Instant, errno: i32) {
         self.errno = errno;
-        self.enter(request, at, State::Refused);
+        self.enter(request, at, at, State::Refused);
     }
 
-    fn enter(&mut self, request: usize, at: Instant, state: State) {
+    fn enter(&mut self, request: usize, left: Instant, at: Instant, state: State) {
         debug_assert_eq!(request, self.requests.len(), "requests leave in order");
-        self.requests.push(Request { at, state });
+        // Most targets get one request, and there may be hundreds of thousands of them.
+        self.requests.reserve_exact(1);
+        self.requests.push(Request { left, at, state });
     }
 
     /// An echo reply to `request` came back after `rtt`. Whether that was in time is decided by `rtt` alone, however
@@ -205,10 +216,10 @@ impl Course {
         credit
     }
 
-    /// When the kernel took request `request`, or refused it.
+    /// When request `request` left, or the kernel refused it.
     #[must_use]
     pub fn sent_at(&self, request: usize) -> Option<Instant> {
-        self.requests.get(request).map(|request| request.at)
+        self.requests.get(request).map(|request| request.left)
     }
 
     /// Whether a request left, and none was answered so far.
@@ -258,7 +269,7 @@ impl Course {
             received: samples.len() as u16,
             rtt: Rtt::of(&samples),
             attempts,
-            first_request: self.requests.first().map_or(now, |request| request.at),
+            first_request: self.requests.first().map_or(now, |request| request.left),
         }
     }
 

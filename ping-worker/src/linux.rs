@@ -9,6 +9,7 @@
 //! [`LocalSet`](tokio::task::LocalSet).
 
 mod book;
+mod canary;
 mod engine;
 mod loss;
 mod message;
@@ -44,6 +45,7 @@ use tracing::{error, info, warn};
 
 use self::{
     book::Sink,
+    canary::Canary,
     engine::{Engine, Next},
     socket::{Opened, WayOut, open},
     ways::Ways,
@@ -106,8 +108,13 @@ impl LinuxPing {
 
 impl OpenProber for LinuxPing {
     fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+        let hint = if self.prefer_raw {
+            Type::RAW
+        } else {
+            Type::DGRAM
+        };
         let prober = LinuxProber {
-            prefer_raw: self.prefer_raw,
+            hint,
             receive_buffer: self.receive_buffer,
             told: Arc::clone(&self.told),
             requests_sent,
@@ -115,6 +122,7 @@ impl OpenProber for LinuxPing {
             drivers: RefCell::default(),
             fault: CancellationToken::new(),
             ways: Rc::default(),
+            canary: Rc::new(RefCell::new(Canary::new(hint))),
         };
         let [v4, v6] = [false, true].map(|v6| prober.socket(&WayOut::plain(v6)));
         match (v4, v6) {
@@ -125,7 +133,8 @@ impl OpenProber for LinuxPing {
 }
 
 struct LinuxProber {
-    prefer_raw: bool,
+    /// The kind of socket that is preferred.
+    hint: Type,
     receive_buffer: Option<usize>,
     told: Arc<Told>,
     requests_sent: Arc<RequestsSent>,
@@ -134,6 +143,7 @@ struct LinuxProber {
     /// Cancelled when a driver ends in disorder: nothing more comes of what its socket has in hand.
     fault: CancellationToken,
     ways: Rc<RefCell<Ways>>,
+    canary: Rc<RefCell<Canary>>,
 }
 
 /// A socket, its engine, and what its driver waits for.
@@ -226,16 +236,17 @@ impl LinuxProber {
                 in_use
             });
         }
-        let hint = if self.prefer_raw {
-            Type::RAW
-        } else {
-            Type::DGRAM
-        };
-        let opened = open(way_out, hint, self.receive_buffer)?;
-        self.tell(&opened, hint);
-        let requests_sent = Arc::clone(&self.requests_sent);
+        let opened = open(way_out, self.hint, self.receive_buffer)?;
+        self.tell(&opened);
+        let engine = Engine::new(
+            &opened,
+            way_out,
+            &self.ways,
+            &self.canary,
+            Arc::clone(&self.requests_sent),
+        )?;
         let driven = Rc::new(Driven {
-            engine: RefCell::new(Engine::new(&opened, way_out, &self.ways, requests_sent)?),
+            engine: RefCell::new(engine),
             socket: syscall::watch(opened.socket)?,
             changed: Notify::new(),
             has_driver: Cell::new(false),
@@ -260,11 +271,11 @@ impl LinuxProber {
         });
     }
 
-    fn tell(&self, opened: &Opened, hint: Type) {
+    fn tell(&self, opened: &Opened) {
         let Opened { kind, buffers, .. } = opened;
         if !self.told.sockets.swap(true, Ordering::Relaxed) {
             let (receive_buffer, send_buffer) = (buffers.receive, buffers.send);
-            if *kind == hint {
+            if *kind == self.hint {
                 info!(?kind, receive_buffer, send_buffer, "ICMP sockets open");
             } else {
                 info!(

@@ -179,6 +179,16 @@ impl Pace {
         self.take_of(Some(&self.run.repeats), now)
     }
 
+    /// Requests for which tokens were taken left only at `at`. What follows is paced from then on: time between token
+    /// and departure is not caught up, or a wait for a processor would be followed by more than a full bucket.
+    pub fn left(&self, requests: u32, at: Instant) {
+        let pacers = [self.run.pacer.as_ref(), self.box_pacer.as_deref()];
+        for pacer in pacers.into_iter().flatten() {
+            let mut planned = pacer.lock();
+            *planned = (*planned).max(Some(at + pacer.gap * requests));
+        }
+    }
+
     /// Whether both are the pace of one run, so that what waits for one waits for the other.
     #[must_use]
     pub fn is_of_same_run(&self, other: &Self) -> bool {

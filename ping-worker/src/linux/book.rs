@@ -212,6 +212,12 @@ impl Book {
         part.expect("a part stays as long as its targets")
     }
 
+    /// The pace of a target in hand.
+    pub(super) fn pace_of(&self, index: u32) -> &Pace {
+        let line = self.lines[self.part_of(index).line].as_ref();
+        &line.expect("a line stays as long as its parts").pace
+    }
+
     fn part_mut(&mut self, part: usize) -> &mut Part {
         let part = self.parts[part].as_mut();
         part.expect("a part stays as long as its targets")

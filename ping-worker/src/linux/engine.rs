@@ -15,6 +15,7 @@ use socket2::{Socket, Type};
 use tracing::warn;
 
 use super::{
+    canary::Canary,
     message::Echo,
     probes::{Halt, Probes, Staged},
     socket::{Opened, WayOut},
@@ -61,6 +62,7 @@ pub(super) struct Engine {
     staged: Vec<Staged>,
     requests_sent: Arc<RequestsSent>,
     ways: Rc<RefCell<Ways>>,
+    canary: Rc<RefCell<Canary>>,
     /// When the next turn should begin at the latest, if anything is in hand.
     expected: Option<Instant>,
     /// When counters and interfaces were looked at.
@@ -74,6 +76,7 @@ impl Engine {
         opened: &Opened,
         way_out: &WayOut,
         ways: &Rc<RefCell<Ways>>,
+        canary: &Rc<RefCell<Canary>>,
         requests_sent: Arc<RequestsSent>,
     ) -> io::Result<Self> {
         let now = Instant::now();
@@ -89,6 +92,7 @@ impl Engine {
             staged: Vec::with_capacity(BATCH),
             requests_sent,
             ways: Rc::clone(ways),
+            canary: Rc::clone(canary),
             expected: None,
             sampled: now,
             resume_at: None,
@@ -211,6 +215,11 @@ impl Engine {
             if let Some(at) = ways.ceased() {
                 probes.losses.no_way_out(at);
             }
+            let mut canary = self.canary.borrow_mut();
+            canary.look(now);
+            if let Some(at) = canary.missed() {
+                probes.losses.canary_missed(at);
+            }
         }
         if due {
             probes.judge();
@@ -250,11 +259,8 @@ impl Engine {
             let before = Instant::now();
             match self.outgoing.send(socket, first) {
                 Ok(taken) => {
-                    // They left one after the other during the call.
-                    let share = before.elapsed() / taken as u32;
-                    for (order, sent) in (0..).zip(&staged[first..first + taken]) {
-                        self.probes.sent(*sent, before + share * order);
-                    }
+                    let sent = &staged[first..first + taken];
+                    self.probes.sent(sent, before, Instant::now());
                     self.requests_sent.add(taken as u64);
                     first += taken;
                     tried = false;

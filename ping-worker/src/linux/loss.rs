@@ -27,6 +27,7 @@ pub(super) struct Losses {
     counter: Option<u32>,
     drops: Option<Instant>,
     send_path: Option<Instant>,
+    canary: Option<Instant>,
     /// End and length. Each is shorter than the one before: an older and shorter one says nothing more.
     stalls: VecDeque<(Instant, Duration)>,
 }
@@ -46,6 +47,11 @@ impl Losses {
     /// The way out was broken until `now`.
     pub(super) fn no_way_out(&mut self, now: Instant) {
         self.send_path = Some(now);
+    }
+
+    /// An echo to this box itself was lost before `now`.
+    pub(super) fn canary_missed(&mut self, now: Instant) {
+        self.canary = Some(now);
     }
 
     /// Nothing was read for `late` longer than it should have been, until `now`.
@@ -77,6 +83,7 @@ impl Losses {
             (self.drops, OwnLoss::SOCKET_DROPS),
             (self.send_path, OwnLoss::SEND_PATH),
             (stall, OwnLoss::STALLED),
+            (self.canary, OwnLoss::CANARY),
         ]
         .into_iter()
         .filter(|(end, _)| end.is_some_and(|end| end >= first))

@@ -363,12 +363,24 @@ impl Probes {
         }
     }
 
-    /// The kernel took a request.
-    pub(super) fn sent(&mut self, staged: Staged, at: Instant) {
-        let target = self.book.target_mut(staged.target);
-        target.course.sent(staged.request, at);
-        target.newest = Some(staged.place);
-        self.attend(staged.target);
+    /// The kernel took these requests, one after the other from `from` until `by`.
+    pub(super) fn sent(&mut self, staged: &[Staged], from: Instant, by: Instant) {
+        let same_run = |one: &Staged, other: &Staged| {
+            let [one, other] = [one, other].map(|staged| self.book.pace_of(staged.target));
+            one.is_of_same_run(other)
+        };
+        for of_run in staged.chunk_by(same_run) {
+            let pace = self.book.pace_of(of_run[0].target);
+            pace.left(of_run.len() as u32, by);
+        }
+        let share = by.saturating_duration_since(from) / staged.len().max(1) as u32;
+        for (order, staged) in (0..).zip(staged) {
+            let target = self.book.target_mut(staged.target);
+            target.newest = Some(staged.place);
+            let left = from + share * order;
+            target.course.sent_by(staged.request, left, by);
+            self.attend(staged.target);
+        }
     }
 
     /// The kernel refused a request for good.

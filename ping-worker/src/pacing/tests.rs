@@ -166,3 +166,32 @@ fn what_is_probed_again_leaves_at_a_quarter_of_the_rate_over_all_chunks() {
         "{first} + {again}"
     );
 }
+
+#[test]
+fn what_leaves_late_is_not_followed_by_more_than_a_full_bucket() {
+    let pace = Paces::new(1, None).pace(Uuid::from_u128(1), per_second(20_000), 0);
+    let mut now = Instant::now();
+    let mut left = Vec::new();
+    for late in [0, 100, 30_000, 0, 0, 700, 5_000, 0, 40] {
+        let mut taken = 0;
+        while pace.take(now).is_ok() {
+            taken += 1;
+        }
+        now += Duration::from_micros(late);
+        pace.left(taken, now);
+        left.extend((0..taken).map(|_| now));
+        now += Duration::from_micros(500);
+    }
+    for (first, from) in left.iter().enumerate() {
+        for (more, at) in left[first..].iter().enumerate() {
+            // The bucket holds 40, and the one that empties it leaves as well.
+            let most = (*at - *from).as_micros() / 50 + 41;
+            assert!(
+                more as u128 + 1 <= most,
+                "{} in {:?}",
+                more + 1,
+                *at - *from
+            );
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! An echo request to this box itself, every now and then. It takes no link and no router, so when it is not answered
+//! our own box loses what arrives, and may have lost more. Invariant: only an echo that this box is known to answer
+//! means something by its silence: an unbound socket of its own, and nothing counts before the first answer.
+
+use std::{
+    io::Read,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use socket2::{Socket, Type};
+use tracing::debug;
+
+use super::{
+    message::Echo,
+    socket::{WayOut, open},
+};
+
+/// Time between two canaries, and how long each has for its way. Nothing but this box lies on it.
+const GAP: Duration = Duration::from_millis(100);
+
+/// Bytes of payload, room for a whole cookie.
+const SIZE: usize = 16;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The canary of one thread.
+pub(super) struct Canary {
+    cage: Option<(Socket, Echo)>,
+    /// The place of the newest one.
+    newest: u32,
+    left: Option<Instant>,
+    /// Whether the newest one is out.
+    is_out: bool,
+    was_answered: bool,
+    missed: Option<Instant>,
+}
+
+impl Canary {
+    /// Opens its socket, of the kind `hint` where that can be had. Without one, there is no canary.
+    pub(super) fn new(hint: Type) -> Self {
+        let cage = open(&WayOut::plain(false), hint, None)
+            .map(|opened| {
+                let echo = Echo::new(false, opened.kind == Type::RAW, opened.identifier);
+                (opened.socket, echo)
+            })
+            .inspect_err(|error| debug!(%error, "no canary"))
+            .ok();
+        Self {
+            cage,
+            newest: 0,
+            left: None,
+            is_out: false,
+            was_answered: false,
+            missed: None,
+        }
+    }
+
+    /// Looks for the answer to the newest canary, and lets the next one go when its time has come.
+    pub(super) fn look(&mut self, now: Instant) {
+        let Some((socket, echo)) = &self.cage else {
+            return;
+        };
+        let mut bytes = [0; 128];
+        // Nothing to read, or an ICMP error: no answer either way.
+        while let Ok(length) = (&mut &*socket).read(&mut bytes) {
+            let reply = echo.reply(&bytes[..length]);
+            if reply.is_some_and(|reply| echo.is_whole(reply.payload, self.newest, HERE, SIZE)) {
+                self.was_answered = true;
+                self.is_out = false;
+            }
+        }
+        if self.left.is_some_and(|left| now < left + GAP) {
+            return;
+        }
+        if self.is_out && self.was_answered {
+            self.missed = Some(now);
+        }
+        self.left = Some(now);
+        let mut request = Vec::new();
+        self.newest = self.newest.wrapping_add(1);
+        echo.write(&mut request, self.newest, HERE, SIZE);
+        let sent = socket.send_to(&request, &SocketAddr::new(HERE, 0).into());
+        self.is_out = sent
+            .inspect_err(|error| debug!(%error, "a canary could not be sent"))
+            .is_ok();
+    }
+
+    /// When an echo of ours was last found to be lost.
+    pub(super) fn missed(&self) -> Option<Instant> {
+        self.missed
+    }
+}
