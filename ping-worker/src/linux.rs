@@ -11,6 +11,7 @@
 mod book;
 mod canary;
 mod engine;
+mod links;
 mod loss;
 mod message;
 mod places;
@@ -121,7 +122,7 @@ impl OpenProber for LinuxPing {
             sockets: RefCell::default(),
             drivers: RefCell::default(),
             fault: CancellationToken::new(),
-            ways: Rc::default(),
+            ways: Rc::new(RefCell::new(Ways::watch())),
             canary: Rc::new(RefCell::new(Canary::new(hint))),
         };
         let [v4, v6] = [false, true].map(|v6| prober.socket(&WayOut::plain(v6)));

@@ -19,7 +19,7 @@ use super::{
     message::Echo,
     probes::{Halt, Probes, Staged},
     socket::{Opened, WayOut},
-    syscall::{BATCH, ErrorQueue, Incoming, Outgoing, drops, is_back_pressure, is_own},
+    syscall::{BATCH, ErrorQueue, Incoming, Outgoing, drops, is_back_pressure},
     ways::Ways,
 };
 use crate::prober::RequestsSent;
@@ -184,7 +184,7 @@ impl Engine {
         while count < ERRORS
             && errors
                 .read(socket, |error| {
-                    probes.reported(&error, is_own, Instant::now());
+                    probes.reported(&error, Instant::now());
                 })
                 .is_ok()
         {
@@ -209,12 +209,8 @@ impl Engine {
                 Ok(counter) => probes.losses.counted(counter, now),
                 Err(error) => warn!(%error, "the kernel does not tell what the socket dropped"),
             }
-            let mut ways = self.ways.borrow_mut();
-            ways.look(now);
-            probes.losses_until = ways.looked().map_or(now, |looked| looked.min(now));
-            if let Some(at) = ways.ceased() {
-                probes.losses.no_way_out(at);
-            }
+            self.ways.borrow_mut().look(now);
+            probes.losses_until = now;
             let mut canary = self.canary.borrow_mut();
             canary.look(now);
             if let Some(at) = canary.missed() {

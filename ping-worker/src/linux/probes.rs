@@ -203,12 +203,7 @@ impl Probes {
     }
 
     /// An ICMP error arrived.
-    pub(super) fn reported(
-        &mut self,
-        error: &NetworkError<'_>,
-        is_own: impl FnOnce(SocketAddr) -> bool,
-        now: Instant,
-    ) {
+    pub(super) fn reported(&mut self, error: &NetworkError<'_>, now: Instant) {
         let Some(quoted) = self.echo.quoted(error.quoted) else {
             return;
         };
@@ -227,7 +222,8 @@ impl Probes {
             // Source quench and redirect are no errors of the target.
             (matches!(error.icmp_type, 3 | 11 | 12), (3, 1))
         };
-        if (error.icmp_type, error.code) == no_host && is_own(error.reporter) {
+        let is_own = || self.ways.borrow().is_own(error.reporter.ip());
+        if (error.icmp_type, error.code) == no_host && is_own() {
             // Our own neighbour discovery failed.
             target.course.no_arp();
         } else if unreachable {
@@ -272,10 +268,9 @@ impl Probes {
         let target = self.book.target(index);
         let attempts = target.attempts;
         let first = target.course.sent_at(0);
-        let mut cause = first.map_or(OwnLoss::default(), |first| {
-            self.losses.since(first, timeout)
-        });
-        if self.ways.borrow().is_broken(target.to.address) {
+        let first = first.expect("a silent target was sent to");
+        let mut cause = self.losses.since(first, timeout);
+        if self.ways.borrow().is_broken(target.to.address, first) {
             cause = cause.and(OwnLoss::SEND_PATH);
         }
         if cause == OwnLoss::default() {

@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -310,13 +310,4 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
             .as_sockaddr_in6()
             .map(|v6| SocketAddrV6::from(*v6).into())
     })
-}
-
-/// Whether an address is one of this box.
-pub(super) fn is_own(address: SocketAddr) -> bool {
-    let address = match address {
-        SocketAddr::V4(v4) => (IpAddr::V4(*v4.ip()), 0).into(),
-        SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), 0, 0, v6.scope_id()).into(),
-    };
-    std::net::UdpSocket::bind::<SocketAddr>(address).is_ok()
 }

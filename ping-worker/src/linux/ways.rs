@@ -4,22 +4,22 @@
 //! Source: Linux `proc_pid_net(5)` (`route`, `ipv6_route`), `netdevice(7)`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 
-use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
-use tracing::debug;
+use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
+use tracing::{debug, warn};
+
+use super::links::Links;
 
 /// How long what was read about routes is believed.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// The interfaces are not looked at more often than this.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// Routing tables with more lines than this are those of a router, which has few neighbours among its targets.
+/// Routing tables with more routes than this are those of a router: which interface an address takes is not looked up
+/// there, so that a loss on any of them may concern it, and it counts as no neighbour.
 const MOST_ROUTES: usize = 10_000;
 
 /// A route by way of a gateway (linux/route.h).
@@ -38,27 +38,49 @@ struct Route {
     gateway: bool,
 }
 
+/// An interface that has ceased to run.
+#[derive(Debug)]
+struct Ceased {
+    at: Instant,
+    /// What was sent by it then.
+    routes: [Vec<Route>; 2],
+}
+
 /// The routes and interfaces of this box.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
+    links: Option<Links>,
     routes: [Vec<Route>; 2],
     read: Option<Instant>,
-    looked: Option<Instant>,
-    ceased: Option<Instant>,
-    /// Flags at the last look.
+    /// Flags by name.
     interfaces: HashMap<String, InterfaceFlags>,
-    /// Interfaces that were running once and are not now, while somebody wants them to.
-    broken: Vec<String>,
+    /// Addresses of this box.
+    own: HashSet<IpAddr>,
+    /// By interface, the last time.
+    ceased: HashMap<String, Ceased>,
 }
 
 impl Ways {
+    /// Reads what there is, and is told of changes from now on.
+    pub(super) fn watch() -> Self {
+        let links = Links::listen()
+            .inspect_err(|error| warn!(%error, "links that go down are not noticed"))
+            .ok();
+        let mut ways = Self {
+            links,
+            ..Self::default()
+        };
+        ways.read_interfaces();
+        ways
+    }
+
     /// Reads the routes, if what is known of them is old.
     pub(super) fn refresh(&mut self, now: Instant) {
         if self.read.is_some_and(|read| now < read + FRESH) {
             return;
         }
-        self.read = Some(now);
         self.look(now);
+        self.read = Some(now);
         // Of the thread, not of the process: the two may be in different networks.
         self.routes = [
             ("route", parse_v4 as fn(&str) -> _),
@@ -69,64 +91,94 @@ impl Ways {
             let Ok(text) = text else {
                 return Vec::new();
             };
-            if text.lines().count() > MOST_ROUTES {
-                return Vec::new();
-            }
             let mut routes: Vec<Route> = text.lines().filter_map(parse).collect();
+            if routes.len() > MOST_ROUTES {
+                return by_any(routes);
+            }
             // The longest prefix first; of equal ones the kernel lists the preferred one first.
             routes.sort_by_key(|route| std::cmp::Reverse(route.mask.count_ones()));
             routes
         });
     }
 
-    /// When the interfaces were looked at.
-    pub(super) fn looked(&self) -> Option<Instant> {
-        self.looked
-    }
-
-    /// When an interface was last found to have ceased to run.
-    pub(super) fn ceased(&self) -> Option<Instant> {
-        self.ceased
-    }
-
-    /// Looks at the interfaces, if that was not done just now.
+    /// Takes in what has changed about the interfaces until `now`.
     pub(super) fn look(&mut self, now: Instant) {
-        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+        let Some(changes) = self.links.as_ref().map(Links::changes) else {
+            return;
+        };
+        let names = if changes.untold {
+            self.interfaces.keys().cloned().collect()
+        } else {
+            changes.ceased
+        };
+        for name in names {
+            self.cease(name, now);
+        }
+        if changes.any {
+            self.read_interfaces();
+            // The kernel drops the routes of an interface that is taken down.
+            self.read = None;
+        }
+    }
+
+    /// An interface did not run, at `now` or for a moment before.
+    fn cease(&mut self, name: String, now: Instant) {
+        let [v4, v6] = self.routes.each_ref().map(|routes| {
+            let its = routes.iter().filter(|route| route.interface == name);
+            its.cloned().collect::<Vec<_>>()
+        });
+        if v4.is_empty() && v6.is_empty() && !self.ceased.contains_key(&name) {
             return;
         }
-        self.looked = Some(now);
-        let found = match getifaddrs() {
-            Ok(found) => found,
+        let ceased = self.ceased.entry(name).or_insert_with(|| Ceased {
+            at: now,
+            routes: Default::default(),
+        });
+        ceased.at = now;
+        for (known, found) in ceased.routes.iter_mut().zip([v4, v6]) {
+            for route in found {
+                if !known.contains(&route) {
+                    known.push(route);
+                }
+            }
+        }
+    }
+
+    fn read_interfaces(&mut self) {
+        let found: Vec<_> = match getifaddrs() {
+            Ok(found) => found.collect(),
             Err(error) => {
                 debug!(%error, "the state of the interfaces is unknown");
                 return;
             }
         };
-        let interfaces: HashMap<_, _> = found
+        let addresses = found.iter().filter_map(|entry| entry.address.as_ref());
+        self.own = addresses.filter_map(ip_address).collect();
+        self.interfaces = found
+            .into_iter()
             .map(|entry| (entry.interface_name, entry.flags))
             .collect();
-        let runs = |flags: Option<&InterfaceFlags>| {
-            flags.is_some_and(|flags| flags.contains(InterfaceFlags::IFF_RUNNING))
-        };
-        for (name, flags) in &self.interfaces {
-            if runs(Some(flags)) && !runs(interfaces.get(name)) {
-                self.ceased = Some(now);
-                self.broken.push(name.clone());
-            }
-        }
-        self.broken.retain(|name| {
-            let flags = interfaces.get(name);
-            !runs(flags) && flags.is_some_and(|flags| flags.contains(InterfaceFlags::IFF_UP))
-        });
-        self.interfaces = interfaces;
     }
 
-    /// Whether what is sent to `to` now is lost on an interface that has ceased to run.
-    pub(super) fn is_broken(&self, to: IpAddr) -> bool {
-        !self.broken.is_empty()
-            && self
-                .route(to)
-                .is_some_and(|route| self.broken.contains(&route.interface))
+    /// Whether what was sent to `to` after `first`, or an answer, may be lost with an interface that ceased to run:
+    /// since then, or earlier where somebody wants it to run and it does not.
+    pub(super) fn is_broken(&self, to: IpAddr, first: Instant) -> bool {
+        let (bits, family) = bits(to);
+        self.ceased.iter().any(|(name, ceased)| {
+            let flags = self.interfaces.get(name);
+            let is_wanted = flags.is_some_and(|flags| {
+                flags.contains(InterfaceFlags::IFF_UP)
+                    && !flags.contains(InterfaceFlags::IFF_RUNNING)
+            });
+            let mut routes = ceased.routes[family].iter();
+            (ceased.at >= first || is_wanted)
+                && routes.any(|route| bits & route.mask == route.network)
+        })
+    }
+
+    /// Whether an address is one of this box.
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&address)
     }
 
     /// Whether `to` is on a link of this box, and its neighbour entry has to be found before anything leaves.
@@ -141,14 +193,36 @@ impl Ways {
     }
 
     fn route(&self, to: IpAddr) -> Option<&Route> {
-        let (bits, routes) = match to {
-            IpAddr::V4(v4) => (u128::from(v4.to_bits()), &self.routes[0]),
-            IpAddr::V6(v6) => (v6.to_bits(), &self.routes[1]),
-        };
-        routes
+        let (bits, family) = bits(to);
+        self.routes[family]
             .iter()
             .find(|route| bits & route.mask == route.network)
     }
+}
+
+/// One route to everywhere for each interface.
+fn by_any(routes: Vec<Route>) -> Vec<Route> {
+    let interfaces: HashSet<_> = routes.into_iter().map(|route| route.interface).collect();
+    let everywhere = |interface| Route {
+        network: 0,
+        mask: 0,
+        interface,
+        gateway: true,
+    };
+    interfaces.into_iter().map(everywhere).collect()
+}
+
+/// An address as routes have it, and which table is for it.
+fn bits(address: IpAddr) -> (u128, usize) {
+    match address {
+        IpAddr::V4(v4) => (v4.to_bits().into(), 0),
+        IpAddr::V6(v6) => (v6.to_bits(), 1),
+    }
+}
+
+fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
 }
 
 /// `Iface Destination Gateway Flags RefCnt Use Metric Mask ...`: addresses are hexadecimal as they lie in memory.
