@@ -1,25 +1,25 @@
 //! `doctor`: what sweeps need on this box, each with the line that mends it. It changes nothing, here or on the broker.
 
+#[cfg(target_os = "linux")]
+mod linux;
+
 use std::{
+    error::Error,
     io::{self, Write},
+    iter::successors,
     path::Path,
-    sync::Arc,
 };
 
-use ping_worker::{
-    prober::{OpenProber, ProbeError},
-    surge::SurgePing,
-};
 use pingfleet_broker::{Broker as _, BrokerError, Queue, RabbitBroker};
 use pingfleet_settings::{Common, Exit, Failure, printed};
 use pingfleet_store::StoreError;
 
-/// A receive buffer below this holds the replies of some thousand targets only.
-const ROOMY_BUFFER: u64 = 16 << 20;
-
 /// How a check ended.
+#[derive(Debug, PartialEq, Eq)]
 enum Finding {
     Good(String),
+    /// This system does not have it, or does not show it: there is nothing to judge.
+    Untold(String),
     /// Works, and could work better.
     Poor {
         found: String,
@@ -31,65 +31,76 @@ enum Finding {
     },
 }
 
+/// The check that decides whether the broker can be tried: a runtime that gets no file panics.
+const OPEN_FILES: &str = "open files";
+
+/// What was looked at, and what was found.
+type Check = (&'static str, Finding);
+
 pub(crate) fn doctor(common: &Common) -> Result<Exit, Failure> {
-    let findings = [
-        ("ICMP socket", icmp_socket()),
-        ("receive buffer", receive_buffer()),
-        ("database", database(common)),
-        ("broker", broker(common)),
-    ];
+    let mut checks = kernel();
+    // What the kernel refuses has been told by then, with what mends it.
+    if !checks.iter().any(|(_, finding)| finding.is_bad()) {
+        checks.insert(0, ("prober", prober()));
+    }
+    checks.push(("database", database(common)));
+    let too_few_files = checks
+        .iter()
+        .any(|(what, finding)| *what == OPEN_FILES && finding.is_bad());
+    checks.push((
+        "broker",
+        if too_few_files {
+            Finding::Untold("not tried, with so few open files".to_owned())
+        } else {
+            broker(common)
+        },
+    ));
     let mut exit = Exit::Complete;
     let mut text = Vec::new();
-    for (what, finding) in findings {
+    for (what, finding) in checks {
+        if finding.is_bad() {
+            exit = Exit::System;
+        }
         let (state, found, mend) = match finding {
             Finding::Good(found) => ("ok", found, None),
+            Finding::Untold(found) => ("-", found, None),
             Finding::Poor { found, mend } => ("poor", found, Some(mend)),
-            Finding::Bad { found, mend } => {
-                exit = Exit::System;
-                ("BAD", found, Some(mend))
-            }
+            Finding::Bad { found, mend } => ("BAD", found, Some(mend)),
         };
-        printed(writeln!(text, "{state:<4}  {what:<14}  {found}"))?;
+        printed(writeln!(text, "{state:<4}  {what:<15}  {found}"))?;
         if let Some(mend) = mend {
-            printed(writeln!(text, "{:22}to mend it: {mend}", ""))?;
+            printed(writeln!(text, "{:6}to mend it: {mend}", ""))?;
         }
     }
     printed(io::stdout().lock().write_all(&text))?;
     Ok(exit)
 }
 
-fn icmp_socket() -> Finding {
-    let opener: Arc<dyn OpenProber> = Arc::new(SurgePing::new());
-    match ping_worker::check(&opener) {
-        Ok(()) => Finding::Good("can be opened".to_owned()),
-        Err(ProbeError::NoPermission { .. }) => Finding::Bad {
-            found: "not permitted to this user".to_owned(),
-            mend: "sudo sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"".to_owned(),
-        },
+impl Finding {
+    fn is_bad(&self) -> bool {
+        matches!(self, Self::Bad { .. })
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn kernel() -> Vec<Check> {
+    linux::checks()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn kernel() -> Vec<Check> {
+    let found = "this system's are not known here: only those of Linux".to_owned();
+    vec![("kernel limits", Finding::Untold(found))]
+}
+
+/// The sweep's own way of opening its sockets.
+fn prober() -> Finding {
+    match ping_worker::check(&ping_worker::default_prober()) {
+        Ok(()) => Finding::Good("starts, and has its ICMP sockets".to_owned()),
         Err(error) => Finding::Bad {
             found: Failure::system(&error).message,
             mend: "see whether root has it: sudo pingfleet doctor".to_owned(),
         },
-    }
-}
-
-fn receive_buffer() -> Finding {
-    let path = "/proc/sys/net/core/rmem_max";
-    let Some(bytes) = std::fs::read_to_string(path)
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok())
-    else {
-        return Finding::Good("this system has no limit that we know how to read".to_owned());
-    };
-    if bytes >= ROOMY_BUFFER {
-        return Finding::Good(format!("up to {} MiB", bytes >> 20));
-    }
-    Finding::Poor {
-        found: format!(
-            "at most {} KiB: a burst of replies may not fit",
-            bytes >> 10
-        ),
-        mend: "sudo sysctl -w net.core.rmem_max=67108864".to_owned(),
     }
 }
 
@@ -141,7 +152,7 @@ fn folder(common: &Common) -> Finding {
                 "folder {shown} cannot be written: {}",
                 io::Error::from(error.kind())
             ),
-            mend: format!("sudo chown \"$USER\" {shown}; or a file elsewhere, with --db"),
+            mend: format!("sudo chown \"$USER\" {shown}; or --db ELSEWHERE"),
         },
     }
 }
@@ -160,8 +171,8 @@ async fn broker(common: &Common) -> Finding {
     match look(&broker).await {
         Ok(()) => Finding::Good(format!("{} is reached, its queues stand", broker.address())),
         // Without a broker there still is `sweep`.
-        Err(error @ BrokerError::Unreachable { .. }) => Finding::Poor {
-            found: Failure::system(&error).message,
+        Err(BrokerError::Unreachable { address, source }) => Finding::Poor {
+            found: format!("{address}: {}", cause(&*source)),
             mend: "docker-compose up -d (`pingfleet sweep` needs none)".to_owned(),
         },
         // A role that may do so declares what is missing when it starts.
@@ -183,6 +194,14 @@ async fn broker(common: &Common) -> Finding {
             mend: "rabbitmqctl list_vhosts; rabbitmqctl list_permissions".to_owned(),
         },
     }
+}
+
+/// What is at the bottom of an error: wrappers repeat it, at a length that no line has room for.
+fn cause(error: &(dyn Error + 'static)) -> String {
+    let sources = successors(Some(error), |error: &&(dyn Error + 'static)| {
+        (*error).source()
+    });
+    sources.last().unwrap_or(error).to_string()
 }
 
 /// Looks whether the queues stand, and declares none.

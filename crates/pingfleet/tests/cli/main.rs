@@ -3,6 +3,7 @@
 
 mod broker;
 mod database;
+mod doctor;
 mod help;
 mod output;
 mod permission;
