@@ -195,12 +195,16 @@ async fn in_one_process(
     };
     let (ended, written) = {
         let mut writing = pin!(writing);
-        let ended = tokio::select! {
-            both = async { tokio::join!(producing, probing) } => both,
-            // Without a writer nothing can be finished: what is in hand stays outstanding in the database.
-            Err(error) = &mut writing => return Err(Failure::system(&error)),
-        };
-        (ended, writing.await)
+        let mut both = pin!(async { tokio::join!(producing, probing) });
+        tokio::select! {
+            both = &mut both => (both, writing.await),
+            written = &mut writing => match written {
+                // Without a writer nothing can be finished: what is in hand stays outstanding in the database.
+                Err(error) => return Err(Failure::system(&error)),
+                // It was told to stop, and was faster than the others.
+                written => (both.await, written),
+            },
+        }
     };
     let (mut produced, probed) = ended;
     if let Ok(produced) = &mut produced
