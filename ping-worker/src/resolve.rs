@@ -4,7 +4,7 @@
 //!
 //! Invariant: a text becomes one destination or one stated reason, and no fault of the name service ends a worker.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hickory_resolver::{
     Hosts, TokioResolver,
@@ -31,6 +31,13 @@ const TRIES: u32 = 3;
 /// What the system calls a network interface that does not exist (ENODEV).
 const NO_SUCH_DEVICE: i32 = 19;
 
+/// What it calls a want of sockets: too many open files in the system or in the process, no memory, no buffer space
+/// (ENFILE, EMFILE, ENOMEM, ENOBUFS).
+const WANT: [i32; 4] = [23, 24, 12, 105];
+
+/// How long a query waits for others to give their sockets back.
+const WANT_PAUSE: Duration = Duration::from_millis(500);
+
 /// Why a text has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unresolved {
@@ -38,6 +45,11 @@ pub enum Unresolved {
     Name(DnsFailure),
     /// The zone of the address names no interface of this box (RFC 4007, section 11).
     Zone,
+    /// This box had no socket for the question, which says nothing about the name.
+    NoSocket {
+        /// Why the kernel refused one.
+        errno: i32,
+    },
 }
 
 impl Unresolved {
@@ -49,6 +61,7 @@ impl Unresolved {
             Self::Zone => Status::SendFailed {
                 errno: NO_SUCH_DEVICE,
             },
+            Self::NoSocket { errno } => Status::SendFailed { errno },
         }
     }
 }
@@ -165,9 +178,9 @@ impl Resolver {
                 Ok(address) => return Ok(address.into()),
                 // With search domains "no such name" is about the last one tried: the other family may stand under
                 // another. A name that exists for one family exists.
-                Err(DnsFailure::Nxdomain) => {}
-                Err(DnsFailure::NoData) => failure = DnsFailure::NoData,
-                Err(other) => return Err(Unresolved::Name(other)),
+                Err(Unresolved::Name(DnsFailure::Nxdomain)) => {}
+                Err(Unresolved::Name(DnsFailure::NoData)) => failure = DnsFailure::NoData,
+                Err(other) => return Err(other),
             }
         }
         Err(Unresolved::Name(failure))
@@ -180,9 +193,9 @@ impl Resolver {
         lookup.answers().iter().find_map(address)
     }
 
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<IpAddr, DnsFailure> {
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<IpAddr, Unresolved> {
         let Some(dns) = &self.dns else {
-            return Err(DnsFailure::Servfail);
+            return Err(Unresolved::Name(DnsFailure::Servfail));
         };
         let mut tried = 0;
         loop {
@@ -196,7 +209,7 @@ impl Resolver {
                         .answers()
                         .iter()
                         .find_map(address)
-                        .ok_or(DnsFailure::NoData);
+                        .ok_or(Unresolved::Name(DnsFailure::NoData));
                 }
                 Err(error) => {
                     let failure = meaning(&error);
@@ -204,9 +217,12 @@ impl Resolver {
                     failure
                 }
             };
-            let transient = matches!(failure, DnsFailure::Servfail | DnsFailure::Timeout);
-            if !transient || tried == TRIES {
+            let final_answers = [DnsFailure::Nxdomain, DnsFailure::NoData].map(Unresolved::Name);
+            if final_answers.contains(&failure) || tried == TRIES {
                 return Err(failure);
+            }
+            if let Unresolved::NoSocket { .. } = failure {
+                tokio::time::sleep(WANT_PAUSE).await;
             }
         }
     }
@@ -221,8 +237,8 @@ fn address(record: &Record) -> Option<IpAddr> {
 }
 
 /// What an error of a lookup says about the name.
-fn meaning(error: &NetError) -> DnsFailure {
-    match error {
+fn meaning(error: &NetError) -> Unresolved {
+    Unresolved::Name(match error {
         NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })) => {
             match *response_code {
                 ResponseCode::NXDomain => DnsFailure::Nxdomain,
@@ -230,10 +246,14 @@ fn meaning(error: &NetError) -> DnsFailure {
                 _ => DnsFailure::Servfail,
             }
         }
-        // Also when nobody listens there, or the way to the server is gone: no server answered.
-        NetError::Timeout | NetError::Io(_) | NetError::NoConnections => DnsFailure::Timeout,
+        NetError::Io(error) => match error.raw_os_error() {
+            Some(errno) if WANT.contains(&errno) => return Unresolved::NoSocket { errno },
+            // Nobody listens there, or the way to the server is gone: no server answered.
+            _ => DnsFailure::Timeout,
+        },
+        NetError::Timeout | NetError::NoConnections => DnsFailure::Timeout,
         _ => DnsFailure::Servfail,
-    }
+    })
 }
 
 #[cfg(test)]

@@ -260,3 +260,14 @@ fn a_zone_is_an_index_or_the_name_of_an_interface() {
     #[cfg(target_os = "linux")]
     assert_eq!(read("fe80::1%lo"), Ok(1));
 }
+
+#[test]
+fn a_want_of_sockets_here_says_nothing_about_the_name() {
+    let of = |errno| meaning(&NetError::from(std::io::Error::from_raw_os_error(errno)));
+    for errno in WANT {
+        let status = Status::SendFailed { errno };
+        assert_eq!(of(errno).status(), status);
+    }
+    // ECONNREFUSED is an answer of the network.
+    assert_eq!(of(111), Unresolved::Name(DnsFailure::Timeout));
+}
