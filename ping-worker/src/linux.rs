@@ -125,7 +125,11 @@ impl OpenProber for LinuxPing {
             ways: Rc::new(RefCell::new(Ways::watch())),
             canary: Rc::new(RefCell::new(Canary::new(hint))),
         };
-        let [v4, v6] = [false, true].map(|v6| prober.socket(&WayOut::plain(v6)));
+        // Only to know that they can be had: nobody reads a socket before something is probed by it.
+        let [v4, v6] = [false, true].map(|v6| {
+            let opened = open(&WayOut::plain(v6), hint, prober.receive_buffer);
+            opened.inspect(|opened| prober.tell(opened))
+        });
         match (v4, v6) {
             (Err(error), Err(_)) => Err(ProbeError::from_socket(error)),
             _ => Ok(Box::new(prober)),
@@ -168,7 +172,11 @@ impl Prober for LinuxProber {
         let sink = Sink::new(destinations.len());
         let schedule = Schedule::of(probing);
         let mut parts = Vec::new();
-        for (group, members) in self.groups(destinations).into_iter().enumerate() {
+        for (group, members) in self
+            .groups(destinations, probing.interface.as_deref())
+            .into_iter()
+            .enumerate()
+        {
             if members.is_empty() {
                 continue;
             }
@@ -211,13 +219,17 @@ impl Prober for LinuxProber {
 
 impl LinuxProber {
     /// The destinations, each with its number, by the socket that they need: routed, on a link, and the same of IPv6.
-    fn groups(&self, destinations: &[Destination]) -> [Vec<(u32, Destination)>; 4] {
+    fn groups(
+        &self,
+        destinations: &[Destination],
+        interface: Option<&str>,
+    ) -> [Vec<(u32, Destination)>; 4] {
         let mut ways = self.ways.borrow_mut();
         ways.refresh(Instant::now());
         let mut groups: [Vec<_>; 4] = Default::default();
         for (number, to) in (0..).zip(destinations) {
-            let group =
-                usize::from(to.address.is_ipv6()) * 2 + usize::from(ways.is_on_link(to.address));
+            let group = usize::from(to.address.is_ipv6()) * 2
+                + usize::from(ways.is_on_link(to.address, interface));
             groups[group].push((number, *to));
         }
         groups

@@ -15,6 +15,10 @@ const MOST: usize = 16_384;
 /// Without any answer the way out counts as working after this.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// A next hop that has not said its link address by then never will: the kernel asks three times, a second apart
+/// (`arp(7)`, `mcast_solicit`).
+const RESOLVED: Duration = Duration::from_secs(4);
+
 /// The window grows this often while nothing answers; sooner when all that is in it was answered.
 const ROUND: Duration = Duration::from_millis(50);
 
@@ -31,6 +35,7 @@ pub struct Window {
     /// Whether an answer or [`SILENCE`] has shown that requests leave.
     open: bool,
     round_since: Option<Instant>,
+    first_used: Option<Instant>,
     used: Option<Instant>,
 }
 
@@ -51,6 +56,7 @@ impl Window {
             answered: 0,
             open: false,
             round_since: None,
+            first_used: None,
             used: None,
         }
     }
@@ -70,6 +76,7 @@ impl Window {
             return Err(self.grows_at());
         }
         self.round_since.get_or_insert(now);
+        self.first_used.get_or_insert(now);
         self.used = Some(now);
         self.in_flight += 1;
         Ok(())
@@ -87,6 +94,13 @@ impl Window {
         if !self.open {
             self.open = true;
             self.grow_once(now);
+        }
+    }
+
+    /// Requests wait on their way out: silence shows nothing as long as the next hop may still be found.
+    pub fn hold(&mut self, now: Instant) {
+        if !self.open && self.first_used.is_some_and(|first| now < first + RESOLVED) {
+            self.round_since = Some(now);
         }
     }
 
@@ -143,6 +157,23 @@ mod tests {
         assert_eq!(fill(&mut window, start + Duration::from_millis(999)), 0);
         assert_eq!(fill(&mut window, start + SILENCE), 64);
         assert_eq!(fill(&mut window, start + SILENCE + ROUND), 128);
+    }
+
+    #[test]
+    fn it_stays_closed_while_the_next_hop_is_asked_for() {
+        let start = Instant::now();
+        let mut window = Window::default();
+        fill(&mut window, start);
+        window.hold(start + SILENCE);
+        assert_eq!(fill(&mut window, start + SILENCE), 0);
+        assert_eq!(fill(&mut window, start + 2 * SILENCE), 64);
+        // Once it is open, it stays so.
+        window.hold(start + 2 * SILENCE);
+        assert_eq!(fill(&mut window, start + 2 * SILENCE + ROUND), 128);
+        let mut window = Window::default();
+        fill(&mut window, start);
+        window.hold(start + RESOLVED);
+        assert_eq!(fill(&mut window, start + RESOLVED), 64);
     }
 
     #[test]

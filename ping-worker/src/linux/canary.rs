@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::{
     message::Echo,
-    socket::{WayOut, open},
+    socket::{WayOut, open_plain},
 };
 
 /// Time between two canaries, and how long each has for its way. Nothing but this box lies on it.
@@ -39,7 +39,8 @@ pub(super) struct Canary {
 impl Canary {
     /// Opens its socket, of the kind `hint` where that can be had. Without one, there is no canary.
     pub(super) fn new(hint: Type) -> Self {
-        let cage = open(&WayOut::plain(false), hint, None)
+        // An ICMP error about others would wait before the answer.
+        let cage = open_plain(&WayOut::plain(false), hint)
             .map(|opened| {
                 let echo = Echo::new(false, opened.kind == Type::RAW, opened.identifier);
                 (opened.socket, echo)
@@ -62,7 +63,6 @@ impl Canary {
             return;
         };
         let mut bytes = [0; 128];
-        // Nothing to read, or an ICMP error: no answer either way.
         while let Ok(length) = (&mut &*socket).read(&mut bytes) {
             let reply = echo.reply(&bytes[..length]);
             if reply.is_some_and(|reply| echo.is_whole(reply.payload, self.newest, HERE, SIZE)) {

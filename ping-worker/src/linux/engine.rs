@@ -19,7 +19,7 @@ use super::{
     message::Echo,
     probes::{Halt, Probes, Staged},
     socket::{Opened, WayOut},
-    syscall::{BATCH, ErrorQueue, Incoming, Outgoing, drops, is_back_pressure},
+    syscall::{BATCH, ErrorQueue, Incoming, Memory, Outgoing, is_back_pressure, memory},
     ways::Ways,
 };
 use crate::prober::RequestsSent;
@@ -29,6 +29,12 @@ const SAMPLE: Duration = Duration::from_millis(100);
 
 /// How long nothing is sent after the kernel had no memory for it.
 const BACK_PRESSURE_PAUSE: Duration = Duration::from_millis(2);
+
+/// A request is refused when the kernel said so this often in a row, with no error of another one waiting.
+const REFUSALS: u32 = 2;
+
+/// Errors of other targets that one turn takes for a request that wants to leave.
+const FOREIGN_ERRORS: u32 = 64;
 
 /// Batches that one turn reads at most, so that a flood cannot keep it from sending.
 const READS: usize = 64;
@@ -80,10 +86,9 @@ impl Engine {
         requests_sent: Arc<RequestsSent>,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        let WayOut { v6, on_link, .. } = *way_out;
-        let echo = Echo::new(v6, opened.kind == Type::RAW, opened.identifier);
-        let mut probes = Probes::new(v6, on_link, echo, Rc::clone(ways), now);
-        probes.losses.counted(drops(&opened.socket)?, now);
+        let echo = Echo::new(way_out.v6, opened.kind == Type::RAW, opened.identifier);
+        let mut probes = Probes::new(way_out, echo, Rc::clone(ways), now);
+        probes.losses.counted(memory(&opened.socket)?.drops, now);
         Ok(Self {
             probes,
             outgoing: Outgoing::new(),
@@ -109,6 +114,7 @@ impl Engine {
 
     /// Does all that can be done now.
     pub(super) fn turn(&mut self, socket: &Socket) -> Next {
+        self.look_at_memory(socket);
         let read_all = self.read(socket);
         if read_all {
             self.judge(socket);
@@ -126,6 +132,24 @@ impl Engine {
             Next::AtOnce | Next::Idle => Some(read_until),
         };
         next
+    }
+
+    /// Looks at what the socket holds, before reading makes room.
+    fn look_at_memory(&mut self, socket: &Socket) {
+        let now = Instant::now();
+        match memory(socket) {
+            Ok(Memory {
+                is_full, unsent, ..
+            }) => {
+                if is_full {
+                    self.probes.losses.full(now);
+                }
+                if unsent > 0 {
+                    self.probes.hold(now);
+                }
+            }
+            Err(error) => warn!(%error, "the kernel does not tell what a socket holds"),
+        }
     }
 
     fn next(&self, sending: Next) -> Next {
@@ -205,12 +229,13 @@ impl Engine {
         if due || (probes.in_hand() > 0 && until >= self.sampled + SAMPLE) {
             let now = Instant::now();
             self.sampled = now;
-            match drops(socket) {
-                Ok(counter) => probes.losses.counted(counter, now),
+            match memory(socket) {
+                Ok(memory) => probes.losses.counted(memory.drops, now),
                 Err(error) => warn!(%error, "the kernel does not tell what the socket dropped"),
             }
-            self.ways.borrow_mut().look(now);
-            probes.losses_until = now;
+            let mut ways = self.ways.borrow_mut();
+            ways.look(now);
+            probes.losses_until = ways.looked().map_or(now, |looked| looked.min(now));
             let mut canary = self.canary.borrow_mut();
             canary.look(now);
             if let Some(at) = canary.missed() {
@@ -246,11 +271,20 @@ impl Engine {
         }
     }
 
+    /// Puts requests that the kernel did not take back in line, for a little later.
+    fn put_back(&mut self, staged: &[Staged], now: Instant) {
+        for staged in staged.iter().rev() {
+            self.probes.put_back(*staged);
+        }
+        self.resume_at = Some(now + BACK_PRESSURE_PAUSE);
+    }
+
     /// Hands the batch to the kernel, and notes what became of each request.
     fn flush(&mut self, socket: &Socket) {
         let staged = std::mem::take(&mut self.staged);
         let mut first = 0;
-        let mut tried = false;
+        let mut refusals = 0;
+        let mut foreign = 0;
         while first < staged.len() {
             let before = Instant::now();
             match self.outgoing.send(socket, first) {
@@ -259,23 +293,32 @@ impl Engine {
                     self.probes.sent(sent, before, Instant::now());
                     self.requests_sent.add(taken as u64);
                     first += taken;
-                    tried = false;
+                    refusals = 0;
                 }
                 Err(error) if is_back_pressure(error) => {
-                    for staged in staged[first..].iter().rev() {
-                        self.probes.put_back(*staged);
-                    }
-                    self.resume_at = Some(before + BACK_PRESSURE_PAUSE);
+                    self.put_back(&staged[first..], before);
                     break;
                 }
                 Err(error) => {
-                    // The error of another target may have waited on the socket: only one that comes again with
-                    // nothing in the queue is of this request.
-                    if self.read_errors(socket) > 0 || !tried {
-                        tried = true;
+                    // It may be the error of another target, which waited on the socket: only one that comes when
+                    // nothing waits there is of this request.
+                    let waited = self.read_errors(socket) > 0;
+                    let pending = matches!(socket.take_error(), Ok(Some(_)));
+                    if waited || pending || refusals == 0 {
+                        foreign += 1;
+                        refusals = 1;
+                        if foreign < FOREIGN_ERRORS {
+                            continue;
+                        }
+                        self.put_back(&staged[first..], before);
+                        break;
+                    }
+                    refusals += 1;
+                    if refusals <= REFUSALS {
                         continue;
                     }
-                    tried = false;
+                    refusals = 0;
+                    foreign = 0;
                     if matches!(error, Errno::ENETDOWN | Errno::ENODEV) {
                         self.probes.losses.no_way_out(before);
                     }

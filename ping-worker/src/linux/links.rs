@@ -1,7 +1,8 @@
-//! What the kernel tells of this box's links and addresses as they change, so that a link which is down for a moment
-//! only is noticed as well. Nothing here waits.
+//! What the kernel tells of this box's links and addresses: their state when it is asked, and what changes in between.
+//! A link without carrier is told at once, and one that lost it for a moment by its counter of such losses. Nothing
+//! here waits.
 //!
-//! Source: Linux `netlink(7)`, `rtnetlink(7)`.
+//! Source: Linux `netlink(7)`, `rtnetlink(7)`, `linux/if_link.h`.
 
 use std::{
     io,
@@ -12,12 +13,13 @@ use nix::{
     errno::Errno,
     libc,
     sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+        socket,
     },
 };
 
-/// Room for one message; what tells of one link takes about 2 kB.
-const MESSAGE: usize = 16 << 10;
+/// Room for what one call receives. The kernel fills it with as many messages as fit.
+const MESSAGES: usize = 16 << 10;
 
 /// Bytes of a message's own header (`struct nlmsghdr`), of a link's (`struct ifinfomsg`) and of an attribute's
 /// (`struct rtattr`).
@@ -25,13 +27,25 @@ const HEADER: usize = 16;
 const LINK: usize = 16;
 const ATTRIBUTE: usize = 4;
 
-/// What has changed.
+/// A link that a message is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) name: String,
+    /// As `netdevice(7)` has them.
+    pub(super) flags: u32,
+    /// How often it has lost its carrier, where the kernel tells (Linux 4.16).
+    pub(super) downs: Option<u32>,
+}
+
+/// What was told.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    /// Something has.
-    pub(super) any: bool,
-    /// These links do not run, or did not for a moment.
-    pub(super) ceased: Vec<String>,
+pub(super) struct News {
+    /// Links as they were, the newest state of each last.
+    pub(super) links: Vec<Link>,
+    /// Links that are there no more.
+    pub(super) gone: Vec<String>,
+    /// Addresses have changed.
+    pub(super) addresses: bool,
     /// More has changed than the kernel had room to tell.
     pub(super) untold: bool,
 }
@@ -54,72 +68,103 @@ impl Links {
         Ok(Self(socket))
     }
 
-    /// What has changed since the last time.
-    pub(super) fn changes(&self) -> Changes {
-        let mut changes = Changes::default();
-        let mut bytes = [0; MESSAGE];
+    /// What has changed since the last time, and the state of every link now.
+    pub(super) fn read(&self) -> News {
+        let socket = self.0.as_raw_fd();
+        let mut news = News::default();
+        let mut bytes = [0; MESSAGES];
+        // The answer is in the socket when the call returns. Without one there is still the news.
+        let mut asked = send(socket, &every_link(), MsgFlags::empty());
         loop {
-            match recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-                Ok(length) => changes.take(&bytes[..length]),
+            match asked.and_then(|_| recv(socket, &mut bytes, MsgFlags::empty())) {
+                Ok(length) => news.take(&bytes[..length]),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return changes,
+                Err(Errno::EAGAIN) => return news,
                 // ENOBUFS, which is told once, or something that is no news at all.
                 Err(error) => {
-                    changes.any = true;
-                    changes.untold = true;
+                    news.untold = true;
                     if error != Errno::ENOBUFS {
-                        return changes;
+                        return news;
                     }
                 }
             }
+            asked = Ok(0);
         }
     }
 }
 
-impl Changes {
+/// Asks for the state of every link, without its counters of packets.
+fn every_link() -> Vec<u8> {
+    let length = HEADER + LINK + ATTRIBUTE + 4;
+    let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend((length as u32).to_ne_bytes());
+    bytes.extend(libc::RTM_GETLINK.to_ne_bytes());
+    bytes.extend((flags as u16).to_ne_bytes());
+    // Sequence, port, and a link's header that names none.
+    bytes.extend([0; HEADER - 8 + LINK]);
+    bytes.extend((ATTRIBUTE as u16 + 4).to_ne_bytes());
+    bytes.extend(libc::IFLA_EXT_MASK.to_ne_bytes());
+    bytes.extend(libc::RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    bytes
+}
+
+impl News {
     /// Reads what one call has received: one message or several.
     fn take(&mut self, mut bytes: &[u8]) {
-        self.any = true;
-        while let Some((length, kind)) = lengths(bytes, u32_at(bytes, 0), HEADER) {
-            let (message, rest) = bytes.split_at(length);
-            if [libc::RTM_NEWLINK, libc::RTM_DELLINK].contains(&kind) {
-                self.take_link(&message[HEADER..]);
+        while let Some((message, kind)) = first_message(bytes) {
+            match kind {
+                libc::RTM_NEWLINK => self.links.extend(read_link(&message[HEADER..])),
+                libc::RTM_DELLINK => {
+                    let link = read_link(&message[HEADER..]);
+                    self.gone.extend(link.map(|link| link.name));
+                }
+                libc::RTM_NEWADDR | libc::RTM_DELADDR => self.addresses = true,
+                _ => {}
             }
             // Messages begin at multiples of four (NLMSG_ALIGN).
-            bytes = rest
-                .get(length.next_multiple_of(4) - length..)
-                .unwrap_or_default();
+            let next = message.len().next_multiple_of(4);
+            bytes = bytes.get(next..).unwrap_or_default();
         }
         // A message that is not all there.
         self.untold |= !bytes.is_empty();
     }
-
-    fn take_link(&mut self, link: &[u8]) {
-        let runs = u32_at(link, 8).is_none_or(|flags| flags & libc::IFF_RUNNING as u32 != 0);
-        let mut attributes = link.get(LINK..).unwrap_or_default();
-        while let Some(length) = u16_at(attributes, 0).map(usize::from) {
-            let (Some(value), Some(kind)) =
-                (attributes.get(ATTRIBUTE..length), u16_at(attributes, 2))
-            else {
-                return;
-            };
-            if kind == libc::IFLA_IFNAME && !runs {
-                let name = value.strip_suffix(&[0]).unwrap_or(value);
-                self.ceased.push(String::from_utf8_lossy(name).into_owned());
-                return;
-            }
-            attributes = attributes
-                .get(length.next_multiple_of(4)..)
-                .unwrap_or_default();
-        }
-    }
 }
 
-/// The length of the message that begins here and its kind, if all of it is there.
-fn lengths(bytes: &[u8], length: Option<u32>, least: usize) -> Option<(usize, u16)> {
-    let length = length? as usize;
-    let is_whole = (least..=bytes.len()).contains(&length);
-    is_whole.then_some(length).zip(u16_at(bytes, 4))
+/// The message that begins here and its kind, if all of it is there.
+fn first_message(bytes: &[u8]) -> Option<(&[u8], u16)> {
+    let message = bytes.get(..u32_at(bytes, 0)? as usize)?;
+    (message.len() >= HEADER)
+        .then_some(message)
+        .zip(u16_at(bytes, 4))
+}
+
+fn read_link(link: &[u8]) -> Option<Link> {
+    let flags = u32_at(link, 8)?;
+    let (mut name, mut downs) = (None, None);
+    let mut attributes = link.get(LINK..)?;
+    while let Some(length) = u16_at(attributes, 0).map(usize::from) {
+        let (Some(value), Some(kind)) = (attributes.get(ATTRIBUTE..length), u16_at(attributes, 2))
+        else {
+            break;
+        };
+        match kind {
+            libc::IFLA_IFNAME => {
+                let text = value.strip_suffix(&[0]).unwrap_or(value);
+                name = Some(String::from_utf8_lossy(text).into_owned());
+            }
+            libc::IFLA_CARRIER_DOWN_COUNT => downs = u32_at(value, 0),
+            _ => {}
+        }
+        attributes = attributes
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    Some(Link {
+        name: name?,
+        flags,
+        downs,
+    })
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -136,13 +181,14 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn link(kind: u16, flags: u32, name: &str) -> Vec<u8> {
+    fn message(kind: u16, flags: u32, name: &str, downs: u32) -> Vec<u8> {
         let mut bytes = vec![0; HEADER + LINK];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[HEADER + 8..HEADER + 12].copy_from_slice(&flags.to_ne_bytes());
         for (kind, value) in [
-            (13_u16, vec![7]),
+            (13, vec![7]),
             (libc::IFLA_IFNAME, [name.as_bytes(), &[0]].concat()),
+            (libc::IFLA_CARRIER_DOWN_COUNT, downs.to_ne_bytes().to_vec()),
         ] {
             bytes.extend(((ATTRIBUTE + value.len()) as u16).to_ne_bytes());
             bytes.extend(kind.to_ne_bytes());
@@ -154,36 +200,54 @@ mod tests {
         bytes
     }
 
-    fn changes(bytes: &[u8]) -> Vec<String> {
-        let mut changes = Changes::default();
-        changes.take(bytes);
-        assert!(changes.any);
-        changes.ceased
+    fn news(bytes: &[u8]) -> News {
+        let mut news = News::default();
+        news.take(bytes);
+        news
     }
 
     #[test]
-    fn links_that_do_not_run_are_told_by_name() {
-        let running = libc::IFF_RUNNING as u32;
-        let news = [
-            link(libc::RTM_NEWLINK, 1, "eth0"),
-            link(libc::RTM_NEWLINK, running, "eth1"),
-            link(libc::RTM_DELLINK, 0, "veth17a"),
-            link(20, 0, "an-address"),
-        ];
-        assert_eq!(changes(&news.concat()), ["eth0", "veth17a"]);
+    fn links_are_told_with_flags_and_losses_of_carrier() {
+        let link = |name: &str, flags, downs| Link {
+            name: name.to_owned(),
+            flags,
+            downs: Some(downs),
+        };
+        let told = news(
+            &[
+                message(libc::RTM_NEWLINK, 1, "eth0", 0),
+                message(libc::RTM_NEWADDR, 0, "an-address", 0),
+                message(libc::RTM_NEWLINK, 65, "eth1", 3),
+                message(libc::RTM_DELLINK, 0, "veth17a", 1),
+            ]
+            .concat(),
+        );
+        assert_eq!(told.links, [link("eth0", 1, 0), link("eth1", 65, 3)]);
+        assert_eq!(told.gone, ["veth17a"]);
+        assert!(told.addresses && !told.untold);
     }
 
     #[test]
     fn no_message_is_read_past_its_end() {
-        let whole = link(libc::RTM_NEWLINK, 0, "eth0");
-        for length in 0..whole.len() {
-            assert!(changes(&whole[..length]).is_empty(), "{length}");
+        let whole = message(libc::RTM_NEWLINK, 0, "eth0", 0);
+        for length in 1..whole.len() {
+            let told = news(&whole[..length]);
+            assert!(told.links.is_empty() && told.untold, "{length}");
         }
         let mut endless = whole.clone();
         endless[..4].copy_from_slice(&0_u32.to_ne_bytes());
-        assert!(changes(&endless).is_empty());
+        assert!(news(&endless).links.is_empty());
         let mut attribute = whole;
         attribute[HEADER + LINK..HEADER + LINK + 2].copy_from_slice(&0_u16.to_ne_bytes());
-        assert!(changes(&attribute).is_empty());
+        assert!(news(&attribute).links.is_empty());
+    }
+
+    #[test]
+    fn this_box_has_a_loopback_link_that_is_told_each_time() {
+        let links = Links::listen().unwrap();
+        for _ in 0..2 {
+            let told = links.read();
+            assert!(told.links.iter().any(|link| link.name == "lo"), "{told:?}");
+        }
     }
 }

@@ -44,6 +44,11 @@ impl Losses {
         }
     }
 
+    /// The socket had no room for what may have come until `now`.
+    pub(super) fn full(&mut self, now: Instant) {
+        self.drops = Some(now);
+    }
+
     /// The way out was broken until `now`.
     pub(super) fn no_way_out(&mut self, now: Instant) {
         self.send_path = Some(now);

@@ -18,6 +18,7 @@ use super::{
     loss::Losses,
     message::{Echo, Echoed},
     places::{Entry, Places},
+    socket::WayOut,
     syscall::{NetworkError, Outgoing},
     ways::Ways,
     wheel::Wheel,
@@ -71,6 +72,9 @@ pub(super) enum Halt {
 /// The probes of one socket.
 pub(super) struct Probes {
     v6: bool,
+    on_link: bool,
+    /// By which everything leaves, if the plan says so.
+    interface: Option<String>,
     echo: Echo,
     book: Book,
     places: Places,
@@ -87,20 +91,16 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    pub(super) fn new(
-        v6: bool,
-        on_link: bool,
-        echo: Echo,
-        ways: Rc<RefCell<Ways>>,
-        now: Instant,
-    ) -> Self {
-        let most = if on_link {
+    pub(super) fn new(way_out: &WayOut, echo: Echo, ways: Rc<RefCell<Ways>>, now: Instant) -> Self {
+        let most = if way_out.on_link {
             MOST_NEIGHBOURS
         } else {
             MOST_OUTSTANDING
         };
         Self {
-            v6,
+            v6: way_out.v6,
+            on_link: way_out.on_link,
+            interface: way_out.interface.clone(),
             echo,
             book: Book::default(),
             places: Places::starting_at(fastrand::u32(..)),
@@ -134,6 +134,13 @@ impl Probes {
         for index in self.book.of(sink) {
             self.forget(index);
             self.book.give_up(index);
+        }
+    }
+
+    /// What the kernel took has not left. Neighbours are each asked for on their own, so there that says nothing.
+    pub(super) fn hold(&mut self, now: Instant) {
+        if !self.on_link {
+            self.window.hold(now);
         }
     }
 
@@ -270,9 +277,12 @@ impl Probes {
         let first = target.course.sent_at(0);
         let first = first.expect("a silent target was sent to");
         let mut cause = self.losses.since(first, timeout);
-        if self.ways.borrow().is_broken(target.to.address, first) {
+        let interface = self.interface.as_deref();
+        let ways = self.ways.borrow();
+        if ways.is_broken(target.to.address, interface, first) {
             cause = cause.and(OwnLoss::SEND_PATH);
         }
+        drop(ways);
         if cause == OwnLoss::default() {
             self.settle(index);
         } else if attempts < PASSES {

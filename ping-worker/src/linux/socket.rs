@@ -24,7 +24,7 @@ pub(super) struct WayOut {
     /// To neighbours: what waits for their link addresses takes room from nobody else.
     pub(super) on_link: bool,
     source: Option<IpAddr>,
-    interface: Option<String>,
+    pub(super) interface: Option<String>,
     ttl: Option<u8>,
 }
 
@@ -76,23 +76,30 @@ pub(super) struct Opened {
 /// and two processes on one box hardly ever do.
 static NEXT_IDENTIFIER: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
 
-/// Opens a socket on the current runtime, of the kind `hint` or else of the other one. `receive_buffer` takes the
-/// place of the large buffer that is asked for otherwise.
+/// Opens a socket on the current runtime, of the kind `hint` or else of the other one, with large buffers and with all
+/// that the kernel tells. `receive_buffer` takes the place of the large one.
 pub(super) fn open(
     way_out: &WayOut,
     hint: Type,
     receive_buffer: Option<usize>,
 ) -> io::Result<Opened> {
+    let mut opened = open_plain(way_out, hint)?;
+    opened.buffers = enlarge(&opened.socket)?;
+    if let Some(bytes) = receive_buffer {
+        opened.socket.set_recv_buffer_size(bytes)?;
+        opened.buffers.receive = opened.socket.recv_buffer_size()?;
+    }
+    syscall::tell_all(&opened.socket, way_out.v6)?;
+    Ok(opened)
+}
+
+/// Opens a socket that is told of no ICMP error, and has the buffers that every socket has.
+pub(super) fn open_plain(way_out: &WayOut, hint: Type) -> io::Result<Opened> {
     let surge = AsyncSocket::new(&way_out.config(hint))?;
     let kind = surge.get_type();
     let socket = duplicate(&surge)?;
     // Its descriptor is watched for room to send, which would wake the runtime after every request.
     drop(surge);
-    let mut buffers = enlarge(&socket)?;
-    if let Some(bytes) = receive_buffer {
-        socket.set_recv_buffer_size(bytes)?;
-        buffers.receive = socket.recv_buffer_size()?;
-    }
     let identifier = if kind == Type::RAW {
         let identifier = NEXT_IDENTIFIER.fetch_add(1, Ordering::Relaxed);
         only_replies_to(&socket, identifier, way_out.v6)?;
@@ -100,12 +107,14 @@ pub(super) fn open(
     } else {
         own_identifier(&socket, way_out)?
     };
-    syscall::tell_all(&socket, way_out.v6)?;
     Ok(Opened {
+        buffers: Buffers {
+            receive: socket.recv_buffer_size()?,
+            send: socket.send_buffer_size()?,
+        },
         socket,
         kind,
         identifier,
-        buffers,
     })
 }
 

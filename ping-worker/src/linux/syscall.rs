@@ -66,8 +66,22 @@ pub(super) fn tell_all(socket: &Socket, v6: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// How many messages the kernel had no room for in the socket's receive buffer. Wraps around.
-pub(super) fn drops(socket: &Socket) -> io::Result<u32> {
+/// What a socket holds of the kernel's memory, and lost for want of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    /// Messages that the receive buffer had no room for. Wraps around.
+    pub(super) drops: u32,
+    /// Whether the receive buffer may have no room for an ICMP error, whose loss the kernel does not count.
+    pub(super) is_full: bool,
+    /// Bytes of messages that were taken and have not left: they wait for a link, or for the address of a neighbour.
+    pub(super) unsent: u32,
+}
+
+/// More than a waiting ICMP error takes of the receive buffer, unless it quotes a very large message.
+const ERROR_BYTES: u32 = 4096;
+
+/// Reads the socket's use of memory.
+pub(super) fn memory(socket: &Socket) -> io::Result<Memory> {
     let mut values = [0_u32; MEMINFO_VALUES];
     let mut length = size_of_val(&values) as libc::socklen_t;
     #[expect(unsafe_code, reason = "no crate has this option")]
@@ -82,7 +96,18 @@ pub(super) fn drops(socket: &Socket) -> io::Result<u32> {
         )
     };
     Errno::result(result)?;
-    Ok(values[libc::SK_MEMINFO_DROPS as usize])
+    let [held, room, unsent, drops] = [
+        libc::SK_MEMINFO_RMEM_ALLOC,
+        libc::SK_MEMINFO_RCVBUF,
+        libc::SK_MEMINFO_WMEM_ALLOC,
+        libc::SK_MEMINFO_DROPS,
+    ]
+    .map(|value| values[value as usize]);
+    Ok(Memory {
+        drops,
+        is_full: held > 0 && held.saturating_add(ERROR_BYTES) >= room,
+        unsent,
+    })
 }
 
 /// Whether the kernel took nothing for want of memory, and will take it later.

@@ -13,10 +13,16 @@ use std::{
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
 use tracing::{debug, warn};
 
-use super::links::Links;
+use super::links::{Link, Links};
 
 /// How long what was read about routes is believed.
 const FRESH: Duration = Duration::from_secs(5);
+
+/// The interfaces are not looked at more often than this.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Addresses that change so soon after an interface did not run are its own.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// Routing tables with more routes than this are those of a router: which interface an address takes is not looked up
 /// there, so that a loss on any of them may concern it, and it counts as no neighbour.
@@ -38,9 +44,18 @@ struct Route {
     gateway: bool,
 }
 
-/// An interface that has ceased to run.
+/// The state of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Interface {
+    flags: InterfaceFlags,
+    /// How often it has lost its carrier.
+    downs: Option<u32>,
+}
+
+/// An interface that has ceased to run, or does not run.
 #[derive(Debug)]
 struct Ceased {
+    /// The last time that it was found so.
     at: Instant,
     /// What was sent by it then.
     routes: [Vec<Route>; 2],
@@ -52,8 +67,9 @@ pub(super) struct Ways {
     links: Option<Links>,
     routes: [Vec<Route>; 2],
     read: Option<Instant>,
-    /// Flags by name.
-    interfaces: HashMap<String, InterfaceFlags>,
+    looked: Option<Instant>,
+    /// By name, at the last look.
+    interfaces: HashMap<String, Interface>,
     /// Addresses of this box.
     own: HashSet<IpAddr>,
     /// By interface, the last time.
@@ -66,11 +82,16 @@ impl Ways {
         let links = Links::listen()
             .inspect_err(|error| warn!(%error, "links that go down are not noticed"))
             .ok();
+        let now = Instant::now();
         let mut ways = Self {
             links,
             ..Self::default()
         };
-        ways.read_interfaces();
+        // In this order: an interface that does not run now has its routes.
+        ways.read_routes();
+        ways.read = Some(now);
+        ways.read_addresses();
+        ways.look(now);
         ways
     }
 
@@ -81,6 +102,10 @@ impl Ways {
         }
         self.look(now);
         self.read = Some(now);
+        self.read_routes();
+    }
+
+    fn read_routes(&mut self) {
         // Of the thread, not of the process: the two may be in different networks.
         self.routes = [
             ("route", parse_v4 as fn(&str) -> _),
@@ -101,21 +126,63 @@ impl Ways {
         });
     }
 
-    /// Takes in what has changed about the interfaces until `now`.
+    /// When the interfaces were looked at.
+    pub(super) fn looked(&self) -> Option<Instant> {
+        self.looked
+    }
+
+    /// Looks at the interfaces, if that was not done just now.
     pub(super) fn look(&mut self, now: Instant) {
-        let Some(changes) = self.links.as_ref().map(Links::changes) else {
+        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+            return;
+        }
+        self.looked = Some(now);
+        let Some(news) = self.links.as_ref().map(Links::read) else {
             return;
         };
-        let names = if changes.untold {
-            self.interfaces.keys().cloned().collect()
-        } else {
-            changes.ceased
-        };
-        for name in names {
+        for link in news.links {
+            self.take(link, now);
+        }
+        for name in news.gone {
+            self.interfaces.remove(&name);
             self.cease(name, now);
         }
-        if changes.any {
-            self.read_interfaces();
+        if news.untold {
+            let names: Vec<_> = self.interfaces.keys().cloned().collect();
+            for name in names {
+                self.cease(name, now);
+            }
+        }
+        if news.addresses || news.untold {
+            // An interface that runs again gets its addresses back a moment later, and nothing for them before.
+            for ceased in self.ceased.values_mut() {
+                if now < ceased.at + SETTLING {
+                    ceased.at = now;
+                }
+            }
+            self.read_addresses();
+            self.read = None;
+        }
+    }
+
+    /// An interface is in this state.
+    fn take(&mut self, link: Link, now: Instant) {
+        let Link { name, flags, downs } = link;
+        let flags = InterfaceFlags::from_bits_retain(flags as _);
+        let state = Interface { flags, downs };
+        let before = self.interfaces.get(&name).copied();
+        if before == Some(state) && state.runs() {
+            return;
+        }
+        let has_fallen = before.is_some_and(|before| before.downs < downs);
+        // One that runs again may have begun to just now.
+        let should_have = before.is_some_and(|before| before.is_up() && !before.runs());
+        let was_up = before.is_some_and(Interface::is_up);
+        self.interfaces.insert(name.clone(), state);
+        if has_fallen || should_have || (state.is_up() || was_up) && !state.runs() {
+            self.cease(name, now);
+        }
+        if before != Some(state) {
             // The kernel drops the routes of an interface that is taken down.
             self.read = None;
         }
@@ -144,35 +211,27 @@ impl Ways {
         }
     }
 
-    fn read_interfaces(&mut self) {
-        let found: Vec<_> = match getifaddrs() {
-            Ok(found) => found.collect(),
-            Err(error) => {
-                debug!(%error, "the state of the interfaces is unknown");
-                return;
+    fn read_addresses(&mut self) {
+        match getifaddrs() {
+            Ok(found) => {
+                let addresses = found.filter_map(|entry| ip_address(entry.address.as_ref()?));
+                self.own = addresses.collect();
             }
-        };
-        let addresses = found.iter().filter_map(|entry| entry.address.as_ref());
-        self.own = addresses.filter_map(ip_address).collect();
-        self.interfaces = found
-            .into_iter()
-            .map(|entry| (entry.interface_name, entry.flags))
-            .collect();
+            Err(error) => debug!(%error, "the addresses of this box are unknown"),
+        }
     }
 
-    /// Whether what was sent to `to` after `first`, or an answer, may be lost with an interface that ceased to run:
-    /// since then, or earlier where somebody wants it to run and it does not.
-    pub(super) fn is_broken(&self, to: IpAddr, first: Instant) -> bool {
+    /// Whether what was sent to `to` after `first`, or an answer, may be lost with an interface that did not run since
+    /// then. It leaves by `interface`, where one is given.
+    pub(super) fn is_broken(&self, to: IpAddr, interface: Option<&str>, first: Instant) -> bool {
         let (bits, family) = bits(to);
         self.ceased.iter().any(|(name, ceased)| {
-            let flags = self.interfaces.get(name);
-            let is_wanted = flags.is_some_and(|flags| {
-                flags.contains(InterfaceFlags::IFF_UP)
-                    && !flags.contains(InterfaceFlags::IFF_RUNNING)
-            });
             let mut routes = ceased.routes[family].iter();
-            (ceased.at >= first || is_wanted)
-                && routes.any(|route| bits & route.mask == route.network)
+            ceased.at >= first
+                && interface.map_or_else(
+                    || routes.any(|route| bits & route.mask == route.network),
+                    |interface| name == interface,
+                )
         })
     }
 
@@ -181,22 +240,32 @@ impl Ways {
         self.own.contains(&address)
     }
 
-    /// Whether `to` is on a link of this box, and its neighbour entry has to be found before anything leaves.
-    pub(super) fn is_on_link(&self, to: IpAddr) -> bool {
+    /// Whether `to` is on a link of this box, and its neighbour entry has to be found before anything leaves. It leaves
+    /// by `interface`, where one is given.
+    pub(super) fn is_on_link(&self, to: IpAddr, interface: Option<&str>) -> bool {
         const NO_NEIGHBOURS: InterfaceFlags = InterfaceFlags::IFF_NOARP
             .union(InterfaceFlags::IFF_LOOPBACK)
             .union(InterfaceFlags::IFF_POINTOPOINT);
-        self.route(to).is_some_and(|route| {
-            let flags = self.interfaces.get(&route.interface);
-            !route.gateway && flags.is_some_and(|flags| !flags.intersects(NO_NEIGHBOURS))
+        let (bits, family) = bits(to);
+        let mut routes = self.routes[family].iter();
+        let by = |route: &&Route| interface.is_none_or(|interface| route.interface == interface);
+        let route = routes.find(|route| by(route) && bits & route.mask == route.network);
+        route.is_some_and(|route| {
+            let known = self.interfaces.get(&route.interface);
+            !route.gateway && known.is_some_and(|known| !known.flags.intersects(NO_NEIGHBOURS))
         })
     }
+}
 
-    fn route(&self, to: IpAddr) -> Option<&Route> {
-        let (bits, family) = bits(to);
-        self.routes[family]
-            .iter()
-            .find(|route| bits & route.mask == route.network)
+impl Interface {
+    fn is_up(self) -> bool {
+        self.flags.contains(InterfaceFlags::IFF_UP)
+    }
+
+    /// Whether it has its carrier, and the kernel has taken note of that: it sends nothing before.
+    fn runs(self) -> bool {
+        let runs = InterfaceFlags::IFF_RUNNING.union(InterfaceFlags::IFF_LOWER_UP);
+        self.flags.contains(runs)
     }
 }
 
@@ -298,11 +367,12 @@ mod tests {
             line([0, 0, 0, 0], true, [0, 0, 0, 0], "eth0"),
         ];
         let up = InterfaceFlags::IFF_UP;
+        let state = |flags| Interface { flags, downs: None };
         ways.interfaces = HashMap::from([
-            ("eth0".to_owned(), up),
-            ("tun0".to_owned(), up | InterfaceFlags::IFF_NOARP),
+            ("eth0".to_owned(), state(up)),
+            ("tun0".to_owned(), state(up | InterfaceFlags::IFF_NOARP)),
         ]);
-        let on_link = |text: &str| ways.is_on_link(text.parse().unwrap());
+        let on_link = |text: &str| ways.is_on_link(text.parse().unwrap(), None);
         assert!(on_link("10.1.1.1"));
         assert!(!on_link("10.1.2.1"));
         assert!(!on_link("10.2.0.1"));
