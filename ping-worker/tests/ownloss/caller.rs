@@ -1,0 +1,182 @@
+//! Who probes, by which kind of socket, over which version of IP.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    process::Command,
+    thread,
+};
+
+use anyhow::ensure;
+use pingfleet_testbed::{
+    Namespace,
+    simnet::{Family, SimNet},
+};
+use pingfleet_wire::Target;
+
+/// The user without privileges, and its group.
+pub(crate) const NOBODY: u32 = 65534;
+
+/// A user with the right to one kind of socket.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    name: &'static str,
+    pub(crate) is_raw: bool,
+    pub(crate) is_root: bool,
+    /// What `setpriv` takes away from root.
+    setpriv: &'static [&'static str],
+}
+
+/// Everybody who may probe. Root may ask for any buffers; the others get what `net.core.rmem_max` lets them have.
+const CALLERS: [Caller; 4] = [
+    Caller {
+        name: "root/datagram",
+        is_raw: false,
+        is_root: true,
+        setpriv: &[],
+    },
+    Caller {
+        name: "root/raw",
+        is_raw: true,
+        is_root: true,
+        setpriv: &[],
+    },
+    Caller {
+        name: "nobody/datagram",
+        is_raw: false,
+        is_root: false,
+        setpriv: &["--inh-caps=-all", "--bounding-set=-all"],
+    },
+    // What a file capability gives to anybody.
+    Caller {
+        name: "nobody/raw",
+        is_raw: true,
+        is_root: false,
+        setpriv: &["--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw"],
+    },
+];
+
+/// One way to run a test.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Variant {
+    pub(crate) caller: &'static Caller,
+    pub(crate) family: Family,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.caller.name, self.family.name())
+    }
+}
+
+/// All variants.
+pub(crate) fn variants() -> impl Iterator<Item = Variant> {
+    CALLERS.iter().flat_map(|caller| {
+        let families = Family::ALL.into_iter();
+        families.map(move |family| Variant { caller, family })
+    })
+}
+
+/// Runs a test for all of these variants at once: they mostly wait.
+pub(crate) fn at_once(
+    variants: impl IntoIterator<Item = Variant>,
+    test: impl Fn(Variant) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
+    let test = &test;
+    let faults: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = variants
+            .into_iter()
+            .map(|variant| (variant, scope.spawn(move || test(variant))))
+            .collect();
+        running
+            .into_iter()
+            .filter_map(|(variant, thread)| {
+                let result = thread.join().expect("no thread panics");
+                result.err().map(|error| format!("{variant}: {error:#}"))
+            })
+            .collect()
+    });
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+/// Where commands can be run from which probes are sent.
+pub(crate) trait Network {
+    /// A command there.
+    fn command(&self, program: &str) -> Command;
+
+    /// Runs a shell script there.
+    fn sh(&self, script: &str) -> anyhow::Result<()> {
+        run(self.command("sh").args(["-e", "-c", script]))
+    }
+}
+
+impl Network for SimNet {
+    fn command(&self, program: &str) -> Command {
+        SimNet::command(self, program)
+    }
+}
+
+impl Network for Namespace {
+    fn command(&self, program: &str) -> Command {
+        Namespace::command(self, program)
+    }
+}
+
+/// The other side of a pair of namespaces.
+pub(crate) struct Far<'a>(pub(crate) &'a Namespace);
+
+impl Network for Far<'_> {
+    fn command(&self, program: &str) -> Command {
+        self.0.answering_command(program)
+    }
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {errors}");
+    Ok(())
+}
+
+impl Caller {
+    /// A command that runs `program` in a network as this caller, who can have no socket of the other kind there: a
+    /// prober that falls back to that one would prove nothing.
+    pub(crate) fn command(&self, net: &impl Network, program: &str) -> anyhow::Result<Command> {
+        let groups = if self.is_raw { "1 0" } else { "0 2147483647" };
+        net.sh(&format!(
+            "echo '{groups}' > /proc/sys/net/ipv4/ping_group_range"
+        ))?;
+        let mut command = net.command("nice");
+        // What else runs on this box must not stall the prober.
+        command.args(["-n", "-10"]);
+        if !self.setpriv.is_empty() {
+            let id = NOBODY.to_string();
+            command.args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
+            command.args(self.setpriv);
+        }
+        command.arg(program);
+        Ok(command)
+    }
+}
+
+/// Some hosts of a simulated network, as targets.
+pub(crate) fn hosts(family: Family, hosts: RangeInclusive<u32>) -> Vec<Target> {
+    hosts
+        .map(|host| Target::Address(family.address(host)))
+        .collect()
+}
+
+/// Some addresses, as targets, from this one on.
+pub(crate) fn addresses(first: &str, count: u32) -> Vec<Target> {
+    let first: IpAddr = first.parse().expect("an address");
+    (0..count)
+        .map(|more| {
+            Target::Address(match first {
+                IpAddr::V4(first) => Ipv4Addr::from(u32::from(first) + more).into(),
+                IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) + u128::from(more)).into(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,188 @@
+//! What the socket cannot hold, and floods of what nobody asked for.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use pingfleet_testbed::simnet::{Answer, Behaviour, Noise, Payload, Script, Send, SimNet};
+use pingfleet_wire::{OwnLoss, Probing, Status};
+
+use crate::{
+    caller::{at_once, hosts, variants},
+    prober::{Asked, Prober},
+    truth::{all, is_unknown, repeated, tally, up_or_unknown},
+};
+
+/// Holds one reply or two: the least that the kernel gives (`SOCK_MIN_RCVBUF`).
+const TINY: usize = 1;
+
+/// Holds some dozens of replies.
+const SMALL: usize = 64 << 10;
+
+/// A host that answers every request so.
+fn answering(answer: Answer) -> Behaviour {
+    Behaviour {
+        loss: 0.0,
+        answers: vec![answer],
+    }
+}
+
+/// One request each, as fast as the window opens.
+fn quick(timeout: Duration) -> Probing {
+    Probing {
+        retries: 0,
+        timeout,
+        rate: None,
+        ..Probing::default()
+    }
+}
+
+#[test]
+fn what_a_full_socket_drops_is_up_after_another_pass_or_unknown() -> anyhow::Result<()> {
+    at_once(variants(), |variant| {
+        let net = SimNet::start(Script::alive(1..=3000))?;
+        let prober = Prober {
+            receive_buffer: Some(TINY),
+            ..Prober::default()
+        };
+        let asked = Asked {
+            probing: quick(Duration::from_millis(700)),
+            targets: hosts(variant.family, 1..=3020),
+        };
+        let report = prober.run(&net, variant, vec![asked])?;
+        let traffic = net.stop()?;
+        let (living, silent) = report.outcomes[0].split_at(3000);
+        ensure!(report.sockets.drops > 0, "the socket held everything");
+        ensure!(traffic.delivered >= 3000, "replies never arrived");
+        ensure!(repeated(living) > 0, "{:?}", tally(living));
+        all(living, |outcome| {
+            up_or_unknown(outcome.status, OwnLoss::SOCKET_DROPS) && outcome.attempts <= 3
+        })?;
+        all(silent, |outcome| {
+            outcome.status == Status::Down { no_arp: false }
+                || is_unknown(outcome.status, OwnLoss::SOCKET_DROPS)
+        })
+    })
+}
+
+#[test]
+fn errors_that_a_full_socket_drops_make_nobody_down() -> anyhow::Result<()> {
+    at_once(variants(), |variant| {
+        let error = Answer {
+            send: Send::Prohibited,
+            source: Some(9000),
+            ..Answer::default()
+        };
+        let net = SimNet::start(Script {
+            hosts: vec![(1..=2000, answering(error))],
+            ..Script::default()
+        })?;
+        let prober = Prober {
+            receive_buffer: Some(TINY),
+            ..Prober::default()
+        };
+        let asked = Asked {
+            probing: quick(Duration::from_millis(700)),
+            targets: hosts(variant.family, 1..=2000),
+        };
+        let report = prober.run(&net, variant, vec![asked])?;
+        let traffic = net.stop()?;
+        all(&report.outcomes[0], |outcome| {
+            matches!(outcome.status, Status::Unreachable { .. })
+                || is_unknown(outcome.status, OwnLoss::SOCKET_DROPS)
+        })?;
+        ensure!(traffic.delivered >= 2000, "errors never arrived");
+        let lost = traffic.delivered > 2000;
+        ensure!(lost, "the socket held everything");
+        Ok(())
+    })
+}
+
+/// On raw sockets, which could receive all of it.
+#[test]
+fn a_flood_of_foreign_icmp_costs_no_answer() -> anyhow::Result<()> {
+    for send in [Send::Reply, Send::Prohibited] {
+        let raw = variants().filter(|variant| variant.caller.is_raw);
+        at_once(raw, |variant| {
+            let flood = Noise {
+                messages: 20_000,
+                rate: 20_000,
+                send,
+                from: 100_000,
+            };
+            let slow = Answer {
+                after: Duration::from_millis(200),
+                ..Answer::default()
+            };
+            let net = SimNet::start(Script {
+                hosts: vec![(1..=1000, answering(slow))],
+                noise: vec![flood],
+                ..Script::default()
+            })?;
+            let prober = Prober {
+                bystander: true,
+                ..Prober::default()
+            };
+            let asked = Asked {
+                probing: quick(Duration::from_secs(2)),
+                targets: hosts(variant.family, 1..=1020),
+            };
+            let report = prober.run(&net, variant, vec![asked])?;
+            let traffic = net.stop()?;
+            ensure!(traffic.delivered >= 21_000, "the flood never arrived");
+            // A socket without a filter that is not read at once.
+            ensure!(report.sockets.drops > 0, "the flood would fit any socket");
+            let (living, silent) = report.outcomes[0].split_at(1000);
+            all(living, |outcome| outcome.status == Status::Up)?;
+            all(silent, |outcome| {
+                outcome.status == Status::Down { no_arp: false }
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// Its identifier lets all of it into the socket, where the answers are about to arrive.
+#[test]
+fn a_flood_of_forged_replies_makes_nobody_up_and_nobody_down() -> anyhow::Result<()> {
+    at_once(variants(), |variant| {
+        let forged = Answer {
+            payload: Payload::Flipped,
+            again: 9999,
+            after: Duration::from_millis(100),
+            ..Answer::default()
+        };
+        let slow = Answer {
+            after: Duration::from_millis(110),
+            ..Answer::default()
+        };
+        let net = SimNet::start(Script {
+            hosts: vec![
+                (1..=1000, answering(slow)),
+                (2001..=2002, answering(forged)),
+            ],
+            ..Script::default()
+        })?;
+        let prober = Prober {
+            receive_buffer: Some(SMALL),
+            ..Prober::default()
+        };
+        let mut targets = hosts(variant.family, 1..=1000);
+        targets.extend(hosts(variant.family, 2001..=2002));
+        let asked = Asked {
+            probing: quick(Duration::from_millis(700)),
+            targets,
+        };
+        let report = prober.run(&net, variant, vec![asked])?;
+        let traffic = net.stop()?;
+        ensure!(traffic.delivered >= 21_000, "the flood never arrived");
+        ensure!(report.sockets.drops > 0, "the socket held everything");
+        let (living, forgers) = report.outcomes[0].split_at(1000);
+        all(living, |outcome| {
+            // The network itself has a lot to send before some of them.
+            outcome.status == Status::Late || up_or_unknown(outcome.status, OwnLoss::SOCKET_DROPS)
+        })?;
+        all(forgers, |outcome| {
+            outcome.received == 0 && !matches!(outcome.status, Status::Unreachable { .. })
+        })
+    })
+}
