@@ -26,7 +26,8 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) name: &'static str,
-    pub(crate) open: fn(Kind) -> Arc<dyn OpenProber>,
+    /// With a receive buffer of so many bytes, where it can be told how large that shall be.
+    pub(crate) open: fn(Kind, Option<usize>) -> Arc<dyn OpenProber>,
     /// Whether it promises that more than 65,535 requests can be unanswered at once.
     pub(crate) is_wide: bool,
     /// Whether a round trip ends when the kernel received the reply, and not when the prober looked at it.
@@ -37,16 +38,22 @@ pub(crate) struct Engine {
 pub(crate) const ENGINES: &[Engine] = &[
     Engine {
         name: "linux",
-        open: |kind| match kind {
-            Kind::Datagram => Arc::new(LinuxPing::new()),
-            Kind::Raw => Arc::new(LinuxPing::raw()),
+        open: |kind, receive_buffer| {
+            let prober = match kind {
+                Kind::Datagram => LinuxPing::new(),
+                Kind::Raw => LinuxPing::raw(),
+            };
+            Arc::new(match receive_buffer {
+                Some(bytes) => prober.receive_buffer(bytes),
+                None => prober,
+            })
         },
         is_wide: true,
         is_stamped_by_kernel: true,
     },
     Engine {
         name: "surge",
-        open: |kind| match kind {
+        open: |kind, _| match kind {
             Kind::Datagram => Arc::new(SurgePing::new()),
             Kind::Raw => Arc::new(SurgePing::raw()),
         },

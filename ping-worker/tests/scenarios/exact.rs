@@ -5,7 +5,7 @@
 //! one request late, and the next one early by as much. So single requests have [`EARLY`], which no wrong schedule
 //! keeps, and the middle one of all is bounded narrowly: 1 ms early, 20 ms late.
 
-use std::{num::NonZeroU32, thread, time::Duration};
+use std::{cell::Cell, num::NonZeroU32, thread, time::Duration};
 
 use pingfleet_testbed::simnet::{Script, SimNet, Traffic};
 use pingfleet_wire::{Outcome, Probing, Status};
@@ -66,10 +66,17 @@ fn silent_targets_are_sent_the_count_and_all_retries_when_they_are_due() {
         chunks: 2,
         threads: 1,
         stall: None,
+        receive_buffer: None,
     };
+    let undisturbed = Cell::new(0);
     each(&Script::default(), &plan, |variant, outcomes, traffic| {
         let is_whole = |outcome: &Outcome| outcome.sent == 6;
         assert!(outcomes.iter().all(is_whole), "{variant}");
+        // A prober that a busy machine has stopped asks again, which is a schedule of its own.
+        if outcomes.iter().any(|outcome| outcome.attempts > 1) {
+            return;
+        }
+        undisturbed.set(undisturbed.get() + 1);
         assert_requests(&plan, traffic, 6, variant);
         let departures = traffic.departures();
         let late = departures.values().flat_map(|departures| {
@@ -80,6 +87,7 @@ fn silent_targets_are_sent_the_count_and_all_retries_when_they_are_due() {
         });
         assert_on_time(late.collect(), variant);
     });
+    assert!(undisturbed.get() > 0, "the machine is too busy for this");
 }
 
 /// Judges by how many nanoseconds requests were late.
@@ -106,6 +114,7 @@ fn answering_targets_are_sent_the_count_alone_at_its_interval() {
         chunks: 1,
         threads: 1,
         stall: None,
+        receive_buffer: None,
     };
     each(&Script::alive(1..=100), &plan, |variant, _, traffic| {
         assert_requests(&plan, traffic, 5, variant);
@@ -131,6 +140,7 @@ fn at_rate(rate: u32, hosts: u32, chunks: usize, threads: usize) -> Plan {
         chunks,
         threads,
         stall: None,
+        receive_buffer: None,
     }
 }
 
@@ -205,6 +215,7 @@ fn more_requests_than_sequence_numbers_can_be_unanswered() {
         chunks: 14,
         threads: 1,
         stall: None,
+        receive_buffer: None,
     };
     let run_one = |variant: Variant| {
         let plan = plan(variant);

@@ -15,6 +15,9 @@ use crate::scenario::{Expected, Scenario, Variant};
 /// long that a wrong one differs by more. What the middle one of many may do is [`crate::exact`]'s matter.
 pub(crate) const EARLY: Duration = Duration::from_millis(40);
 
+/// How often a silent target is probed at most.
+const PASSES: u8 = 3;
+
 /// Everything in which one variant of a scenario is not as expected.
 pub(crate) fn faults(
     scenario: &Scenario,
@@ -109,9 +112,8 @@ impl Seen<'_> {
                 .then(|| format!("reason {reason:?} and not {wanted}"));
         }
         let is_right = match (&expected.reason, &reason) {
-            (None, None) => true,
             (Some(part), Some(reason)) => reason.contains(part),
-            _ => false,
+            (_, reason) => reason.is_none(),
         };
         (!is_right).then(|| format!("reason {reason:?} and not {:?}", expected.reason))
     }
@@ -121,7 +123,12 @@ impl Seen<'_> {
         let received = expected.received.or(expected
             .received_as_answered
             .then_some(self.answered as u16));
-        if outcome.attempts > expected.attempts {
+        // A busy machine may stop the prober, which then asks the silent ones again.
+        let passes = match outcome.received {
+            0 => PASSES,
+            _ => expected.attempts,
+        };
+        if outcome.attempts > passes {
             Some(format!("{} passes", outcome.attempts))
         } else if expected.sent.is_some_and(|sent| sent != outcome.sent) {
             Some(format!("{} sent", outcome.sent))

@@ -52,6 +52,7 @@ scenarios! {
     an_error_that_quotes_a_foreign_request_is_nobodys
     an_error_that_quotes_little_is_enough
     an_icmp_error_is_unreachable_with_its_reporter
+    answers_that_find_no_room_in_the_socket_make_nobody_down
     foreign_errors_cost_no_answer
     foreign_replies_cost_no_answer
     many_hosts_in_many_chunks_are_each_told_apart
@@ -127,6 +128,7 @@ fn run_one(scenario: &Scenario, variant: Variant) -> anyhow::Result<Vec<String>>
         chunks: scenario.chunks,
         threads: scenario.threads,
         stall: scenario.stall,
+        receive_buffer: scenario.receive_buffer,
     };
     let outcomes = plan.run(&net, variant)?;
     let traffic = net.stop().context("the network failed")?;

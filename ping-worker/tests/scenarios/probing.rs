@@ -30,6 +30,7 @@ const FOLDER: &str = "PINGFLEET_SCENARIO_FOLDER";
 const ENGINE: &str = "PINGFLEET_SCENARIO_ENGINE";
 const KIND: &str = "PINGFLEET_SCENARIO_KIND";
 const THREADS: &str = "PINGFLEET_SCENARIO_THREADS";
+const RECEIVE_BUFFER: &str = "PINGFLEET_SCENARIO_RECEIVE_BUFFER";
 
 /// Hosts to be probed, dealt out to chunks of one run.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) chunks: usize,
     pub(crate) threads: usize,
     pub(crate) stall: Option<Stall>,
+    /// Bytes of the receive buffer, where it is not to be large.
+    pub(crate) receive_buffer: Option<usize>,
 }
 
 impl Plan {
@@ -64,6 +67,10 @@ impl Plan {
             .env(ENGINE, variant.engine.name)
             .env(KIND, variant.kind.name())
             .env(THREADS, self.threads.to_string())
+            .envs(
+                self.receive_buffer
+                    .map(|bytes| (RECEIVE_BUFFER, bytes.to_string())),
+            )
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
@@ -153,7 +160,9 @@ async fn inner() -> anyhow::Result<()> {
         .find(|known| known.name() == kind)
         .context("no such kind")?;
     let threads: NonZeroUsize = env::var(THREADS)?.parse()?;
-    let opener = (engine.open)(kind);
+    let receive_buffer = env::var(RECEIVE_BUFFER).ok();
+    let receive_buffer = receive_buffer.map(|bytes| bytes.parse()).transpose()?;
+    let opener = (engine.open)(kind, receive_buffer);
     let lanes = Lanes::start(threads, &opener, None, Resolver::from_system())?;
     let mut chunks = Vec::new();
     while let Ok(bytes) = fs::read(folder.join(format!("{}.work", chunks.len()))) {

@@ -24,6 +24,8 @@ pub(crate) struct Scenario {
     /// How many lanes probe them.
     #[serde(default = "one")]
     pub(crate) threads: usize,
+    /// Bytes of the prober's receive buffer, where it is not to be large.
+    pub(crate) receive_buffer: Option<usize>,
     #[serde(default)]
     seed: u64,
     #[serde(default)]
@@ -107,7 +109,7 @@ pub(crate) struct Expected {
     pub(crate) status: String,
     /// The error that the reason is made of.
     pub(crate) error: Option<Reported>,
-    /// What the reason contains. Without it and `error` there is no reason.
+    /// What the reason contains, if the status has one. Without this and `error` there is no reason.
     pub(crate) reason: Option<String>,
     pub(crate) sent: Option<u16>,
     pub(crate) received: Option<u16>,
@@ -118,7 +120,7 @@ pub(crate) struct Expected {
     /// stamp: another one may wait for a processor as long as it likes.
     #[serde(default, deserialize_with = "some_durations")]
     pub(crate) rtt: Option<[Duration; 2]>,
-    /// The most passes of probing.
+    /// The most passes of probing, for one that answers.
     #[serde(default = "one_pass")]
     pub(crate) attempts: u8,
     /// Variants that cannot keep this promise.
