@@ -3,7 +3,7 @@
 //!
 //! Tolerances: between the prober's clock and the kernel's stamp lies a wait for a processor now and then, which makes
 //! one request late, and the next one early by as much. So single requests have [`EARLY`], which no wrong schedule
-//! keeps, and the middle one of all is bounded narrowly: 1 ms early, 20 ms late.
+//! keeps, and the middle one of all is bounded narrowly: 1 ms early, 100 ms late.
 
 use std::{cell::Cell, num::NonZeroU32, thread, time::Duration};
 
@@ -17,8 +17,8 @@ use crate::{
     variants,
 };
 
-/// By how much the middle one of all requests may be late.
-const MIDDLE_LATE: Duration = Duration::from_millis(20);
+/// By how much the middle one of all requests may be late: less than any wrong schedule makes it.
+const MIDDLE_LATE: Duration = Duration::from_millis(100);
 
 /// And by how much it may be early.
 const MIDDLE_EARLY: Duration = Duration::from_millis(1);
@@ -104,7 +104,7 @@ fn assert_on_time(mut late: Vec<i64>, variant: Variant) {
 fn answering_targets_are_sent_the_count_alone_at_its_interval() {
     let probing = Probing {
         count: 5,
-        interval: Duration::from_millis(60),
+        interval: Duration::from_millis(150),
         rate: None,
         ..Probing::default()
     };
