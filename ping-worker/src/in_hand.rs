@@ -17,28 +17,41 @@ pub(crate) enum Taken {
     Again,
 }
 
+/// A chunk in hand.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// The deliveries to settle.
+    pub(crate) tags: Vec<DeliveryTag>,
+    /// It had been delivered to another process before, which did not settle it.
+    pub(crate) returned: bool,
+}
+
 /// The chunks in hand. Bounded by the prefetch, and by twice that around a lost session.
 #[derive(Debug, Default)]
 pub(crate) struct InHand {
-    chunks: HashMap<ChunkKey, Vec<DeliveryTag>>,
+    chunks: HashMap<ChunkKey, Held>,
 }
 
 impl InHand {
-    pub(crate) fn take(&mut self, key: ChunkKey, tag: DeliveryTag) -> Taken {
+    pub(crate) fn take(&mut self, key: ChunkKey, tag: DeliveryTag, redelivered: bool) -> Taken {
         let known = self.chunks.contains_key(&key);
-        self.chunks.entry(key).or_default().push(tag);
+        let held = self.chunks.entry(key).or_insert_with(|| Held {
+            tags: Vec::new(),
+            returned: redelivered,
+        });
+        held.tags.push(tag);
         if known { Taken::Again } else { Taken::New }
     }
 
-    /// Removes a chunk that is published and confirmed, or given back; returns the deliveries to settle.
-    pub(crate) fn settle(&mut self, key: &ChunkKey) -> Vec<DeliveryTag> {
+    /// Removes a chunk that is published and confirmed, or given back.
+    pub(crate) fn settle(&mut self, key: &ChunkKey) -> Held {
         self.chunks.remove(key).unwrap_or_default()
     }
 
     /// The session is gone, and its deliveries with it. The chunks stay in hand: their results are still wanted.
     pub(crate) fn forget_tags(&mut self) {
-        for tags in self.chunks.values_mut() {
-            tags.clear();
+        for held in self.chunks.values_mut() {
+            held.tags.clear();
         }
     }
 
@@ -68,9 +81,11 @@ mod tests {
             chunk: 7,
         };
         let mut in_hand = InHand::default();
-        assert_eq!(in_hand.take(key, tag(1)), Taken::New);
-        assert_eq!(in_hand.take(key, tag(2)), Taken::Again);
-        assert_eq!(in_hand.settle(&key), [tag(1), tag(2)]);
+        assert_eq!(in_hand.take(key, tag(1), false), Taken::New);
+        assert_eq!(in_hand.take(key, tag(2), true), Taken::Again);
+        let held = in_hand.settle(&key);
+        assert_eq!(held.tags, [tag(1), tag(2)]);
+        assert!(!held.returned);
         assert_eq!(in_hand.len(), 0);
     }
 
@@ -81,9 +96,9 @@ mod tests {
             chunk: 7,
         };
         let mut in_hand = InHand::default();
-        in_hand.take(key, tag(1));
+        in_hand.take(key, tag(1), true);
         in_hand.forget_tags();
-        assert_eq!(in_hand.take(key, tag(1)), Taken::Again);
-        assert_eq!(in_hand.settle(&key), [tag(1)]);
+        assert_eq!(in_hand.take(key, tag(1), true), Taken::Again);
+        assert_eq!(in_hand.settle(&key).tags, [tag(1)]);
     }
 }

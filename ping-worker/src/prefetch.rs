@@ -1,8 +1,10 @@
 //! How many chunks a worker takes ahead. No I/O.
 //!
 //! Slow start: 1 until the first chunk of a session is settled, so that a chunk which kills whatever takes it burns
-//! only its own deliveries; then what the rate of the run needs. It only ever widens: runs that come interleaved share
-//! the widest window.
+//! only its own deliveries; then what the rate of the run needs. As long as what comes was returned by somebody, one of
+//! them may be such a chunk, so the window only doubles, each time that all of it was settled: of what came before that
+//! chunk, half at least is settled at each start, and few are with it when it kills again. It only ever widens: runs
+//! that come interleaved share the widest window.
 
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -25,6 +27,8 @@ pub(crate) struct Prefetch {
     fixed: Option<NonZeroU16>,
     box_rate: Rate,
     unlimited: bool,
+    /// Of the window, as long as only returned chunks have come: how many are to be settled before it doubles.
+    trial: Option<u16>,
 }
 
 impl Prefetch {
@@ -34,25 +38,60 @@ impl Prefetch {
             fixed,
             box_rate,
             unlimited: false,
+            trial: Some(1),
         }
     }
 
-    /// A chunk like `chunk` was settled, with `in_hand` left: the prefetch to change to, if it is another one.
-    pub(crate) fn settled(&mut self, chunk: &WorkChunk, in_hand: usize) -> Option<u16> {
-        if let Some(fixed) = self.fixed {
-            return self.widen(fixed.get(), in_hand);
-        }
-        let rate = lower(chunk.probing.rate, self.box_rate);
-        self.unlimited |= rate.is_none();
-        let wanted = rate.map_or(UNLIMITED_START, |rate| {
-            for_rate(&chunk.probing, chunk.targets.len(), rate)
-        });
+    /// A chunk like `chunk` was taken, and nobody else could take it: the prefetch to change to at once.
+    pub(crate) fn alone(&mut self, chunk: &WorkChunk, in_hand: usize) -> Option<u16> {
+        self.trial = None;
+        let wanted = match (self.fixed, lower(chunk.probing.rate, self.box_rate)) {
+            (Some(fixed), _) => fixed.get(),
+            (None, Some(rate)) => for_rate(&chunk.probing, chunk.targets.len(), rate),
+            (None, None) => MOST,
+        };
         self.widen(wanted, in_hand)
+    }
+
+    /// A chunk like `chunk` was settled, with `in_hand` left: the prefetch to change to, if it is another one.
+    /// `returned` says that it had been delivered to a process before that did not settle it.
+    pub(crate) fn settled(
+        &mut self,
+        chunk: &WorkChunk,
+        returned: bool,
+        in_hand: usize,
+    ) -> Option<u16> {
+        let rate = lower(chunk.probing.rate, self.box_rate);
+        self.unlimited |= self.fixed.is_none() && rate.is_none();
+        let wanted = match (self.fixed, rate) {
+            (Some(fixed), _) => fixed.get(),
+            (None, Some(rate)) => for_rate(&chunk.probing, chunk.targets.len(), rate),
+            (None, None) => UNLIMITED_START,
+        };
+        if !returned {
+            // What was returned comes first, so nothing of it is left.
+            self.trial = None;
+        }
+        let Some(left) = self.trial else {
+            return self.widen(wanted, in_hand);
+        };
+        let left = left.saturating_sub(1);
+        self.trial = Some(left);
+        if left > 0 {
+            return None;
+        }
+        let most = if self.unlimited { MOST } else { wanted };
+        let doubled = self.widen(self.size.saturating_mul(2).min(most), in_hand);
+        self.trial = Some(self.size);
+        doubled
     }
 
     /// Whether it may grow further when the worker idles.
     pub(crate) fn may_grow(&self, in_hand: usize) -> bool {
-        self.unlimited && self.size < MOST && in_hand >= usize::from(self.size)
+        self.unlimited
+            && self.trial.is_none()
+            && self.size < MOST
+            && in_hand >= usize::from(self.size)
     }
 
     /// The worker idles with everything in hand: twice as much, if that is possible.
@@ -136,11 +175,11 @@ mod tests {
             rate: NonZeroU32::new(100),
             ..Probing::default()
         });
-        assert_eq!(prefetch.settled(&slow, 0), Some(4));
-        assert_eq!(prefetch.settled(&fast, 3), Some(21));
+        assert_eq!(prefetch.settled(&slow, false, 0), Some(4));
+        assert_eq!(prefetch.settled(&fast, false, 3), Some(21));
         for _ in 0..100 {
-            assert_eq!(prefetch.settled(&slow, 20), None);
-            assert_eq!(prefetch.settled(&fast, 20), None);
+            assert_eq!(prefetch.settled(&slow, false, 20), None);
+            assert_eq!(prefetch.settled(&fast, false, 20), None);
         }
     }
 
@@ -151,7 +190,7 @@ mod tests {
             rate: None,
             ..Probing::default()
         });
-        assert_eq!(prefetch.settled(&unlimited, 0), Some(4));
+        assert_eq!(prefetch.settled(&unlimited, false, 0), Some(4));
         assert!(!prefetch.may_grow(3));
         let mut sizes = Vec::new();
         while prefetch.may_grow(usize::from(prefetch.size)) {
@@ -161,10 +200,61 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_is_alone_takes_as_much_at_once_as_it_ever_needs() {
+        let unlimited = chunk(Probing {
+            rate: None,
+            ..Probing::default()
+        });
+        let mut prefetch = Prefetch::slow_start(None, None);
+        assert_eq!(prefetch.alone(&unlimited, 1), Some(MOST));
+        assert_eq!(prefetch.alone(&unlimited, 2), None);
+        let mut limited = Prefetch::slow_start(None, None);
+        assert_eq!(limited.alone(&chunk(Probing::default()), 1), Some(21));
+        let mut fixed = Prefetch::slow_start(NonZeroU16::new(7), None);
+        assert_eq!(fixed.alone(&unlimited, 1), Some(7));
+    }
+
+    #[test]
     fn no_fresh_channel_while_too_much_is_in_hand() {
         let mut prefetch = Prefetch::slow_start(NonZeroU16::new(200), None);
-        assert_eq!(prefetch.settled(&chunk(Probing::default()), 313), None);
-        assert_eq!(prefetch.settled(&chunk(Probing::default()), 312), Some(200));
+        assert_eq!(
+            prefetch.settled(&chunk(Probing::default()), false, 313),
+            None
+        );
+        assert_eq!(
+            prefetch.settled(&chunk(Probing::default()), false, 312),
+            Some(200)
+        );
+    }
+
+    #[test]
+    fn returned_chunks_double_the_window_each_time_that_all_of_it_is_settled() {
+        let usual = chunk(Probing::default());
+        let mut prefetch = Prefetch::slow_start(None, None);
+        let mut settled = Vec::new();
+        for number in 1..=40 {
+            if let Some(window) = prefetch.settled(&usual, true, 0) {
+                settled.push((number, window));
+            }
+        }
+        // 21 is what the rate needs.
+        assert_eq!(settled, [(1, 2), (3, 4), (7, 8), (15, 16), (31, 21)]);
+        let mut prefetch = Prefetch::slow_start(None, None);
+        assert_eq!(prefetch.settled(&usual, true, 0), Some(2));
+        assert_eq!(prefetch.settled(&usual, false, 0), Some(21));
+    }
+
+    #[test]
+    fn an_idle_unlimited_worker_does_not_grow_into_returned_chunks() {
+        let mut prefetch = Prefetch::slow_start(None, None);
+        let unlimited = chunk(Probing {
+            rate: None,
+            ..Probing::default()
+        });
+        assert_eq!(prefetch.settled(&unlimited, true, 0), Some(2));
+        assert!(!prefetch.may_grow(2));
+        assert_eq!(prefetch.settled(&unlimited, false, 0), Some(4));
+        assert!(prefetch.may_grow(4));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue, Sessions};
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, Queue, Sessions};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
 use tokio::{
     sync::mpsc,
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Settings,
     heartbeat::Pulse,
-    in_hand::{InHand, Taken},
+    in_hand::{Held, InHand, Taken},
     lanes::{LaneGone, Lanes, Probed},
     outbox::Outgoing,
     prefetch::Prefetch,
@@ -134,6 +134,11 @@ impl Intake {
                     Ok((id, ended)) => {
                         self.tasks.remove(&id);
                         self.publish(consumer, ended).await?;
+                        // All that is in hand only waits for confirms.
+                        let idle = deadline.is_none() && self.probing.is_empty();
+                        if idle && prefetch.may_grow(self.in_hand.len()) {
+                            self.grow(consumer, &mut prefetch).await?;
+                        }
                     }
                     Err(error) => {
                         tracing::error!(%error, "a chunk's task ended in disorder");
@@ -154,16 +159,34 @@ impl Intake {
                 _ = idle.tick(), if deadline.is_none() && prefetch.may_grow(self.in_hand.len()) => {
                     // Nothing was sent for a while, so everything in hand only waits for answers.
                     let before = std::mem::replace(&mut sent, self.lanes.requests_sent());
-                    if sent == before && let Some(wanted) = prefetch.idle(self.in_hand.len()) {
-                        tracing::debug!(prefetch = wanted, "prefetch widened while idle");
-                        consumer.set_prefetch(wanted).await?;
+                    if sent == before {
+                        self.grow(consumer, &mut prefetch).await?;
                     }
                 }
                 delivery = consumer.next(), if deadline.is_none() => {
                     self.take(consumer, delivery?).await?;
+                    if self.settings.alone
+                        && let Some(chunk) = &self.last
+                        && let Some(wanted) = prefetch.alone(chunk, self.in_hand.len())
+                    {
+                        consumer.set_prefetch(wanted).await?;
+                    }
                 }
             }
         }
+    }
+
+    /// Opens the window further, because the worker idles.
+    async fn grow(
+        &self,
+        consumer: &mut dyn Consumer,
+        prefetch: &mut Prefetch,
+    ) -> Result<(), BrokerError> {
+        if let Some(wanted) = prefetch.idle(self.in_hand.len()) {
+            tracing::debug!(prefetch = wanted, "prefetch widened while idle");
+            consumer.set_prefetch(wanted).await?;
+        }
+        Ok(())
     }
 
     async fn take(
@@ -181,7 +204,10 @@ impl Intake {
         };
         tracing::debug!(run = %chunk.key.run, chunk = chunk.key.chunk, targets = chunk.targets.len(), "chunk taken");
         self.last = Some(Arc::clone(&chunk));
-        if self.in_hand.take(chunk.key, delivery.tag) == Taken::New {
+        let taken = self
+            .in_hand
+            .take(chunk.key, delivery.tag, delivery.redelivered);
+        if taken == Taken::New {
             let lanes = Arc::clone(&self.lanes);
             let redelivered = delivery.redelivered;
             let key = chunk.key;
@@ -239,7 +265,7 @@ impl Intake {
         prefetch: &mut Prefetch,
         taking: bool,
     ) -> Result<(), BrokerError> {
-        let tags: Vec<DeliveryTag> = self.in_hand.settle(&key);
+        let Held { tags, returned } = self.in_hand.settle(&key);
         for tag in &tags {
             consumer.ack(*tag, false).await?;
         }
@@ -248,7 +274,7 @@ impl Intake {
         if taking
             && !tags.is_empty()
             && let Some(chunk) = self.last.clone()
-            && let Some(wanted) = prefetch.settled(&chunk, self.in_hand.len())
+            && let Some(wanted) = prefetch.settled(&chunk, returned, self.in_hand.len())
         {
             tracing::debug!(prefetch = wanted, "prefetch widened");
             consumer.set_prefetch(wanted).await?;
@@ -262,7 +288,7 @@ impl Intake {
         consumer: &mut dyn Consumer,
         key: ChunkKey,
     ) -> Result<(), BrokerError> {
-        for tag in self.in_hand.settle(&key) {
+        for tag in self.in_hand.settle(&key).tags {
             consumer.requeue(tag).await?;
         }
         Ok(())

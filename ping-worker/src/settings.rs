@@ -36,6 +36,9 @@ pub struct Settings {
     pub rate: Rate,
     /// Chunks in hand, when it does not follow from the run.
     pub prefetch: Option<NonZeroU16>,
+    /// Whether the queue ends with this process: no other worker can take a chunk that kills this one, so there is
+    /// nothing to start slowly for.
+    pub alone: bool,
 }
 
 impl WorkerArgs {
@@ -62,6 +65,7 @@ impl WorkerArgs {
             prefetch: layers.get("worker.prefetch", None, |text| {
                 number(1_u16, 256)(text).map(NonZeroU16::new)
             }),
+            alone: false,
         }
     }
 }

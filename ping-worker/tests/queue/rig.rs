@@ -275,6 +275,7 @@ impl Rig {
                 threads: NonZeroUsize::MIN,
                 rate: None,
                 prefetch: NonZeroU16::new(4),
+                alone: false,
             },
             run: Uuid::from_u128(7),
         }
