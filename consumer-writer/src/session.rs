@@ -17,6 +17,9 @@ const RESULTS_PREFETCH: u16 = 256;
 /// Dead letters and heartbeats in hand, at most.
 const SIGNS_PREFETCH: u16 = 256;
 
+/// A batch to which nothing was added for this long is not worth waiting for: the last one of a run ends it.
+const QUIET: Duration = Duration::from_millis(20);
+
 /// How often the writer notes its own sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
@@ -51,7 +54,9 @@ pub(crate) struct Session<'a> {
     dead: Box<dyn Consumer>,
     heartbeats: Box<dyn Consumer>,
     batch: Batch,
+    /// Of the batch: by when it is committed at the latest, and when it has been quiet.
     flush_at: Option<Instant>,
+    quiet_at: Option<Instant>,
     foreign: Foreign,
 }
 
@@ -70,6 +75,7 @@ impl<'a> Session<'a> {
             heartbeats: broker.consumer(Queue::Heartbeats, SIGNS_PREFETCH).await?,
             batch: Batch::default(),
             flush_at: None,
+            quiet_at: None,
             foreign: Foreign::default(),
         })
     }
@@ -109,7 +115,7 @@ impl<'a> Session<'a> {
                 self.flush(summary, stop).await?;
             }
             self.look_for_only_foreign()?;
-            let flush_at = self.flush_at;
+            let flush_at = [self.flush_at, self.quiet_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -141,6 +147,7 @@ impl<'a> Session<'a> {
             Ok(()) => {
                 if queue == Queue::Results {
                     self.foreign.any_ours = true;
+                    self.quiet_at = Some(Instant::now() + QUIET);
                 }
                 if self.flush_at.is_none() {
                     self.flush_at = Some(Instant::now() + self.settings.batch_interval);
@@ -194,6 +201,7 @@ impl<'a> Session<'a> {
         stop: &CancellationToken,
     ) -> Result<(), WriterError> {
         self.flush_at = None;
+        self.quiet_at = None;
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
             let applied = commit(self.db, self.settings.via, batch.incoming, stop).await?;

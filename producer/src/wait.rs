@@ -9,7 +9,7 @@ use std::{
 
 use pingfleet_broker::{Broker, Queue};
 use pingfleet_store::{Db, Overdue, RunState, RunSummary, Via};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,6 +20,11 @@ use crate::{
 
 /// How often the database is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How soon it is looked at again at first, and what part of the time so far lies between two looks: a short run does
+/// not wait for its end to be seen.
+const SOONEST_LOOK: Duration = Duration::from_millis(10);
+const LOOKS: u32 = 32;
 
 /// How often the run's hold is renewed; `run_summary` gives it 15 s.
 const HOLD: Duration = Duration::from_secs(3);
@@ -67,8 +72,8 @@ pub(crate) async fn produce(
         let publishing = publish(Arc::clone(broker), db, run, source, stop.clone());
         let mut publishing = pin!(publishing);
         let mut published = false;
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let began = Instant::now();
+        let mut next_look = began;
         source = loop {
             tokio::select! {
                 biased;
@@ -89,7 +94,9 @@ pub(crate) async fn produce(
                         return Ok(Ended::Detached);
                     }
                 }
-                _ = look.tick() => {
+                () = tokio::time::sleep_until(next_look) => {
+                    let pause = (began.elapsed() / LOOKS).clamp(SOONEST_LOOK, LOOK);
+                    next_look = Instant::now() + pause;
                     if let Some(ended) = waiting.look(out).await? {
                         waiting.progress.finish();
                         return Ok(ended);

@@ -105,7 +105,10 @@ pub(crate) fn again(
 impl Roles {
     fn resolve(layers: &mut Layers) -> Self {
         Self {
-            worker: WorkerArgs::default().resolve(layers),
+            worker: ping_worker::Settings {
+                alone: true,
+                ..WorkerArgs::default().resolve(layers)
+            },
             writer: WriterArgs::default().resolve(layers, Via::Sweep),
         }
     }
