@@ -1,11 +1,12 @@
-//! What tests run against: a RabbitMQ node and network namespaces of their own.
+//! What tests run against: a RabbitMQ node, network namespaces and small disks of their own.
 //!
 //! Invariant: everything that is started here ends with the value that started it, and at the latest with the test
 //! process, however that ends. Nothing of the machine's own broker or network is touched.
 
+mod disk;
 mod keeper;
 mod namespace;
 mod rabbit;
 pub mod simnet;
 
-pub use self::{namespace::Namespace, rabbit::Rabbit};
+pub use self::{disk::SmallDisk, namespace::Namespace, rabbit::Rabbit};

@@ -30,10 +30,12 @@ pub struct Rabbit {
     port: u16,
     dist_port: u16,
     epmd_port: u16,
+    cookie: String,
     ipv6: bool,
     // Fields are dropped in this order: the node ends before what it needs is gone.
     node: Option<Ended>,
-    _epmd: Ended,
+    /// Of the first node of a cluster.
+    _epmd: Option<Ended>,
     folder: Folder,
 }
 
@@ -142,13 +144,46 @@ impl Rabbit {
             port,
             dist_port,
             epmd_port,
+            cookie: format!("PINGFLEET{port}"),
             ipv6: TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
-            _epmd: Ended::spawn(&mut epmd)?,
+            _epmd: Some(Ended::spawn(&mut epmd)?),
             node: None,
         };
         rabbit.write_configuration()?;
         rabbit.boot()?;
         Ok(rabbit)
+    }
+
+    /// Starts one more node, and makes it a member of this one's cluster. This one has to outlive it.
+    ///
+    /// # Errors
+    /// As for [`Self::start`]; also when it is not let in.
+    pub fn start_member(&self) -> anyhow::Result<Self> {
+        let [port, dist_port, _] = free_ports()?;
+        let mut member = Self {
+            scripts: self.scripts.clone(),
+            folder: Folder::new()?,
+            namespace: self.namespace.clone(),
+            port,
+            dist_port,
+            epmd_port: self.epmd_port,
+            cookie: self.cookie.clone(),
+            ipv6: self.ipv6,
+            _epmd: None,
+            node: None,
+        };
+        member.write_configuration()?;
+        member.boot()?;
+        member.ctl(&["stop_app"])?;
+        member.ctl(&["join_cluster", &self.node_name()])?;
+        member.ctl(&["start_app"])?;
+        Ok(member)
+    }
+
+    /// The node's name, as `rabbitmqctl` shows it.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        format!("pingfleet{}@localhost", self.port)
     }
 
     /// Where the node listens, as the user `guest`.
@@ -178,6 +213,20 @@ impl Rabbit {
     /// When the signal cannot be sent. A node that does not run is none.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.node.take().map_or(Ok(()), Ended::stop)
+    }
+
+    /// Freezes the node (SIGSTOP): its connections stay, and nothing is read from them. Only killing it ends that.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        let node = self.node.as_ref().context("the node does not run")?;
+        let frozen = Command::new("sh")
+            .args(["-c", "kill -STOP \"$1\"", "freeze"])
+            .arg(node.process.id().to_string())
+            .status()?;
+        ensure!(frozen.success(), "the node was gone before it was frozen");
+        Ok(())
     }
 
     /// Kills the node (SIGKILL) and waits until it is gone. Its data stays.
@@ -250,10 +299,7 @@ impl Rabbit {
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             // A port mapper that Erlang starts would outlive the test.
             .env("ERL_FLAGS", "-start_epmd false")
-            .env(
-                "RABBITMQ_NODENAME",
-                format!("pingfleet{}@localhost", self.port),
-            )
+            .env("RABBITMQ_NODENAME", self.node_name())
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
             .env("RABBITMQ_CTL_DIST_PORT_MIN", "0")
             .env("RABBITMQ_CTL_DIST_PORT_MAX", "0")
@@ -262,7 +308,10 @@ impl Rabbit {
             .env("RABBITMQ_PID_FILE", folder.join("pid"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
             .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"))
-            .env("RABBITMQ_ADVANCED_CONFIG_FILE", folder.join("none.config"))
+            .env(
+                "RABBITMQ_ADVANCED_CONFIG_FILE",
+                folder.join("advanced.config"),
+            )
             .env("RABBITMQ_CONF_ENV_FILE", folder.join("none.conf"))
             // The script then becomes the node instead of watching over it: its process is the one to kill.
             .env("RUNNING_UNDER_SYSTEMD", "true")
@@ -286,9 +335,12 @@ impl Rabbit {
             log.file.level = info\n"
         );
         fs::write(folder.join("rabbitmq.conf"), configuration)?;
+        // How many messages a queue has is told as of its last tick, which is every five seconds otherwise.
+        let ticks = "[{rabbit, [{quorum_tick_interval, 500}]}].\n";
+        fs::write(folder.join("advanced.config"), ticks)?;
         fs::write(folder.join("plugins"), "[].\n")?;
         let cookie = folder.join(".erlang.cookie");
-        fs::write(&cookie, format!("PINGFLEET{port}"))?;
+        fs::write(&cookie, &self.cookie)?;
         fs::set_permissions(cookie, fs::Permissions::from_mode(0o400))?;
         Ok(())
     }
