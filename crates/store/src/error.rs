@@ -47,6 +47,12 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// The open file was deleted, or another one took its place.
+    #[error("{path} was deleted or replaced while it was in use: restore it from a backup and start again; what was not stored in it comes again", path = .path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// Somebody else holds the lock.
     #[error("{what} is held by another process{holder}")]
     Held {

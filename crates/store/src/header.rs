@@ -63,6 +63,23 @@ pub(crate) fn connect(
     Ok((connection, Opened(opened)))
 }
 
+/// Which file a path names: its device and its number there.
+pub(crate) type Identity = (u64, u64);
+
+/// Which file a path names now. Asks without opening it. Nothing where the system has no such numbers; an open file
+/// cannot be deleted there.
+#[cfg(unix)]
+pub(crate) fn identity(path: &Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    let file = fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn identity(_: &Path) -> Option<Identity> {
+    None
+}
+
 /// What to tell of a folder that is not there; SQLite only says that it cannot open the file.
 fn missing_folder(path: &Path) -> Option<String> {
     let folder = path

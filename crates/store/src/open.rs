@@ -63,6 +63,7 @@ impl OpenOptions {
             connection,
             path: self.path.clone(),
             database: Uuid::nil(),
+            identity: header::identity(&self.path),
             _opened: opened,
         };
         self.configure(&mut store)
@@ -239,6 +240,8 @@ pub struct Store {
     pub(crate) connection: Connection,
     pub(crate) path: PathBuf,
     pub(crate) database: Uuid,
+    /// Which file it was when it was opened, where the system tells.
+    identity: Option<header::Identity>,
     // After the connection, so that it is dropped after it.
     _opened: Opened,
 }
@@ -266,6 +269,12 @@ impl Store {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = body(&transaction)?;
         transaction.commit()?;
+        // SQLite goes on writing into a deleted file, which nobody can find any more: that is no commit.
+        if header::identity(&self.path) != self.identity {
+            return Err(StoreError::Gone {
+                path: self.path.clone(),
+            });
+        }
         Ok(value)
     }
 

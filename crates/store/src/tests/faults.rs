@@ -73,6 +73,28 @@ fn a_full_disk_leaves_nothing_of_the_batch() -> Result<()> {
     Ok(())
 }
 
+/// On Unix only: elsewhere the system refuses to delete what is open.
+#[cfg(unix)]
+#[test]
+fn what_is_written_into_a_deleted_file_is_not_stored() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, planned, works) = waiting(&folder, &[2, 2])?;
+    let batch = results(&works);
+    ensure!(store.apply(Via::Sweep, &batch[..1])?.applied == 1);
+    let moved = folder.path().join("moved.db");
+    std::fs::rename(store.path(), &moved)?;
+    for _ in 0..2 {
+        let refused = store.apply(Via::Sweep, &batch[1..]);
+        ensure!(matches!(&refused, Err(error @ StoreError::Gone { .. }) if !error.is_transient()));
+        // Another file in its place is no better.
+        std::fs::write(store.path(), "")?;
+    }
+    std::fs::rename(&moved, store.path())?;
+    store.apply(Via::Sweep, &batch[1..])?;
+    ensure!(store.verify(planned.run)?.is_complete());
+    Ok(())
+}
+
 #[test]
 fn a_locked_database_is_transient_and_leaves_nothing() -> Result<()> {
     let folder = TempDir::new()?;
