@@ -185,7 +185,8 @@ fn arguments(endpoint: &Endpoint, queue: Queue) -> FieldTable {
             }
         }
         Queue::Heartbeats => {
-            set("x-queue-type", text("classic"));
+            // A classic queue is gone while its node is, and every role with it: all look at the whole topology.
+            set("x-queue-type", text("quorum"));
             set("x-message-ttl", AMQPValue::LongLongInt(HEARTBEAT_TTL_MS));
             set("x-max-length", AMQPValue::LongLongInt(MAX_HEARTBEATS));
             set("x-overflow", text("drop-head"));
