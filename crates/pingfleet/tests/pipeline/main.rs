@@ -1,13 +1,11 @@
 //! The pipeline as users run it, and as nobody should: programs killed, the broker stopped, the queues purged. Whatever
 //! happens, each target ends with exactly one row.
 
-mod fleet;
-
 use std::{path::Path, time::Duration};
 
 use anyhow::ensure;
 
-use crate::fleet::Fleet;
+use pingfleet_faults::Fleet;
 
 /// Targets of a run: enough for it to be under way for some seconds.
 const TARGETS: u32 = 60_000;

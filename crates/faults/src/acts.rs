@@ -1,0 +1,148 @@
+//! What most cases do: publish a run, start roles, hold on to a transaction.
+
+use std::time::Instant;
+
+use anyhow::{bail, ensure};
+
+use crate::{fleet::Fleet, program::Program};
+
+/// The seed of the script that workers follow, unless a case wants another one.
+pub const SCRIPT: u64 = 7;
+
+/// The flags of a plan of small chunks.
+fn plan(chunk: u32) -> Vec<String> {
+    let chunk = chunk.to_string();
+    ["--rate", "unlimited", "--chunk-size", &chunk]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// Plans a run of the first `targets` addresses and publishes it; nobody waits for it, so nothing is published again.
+///
+/// # Errors
+/// When the producer fails.
+pub fn publish(fleet: &Fleet, targets: u32, chunk: u32) -> anyhow::Result<()> {
+    let mut producer = start_producer(fleet, targets, chunk, &["--detach"])?;
+    let status = producer.ended()?;
+    ensure!(
+        status.success(),
+        "the producer ended with {status}:\n{}",
+        producer.said()
+    );
+    Ok(())
+}
+
+/// Starts a producer.
+///
+/// # Errors
+/// When it is not built.
+pub fn start_producer(
+    fleet: &Fleet,
+    targets: u32,
+    chunk: u32,
+    more: &[&str],
+) -> anyhow::Result<Program> {
+    let hosts = fleet.hosts(targets)?;
+    let plan = plan(chunk);
+    let mut arguments = vec!["--hosts", hosts.to_str().unwrap_or_default()];
+    arguments.extend(plan.iter().map(String::as_str));
+    arguments.extend(more);
+    fleet.start("producer", &arguments)
+}
+
+/// Starts a producer with faults. It leaves when everything is published.
+///
+/// # Errors
+/// When it is not built.
+pub fn faulty_producer(
+    fleet: &Fleet,
+    targets: u32,
+    chunk: u32,
+    more: &[&str],
+) -> anyhow::Result<Program> {
+    let hosts = fleet.hosts(targets)?;
+    let plan = plan(chunk);
+    let mut arguments = vec!["producer", "--hosts", hosts.to_str().unwrap_or_default()];
+    arguments.extend(plan.iter().map(String::as_str));
+    arguments.extend(more);
+    fleet.start("faulty", &arguments)
+}
+
+/// Starts a worker that follows the script.
+///
+/// # Errors
+/// When it is not built.
+pub fn worker(fleet: &Fleet, name: &str, more: &[&str]) -> anyhow::Result<Program> {
+    let mut arguments = vec!["worker", "--name", name];
+    if !more.contains(&"--script") {
+        arguments.extend(["--script", "7"]);
+    }
+    arguments.extend(more);
+    fleet.start("faulty", &arguments)
+}
+
+/// Starts the writer, and waits until it is ready.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn writer(fleet: &Fleet) -> anyhow::Result<Program> {
+    let mut writer = fleet.start("consumer-writer", &[])?;
+    writer.wait_for("writer ready")?;
+    Ok(writer)
+}
+
+/// Has a program end by SIGTERM, and fails unless it says that all is well.
+///
+/// # Errors
+/// When it ends otherwise.
+pub fn dismiss(mut program: Program) -> anyhow::Result<()> {
+    program.signal("TERM")?;
+    let status = program.ended()?;
+    ensure!(
+        status.success(),
+        "{status} after SIGTERM:\n{}",
+        program.said()
+    );
+    Ok(())
+}
+
+/// Looks again and again until something is so.
+///
+/// # Errors
+/// When it never is.
+pub fn wait_until(what: &str, mut so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < crate::PATIENCE {
+        if so()? {
+            return Ok(());
+        }
+        std::thread::sleep(crate::LOOK);
+    }
+    bail!("waited in vain for {what}")
+}
+
+/// Waits until `messages` results wait for a writer.
+///
+/// # Errors
+/// When they never do.
+pub fn wait_for_results(fleet: &Fleet, messages: i64) -> anyhow::Result<()> {
+    let results = fleet.queue("results");
+    wait_until(&format!("{messages} results on the queue"), || {
+        Ok(fleet.depth(&results, "messages_ready")? >= messages)
+    })
+}
+
+/// Changes the database behind everybody's back.
+///
+/// # Errors
+/// When `sqlite3` refuses.
+pub fn tamper(fleet: &Fleet, sql: &str) -> anyhow::Result<()> {
+    let status = std::process::Command::new("sqlite3")
+        .args(["-cmd", ".timeout 10000"])
+        .arg(fleet.database())
+        .arg(sql)
+        .stdout(std::process::Stdio::null())
+        .status()?;
+    ensure!(status.success(), "{sql}");
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The real roles as one program, over a scripted prober, with faults at their boundaries. Only the fault suite uses
+//! it.
+
+use std::{io, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::{Parser, Subcommand};
+use consumer_writer::{WriterArgs, WriterError};
+use ping_worker::{WorkerArgs, WorkerError, resolve::Resolver, scripted::Scripted};
+use pingfleet_broker::RabbitBroker;
+use pingfleet_faults::tampered::{FaultArgs, Faults, TamperedBroker, TamperedProber};
+use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
+use pingfleet_store::{Db, FileLock, Via};
+use producer::{OutputArgs, PlanArgs, Settings, Wanted};
+
+/// A role with faults
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// `ping-worker`, whose prober follows a script
+    Worker {
+        /// Seed of the script
+        #[arg(long, default_value_t = 1)]
+        script: u64,
+        /// How long the probing of a chunk takes
+        #[arg(long, value_parser = duration, default_value = "5ms")]
+        delay: Duration,
+        #[command(flatten)]
+        worker: WorkerArgs,
+        #[command(flatten)]
+        faults: FaultArgs,
+    },
+    /// `consumer-writer`
+    Writer {
+        #[command(flatten)]
+        writer: WriterArgs,
+        #[command(flatten)]
+        faults: FaultArgs,
+    },
+    /// `producer`, which leaves when everything is published
+    Producer {
+        /// It waits for the end instead
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        plan: Box<PlanArgs>,
+        #[command(flatten)]
+        faults: FaultArgs,
+    },
+}
+
+fn main() -> ExitCode {
+    main_with(program)
+}
+
+#[tokio::main]
+async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
+    let mut layers = arguments.common.layers();
+    let common = arguments
+        .common
+        .resolve(&mut layers, Verbosity::Normal, "faulty");
+    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let broker = RabbitBroker::new(&common.broker)?;
+    match &arguments.role {
+        Role::Worker {
+            script,
+            delay,
+            worker,
+            faults,
+        } => {
+            let settings = worker.resolve(&mut layers);
+            layers.finish()?;
+            let faults = Faults::new(faults.clone());
+            let opener = Arc::new(TamperedProber {
+                script: Scripted {
+                    seed: *script,
+                    delay: *delay,
+                    panics_at: None,
+                },
+                faults: Arc::clone(&faults),
+            });
+            let broker = Arc::new(TamperedBroker::new(broker, faults));
+            ping_worker::run(
+                broker,
+                opener,
+                Resolver::from_system(),
+                &settings,
+                stop.token,
+            )
+            .await
+            .map_err(|error| match error {
+                WorkerError::Broker(error) => Failure::from(error),
+                other => Failure::system(&other),
+            })?;
+            Ok(Exit::Complete)
+        }
+        Role::Writer { writer, faults } => {
+            let settings = writer.resolve(&mut layers, Via::Broker);
+            layers.finish()?;
+            let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
+            let db = Db::open(common.database(true, true)).await?;
+            let _lock = FileLock::writer(db.path())?;
+            consumer_writer::run(broker, &db, &settings, stop.token)
+                .await
+                .map_err(|error| match error {
+                    WriterError::Broker(error) => Failure::from(error),
+                    WriterError::Store(error) => Failure::from(error),
+                    other => Failure::system(&other),
+                })?;
+            db.close().await?;
+            Ok(Exit::Complete)
+        }
+        Role::Producer { wait, plan, faults } => {
+            let output = OutputArgs::default();
+            let settings = Settings::resolve(plan, &output, &mut layers, Via::Broker, !wait, true);
+            layers.finish()?;
+            let Some(targets) = producer::read_targets(plan, &settings)? else {
+                return Ok(Exit::Complete);
+            };
+            let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
+            let db = Db::open(common.database(true, false)).await?;
+            let wanted = Wanted::Plan(Box::new(targets));
+            let mut out = io::sink();
+            let produced =
+                producer::run(broker, &db, wanted, &settings, &mut out, stop.token).await?;
+            db.close().await?;
+            Ok(produced.exit(false))
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Harm to the broker: killed again and again, its queues purged, deleted, unbound and full, its alarms.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use lapin::{Connection, ConnectionProperties, types::FieldTable};
+
+use crate::{
+    acts::{self, SCRIPT},
+    bench::{Bench, Case, Outcome, Promise},
+    fleet::{Fleet, Rest},
+    invariants::{Expected, oversized, violations},
+    program::Program,
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "broker-frozen-and-killed-while-chunks-are-published",
+        group: "broker",
+        fault: "SIGSTOP of the broker while the producer publishes, SIGKILL, a new start",
+        holds: "what was not confirmed is published again",
+        control: Some("a producer that takes what it sent for stored"),
+        run: frozen,
+    },
+    Case {
+        name: "broker-killed-again-and-again",
+        group: "broker",
+        fault: "SIGKILL and a new start of the broker, five times in a running sweep",
+        holds: "every role finds it again; nothing is lost",
+        control: None,
+        run: killed,
+    },
+    Case {
+        name: "queues-purged",
+        group: "broker",
+        fault: "`work` and `results` purged in a running sweep",
+        holds: "the waiting producer publishes what is overdue from the database",
+        control: Some("nobody waits"),
+        run: |bench, promise| lost_queues(bench, promise, "purge_queue"),
+    },
+    Case {
+        name: "queues-deleted",
+        group: "broker",
+        fault: "`work` and `results` deleted in a running sweep",
+        holds: "the roles declare them again; the waiting producer publishes what is overdue",
+        control: Some("nobody waits"),
+        run: |bench, promise| lost_queues(bench, promise, "delete_queue"),
+    },
+    Case {
+        name: "results-unbound",
+        group: "broker",
+        fault: "the binding of `results` removed in a running sweep: its messages are unroutable",
+        holds: "a returned result is no stored one; it is published again once the worker has bound again",
+        control: Some("a worker that takes what it sent for stored"),
+        run: unbound,
+    },
+    Case {
+        name: "results-refused",
+        group: "broker",
+        fault: "a policy bounds `results` to five messages while the writer is away: the broker refuses the rest",
+        holds: "the worker keeps what is refused, and publishes the same bytes again; nothing is probed again",
+        control: Some("a worker that takes what it sent for stored"),
+        run: refused,
+    },
+    Case {
+        name: "alarms-longer-than-a-heartbeat",
+        group: "broker",
+        fault: "memory alarm and disk alarm for 40 s; SIGTERM and SIGKILL of workers meanwhile",
+        holds: "SIGTERM ends each role within its deadline; the run completes when the alarm is over",
+        control: Some("workers that ack first"),
+        run: alarms,
+    },
+];
+
+fn done(fleet: &Fleet, story: String) -> anyhow::Result<Outcome> {
+    Ok(Outcome {
+        story,
+        violations: violations(fleet, &Expected::done(SCRIPT))?,
+    })
+}
+
+/// The flags of a worker that takes what it sent for stored, if this is the control.
+fn believing(promise: Promise) -> &'static [&'static str] {
+    match promise {
+        Promise::Kept => &[],
+        Promise::Broken => &["--sabotage", "believe"],
+    }
+}
+
+fn noted(fleet: &Fleet) -> anyhow::Result<i64> {
+    let noted = fleet.sqlite3("select count(*) from chunks where publishes > 0")?;
+    Ok(noted.parse()?)
+}
+
+fn frozen(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    const CHUNKS: u32 = 3000;
+    bench.with_fleet(|fleet| {
+        // The broker notes on disk where a queue lies some moments after it was made. One that it had made just before
+        // its death has no leader ever after.
+        acts::publish(fleet, 10, 1)?;
+        let writer = acts::writer(fleet)?;
+        let worker = acts::worker(fleet, "worker", &[])?;
+        fleet.rest()?;
+        acts::dismiss(worker)?;
+        acts::dismiss(writer)?;
+        std::thread::sleep(Duration::from_secs(3));
+        let producer = acts::faulty_producer(fleet, CHUNKS, 1, believing(promise))?;
+        acts::wait_until("the first chunks to be noted", || Ok(noted(fleet)? >= 310))?;
+        fleet.rabbit()?.freeze()?;
+        let before = noted(fleet)?;
+        if promise == Promise::Broken {
+            // It goes on for as long as the connection takes what it sends.
+            let began = Instant::now();
+            while noted(fleet)? < i64::from(CHUNKS) && began.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(crate::LOOK);
+            }
+        }
+        fleet.rabbit()?.kill();
+        fleet.rabbit()?.start_again()?;
+        ensure!(producer.wait()?.success(), "the producer gave up");
+        let _writer = acts::writer(fleet)?;
+        let _worker = acts::worker(fleet, "worker", &["--delay", "0ms"])?;
+        fleet.rest()?;
+        done(
+            fleet,
+            format!(
+                "frozen when {} of {CHUNKS} chunks were confirmed",
+                before - 10
+            ),
+        )
+    })
+}
+
+fn killed(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
+    let kills = bench.pick(5, 2);
+    bench.with_fleet(|fleet| {
+        let writer = acts::writer(fleet)?;
+        let slow = ["--delay", "150ms", "--prefetch", "8"];
+        let workers = [
+            acts::worker(fleet, "one", &slow)?,
+            acts::worker(fleet, "two", &slow)?,
+        ];
+        let producer = acts::start_producer(fleet, 1000 * kills, 1, &[])?;
+        let mut recovered = Vec::new();
+        for kill in 1..=kills {
+            let share = i64::from(1000 * kill - 800);
+            fleet.wait_for_run("a share of the results", |run| run.chunks_done >= share)?;
+            fleet.rabbit()?.kill();
+            fleet.rabbit()?.start_again()?;
+            let began = Instant::now();
+            let before = fleet.store()?.summary(1)?.chunks_done;
+            fleet.wait_for_run("more results", |run| run.chunks_done > before + 20)?;
+            recovered.push(began.elapsed().as_secs());
+        }
+        ensure!(producer.wait()?.success(), "the producer gave up");
+        let mut outcome = done(
+            fleet,
+            format!("{kills} kills; results again after {recovered:?} s"),
+        )?;
+        let sizes = workers.iter().chain([&writer]).filter_map(oversized);
+        outcome.violations.extend(sizes);
+        Ok(outcome)
+    })
+}
+
+fn lost_queues(bench: &mut Bench, promise: Promise, command: &str) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let _writer = acts::writer(fleet)?;
+        let _worker = acts::worker(fleet, "worker", &["--delay", "200ms", "--prefetch", "4"])?;
+        let detach: &[&str] = match promise {
+            Promise::Kept => &[],
+            Promise::Broken => &["--detach"],
+        };
+        let producer = acts::start_producer(fleet, 2000, 10, detach)?;
+        fleet.wait_for_run("first results", |run| run.chunks_done >= 20)?;
+        for queue in ["work", "results"] {
+            let queue = fleet.queue(queue);
+            fleet.broker()?.ctl(&[command, &queue])?;
+        }
+        ensure!(producer.wait()?.success(), "the producer gave up");
+        fleet.rest()?;
+        let again = fleet.sqlite3("select count(*) from chunks where publishes > 1")?;
+        ensure!(
+            promise == Promise::Broken || again != "0",
+            "it came too late to cost anything"
+        );
+        done(fleet, format!("{again} of 200 chunks published again"))
+    })
+}
+
+/// Takes away what brings results to their queue.
+fn unbind(fleet: &Fleet) -> anyhow::Result<()> {
+    let url = fleet.broker()?.url();
+    let queue = fleet.queue("results");
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let properties = ConnectionProperties::default();
+            let url = url.trim_end_matches('/');
+            let connection = Connection::connect(url, properties).await?;
+            let channel = connection.create_channel().await?;
+            let name = queue.as_str();
+            channel
+                .queue_unbind(name.into(), name.into(), name.into(), FieldTable::default())
+                .await?;
+            connection.close(200, "done".into()).await
+        })
+        .context("cannot unbind the queue")
+}
+
+fn unbound(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let _writer = acts::writer(fleet)?;
+        let mut flags = vec!["--delay", "100ms", "--prefetch", "4"];
+        flags.extend(believing(promise));
+        acts::publish(fleet, 2000, 10)?;
+        let worker = acts::worker(fleet, "worker", &flags)?;
+        fleet.wait_for_run("first results", |run| run.chunks_done >= 20)?;
+        unbind(fleet)?;
+        fleet.rest()?;
+        let bound_again = worker.said().contains("no queue is bound");
+        ensure!(
+            promise == Promise::Broken || bound_again,
+            "nothing was returned: {}",
+            worker.said()
+        );
+        done(fleet, "a result was returned, and stored later".to_owned())
+    })
+}
+
+fn refused(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        acts::publish(fleet, 400, 10)?;
+        let pattern = format!("^{}$", fleet.queue("results"));
+        let policy = r#"{"max-length":5,"overflow":"reject-publish"}"#;
+        let name = fleet.queue("bound");
+        fleet.broker()?.ctl(&[
+            "set_policy",
+            "--apply-to",
+            "queues",
+            &name,
+            &pattern,
+            policy,
+        ])?;
+        let mut worker = acts::worker(fleet, "worker", believing(promise))?;
+        if promise == Promise::Kept {
+            worker.wait_for("result not stored")?;
+        } else {
+            // All of the work is acked, whatever became of its results.
+            acts::wait_for_results(fleet, 5)?;
+            let work = fleet.queue("work");
+            acts::wait_until("the work to be acked", || {
+                Ok(fleet.depth(&work, "messages")? == 0)
+            })?;
+        }
+        let _writer = acts::writer(fleet)?;
+        fleet.rest()?;
+        fleet.broker()?.ctl(&["clear_policy", &name])?;
+        let said = worker.said();
+        let mut outcome = done(
+            fleet,
+            format!("{} refusals", said.matches("result not stored").count()),
+        )?;
+        let probed = said.matches("chunk taken").count();
+        if probed > 40 {
+            outcome
+                .violations
+                .push(format!("{probed} chunks probed instead of 40"));
+        }
+        acts::dismiss(worker)?;
+        Ok(outcome)
+    })
+}
+
+/// How long a role takes to leave after SIGTERM.
+fn leaves_within(mut program: Program, seconds: u64) -> anyhow::Result<u64> {
+    let began = Instant::now();
+    program.signal("TERM")?;
+    program.ended()?;
+    let took = began.elapsed().as_secs();
+    ensure!(
+        took <= seconds,
+        "it took {took} s to leave:\n{}",
+        program.said()
+    );
+    Ok(took)
+}
+
+fn alarms(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let lasting = match promise {
+        Promise::Kept => bench.pick(40, 4),
+        Promise::Broken => 4,
+    };
+    bench.with_fleet(|fleet| {
+        let writer = acts::writer(fleet)?;
+        let mut flags = vec!["--delay", "100ms", "--prefetch", "16"];
+        if promise == Promise::Broken {
+            flags.extend(["--sabotage", "ack-first"]);
+        }
+        acts::publish(fleet, 4000, 10)?;
+        let leaving = acts::worker(fleet, "leaving", &flags)?;
+        let doomed = acts::worker(fleet, "doomed", &flags)?;
+        fleet.wait_for_run("first results", |run| run.chunks_done >= 20)?;
+        fleet
+            .broker()?
+            .ctl(&["set_vm_memory_high_watermark", "0.000001"])?;
+        fleet.broker()?.ctl(&["set_disk_free_limit", "900000GB"])?;
+        std::thread::sleep(Duration::from_secs(lasting));
+        // 30 s of draining, and some seconds for saying farewell to a broker that does not listen.
+        let took = leaves_within(leaving, 45)?;
+        let wrote = leaves_within(writer, 30)?;
+        doomed.kill()?;
+        fleet
+            .broker()?
+            .ctl(&["set_vm_memory_high_watermark", "0.8"])?;
+        fleet.broker()?.ctl(&["set_disk_free_limit", "1MB"])?;
+        let _writer = acts::writer(fleet)?;
+        let _worker = acts::worker(fleet, "worker", &[])?;
+        let rest = fleet.rest()?;
+        let mut outcome = done(
+            fleet,
+            format!(
+                "alarms for {lasting} s; a worker left after {took} s, the writer after {wrote} s"
+            ),
+        )?;
+        if rest == Rest::Quiet {
+            outcome
+                .violations
+                .push("it came to rest unsettled".to_owned());
+        }
+        Ok(outcome)
+    })
+}

@@ -1,0 +1,365 @@
+//! SIGKILL of each role: at each of its boundaries, inside its transactions, and at random moments.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use pingfleet_store::RunSummary;
+
+use crate::{
+    acts::{self, SCRIPT},
+    bench::{Bench, Case, Outcome, Promise},
+    fleet::{Fleet, Rest},
+    invariants::{Expected, oversized, violations},
+    program::Program,
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "worker-killed-at-each-boundary",
+        group: "processes",
+        fault: "SIGKILL of the worker when a chunk is delivered, probed, published, confirmed, acked",
+        holds: "the next worker does the rest; nothing is published again",
+        control: Some("a worker that acks first"),
+        run: worker,
+    },
+    Case {
+        name: "writer-killed-at-each-boundary",
+        group: "processes",
+        fault: "SIGKILL of the writer when a result is delivered, after COMMIT and before the ack, after the ack",
+        holds: "the next writer stores the rest; what was committed and not acked is a duplicate",
+        control: Some("a writer that acks first"),
+        run: writer,
+    },
+    Case {
+        name: "writer-killed-in-its-transaction",
+        group: "processes",
+        fault: "SIGKILL of the writer when it writes rows into the log, and when it syncs the log (strace inject)",
+        holds: "a chunk has all of its rows or none",
+        control: Some("a writer that acks first"),
+        run: transaction,
+    },
+    Case {
+        name: "producer-killed-at-each-boundary",
+        group: "processes",
+        fault: "SIGKILL of the producer while it plans, when a chunk is published, when it is confirmed",
+        holds: "`--resume` publishes the rest; a plan that does not stand is removed",
+        control: Some("a producer that notes a chunk before it publishes it"),
+        run: producer,
+    },
+    Case {
+        name: "random-kills",
+        group: "processes",
+        fault: "SIGKILL of one of two workers, writer and producer at random moments of a running sweep (200 of them)",
+        holds: "nothing is lost, nothing is dead",
+        control: Some("workers that ack first"),
+        run: random,
+    },
+    Case {
+        name: "poison-chunk-among-fifty",
+        group: "processes",
+        fault: "a chunk that kills whatever worker takes it, which is started again and again, with a full prefetch",
+        holds: "it alone is dead, with its reason; `verify` exits 5, and `retry` completes the run",
+        control: Some("a worker without slow start"),
+        run: poison,
+    },
+];
+
+fn worker(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let passings: &[u32] = bench.pick(&[1, 2, 25], &[7]);
+    bench.with_fleet(|fleet| {
+        let _writer = acts::writer(fleet)?;
+        let mut kills = 0;
+        'all: for boundary in ["delivered", "probed", "published", "confirmed", "acked"] {
+            for passing in passings {
+                kills += 1;
+                acts::publish(fleet, 400, 10)?;
+                let at = format!("{boundary}:{passing}");
+                let mut faults = vec!["--kill-at", &at];
+                if promise == Promise::Broken {
+                    faults.extend(["--sabotage", "ack-first"]);
+                }
+                acts::worker(fleet, "doomed", &faults)?.killed()?;
+                let survivor = acts::worker(fleet, "survivor", &[])?;
+                let rest = fleet.rest()?;
+                acts::dismiss(survivor)?;
+                if rest == Rest::Quiet {
+                    break 'all;
+                }
+            }
+        }
+        let redelivered = fleet.sqlite3("select sum(redelivered) from run_summary")?;
+        Ok(Outcome {
+            story: format!("{kills} kills, {redelivered} results of redelivered chunks"),
+            violations: violations(fleet, &Expected::done(SCRIPT))?,
+        })
+    })
+}
+
+fn writer(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let passings: &[u32] = bench.pick(&[1, 2, 3], &[2]);
+    bench.with_fleet(|fleet| {
+        let _worker = acts::worker(fleet, "worker", &[])?;
+        let mut kills = 0;
+        for boundary in ["delivered", "acking", "acked"] {
+            for passing in passings {
+                kills += 1;
+                acts::publish(fleet, 400, 10)?;
+                acts::wait_for_results(fleet, 20)?;
+                let at = format!("{boundary}:{passing}");
+                let mut arguments = vec!["writer", "--batch-size", "50", "--kill-at", &at];
+                if promise == Promise::Broken {
+                    arguments.extend(["--sabotage", "ack-first"]);
+                }
+                fleet.start("faulty", &arguments)?.killed()?;
+            }
+        }
+        finish_writing(fleet, &format!("{kills} kills"))
+    })
+}
+
+/// A writer without faults does the rest.
+fn finish_writing(fleet: &Fleet, story: &str) -> anyhow::Result<Outcome> {
+    let writer = acts::writer(fleet)?;
+    fleet.rest()?;
+    let mut found: Vec<String> = oversized(&writer).into_iter().collect();
+    acts::dismiss(writer)?;
+    found.extend(violations(fleet, &Expected::done(SCRIPT))?);
+    let duplicates = fleet.sqlite3("select sum(duplicates) from run_summary")?;
+    Ok(Outcome {
+        story: format!("{story}, {duplicates} duplicates"),
+        violations: found,
+    })
+}
+
+fn transaction(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let moments: &[(&str, u32)] = bench.pick(
+        &[
+            ("pwrite64", 12),
+            ("pwrite64", 13),
+            ("pwrite64", 20),
+            ("pwrite64", 45),
+            ("pwrite64", 90),
+            ("fsync", 4),
+            ("fsync", 5),
+            ("fsync", 6),
+            ("fsync", 8),
+        ],
+        &[("pwrite64", 45), ("fsync", 6)],
+    );
+    bench.with_fleet(|fleet| {
+        let _worker = acts::worker(fleet, "worker", &[])?;
+        for (call, number) in moments {
+            acts::publish(fleet, 1000, 20)?;
+            acts::wait_for_results(fleet, 40)?;
+            let inject = format!("inject={call}:signal=SIGKILL:when={number}");
+            let under = ["strace", "-D", "-f", "-o", "/dev/null", "-e", &inject];
+            let small = ["--batch-size", "100"];
+            let doomed = match promise {
+                Promise::Kept => fleet.start_under(&under, "consumer-writer", &small),
+                Promise::Broken => {
+                    let mut arguments = vec!["writer", "--sabotage", "ack-first"];
+                    arguments.extend(small);
+                    fleet.start_under(&under, "faulty", &arguments)
+                }
+            };
+            doomed?.killed()?;
+        }
+        finish_writing(fleet, &format!("{} kills", moments.len()))
+    })
+}
+
+fn producer(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let passings: &[u32] = bench.pick(&[1, 100, 101, 390], &[250]);
+    let writes: &[u32] = bench.pick(&[10, 25, 40], &[25]);
+    bench.with_fleet(|fleet| {
+        let _writer = acts::writer(fleet)?;
+        let _worker = acts::worker(fleet, "worker", &[])?;
+        let mut kills = 0;
+        for write in writes.iter().filter(|_| promise == Promise::Kept) {
+            kills += 1;
+            let inject = format!("inject=pwrite64:signal=SIGKILL:when={write}");
+            let hosts = fleet.hosts(8000)?;
+            let hosts = hosts.to_string_lossy();
+            let under = ["strace", "-D", "-f", "-o", "/dev/null", "-e", &inject];
+            let arguments = ["--detach", "--hosts", &hosts, "--chunk-size", "20"];
+            fleet
+                .start_under(&under, "producer", &arguments)?
+                .killed()?;
+            ensure!(
+                fleet.sqlite3("select count(*) from runs where state = 'planning'")? == "1",
+                "it was to die while it plans"
+            );
+            // The next one takes the plan away, and makes its own.
+            acts::publish(fleet, 400, 20)?;
+        }
+        for boundary in ["published", "confirmed"] {
+            for passing in passings {
+                kills += 1;
+                let at = format!("{boundary}:{passing}");
+                let mut faults = vec!["--kill-at", &at];
+                if promise == Promise::Broken {
+                    faults = vec!["--kill-at", "published:250", "--sabotage", "note-first"];
+                }
+                acts::faulty_producer(fleet, 4000, 10, &faults)?.killed()?;
+                let resumed = fleet.start("producer", &["--resume", "latest", "--detach"])?;
+                ensure!(resumed.wait()?.success(), "it cannot be resumed");
+                if fleet.rest()? == Rest::Quiet {
+                    break;
+                }
+            }
+        }
+        Ok(Outcome {
+            story: format!("{kills} kills"),
+            violations: violations(fleet, &Expected::done(SCRIPT))?,
+        })
+    })
+}
+
+/// The processes of a sweep, any of which may be killed.
+struct Sweep<'a> {
+    fleet: &'a Fleet,
+    sabotage: &'a [&'a str],
+    /// The writer, and two workers.
+    programs: [Option<Program>; 3],
+    runs: u32,
+}
+
+impl Sweep<'_> {
+    /// Publishes one more run, in which the producer may be killed at a random moment.
+    fn publish(&mut self, dice: &mut fastrand::Rng, kills: &mut u32) -> anyhow::Result<()> {
+        self.runs += 1;
+        let mut producer = acts::start_producer(self.fleet, 2000, 5, &["--detach"])?;
+        if *kills > 0 && dice.bool() {
+            *kills -= 1;
+            std::thread::sleep(Duration::from_millis(dice.u64(50..1500)));
+            if producer.has_ended()?.is_none() {
+                producer.kill()?;
+            }
+            let resumed = self
+                .fleet
+                .start("producer", &["--resume", "latest", "--detach"])?;
+            // There may be nothing to resume: it died before its plan stood, and the next one removes that.
+            resumed.wait()?;
+            return Ok(());
+        }
+        ensure!(producer.ended()?.success(), "{}", producer.said());
+        Ok(())
+    }
+
+    fn kill(&mut self, which: usize) -> anyhow::Result<()> {
+        let place = &mut self.programs[which];
+        if let Some(program) = place.take() {
+            program.kill()?;
+        }
+        *place = Some(match which {
+            0 => acts::writer(self.fleet)?,
+            _ => acts::worker(self.fleet, "worker", self.sabotage)?,
+        });
+        Ok(())
+    }
+}
+
+fn random(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let wanted = match promise {
+        Promise::Kept => bench.pick(200, 12),
+        Promise::Broken => 12,
+    };
+    let seed = fastrand::u64(..);
+    let mut dice = fastrand::Rng::with_seed(seed);
+    bench.with_fleet(|fleet| {
+        let mut sabotage = vec!["--prefetch", "8", "--delay", "40ms"];
+        if promise == Promise::Broken {
+            sabotage.extend(["--sabotage", "ack-first"]);
+        }
+        let mut sweep = Sweep {
+            fleet,
+            sabotage: &sabotage,
+            programs: [
+                Some(acts::writer(fleet)?),
+                Some(acts::worker(fleet, "worker", &sabotage)?),
+                Some(acts::worker(fleet, "worker", &sabotage)?),
+            ],
+            runs: 0,
+        };
+        let mut left = wanted;
+        while left > 0 {
+            let outstanding = match fleet.store().and_then(|store| Ok(store.summaries()?)) {
+                Ok(runs) => runs.iter().map(RunSummary::outstanding).sum::<i64>(),
+                Err(_) => 0,
+            };
+            if outstanding < 200 {
+                sweep.publish(&mut dice, &mut left)?;
+                continue;
+            }
+            // Long enough for a worker to settle what its window holds: a chunk may come back twenty times only.
+            std::thread::sleep(Duration::from_millis(dice.u64(100..700)));
+            sweep.kill(dice.usize(0..3))?;
+            left -= 1;
+        }
+        fleet.rest()?;
+        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        if promise == Promise::Kept {
+            found.extend(sweep.programs.iter().flatten().filter_map(oversized));
+        }
+        let counts = fleet.sqlite3("select sum(redelivered), sum(duplicates) from run_summary")?;
+        Ok(Outcome {
+            story: format!(
+                "{wanted} kills in {} runs (seed {seed}); redelivered | duplicates: {counts}",
+                sweep.runs
+            ),
+            violations: found,
+        })
+    })
+}
+
+fn poison(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let writer = acts::writer(fleet)?;
+        acts::publish(fleet, 510, 10)?;
+        let mut faults = vec![
+            "--poison",
+            "10.0.0.200",
+            "--prefetch",
+            "60",
+            "--delay",
+            "100ms",
+        ];
+        if promise == Promise::Broken {
+            faults.extend(["--sabotage", "no-slow-start"]);
+        }
+        let began = Instant::now();
+        let mut starts = 0;
+        // Whatever starts it again does not know why it ended.
+        while starts < 40 && fleet.wait_a_moment_for_rest()?.is_none() {
+            starts += 1;
+            let mut worker = acts::worker(fleet, "doomed", &faults)?;
+            while worker.has_ended()?.is_none() && fleet.wait_a_moment_for_rest()?.is_none() {
+                ensure!(began.elapsed() < crate::PATIENCE, "{}", worker.said());
+            }
+        }
+        let expected = Expected {
+            dead: 1,
+            ..Expected::done(SCRIPT)
+        };
+        let mut found = violations(fleet, &expected)?;
+        let reason = fleet.sqlite3("select distinct dead_reason from chunks where state = 2")?;
+        if promise == Promise::Kept {
+            ensure!(reason == "delivery_limit", "dead by {reason:?}");
+            let mut verify = fleet.start("pingfleet", &["verify"])?;
+            ensure!(
+                verify.ended()?.code() == Some(5) && verify.said().contains("delivery_limit"),
+                "{}",
+                verify.said()
+            );
+            let _clean = acts::worker(fleet, "clean", &[])?;
+            let mut retry = fleet.start("pingfleet", &["retry"])?;
+            ensure!(retry.ended()?.code() == Some(0), "{}", retry.said());
+            found.extend(violations(fleet, &Expected::done(SCRIPT))?);
+        }
+        acts::dismiss(writer)?;
+        Ok(Outcome {
+            story: format!("{starts} starts, dead by {reason}"),
+            violations: found,
+        })
+    })
+}

@@ -1,0 +1,185 @@
+//! Messages that come twice, results that contradict each other, and writers that are not the one.
+
+use std::time::Instant;
+
+use anyhow::ensure;
+
+use crate::{
+    acts::{self, SCRIPT},
+    bench::{Bench, Case, Outcome, Promise},
+    invariants::{Expected, violations},
+};
+
+/// The script of a worker that finds something else.
+const OTHER_SCRIPT: u64 = 8;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "every-message-twice",
+        group: "messages",
+        fault: "the producer publishes every chunk twice, and the worker every result",
+        holds: "one row a target; each result more is a duplicate, and counted",
+        control: Some("a row of the results changed by hand"),
+        run: twice,
+    },
+    Case {
+        name: "duplicates-with-other-outcomes",
+        group: "messages",
+        fault: "every chunk is published twice and probed by two workers that find other outcomes",
+        holds: "the first result of a chunk wins, whole",
+        control: Some("one row of a chunk taken from the other result"),
+        run: other_outcomes,
+    },
+    Case {
+        name: "writer-in-the-wrong-folder",
+        group: "messages",
+        fault: "a writer with another database reads the results",
+        holds: "it ends with 4, names both databases, and acks nothing",
+        control: Some("a writer that acks first"),
+        run: wrong_folder,
+    },
+    Case {
+        name: "second-writer",
+        group: "messages",
+        fault: "a second writer on the same database, and one on the same queue",
+        holds: "each ends with 4 and says who the first one is; the first one goes on",
+        control: None,
+        run: second_writer,
+    },
+];
+
+fn twice(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let writer = acts::writer(fleet)?;
+        let twice = ["--sabotage", "twice"];
+        let producer = acts::faulty_producer(fleet, 1000, 10, &twice)?;
+        let worker = acts::worker(fleet, "worker", &twice)?;
+        ensure!(producer.wait()?.success(), "the producer gave up");
+        fleet.rest()?;
+        fleet.wait_for_quiet_queues()?;
+        acts::dismiss(worker)?;
+        acts::dismiss(writer)?;
+        if promise == Promise::Broken {
+            acts::tamper(
+                fleet,
+                "update results set sent = sent + 1 where chunk = 3 and position = 3",
+            )?;
+        }
+        let duplicates: i64 = fleet
+            .sqlite3("select sum(duplicates) from run_summary")?
+            .parse()?;
+        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        // A chunk that comes again while it is in hand is probed once; its result is published twice all the same.
+        if !(100..=300).contains(&duplicates) {
+            found.push(format!("{duplicates} duplicates of 100 chunks"));
+        }
+        Ok(Outcome {
+            story: format!("100 chunks, {duplicates} duplicates"),
+            violations: found,
+        })
+    })
+}
+
+fn other_outcomes(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let writer = acts::writer(fleet)?;
+        let _one = acts::worker(fleet, "one", &["--delay", "50ms", "--prefetch", "5"])?;
+        let other = OTHER_SCRIPT.to_string();
+        let flags = ["--script", &other, "--delay", "50ms", "--prefetch", "5"];
+        let _two = acts::worker(fleet, "two", &flags)?;
+        let producer = acts::faulty_producer(fleet, 2000, 10, &["--sabotage", "twice"])?;
+        ensure!(producer.wait()?.success(), "the producer gave up");
+        fleet.rest()?;
+        fleet.wait_for_quiet_queues()?;
+        acts::dismiss(writer)?;
+        if promise == Promise::Broken {
+            acts::tamper(
+                fleet,
+                "update results set (status, reason, sent, received) = (select status, reason, sent, received from
+                 results o where o.status <> results.status limit 1) where chunk = 3 and position = 3",
+            )?;
+        }
+        let expected = Expected {
+            scripts: vec![SCRIPT, OTHER_SCRIPT],
+            ..Expected::default()
+        };
+        let won = fleet
+            .sqlite3("select group_concat(n) from (select count(*) n from chunks group by worker)")?;
+        let duplicates = fleet.sqlite3("select sum(duplicates) from run_summary")?;
+        ensure!(won.contains(','), "one worker did it all");
+        Ok(Outcome {
+            story: format!("{won} chunks by the two workers, {duplicates} duplicates"),
+            violations: violations(fleet, &expected)?,
+        })
+    })
+}
+
+fn wrong_folder(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        acts::publish(fleet, 400, 10)?;
+        let worker = acts::worker(fleet, "worker", &[])?;
+        acts::wait_for_results(fleet, 40)?;
+        let ours = fleet.sqlite3("select hex(uuid) from database")?;
+        let mut wrong = match promise {
+            Promise::Kept => fleet.start("consumer-writer", &["--db", "wrong.db"])?,
+            Promise::Broken => fleet.start(
+                "faulty",
+                &["writer", "--db", "wrong.db", "--sabotage", "ack-first"],
+            )?,
+        };
+        let status = wrong.ended()?;
+        let said = wrong.said().to_uppercase().replace('-', "");
+        ensure!(status.code() == Some(4), "{status}: {}", wrong.said());
+        ensure!(
+            said.contains(&ours) && said.contains("WRONG.DB"),
+            "it does not name both: {}",
+            wrong.said()
+        );
+        let mut found = Vec::new();
+        let kept = fleet.messages()?;
+        if kept < 40 {
+            found.push(format!("{kept} of 40 results are left on the queue"));
+        }
+        if promise == Promise::Kept {
+            let _writer = acts::writer(fleet)?;
+            fleet.rest()?;
+            acts::dismiss(worker)?;
+            found.extend(violations(fleet, &Expected::done(SCRIPT))?);
+        }
+        Ok(Outcome {
+            story: "40 results left alone, and stored by the right writer".to_owned(),
+            violations: found,
+        })
+    })
+}
+
+fn second_writer(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
+    let thorough = bench.thorough;
+    bench.with_fleet(|fleet| {
+        let first = acts::writer(fleet)?;
+        let holder = format!("pid {}", first.pid());
+        let began = Instant::now();
+        let mut second = fleet.start("consumer-writer", &[])?;
+        ensure!(second.ended()?.code() == Some(4), "{}", second.said());
+        ensure!(second.said().contains(&holder), "{}", second.said());
+        let mut story = format!("refused after {} ms", began.elapsed().as_millis());
+        if thorough {
+            let mut other = fleet.start("consumer-writer", &["--db", "other.db"])?;
+            ensure!(other.ended()?.code() == Some(4), "{}", other.said());
+            ensure!(
+                other.said().contains("already has a consumer"),
+                "{}",
+                other.said()
+            );
+            story.push_str("; the one on the same queue waited 30 s for the first");
+        }
+        acts::publish(fleet, 400, 10)?;
+        let _worker = acts::worker(fleet, "worker", &[])?;
+        fleet.rest()?;
+        acts::dismiss(first)?;
+        Ok(Outcome {
+            story,
+            violations: violations(fleet, &Expected::done(SCRIPT))?,
+        })
+    })
+}

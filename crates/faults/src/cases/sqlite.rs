@@ -1,0 +1,301 @@
+//! Harm to the database's file and disk, while results wait for the writer.
+
+use std::{
+    fs,
+    io::{Seek, SeekFrom, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::ensure;
+use pingfleet_testbed::SmallDisk;
+use rusqlite::Connection;
+
+use crate::{
+    acts::{self, SCRIPT},
+    bench::{Bench, Case, Outcome, Promise},
+    fleet::Fleet,
+    invariants::{Expected, violations},
+    program::Program,
+};
+
+/// The control of those that befall a running writer: what acks first loses what it could not commit. What is refused at
+/// the start takes nothing, however it acks.
+const ACKS_FIRST: Option<&str> = Some("a writer that acks first");
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "disk-full",
+        group: "sqlite",
+        fault: "the database's disk (a tmpfs of some MiB) is full",
+        holds: "the writer ends with 4 and says so; with room made, the run completes",
+        control: ACKS_FIRST,
+        run: disk_full,
+    },
+    Case {
+        name: "io-errors",
+        group: "sqlite",
+        fault: "EIO from write and from fsync in the middle of a batch (strace inject)",
+        holds: "the writer ends with 4 and says so; started again, it completes the run",
+        control: ACKS_FIRST,
+        run: io_errors,
+    },
+    Case {
+        name: "locked",
+        group: "sqlite",
+        fault: "another program holds the database's lock for a minute; the writer is killed meanwhile",
+        holds: "nothing is acked under the lock; the next writer waits for it, and completes the run",
+        control: ACKS_FIRST,
+        run: locked,
+    },
+    Case {
+        name: "read-only",
+        group: "sqlite",
+        fault: "the database's disk may not be written any more",
+        holds: "the writer ends with 4 and says so, and takes nothing; writable again, the run completes",
+        control: None,
+        run: read_only,
+    },
+    Case {
+        name: "corrupt-page",
+        group: "sqlite",
+        fault: "pages of the database overwritten",
+        holds: "the writer ends with 4 and says so, and takes nothing; with the file restored, the run completes",
+        control: None,
+        run: corrupt,
+    },
+    Case {
+        name: "file-deleted",
+        group: "sqlite",
+        fault: "the database's files deleted under the running writer",
+        holds: "the writer ends with 4 and says so, and acks nothing more; with the files restored, the run completes",
+        control: ACKS_FIRST,
+        run: deleted,
+    },
+    Case {
+        name: "long-reader",
+        group: "sqlite",
+        fault: "a reader holds a snapshot while a sweep is written",
+        holds: "the run completes, and the log is written back when the reader has gone",
+        control: None,
+        run: long_reader,
+    },
+];
+
+/// The writer, or in the control the one that acks first.
+fn start_writer(
+    fleet: &Fleet,
+    promise: Promise,
+    under: &[&str],
+    more: &[&str],
+) -> anyhow::Result<Program> {
+    match promise {
+        Promise::Kept => fleet.start_under(under, "consumer-writer", more),
+        Promise::Broken => {
+            let mut arguments = vec!["writer", "--sabotage", "ack-first"];
+            arguments.extend(more);
+            fleet.start_under(under, "faulty", &arguments)
+        }
+    }
+}
+
+/// A program that has to end with 4, and to say why.
+fn ends_with_4(mut program: Program, why: &str) -> anyhow::Result<()> {
+    let status = program.ended()?;
+    let said = program.said();
+    ensure!(
+        status.code() == Some(4) && said.contains(why),
+        "it ended with {status} and never said {why:?}:\n{said}"
+    );
+    Ok(())
+}
+
+/// Publishes a run and has it probed, so that all of its results wait.
+fn results_wait(fleet: &Fleet, targets: u32, chunk: u32) -> anyhow::Result<()> {
+    acts::publish(fleet, targets, chunk)?;
+    let worker = acts::worker(fleet, "worker", &["--delay", "0ms"])?;
+    acts::wait_for_results(fleet, i64::from(targets / chunk))?;
+    acts::dismiss(worker)
+}
+
+/// A writer without faults does the rest.
+fn complete(fleet: &Fleet, story: String) -> anyhow::Result<Outcome> {
+    let writer = acts::writer(fleet)?;
+    fleet.rest()?;
+    acts::dismiss(writer)?;
+    Ok(Outcome {
+        story,
+        violations: violations(fleet, &Expected::done(SCRIPT))?,
+    })
+}
+
+fn disk_full(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let disk = SmallDisk::new(16 << 10)?;
+        fleet.move_database(disk.path());
+        results_wait(fleet, 20_000, 100)?;
+        disk.fill(600 << 10)?;
+        let small = ["--batch-size", "500"];
+        let writer = start_writer(fleet, promise, &[], &small)?;
+        ends_with_4(writer, "full")?;
+        let before = fleet.messages()?;
+        disk.empty()?;
+        complete(fleet, format!("full with {before} of 200 results left"))
+    })
+}
+
+fn io_errors(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let faults: &[(&str, u32)] = bench.pick(
+        &[
+            ("fsync", 5),
+            ("fsync", 6),
+            ("fsync", 9),
+            ("pwrite64", 20),
+            ("pwrite64", 45),
+        ],
+        &[("fsync", 6), ("pwrite64", 45)],
+    );
+    bench.with_fleet(|fleet| {
+        for (call, number) in faults {
+            results_wait(fleet, 2000, 20)?;
+            // From then on every call fails, as on a disk that is gone.
+            let inject = format!("inject={call}:error=EIO:when={number}+");
+            let under = ["strace", "-D", "-f", "-o", "/dev/null", "-e", &inject];
+            let writer = start_writer(fleet, promise, &under, &["--batch-size", "100"])?;
+            ends_with_4(writer, "disk I/O error")?;
+        }
+        complete(fleet, format!("{} faults", faults.len()))
+    })
+}
+
+fn locked(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let lasting = match promise {
+        Promise::Kept => bench.pick(60, 14),
+        Promise::Broken => 3,
+    };
+    bench.with_fleet(|fleet| {
+        results_wait(fleet, 400, 10)?;
+        // All of them are in its hands before it commits the first.
+        let mut first = start_writer(fleet, promise, &[], &["--batch-interval", "10s"])?;
+        first.wait_for("writer ready")?;
+        // Its session notes a sign of life before it takes anything.
+        let signed = fleet.sqlite3("select seen_us from writers")?;
+        acts::wait_until("its session", || {
+            Ok(fleet.sqlite3("select seen_us from writers")? != signed)
+        })?;
+        let results = fleet.queue("results");
+        // Acks of single deliveries take their time.
+        let (open, left) = match promise {
+            Promise::Kept => ("messages_ready", 0),
+            Promise::Broken => ("messages", 30),
+        };
+        acts::wait_until("results to be taken", || {
+            Ok(fleet.depth(&results, open)? <= left)
+        })?;
+        let other = Connection::open(fleet.database())?;
+        other.busy_timeout(Duration::from_secs(30))?;
+        other.execute_batch("BEGIN IMMEDIATE")?;
+        if promise == Promise::Kept {
+            first.wait_for("locked by another program")?;
+        }
+        std::thread::sleep(Duration::from_secs(lasting));
+        first.kill()?;
+        // The next one finds the lock, too.
+        let next = fleet.start("consumer-writer", &[])?;
+        std::thread::sleep(Duration::from_secs(1));
+        other.execute_batch("ROLLBACK")?;
+        fleet.rest()?;
+        acts::dismiss(next)?;
+        Ok(Outcome {
+            story: format!("locked for {lasting} s and more"),
+            violations: violations(fleet, &Expected::done(SCRIPT))?,
+        })
+    })
+}
+
+fn read_only(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let disk = SmallDisk::new(16 << 10)?;
+        fleet.move_database(disk.path());
+        results_wait(fleet, 400, 10)?;
+        disk.set_read_only(true)?;
+        let writer = fleet.start("consumer-writer", &[])?;
+        ends_with_4(writer, "cannot open database")?;
+        disk.set_read_only(false)?;
+        complete(fleet, "refused at once".to_owned())
+    })
+}
+
+fn corrupt(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        results_wait(fleet, 4000, 10)?;
+        let copy = fs::read(fleet.database())?;
+        let mut file = fs::File::options().write(true).open(fleet.database())?;
+        // The first page stays: whose file it is, shows.
+        for page in (4..copy.len() as u64 / 4096).step_by(2) {
+            file.seek(SeekFrom::Start(page * 4096))?;
+            file.write_all(&[0xa5; 4096])?;
+        }
+        drop(file);
+        let writer = fleet.start("consumer-writer", &[])?;
+        ends_with_4(writer, "damaged")?;
+        fs::write(fleet.database(), copy)?;
+        complete(fleet, "refused at once".to_owned())
+    })
+}
+
+/// The database and what SQLite keeps beside it.
+fn files(fleet: &Fleet) -> [PathBuf; 3] {
+    ["db", "db-wal", "db-shm"].map(|extension| fleet.database().with_extension(extension))
+}
+
+fn deleted(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        acts::publish(fleet, 4000, 10)?;
+        // It commits at long intervals: nothing is stored between the copy and the deletion, and much is in hand.
+        let writer = start_writer(fleet, promise, &[], &["--batch-interval", "10s"])?;
+        let slow = ["--delay", "300ms", "--prefetch", "4"];
+        let worker = acts::worker(fleet, "worker", &slow)?;
+        let first = fleet.wait_for_run("the first batch", |run| run.chunks_done > 0)?;
+        let copy = fleet.folder().join("copy.db");
+        fleet.sqlite3(&format!("vacuum into '{}'", copy.display()))?;
+        for file in files(fleet) {
+            if file.exists() {
+                fs::remove_file(file)?;
+            }
+        }
+        ends_with_4(writer, "was deleted or replaced")?;
+        for file in files(fleet) {
+            if file.exists() {
+                fs::remove_file(file)?;
+            }
+        }
+        fs::copy(&copy, fleet.database())?;
+        let done = first.chunks_done;
+        let _other = acts::worker(fleet, "other", &[])?;
+        let outcome = complete(fleet, format!("noticed, with {done} of 400 chunks stored"))?;
+        acts::dismiss(worker)?;
+        Ok(outcome)
+    })
+}
+
+fn long_reader(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
+    let (targets, lasting) = bench.pick((200_000, 120), (20_000, 2));
+    bench.with_fleet(|fleet| {
+        acts::publish(fleet, targets, 100)?;
+        let writer = acts::writer(fleet)?;
+        let reader = Connection::open(fleet.database())?;
+        reader.execute_batch("BEGIN; SELECT count(*) FROM results")?;
+        let _worker = acts::worker(fleet, "worker", &["--delay", "0ms"])?;
+        fleet.rest()?;
+        std::thread::sleep(Duration::from_secs(lasting));
+        let log = fs::metadata(&files(fleet)[1])?.len() >> 10;
+        reader.execute_batch("ROLLBACK")?;
+        drop(reader);
+        acts::dismiss(writer)?;
+        Ok(Outcome {
+            story: format!("{targets} rows under a snapshot; the log had {log} KiB"),
+            violations: violations(fleet, &Expected::done(SCRIPT))?,
+        })
+    })
+}

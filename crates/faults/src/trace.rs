@@ -1,0 +1,114 @@
+//! What `strace` tells of a writer: when it synced its database's log, and when it acked. No I/O.
+//!
+//! The lines are those of `strace -f -y -xx`: descriptors with their paths, and all bytes in hexadecimal.
+
+use std::collections::HashMap;
+
+/// AMQP 0-9-1: a method frame (type 1, channel, length 13), class `basic` (60), method `ack` (80).
+const ACK: &str = r"\x00\x00\x00\x0d\x00\x3c\x00\x50";
+
+/// Acks and syncs of a trace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Acks on the connection that has the most of them, which is that of the results.
+    pub(crate) acks: usize,
+    /// Syncs of the log.
+    pub(crate) syncs: usize,
+    /// Acks that no sync came before since the last ack.
+    pub(crate) unsynced: usize,
+}
+
+enum Event<'a> {
+    Synced,
+    /// On this descriptor, so many.
+    Acked(&'a str, usize),
+}
+
+/// Reads a trace.
+pub(crate) fn read(trace: &str) -> Seen {
+    let events: Vec<Event<'_>> = trace.lines().filter_map(event).collect();
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for event in &events {
+        if let Event::Acked(connection, acks) = event {
+            *counts.entry(connection).or_default() += acks;
+        }
+    }
+    let results = counts.iter().max_by_key(|(_, acks)| **acks);
+    let Some((results, _)) = results else {
+        return Seen::default();
+    };
+    let mut seen = Seen::default();
+    let mut synced = false;
+    for event in &events {
+        match event {
+            Event::Synced => {
+                seen.syncs += 1;
+                synced = true;
+            }
+            Event::Acked(connection, acks) if connection == results => {
+                seen.acks += acks;
+                seen.unsynced += usize::from(!synced);
+                // Two acks in one write were both waiting for it.
+                synced = false;
+            }
+            Event::Acked(..) => {}
+        }
+    }
+    seen
+}
+
+fn event(line: &str) -> Option<Event<'_>> {
+    let (before, rest) = line.split_once('(')?;
+    let call = before.split_whitespace().next_back()?;
+    // `7</path>`, whose path `-xx` tells in hexadecimal as well.
+    let descriptor = rest.split_once('>')?.0;
+    if call == "fsync" || call == "fdatasync" {
+        return is_log(descriptor).then_some(Event::Synced);
+    }
+    let acks = rest.matches(ACK).count();
+    (acks > 0).then_some(Event::Acked(descriptor, acks))
+}
+
+/// Whether a path, plain or in hexadecimal, ends with `-wal`.
+fn is_log(descriptor: &str) -> bool {
+    descriptor.ends_with("-wal") || descriptor.ends_with(r"\x2d\x77\x61\x6c")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(connection: &str) -> String {
+        format!(
+            r#"12 sendto({connection}<socket:[1]>, "\x01\x00\x01{ACK}\x00\x00\x00\x00\x00\x00\x00\x01\x01\xce", 21, 0, NULL, 0) = 21"#
+        )
+    }
+
+    const SYNC: &str = r"13 fsync(7</tmp/pingfleet.db-wal>) = 0";
+
+    #[test]
+    fn an_ack_without_a_sync_since_the_last_one_is_seen() {
+        let trace = [
+            SYNC,
+            &ack("9"),
+            &ack("9"),
+            "13 fsync(8</tmp/other>) = 0",
+            SYNC,
+            &ack("9"),
+        ]
+        .join("\n");
+        let expected = Seen {
+            acks: 3,
+            syncs: 2,
+            unsynced: 1,
+        };
+        assert_eq!(read(&trace), expected);
+    }
+
+    #[test]
+    fn acks_of_other_connections_do_not_count() {
+        let trace = [SYNC, &ack("9"), &ack("10"), SYNC, &ack("9")].join("\n");
+        let seen = read(&trace);
+        assert_eq!((seen.acks, seen.unsynced), (2, 0));
+    }
+}

@@ -1,0 +1,119 @@
+//! pingfleet beside its peers, in network namespaces of its own: how fast it sweeps, what that costs, and how its
+//! round-trip times compare. Programs of one case run in turns, and only their ratios mean anything on a busy machine.
+//! docs/benchmarks.md says what each case is.
+//!
+//! `cargo bench -p pingfleet --bench peers`, as root. It prints medians and spreads, judges them by what is promised,
+//! and writes every single run to a file. It fails when a target that answers is called `down`, and only then.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+mod broker;
+mod held;
+mod machine;
+mod outstanding;
+mod program;
+mod rows;
+mod rtt;
+mod site;
+mod sweep;
+mod targets;
+
+use std::{io::Write, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+
+use crate::{held::Engine, rows::Rows, site::Site};
+
+/// Sweeps the same targets with pingfleet and with its peers, in turns
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Cases to run; all when none is named
+    cases: Vec<Case>,
+    /// Runs of each program in each case
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Where every run is written to [default: peers.csv in the target folder]
+    #[arg(long, value_name = "FILE")]
+    rows: Option<PathBuf>,
+    /// The case `held` starts the benchmark again, inside its namespace
+    #[arg(long, hide = true, num_args = 2, value_names = ["ENGINE", "N"])]
+    hold: Vec<String>,
+    /// cargo says so to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Case {
+    /// 60,000 targets that all answer, by `pingfleet sweep`
+    Answering,
+    /// The same through RabbitMQ
+    Broker,
+    /// 60,000 targets of which nine in ten are silent
+    Silent,
+    /// 1,000,000 targets that all answer
+    Million,
+    /// The memory of a worker that waits for 100,000 answers at once
+    Memory,
+    /// What a probe costs while many are unanswered
+    Held,
+    /// Round-trip times beside those of ping
+    Rtt,
+}
+
+impl Case {
+    /// Whether it is about the three roles with a broker between them.
+    fn needs_broker(self) -> bool {
+        matches!(self, Self::Broker | Self::Memory)
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let [engine, held] = arguments.hold.as_slice() {
+        let line = held::hold(
+            Engine::from_str(engine, true).map_err(anyhow::Error::msg)?,
+            held.parse()?,
+        )?;
+        writeln!(std::io::stdout(), "{line}")?;
+        return Ok(());
+    }
+    let cases = if arguments.cases.is_empty() {
+        Case::value_variants().to_vec()
+    } else {
+        arguments.cases
+    };
+    machine::require(&cases)?;
+    let site = Site::new()?;
+    if cases.iter().any(|case| case.needs_broker()) {
+        site.build_roles()?;
+    }
+    let path = arguments
+        .rows
+        .as_deref()
+        .map_or_else(|| site::scratch().join("peers.csv"), site::in_workspace);
+    let mut rows = Rows::create(&path, &machine::describe()?)?;
+    for case in cases {
+        println!(
+            "\n{}",
+            case.to_possible_value().map_or_else(String::new, |value| {
+                value
+                    .get_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default()
+            })
+        );
+        match case {
+            Case::Answering => sweep::answering(&site, &mut rows, arguments.rounds)?,
+            Case::Broker => broker::answering(&site, &mut rows, arguments.rounds)?,
+            Case::Silent => sweep::silent(&site, &mut rows, arguments.rounds)?,
+            Case::Million => sweep::million(&site, &mut rows, arguments.rounds)?,
+            Case::Memory => broker::memory(&site, &mut rows)?,
+            Case::Held => held::held(&site, &mut rows, arguments.rounds)?,
+            Case::Rtt => rtt::rtt(&site, &mut rows, arguments.rounds)?,
+        }
+    }
+    println!("\nevery run is in {}", path.display());
+    Ok(())
+}
