@@ -86,12 +86,7 @@ fn judge(
         interface,
     } = network;
     let named = format!("{first}/{length} on {interface}");
-    if targets > MOST_SWEPT {
-        return Finding::Good(format!(
-            "{table_holds}; {named} is too large to sweep whole"
-        ));
-    }
-    if needed <= limit {
+    if needed <= limit || targets > MOST_SWEPT {
         return Finding::Good(format!("{table_holds}; largest: {named}"));
     }
     Finding::Poor {
