@@ -132,6 +132,17 @@ pub fn wait_for_results(fleet: &Fleet, messages: i64) -> anyhow::Result<()> {
     })
 }
 
+/// Waits until the writer, which has nothing else to do, has just noted that it is alive: the next time is in 3 s.
+///
+/// # Errors
+/// When it never does.
+pub fn wait_for_sign(fleet: &Fleet) -> anyhow::Result<()> {
+    let before = fleet.sqlite3("select seen_us from writers")?;
+    wait_until("a sign of life", || {
+        Ok(fleet.sqlite3("select seen_us from writers")? != before)
+    })
+}
+
 /// Changes the database behind everybody's back.
 ///
 /// # Errors

@@ -174,27 +174,19 @@ fn locked(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         Promise::Broken => 3,
     };
     bench.with_fleet(|fleet| {
-        results_wait(fleet, 400, 10)?;
-        // All of them are in its hands before it commits the first.
-        let mut first = start_writer(fleet, promise, &[], &["--batch-interval", "10s"])?;
+        acts::publish(fleet, 400, 10)?;
+        let mut first = start_writer(fleet, promise, &[], &[])?;
         first.wait_for("writer ready")?;
-        // Its session notes a sign of life before it takes anything.
-        let signed = fleet.sqlite3("select seen_us from writers")?;
-        acts::wait_until("its session", || {
-            Ok(fleet.sqlite3("select seen_us from writers")? != signed)
-        })?;
-        let results = fleet.queue("results");
-        // Acks of single deliveries take their time.
-        let (open, left) = match promise {
-            Promise::Kept => ("messages_ready", 0),
-            Promise::Broken => ("messages", 30),
-        };
-        acts::wait_until("results to be taken", || {
-            Ok(fleet.depth(&results, open)? <= left)
-        })?;
+        let mut worker = acts::worker(fleet, "worker", &["--delay", "500ms"])?;
+        worker.wait_for("worker ready")?;
+        worker.signal("STOP")?;
+        // It takes what comes before it meets the lock by its next sign of life.
+        acts::wait_for_sign(fleet)?;
+        acts::wait_for_sign(fleet)?;
         let other = Connection::open(fleet.database())?;
         other.busy_timeout(Duration::from_secs(30))?;
         other.execute_batch("BEGIN IMMEDIATE")?;
+        worker.signal("CONT")?;
         if promise == Promise::Kept {
             first.wait_for("locked by another program")?;
         }
@@ -206,6 +198,7 @@ fn locked(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         other.execute_batch("ROLLBACK")?;
         fleet.rest()?;
         acts::dismiss(next)?;
+        acts::dismiss(worker)?;
         Ok(Outcome {
             story: format!("locked for {lasting} s and more"),
             violations: violations(fleet, &Expected::done(SCRIPT))?,
@@ -252,18 +245,26 @@ fn files(fleet: &Fleet) -> [PathBuf; 3] {
 fn deleted(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     bench.with_fleet(|fleet| {
         acts::publish(fleet, 4000, 10)?;
-        // It commits at long intervals: nothing is stored between the copy and the deletion, and much is in hand.
-        let writer = start_writer(fleet, promise, &[], &["--batch-interval", "10s"])?;
-        let slow = ["--delay", "300ms", "--prefetch", "4"];
+        let writer = start_writer(fleet, promise, &[], &[])?;
+        let slow = ["--delay", "500ms", "--prefetch", "4"];
         let worker = acts::worker(fleet, "worker", &slow)?;
-        let first = fleet.wait_for_run("the first batch", |run| run.chunks_done > 0)?;
+        fleet.wait_for_run("first results", |run| run.chunks_done > 0)?;
+        // Nothing is stored between the copy and the deletion, and results come right after it.
+        worker.signal("STOP")?;
+        let results = fleet.queue("results");
+        acts::wait_until("what is there to be stored", || {
+            Ok(fleet.depth(&results, "messages")? == 0)
+        })?;
+        acts::wait_for_sign(fleet)?;
         let copy = fleet.folder().join("copy.db");
         fleet.sqlite3(&format!("vacuum into '{}'", copy.display()))?;
+        let done = fleet.store()?.summary(1)?.chunks_done;
         for file in files(fleet) {
             if file.exists() {
                 fs::remove_file(file)?;
             }
         }
+        worker.signal("CONT")?;
         ends_with_4(writer, "was deleted or replaced")?;
         for file in files(fleet) {
             if file.exists() {
@@ -271,7 +272,6 @@ fn deleted(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
             }
         }
         fs::copy(&copy, fleet.database())?;
-        let done = first.chunks_done;
         let _other = acts::worker(fleet, "other", &[])?;
         let outcome = complete(fleet, format!("noticed, with {done} of 400 chunks stored"))?;
         acts::dismiss(worker)?;
