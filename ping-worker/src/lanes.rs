@@ -11,7 +11,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc::{SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -73,6 +73,9 @@ struct Lane {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What a lane says once it has a prober, or cannot have one.
+type Started = Receiver<Result<(), ProbeError>>;
+
 /// Destinations of one chunk for one lane.
 struct Errand {
     chunk: Arc<WorkChunk>,
@@ -101,12 +104,16 @@ impl Lanes {
             requests_sent: Arc::clone(&requests_sent),
             targets_done: AtomicU64::new(0),
         };
+        // All at once; what has started by the time of an error is closed with the lanes.
+        let mut starting = Vec::with_capacity(threads.get());
         for number in 0..threads.get() {
-            lanes.all.push(Lane::start(
-                number,
-                Arc::clone(opener),
-                Arc::clone(&requests_sent),
-            )?);
+            let (lane, started) =
+                Lane::start(number, Arc::clone(opener), Arc::clone(&requests_sent))?;
+            lanes.all.push(lane);
+            starting.push(started);
+        }
+        for started in starting {
+            started.recv().unwrap_or(Err(ProbeError::Ended))?;
         }
         Ok(lanes)
     }
@@ -255,28 +262,24 @@ impl Drop for Load<'_> {
 }
 
 impl Lane {
+    /// Starts a lane, which tells later whether it has its prober.
     fn start(
         number: usize,
         opener: Arc<dyn OpenProber>,
         requests_sent: Arc<RequestsSent>,
-    ) -> Result<Self, ProbeError> {
+    ) -> Result<(Self, Started), ProbeError> {
         let (errands, incoming) = mpsc::channel(WAITING_ERRANDS);
-        let (ready, start) = sync_channel(1);
+        let (ready, started) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(format!("lane-{number}"))
             .spawn(move || run(opener.as_ref(), &requests_sent, incoming, &ready))
             .map_err(ProbeError::Thread)?;
-        let mut lane = Self {
+        let lane = Self {
             errands: Some(errands),
             load: AtomicUsize::new(0),
             thread: Some(thread),
         };
-        let started = start.recv().unwrap_or(Err(ProbeError::Ended));
-        if started.is_err() {
-            lane.errands = None;
-            lane.join();
-        }
-        started.map(|()| lane)
+        Ok((lane, started))
     }
 
     fn join(&mut self) {

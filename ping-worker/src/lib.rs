@@ -46,9 +46,6 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Why the worker had to stop.
 #[derive(Debug, Error)]
 pub enum WorkerError {
-    /// No probing on this box.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
     /// The broker, finally.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -79,6 +76,18 @@ pub fn default_prober() -> Arc<dyn OpenProber> {
     Arc::new(surge::SurgePing::new())
 }
 
+/// Starts the probing threads that the settings ask for. It needs a permission, but neither broker nor database.
+///
+/// # Errors
+/// [`ProbeError`], with what is missing.
+pub fn lanes(
+    opener: &Arc<dyn OpenProber>,
+    resolver: Resolver,
+    settings: &Settings,
+) -> Result<Lanes, ProbeError> {
+    Lanes::start(settings.threads, opener, settings.rate, resolver)
+}
+
 /// Tries whether this process may probe at all, and opens nothing for longer than that.
 ///
 /// # Errors
@@ -88,18 +97,16 @@ pub fn check(opener: &Arc<dyn OpenProber>) -> Result<(), ProbeError> {
     Lanes::start(std::num::NonZeroUsize::MIN, opener, None, resolver).map(Lanes::close)
 }
 
-/// Takes chunks until `stop`, then finishes, publishes and acks what it has in hand.
+/// Has chunks probed by `lanes` until `stop`, then finishes, publishes and acks what it has in hand.
 ///
 /// # Errors
 /// [`WorkerError`]; what was not acked is delivered to another worker.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    opener: Arc<dyn OpenProber>,
-    resolver: Resolver,
+    lanes: Lanes,
     settings: &Settings,
     stop: CancellationToken,
 ) -> Result<Summary, WorkerError> {
-    let lanes = Lanes::start(settings.threads, &opener, settings.rate, resolver)?;
     let lanes = Arc::new(lanes);
     let pulse = Arc::new(Pulse::new(
         &settings.name,

@@ -37,9 +37,9 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     layers.finish()?;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let opener = default_prober();
-    let resolver = Resolver::from_system();
-    ping_worker::run(broker, opener, resolver, &settings, stop.token)
+    let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &settings)
+        .map_err(|error| Failure::system(&error))?;
+    ping_worker::run(broker, lanes, &settings, stop.token)
         .await
         .map_err(|error| match error {
             WorkerError::Broker(error) => Failure::from(error),

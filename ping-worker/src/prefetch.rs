@@ -17,6 +17,10 @@ pub(crate) const MOST: u16 = 256;
 /// The first prefetch of an unlimited run; it doubles while the worker idles.
 const UNLIMITED_START: u16 = 4;
 
+/// The same when nobody else could take the chunks. Not all of them at once: a thread that is faster than another takes
+/// more of them.
+const ALONE_START: u16 = 32;
+
 /// The last chunk in hand is settled within this many seconds, half of the broker's consumer timeout.
 const SETTLED_WITHIN_S: f64 = 900.0;
 
@@ -45,11 +49,7 @@ impl Prefetch {
     /// A chunk like `chunk` was taken, and nobody else could take it: the prefetch to change to at once.
     pub(crate) fn alone(&mut self, chunk: &WorkChunk, in_hand: usize) -> Option<u16> {
         self.trial = None;
-        let wanted = match (self.fixed, lower(chunk.probing.rate, self.box_rate)) {
-            (Some(fixed), _) => fixed.get(),
-            (None, Some(rate)) => for_rate(&chunk.probing, chunk.targets.len(), rate),
-            (None, None) => MOST,
-        };
+        let wanted = self.wanted(chunk, ALONE_START);
         self.widen(wanted, in_hand)
     }
 
@@ -61,13 +61,7 @@ impl Prefetch {
         returned: bool,
         in_hand: usize,
     ) -> Option<u16> {
-        let rate = lower(chunk.probing.rate, self.box_rate);
-        self.unlimited |= self.fixed.is_none() && rate.is_none();
-        let wanted = match (self.fixed, rate) {
-            (Some(fixed), _) => fixed.get(),
-            (None, Some(rate)) => for_rate(&chunk.probing, chunk.targets.len(), rate),
-            (None, None) => UNLIMITED_START,
-        };
+        let wanted = self.wanted(chunk, UNLIMITED_START);
         if !returned {
             // What was returned comes first, so nothing of it is left.
             self.trial = None;
@@ -84,6 +78,18 @@ impl Prefetch {
         let doubled = self.widen(self.size.saturating_mul(2).min(most), in_hand);
         self.trial = Some(self.size);
         doubled
+    }
+
+    /// What chunks like `chunk` need from the beginning: `unlimited` of them when no rate bounds the run.
+    fn wanted(&mut self, chunk: &WorkChunk, unlimited: u16) -> u16 {
+        match (self.fixed, lower(chunk.probing.rate, self.box_rate)) {
+            (Some(fixed), _) => fixed.get(),
+            (None, Some(rate)) => for_rate(&chunk.probing, chunk.targets.len(), rate),
+            (None, None) => {
+                self.unlimited = true;
+                unlimited
+            }
+        }
     }
 
     /// Whether it may grow further when the worker idles.
@@ -200,14 +206,20 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_alone_takes_as_much_at_once_as_it_ever_needs() {
+    fn a_worker_that_is_alone_has_no_slow_start() {
         let unlimited = chunk(Probing {
             rate: None,
             ..Probing::default()
         });
         let mut prefetch = Prefetch::slow_start(None, None);
-        assert_eq!(prefetch.alone(&unlimited, 1), Some(MOST));
+        assert_eq!(prefetch.alone(&unlimited, 1), Some(ALONE_START));
         assert_eq!(prefetch.alone(&unlimited, 2), None);
+        assert!(prefetch.may_grow(ALONE_START.into()));
+        assert_eq!(
+            prefetch.idle(ALONE_START.into()),
+            Some(2 * ALONE_START),
+            "where nothing answers, much is unanswered at once"
+        );
         let mut limited = Prefetch::slow_start(None, None);
         assert_eq!(limited.alone(&chunk(Probing::default()), 1), Some(21));
         let mut fixed = Prefetch::slow_start(NonZeroU16::new(7), None);

@@ -24,6 +24,15 @@ pub struct Outcome {
     pub violations: Vec<String>,
 }
 
+/// A control: the case with one promise kept badly.
+#[derive(Debug, Clone, Copy)]
+pub struct Control {
+    /// What keeps its promise badly.
+    pub broken: &'static str,
+    /// Words of the violations that show it, each of which has to be seen. Others prove nothing.
+    pub shown_by: &'static [&'static str],
+}
+
 /// A case: what is done, what must hold, and how it is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
@@ -35,8 +44,8 @@ pub struct Case {
     pub fault: &'static str,
     /// What must hold, beside the invariants that always must.
     pub holds: &'static str,
-    /// The control: which promise is kept badly.
-    pub control: Option<&'static str>,
+    /// Which promise the control breaks.
+    pub control: Control,
     /// Does it.
     pub run: fn(&mut Bench, Promise) -> anyhow::Result<Outcome>,
 }
@@ -113,29 +122,40 @@ impl Bench {
             Ok(outcome) if outcome.violations.is_empty() => Judgement {
                 passed: true,
                 story: outcome.story,
-                control: "none".to_owned(),
+                control: String::new(),
                 took: Duration::ZERO,
             },
             Ok(outcome) => Judgement::failed(outcome.violations.join("; ")),
             Err(error) => Judgement::failed(format!("{error:#}")),
         };
-        if let (true, Some(control)) = (judgement.passed, case.control) {
-            match (case.run)(self, Promise::Broken) {
-                Ok(Outcome { story, violations }) => {
-                    judgement.passed = !violations.is_empty();
-                    judgement.control = violations.first().map_or_else(
-                        || format!("{control}: NOT seen ({story})"),
-                        |seen| format!("{control}: seen ({seen})"),
-                    );
-                }
-                Err(error) => {
-                    judgement.passed = false;
-                    judgement.control = format!("{control}: {error:#}");
-                }
-            }
+        if judgement.passed {
+            (judgement.passed, judgement.control) = self.judge_control(case);
         }
         judgement.took = began.elapsed();
         judgement
+    }
+
+    /// Whether the control showed what it is to show, and what it showed.
+    fn judge_control(&mut self, case: &Case) -> (bool, String) {
+        let Control { broken, shown_by } = case.control;
+        let Outcome { story, violations } = match (case.run)(self, Promise::Broken) {
+            Ok(outcome) => outcome,
+            Err(error) => return (false, format!("{broken}: {error:#}")),
+        };
+        let shown: Option<Vec<&str>> = shown_by
+            .iter()
+            .map(|words| {
+                let shows = |violation: &&String| violation.contains(words);
+                violations.iter().find(shows).map(String::as_str)
+            })
+            .collect();
+        match shown {
+            Some(shown) => (true, format!("{broken}: seen ({})", shown.join("; "))),
+            None => (
+                false,
+                format!("{broken}: NOT seen ({story}; {})", violations.join("; ")),
+            ),
+        }
     }
 }
 

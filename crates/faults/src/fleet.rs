@@ -5,6 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     path::{Path, PathBuf},
     process::Command,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use pingfleet_testbed::{Namespace, Rabbit};
 
 use crate::{
     LOOK, PATIENCE,
+    bounds::Bounds,
     program::{Program, built},
 };
 
@@ -32,6 +34,7 @@ pub struct Fleet {
     database: PathBuf,
     started: Cell<u32>,
     environment: RefCell<Vec<(String, String)>>,
+    bounds: Rc<Bounds>,
 }
 
 /// How a run stands when nothing moves any more.
@@ -56,6 +59,7 @@ impl Fleet {
             rabbit,
             namespace,
             prefix: prefix.to_owned(),
+            bounds: Rc::new(Bounds::new(&folder.path().join("pingfleet.db"))),
             database: folder.path().join("pingfleet.db"),
             folder,
             started: Cell::new(0),
@@ -136,6 +140,7 @@ impl Fleet {
     /// From now on the database is in another folder.
     pub fn move_database(&mut self, folder: &Path) {
         self.database = folder.join("pingfleet.db");
+        self.bounds.move_database(&self.database);
         let path = self.database.to_string_lossy().into_owned();
         self.set("PINGFLEET_STORE__PATH", &path);
     }
@@ -153,6 +158,25 @@ impl Fleet {
         if !value.is_empty() {
             environment.push((name.to_owned(), value.to_owned()));
         }
+    }
+
+    /// From now on a program may have this many MiB of memory at most.
+    pub fn bound_memory(&self, mib: u64) {
+        self.bounds.bound_memory(mib);
+    }
+
+    /// The most memory, in MiB, and the most threads that programs of this name had.
+    #[must_use]
+    pub fn largest(&self, program: &str) -> (u64, u64) {
+        self.bounds.look_at_all();
+        self.bounds.largest(program)
+    }
+
+    /// What of all programs, ended or not, and of the database's log was larger than it may be.
+    #[must_use]
+    pub fn oversized(&self) -> Vec<String> {
+        self.bounds.look_at_all();
+        self.bounds.exceeded()
     }
 
     /// A file of the first `count` addresses of 10.0.0.0/9, one a line.
@@ -219,7 +243,7 @@ impl Fleet {
         let number = self.started.get();
         self.started.set(number + 1);
         let log = self.folder.path().join(format!("{number}.log"));
-        Program::start(program, command, log)
+        Program::start(program, command, log, &self.bounds)
     }
 
     /// Waits until the database has a run of which `wanted` is true.
@@ -293,6 +317,7 @@ impl Fleet {
                 .filter(|run| run.state != RunState::Planning)
                 .map(RunSummary::outstanding)
                 .sum();
+            self.bounds.look_at_all();
             if outstanding == 0 && !summaries.is_empty() {
                 return Ok(Rest::Settled);
             }

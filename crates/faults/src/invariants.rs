@@ -3,16 +3,7 @@
 
 use rusqlite::Connection;
 
-use crate::{fleet::Fleet, oracle, program::Program};
-
-/// A log that grew beyond this was never written back. SQLite writes back at 4 MiB; a batch is at most a few more.
-const LARGEST_LOG: u64 = 32 << 20;
-
-/// No role needs more than this here: a debug build with a full window in hand.
-const MOST_MEMORY_MIB: u64 = 256;
-
-/// The runtime's threads, the database's, the prober's, and some for resolving names.
-const MOST_THREADS: u64 = 64;
+use crate::{fleet::Fleet, oracle};
 
 /// What a case expects of the fleet at rest.
 #[derive(Debug, Clone, Default)]
@@ -78,11 +69,7 @@ pub fn violations(fleet: &Fleet, expected: &Expected) -> anyhow::Result<Vec<Stri
     let connection = oracle::open(&fleet.database())?;
     found.extend(oracle::contradictions(&connection, &expected.scripts)?);
     found.extend(counters(&connection, expected)?);
-    let log = fleet.database().with_extension("db-wal");
-    let length = std::fs::metadata(log).map_or(0, |log| log.len());
-    if length > LARGEST_LOG {
-        found.push(format!("the database's log has {length} bytes"));
-    }
+    found.extend(fleet.oversized());
     Ok(found)
 }
 
@@ -124,12 +111,4 @@ fn counters(connection: &Connection, expected: &Expected) -> anyhow::Result<Vec<
         ));
     }
     Ok(found)
-}
-
-/// Whether a living program is of a sane size.
-#[must_use]
-pub fn oversized(program: &Program) -> Option<String> {
-    let (memory, threads) = program.size()?;
-    (memory > MOST_MEMORY_MIB || threads > MOST_THREADS)
-        .then(|| format!("a program has {memory} MiB and {threads} threads"))
 }

@@ -6,6 +6,7 @@
 
 pub mod acts;
 pub mod bench;
+mod bounds;
 pub mod cases;
 mod fleet;
 pub mod invariants;

@@ -5,12 +5,13 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    rc::Rc,
     time::Instant,
 };
 
 use anyhow::{Context, bail, ensure};
 
-use crate::{LOOK, PATIENCE};
+use crate::{LOOK, PATIENCE, bounds::Bounds};
 
 /// A program of the fleet. It is killed when it is dropped.
 #[derive(Debug)]
@@ -18,14 +19,22 @@ pub struct Program {
     name: String,
     child: Child,
     log: PathBuf,
+    bounds: Rc<Bounds>,
+    /// Its place in the bounds.
+    place: usize,
 }
 
 impl Program {
-    /// Starts a command with both of its outputs in the file `log`.
+    /// Starts a command with both of its outputs in the file `log`, and has its size noted in `bounds`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(name: &str, mut command: Command, log: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        name: &str,
+        mut command: Command,
+        log: PathBuf,
+        bounds: &Rc<Bounds>,
+    ) -> anyhow::Result<Self> {
         let child = command
             .stdin(Stdio::null())
             .stdout(File::create(&log)?)
@@ -34,6 +43,8 @@ impl Program {
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         Ok(Self {
             name: name.to_owned(),
+            place: bounds.started(name, child.id()),
+            bounds: Rc::clone(bounds),
             child,
             log,
         })
@@ -51,13 +62,14 @@ impl Program {
     /// When it had ended before.
     pub fn kill(mut self) -> anyhow::Result<()> {
         ensure!(
-            self.child.try_wait()?.is_none(),
+            self.has_ended()?.is_none(),
             "{} ended before it could be killed:\n{}",
             self.name,
             self.said()
         );
         self.child.kill()?;
         self.child.wait()?;
+        self.bounds.ended(self.place);
         Ok(())
     }
 
@@ -66,6 +78,8 @@ impl Program {
     /// # Errors
     /// When it has ended.
     pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        // It may be gone before the next look.
+        self.bounds.look(self.place);
         let pid = self.pid().to_string();
         let status = Command::new("kill")
             .args([&format!("-{signal}"), &pid])
@@ -98,7 +112,7 @@ impl Program {
     pub fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.has_ended()? {
                 return Ok(status);
             }
             std::thread::sleep(LOOK);
@@ -121,12 +135,17 @@ impl Program {
         Ok(())
     }
 
-    /// Whether it has ended.
+    /// Whether it has ended. If not, its size is noted.
     ///
     /// # Errors
     /// When the system does not tell.
     pub fn has_ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+        self.bounds.look(self.place);
+        let status = self.child.try_wait()?;
+        if status.is_some() {
+            self.bounds.ended(self.place);
+        }
+        Ok(status)
     }
 
     /// Waits until it has said something.
@@ -139,7 +158,7 @@ impl Program {
             if self.said().contains(text) {
                 return Ok(());
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.has_ended()? {
                 bail!("{} ended ({status}):\n{}", self.name, self.said());
             }
             std::thread::sleep(LOOK);
@@ -152,24 +171,15 @@ impl Program {
     pub fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
-
-    /// The most memory that it has had so far, in MiB, and its threads (`/proc/PID/status`). Nothing once it has ended.
-    #[must_use]
-    pub fn size(&self) -> Option<(u64, u64)> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
-        let number = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name))?;
-            line.split_whitespace().nth(1)?.parse::<u64>().ok()
-        };
-        Some((number("VmHWM:")? / 1024, number("Threads:")?))
-    }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
+        self.bounds.look(self.place);
         // It has ended already when it was waited for.
         drop(self.child.kill());
         drop(self.child.wait());
+        self.bounds.ended(self.place);
     }
 }
 

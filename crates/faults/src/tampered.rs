@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -20,13 +20,12 @@ use futures_util::FutureExt;
 use ping_worker::{
     pacing::Pace,
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
-    scripted::Scripted,
 };
 use pingfleet_broker::{
     Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Depth, Publisher,
     Queue,
 };
-use pingfleet_wire::Probing;
+use pingfleet_wire::{Probing, Rtt};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// What was just sent has left the process after this time.
@@ -34,6 +33,9 @@ const ON_THE_WIRE: Duration = Duration::from_millis(50);
 
 /// Messages that [`Sabotage::NoteFirst`] holds back: more than a producer notes at once.
 const HELD: usize = 120;
+
+/// A worker's heartbeat takes with it what was held back for longer: so its run ends, and some are held at any moment.
+const HELD_FOR: Duration = Duration::from_secs(1);
 
 /// A boundary of a role. Heartbeats pass none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -88,6 +90,18 @@ pub enum Sabotage {
     NoSlowStart,
     /// Takes every queue for empty.
     EmptyLook,
+    /// Takes all results at once, however many there are.
+    TakeAll,
+    /// Does not hear SIGTERM.
+    Deaf,
+    /// Takes the first failure of its broker for the last word.
+    GiveUp,
+    /// Writes without the writer's lock.
+    NoLock,
+    /// Opens the database without looking for damage.
+    NoCheck,
+    /// Takes round trips from the wall clock.
+    WallClock,
     /// Publishes every message twice. No broken promise: the others must bear it.
     Twice,
 }
@@ -104,6 +118,14 @@ pub struct FaultArgs {
     /// Keeps a promise badly
     #[arg(long, value_enum)]
     pub sabotage: Vec<Sabotage>,
+}
+
+impl FaultArgs {
+    /// Whether this promise is kept badly.
+    #[must_use]
+    pub fn sabotages(&self, sabotage: Sabotage) -> bool {
+        self.sabotage.contains(&sabotage)
+    }
 }
 
 /// The faults of this process, with what it has passed so far.
@@ -124,7 +146,7 @@ impl Faults {
     }
 
     fn sabotages(&self, sabotage: Sabotage) -> bool {
-        self.arguments.sabotage.contains(&sabotage)
+        self.arguments.sabotages(sabotage)
     }
 
     fn pass(&self, boundary: Boundary) {
@@ -162,7 +184,12 @@ impl<B: Broker> TamperedBroker<B> {
 #[async_trait]
 impl<B: Broker> Broker for TamperedBroker<B> {
     async fn check(&self) -> Result<(), BrokerError> {
-        self.inner.check().await
+        self.inner.check().await.map_err(|error| {
+            if self.faults.sabotages(Sabotage::GiveUp) && error.is_transient() {
+                return BrokerError::Url(format!("given up: {error}"));
+            }
+            error
+        })
     }
 
     async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
@@ -180,6 +207,7 @@ impl<B: Broker> Broker for TamperedBroker<B> {
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         let prefetch = match queue {
             Queue::Work if self.faults.sabotages(Sabotage::NoSlowStart) => 256,
+            Queue::Results if self.faults.sabotages(Sabotage::TakeAll) => u16::MAX,
             _ => prefetch,
         };
         Ok(Box::new(TamperedConsumer {
@@ -202,22 +230,46 @@ struct TamperedPublisher {
     inner: Box<dyn Publisher>,
     faults: Arc<Faults>,
     /// Taken for stored, and not yet handed to the connection.
-    held: VecDeque<Vec<u8>>,
+    held: VecDeque<Held>,
+}
+
+struct Held {
+    since: Instant,
+    queue: Queue,
+    body: Vec<u8>,
+}
+
+impl TamperedPublisher {
+    /// Hands over what is held, from the oldest on, for as long as `due` says so.
+    async fn hand_over(&mut self, due: impl Fn(&Held, usize) -> bool) -> Result<(), BrokerError> {
+        while self
+            .held
+            .front()
+            .is_some_and(|oldest| due(oldest, self.held.len()))
+        {
+            if let Some(Held { queue, body, .. }) = self.held.pop_front() {
+                drop(self.inner.publish(queue, &body).await?);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Publisher for TamperedPublisher {
     async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
         if queue == Queue::Heartbeats {
+            self.hand_over(|held, _| held.since.elapsed() >= HELD_FOR)
+                .await?;
             return self.inner.publish(queue, body).await;
         }
         if self.faults.sabotages(Sabotage::NoteFirst) {
-            self.held.push_back(body.to_owned());
-            if self.held.len() > HELD
-                && let Some(body) = self.held.pop_front()
-            {
-                drop(self.inner.publish(queue, &body).await?);
-            }
+            self.held.push_back(Held {
+                since: Instant::now(),
+                queue,
+                body: body.to_owned(),
+            });
+            self.hand_over(|_, held| held > HELD).await?;
             self.faults.pass(Boundary::Published);
             return Ok(futures_util::future::ready(Ok(Confirmed::Stored)).boxed());
         }
@@ -306,10 +358,10 @@ impl Consumer for TamperedConsumer {
     }
 }
 
-/// The scripted prober with faults.
+/// A prober with faults.
 pub struct TamperedProber {
-    /// What it finds out.
-    pub script: Scripted,
+    /// What finds out.
+    pub inner: Arc<dyn OpenProber>,
     /// Its faults.
     pub faults: Arc<Faults>,
 }
@@ -317,7 +369,7 @@ pub struct TamperedProber {
 impl OpenProber for TamperedProber {
     fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
         Ok(Box::new(Tampered {
-            inner: self.script.open(requests_sent)?,
+            inner: self.inner.open(requests_sent)?,
             faults: Arc::clone(&self.faults),
         }))
     }
@@ -341,7 +393,21 @@ impl Prober for Tampered {
         if destinations.iter().any(poisoned) {
             die();
         }
-        let findings = self.inner.probe(probing, destinations, pace).await;
+        let (began, wall) = (Instant::now(), SystemTime::now());
+        let mut findings = self.inner.probe(probing, destinations, pace).await;
+        if self.faults.sabotages(Sabotage::WallClock) {
+            let measured = began.elapsed();
+            let by_wall = |rtt| match wall.elapsed() {
+                Ok(elapsed) => (rtt + elapsed).saturating_sub(measured),
+                Err(back) => rtt.saturating_sub(back.duration() + measured),
+            };
+            for finding in &mut findings {
+                finding.rtt = finding.rtt.and_then(|rtt| {
+                    let samples = [rtt.min_ns, rtt.avg_ns, rtt.max_ns];
+                    Rtt::of(&samples.map(|ns| by_wall(Duration::from_nanos(ns))))
+                });
+            }
+        }
         self.faults.pass(Boundary::Probed);
         findings
     }

@@ -83,8 +83,7 @@ async fn main() -> anyhow::Result<()> {
     let settings = worker.resolve(&mut layers);
     layers.finish()?;
     let broker = Arc::new(AckFirst(RabbitBroker::new(&common.broker)?));
-    let opener = default_prober();
-    let stop = CancellationToken::new();
-    ping_worker::run(broker, opener, Resolver::from_system(), &settings, stop).await?;
+    let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &settings)?;
+    ping_worker::run(broker, lanes, &settings, CancellationToken::new()).await?;
     Ok(())
 }

@@ -145,13 +145,11 @@ async fn in_one_process(
     common: &Common,
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let opener = default_prober();
     // Before anything is written: without permission there is nothing to plan.
-    ping_worker::check(&opener).map_err(|error| Failure::system(&error))?;
+    let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &roles.worker)
+        .map_err(|error| Failure::system(&error))?;
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(QUEUED));
-    // A connection each, as in three processes: the writer's commits and the producer's reads do not wait for another.
-    let plan_db = Db::open(common.database(true, true)).await?;
-    let rows_db = Db::open(common.database(true, false)).await?;
+    let db = Db::open(common.database(true, true)).await?;
 
     let worker_stop = stop.token.child_token();
     let writer_stop = CancellationToken::new();
@@ -160,7 +158,7 @@ async fn in_one_process(
     let producing = async {
         let produced = producer::run(
             Arc::clone(&broker),
-            &plan_db,
+            &db,
             wanted,
             settings,
             &mut io::stdout(),
@@ -173,8 +171,7 @@ async fn in_one_process(
     let probing = async {
         let ended = ping_worker::run(
             Arc::clone(&broker),
-            Arc::clone(&opener),
-            Resolver::from_system(),
+            lanes,
             &roles.worker,
             worker_stop.clone(),
         )
@@ -185,13 +182,7 @@ async fn in_one_process(
         ended
     };
     let writing = async {
-        let ended = consumer_writer::run(
-            Arc::clone(&broker),
-            &rows_db,
-            &roles.writer,
-            writer_stop.clone(),
-        )
-        .await;
+        let ended = write_rows(Arc::clone(&broker), &roles.writer, common, &writer_stop).await;
         producer_stop.cancel();
         worker_stop.cancel();
         ended
@@ -215,14 +206,30 @@ async fn in_one_process(
     {
         // The producer left first, and the writer has stored more since.
         let run = before.run;
-        produced.summary = Some(plan_db.call(move |store| store.summary(run)).await?);
+        produced.summary = Some(db.call(move |store| store.summary(run)).await?);
     }
-    let closed = rows_db.close().await.and(plan_db.close().await);
+    let closed = db.close().await;
     let resume = format!("pingfleet{} resume", common.repeated());
     conclude((produced, probed), written, output, &resume).and_then(|exit| {
         closed?;
         Ok(exit)
     })
+}
+
+/// The writer, with a connection of its own as in a process of its own: its commits and the producer's reads do not
+/// wait for each other.
+async fn write_rows(
+    broker: Arc<dyn Broker>,
+    settings: &consumer_writer::Settings,
+    common: &Common,
+    stop: &CancellationToken,
+) -> Result<consumer_writer::Summary, WriterError> {
+    let db = Db::open(common.database(true, false)).await?;
+    let ended = consumer_writer::run(broker, &db, settings, stop.clone()).await;
+    let closed = db.close().await;
+    let summary = ended?;
+    closed?;
+    Ok(summary)
 }
 
 /// The first cause of a failure is what the user needs: the writer's, the worker's, then the producer's.

@@ -341,7 +341,7 @@ impl Rig {
             watch: Arc::new(Arc::clone(&self.floor)),
             memory: self.memory.clone(),
         });
-        let opener = Arc::new(Gated {
+        let opener: Arc<dyn OpenProber> = Arc::new(Gated {
             floor: Arc::clone(&self.floor),
             permits: Arc::clone(&self.permits),
             panics: Arc::clone(&self.panics),
@@ -351,9 +351,11 @@ impl Rig {
         let settings = self.settings.clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let running = tokio::spawn(async move {
-            ping_worker::run(broker, opener, resolver, &settings, stopped).await
-        });
+        let lanes = ping_worker::lanes(&opener, resolver, &settings).expect("it always opens");
+        let running =
+            tokio::spawn(
+                async move { ping_worker::run(broker, lanes, &settings, stopped).await },
+            );
         Worker { stop, running }
     }
 

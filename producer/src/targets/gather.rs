@@ -116,7 +116,8 @@ impl Gather {
         let (first, block) = match spelled {
             Spelled::Address(address) => {
                 block::check_address(address, family)?;
-                if address.to_canonical().to_string() == word {
+                // An IPv4 address has one spelling that can be read.
+                if address.is_ipv4() || address.to_canonical().to_string() == word {
                     return self.block(Block::address(address), labels);
                 }
                 return self.respelled(Block::address(address), word, labels);

@@ -5,12 +5,16 @@ use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 use consumer_writer::{WriterArgs, WriterError};
-use ping_worker::{WorkerArgs, WorkerError, resolve::Resolver, scripted::Scripted};
+use ping_worker::{
+    WorkerArgs, WorkerError, default_prober, prober::OpenProber, resolve::Resolver,
+    scripted::Scripted,
+};
 use pingfleet_broker::RabbitBroker;
-use pingfleet_faults::tampered::{FaultArgs, Faults, TamperedBroker, TamperedProber};
+use pingfleet_faults::tampered::{FaultArgs, Faults, Sabotage, TamperedBroker, TamperedProber};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
 use pingfleet_store::{Db, FileLock, Via};
 use producer::{OutputArgs, PlanArgs, Settings, Wanted};
+use tokio_util::sync::CancellationToken;
 
 /// A role with faults
 #[derive(Debug, Parser)]
@@ -31,6 +35,9 @@ enum Role {
         /// How long the probing of a chunk takes
         #[arg(long, value_parser = duration, default_value = "5ms")]
         delay: Duration,
+        /// Probes in earnest instead
+        #[arg(long)]
+        earnest: bool,
         #[command(flatten)]
         worker: WorkerArgs,
         #[command(flatten)]
@@ -55,6 +62,16 @@ enum Role {
     },
 }
 
+impl Role {
+    fn faults(&self) -> &FaultArgs {
+        match self {
+            Self::Worker { faults, .. }
+            | Self::Writer { faults, .. }
+            | Self::Producer { faults, .. } => faults,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     main_with(program)
 }
@@ -66,47 +83,58 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         .common
         .resolve(&mut layers, Verbosity::Normal, "faulty");
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let stop = if arguments.role.faults().sabotages(Sabotage::Deaf) {
+        CancellationToken::new()
+    } else {
+        stop.token
+    };
     let broker = RabbitBroker::new(&common.broker)?;
     match &arguments.role {
         Role::Worker {
             script,
             delay,
+            earnest,
             worker,
             faults,
         } => {
             let settings = worker.resolve(&mut layers);
             layers.finish()?;
             let faults = Faults::new(faults.clone());
-            let opener = Arc::new(TamperedProber {
-                script: Scripted {
+            let inner: Arc<dyn OpenProber> = if *earnest {
+                default_prober()
+            } else {
+                Arc::new(Scripted {
                     seed: *script,
                     delay: *delay,
                     panics_at: None,
-                },
+                })
+            };
+            let opener: Arc<dyn OpenProber> = Arc::new(TamperedProber {
+                inner,
                 faults: Arc::clone(&faults),
             });
             let broker = Arc::new(TamperedBroker::new(broker, faults));
-            ping_worker::run(
-                broker,
-                opener,
-                Resolver::from_system(),
-                &settings,
-                stop.token,
-            )
-            .await
-            .map_err(|error| match error {
-                WorkerError::Broker(error) => Failure::from(error),
-                other => Failure::system(&other),
-            })?;
+            let lanes = ping_worker::lanes(&opener, Resolver::from_system(), &settings)
+                .map_err(|error| Failure::system(&error))?;
+            ping_worker::run(broker, lanes, &settings, stop)
+                .await
+                .map_err(|error| match error {
+                    WorkerError::Broker(error) => Failure::from(error),
+                    other => Failure::system(&other),
+                })?;
             Ok(Exit::Complete)
         }
         Role::Writer { writer, faults } => {
             let settings = writer.resolve(&mut layers, Via::Broker);
             layers.finish()?;
             let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
-            let db = Db::open(common.database(true, true)).await?;
-            let _lock = FileLock::writer(db.path())?;
-            consumer_writer::run(broker, &db, &settings, stop.token)
+            let check = !faults.sabotages(Sabotage::NoCheck);
+            let db = Db::open(common.database(true, check)).await?;
+            let _lock = match faults.sabotages(Sabotage::NoLock) {
+                true => None,
+                false => Some(FileLock::writer(db.path())?),
+            };
+            consumer_writer::run(broker, &db, &settings, stop)
                 .await
                 .map_err(|error| match error {
                     WriterError::Broker(error) => Failure::from(error),
@@ -128,7 +156,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             let wanted = Wanted::Plan(Box::new(targets));
             let mut out = io::sink();
             let produced =
-                producer::run(broker, &db, wanted, &settings, &mut out, stop.token).await?;
+                producer::run(broker, &db, wanted, &settings, &mut out, stop).await?;
             db.close().await?;
             Ok(produced.exit(false))
         }

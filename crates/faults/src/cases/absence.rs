@@ -11,7 +11,7 @@ use pingfleet_testbed::Rabbit;
 
 use crate::{
     acts::{self, SCRIPT},
-    bench::{Bench, Case, Outcome, Promise},
+    bench::{Bench, Case, Control, Outcome, Promise},
     fleet::Fleet,
     invariants::{Expected, oversized, violations},
     trace,
@@ -23,7 +23,10 @@ pub(super) const CASES: &[Case] = &[
         group: "absence",
         fault: "the writer is away for 90 s while all results wait and the producer looks for what is overdue",
         holds: "no chunk is published again",
-        control: Some("a producer to which the queues look empty and the writer alive"),
+        control: Control {
+            broken: "a producer to which the queues look empty and the writer alive",
+            shown_by: &["published again"],
+        },
         run: writer_down,
     },
     Case {
@@ -55,7 +58,10 @@ pub(super) const CASES: &[Case] = &[
         group: "power",
         fault: "the writer's system calls are watched (strace)",
         holds: "between two acks of results the database's log was synced",
-        control: Some("`store.durability = normal`"),
+        control: Control {
+            broken: "`store.durability = normal`",
+            shown_by: &["no sync of the log"],
+        },
         run: power,
     },
 ];

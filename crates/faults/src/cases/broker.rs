@@ -7,7 +7,7 @@ use lapin::{Connection, ConnectionProperties, types::FieldTable};
 
 use crate::{
     acts::{self, SCRIPT},
-    bench::{Bench, Case, Outcome, Promise},
+    bench::{Bench, Case, Control, Outcome, Promise},
     fleet::{Fleet, Rest},
     invariants::{Expected, oversized, violations},
     program::Program,
@@ -19,7 +19,10 @@ pub(super) const CASES: &[Case] = &[
         group: "broker",
         fault: "SIGSTOP of the broker while the producer publishes, SIGKILL, a new start",
         holds: "what was not confirmed is published again",
-        control: Some("a producer that takes what it sent for stored"),
+        control: Control {
+            broken: "a producer that takes what it sent for stored",
+            shown_by: &["are lost"],
+        },
         run: frozen,
     },
     Case {
@@ -35,7 +38,10 @@ pub(super) const CASES: &[Case] = &[
         group: "broker",
         fault: "`work` and `results` purged in a running sweep",
         holds: "the waiting producer publishes what is overdue from the database",
-        control: Some("nobody waits"),
+        control: Control {
+            broken: "nobody waits",
+            shown_by: &["are lost"],
+        },
         run: |bench, promise| lost_queues(bench, promise, "purge_queue"),
     },
     Case {
@@ -43,7 +49,10 @@ pub(super) const CASES: &[Case] = &[
         group: "broker",
         fault: "`work` and `results` deleted in a running sweep",
         holds: "the roles declare them again; the waiting producer publishes what is overdue",
-        control: Some("nobody waits"),
+        control: Control {
+            broken: "nobody waits",
+            shown_by: &["are lost"],
+        },
         run: |bench, promise| lost_queues(bench, promise, "delete_queue"),
     },
     Case {
@@ -51,7 +60,10 @@ pub(super) const CASES: &[Case] = &[
         group: "broker",
         fault: "the binding of `results` removed in a running sweep: its messages are unroutable",
         holds: "a returned result is no stored one; it is published again once the worker has bound again",
-        control: Some("a worker that takes what it sent for stored"),
+        control: Control {
+            broken: "a worker that takes what it sent for stored",
+            shown_by: &["are lost"],
+        },
         run: unbound,
     },
     Case {
@@ -59,7 +71,10 @@ pub(super) const CASES: &[Case] = &[
         group: "broker",
         fault: "a policy bounds `results` to five messages while the writer is away: the broker refuses the rest",
         holds: "the worker keeps what is refused, and publishes the same bytes again; nothing is probed again",
-        control: Some("a worker that takes what it sent for stored"),
+        control: Control {
+            broken: "a worker that takes what it sent for stored",
+            shown_by: &["are lost"],
+        },
         run: refused,
     },
     Case {
@@ -67,7 +82,10 @@ pub(super) const CASES: &[Case] = &[
         group: "broker",
         fault: "memory alarm and disk alarm for 40 s; SIGTERM and SIGKILL of workers meanwhile",
         holds: "SIGTERM ends each role within its deadline; the run completes when the alarm is over",
-        control: Some("workers that ack first"),
+        control: Control {
+            broken: "workers that ack first",
+            shown_by: &["are lost"],
+        },
         run: alarms,
     },
 ];

@@ -7,9 +7,9 @@ use pingfleet_store::RunSummary;
 
 use crate::{
     acts::{self, SCRIPT},
-    bench::{Bench, Case, Outcome, Promise},
+    bench::{Bench, Case, Control, Outcome, Promise},
     fleet::{Fleet, Rest},
-    invariants::{Expected, oversized, violations},
+    invariants::{Expected, violations},
     program::Program,
 };
 
@@ -19,7 +19,10 @@ pub(super) const CASES: &[Case] = &[
         group: "processes",
         fault: "SIGKILL of the worker when a chunk is delivered, probed, published, confirmed, acked",
         holds: "the next worker does the rest; nothing is published again",
-        control: Some("a worker that acks first"),
+        control: Control {
+            broken: "a worker that acks first",
+            shown_by: &["are lost"],
+        },
         run: worker,
     },
     Case {
@@ -27,7 +30,10 @@ pub(super) const CASES: &[Case] = &[
         group: "processes",
         fault: "SIGKILL of the writer when a result is delivered, after COMMIT and before the ack, after the ack",
         holds: "the next writer stores the rest; what was committed and not acked is a duplicate",
-        control: Some("a writer that acks first"),
+        control: Control {
+            broken: "a writer that acks first",
+            shown_by: &["are lost"],
+        },
         run: writer,
     },
     Case {
@@ -35,7 +41,10 @@ pub(super) const CASES: &[Case] = &[
         group: "processes",
         fault: "SIGKILL of the writer when it writes rows into the log, and when it syncs the log (strace inject)",
         holds: "a chunk has all of its rows or none",
-        control: Some("a writer that acks first"),
+        control: Control {
+            broken: "a writer that acks first",
+            shown_by: &["are lost"],
+        },
         run: transaction,
     },
     Case {
@@ -43,7 +52,10 @@ pub(super) const CASES: &[Case] = &[
         group: "processes",
         fault: "SIGKILL of the producer while it plans, when a chunk is published, when it is confirmed",
         holds: "`--resume` publishes the rest; a plan that does not stand is removed",
-        control: Some("a producer that notes a chunk before it publishes it"),
+        control: Control {
+            broken: "a producer that notes a chunk before it publishes it",
+            shown_by: &["are lost"],
+        },
         run: producer,
     },
     Case {
@@ -51,7 +63,10 @@ pub(super) const CASES: &[Case] = &[
         group: "processes",
         fault: "SIGKILL of one of two workers, writer and producer at random moments of a running sweep (200 of them)",
         holds: "nothing is lost, nothing is dead",
-        control: Some("workers that ack first"),
+        control: Control {
+            broken: "workers that ack first",
+            shown_by: &["are lost"],
+        },
         run: random,
     },
     Case {
@@ -59,7 +74,10 @@ pub(super) const CASES: &[Case] = &[
         group: "processes",
         fault: "a chunk that kills whatever worker takes it, which is started again and again, with a full prefetch",
         holds: "it alone is dead, with its reason; `verify` exits 5, and `retry` completes the run",
-        control: Some("a worker without slow start"),
+        control: Control {
+            broken: "a worker without slow start",
+            shown_by: &["chunks are dead instead of 1"],
+        },
         run: poison,
     },
 ];
@@ -121,9 +139,8 @@ fn writer(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
 fn finish_writing(fleet: &Fleet, story: &str) -> anyhow::Result<Outcome> {
     let writer = acts::writer(fleet)?;
     fleet.rest()?;
-    let mut found: Vec<String> = oversized(&writer).into_iter().collect();
     acts::dismiss(writer)?;
-    found.extend(violations(fleet, &Expected::done(SCRIPT))?);
+    let found = violations(fleet, &Expected::done(SCRIPT))?;
     let duplicates = fleet.sqlite3("select sum(duplicates) from run_summary")?;
     Ok(Outcome {
         story: format!("{story}, {duplicates} duplicates"),
@@ -297,10 +314,7 @@ fn random(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
             left -= 1;
         }
         fleet.rest()?;
-        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
-        if promise == Promise::Kept {
-            found.extend(sweep.programs.iter().flatten().filter_map(oversized));
-        }
+        let found = violations(fleet, &Expected::done(SCRIPT))?;
         let counts = fleet.sqlite3("select sum(redelivered), sum(duplicates) from run_summary")?;
         Ok(Outcome {
             story: format!(

@@ -6,7 +6,7 @@ use anyhow::ensure;
 
 use crate::{
     acts::{self, SCRIPT},
-    bench::{Bench, Case, Outcome, Promise},
+    bench::{Bench, Case, Control, Outcome, Promise},
     invariants::{Expected, violations},
 };
 
@@ -19,7 +19,10 @@ pub(super) const CASES: &[Case] = &[
         group: "messages",
         fault: "the producer publishes every chunk twice, and the worker every result",
         holds: "one row a target; each result more is a duplicate, and counted",
-        control: Some("a row of the results changed by hand"),
+        control: Control {
+            broken: "a row of the results changed by hand",
+            shown_by: &["are not those of one probing"],
+        },
         run: twice,
     },
     Case {
@@ -27,7 +30,10 @@ pub(super) const CASES: &[Case] = &[
         group: "messages",
         fault: "every chunk is published twice and probed by two workers that find other outcomes",
         holds: "the first result of a chunk wins, whole",
-        control: Some("one row of a chunk taken from the other result"),
+        control: Control {
+            broken: "one row of a chunk taken from the other result",
+            shown_by: &["are not those of one probing"],
+        },
         run: other_outcomes,
     },
     Case {
@@ -35,7 +41,10 @@ pub(super) const CASES: &[Case] = &[
         group: "messages",
         fault: "a writer with another database reads the results",
         holds: "it ends with 4, names both databases, and acks nothing",
-        control: Some("a writer that acks first"),
+        control: Control {
+            broken: "a writer that acks first",
+            shown_by: &["results are left on the queue"],
+        },
         run: wrong_folder,
     },
     Case {

@@ -10,7 +10,7 @@ use anyhow::ensure;
 
 use crate::{
     acts::{self, SCRIPT},
-    bench::{Bench, Case, Outcome, Promise},
+    bench::{Bench, Case, Control, Outcome, Promise},
     fleet::Fleet,
     invariants::{Expected, violations},
 };
@@ -29,7 +29,10 @@ pub(super) const CASES: &[Case] = &[
         group: "network",
         fault: "the worker is killed while its way is cut: the broker hears nothing of it",
         holds: "after two heartbeats its chunks go to another worker",
-        control: Some("a worker that acks first"),
+        control: Control {
+            broken: "a worker that acks first",
+            shown_by: &["are lost"],
+        },
         run: killed_behind,
     },
     Case {

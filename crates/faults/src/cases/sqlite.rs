@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use crate::{
     acts::{self, SCRIPT},
-    bench::{Bench, Case, Outcome, Promise},
+    bench::{Bench, Case, Control, Outcome, Promise},
     fleet::Fleet,
     invariants::{Expected, violations},
     program::Program,
@@ -21,7 +21,10 @@ use crate::{
 
 /// The control of those that befall a running writer: what acks first loses what it could not commit. What is refused at
 /// the start takes nothing, however it acks.
-const ACKS_FIRST: Option<&str> = Some("a writer that acks first");
+const ACKS_FIRST: Control = Control {
+    broken: "a writer that acks first",
+    shown_by: &["are lost"],
+};
 
 pub(super) const CASES: &[Case] = &[
     Case {
