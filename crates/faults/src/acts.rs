@@ -1,6 +1,6 @@
 //! What most cases do: publish a run, start roles, hold on to a transaction.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 
@@ -103,6 +103,52 @@ pub fn dismiss(mut program: Program) -> anyhow::Result<()> {
         "{status} after SIGTERM:\n{}",
         program.said()
     );
+    Ok(())
+}
+
+/// Has a program end by SIGTERM, and tells how many seconds it took. One that is still there after `seconds`, which is
+/// killed then, and one that ends in disorder, is a violation.
+///
+/// # Errors
+/// When it cannot be signalled or killed.
+pub fn leaves(
+    mut program: Program,
+    seconds: u64,
+    violations: &mut Vec<String>,
+) -> anyhow::Result<u64> {
+    let began = Instant::now();
+    program.signal("TERM")?;
+    while began.elapsed() <= Duration::from_secs(seconds) {
+        if let Some(status) = program.has_ended()? {
+            if !status.success() {
+                let said = program.said();
+                violations.push(format!("{status} after SIGTERM: {said}"));
+            }
+            return Ok(began.elapsed().as_secs());
+        }
+        std::thread::sleep(crate::LOOK);
+    }
+    let name = program.name();
+    violations.push(format!("{name} had not left {seconds} s after SIGTERM"));
+    program.kill()?;
+    Ok(seconds)
+}
+
+/// Waits until a program has said something. One that ends before is a violation.
+///
+/// # Errors
+/// When it neither says it nor ends.
+pub fn says(program: &mut Program, text: &str, violations: &mut Vec<String>) -> anyhow::Result<()> {
+    wait_until(text, || {
+        Ok(program.said().contains(text) || program.has_ended()?.is_some())
+    })?;
+    if !program.said().contains(text) {
+        violations.push(format!(
+            "{} ended and never said {text:?}: {}",
+            program.name(),
+            program.said()
+        ));
+    }
     Ok(())
 }
 

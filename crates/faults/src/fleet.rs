@@ -165,6 +165,11 @@ impl Fleet {
         self.bounds.bound_memory(mib);
     }
 
+    /// From now on the database's log may have this many bytes at most.
+    pub fn bound_log(&self, bytes: u64) {
+        self.bounds.bound_log(bytes);
+    }
+
     /// The most memory, in MiB, and the most threads that programs of this name had.
     #[must_use]
     pub fn largest(&self, program: &str) -> (u64, u64) {

@@ -50,6 +50,12 @@ impl Program {
         })
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The process's number.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -293,7 +293,9 @@ impl Publisher for TamperedPublisher {
         .boxed())
     }
 
-    async fn close(self: Box<Self>) {
+    async fn close(mut self: Box<Self>) {
+        // Who leaves in order leaves nothing behind. Who cannot is about to lose the session anyway.
+        drop(self.hand_over(|_, _| true).await);
         self.inner.close().await;
     }
 }
@@ -397,7 +399,7 @@ impl Prober for Tampered {
         let mut findings = self.inner.probe(probing, destinations, pace).await;
         if self.faults.sabotages(Sabotage::WallClock) {
             let measured = began.elapsed();
-            let by_wall = |rtt| match wall.elapsed() {
+            let by_wall = |rtt: Duration| match wall.elapsed() {
                 Ok(elapsed) => (rtt + elapsed).saturating_sub(measured),
                 Err(back) => rtt.saturating_sub(back.duration() + measured),
             };

@@ -36,5 +36,6 @@ bounded! {
     every_message_twice: "every-message-twice",
     disk_full: "disk-full",
     file_deleted: "file-deleted",
+    power_loss_of_the_master: "power-loss-of-the-master",
     duplicates_with_other_outcomes: "duplicates-with-other-outcomes",
 }

@@ -120,7 +120,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
                 .await
                 .map_err(|error| match error {
                     WorkerError::Broker(error) => Failure::from(error),
-                    other => Failure::system(&other),
+                    disorder @ WorkerError::Disorder(_) => Failure::system(&disorder),
                 })?;
             Ok(Exit::Complete)
         }
@@ -130,10 +130,8 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
             let check = !faults.sabotages(Sabotage::NoCheck);
             let db = Db::open(common.database(true, check)).await?;
-            let _lock = match faults.sabotages(Sabotage::NoLock) {
-                true => None,
-                false => Some(FileLock::writer(db.path())?),
-            };
+            let locks = !faults.sabotages(Sabotage::NoLock);
+            let _lock = locks.then(|| FileLock::writer(db.path())).transpose()?;
             consumer_writer::run(broker, &db, &settings, stop)
                 .await
                 .map_err(|error| match error {
@@ -155,8 +153,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             let db = Db::open(common.database(true, false)).await?;
             let wanted = Wanted::Plan(Box::new(targets));
             let mut out = io::sink();
-            let produced =
-                producer::run(broker, &db, wanted, &settings, &mut out, stop).await?;
+            let produced = producer::run(broker, &db, wanted, &settings, &mut out, stop).await?;
             db.close().await?;
             Ok(produced.exit(false))
         }

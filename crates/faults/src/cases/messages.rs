@@ -50,9 +50,12 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "second-writer",
         group: "messages",
-        fault: "a second writer on the same database, and one on the same queue",
+        fault: "a second writer on the same database by another queue, and one on the same queue with another database",
         holds: "each ends with 4 and says who the first one is; the first one goes on",
-        control: None,
+        control: Control {
+            broken: "a writer that takes no lock",
+            shown_by: &["a second writer is ready"],
+        },
         run: second_writer,
     },
 ];
@@ -162,17 +165,32 @@ fn wrong_folder(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> 
     })
 }
 
-fn second_writer(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
-    let thorough = bench.thorough;
+fn second_writer(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let both = bench.thorough && promise == Promise::Kept;
     bench.with_fleet(|fleet| {
         let first = acts::writer(fleet)?;
         let holder = format!("pid {}", first.pid());
         let began = Instant::now();
-        let mut second = fleet.start("consumer-writer", &[])?;
-        ensure!(second.ended()?.code() == Some(4), "{}", second.said());
-        ensure!(second.said().contains(&holder), "{}", second.said());
+        // Nobody consumes the other queue: nothing but the lock stands between the two.
+        fleet.set("PINGFLEET_BROKER__PREFIX", &fleet.queue("other"));
+        let mut second = match promise {
+            Promise::Kept => fleet.start("consumer-writer", &[])?,
+            Promise::Broken => fleet.start("faulty", &["writer", "--sabotage", "no-lock"])?,
+        };
+        fleet.set("PINGFLEET_BROKER__PREFIX", "");
+        acts::wait_until("the second writer", || {
+            Ok(second.has_ended()?.is_some() || second.said().contains("writer ready"))
+        })?;
+        let mut found = Vec::new();
+        if let Some(status) = second.has_ended()? {
+            ensure!(status.code() == Some(4), "{status}: {}", second.said());
+            ensure!(second.said().contains(&holder), "{}", second.said());
+        } else {
+            found.push("a second writer is ready on the same database".to_owned());
+            second.kill()?;
+        }
         let mut story = format!("refused after {} ms", began.elapsed().as_millis());
-        if thorough {
+        if both {
             let mut other = fleet.start("consumer-writer", &["--db", "other.db"])?;
             ensure!(other.ended()?.code() == Some(4), "{}", other.said());
             ensure!(
@@ -186,9 +204,10 @@ fn second_writer(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
         let _worker = acts::worker(fleet, "worker", &[])?;
         fleet.rest()?;
         acts::dismiss(first)?;
+        found.extend(violations(fleet, &Expected::done(SCRIPT))?);
         Ok(Outcome {
             story,
-            violations: violations(fleet, &Expected::done(SCRIPT))?,
+            violations: found,
         })
     })
 }

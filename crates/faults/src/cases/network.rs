@@ -20,8 +20,11 @@ pub(super) const CASES: &[Case] = &[
         name: "network-cut",
         group: "network",
         fault: "the way between worker and broker cut: both ways, either way, by reset, and for longer than the heartbeat",
-        holds: "the worker finds the broker again; what was in hand is settled once; nothing is published again",
-        control: None,
+        holds: "the worker finds the broker again; what was in hand is settled once; nobody publishes it again",
+        control: Control {
+            broken: "a worker that takes for stored what it has not yet sent",
+            shown_by: &["are lost"],
+        },
         run: cut,
     },
     Case {
@@ -40,7 +43,10 @@ pub(super) const CASES: &[Case] = &[
         group: "network",
         fault: "a broker that accepts and says nothing; a name that does not resolve",
         holds: "worker and writer go on trying, say so, and end at once by SIGTERM; the producer ends with 4",
-        control: None,
+        control: Control {
+            broken: "a worker that is deaf to SIGTERM, and a writer that gives up at once",
+            shown_by: &["had not left", "ended and never said"],
+        },
         run: mute,
     },
 ];
@@ -100,8 +106,8 @@ fn mend(fleet: &Fleet) -> anyhow::Result<()> {
     nft(fleet, "delete table ip6 cut")
 }
 
-fn cut(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
-    let cuts = bench.pick(
+fn cut(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let mut cuts = bench.pick(
         &[
             (Cut::Reset, 1),
             (Cut::Both, 5),
@@ -113,10 +119,16 @@ fn cut(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
         ][..],
         &[(Cut::Reset, 1), (Cut::Both, 3)],
     );
+    if promise == Promise::Broken {
+        cuts = &cuts[..1];
+    }
     let fleet = Fleet::new()?;
     let writer = acts::writer(&fleet)?;
     let url = fleet.broker()?.ipv6_url()?;
-    let flags = ["--broker", &url, "--delay", "300ms", "--prefetch", "4"];
+    let mut flags = vec!["--broker", &url, "--delay", "300ms", "--prefetch", "4"];
+    if promise == Promise::Broken {
+        flags.extend(["--sabotage", "note-first"]);
+    }
     let worker = acts::worker(&fleet, "worker", &flags)?;
     let mut recovered = Vec::new();
     for (cut, lasting) in cuts {
@@ -172,22 +184,31 @@ fn killed_behind(_: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     })
 }
 
-fn mute(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
+fn mute(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mute = format!("amqp://127.0.0.1:{}/%2f", listener.local_addr()?.port());
     bench.with_fleet(|fleet| {
         let mut story = Vec::new();
+        let mut found = Vec::new();
         for url in [mute.as_str(), "amqp://no-such-host.invalid/%2f"] {
-            let mut worker = acts::worker(fleet, "worker", &["--broker", url])?;
-            let mut writer = fleet.start("consumer-writer", &["--broker", url])?;
+            let mut flags = vec!["--broker", url];
+            let mut writer = match promise {
+                Promise::Kept => fleet.start("consumer-writer", &flags)?,
+                Promise::Broken => {
+                    let gives_up = ["writer", "--broker", url, "--sabotage", "give-up"];
+                    flags.extend(["--sabotage", "deaf"]);
+                    fleet.start("faulty", &gives_up)?
+                }
+            };
+            let mut worker = acts::worker(fleet, "worker", &flags)?;
             let mut producer = fleet.start("producer", &["--broker", url, "10.0.0.1"])?;
-            worker.wait_for("no session with the broker")?;
-            writer.wait_for("no session with the broker")?;
-            let began = Instant::now();
-            acts::dismiss(worker)?;
-            acts::dismiss(writer)?;
-            let took = began.elapsed().as_secs();
-            ensure!(took <= 15, "it took {took} s to leave");
+            for program in [&mut worker, &mut writer] {
+                acts::says(program, "no session with the broker", &mut found)?;
+            }
+            let mut took = acts::leaves(worker, 15, &mut found)?;
+            if writer.has_ended()?.is_none() {
+                took = took.max(acts::leaves(writer, 15, &mut found)?);
+            }
             ensure!(producer.ended()?.code() == Some(4), "{}", producer.said());
             story.push(format!("left after {took} s"));
         }
@@ -195,9 +216,10 @@ fn mute(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
         let _worker = acts::worker(fleet, "worker", &[])?;
         let _writer = acts::writer(fleet)?;
         fleet.rest()?;
+        found.extend(violations(fleet, &Expected::done(SCRIPT))?);
         Ok(Outcome {
             story: story.join("; "),
-            violations: violations(fleet, &Expected::done(SCRIPT))?,
+            violations: found,
         })
     })
 }

@@ -54,17 +54,21 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "read-only",
         group: "sqlite",
-        fault: "the database's disk may not be written any more",
-        holds: "the writer ends with 4 and says so, and takes nothing; writable again, the run completes",
-        control: None,
+        fault: "the database's disk may not be written any more: when the writer starts, and when it runs (EROFS, strace \
+                inject)",
+        holds: "the writer ends with 4 and says so; writable again, the run completes",
+        control: ACKS_FIRST,
         run: read_only,
     },
     Case {
         name: "corrupt-page",
         group: "sqlite",
-        fault: "pages of the database overwritten",
+        fault: "pages of an older run overwritten in the database",
         holds: "the writer ends with 4 and says so, and takes nothing; with the file restored, the run completes",
-        control: None,
+        control: Control {
+            broken: "a writer that opens the database without the check",
+            shown_by: &["works on with a damaged database", "are lost"],
+        },
         run: corrupt,
     },
     Case {
@@ -79,8 +83,11 @@ pub(super) const CASES: &[Case] = &[
         name: "long-reader",
         group: "sqlite",
         fault: "a reader holds a snapshot while a sweep is written",
-        holds: "the run completes, and the log is written back when the reader has gone",
-        control: None,
+        holds: "the run completes, and the log is written back when reader and writer have left",
+        control: Control {
+            broken: "a reader that never leaves",
+            shown_by: &["of the log are left"],
+        },
         run: long_reader,
     },
 ];
@@ -121,11 +128,16 @@ fn results_wait(fleet: &Fleet, targets: u32, chunk: u32) -> anyhow::Result<()> {
     acts::dismiss(worker)
 }
 
-/// A writer without faults does the rest.
-fn complete(fleet: &Fleet, story: String) -> anyhow::Result<Outcome> {
+/// A writer without faults stores what waits.
+fn store_the_rest(fleet: &Fleet) -> anyhow::Result<()> {
     let writer = acts::writer(fleet)?;
     fleet.rest()?;
-    acts::dismiss(writer)?;
+    acts::dismiss(writer)
+}
+
+/// The same, after which everything must hold.
+fn complete(fleet: &Fleet, story: String) -> anyhow::Result<Outcome> {
+    store_the_rest(fleet)?;
     Ok(Outcome {
         story,
         violations: violations(fleet, &Expected::done(SCRIPT))?,
@@ -209,40 +221,83 @@ fn locked(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     })
 }
 
-fn read_only(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
+fn read_only(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     bench.with_fleet(|fleet| {
         let disk = SmallDisk::new(16 << 10)?;
         fleet.move_database(disk.path());
-        results_wait(fleet, 400, 10)?;
+        results_wait(fleet, 2000, 20)?;
         disk.set_read_only(true)?;
         let writer = fleet.start("consumer-writer", &[])?;
         ends_with_4(writer, "cannot open database")?;
         disk.set_read_only(false)?;
-        complete(fleet, "refused at once".to_owned())
+        // Nobody can do that to a disk with an open file. A disk does it to itself when it fails, and then says EROFS.
+        let inject = "inject=pwrite64:error=EROFS:when=45+";
+        let under = ["strace", "-D", "-f", "-o", "/dev/null", "-e", inject];
+        let writer = start_writer(fleet, promise, &under, &["--batch-size", "100"])?;
+        ends_with_4(writer, "disk I/O error")?;
+        let done = fleet.store()?.summary(1)?.chunks_done;
+        complete(
+            fleet,
+            format!("refused at once; read-only with {done} of 100 chunks stored"),
+        )
     })
 }
 
-fn corrupt(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
+fn corrupt(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     bench.with_fleet(|fleet| {
         results_wait(fleet, 4000, 10)?;
+        store_the_rest(fleet)?;
+        results_wait(fleet, 2000, 10)?;
         let copy = fs::read(fleet.database())?;
+        // The next rows go behind all of them: who does not look for damage does not meet it.
+        let pages = fleet.sqlite3(
+            "select pageno from dbstat where name = 'results' and pagetype = 'leaf' order by path",
+        )?;
+        let pages: Vec<u64> = pages.lines().map(str::parse).collect::<Result<_, _>>()?;
+        let damaged = &pages[..pages.len() / 2];
+        ensure!(!damaged.is_empty(), "the first run has no rows");
         let mut file = fs::File::options().write(true).open(fleet.database())?;
-        // The first page stays: whose file it is, shows.
-        for page in (4..copy.len() as u64 / 4096).step_by(2) {
-            file.seek(SeekFrom::Start(page * 4096))?;
+        for page in damaged {
+            file.seek(SeekFrom::Start((page - 1) * 4096))?;
             file.write_all(&[0xa5; 4096])?;
         }
         drop(file);
-        let writer = fleet.start("consumer-writer", &[])?;
-        ends_with_4(writer, "damaged")?;
+        let mut writer = match promise {
+            Promise::Kept => fleet.start("consumer-writer", &[])?,
+            Promise::Broken => fleet.start("faulty", &["writer", "--sabotage", "no-check"])?,
+        };
+        let results = fleet.queue("results");
+        acts::wait_until("the writer to refuse, or to take what waits", || {
+            Ok(writer.has_ended()?.is_some() || fleet.depth(&results, "messages")? == 0)
+        })?;
+        let mut found = Vec::new();
+        if writer.has_ended()?.is_some() {
+            ends_with_4(writer, "damaged")?;
+        } else {
+            found.push("the writer works on with a damaged database".to_owned());
+            writer.kill()?;
+        }
+        remove_database(fleet)?;
         fs::write(fleet.database(), copy)?;
-        complete(fleet, "refused at once".to_owned())
+        let story = format!("refused at once, with {} pages damaged", damaged.len());
+        let mut outcome = complete(fleet, story)?;
+        outcome.violations.extend(found);
+        Ok(outcome)
     })
 }
 
 /// The database and what SQLite keeps beside it.
 fn files(fleet: &Fleet) -> [PathBuf; 3] {
     ["db", "db-wal", "db-shm"].map(|extension| fleet.database().with_extension(extension))
+}
+
+fn remove_database(fleet: &Fleet) -> anyhow::Result<()> {
+    for file in files(fleet) {
+        if file.exists() {
+            fs::remove_file(file)?;
+        }
+    }
+    Ok(())
 }
 
 fn deleted(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
@@ -262,18 +317,10 @@ fn deleted(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         let copy = fleet.folder().join("copy.db");
         fleet.sqlite3(&format!("vacuum into '{}'", copy.display()))?;
         let done = fleet.store()?.summary(1)?.chunks_done;
-        for file in files(fleet) {
-            if file.exists() {
-                fs::remove_file(file)?;
-            }
-        }
+        remove_database(fleet)?;
         worker.signal("CONT")?;
         ends_with_4(writer, "was deleted or replaced")?;
-        for file in files(fleet) {
-            if file.exists() {
-                fs::remove_file(file)?;
-            }
-        }
+        remove_database(fleet)?;
         fs::copy(&copy, fleet.database())?;
         let _other = acts::worker(fleet, "other", &[])?;
         let outcome = complete(fleet, format!("noticed, with {done} of 400 chunks stored"))?;
@@ -282,23 +329,37 @@ fn deleted(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     })
 }
 
-fn long_reader(bench: &mut Bench, _: Promise) -> anyhow::Result<Outcome> {
-    let (targets, lasting) = bench.pick((200_000, 120), (20_000, 2));
+fn long_reader(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    let (targets, lasting) = match promise {
+        Promise::Kept => bench.pick((150_000, 120), (20_000, 2)),
+        Promise::Broken => (20_000, 0),
+    };
     bench.with_fleet(|fleet| {
         acts::publish(fleet, targets, 100)?;
         let writer = acts::writer(fleet)?;
-        let reader = Connection::open(fleet.database())?;
-        reader.execute_batch("BEGIN; SELECT count(*) FROM results")?;
+        let mut reader = Some(Connection::open(fleet.database())?);
+        if let Some(reader) = &reader {
+            reader.execute_batch("BEGIN; SELECT count(*) FROM results")?;
+        }
         let _worker = acts::worker(fleet, "worker", &["--delay", "0ms"])?;
         fleet.rest()?;
         std::thread::sleep(Duration::from_secs(lasting));
-        let log = fs::metadata(&files(fleet)[1])?.len() >> 10;
-        reader.execute_batch("ROLLBACK")?;
-        drop(reader);
+        let [_, log, _] = files(fleet);
+        let kept = fs::metadata(&log)?.len() >> 10;
+        if promise == Promise::Kept {
+            drop(reader.take());
+        }
         acts::dismiss(writer)?;
+        // A log that was written back is removed.
+        let left = fs::metadata(&log).map_or(0, |log| log.len() >> 10);
+        drop(reader);
+        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        if left > 0 {
+            found.push(format!("{left} KiB of the log are left"));
+        }
         Ok(Outcome {
-            story: format!("{targets} rows under a snapshot; the log had {log} KiB"),
-            violations: violations(fleet, &Expected::done(SCRIPT))?,
+            story: format!("{targets} rows under a snapshot; the log had {kept} KiB"),
+            violations: found,
         })
     })
 }
