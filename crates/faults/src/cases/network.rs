@@ -120,7 +120,8 @@ fn cut(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         &[(Cut::Reset, 1), (Cut::Both, 3)],
     );
     if promise == Promise::Broken {
-        cuts = &cuts[..1];
+        // Its session has to end while something is held back.
+        cuts = &[(Cut::Both, 45)];
     }
     let fleet = Fleet::new()?;
     let writer = acts::writer(&fleet)?;
