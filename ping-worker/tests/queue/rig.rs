@@ -353,9 +353,7 @@ impl Rig {
         let stopped = stop.clone();
         let lanes = ping_worker::lanes(&opener, resolver, &settings).expect("it always opens");
         let running =
-            tokio::spawn(
-                async move { ping_worker::run(broker, lanes, &settings, stopped).await },
-            );
+            tokio::spawn(async move { ping_worker::run(broker, lanes, &settings, stopped).await });
         Worker { stop, running }
     }
 

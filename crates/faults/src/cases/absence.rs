@@ -77,7 +77,7 @@ pub(super) const CASES: &[Case] = &[
 
 /// What a program may have while the results of a million targets wait, which are 80 MB. A writer keeps its window of
 /// them, the database's cache and a batch.
-const WITH_A_MILLION_MIB: u64 = 120;
+const WITH_A_MILLION_MIB: u64 = 96;
 
 /// What the log may have then: the end of the run is one transaction with about 70 bytes a target.
 const WITH_A_MILLION_LOG: u64 = 96 << 20;
