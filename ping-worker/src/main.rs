@@ -43,7 +43,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         .await
         .map_err(|error| match error {
             WorkerError::Broker(error) => Failure::from(error),
-            other => Failure::system(&other),
+            other @ WorkerError::Disorder(_) => Failure::system(&other),
         })?;
     Ok(Exit::Complete)
 }
