@@ -1,7 +1,7 @@
 //! The worker: takes a chunk, probes its targets, publishes their outcomes, acks after the confirm.
 //!
 //! Invariant: a chunk is acked only after the broker has stored its result. Probing has threads of its own
-//! ([`lanes`]); the broker's two connections run on the caller's runtime: `session` consumes, `outbox` publishes.
+//! ([`mod@lanes`]); the broker's two connections run on the caller's runtime: `session` consumes, `outbox` publishes.
 
 pub mod course;
 mod heartbeat;
