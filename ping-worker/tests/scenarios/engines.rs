@@ -32,6 +32,8 @@ pub(crate) struct Engine {
     pub(crate) is_wide: bool,
     /// Whether a round trip ends when the kernel received the reply, and not when the prober looked at it.
     pub(crate) is_stamped_by_kernel: bool,
+    /// Whether it probes a silent target again after its thread stood still. One that does not says `unknown`.
+    pub(crate) repeats_after_stall: bool,
 }
 
 /// All of them.
@@ -50,6 +52,7 @@ pub(crate) const ENGINES: &[Engine] = &[
         },
         is_wide: true,
         is_stamped_by_kernel: true,
+        repeats_after_stall: true,
     },
     Engine {
         name: "surge",
@@ -59,5 +62,6 @@ pub(crate) const ENGINES: &[Engine] = &[
         },
         is_wide: false,
         is_stamped_by_kernel: false,
+        repeats_after_stall: false,
     },
 ];

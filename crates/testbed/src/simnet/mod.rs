@@ -162,6 +162,16 @@ impl SimNet {
         Ok(())
     }
 
+    /// Messages that the prober's kernel took in so far.
+    fn delivered(&self) -> anyhow::Result<u64> {
+        let counters = self
+            .command("cat")
+            .args(["/proc/net/snmp", "/proc/net/snmp6"])
+            .output()?;
+        ensure!(counters.status.success(), "cannot read the counters");
+        delivered(&String::from_utf8(counters.stdout)?)
+    }
+
     /// Ends the network and tells what went through it.
     ///
     /// # Errors
@@ -174,13 +184,8 @@ impl SimNet {
         let deeds = deeds?;
         let mut requests = self.seen.take();
         requests.sort_by_key(|request| request.at_ns);
-        let counters = self
-            .command("cat")
-            .args(["/proc/net/snmp", "/proc/net/snmp6"])
-            .output()?;
-        ensure!(counters.status.success(), "cannot read the counters");
         Ok(Traffic {
-            delivered: delivered(&String::from_utf8(counters.stdout)?)?,
+            delivered: self.delivered()?,
             lost_before: (requests.len() as u64).saturating_sub(deeds.requests),
             requests,
             messages: deeds.messages,

@@ -225,7 +225,8 @@ impl Responder {
                 let family = Family::of(playing.to.to);
                 let nobodys = Echo {
                     to: family.address(from),
-                    identifier: fastrand::u16(..),
+                    // Never that of the request which began it: what a socket gets by chance proves nothing.
+                    identifier: playing.to.identifier.wrapping_add(fastrand::u16(1..)),
                     sequence: fastrand::u16(..),
                     ..playing.to.clone()
                 };
