@@ -5,7 +5,8 @@
 mod rig;
 
 use anyhow::Result;
-use pingfleet_broker::{BrokerError, Confirmed, Queue};
+use pingfleet_broker::{BrokerError, Confirmed, Queue, REPLY_TIMEOUT};
+use tokio::time::timeout;
 
 use crate::rig::{Rig, bodies, next, publish, stored};
 
@@ -36,6 +37,7 @@ contract!(
     no_consumer_holds_more_than_its_prefetch,
     deliveries_from_before_a_new_prefetch_are_handed_out_and_settled,
     stop_returns_what_was_not_handed_out_and_keeps_the_rest,
+    stop_ends_with_deliveries_unsettled_from_before_a_new_prefetch,
     a_requeued_delivery_comes_back,
     a_chunk_that_always_comes_back_ends_as_a_dead_letter,
     results_come_back_more_often_than_any_limit,
@@ -176,6 +178,25 @@ async fn stop_returns_what_was_not_handed_out_and_keeps_the_rest(rig: &Rig) -> R
     let mut other = rig.broker.consumer(Queue::Work, 10).await?;
     assert_eq!(bodies(&mut other, 3).await?, ["2", "3", "4"]);
     stopped.ack(one.tag, false).await?;
+    stopped.close().await;
+    stored(rig, Queue::Work, &["end"]).await?;
+    assert_eq!(bodies(&mut other, 1).await?, ["end"]);
+    Ok(())
+}
+
+async fn stop_ends_with_deliveries_unsettled_from_before_a_new_prefetch(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
+    let mut stopped = rig.broker.consumer(Queue::Work, 1).await?;
+    let one = next(&mut stopped).await?;
+    stopped.set_prefetch(10).await?;
+    // By now all that came with the old prefetch was handed out.
+    let two = next(&mut stopped).await?;
+    assert_eq!(two.body, b"2");
+    timeout(REPLY_TIMEOUT, stopped.stop()).await??;
+    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut other, 1).await?, ["3"]);
+    stopped.ack(one.tag, false).await?;
+    stopped.ack(two.tag, false).await?;
     stopped.close().await;
     stored(rig, Queue::Work, &["end"]).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["end"]);

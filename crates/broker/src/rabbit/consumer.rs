@@ -26,6 +26,7 @@ struct Intake {
     channel: Channel,
     /// Buffered deliveries, and after `basic.cancel-ok` its end.
     stream: lapin::Consumer,
+    /// The stream has told its end. It does so once: asked again, it waits for ever.
     ended: bool,
     /// Handed out and not settled.
     unsettled: BTreeSet<u64>,
@@ -210,8 +211,12 @@ impl Consumer for RabbitConsumer {
         if let Some(newest) = self.intakes.back() {
             newest.cancel(&self.link).await?;
         }
-        for intake in &mut self.intakes {
-            while let Some(message) = intake.stream.next().await {
+        for intake in self.intakes.iter_mut().filter(|intake| !intake.ended) {
+            while let Some(message) = self
+                .link
+                .within(Moment::Working, intake.stream.next())
+                .await?
+            {
                 let message =
                     message.map_err(|error| self.link.endpoint.fault(Moment::Working, error))?;
                 intake.requeue(&self.link, message.delivery_tag).await?;
