@@ -11,7 +11,7 @@ mod settings;
 use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, Queue, Sessions, reopen};
-use pingfleet_store::{Db, StoreError, Via};
+use pingfleet_store::{Db, Store, StoreError, Via};
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +92,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<Summary, WriterError> {
     // Nothing is taken before a commit is known to be possible.
-    db.patiently(pingfleet_store::Store::try_commit).await?;
+    db.patiently(Store::try_commit).await?;
     let mut summary = Summary::default();
     if settings.via == Via::Broker && !wait_for_the_other(&*broker, db, &stop).await? {
         return Ok(summary);
@@ -101,6 +101,8 @@ pub async fn run(
     let via = settings.via;
     db.patiently(move |store| store.writer_seen(via, &holder))
         .await?;
+    // A writer that was killed may have left large runs to this one.
+    session::tell(&db.patiently(Store::close_settled).await?);
     let mut sessions = Sessions::default();
     tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
     loop {

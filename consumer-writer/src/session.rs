@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
-use pingfleet_store::{Applied, Db, Incoming, Via};
+use pingfleet_store::{Applied, ClosedRun, Db, Incoming, Store, Via};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -210,9 +210,7 @@ impl<'a> Session<'a> {
             summary.applied += applied.applied;
             summary.duplicates += applied.duplicates;
             summary.quarantined += applied.quarantined;
-            for run in &applied.closed {
-                tracing::info!(run = run.run, complete = run.complete, "run closed");
-            }
+            tell(&applied.closed);
             tracing::debug!(
                 rows = applied.rows,
                 chunks = applied.applied,
@@ -242,7 +240,8 @@ async fn note_sign_of_life(db: &Db, via: Via, stop: &CancellationToken) -> Resul
     }
 }
 
-/// Applies a batch; waits for another program's lock, with nothing acked meanwhile.
+/// Applies a batch, and closes a large run that it settled; waits for another program's lock, with nothing acked
+/// meanwhile.
 async fn commit(
     db: &Db,
     via: Via,
@@ -254,10 +253,26 @@ async fn commit(
         stop.cancelled().await;
         tokio::time::sleep(STOP_DEADLINE).await;
     };
+    let committed = async {
+        let mut applied = db.patiently(move |store| store.apply(via, &batch)).await?;
+        if applied.is_large_run_settled {
+            applied
+                .closed
+                .extend(db.patiently(Store::close_settled).await?);
+        }
+        Ok(applied)
+    };
     tokio::select! {
-        applied = db.patiently(move |store| store.apply(via, &batch)) => Ok(applied?),
+        applied = committed => applied,
         // Whether it is committed is unknown now; it is not acked, so redelivery tells.
         () = deadline => Err(WriterError::StopDeadline { seconds: STOP_DEADLINE.as_secs() }),
+    }
+}
+
+/// Tells of runs that were closed.
+pub(crate) fn tell(closed: &[ClosedRun]) {
+    for run in closed {
+        tracing::info!(run = run.run, complete = run.complete, "run closed");
     }
 }
 

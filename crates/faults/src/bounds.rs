@@ -31,7 +31,6 @@ struct Size {
 #[derive(Debug)]
 pub(crate) struct Bounds {
     memory_mib: Cell<u64>,
-    log_bytes: Cell<u64>,
     log: RefCell<PathBuf>,
     longest_log: Cell<u64>,
     sizes: RefCell<Vec<Size>>,
@@ -42,7 +41,6 @@ impl Bounds {
     pub(crate) fn new(database: &Path) -> Self {
         let bounds = Self {
             memory_mib: Cell::new(MOST_MEMORY_MIB),
-            log_bytes: Cell::new(LARGEST_LOG),
             log: RefCell::default(),
             longest_log: Cell::new(0),
             sizes: RefCell::default(),
@@ -59,11 +57,6 @@ impl Bounds {
     /// From now on a program may have this much memory at most.
     pub(crate) fn bound_memory(&self, mib: u64) {
         self.memory_mib.set(mib);
-    }
-
-    /// From now on the log may have this many bytes at most.
-    pub(crate) fn bound_log(&self, bytes: u64) {
-        self.log_bytes.set(bytes);
     }
 
     /// A program was started. Returns its place.
@@ -111,6 +104,11 @@ impl Bounds {
             })
     }
 
+    /// The most bytes that the log was seen with.
+    pub(crate) fn longest_log(&self) -> u64 {
+        self.longest_log.get()
+    }
+
     /// What was seen beyond its bound.
     pub(crate) fn exceeded(&self) -> Vec<String> {
         let most = self.memory_mib.get();
@@ -126,7 +124,7 @@ impl Bounds {
             })
             .collect();
         let log = self.longest_log.get();
-        if log > self.log_bytes.get() {
+        if log > LARGEST_LOG {
             found.push(format!("the database's log had {log} bytes"));
         }
         found

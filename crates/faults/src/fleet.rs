@@ -165,9 +165,10 @@ impl Fleet {
         self.bounds.bound_memory(mib);
     }
 
-    /// From now on the database's log may have this many bytes at most.
-    pub fn bound_log(&self, bytes: u64) {
-        self.bounds.bound_log(bytes);
+    /// The most bytes that the database's log was seen with.
+    #[must_use]
+    pub fn longest_log(&self) -> u64 {
+        self.bounds.longest_log()
     }
 
     /// The most memory, in MiB, and the most threads that programs of this name had.

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a chunk's rows come from one result, whole, the first one; the caller acks nothing before this returned.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use pingfleet_wire::{Heartbeat, Message as _, Outcome, ResultChunk, Target, WorkChunk};
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction};
@@ -70,6 +70,9 @@ pub struct Applied {
     pub quarantined: u64,
     /// Runs that this batch closed.
     pub closed: Vec<ClosedRun>,
+    /// Whether it settled the last chunk of a run that is too large to be closed with it: [`Store::close_settled`] is
+    /// to be called.
+    pub is_large_run_settled: bool,
 }
 
 /// A run that a batch closed.
@@ -110,6 +113,28 @@ impl Store {
             writing.finish(via, taken)
         })
     }
+
+    /// Closes the runs that [`Store::apply`] left open although nothing of them is outstanding: large ones, whose end
+    /// takes several transactions. A writer that ends between them leaves this to the next one.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`]; calling it again goes on.
+    pub fn close_settled(&mut self) -> Result<Vec<ClosedRun>, StoreError> {
+        let settled: Vec<i64> = self
+            .connection
+            .prepare("SELECT run FROM runs WHERE state = 'running' AND chunks_done + chunks_dead = chunks")?
+            .query_map((), |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        let mut closed = Vec::new();
+        for run in settled {
+            self.take_in_ahead(run)?;
+            let now = now_us();
+            closed.extend(self.write(|transaction| {
+                Progress::of(transaction, run)?.close(transaction, run, now)
+            })?);
+        }
+        Ok(closed)
+    }
 }
 
 /// Changes of one run's counters within a batch.
@@ -141,7 +166,7 @@ struct Writing<'a> {
     database: Uuid,
     now: i64,
     runs: HashMap<Uuid, Option<i64>>,
-    tallies: HashMap<i64, Tally>,
+    tallies: BTreeMap<i64, Tally>,
     report: Applied,
     insert: Statement<'a>,
 }
@@ -153,7 +178,7 @@ impl<'a> Writing<'a> {
             database,
             now: now_us(),
             runs: HashMap::new(),
-            tallies: HashMap::new(),
+            tallies: BTreeMap::new(),
             report: Applied::default(),
             insert: transaction.prepare(
                 "INSERT INTO results (run, chunk, position, name, address, status, reason, sent, received,
@@ -369,9 +394,7 @@ impl<'a> Writing<'a> {
 
     /// Writes the counters, and closes the runs whose last chunk was settled.
     fn finish(mut self, via: Via, taken: usize) -> Result<Applied, StoreError> {
-        let runs: BTreeSet<i64> = self.tallies.keys().copied().collect();
-        for run in runs {
-            let tally = &self.tallies[&run];
+        for (run, tally) in std::mem::take(&mut self.tallies) {
             self.transaction
                 .prepare_cached(
                     "UPDATE runs SET chunks_done = chunks_done + ?2, chunks_dead = chunks_dead + ?3,
@@ -396,8 +419,7 @@ impl<'a> Writing<'a> {
                     tally.redelivered,
                 ])?;
             if !tally.done.is_empty() || tally.dead != 0 {
-                let closed = close_if_settled(self.transaction, run, &tally.done, self.now)?;
-                self.report.closed.extend(closed);
+                self.end(run, &tally.done)?;
             }
         }
         let report = &self.report;
@@ -418,37 +440,71 @@ impl<'a> Writing<'a> {
             ))?;
         Ok(self.report)
     }
+
+    /// Closes a run some of whose chunks this batch settled, when those were the last.
+    fn end(&mut self, run: i64, done: &[u32]) -> Result<(), StoreError> {
+        let progress = Progress::of(self.transaction, run)?;
+        match progress.state.as_str() {
+            // The rest of it was taken in when it got this state.
+            "cancelled" | "incomplete" => {
+                for chunk in done {
+                    latest::update_chunk(self.transaction, run, *chunk)?;
+                }
+            }
+            _ if progress.outstanding > 0 => {}
+            _ if progress.targets > latest::AT_ONCE => {
+                self.report.is_large_run_settled = true;
+                return Ok(());
+            }
+            _ => latest::update(self.transaction, run)?,
+        }
+        let closed = progress.close(self.transaction, run, self.now)?;
+        self.report.closed.extend(closed);
+        Ok(())
+    }
 }
 
-/// Closes a run when none of its chunks is outstanding. A run that was closed with dead chunks is closed again when
-/// one of them was done after all; a cancelled one stays cancelled.
-fn close_if_settled(
-    connection: &Connection,
-    run: i64,
-    done: &[u32],
-    now: i64,
-) -> Result<Option<ClosedRun>, StoreError> {
-    let (state, outstanding, dead): (String, i64, i64) = connection
-        .prepare_cached(
-            "SELECT state, chunks - chunks_done - chunks_dead, chunks_dead FROM runs WHERE run = ?1",
-        )?
-        .query_row([run], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    if state == "cancelled" {
-        // The rest of it was taken in when it was cancelled.
-        for chunk in done {
-            latest::update_chunk(connection, run, *chunk)?;
+/// How far a run is.
+struct Progress {
+    state: String,
+    targets: i64,
+    outstanding: i64,
+    dead: i64,
+}
+
+impl Progress {
+    fn of(connection: &Connection, run: i64) -> Result<Self, StoreError> {
+        Ok(connection
+            .prepare_cached(
+                "SELECT state, targets, chunks - chunks_done - chunks_dead, chunks_dead FROM runs WHERE run = ?1",
+            )?
+            .query_row([run], |row| {
+                Ok(Self {
+                    state: row.get(0)?,
+                    targets: row.get(1)?,
+                    outstanding: row.get(2)?,
+                    dead: row.get(3)?,
+                })
+            })?)
+    }
+
+    /// Closes the run when none of its chunks is outstanding; its rows are in `latest`. One that was closed with dead
+    /// chunks is closed again when one of them was done after all; a cancelled one stays cancelled.
+    fn close(
+        &self,
+        connection: &Connection,
+        run: i64,
+        now: i64,
+    ) -> Result<Option<ClosedRun>, StoreError> {
+        if self.outstanding > 0 || self.state == "cancelled" {
+            return Ok(None);
         }
-        return Ok(None);
+        let complete = self.dead == 0;
+        connection
+            .prepare_cached("UPDATE runs SET state = ?2, finished_at_us = ?3 WHERE run = ?1")?
+            .execute((run, if complete { "complete" } else { "incomplete" }, now))?;
+        Ok(Some(ClosedRun { run, complete }))
     }
-    if outstanding > 0 {
-        return Ok(None);
-    }
-    let complete = dead == 0;
-    connection
-        .prepare_cached("UPDATE runs SET state = ?2, finished_at_us = ?3 WHERE run = ?1")?
-        .execute((run, if complete { "complete" } else { "incomplete" }, now))?;
-    latest::update(connection, run)?;
-    Ok(Some(ClosedRun { run, complete }))
 }
 
 fn read_plan(known: &Known) -> Result<WorkChunk, StoreError> {

@@ -261,6 +261,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn cancel_run(&mut self, run: i64) -> Result<bool, StoreError> {
+        self.take_in_ahead(run)?;
         self.write(|transaction| {
             let changed = transaction.execute(
                 "UPDATE runs SET state = 'cancelled', finished_at_us = ?2
@@ -268,6 +269,7 @@ impl Store {
                 (run, now_us()),
             )?;
             if changed > 0 {
+                // What was stored since then.
                 latest::update(transaction, run)?;
             }
             Ok(changed > 0)

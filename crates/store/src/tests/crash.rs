@@ -53,12 +53,12 @@ fn works(store: &Store) -> Result<Vec<WorkChunk>> {
         .collect()
 }
 
-/// Applies the batch, and calls `at` at the beginning of each statement, with its number from 1.
-fn apply_traced(
+/// Does something with the store, and calls `at` at the beginning of each statement, with its number from 1.
+fn traced<T>(
     store: &mut Store,
     mut at: impl FnMut(usize, &str) + Send + 'static,
-) -> Result<Applied> {
-    let batch = batch(&works(store)?);
+    act: impl FnOnce(&mut Store) -> Result<T>,
+) -> Result<T> {
     let mut number = 0;
     store.connection.trace_v2(
         TraceEventCodes::SQLITE_TRACE_STMT,
@@ -69,11 +69,28 @@ fn apply_traced(
             }
         }),
     )?;
-    let applied = store.apply(Via::Broker, &batch)?;
+    let done = act(store)?;
     store
         .connection
         .trace_v2(TraceEventCodes::empty(), None::<fn(TraceEvent<'_>)>)?;
-    Ok(applied)
+    Ok(done)
+}
+
+fn apply_traced(
+    store: &mut Store,
+    at: impl FnMut(usize, &str) + Send + 'static,
+) -> Result<Applied> {
+    let batch = batch(&works(store)?);
+    traced(store, at, |store| Ok(store.apply(Via::Broker, &batch)?))
+}
+
+fn stop_at(statement: usize) -> impl FnMut(usize, &str) + Send + 'static {
+    move |number, sql| {
+        if number == statement {
+            println!("reached {sql}");
+            child::wait().expect("the parent's word");
+        }
+    }
 }
 
 #[test]
@@ -81,20 +98,31 @@ fn apply_traced(
 fn child_applies() -> Result<()> {
     let mut store = options(&child::database()?).open()?;
     println!("waiting");
-    let stop_at: usize = child::wait()?.parse()?;
-    apply_traced(&mut store, move |number, sql| {
-        if number == stop_at {
-            println!("reached {sql}");
-            child::wait().expect("the parent's word");
-        }
-    })?;
+    let statement = child::wait()?.parse()?;
+    apply_traced(&mut store, stop_at(statement))?;
     println!("applied");
     child::wait()?;
     Ok(())
 }
 
+#[test]
+#[ignore = "a process that another test starts"]
+fn child_closes() -> Result<()> {
+    let mut store = options(&child::database()?).open()?;
+    println!("waiting");
+    let statement = child::wait()?.parse()?;
+    traced(&mut store, stop_at(statement), |store| {
+        Ok(store.close_settled()?)
+    })?;
+    anyhow::bail!("it has no statement {statement}")
+}
+
 fn child_at(path: &Path, statement: usize) -> Result<Process> {
-    let mut child = Process::start("tests::crash::child_applies", path)?;
+    start_child("tests::crash::child_applies", path, statement)
+}
+
+fn start_child(test: &str, path: &Path, statement: usize) -> Result<Process> {
+    let mut child = Process::start(test, path)?;
     child.hear("waiting")?;
     child.tell(&statement.to_string())?;
     Ok(child)
@@ -200,4 +228,46 @@ fn a_process_that_goes_on_stores_its_batch() -> Result<()> {
     child.tell("end")?;
     child.join()?;
     is_whole(&mut options(&path).open()?)
+}
+
+#[test]
+fn a_process_killed_at_any_statement_of_a_large_end_leaves_it_to_the_next() -> Result<()> {
+    let folder = TempDir::new()?;
+    let base = folder.path().join("fleet.db");
+    let copy = folder.path().join("copy.db");
+    let mut store = options(&base).open()?;
+    store.writer_seen(Via::Broker, "test")?;
+    let (_, works) = start(&mut store, Via::Broker, &[1000; 101])?;
+    let batch: Vec<_> = works
+        .iter()
+        .map(|work| delivery(result(work, &[Status::Up])))
+        .collect();
+    store.apply(Via::Broker, &batch)?;
+    store.close()?;
+    fs::copy(&base, &copy)?;
+    let (told, statements) = std::sync::mpsc::channel();
+    let mut store = options(&copy).open()?;
+    traced(
+        &mut store,
+        move |_, sql| told.send(sql.to_owned()).expect("the test listens"),
+        |store| Ok(store.close_settled()?),
+    )?;
+    store.close()?;
+    let statements: Vec<_> = statements.into_iter().collect();
+    let commits = statements.iter().filter(|sql| sql.starts_with("COMMIT"));
+    ensure!(commits.count() == 3, "{statements:?}");
+
+    for (number, sql) in (1..).zip(&statements) {
+        fs::copy(&base, &copy)?;
+        let mut child = start_child("tests::crash::child_closes", &copy, number)?;
+        child.hear("reached ")?;
+        child.kill()?;
+        let mut store = options(&copy).open()?;
+        ensure!(store.verify(1)?.is_consistent(), "{sql}");
+        ensure!(store.close_settled()?.len() == 1, "{sql}");
+        ensure!(store.summary(1)?.state == RunState::Complete, "{sql}");
+        ensure!(rows(&store, "latest_rows")? == 101_000, "{sql}");
+        store.close()?;
+    }
+    Ok(())
 }

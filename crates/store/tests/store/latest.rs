@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use pingfleet_store::{Store, Via};
+use pingfleet_store::{ClosedRun, RunState, Store, Via};
 use pingfleet_wire::{Message as _, Status, WorkChunk};
 use proptest::{
     collection::vec,
@@ -215,5 +215,57 @@ fn what_arrives_after_a_cancelling_is_the_latest_too() -> Result<()> {
     anyhow::ensure!(stored(&store)?.is_empty());
     store.apply(Via::Broker, &[delivery(result(&works[1], &[Status::Up]))])?;
     anyhow::ensure!(stored(&store)?.contains_key("10.0.0.1"));
+    Ok(())
+}
+
+#[test]
+fn a_large_run_is_closed_after_its_last_chunk() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    let down = Status::Down { no_arp: false };
+    // In the second run all targets of the first chunk have changed.
+    for (first, at) in [(Status::Up, 0), (down, 60)] {
+        let (planned, works) = start(&mut store, Via::Sweep, &[1000; 101])?;
+        let batch: Vec<_> = (0..)
+            .zip(&works)
+            .map(|(chunk, work)| {
+                let status = if chunk == 0 { first } else { Status::Up };
+                let mut message = result(work, &[status]);
+                message.started_at_us = STARTED_AT_US + at * 1_000_000;
+                delivery(message)
+            })
+            .collect();
+        let applied = store.apply(Via::Sweep, &batch)?;
+        anyhow::ensure!(applied.is_large_run_settled && applied.closed.is_empty());
+        let run = planned.run;
+        anyhow::ensure!(store.summary(run)?.state == RunState::Running);
+        anyhow::ensure!(store.verify(run)?.is_consistent());
+        let complete = true;
+        anyhow::ensure!(store.close_settled()? == [ClosedRun { run, complete }]);
+        anyhow::ensure!(store.close_settled()?.is_empty());
+        anyhow::ensure!(store.summary(run)?.state == RunState::Complete);
+    }
+    let latest = stored(&store)?;
+    anyhow::ensure!(latest.len() == 101_000);
+    anyhow::ensure!(
+        latest
+            .values()
+            .all(|row| row.run == 2 && row.first_seen == 0)
+    );
+    let changed = latest.values().filter(|row| {
+        **row
+            == Newest {
+                run: 2,
+                status: "down",
+                first_seen: 0,
+                last_up: Some(0),
+                changed_at: 60,
+            }
+    });
+    anyhow::ensure!(changed.count() == 1000);
+    let same = latest
+        .values()
+        .filter(|row| (row.last_up, row.changed_at) == (Some(60), 0));
+    anyhow::ensure!(same.count() == 100_000);
     Ok(())
 }
