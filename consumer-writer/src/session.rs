@@ -18,7 +18,7 @@ const RESULTS_PREFETCH: u16 = 256;
 const SIGNS_PREFETCH: u16 = 256;
 
 /// A batch to which nothing was added for this long is not worth waiting for: the last one of a run ends it.
-const QUIET: Duration = Duration::from_millis(20);
+const QUIET: Duration = Duration::from_millis(5);
 
 /// How often the writer notes its own sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
