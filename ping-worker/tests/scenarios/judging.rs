@@ -71,6 +71,9 @@ fn network(
     if delivered != messages {
         faults.push(format!("{delivered} of {messages} messages were delivered"));
     }
+    if delivered < scenario.at_least_delivered {
+        faults.push(format!("{delivered} messages were delivered in time"));
+    }
     let probed: HashSet<_> = scenario.probed().collect();
     let stray = departures.keys().filter(|host| !probed.contains(*host));
     faults.extend(stray.map(|host| format!("host {host} was never to be probed")));

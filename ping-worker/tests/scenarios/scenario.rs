@@ -30,6 +30,9 @@ pub(crate) struct Scenario {
     seed: u64,
     #[serde(default)]
     noise: Vec<Noise>,
+    /// Messages that have to have come in before the prober ended, where the outcomes would be the same without them.
+    #[serde(default)]
+    pub(crate) at_least_delivered: u64,
     /// What happens to the prober in the middle.
     pub(crate) stall: Option<Stall>,
     pub(crate) targets: Vec<Group>,
