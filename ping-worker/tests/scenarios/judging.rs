@@ -56,6 +56,26 @@ pub(crate) fn faults(
     faults
 }
 
+/// Whether a prober that repeats what its own box may have lost did so for every silent target, of which it need not
+/// have been for any. `None` where there is no such target.
+pub(crate) fn repeats_all_silent(
+    scenario: &Scenario,
+    variant: Variant,
+    outcomes: &[Outcome],
+) -> Option<bool> {
+    let mut outcomes = outcomes.iter();
+    let mut silent = Vec::new();
+    for group in &scenario.targets {
+        if let Some(expected) = &group.expect {
+            let of_group = outcomes.by_ref().take(group.hosts().count());
+            let needless = expected.status == "down" && expected.attempts == 1;
+            silent.extend(of_group.filter(|_| needless && expected.is_of(variant)));
+        }
+    }
+    let repeats = variant.engine.repeats_after_stall && !silent.is_empty();
+    repeats.then(|| silent.iter().all(|outcome| outcome.attempts > 1))
+}
+
 /// What the network says of itself and of all hosts together.
 fn network(
     scenario: &Scenario,
