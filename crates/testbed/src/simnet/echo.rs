@@ -55,6 +55,16 @@ impl Echo {
         })
     }
 
+    /// How many hops an IP packet may still take: its TTL, or IPv6's hop limit.
+    pub(super) fn hops(packet: &[u8]) -> Option<u8> {
+        let field = match packet.first()? >> 4 {
+            4 => 8,
+            6 => 7,
+            _ => return None,
+        };
+        packet.get(field).copied()
+    }
+
     /// The message that `answer` describes; `None` where the family has no such message.
     pub(super) fn answered(&self, answer: &Answer) -> Option<Vec<u8>> {
         let family = Family::of(self.to);
@@ -179,6 +189,7 @@ mod tests {
             let [icmp_type, reply] = echo_types(family);
             let packet = echo.message(echo.from, echo.to, icmp_type);
             assert_eq!(Echo::read(&packet), Some(echo.clone()));
+            assert_eq!(Echo::hops(&packet), Some(64));
             assert_eq!(Echo::read(&echo.message(echo.from, echo.to, reply)), None);
             for cut in 0..packet.len() - echo.payload.len() {
                 assert_eq!(Echo::read(&packet[..cut]), None);
