@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail, ensure};
@@ -56,8 +56,8 @@ pub(crate) struct Asked {
 pub(crate) struct Report {
     /// Of each chunk, in the order of its targets.
     pub(crate) outcomes: Vec<Vec<Outcome>>,
-    /// The chunks by when they were complete.
-    pub(crate) order: Vec<usize>,
+    /// How long each of them took.
+    pub(crate) took: Vec<Duration>,
     /// The sockets at the end, the bystander among them.
     pub(crate) sockets: Sockets,
 }
@@ -183,16 +183,17 @@ impl Running {
         let passed = output.status.success() && text.contains("1 passed");
         ensure!(passed, "the prober failed: {text}");
         let mut outcomes = Vec::with_capacity(self.chunks);
-        let mut order = Vec::with_capacity(self.chunks);
+        let mut took = Vec::with_capacity(self.chunks);
         for number in 0..self.chunks {
             let file = result(self.folder.path(), number);
-            outcomes.push(ResultChunk::decode(&fs::read(&file)?)?.outcomes);
-            order.push((file.metadata()?.modified()?, number));
+            let result = ResultChunk::decode(&fs::read(&file)?)?;
+            outcomes.push(result.outcomes);
+            let began = UNIX_EPOCH + Duration::from_micros(result.started_at_us);
+            took.push(file.metadata()?.modified()?.duration_since(began)?);
         }
-        order.sort_unstable();
         Ok(Report {
             outcomes,
-            order: order.into_iter().map(|(_, number)| number).collect(),
+            took,
             sockets: Sockets::parse(&fs::read_to_string(self.folder.path().join(SOCKETS))?)?,
         })
     }
