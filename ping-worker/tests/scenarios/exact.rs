@@ -13,7 +13,7 @@ use pingfleet_wire::{Outcome, Probing, Status};
 use crate::{
     engines::{ENGINES, Engine},
     judging::{EARLY, due},
-    probing::Plan,
+    probing::{Found, Plan},
     scenario::Variant,
     variants,
 };
@@ -34,7 +34,7 @@ fn each(script: &Script, plan: &Plan, judge: impl Fn(Variant, &[Outcome], &Traff
 
 fn run(script: &Script, plan: &Plan, variant: Variant) -> (Vec<Outcome>, Traffic) {
     let net = SimNet::start(script.clone()).expect("root makes networks");
-    let outcomes = plan.run(&net, variant).expect("the prober runs");
+    let Found { outcomes, .. } = plan.run(&net, variant).expect("the prober runs");
     let traffic = net.stop().expect("the network runs");
     assert_eq!(traffic.lost_before, 0, "{variant}");
     (outcomes, traffic)

@@ -8,7 +8,10 @@ use std::{
 use pingfleet_testbed::simnet::Traffic;
 use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
 
-use crate::scenario::{Expected, Scenario, Variant};
+use crate::{
+    probing::Found,
+    scenario::{Expected, Scenario, Variant},
+};
 
 /// How much before its time a single request may leave. A prober's clock for the request before may have started, and
 /// the prober waited for a processor then, before that request got its stamp. Every gap that is asked for here is so
@@ -22,18 +25,23 @@ const PASSES: u8 = 3;
 pub(crate) fn faults(
     scenario: &Scenario,
     variant: Variant,
-    outcomes: &[Outcome],
+    found: &Found,
     traffic: &Traffic,
 ) -> Vec<String> {
     let probing = scenario.probing.probing();
     let departures = traffic.departures();
     let mut faults = Vec::new();
-    let mut outcomes = outcomes.iter();
+    let mut outcomes = found.outcomes.iter();
+    if scenario.drops && found.drops == 0 {
+        faults.push("the sockets held everything".to_owned());
+    }
     for group in &scenario.targets {
         let Some(expected) = &group.expect else {
             continue;
         };
+        let mut up_again = 0;
         for (host, outcome) in group.hosts().zip(outcomes.by_ref()) {
+            up_again += u32::from(outcome.status == Status::Up && outcome.attempts > 1);
             if !expected.is_of(variant) {
                 continue;
             }
@@ -50,6 +58,9 @@ pub(crate) fn faults(
             ];
             let found = found.into_iter().flatten();
             faults.extend(found.map(|fault| format!("host {host}: {fault}; {outcome:?}")));
+        }
+        if expected.some_up_again && up_again == 0 {
+            faults.push(format!("no repeat helped: {:?}", group.hosts()));
         }
     }
     faults.extend(network(scenario, &departures, &probing, traffic));

@@ -144,10 +144,10 @@ fn run_one(
         stall: scenario.stall,
         receive_buffer: scenario.receive_buffer,
     };
-    let outcomes = plan.run(&net, variant)?;
+    let found = plan.run(&net, variant)?;
     let traffic = net.stop().context("the network failed")?;
-    if let Some(all) = judging::repeats_all_silent(scenario, variant, &outcomes) {
+    if let Some(all) = judging::repeats_all_silent(scenario, variant, &found.outcomes) {
         needless.lock().expect("no thread panics").push(all);
     }
-    Ok(judging::faults(scenario, variant, &outcomes, &traffic))
+    Ok(judging::faults(scenario, variant, &found, &traffic))
 }

@@ -33,6 +33,9 @@ pub(crate) struct Scenario {
     /// Messages that have to have come in before the prober ended, where the outcomes would be the same without them.
     #[serde(default)]
     pub(crate) at_least_delivered: u64,
+    /// Whether the prober's sockets have to have had no room for something.
+    #[serde(default)]
+    pub(crate) drops: bool,
     /// What happens to the prober in the middle.
     pub(crate) stall: Option<Stall>,
     pub(crate) targets: Vec<Group>,
@@ -126,6 +129,9 @@ pub(crate) struct Expected {
     /// The most passes of probing, for one that answers.
     #[serde(default = "one_pass")]
     pub(crate) attempts: u8,
+    /// Whether some have to be up only when they were probed again.
+    #[serde(default)]
+    pub(crate) some_up_again: bool,
     /// Variants that cannot keep this promise.
     #[serde(default)]
     not_with: Vec<Except>,
