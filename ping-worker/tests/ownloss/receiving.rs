@@ -1,6 +1,6 @@
 //! What the socket cannot hold, and floods of what nobody asked for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use pingfleet_testbed::simnet::{Answer, Behaviour, Noise, Payload, Script, Send, SimNet};
@@ -8,6 +8,7 @@ use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
 
 use crate::{
     caller::{at_once, hosts, variants},
+    counters::{PATIENCE, Sockets},
     prober::{Asked, Prober},
     truth::{all, is_unknown, tally, up_or_unknown},
 };
@@ -150,6 +151,55 @@ fn a_flood_of_foreign_icmp_costs_no_answer() -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// What the socket of a stopped process holds is what the process would have to read.
+#[test]
+fn a_raw_socket_holds_only_the_replies_to_its_own_requests() -> anyhow::Result<()> {
+    const OWN: u32 = 10;
+    const FOREIGN: u32 = 4000;
+    /// More than the kernel charges for one reply, in bytes.
+    const ONE: u64 = 4096;
+    let raw = variants().filter(|variant| variant.caller.is_raw);
+    at_once(raw, |variant| {
+        let slow = Answer {
+            after: Duration::from_secs(1),
+            ..Answer::default()
+        };
+        let foreign = Noise {
+            messages: FOREIGN,
+            rate: 2000,
+            send: Send::Reply,
+            from: 100_000,
+        };
+        let net = SimNet::start(Script {
+            hosts: vec![(1..=OWN, answering(slow))],
+            noise: vec![foreign],
+            ..Script::default()
+        })?;
+        let asked = Asked {
+            probing: quick(Duration::from_secs(4)),
+            targets: hosts(variant.family, 1..=OWN),
+        };
+        let running = Prober::default().start(&net, variant, vec![asked])?;
+        net.wait_for(OWN as usize, PATIENCE)?;
+        running.signal("-STOP")?;
+        let before = net.delivered()?;
+        let deadline = Instant::now() + PATIENCE;
+        while net.delivered()? < u64::from(FOREIGN + OWN) {
+            ensure!(Instant::now() < deadline, "the replies never arrive");
+        }
+        let waiting = Sockets::read(&net)?;
+        running.signal("-CONT")?;
+        let report = running.finish()?;
+        ensure!(before < u64::from(FOREIGN / 2), "it was stopped too late");
+        let own = 1..=u64::from(OWN) * ONE;
+        ensure!(own.contains(&waiting.unread), "{waiting:?}");
+        ensure!(report.sockets.drops == 0, "{:?}", report.sockets);
+        all(&report.outcomes[0], |outcome| {
+            outcome.status == Status::Up && outcome.attempts == 1
+        })
+    })
 }
 
 /// Its identifier lets all of it into the socket, where the answers are about to arrive.

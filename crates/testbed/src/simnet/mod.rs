@@ -178,7 +178,10 @@ impl SimNet {
     }
 
     /// Messages that the prober's kernel took in so far.
-    fn delivered(&self) -> anyhow::Result<u64> {
+    ///
+    /// # Errors
+    /// When its counters cannot be read, or one of the messages was broken.
+    pub fn delivered(&self) -> anyhow::Result<u64> {
         let counters = self
             .command("cat")
             .args(["/proc/net/snmp", "/proc/net/snmp6"])
