@@ -54,6 +54,12 @@ fn a_next_hop_that_takes_a_second_to_resolve_costs_no_answer() -> anyhow::Result
             dropped == 0,
             "{dropped} requests never came to the next hop"
         );
+        let slowest = report.outcomes[0].iter().filter_map(|outcome| outcome.rtt);
+        let slowest = slowest.map(|rtt| rtt.max_ns).max();
+        ensure!(
+            slowest > Some(500_000_000),
+            "the next hop was known at once: {slowest:?}"
+        );
         all(&report.outcomes[0], |outcome| {
             outcome.status == Status::Up && outcome.attempts == 1
         })

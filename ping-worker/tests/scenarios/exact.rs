@@ -7,7 +7,7 @@
 
 use std::{cell::RefCell, collections::HashSet, num::NonZeroU32, thread, time::Duration};
 
-use pingfleet_testbed::simnet::{Script, SimNet, Traffic};
+use pingfleet_testbed::simnet::{Request, Script, SimNet, Traffic};
 use pingfleet_wire::{Outcome, Probing, Status};
 
 use crate::{
@@ -209,6 +209,7 @@ fn bursts(traffic: &Traffic, rate: u32) -> Vec<f64> {
 #[test]
 fn more_requests_than_sequence_numbers_can_be_unanswered() {
     const HOSTS: u32 = 70_000;
+    const OPENING: Duration = Duration::from_millis(900);
     let plan = |variant: Variant| Plan {
         probing: Probing {
             retries: 0,
@@ -234,6 +235,11 @@ fn more_requests_than_sequence_numbers_can_be_unanswered() {
             most > 65_535 || !variant.engine.is_wide,
             "{variant}: {most}"
         );
+        // Nothing answers, so nothing shows before a second has passed that requests leave at all.
+        let first = traffic.requests[0].at_ns;
+        let opening = |request: &&Request| request.at_ns - first < OPENING.as_nanos() as u64;
+        let early = traffic.requests.iter().filter(opening).count();
+        assert!(early <= 64, "{variant}: {early} in the first {OPENING:?}");
     };
     // Both families at once; more would only wait for each other.
     for pair in variants().collect::<Vec<_>>().chunks(2) {
