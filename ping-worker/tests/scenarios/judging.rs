@@ -6,7 +6,7 @@ use std::{
 };
 
 use pingfleet_testbed::simnet::Traffic;
-use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
+use pingfleet_wire::{Outcome, OwnLoss, Probing, Rtt, Status};
 
 use crate::{
     probing::Found,
@@ -40,11 +40,13 @@ pub(crate) fn faults(
             continue;
         };
         let mut up_again = 0;
+        let mut shortest = Vec::new();
         for (host, outcome) in group.hosts().zip(outcomes.by_ref()) {
             up_again += u32::from(outcome.status == Status::Up && outcome.attempts > 1);
             if !expected.is_of(variant) {
                 continue;
             }
+            shortest.extend(outcome.rtt.map(|rtt| rtt.min_ns));
             let seen = Seen {
                 variant,
                 host,
@@ -54,10 +56,21 @@ pub(crate) fn faults(
             let found = [
                 seen.status(expected, outcome),
                 seen.counts(expected, outcome),
+                seen.round_trips(expected, outcome),
                 seen.schedule(&probing, outcome),
             ];
             let found = found.into_iter().flatten();
             faults.extend(found.map(|fault| format!("host {host}: {fault}; {outcome:?}")));
+        }
+        shortest.sort_unstable();
+        let middle = shortest.get(shortest.len() / 2);
+        if let (Some([low, high]), Some(middle)) = (expected.middle_rtt, middle)
+            && variant.engine.is_stamped_by_kernel
+        {
+            let middle = Duration::from_nanos(*middle);
+            if !(low..=high).contains(&middle) {
+                faults.push(format!("{middle:?} in the middle of {:?}", group.hosts()));
+            }
         }
         if expected.some_up_again && up_again == 0 {
             faults.push(format!("no repeat helped: {:?}", group.hosts()));
@@ -180,13 +193,27 @@ impl Seen<'_> {
             ))
         } else if left < sent || outcome.attempts == 1 && left != sent {
             Some(format!("{left} requests left"))
-        } else if let (Some([low, high]), Some(rtt)) = (expected.rtt, outcome.rtt) {
-            let [min, max] = [rtt.min_ns, rtt.max_ns].map(Duration::from_nanos);
-            let too_long = max > high && self.variant.engine.is_stamped_by_kernel;
-            (min < low || too_long).then(|| format!("round trips from {min:?} to {max:?}"))
         } else {
             None
         }
+    }
+
+    fn round_trips(&self, expected: &Expected, outcome: &Outcome) -> Option<String> {
+        let rtt = outcome.rtt?;
+        let is_stamped = self.variant.engine.is_stamped_by_kernel;
+        let [min, mean, max] = [rtt.min_ns, rtt.avg_ns, rtt.max_ns].map(Duration::from_nanos);
+        if let Some([low, high]) = expected.rtt
+            && (min < low || max > high && is_stamped)
+        {
+            return Some(format!("round trips from {min:?} to {max:?}"));
+        }
+        if let Some([low, high]) = expected.mean_rtt
+            && is_stamped
+            && !(low..=high).contains(&mean)
+        {
+            return Some(format!("a mean round trip of {mean:?}"));
+        }
+        (!agrees(&rtt, outcome.received)).then(|| format!("figures that do not agree: {rtt:?}"))
     }
 
     /// No request leaves before its time. Only one pass has a schedule of its own.
@@ -200,6 +227,25 @@ impl Seen<'_> {
                 (early > EARLY).then(|| format!("request {request} left {early:?} early"))
             })
     }
+}
+
+/// Whether mean and population standard deviation are those of two or three round trips, which the figures tell but
+/// for rounding. Of more they do not.
+fn agrees(rtt: &Rtt, round_trips: u16) -> bool {
+    const ROUNDING: f64 = 10.0;
+    let [min, mean, max] = [rtt.min_ns, rtt.avg_ns, rtt.max_ns].map(|ns| ns as f64);
+    let all = match round_trips {
+        1 | 2 => vec![min, max],
+        3 => vec![min, 3.0 * mean - min - max, max],
+        _ => return true,
+    };
+    let count = all.len() as f64;
+    let is_mean = (all.iter().sum::<f64>() / count - mean).abs() < ROUNDING;
+    let variance = all.iter().map(|ns| (ns - mean).powi(2)).sum::<f64>() / count;
+    let is_between = all
+        .iter()
+        .all(|ns| *ns > min - ROUNDING && *ns < max + ROUNDING);
+    is_mean && is_between && (variance.sqrt() - rtt.stddev_ns as f64).abs() < ROUNDING
 }
 
 /// When the request after `before` is due, if no answer changes that.

@@ -126,6 +126,12 @@ pub(crate) struct Expected {
     /// stamp: another one may wait for a processor as long as it likes.
     #[serde(default, deserialize_with = "some_durations")]
     pub(crate) rtt: Option<[Duration; 2]>,
+    /// Narrow bounds of the middle one of the group's shortest round-trip times, for a prober with the kernel's stamps.
+    #[serde(default, deserialize_with = "some_durations")]
+    pub(crate) middle_rtt: Option<[Duration; 2]>,
+    /// Bounds of the mean of a target's round-trip times, for the same.
+    #[serde(default, deserialize_with = "some_durations")]
+    pub(crate) mean_rtt: Option<[Duration; 2]>,
     /// The most passes of probing, for one that answers.
     #[serde(default = "one_pass")]
     pub(crate) attempts: u8,
