@@ -159,7 +159,9 @@ impl Seen<'_> {
         let reason = outcome.status.reason();
         if let Some(reported) = expected.error {
             let family = self.variant.family;
-            let (icmp_type, code) = reported.send.error(family)?;
+            let Some((icmp_type, code)) = reported.send.error(family) else {
+                return Some(format!("{family:?} has no {:?}", reported.send));
+            };
             let reporter = family.address(reported.source.unwrap_or(self.host));
             let wanted = format!("type {icmp_type} code {code} from {reporter}");
             return (reason.as_ref() != Some(&wanted))

@@ -320,12 +320,13 @@ fn delivered(counters: &str) -> anyhow::Result<u64> {
         "InSrcQuenchs",
         "InRedirects",
     ];
-    const V6: [&str; 5] = [
+    const V6: [&str; 6] = [
         "Icmp6InEchoReplies",
         "Icmp6InDestUnreachs",
         "Icmp6InTimeExcds",
         "Icmp6InParmProblems",
         "Icmp6InPktTooBigs",
+        "Icmp6InRedirects",
     ];
     let mut icmp = counters
         .lines()
