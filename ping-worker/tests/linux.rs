@@ -1,10 +1,11 @@
-//! Real ICMP with the Linux prober, on both kinds of sockets: against loopback addresses, and in network namespaces
-//! that the tests make for themselves. What our own box loses is the matter of the tests `ownloss`. Needs root. Fails
+//! Real ICMP with the Linux prober, on both kinds of sockets, in network namespaces that the tests make for themselves:
+//! a box may shut out its own root from datagram sockets. What our own box loses is the matter of the tests `ownloss`. Needs root. Fails
 //! and says so without.
 #![cfg(target_os = "linux")]
 
 use std::{
     collections::HashMap,
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroUsize,
     process::Command,
@@ -18,7 +19,10 @@ use ping_worker::{
     prober::OpenProber,
     resolve::Resolver,
 };
-use pingfleet_testbed::Namespace;
+use pingfleet_testbed::{
+    Namespace,
+    simnet::{Family, Script, SimNet},
+};
 use pingfleet_wire::{
     ChunkKey, Message, Outcome, Probing, ResultChunk, Status, Target, Token, Version, WorkChunk,
 };
@@ -38,10 +42,50 @@ fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
     })
 }
 
-fn lanes(opener: LinuxPing) -> Lanes {
-    let opener: Arc<dyn OpenProber> = Arc::new(opener);
-    Lanes::start(NonZeroUsize::MIN, &opener, None, Resolver::from_system())
-        .expect("ICMP sockets are needed")
+/// A kind of ICMP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Datagram,
+    Raw,
+}
+
+/// A lane that has sockets of one kind only.
+struct Worker {
+    kind: Kind,
+    lanes: Lanes,
+}
+
+impl Worker {
+    fn start(kind: Kind) -> Self {
+        let opener: Arc<dyn OpenProber> = Arc::new(match kind {
+            Kind::Datagram => LinuxPing::new(),
+            Kind::Raw => LinuxPing::raw(),
+        });
+        let lanes = Lanes::start(NonZeroUsize::MIN, &opener, None, Resolver::from_system());
+        Self {
+            kind,
+            lanes: lanes.expect("ICMP sockets are needed"),
+        }
+    }
+
+    /// A prober falls back to the other kind without an error, and would prove nothing about this one. Nobody else has
+    /// ICMP sockets in the networks here.
+    fn assert_kind(&self) {
+        let [datagram, raw] = [["icmp", "icmp6"], ["raw", "raw6"]].map(|tables| {
+            let open = tables.map(|table| {
+                let path = format!("/proc/thread-self/net/{table}");
+                let table = fs::read_to_string(path).expect("the kernel has a table");
+                table.lines().skip(1).count()
+            });
+            open.iter().sum::<usize>()
+        });
+        let (wanted, other) = match self.kind {
+            Kind::Datagram => (datagram, raw),
+            Kind::Raw => (raw, datagram),
+        };
+        assert!(wanted > 0, "no socket is {:?}", self.kind);
+        assert_eq!(other, 0, "of another kind than {:?}", self.kind);
+    }
 }
 
 /// One quick request, at any rate.
@@ -54,8 +98,9 @@ fn quick() -> Probing {
     }
 }
 
-fn both_kinds() -> [LinuxPing; 2] {
-    [LinuxPing::new(), LinuxPing::raw()]
+/// One after the other.
+fn both_kinds() -> impl Iterator<Item = Worker> {
+    [Kind::Datagram, Kind::Raw].into_iter().map(Worker::start)
 }
 
 fn v4(first: [u8; 4], count: u32) -> Vec<Target> {
@@ -65,15 +110,17 @@ fn v4(first: [u8; 4], count: u32) -> Vec<Target> {
         .collect()
 }
 
-async fn probe(lanes: &Lanes, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
+async fn probe(worker: &Worker, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
     let expected = chunk.targets.len();
     let Probed {
         started_at_us,
         outcomes,
-    } = lanes
+    } = worker
+        .lanes
         .probe(Arc::clone(&chunk))
         .await
         .expect("the lane stays");
+    worker.assert_kind();
     assert_eq!(outcomes.len(), expected);
     // What the writer will refuse must not be produced.
     let result = ResultChunk {
@@ -98,36 +145,46 @@ fn tally(outcomes: &[Outcome]) -> HashMap<&'static str, usize> {
     })
 }
 
+#[test]
+fn every_loopback_address_is_up() {
+    on_loopback("inner_loopback");
+}
+
 #[tokio::test]
-async fn every_loopback_address_is_up() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_loopback() {
+    for worker in both_kinds() {
         let probing = Probing {
             retries: 2,
             timeout: Duration::from_secs(2),
             ..quick()
         };
-        let outcomes = probe(&lanes, chunk(probing, v4([127, 0, 0, 1], 254))).await;
+        let outcomes = probe(&worker, chunk(probing, v4([127, 0, 0, 1], 254))).await;
         for outcome in &outcomes {
             assert_eq!(outcome.status, Status::Up, "{outcome:?}");
             assert_eq!((outcome.sent, outcome.received), (1, 1));
             assert_eq!((outcome.attempts, outcome.address), (1, None));
             assert!(outcome.rtt.is_some_and(|rtt| rtt.min_ns > 0));
         }
-        assert_eq!(lanes.requests_sent(), 254);
+        assert_eq!(worker.lanes.requests_sent(), 254);
     }
 }
 
+#[test]
+fn ipv6_loopback_is_up() {
+    on_loopback("inner_ipv6");
+}
+
 #[tokio::test]
-async fn ipv6_loopback_is_up() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_ipv6() {
+    for worker in both_kinds() {
         let targets = vec![
             Target::Address(Ipv6Addr::LOCALHOST.into()),
             Target::Text("0:0:0:0:0:0:0:1".to_owned()),
             Target::Text("localhost".to_owned()),
         ];
-        let outcomes = probe(&lanes, chunk(quick(), targets)).await;
+        let outcomes = probe(&worker, chunk(quick(), targets)).await;
         let seen: Vec<_> = outcomes
             .iter()
             .map(|outcome| (outcome.status, outcome.address))
@@ -143,27 +200,37 @@ async fn ipv6_loopback_is_up() {
     }
 }
 
+#[test]
+fn many_chunks_at_once_are_each_complete() {
+    on_loopback("inner_many");
+}
+
 #[tokio::test]
-async fn many_chunks_at_once_are_each_complete() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_many() {
+    for worker in both_kinds() {
         let probing = Probing {
             timeout: Duration::from_secs(5),
             retries: 2,
             ..quick()
         };
         let chunks =
-            (0..8).map(|_| probe(&lanes, chunk(probing.clone(), v4([127, 1, 0, 0], 10_000))));
+            (0..8).map(|_| probe(&worker, chunk(probing.clone(), v4([127, 1, 0, 0], 10_000))));
         for outcomes in futures_util::future::join_all(chunks).await {
             assert_eq!(tally(&outcomes), HashMap::from([("up", 10_000)]));
         }
     }
 }
 
+#[test]
+fn every_size_comes_back_whole() {
+    on_loopback("inner_sizes");
+}
+
 #[tokio::test]
-async fn every_size_comes_back_whole() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_sizes() {
+    for worker in both_kinds() {
         for size in [0, 1, 7, 8, 9, 1400, 9000, 65_507] {
             let probing = Probing { size, ..quick() };
             for address in [
@@ -171,17 +238,22 @@ async fn every_size_comes_back_whole() {
                 Ipv6Addr::LOCALHOST.into(),
             ] {
                 let targets = vec![Target::Address(address)];
-                let outcomes = probe(&lanes, chunk(probing.clone(), targets)).await;
+                let outcomes = probe(&worker, chunk(probing.clone(), targets)).await;
                 assert_eq!(outcomes[0].status, Status::Up, "{size} to {address}");
             }
         }
     }
 }
 
+#[test]
+fn what_the_kernel_refuses_every_time_is_send_failed() {
+    on_loopback("inner_refused");
+}
+
 #[tokio::test]
-async fn what_the_kernel_refuses_every_time_is_send_failed() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_refused() {
+    for worker in both_kinds() {
         let probing = Probing {
             retries: 1,
             timeout: Duration::from_millis(50),
@@ -193,7 +265,7 @@ async fn what_the_kernel_refuses_every_time_is_send_failed() {
             Target::Address(Ipv4Addr::BROADCAST.into()),
             Target::Address(Ipv4Addr::LOCALHOST.into()),
         ];
-        let outcomes = probe(&lanes, chunk(probing, targets)).await;
+        let outcomes = probe(&worker, chunk(probing, targets)).await;
         assert_eq!(outcomes[0].status, Status::Up);
         assert_eq!(outcomes[1].status, Status::SendFailed { errno: 13 });
         assert_eq!((outcomes[1].sent, outcomes[1].rtt), (0, None));
@@ -201,10 +273,15 @@ async fn what_the_kernel_refuses_every_time_is_send_failed() {
     }
 }
 
+#[test]
+fn a_source_interface_or_zone_that_is_not_ours_is_send_failed() {
+    on_loopback("inner_not_ours");
+}
+
 #[tokio::test]
-async fn a_source_interface_or_zone_that_is_not_ours_is_send_failed() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_not_ours() {
+    for worker in both_kinds() {
         let bad_source = Probing {
             source: Some("192.0.2.1".parse().unwrap()),
             ..quick()
@@ -215,30 +292,61 @@ async fn a_source_interface_or_zone_that_is_not_ours_is_send_failed() {
         };
         let targets = vec![Target::Address(Ipv4Addr::LOCALHOST.into())];
         for (probing, errno) in [(bad_source, 99), (bad_interface, 19)] {
-            let outcomes = probe(&lanes, chunk(probing, targets.clone())).await;
+            let outcomes = probe(&worker, chunk(probing, targets.clone())).await;
             assert_eq!(outcomes[0].status, Status::SendFailed { errno });
         }
         let zone = vec![Target::Text("fe80::1%no-such-if".to_owned())];
-        let outcomes = probe(&lanes, chunk(quick(), zone)).await;
+        let outcomes = probe(&worker, chunk(quick(), zone)).await;
         assert_eq!(outcomes[0].status, Status::SendFailed { errno: 19 });
     }
 }
 
+/// An address of this box that nothing would choose by itself.
+fn unusual_source(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 63, 0, 77).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0x63, 0, 0, 0, 0, 0, 0x77).into(),
+    }
+}
+
+#[test]
+fn count_source_and_ttl_are_as_asked() {
+    let net = SimNet::start(Script::alive(1..=1)).expect("network namespaces need root");
+    for family in Family::ALL {
+        let added = net.add_own_address(unusual_source(family));
+        added.expect("an address can be added");
+    }
+    run_inner(net.command("env"), "inner_as_asked");
+    let traffic = net.stop().expect("the network runs");
+    // As they left, of two kinds of sockets.
+    for family in Family::ALL {
+        let mut requests = traffic.requests.clone();
+        requests.retain(|request| request.family == family);
+        assert_eq!(requests.len(), 10);
+        for request in requests {
+            let source = unusual_source(family);
+            assert_eq!((request.from, request.hops), (source, 9), "{request:?}");
+        }
+    }
+}
+
 #[tokio::test]
-async fn count_source_and_ttl_are_as_asked() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
-        let probing = Probing {
-            count: 5,
-            interval: Duration::from_millis(10),
-            ttl: Some(9),
-            source: Some("127.0.0.77".parse().unwrap()),
-            ..quick()
-        };
-        let targets = vec![Target::Address(Ipv4Addr::LOCALHOST.into())];
-        let outcomes = probe(&lanes, chunk(probing, targets)).await;
-        assert_eq!(outcomes[0].status, Status::Up);
-        assert_eq!((outcomes[0].sent, outcomes[0].received), (5, 5));
+#[ignore = "runs in the network that another test makes for it"]
+async fn inner_as_asked() {
+    for worker in both_kinds() {
+        for family in Family::ALL {
+            let probing = Probing {
+                count: 5,
+                interval: Duration::from_millis(10),
+                ttl: Some(9),
+                source: Some(unusual_source(family)),
+                ..quick()
+            };
+            let targets = vec![Target::Address(family.address(1))];
+            let outcomes = probe(&worker, chunk(probing, targets)).await;
+            assert_eq!(outcomes[0].status, Status::Up);
+            assert_eq!((outcomes[0].sent, outcomes[0].received), (5, 5));
+        }
     }
 }
 
@@ -264,6 +372,14 @@ fn in_a_network(set_up: &str, inner: &str) {
     run_inner(enter, inner);
 }
 
+/// Runs `inner` where this box has both kinds of sockets, and no link with anybody at its other end.
+fn on_loopback(inner: &str) {
+    const ALONE: &str = "ip link add alone type veth peer name sink; ip link set sink up; \
+        ip link set alone up; ip route add default dev alone; \
+        echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
+    in_a_network(ALONE, inner);
+}
+
 /// Runs `inner` where every address of `prefix` answers and all others are silent.
 fn beside_answering(prefix: &str, inner: &str) {
     let namespace = Namespace::answering(prefix).expect("network namespaces need root");
@@ -282,8 +398,7 @@ fn silence_is_down_and_no_route_is_send_failed() {
 #[tokio::test]
 #[ignore = "runs in the network that another test makes for it"]
 async fn inner_silence() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+    for worker in both_kinds() {
         // A fifth of the timeout is what a busy box may let the prober wait without any doubt.
         let probing = Probing {
             retries: 2,
@@ -293,7 +408,7 @@ async fn inner_silence() {
         };
         let mut targets = v4([192, 0, 2, 1], 200);
         targets.extend(v4([198, 51, 100, 1], 1));
-        let mut outcomes = probe(&lanes, chunk(probing, targets)).await;
+        let mut outcomes = probe(&worker, chunk(probing, targets)).await;
         let refused = outcomes.pop().unwrap();
         assert_eq!(refused.status, Status::SendFailed { errno: 101 });
         for outcome in outcomes {
@@ -316,8 +431,7 @@ fn no_arp_is_down_and_takes_no_living_target_along() {
 #[tokio::test]
 #[ignore = "runs in the network that another test makes for it"]
 async fn inner_no_arp() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+    for worker in both_kinds() {
         let probing = Probing {
             retries: 0,
             timeout: Duration::from_secs(4),
@@ -335,8 +449,8 @@ async fn inner_no_arp() {
             ..probing.clone()
         };
         let (outcomes, living) = tokio::join!(
-            probe(&lanes, chunk(probing, targets)),
-            probe(&lanes, chunk(living, v4([127, 0, 1, 1], 50)))
+            probe(&worker, chunk(probing, targets)),
+            probe(&worker, chunk(living, v4([127, 0, 1, 1], 50)))
         );
         for outcome in &outcomes[..dead] {
             assert_eq!(outcome.status, Status::Down { no_arp: true }, "{outcome:?}");
@@ -367,8 +481,7 @@ fn an_icmp_error_is_unreachable_with_its_reporter() {
 #[tokio::test]
 #[ignore = "runs in the network that another test makes for it"]
 async fn inner_errors() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+    for worker in both_kinds() {
         let probing = Probing {
             ttl: Some(1),
             retries: 1,
@@ -379,7 +492,7 @@ async fn inner_errors() {
         let beyond = targets.len();
         targets.extend(v4([10, 0, 0, 1], 300));
         targets.push(Target::Address("fd00::7".parse().unwrap()));
-        let outcomes = probe(&lanes, chunk(probing, targets)).await;
+        let outcomes = probe(&worker, chunk(probing, targets)).await;
         // Time exceeded in transit (RFC 792; RFC 4443, section 3.3).
         for (number, outcome) in outcomes[..beyond].iter().enumerate() {
             let (icmp_type, reporter) = match number {
@@ -406,8 +519,7 @@ fn over_65_535_outstanding_at_once_are_each_their_own() {
 #[tokio::test]
 #[ignore = "runs in the network that another test makes for it"]
 async fn inner_outstanding() {
-    for opener in both_kinds() {
-        let lanes = lanes(opener);
+    for worker in both_kinds() {
         let probing = Probing {
             timeout: Duration::from_secs(4),
             ..quick()
@@ -416,12 +528,12 @@ async fn inner_outstanding() {
         let chunks = (0..10).map(|number| {
             let mut targets = v4([10, 200 + number, 0, 0], 8000);
             targets.extend(v4([10, 1 + number, 0, 0], 2000));
-            probe(&lanes, chunk(probing.clone(), targets))
+            probe(&worker, chunk(probing.clone(), targets))
         });
         for outcomes in futures_util::future::join_all(chunks).await {
             let expected = HashMap::from([("down", 8000), ("up", 2000)]);
             assert_eq!(tally(&outcomes), expected);
         }
-        assert_eq!(lanes.requests_sent(), 100_000);
+        assert_eq!(worker.lanes.requests_sent(), 100_000);
     }
 }

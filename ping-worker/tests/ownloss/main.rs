@@ -6,6 +6,7 @@
 #![cfg(target_os = "linux")]
 
 mod caller;
+mod canary;
 mod counters;
 mod links;
 mod neighbours;

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail, ensure};
@@ -56,8 +56,8 @@ pub(crate) struct Asked {
 pub(crate) struct Report {
     /// Of each chunk, in the order of its targets.
     pub(crate) outcomes: Vec<Vec<Outcome>>,
-    /// The chunks by when they were complete.
-    pub(crate) order: Vec<usize>,
+    /// How long each of them took.
+    pub(crate) took: Vec<Duration>,
     /// The sockets at the end, the bystander among them.
     pub(crate) sockets: Sockets,
 }
@@ -164,7 +164,9 @@ impl Running {
             if fs::read_link(folder.join("ns/net"))? != own {
                 let [v4, v6] =
                     ["snmp", "snmp6"].map(|file| fs::read_to_string(folder.join("net").join(file)));
-                if Echoes::parse(&(v4? + &v6?), family)?.requests_out >= requests {
+                let echoes = Echoes::parse(&(v4? + &v6?), family)?;
+                // What came in is the prober's own canary, which takes no link.
+                if echoes.requests_out >= requests + echoes.requests_in {
                     return Ok(());
                 }
             }
@@ -183,16 +185,17 @@ impl Running {
         let passed = output.status.success() && text.contains("1 passed");
         ensure!(passed, "the prober failed: {text}");
         let mut outcomes = Vec::with_capacity(self.chunks);
-        let mut order = Vec::with_capacity(self.chunks);
+        let mut took = Vec::with_capacity(self.chunks);
         for number in 0..self.chunks {
             let file = result(self.folder.path(), number);
-            outcomes.push(ResultChunk::decode(&fs::read(&file)?)?.outcomes);
-            order.push((file.metadata()?.modified()?, number));
+            let result = ResultChunk::decode(&fs::read(&file)?)?;
+            outcomes.push(result.outcomes);
+            let began = UNIX_EPOCH + Duration::from_micros(result.started_at_us);
+            took.push(file.metadata()?.modified()?.duration_since(began)?);
         }
-        order.sort_unstable();
         Ok(Report {
             outcomes,
-            order: order.into_iter().map(|(_, number)| number).collect(),
+            took,
             sockets: Sockets::parse(&fs::read_to_string(self.folder.path().join(SOCKETS))?)?,
         })
     }

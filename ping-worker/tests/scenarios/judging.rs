@@ -6,9 +6,12 @@ use std::{
 };
 
 use pingfleet_testbed::simnet::Traffic;
-use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
+use pingfleet_wire::{Outcome, OwnLoss, Probing, Rtt, Status};
 
-use crate::scenario::{Expected, Scenario, Variant};
+use crate::{
+    probing::Found,
+    scenario::{Expected, Scenario, Variant},
+};
 
 /// How much before its time a single request may leave. A prober's clock for the request before may have started, and
 /// the prober waited for a processor then, before that request got its stamp. Every gap that is asked for here is so
@@ -22,21 +25,28 @@ const PASSES: u8 = 3;
 pub(crate) fn faults(
     scenario: &Scenario,
     variant: Variant,
-    outcomes: &[Outcome],
+    found: &Found,
     traffic: &Traffic,
 ) -> Vec<String> {
     let probing = scenario.probing.probing();
     let departures = traffic.departures();
     let mut faults = Vec::new();
-    let mut outcomes = outcomes.iter();
+    let mut outcomes = found.outcomes.iter();
+    if scenario.drops && found.drops == 0 {
+        faults.push("the sockets held everything".to_owned());
+    }
     for group in &scenario.targets {
         let Some(expected) = &group.expect else {
             continue;
         };
+        let mut up_again = 0;
+        let mut shortest = Vec::new();
         for (host, outcome) in group.hosts().zip(outcomes.by_ref()) {
+            up_again += u32::from(outcome.status == Status::Up && outcome.attempts > 1);
             if !expected.is_of(variant) {
                 continue;
             }
+            shortest.extend(outcome.rtt.map(|rtt| rtt.min_ns));
             let seen = Seen {
                 variant,
                 host,
@@ -46,14 +56,48 @@ pub(crate) fn faults(
             let found = [
                 seen.status(expected, outcome),
                 seen.counts(expected, outcome),
+                seen.round_trips(expected, outcome),
                 seen.schedule(&probing, outcome),
             ];
             let found = found.into_iter().flatten();
             faults.extend(found.map(|fault| format!("host {host}: {fault}; {outcome:?}")));
         }
+        shortest.sort_unstable();
+        let middle = shortest.get(shortest.len() / 2);
+        if let (Some([low, high]), Some(middle)) = (expected.middle_rtt, middle)
+            && variant.engine.is_stamped_by_kernel
+        {
+            let middle = Duration::from_nanos(*middle);
+            if !(low..=high).contains(&middle) {
+                faults.push(format!("{middle:?} in the middle of {:?}", group.hosts()));
+            }
+        }
+        if expected.some_up_again && up_again == 0 {
+            faults.push(format!("no repeat helped: {:?}", group.hosts()));
+        }
     }
     faults.extend(network(scenario, &departures, &probing, traffic));
     faults
+}
+
+/// Whether a prober that repeats what its own box may have lost did so for every silent target, of which it need not
+/// have been for any. `None` where there is no such target.
+pub(crate) fn repeats_all_silent(
+    scenario: &Scenario,
+    variant: Variant,
+    outcomes: &[Outcome],
+) -> Option<bool> {
+    let mut outcomes = outcomes.iter();
+    let mut silent = Vec::new();
+    for group in &scenario.targets {
+        if let Some(expected) = &group.expect {
+            let of_group = outcomes.by_ref().take(group.hosts().count());
+            let needless = expected.status == "down" && expected.attempts == 1;
+            silent.extend(of_group.filter(|_| needless && expected.is_of(variant)));
+        }
+    }
+    let repeats = variant.engine.repeats_after_stall && !silent.is_empty();
+    repeats.then(|| silent.iter().all(|outcome| outcome.attempts > 1))
 }
 
 /// What the network says of itself and of all hosts together.
@@ -70,6 +114,9 @@ fn network(
     let (delivered, messages) = (traffic.delivered, traffic.messages);
     if delivered != messages {
         faults.push(format!("{delivered} of {messages} messages were delivered"));
+    }
+    if delivered < scenario.at_least_delivered {
+        faults.push(format!("{delivered} messages were delivered in time"));
     }
     let probed: HashSet<_> = scenario.probed().collect();
     let stray = departures.keys().filter(|host| !probed.contains(*host));
@@ -112,7 +159,9 @@ impl Seen<'_> {
         let reason = outcome.status.reason();
         if let Some(reported) = expected.error {
             let family = self.variant.family;
-            let (icmp_type, code) = reported.send.error(family)?;
+            let Some((icmp_type, code)) = reported.send.error(family) else {
+                return Some(format!("{family:?} has no {:?}", reported.send));
+            };
             let reporter = family.address(reported.source.unwrap_or(self.host));
             let wanted = format!("type {icmp_type} code {code} from {reporter}");
             return (reason.as_ref() != Some(&wanted))
@@ -146,13 +195,27 @@ impl Seen<'_> {
             ))
         } else if left < sent || outcome.attempts == 1 && left != sent {
             Some(format!("{left} requests left"))
-        } else if let (Some([low, high]), Some(rtt)) = (expected.rtt, outcome.rtt) {
-            let [min, max] = [rtt.min_ns, rtt.max_ns].map(Duration::from_nanos);
-            let too_long = max > high && self.variant.engine.is_stamped_by_kernel;
-            (min < low || too_long).then(|| format!("round trips from {min:?} to {max:?}"))
         } else {
             None
         }
+    }
+
+    fn round_trips(&self, expected: &Expected, outcome: &Outcome) -> Option<String> {
+        let rtt = outcome.rtt?;
+        let is_stamped = self.variant.engine.is_stamped_by_kernel;
+        let [min, mean, max] = [rtt.min_ns, rtt.avg_ns, rtt.max_ns].map(Duration::from_nanos);
+        if let Some([low, high]) = expected.rtt
+            && (min < low || max > high && is_stamped)
+        {
+            return Some(format!("round trips from {min:?} to {max:?}"));
+        }
+        if let Some([low, high]) = expected.mean_rtt
+            && is_stamped
+            && !(low..=high).contains(&mean)
+        {
+            return Some(format!("a mean round trip of {mean:?}"));
+        }
+        (!agrees(&rtt, outcome.received)).then(|| format!("figures that do not agree: {rtt:?}"))
     }
 
     /// No request leaves before its time. Only one pass has a schedule of its own.
@@ -166,6 +229,25 @@ impl Seen<'_> {
                 (early > EARLY).then(|| format!("request {request} left {early:?} early"))
             })
     }
+}
+
+/// Whether mean and population standard deviation are those of two or three round trips, which the figures tell but
+/// for rounding. Of more they do not.
+fn agrees(rtt: &Rtt, round_trips: u16) -> bool {
+    const ROUNDING: f64 = 10.0;
+    let [min, mean, max] = [rtt.min_ns, rtt.avg_ns, rtt.max_ns].map(|ns| ns as f64);
+    let all = match round_trips {
+        1 | 2 => vec![min, max],
+        3 => vec![min, 3.0 * mean - min - max, max],
+        _ => return true,
+    };
+    let count = all.len() as f64;
+    let is_mean = (all.iter().sum::<f64>() / count - mean).abs() < ROUNDING;
+    let variance = all.iter().map(|ns| (ns - mean).powi(2)).sum::<f64>() / count;
+    let is_between = all
+        .iter()
+        .all(|ns| *ns > min - ROUNDING && *ns < max + ROUNDING);
+    is_mean && is_between && (variance.sqrt() - rtt.stddev_ns as f64).abs() < ROUNDING
 }
 
 /// When the request after `before` is due, if no answer changes that.

@@ -32,6 +32,9 @@ const KIND: &str = "PINGFLEET_SCENARIO_KIND";
 const THREADS: &str = "PINGFLEET_SCENARIO_THREADS";
 const RECEIVE_BUFFER: &str = "PINGFLEET_SCENARIO_RECEIVE_BUFFER";
 
+/// The kernel's tables of ICMP sockets, as the inner process leaves them in the folder.
+const SOCKETS: &str = "sockets";
+
 /// Hosts to be probed, dealt out to chunks of one run.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -44,9 +47,18 @@ pub(crate) struct Plan {
     pub(crate) receive_buffer: Option<usize>,
 }
 
+/// What a prober found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// In the order of the hosts.
+    pub(crate) outcomes: Vec<Outcome>,
+    /// Messages for which its sockets had no room.
+    pub(crate) drops: u64,
+}
+
 impl Plan {
-    /// Probes the hosts. The outcomes are in their order.
-    pub(crate) fn run(&self, net: &SimNet, variant: Variant) -> anyhow::Result<Vec<Outcome>> {
+    /// Probes the hosts.
+    pub(crate) fn run(&self, net: &SimNet, variant: Variant) -> anyhow::Result<Found> {
         let folder = TempDir::new()?;
         for (number, targets) in self.dealt(variant).into_iter().enumerate() {
             let chunk = WorkChunk {
@@ -83,7 +95,10 @@ impl Plan {
         // A filter that matches nothing succeeds as well.
         let passed = output.status.success() && text.contains("1 passed");
         ensure!(passed, "the prober failed: {text}{errors}");
-        self.gathered(folder.path())
+        Ok(Found {
+            outcomes: self.gathered(folder.path())?,
+            drops: drops(&fs::read_to_string(folder.path().join(SOCKETS))?)?,
+        })
     }
 
     /// The targets of each chunk. Neighbours are in different chunks.
@@ -107,6 +122,17 @@ impl Plan {
             .collect::<Option<_>>()
             .context("a chunk has too few outcomes")
     }
+}
+
+/// The drops of all sockets in the kernel's tables: the last column (Linux: `proc_pid_net(5)`).
+fn drops(tables: &str) -> anyhow::Result<u64> {
+    let lines = tables.lines().filter(|line| !line.contains("drops"));
+    lines
+        .map(|line| {
+            let last = line.split_ascii_whitespace().last();
+            Ok(last.context("an empty line")?.parse::<u64>()?)
+        })
+        .sum()
 }
 
 /// A command that runs the inner process so that only the wanted kind of socket can be had. A prober that falls back
@@ -183,6 +209,10 @@ async fn inner() -> anyhow::Result<()> {
         let path = folder.join(format!("{}.result", chunk.key.chunk));
         fs::write(path, result.encode())?;
     }
+    let tables = ["icmp", "icmp6", "raw", "raw6"]
+        .map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")));
+    let tables: Vec<_> = tables.into_iter().collect::<Result<_, _>>()?;
+    fs::write(folder.join(SOCKETS), tables.concat())?;
     lanes.close();
     Ok(())
 }

@@ -30,6 +30,12 @@ pub(crate) struct Scenario {
     seed: u64,
     #[serde(default)]
     noise: Vec<Noise>,
+    /// Messages that have to have come in before the prober ended, where the outcomes would be the same without them.
+    #[serde(default)]
+    pub(crate) at_least_delivered: u64,
+    /// Whether the prober's sockets have to have had no room for something.
+    #[serde(default)]
+    pub(crate) drops: bool,
     /// What happens to the prober in the middle.
     pub(crate) stall: Option<Stall>,
     pub(crate) targets: Vec<Group>,
@@ -120,9 +126,18 @@ pub(crate) struct Expected {
     /// stamp: another one may wait for a processor as long as it likes.
     #[serde(default, deserialize_with = "some_durations")]
     pub(crate) rtt: Option<[Duration; 2]>,
+    /// Narrow bounds of the middle one of the group's shortest round-trip times, for a prober with the kernel's stamps.
+    #[serde(default, deserialize_with = "some_durations")]
+    pub(crate) middle_rtt: Option<[Duration; 2]>,
+    /// Bounds of the mean of a target's round-trip times, for the same.
+    #[serde(default, deserialize_with = "some_durations")]
+    pub(crate) mean_rtt: Option<[Duration; 2]>,
     /// The most passes of probing, for one that answers.
     #[serde(default = "one_pass")]
     pub(crate) attempts: u8,
+    /// Whether some have to be up only when they were probed again.
+    #[serde(default)]
+    pub(crate) some_up_again: bool,
     /// Variants that cannot keep this promise.
     #[serde(default)]
     not_with: Vec<Except>,

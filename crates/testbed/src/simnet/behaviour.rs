@@ -73,8 +73,11 @@ pub enum Send {
     ParameterProblem,
     /// Source quench (RFC 6633 has ended it); IPv6 has none, and nothing is sent.
     SourceQuench,
-    /// Redirect for the host; IPv6 has another kind of message for it, and nothing is sent.
+    /// Redirect for the host, to itself. In IPv6 it comes from the link-local address of the sending host (RFC 4861,
+    /// section 4.5).
     Redirect,
+    /// Too big for the next link: in IPv4 destination unreachable, fragmentation needed. It tells no size.
+    TooBig,
 }
 
 impl Send {
@@ -90,7 +93,8 @@ impl Send {
             Self::TtlExceeded => ((11, 0), Some((3, 0))),
             Self::ParameterProblem => ((12, 0), Some((4, 0))),
             Self::SourceQuench => ((4, 0), None),
-            Self::Redirect => ((5, 1), None),
+            Self::Redirect => ((5, 1), Some((137, 0))),
+            Self::TooBig => ((3, 4), Some((2, 0))),
         };
         match family {
             Family::V4 => Some(v4),

@@ -1,7 +1,7 @@
 //! Echo requests and what can be answered to them, as bytes (RFC 792 and RFC 4443 over RFC 791 and RFC 8200). Written
 //! by hand, from the RFCs, so that the prober's own encoder is not checked against itself. No I/O.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::{Answer, Family, Payload, Send};
 
@@ -55,6 +55,16 @@ impl Echo {
         })
     }
 
+    /// How many hops an IP packet may still take: its TTL, or IPv6's hop limit.
+    pub(super) fn hops(packet: &[u8]) -> Option<u8> {
+        let field = match packet.first()? >> 4 {
+            4 => 8,
+            6 => 7,
+            _ => return None,
+        };
+        packet.get(field).copied()
+    }
+
     /// The message that `answer` describes; `None` where the family has no such message.
     pub(super) fn answered(&self, answer: &Answer) -> Option<Vec<u8>> {
         let family = Family::of(self.to);
@@ -81,7 +91,35 @@ impl Echo {
         if let Some(host) = answer.quotes {
             seen.to = family.address(host);
         }
-        Some(seen.error(source, icmp_type, code))
+        Some(match (answer.send, source) {
+            (Send::Redirect, IpAddr::V6(source)) => seen.redirect_v6(source),
+            _ => seen.error(source, icmp_type, code),
+        })
+    }
+
+    /// A redirect of `ICMPv6`, with this request in its option (RFC 4861, sections 4.5 and 4.6.3). The kernel takes it
+    /// from a link-local address only, and with a hop limit that no router has touched.
+    fn redirect_v6(&self, source: Ipv6Addr) -> Vec<u8> {
+        let [request, _] = echo_types(Family::V6);
+        let mut quote = self.message(self.from, self.to, request);
+        quote.truncate(1024);
+        quote.resize(quote.len().next_multiple_of(8), 0);
+        let to = v6_octets(self.to);
+        let units = (quote.len() / 8 + 1) as u8;
+        let icmp = [
+            &[137, 0, 0, 0, 0, 0, 0, 0],
+            // Where to send instead, and whose packets: the same says that the destination is a neighbour.
+            &to[..],
+            &to[..],
+            &[4, units, 0, 0, 0, 0, 0, 0],
+            quote.as_slice(),
+        ]
+        .concat();
+        let interface_identifier = source.to_bits() & u128::from(u64::MAX);
+        let link_local = Ipv6Addr::from(0xfe80 << 112 | interface_identifier);
+        let mut packet = packet(link_local.into(), self.from, icmp);
+        packet[7] = 255;
+        packet
     }
 
     /// An ICMP error that quotes this request.
@@ -179,6 +217,7 @@ mod tests {
             let [icmp_type, reply] = echo_types(family);
             let packet = echo.message(echo.from, echo.to, icmp_type);
             assert_eq!(Echo::read(&packet), Some(echo.clone()));
+            assert_eq!(Echo::hops(&packet), Some(64));
             assert_eq!(Echo::read(&echo.message(echo.from, echo.to, reply)), None);
             for cut in 0..packet.len() - echo.payload.len() {
                 assert_eq!(Echo::read(&packet[..cut]), None);

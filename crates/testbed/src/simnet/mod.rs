@@ -131,6 +131,21 @@ impl SimNet {
         address::own(family)
     }
 
+    /// Gives the prober one more address, and waits until it is in use.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn add_own_address(&self, address: IpAddr) -> anyhow::Result<()> {
+        let mut arguments = vec!["address", "add"];
+        let address_text = address.to_string();
+        arguments.extend([address_text.as_str(), "dev", DEVICE]);
+        if address.is_ipv6() {
+            arguments.push("nodad");
+        }
+        self.ip(&arguments)?;
+        wait_for_own(&self.namespace, address)
+    }
+
     /// The command `ip` in this network, such as `["link", "set", "sim0", "down"]`.
     ///
     /// # Errors
@@ -163,7 +178,10 @@ impl SimNet {
     }
 
     /// Messages that the prober's kernel took in so far.
-    fn delivered(&self) -> anyhow::Result<u64> {
+    ///
+    /// # Errors
+    /// When its counters cannot be read, or one of the messages was broken.
+    pub fn delivered(&self) -> anyhow::Result<u64> {
         let counters = self
             .command("cat")
             .args(["/proc/net/snmp", "/proc/net/snmp6"])
@@ -254,12 +272,16 @@ fn configure(namespace: &str) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    // The kernel takes a new IPv6 address into use on a work queue; what is sent to it before is lost.
+    wait_for_own(namespace, v6)
+}
+
+/// The kernel takes a new IPv6 address into use on a work queue; what is sent to it before is lost.
+fn wait_for_own(namespace: &str, address: IpAddr) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    let is_local = ["-n", namespace, "route", "get", &v6.to_string()];
+    let is_local = ["-n", namespace, "route", "get", &address.to_string()];
     while let Err(error) = ip(&is_local, "") {
         if Instant::now() > deadline {
-            return Err(error.context("the IPv6 address does not come into use"));
+            return Err(error.context("the address does not come into use"));
         }
         thread::sleep(Duration::from_millis(1));
     }
@@ -298,12 +320,13 @@ fn delivered(counters: &str) -> anyhow::Result<u64> {
         "InSrcQuenchs",
         "InRedirects",
     ];
-    const V6: [&str; 5] = [
+    const V6: [&str; 6] = [
         "Icmp6InEchoReplies",
         "Icmp6InDestUnreachs",
         "Icmp6InTimeExcds",
         "Icmp6InParmProblems",
         "Icmp6InPktTooBigs",
+        "Icmp6InRedirects",
     ];
     let mut icmp = counters
         .lines()

@@ -4,6 +4,7 @@
 
 use std::{
     io::IoSliceMut,
+    net::IpAddr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -37,8 +38,12 @@ pub struct Request {
     pub at_ns: u64,
     /// To which host.
     pub host: u32,
+    /// From which address.
+    pub from: IpAddr,
     /// By which version of IP.
     pub family: Family,
+    /// How many hops it may take: TTL or hop limit.
+    pub hops: u8,
     /// Its identifier.
     pub identifier: u16,
     /// Its sequence number.
@@ -151,7 +156,9 @@ fn receive(packets: &OwnedFd, buffer: &mut [u8]) -> nix::Result<Option<Request>>
         Some(Request {
             at_ns: stamp.as_nanos() as u64,
             host: address::host(echo.to)?,
+            from: echo.from,
             family: Family::of(echo.to),
+            hops: Echo::hops(&buffer[..length])?,
             identifier: echo.identifier,
             sequence: echo.sequence,
             size: echo.payload.len() as u16,

@@ -40,7 +40,7 @@ fn a_living_host_is_alive_for_ping() {
             after: Duration::from_millis(40),
             ..Answer::default()
         };
-        let (output, traffic) = ping(answering(delayed), family, &["-s", "1001"]);
+        let (output, traffic) = ping(answering(delayed), family, &["-s", "1001", "-t", "7"]);
         assert!(output.status.success(), "{}", said(&output));
         assert_eq!(traffic.requests.len(), 2);
         for request in &traffic.requests {
@@ -48,6 +48,7 @@ fn a_living_host_is_alive_for_ping() {
                 (request.host, request.family, request.size),
                 (1, family, 1001)
             );
+            assert_eq!((request.from, request.hops), (address::own(family), 7));
         }
         let gap = traffic.requests[1].at_ns - traffic.requests[0].at_ns;
         assert!(gap >= 90_000_000, "{gap}");

@@ -81,7 +81,9 @@ mod tests {
         let request = |(host, at): (usize, &u64)| Request {
             at_ns: at * 1_000_000,
             host: host as u32 % 2,
+            from: Family::V4.address(0),
             family: Family::V4,
+            hops: 64,
             identifier: 0,
             sequence: 0,
             size: 0,
