@@ -10,6 +10,7 @@
 
 mod book;
 mod canary;
+mod discards;
 mod engine;
 mod links;
 mod loss;
@@ -47,6 +48,7 @@ use tracing::{error, info, warn};
 use self::{
     book::Sink,
     canary::Canary,
+    discards::Discards,
     engine::{Engine, Next},
     socket::{Opened, WayOut, open},
     ways::Ways,
@@ -124,6 +126,7 @@ impl OpenProber for LinuxPing {
             fault: CancellationToken::new(),
             ways: Rc::new(RefCell::new(Ways::watch())),
             canary: Rc::new(RefCell::new(Canary::new(hint))),
+            discards: Rc::new(RefCell::new(Discards::watch())),
         };
         // Only to know that they can be had: nobody reads a socket before something is probed by it.
         let [v4, v6] = [false, true].map(|v6| {
@@ -149,6 +152,7 @@ struct LinuxProber {
     fault: CancellationToken,
     ways: Rc<RefCell<Ways>>,
     canary: Rc<RefCell<Canary>>,
+    discards: Rc<RefCell<Discards>>,
 }
 
 /// A socket, its engine, and what its driver waits for.
@@ -256,6 +260,7 @@ impl LinuxProber {
             way_out,
             &self.ways,
             &self.canary,
+            &self.discards,
             Arc::clone(&self.requests_sent),
         )?;
         let driven = Rc::new(Driven {

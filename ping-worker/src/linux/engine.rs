@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::{
     canary::Canary,
+    discards::Discards,
     message::Echo,
     probes::{Halt, Probes, Staged},
     socket::{Opened, WayOut},
@@ -69,6 +70,8 @@ pub(super) struct Engine {
     requests_sent: Arc<RequestsSent>,
     ways: Rc<RefCell<Ways>>,
     canary: Rc<RefCell<Canary>>,
+    /// Where the kernel reports nothing that it throws away on the way out.
+    discards: Option<Rc<RefCell<Discards>>>,
     /// When the next turn should begin at the latest, if anything is in hand.
     expected: Option<Instant>,
     /// When counters and interfaces were looked at.
@@ -83,6 +86,7 @@ impl Engine {
         way_out: &WayOut,
         ways: &Rc<RefCell<Ways>>,
         canary: &Rc<RefCell<Canary>>,
+        discards: &Rc<RefCell<Discards>>,
         requests_sent: Arc<RequestsSent>,
     ) -> io::Result<Self> {
         let now = Instant::now();
@@ -98,6 +102,7 @@ impl Engine {
             requests_sent,
             ways: Rc::clone(ways),
             canary: Rc::clone(canary),
+            discards: (way_out.v6 && opened.kind == Type::DGRAM).then(|| Rc::clone(discards)),
             expected: None,
             sampled: now,
             resume_at: None,
@@ -240,6 +245,15 @@ impl Engine {
             canary.look(now);
             if let Some(at) = canary.missed() {
                 probes.losses.canary_missed(at);
+            }
+            if let Some(discards) = &self.discards {
+                let mut discards = discards.borrow_mut();
+                discards.look(now);
+                let looked = discards.looked().unwrap_or(now);
+                probes.losses_until = probes.losses_until.min(looked);
+                if let Some(at) = discards.rose() {
+                    probes.losses.no_way_out(at);
+                }
             }
         }
         if due {

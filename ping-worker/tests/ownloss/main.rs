@@ -9,6 +9,7 @@ mod caller;
 mod counters;
 mod links;
 mod neighbours;
+mod output;
 mod pair;
 mod prober;
 mod receiving;
