@@ -25,10 +25,11 @@ mod wheel;
 use std::{
     cell::{Cell, RefCell},
     io,
+    num::NonZeroUsize,
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -51,7 +52,7 @@ use self::{
     discards::Discards,
     engine::{Engine, Next},
     socket::{Opened, WayOut, open},
-    ways::Ways,
+    ways::{Hop, Ways},
 };
 use crate::{
     course::Schedule,
@@ -59,7 +60,7 @@ use crate::{
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
 };
 
-/// Sockets kept open on a thread; more only while chunks need them at once.
+/// Sockets kept open on a thread, of all next hops that are told apart; more only while chunks need them at once.
 const KEPT_SOCKETS: usize = 16;
 
 /// A receive buffer below this holds fewer replies than may arrive at once.
@@ -74,6 +75,28 @@ pub struct LinuxPing {
     prefer_raw: bool,
     receive_buffer: Option<usize>,
     told: Arc<Told>,
+    lanes: Arc<AtomicUsize>,
+}
+
+/// Counts a prober among the lanes that share what is there once for the box, as long as it is there.
+struct Lane(Arc<AtomicUsize>);
+
+impl Lane {
+    fn enter(lanes: &Arc<AtomicUsize>) -> Self {
+        lanes.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(lanes))
+    }
+
+    /// How many lanes there are, with this one.
+    fn count(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.0.load(Ordering::Relaxed)).unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What is told once for all threads.
@@ -120,6 +143,7 @@ impl OpenProber for LinuxPing {
             hint,
             receive_buffer: self.receive_buffer,
             told: Arc::clone(&self.told),
+            lane: Lane::enter(&self.lanes),
             requests_sent,
             sockets: RefCell::default(),
             drivers: RefCell::default(),
@@ -145,6 +169,7 @@ struct LinuxProber {
     hint: Type,
     receive_buffer: Option<usize>,
     told: Arc<Told>,
+    lane: Lane,
     requests_sent: Arc<RequestsSent>,
     sockets: RefCell<Vec<(WayOut, Rc<Driven>)>>,
     drivers: RefCell<JoinSet<()>>,
@@ -153,6 +178,13 @@ struct LinuxProber {
     ways: Rc<RefCell<Ways>>,
     canary: Rc<RefCell<Canary>>,
     discards: Rc<RefCell<Discards>>,
+}
+
+/// Destinations that need one socket, each with its number.
+struct Group {
+    v6: bool,
+    hop: Hop,
+    members: Vec<(u32, Destination)>,
 }
 
 /// A socket, its engine, and what its driver waits for.
@@ -176,16 +208,9 @@ impl Prober for LinuxProber {
         let sink = Sink::new(destinations.len());
         let schedule = Schedule::of(probing);
         let mut parts = Vec::new();
-        for (group, members) in self
-            .groups(destinations, probing.interface.as_deref())
-            .into_iter()
-            .enumerate()
-        {
-            if members.is_empty() {
-                continue;
-            }
+        for Group { v6, hop, members } in self.groups(destinations, probing.interface.as_deref()) {
             let members = members.into_iter();
-            let way_out = WayOut::of(probing, group & 2 != 0, group & 1 != 0);
+            let way_out = WayOut::of(probing, v6, hop);
             match self.socket(&way_out) {
                 Ok(driven) => {
                     self.drive(&driven);
@@ -222,19 +247,26 @@ impl Prober for LinuxProber {
 }
 
 impl LinuxProber {
-    /// The destinations, each with its number, by the socket that they need: routed, on a link, and the same of IPv6.
-    fn groups(
-        &self,
-        destinations: &[Destination],
-        interface: Option<&str>,
-    ) -> [Vec<(u32, Destination)>; 4] {
+    /// The destinations by the socket that they need.
+    fn groups(&self, destinations: &[Destination], interface: Option<&str>) -> Vec<Group> {
         let mut ways = self.ways.borrow_mut();
         ways.refresh(Instant::now());
-        let mut groups: [Vec<_>; 4] = Default::default();
+        let mut groups: Vec<Group> = Vec::new();
         for (number, to) in (0..).zip(destinations) {
-            let group = usize::from(to.address.is_ipv6()) * 2
-                + usize::from(ways.is_on_link(to.address, interface));
-            groups[group].push((number, *to));
+            let v6 = to.address.is_ipv6();
+            let hop = ways.hop(to.address, interface);
+            let member = (number, *to);
+            match groups
+                .iter_mut()
+                .find(|group| group.v6 == v6 && group.hop == hop)
+            {
+                Some(group) => group.members.push(member),
+                None => groups.push(Group {
+                    v6,
+                    hop,
+                    members: vec![member],
+                }),
+            }
         }
         groups
     }
@@ -262,6 +294,7 @@ impl LinuxProber {
             &self.canary,
             &self.discards,
             Arc::clone(&self.requests_sent),
+            self.lane.count(),
         )?;
         let driven = Rc::new(Driven {
             engine: RefCell::new(engine),

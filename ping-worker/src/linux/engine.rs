@@ -5,6 +5,7 @@
 use std::{
     cell::RefCell,
     io,
+    num::NonZeroUsize,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -81,6 +82,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
+    /// For one of the sockets of `lanes` threads.
     pub(super) fn new(
         opened: &Opened,
         way_out: &WayOut,
@@ -88,10 +90,11 @@ impl Engine {
         canary: &Rc<RefCell<Canary>>,
         discards: &Rc<RefCell<Discards>>,
         requests_sent: Arc<RequestsSent>,
+        lanes: NonZeroUsize,
     ) -> io::Result<Self> {
         let now = Instant::now();
         let echo = Echo::new(way_out.v6, opened.kind == Type::RAW, opened.identifier);
-        let mut probes = Probes::new(way_out, echo, Rc::clone(ways), now);
+        let mut probes = Probes::new(way_out, echo, Rc::clone(ways), lanes, now);
         probes.losses.counted(memory(&opened.socket)?.drops, now);
         Ok(Self {
             probes,

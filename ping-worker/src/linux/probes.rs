@@ -5,6 +5,7 @@
 use std::{
     cell::RefCell,
     net::{IpAddr, SocketAddr, SocketAddrV6},
+    num::NonZeroUsize,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,7 +21,7 @@ use super::{
     places::{Entry, Places},
     socket::WayOut,
     syscall::{NetworkError, Outgoing},
-    ways::Ways,
+    ways::{Hop, Ways},
     wheel::Wheel,
 };
 use crate::{
@@ -91,21 +92,29 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    pub(super) fn new(way_out: &WayOut, echo: Echo, ways: Rc<RefCell<Ways>>, now: Instant) -> Self {
-        let most = if way_out.on_link {
+    /// For one of the sockets of `lanes` threads.
+    pub(super) fn new(
+        way_out: &WayOut,
+        echo: Echo,
+        ways: Rc<RefCell<Ways>>,
+        lanes: NonZeroUsize,
+        now: Instant,
+    ) -> Self {
+        let on_link = way_out.hop == Hop::OnLink;
+        let most = if on_link {
             MOST_NEIGHBOURS
         } else {
             MOST_OUTSTANDING
         };
         Self {
             v6: way_out.v6,
-            on_link: way_out.on_link,
+            on_link,
             interface: way_out.interface.clone(),
             echo,
             book: Book::default(),
             places: Places::starting_at(fastrand::u32(..)),
             wheel: Wheel::new(now),
-            window: Window::up_to(most),
+            window: Window::up_to(most, lanes),
             losses: Losses::default(),
             ways,
             read_until: now,

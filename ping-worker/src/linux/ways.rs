@@ -28,6 +28,9 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// there, so that a loss on any of them may concern it, and it counts as no neighbour.
 const MOST_ROUTES: usize = 10_000;
 
+/// Gateways of each family that are told apart: each takes a socket of its own. The others count as one.
+const MOST_GATEWAYS: usize = 6;
+
 /// A route by way of a gateway (linux/route.h).
 const RTF_GATEWAY: u32 = 0x2;
 
@@ -41,7 +44,18 @@ struct Route {
     /// Bits of `network` that count, from the top of the address.
     mask: u128,
     interface: String,
-    gateway: bool,
+    gateway: Option<u128>,
+}
+
+/// Where a message goes first, as far as its link address has to be found before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hop {
+    /// To the target itself, on a link of this box.
+    OnLink,
+    /// To the gateway of this number.
+    Gateway(usize),
+    /// To nobody whose link address is needed, or nobody knows.
+    Plain,
 }
 
 /// The state of an interface.
@@ -66,6 +80,8 @@ struct Ceased {
 pub(super) struct Ways {
     links: Option<Links>,
     routes: [Vec<Route>; 2],
+    /// Each by interface and address, in the order in which they were first needed, so that their numbers stay.
+    gateways: [Vec<(String, u128)>; 2],
     read: Option<Instant>,
     looked: Option<Instant>,
     /// By name, at the last look.
@@ -240,20 +256,38 @@ impl Ways {
         self.own.contains(&address)
     }
 
-    /// Whether `to` is on a link of this box, and its neighbour entry has to be found before anything leaves. It leaves
-    /// by `interface`, where one is given.
-    pub(super) fn is_on_link(&self, to: IpAddr, interface: Option<&str>) -> bool {
+    /// Where a message to `to` goes first. It leaves by `interface`, where one is given.
+    pub(super) fn hop(&mut self, to: IpAddr, interface: Option<&str>) -> Hop {
         const NO_NEIGHBOURS: InterfaceFlags = InterfaceFlags::IFF_NOARP
             .union(InterfaceFlags::IFF_LOOPBACK)
             .union(InterfaceFlags::IFF_POINTOPOINT);
         let (bits, family) = bits(to);
         let mut routes = self.routes[family].iter();
         let by = |route: &&Route| interface.is_none_or(|interface| route.interface == interface);
-        let route = routes.find(|route| by(route) && bits & route.mask == route.network);
-        route.is_some_and(|route| {
-            let known = self.interfaces.get(&route.interface);
-            !route.gateway && known.is_some_and(|known| !known.flags.intersects(NO_NEIGHBOURS))
-        })
+        let Some(route) = routes.find(|route| by(route) && bits & route.mask == route.network)
+        else {
+            return Hop::Plain;
+        };
+        if let Some(gateway) = route.gateway {
+            let known = &mut self.gateways[family];
+            let number = known
+                .iter()
+                .position(|(name, address)| *address == gateway && *name == route.interface);
+            return Hop::Gateway(number.unwrap_or_else(|| {
+                if known.len() < MOST_GATEWAYS {
+                    known.push((route.interface.clone(), gateway));
+                    known.len() - 1
+                } else {
+                    MOST_GATEWAYS
+                }
+            }));
+        }
+        let state = self.interfaces.get(&route.interface);
+        if state.is_some_and(|state| !state.flags.intersects(NO_NEIGHBOURS)) {
+            Hop::OnLink
+        } else {
+            Hop::Plain
+        }
     }
 }
 
@@ -276,7 +310,8 @@ fn by_any(routes: Vec<Route>) -> Vec<Route> {
         network: 0,
         mask: 0,
         interface,
-        gateway: true,
+        // Whichever it is.
+        gateway: Some(0),
     };
     interfaces.into_iter().map(everywhere).collect()
 }
@@ -307,7 +342,9 @@ fn parse_v4(line: &str) -> Option<Route> {
         network: address(fields.get(1)?)?,
         mask: address(fields.get(7)?)?,
         interface: (*fields.first()?).to_owned(),
-        gateway: flags & RTF_GATEWAY != 0,
+        gateway: (flags & RTF_GATEWAY != 0)
+            .then(|| address(fields.get(2)?))
+            .flatten(),
     })
 }
 
@@ -321,7 +358,9 @@ fn parse_v6(line: &str) -> Option<Route> {
         network: u128::from_str_radix(fields.first()?, 16).ok()?,
         mask: u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0),
         interface: (*fields.get(9)?).to_owned(),
-        gateway: flags & RTF_GATEWAY != 0,
+        gateway: (flags & RTF_GATEWAY != 0)
+            .then(|| u128::from_str_radix(fields.get(4)?, 16).ok())
+            .flatten(),
     })
 }
 
@@ -337,34 +376,35 @@ mod tests {
         );
         let gateway =
             parse_v4("eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0").unwrap();
-        assert!(gateway.gateway && gateway.mask == 0);
+        assert_eq!(gateway.gateway, Some(0xc0a8_0001));
+        assert_eq!(gateway.mask, 0);
         let v6 = parse_v6(
             "fd000002000000000000000000000000 40 00000000000000000000000000000000 00 \
              00000000000000000000000000000000 00000100 00000001 00000000 00000001     dead",
         )
         .unwrap();
         assert_eq!(v6.interface, "dead");
-        assert!(!v6.gateway);
+        assert_eq!(v6.gateway, None);
         assert_eq!(v6.mask.count_ones(), 64);
     }
 
     #[test]
     fn the_longest_prefix_decides() {
-        let line = |network: [u8; 4], gateway: bool, mask: [u8; 4], interface: &str| {
+        let line = |network: [u8; 4], gateway: u8, mask: [u8; 4], interface: &str| {
             let raw = u32::from_ne_bytes;
-            let flags = if gateway { 3 } else { 1 };
+            let flags = if gateway > 0 { 3 } else { 1 };
             let (network, mask) = (raw(network), raw(mask));
             parse_v4(&format!(
-                "{interface} {network:08X} 0 {flags:04X} 0 0 0 {mask:08X} 0 0 0"
+                "{interface} {network:08X} {gateway:08X} {flags:04X} 0 0 0 {mask:08X} 0 0 0"
             ))
             .unwrap()
         };
         let mut ways = Ways::default();
         ways.routes[0] = vec![
-            line([10, 1, 2, 0], true, [255, 255, 255, 0], "eth0"),
-            line([10, 1, 0, 0], false, [255, 255, 0, 0], "eth0"),
-            line([10, 2, 0, 0], false, [255, 255, 0, 0], "tun0"),
-            line([0, 0, 0, 0], true, [0, 0, 0, 0], "eth0"),
+            line([10, 1, 2, 0], 2, [255, 255, 255, 0], "eth0"),
+            line([10, 1, 0, 0], 0, [255, 255, 0, 0], "eth0"),
+            line([10, 2, 0, 0], 0, [255, 255, 0, 0], "tun0"),
+            line([0, 0, 0, 0], 1, [0, 0, 0, 0], "eth0"),
         ];
         let up = InterfaceFlags::IFF_UP;
         let state = |flags| Interface { flags, downs: None };
@@ -372,10 +412,31 @@ mod tests {
             ("eth0".to_owned(), state(up)),
             ("tun0".to_owned(), state(up | InterfaceFlags::IFF_NOARP)),
         ]);
-        let on_link = |text: &str| ways.is_on_link(text.parse().unwrap(), None);
-        assert!(on_link("10.1.1.1"));
-        assert!(!on_link("10.1.2.1"));
-        assert!(!on_link("10.2.0.1"));
-        assert!(!on_link("192.0.2.1"));
+        let mut hop = |text: &str| ways.hop(text.parse().unwrap(), None);
+        assert_eq!(hop("10.1.1.1"), Hop::OnLink);
+        assert_eq!(hop("10.1.2.1"), Hop::Gateway(0));
+        assert_eq!(hop("10.2.0.1"), Hop::Plain);
+        assert_eq!(hop("192.0.2.1"), Hop::Gateway(1));
+        assert_eq!(hop("10.1.2.2"), Hop::Gateway(0));
+    }
+
+    #[test]
+    fn gateways_past_the_bound_share_a_number() {
+        let mut ways = Ways::default();
+        ways.routes[0] = (0..10)
+            .map(|number| Route {
+                network: number << 8,
+                mask: 0xffff_ff00,
+                interface: "eth0".to_owned(),
+                gateway: Some(number + 1),
+            })
+            .collect();
+        let numbers = [0, 1, 2, 3, 4, 5, 6, 6, 6, 6].map(Hop::Gateway);
+        for _ in 0..2 {
+            let hops: [_; 10] = std::array::from_fn(|number| {
+                ways.hop(Ipv4Addr::from((number as u32) << 8).into(), None)
+            });
+            assert_eq!(hops, numbers);
+        }
     }
 }

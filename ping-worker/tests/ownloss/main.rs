@@ -7,6 +7,7 @@
 
 mod caller;
 mod counters;
+mod hops;
 mod links;
 mod neighbours;
 mod output;
