@@ -66,7 +66,7 @@ struct Interface {
     downs: Option<u32>,
 }
 
-/// An interface that has ceased to run, or does not run.
+/// An interface that has ceased to run, does not run, or has lost an address.
 #[derive(Debug)]
 struct Ceased {
     /// The last time that it was found so.
@@ -156,8 +156,18 @@ impl Ways {
         let Some(news) = self.links.as_ref().map(Links::read) else {
             return;
         };
+        // An answer to an address that is gone dies here. The state of every link is among the news.
+        let poorer: HashSet<_> = news
+            .links
+            .iter()
+            .filter(|link| news.poorer.contains(&link.index))
+            .map(|link| link.name.clone())
+            .collect();
         for link in news.links {
             self.take(link, now);
+        }
+        for name in poorer {
+            self.cease(name, now);
         }
         for name in news.gone {
             self.interfaces.remove(&name);
@@ -183,7 +193,9 @@ impl Ways {
 
     /// An interface is in this state.
     fn take(&mut self, link: Link, now: Instant) {
-        let Link { name, flags, downs } = link;
+        let Link {
+            name, flags, downs, ..
+        } = link;
         let flags = InterfaceFlags::from_bits_retain(flags as _);
         let state = Interface { flags, downs };
         let before = self.interfaces.get(&name).copied();
@@ -204,7 +216,7 @@ impl Ways {
         }
     }
 
-    /// An interface did not run, at `now` or for a moment before.
+    /// An interface did not run, or could not receive for one of its addresses, at `now` or for a moment before.
     fn cease(&mut self, name: String, now: Instant) {
         let [v4, v6] = self.routes.each_ref().map(|routes| {
             let its = routes.iter().filter(|route| route.interface == name);

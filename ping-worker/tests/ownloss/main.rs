@@ -5,6 +5,7 @@
 //! sockets. Needs root. Fails and says so without.
 #![cfg(target_os = "linux")]
 
+mod addresses;
 mod caller;
 mod counters;
 mod hops;
