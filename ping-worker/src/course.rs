@@ -229,6 +229,18 @@ impl Course {
             && self.count(|state| matches!(state, State::Answered(_))) == 0
     }
 
+    /// What our own box has lost, as far as the course alone tells: the kernel took a request and refused another one,
+    /// which might have been answered.
+    #[must_use]
+    pub fn refused_in_part(&self) -> OwnLoss {
+        let refused = self.count(|state| state == State::Refused);
+        if refused > 0 && refused < self.requests.len() {
+            OwnLoss::SEND_PATH
+        } else {
+            OwnLoss::default()
+        }
+    }
+
     /// Requests that may still be answered in time.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -274,6 +286,7 @@ impl Course {
     }
 
     fn status(&self, sent: usize, received: usize) -> Status {
+        let own_loss = self.own_loss.and(self.refused_in_part());
         if self.in_time {
             Status::Up
         } else if received > 0 {
@@ -286,8 +299,8 @@ impl Course {
                 code: error.code,
                 reporter: error.reporter,
             }
-        } else if self.own_loss != OwnLoss::default() {
-            Status::Unknown(self.own_loss)
+        } else if own_loss != OwnLoss::default() {
+            Status::Unknown(own_loss)
         } else {
             Status::Down {
                 no_arp: self.no_arp,

@@ -285,7 +285,8 @@ impl Probes {
         let attempts = target.attempts;
         let first = target.course.sent_at(0);
         let first = first.expect("a silent target was sent to");
-        let mut cause = self.losses.since(first, timeout);
+        let refused = target.course.refused_in_part();
+        let mut cause = self.losses.since(first, timeout).and(refused);
         let interface = self.interface.as_deref();
         let ways = self.ways.borrow();
         if ways.is_broken(target.to.address, interface, first) {

@@ -16,5 +16,6 @@ mod pair;
 mod prober;
 mod receiving;
 mod refusals;
+mod refused;
 mod stopping;
 mod truth;
