@@ -3,6 +3,9 @@
 //! missed, and each is noted at a moment after it. The count is of the whole network of the calling thread, so that
 //! what others lose is noted as well.
 //!
+//! What a send was refused for, such as the error of another target that waited on the socket, is counted in the same
+//! place, and once more as an error of `ICMPv6`: only the difference is what nobody was told of.
+//!
 //! Source: Linux `net/ipv6/ping.c` (`ping_v6_sendmsg` gives the length, whatever became of the message), RFC 4293
 //! (`ipSystemStatsOutDiscards`).
 
@@ -25,7 +28,9 @@ const BYTES: usize = 16 << 10;
 pub(super) struct Discards {
     /// Opened once: it stays that of the network in which it was opened.
     file: Option<File>,
-    count: Option<u64>,
+    /// At the last two looks, the latest one first. The kernel's sums are not of one moment: a refusal that falls
+    /// between them makes one count too small.
+    counts: [Option<i64>; 2],
     looked: Option<Instant>,
     rose: Option<Instant>,
 }
@@ -37,7 +42,7 @@ impl Discards {
             .inspect_err(|error| warn!(%error, "IPv6 messages thrown away here are not noticed"));
         let mut discards = Self {
             file: file.ok(),
-            count: None,
+            counts: [None; 2],
             looked: None,
             rose: None,
         };
@@ -63,10 +68,11 @@ impl Discards {
 
     fn counted(&mut self, text: &[u8], now: Instant) {
         let count = parse(text);
-        let before = std::mem::replace(&mut self.count, count);
-        if before.is_some() && before != count {
+        let before = self.counts.into_iter().flatten().max();
+        if before.is_some_and(|before| count.is_some_and(|count| count > before)) {
             self.rose = Some(now);
         }
+        self.counts = [count, self.counts[0]];
     }
 
     /// When the count was looked at.
@@ -80,13 +86,14 @@ impl Discards {
     }
 }
 
-/// The value of the line `Ip6OutDiscards  VALUE`.
-fn parse(text: &[u8]) -> Option<u64> {
+/// The difference between two lines of the form `NAME  VALUE`.
+fn parse(text: &[u8]) -> Option<i64> {
     let text = str::from_utf8(text).ok()?;
-    let mut values = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("Ip6OutDiscards"));
-    values.next()?.trim().parse().ok()
+    let value = |name| {
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+        values.next()?.trim().parse::<i64>().ok()
+    };
+    Some(value("Ip6OutDiscards")? - value("Icmp6OutErrors")?)
 }
 
 #[cfg(test)]
@@ -94,30 +101,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_count_that_rose_is_a_loss_and_only_then() {
+    fn only_what_nobody_was_told_of_is_a_loss_and_only_when_it_rose() {
         let start = Instant::now();
         let mut discards = Discards {
             file: None,
-            count: None,
+            counts: [None; 2],
             looked: None,
             rose: None,
         };
-        let text =
-            |count| format!("Ip6InDiscards\t9\nIp6OutDiscards   \t{count}\nIp6OutNoRoutes\t1\n");
-        for (after, count, rose) in [
-            (0, 7, None),
-            (20, 7, None),
-            (40, 8, Some(40)),
-            (60, 8, Some(40)),
+        let ms = |millis| start + Duration::from_millis(millis);
+        for (after, thrown_away, errors, rose) in [
+            (0, 7, 3, None),
+            (20, 7, 3, None),
+            (40, 9, 3, Some(40)),
+            (60, 9, 3, Some(40)),
+            // Refusals, the last of them between the two sums.
+            (80, 12, 6, Some(40)),
+            (100, 12, 7, Some(40)),
+            (120, 13, 7, Some(40)),
+            // Both at once.
+            (140, 15, 8, Some(140)),
         ] {
-            let ms = |millis| start + Duration::from_millis(millis);
-            discards.counted(text(count).as_bytes(), ms(after));
+            let text = format!(
+                "Ip6OutRequests\t9\nIp6OutDiscards   \t{thrown_away}\nIp6OutNoRoutes\t1\nIcmp6OutErrors \t{errors}\n"
+            );
+            discards.counted(text.as_bytes(), ms(after));
             assert_eq!(discards.rose(), rose.map(ms), "{after}");
         }
     }
 
     #[test]
     fn this_kernel_has_the_count() {
-        assert!(Discards::watch().count.is_some());
+        assert!(Discards::watch().counts[0].is_some());
     }
 }
