@@ -21,7 +21,9 @@ use super::{
     message::Echo,
     probes::{Halt, Probes, Staged},
     socket::{Opened, WayOut},
-    syscall::{BATCH, ErrorQueue, Incoming, Memory, Outgoing, is_back_pressure, memory},
+    syscall::{
+        BATCH, ErrorQueue, Incoming, Memory, Outgoing, is_back_pressure, may_be_of_another, memory,
+    },
     ways::Ways,
 };
 use crate::prober::RequestsSent;
@@ -179,7 +181,7 @@ impl Engine {
             match self.receive(socket) {
                 Ok(_) => {}
                 Err(Errno::EAGAIN) => {
-                    let read_all = self.read_errors(socket) < ERRORS;
+                    let read_all = self.read_errors(socket).read < ERRORS;
                     if read_all {
                         self.probes.read_until = before;
                     }
@@ -209,20 +211,21 @@ impl Engine {
         })
     }
 
-    /// Reads the error queue; returns how many errors it held.
-    fn read_errors(&mut self, socket: &Socket) -> usize {
+    /// Reads the error queue.
+    fn read_errors(&mut self, socket: &Socket) -> Errors {
         let Self { probes, errors, .. } = self;
-        let mut count = 0;
-        while count < ERRORS
+        let mut found = Errors::default();
+        while found.read < ERRORS
             && errors
                 .read(socket, |error| {
                     probes.reported(&error, Instant::now());
+                    found.by_icmp += 1;
                 })
                 .is_ok()
         {
-            count += 1;
+            found.read += 1;
         }
-        count
+        found
     }
 
     /// Does what time alone brings, as far as everything was read.
@@ -319,9 +322,12 @@ impl Engine {
                 Err(error) => {
                     // It may be the error of another target, which waited on the socket: only one that comes when
                     // nothing waits there is of this request.
-                    let waited = self.read_errors(socket) > 0;
+                    // What a refusal itself leaves in the queue did not wait there, and comes again each time: the
+                    // kernel's own word that a message is too long, or the ICMP error of a filter that rejects.
+                    let waited = self.read_errors(socket).by_icmp > 0;
                     let pending = matches!(socket.take_error(), Ok(Some(_)));
-                    if waited || pending || refusals == 0 {
+                    let is_own = !may_be_of_another(error);
+                    if !is_own && (waited || pending || refusals == 0) {
                         foreign += 1;
                         refusals = 1;
                         if foreign < FOREIGN_ERRORS {
@@ -331,7 +337,7 @@ impl Engine {
                         break;
                     }
                     refusals += 1;
-                    if refusals <= REFUSALS {
+                    if !is_own && refusals <= REFUSALS {
                         continue;
                     }
                     refusals = 0;
@@ -348,6 +354,14 @@ impl Engine {
         self.staged = staged;
         self.staged.clear();
     }
+}
+
+/// How many errors were in the queue.
+#[derive(Debug, Default, Clone, Copy)]
+struct Errors {
+    read: usize,
+    /// Those of them that came by ICMP.
+    by_icmp: usize,
 }
 
 /// Both clocks at one moment.
