@@ -31,6 +31,9 @@ const MOST_ROUTES: usize = 10_000;
 /// Gateways of each family that are told apart: each takes a socket of its own. The others count as one.
 const MOST_GATEWAYS: usize = 6;
 
+/// Instead of a gateway's address where that is unknown.
+const WHICHEVER: Option<u128> = Some(0);
+
 /// A route by way of a gateway (linux/route.h).
 const RTF_GATEWAY: u32 = 0x2;
 
@@ -71,6 +74,8 @@ struct Interface {
 struct Ceased {
     /// The last time that it was found so.
     at: Instant,
+    /// When it was first found so, if it has not run at any time since.
+    since: Option<Instant>,
     /// What was sent by it then.
     routes: [Vec<Route>; 2],
 }
@@ -134,7 +139,12 @@ impl Ways {
             };
             let mut routes: Vec<Route> = text.lines().filter_map(parse).collect();
             if routes.len() > MOST_ROUTES {
-                return by_any(routes);
+                let mut routes = by_any(routes);
+                routes.retain(|route| {
+                    let known = self.interfaces.get(&route.interface);
+                    known.is_none_or(|state| state.runs())
+                });
+                return routes;
             }
             // The longest prefix first; of equal ones the kernel lists the preferred one first.
             routes.sort_by_key(|route| std::cmp::Reverse(route.mask.count_ones()));
@@ -208,7 +218,14 @@ impl Ways {
         let was_up = before.is_some_and(Interface::is_up);
         self.interfaces.insert(name.clone(), state);
         if has_fallen || should_have || (state.is_up() || was_up) && !state.runs() {
-            self.cease(name, now);
+            self.cease(name.clone(), now);
+        }
+        if let Some(ceased) = self.ceased.get_mut(&name) {
+            ceased.since = match ceased.since {
+                _ if state.runs() => None,
+                Some(since) if !has_fallen => Some(since),
+                _ => Some(now),
+            };
         }
         if before != Some(state) {
             // The kernel drops the routes of an interface that is taken down.
@@ -227,6 +244,7 @@ impl Ways {
         }
         let ceased = self.ceased.entry(name).or_insert_with(|| Ceased {
             at: now,
+            since: None,
             routes: Default::default(),
         });
         ceased.at = now;
@@ -253,13 +271,28 @@ impl Ways {
     /// then. It leaves by `interface`, where one is given.
     pub(super) fn is_broken(&self, to: IpAddr, interface: Option<&str>, first: Instant) -> bool {
         let (bits, family) = bits(to);
+        let leads_there = |route: &&Route| bits & route.mask == route.network;
         self.ceased.iter().any(|(name, ceased)| {
-            let mut routes = ceased.routes[family].iter();
-            ceased.at >= first
-                && interface.map_or_else(
-                    || routes.any(|route| bits & route.mask == route.network),
-                    |interface| name == interface,
-                )
+            if ceased.at < first {
+                return false;
+            }
+            if let Some(interface) = interface {
+                return name == interface;
+            }
+            let known = ceased.routes[family]
+                .iter()
+                .any(|route| leads_there(&route));
+            // While it does not run its routes do not change: it took what it has the best one for, and nothing else.
+            let stays = ceased.since.is_some_and(|since| since <= first);
+            let mut routes = self.routes[family].iter().filter(leads_there);
+            known
+                && match routes.next() {
+                    Some(best) if stays && best.gateway != WHICHEVER => best.interface == *name,
+                    Some(best) if stays => {
+                        best.interface == *name || routes.any(|route| route.interface == *name)
+                    }
+                    _ => true,
+                }
         })
     }
 
@@ -322,8 +355,7 @@ fn by_any(routes: Vec<Route>) -> Vec<Route> {
         network: 0,
         mask: 0,
         interface,
-        // Whichever it is.
-        gateway: Some(0),
+        gateway: WHICHEVER,
     };
     interfaces.into_iter().map(everywhere).collect()
 }
@@ -450,5 +482,45 @@ mod tests {
             });
             assert_eq!(hops, numbers);
         }
+    }
+
+    #[test]
+    fn of_a_link_that_stays_down_only_the_best_route_counts() {
+        let route = |network, bits: u32, interface: &str| Route {
+            network,
+            mask: u128::MAX << (32 - bits) & 0xffff_ffff,
+            interface: interface.to_owned(),
+            gateway: Some(1),
+        };
+        let link = |flags: InterfaceFlags, downs| Link {
+            index: 2,
+            name: "wlan0".to_owned(),
+            flags: flags.bits() as u32,
+            downs: Some(downs),
+        };
+        let up = InterfaceFlags::IFF_UP;
+        let runs = up | InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_LOWER_UP;
+        let mut ways = Ways::default();
+        ways.routes[0] = vec![
+            route(0x0a00_0000, 8, "wlan0"),
+            route(0, 0, "eth0"),
+            route(0, 0, "wlan0"),
+        ];
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        ways.take(link(up, 1), at(0));
+        ways.take(link(up, 1), at(9));
+        let is_broken =
+            |ways: &Ways, to: [u8; 4], first| ways.is_broken(to.into(), None, at(first));
+        assert!(is_broken(&ways, [10, 0, 0, 1], 5));
+        assert!(!is_broken(&ways, [192, 0, 2, 1], 5));
+        assert!(!is_broken(&ways, [10, 0, 0, 1], 10));
+        // For a moment it ran: it may have taken anything then.
+        ways.take(link(up, 2), at(20));
+        assert!(is_broken(&ways, [192, 0, 2, 1], 15));
+        assert!(!is_broken(&ways, [192, 0, 2, 1], 20));
+        ways.take(link(runs, 2), at(30));
+        assert!(is_broken(&ways, [192, 0, 2, 1], 25));
+        assert!(!is_broken(&ways, [10, 0, 0, 1], 31));
     }
 }

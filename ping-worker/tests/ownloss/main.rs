@@ -17,5 +17,6 @@ mod prober;
 mod receiving;
 mod refusals;
 mod refused;
+mod standby;
 mod stopping;
 mod truth;
