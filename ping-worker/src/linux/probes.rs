@@ -34,7 +34,7 @@ use crate::{
 /// The most unanswered requests of one socket. They cost memory only, about 400 bytes each.
 const MOST_OUTSTANDING: usize = 1 << 18;
 
-/// The same to neighbours on a link. The kernel asks for each of them for three seconds, and the table that these share
+/// The same to neighbours on a link, of all threads together. The kernel asks for each of them for three seconds, and the table that these share
 /// with the gateways holds 1,024 entries (`net.ipv4.neigh.default.gc_thresh3`).
 const MOST_NEIGHBOURS: usize = 256;
 
@@ -101,11 +101,6 @@ impl Probes {
         now: Instant,
     ) -> Self {
         let on_link = way_out.hop == Hop::OnLink;
-        let most = if on_link {
-            MOST_NEIGHBOURS
-        } else {
-            MOST_OUTSTANDING
-        };
         Self {
             v6: way_out.v6,
             on_link,
@@ -114,7 +109,7 @@ impl Probes {
             book: Book::default(),
             places: Places::starting_at(fastrand::u32(..)),
             wheel: Wheel::new(now),
-            window: Window::up_to(most, lanes),
+            window: Window::up_to(most_unanswered(on_link, lanes), lanes),
             losses: Losses::default(),
             ways,
             read_until: now,
@@ -415,6 +410,15 @@ impl Probes {
     }
 }
 
+/// The bound of a window. The table of neighbours is there once for all threads.
+fn most_unanswered(on_link: bool, lanes: NonZeroUsize) -> usize {
+    if on_link {
+        (MOST_NEIGHBOURS / lanes).max(1)
+    } else {
+        MOST_OUTSTANDING
+    }
+}
+
 fn socket_address(to: Destination) -> SocketAddr {
     match to.address {
         IpAddr::V4(v4) => (v4, 0).into(),
@@ -429,4 +433,21 @@ fn is_from(address: SocketAddr, to: Destination) -> bool {
             SocketAddr::V4(_) => true,
             SocketAddr::V6(v6) => to.scope_id == 0 || v6.scope_id() == to.scope_id,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_threads_together_have_so_many_neighbours_unanswered() {
+        for lanes in 1..=64 {
+            let each = most_unanswered(true, NonZeroUsize::new(lanes).unwrap());
+            let all = each * lanes;
+            assert!(
+                all <= MOST_NEIGHBOURS && all > MOST_NEIGHBOURS - lanes,
+                "{lanes}"
+            );
+        }
+    }
 }

@@ -309,25 +309,27 @@ impl Ways {
         let (bits, family) = bits(to);
         let mut routes = self.routes[family].iter();
         let by = |route: &&Route| interface.is_none_or(|interface| route.interface == interface);
-        let Some(route) = routes.find(|route| by(route) && bits & route.mask == route.network)
-        else {
+        let route = routes.find(|route| by(route) && bits & route.mask == route.network);
+        // By an interface that is given and has no route, the kernel asks for an IPv4 target on its link.
+        let link = interface.filter(|_| to.is_ipv4());
+        let Some(name) = route.map(|route| route.interface.as_str()).or(link) else {
             return Hop::Plain;
         };
-        if let Some(gateway) = route.gateway {
+        if let Some(gateway) = route.and_then(|route| route.gateway) {
             let known = &mut self.gateways[family];
             let number = known
                 .iter()
-                .position(|(name, address)| *address == gateway && *name == route.interface);
+                .position(|(by, address)| *address == gateway && by == name);
             return Hop::Gateway(number.unwrap_or_else(|| {
                 if known.len() < MOST_GATEWAYS {
-                    known.push((route.interface.clone(), gateway));
+                    known.push((name.to_owned(), gateway));
                     known.len() - 1
                 } else {
                     MOST_GATEWAYS
                 }
             }));
         }
-        let state = self.interfaces.get(&route.interface);
+        let state = self.interfaces.get(name);
         if state.is_some_and(|state| !state.flags.intersects(NO_NEIGHBOURS)) {
             Hop::OnLink
         } else {
@@ -462,6 +464,14 @@ mod tests {
         assert_eq!(hop("10.2.0.1"), Hop::Plain);
         assert_eq!(hop("192.0.2.1"), Hop::Gateway(1));
         assert_eq!(hop("10.1.2.2"), Hop::Gateway(0));
+        let mut by = |text: &str, name| ways.hop(text.parse().unwrap(), Some(name));
+        assert_eq!(by("10.2.0.1", "eth0"), Hop::Gateway(1));
+        // No route by that interface: its link is asked, if it has neighbours.
+        ways.routes[0].truncate(3);
+        let mut by = |text: &str, name| ways.hop(text.parse().unwrap(), Some(name));
+        assert_eq!(by("192.0.2.1", "eth0"), Hop::OnLink);
+        assert_eq!(by("192.0.2.1", "tun0"), Hop::Plain);
+        assert_eq!(by("fd00::1", "eth0"), Hop::Plain);
     }
 
     #[test]
