@@ -35,6 +35,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use nix::net::if_::if_nametoindex;
 use pingfleet_wire::Probing;
 use socket2::{Socket, Type};
 use tokio::{
@@ -171,7 +172,7 @@ struct LinuxProber {
     told: Arc<Told>,
     lane: Lane,
     requests_sent: Arc<RequestsSent>,
-    sockets: RefCell<Vec<(WayOut, Rc<Driven>)>>,
+    sockets: RefCell<Vec<Known>>,
     drivers: RefCell<JoinSet<()>>,
     /// Cancelled when a driver ends in disorder: nothing more comes of what its socket has in hand.
     fault: CancellationToken,
@@ -185,6 +186,20 @@ struct Group {
     v6: bool,
     hop: Hop,
     members: Vec<(u32, Destination)>,
+}
+
+/// A socket that is kept.
+struct Known {
+    way_out: WayOut,
+    /// Of its interface, when it was opened.
+    index: Option<u32>,
+    driven: Rc<Driven>,
+}
+
+impl Known {
+    fn is(&self, way_out: &WayOut, index: Option<u32>) -> bool {
+        self.way_out == *way_out && self.index == index
+    }
 }
 
 /// A socket, its engine, and what its driver waits for.
@@ -274,17 +289,21 @@ impl LinuxProber {
     /// The socket for one way out.
     fn socket(&self, way_out: &WayOut) -> io::Result<Rc<Driven>> {
         let mut sockets = self.sockets.borrow_mut();
-        if let Some((_, driven)) = sockets.iter().find(|(known, _)| known == way_out) {
-            return Ok(Rc::clone(driven));
+        // A socket stays bound to the interface that it was opened for, when another one has its name.
+        let index = way_out.interface.as_deref().map(if_nametoindex);
+        let index = index.transpose().map_err(io::Error::from)?;
+        if let Some(known) = sockets.iter().find(|known| known.is(way_out, index)) {
+            return Ok(Rc::clone(&known.driven));
         }
-        if sockets.len() >= KEPT_SOCKETS {
-            sockets.retain(|(_, driven)| {
-                let in_use = driven.engine.borrow().probes.in_hand() > 0;
-                driven.is_retired.set(!in_use);
-                driven.changed.notify_one();
-                in_use
-            });
-        }
+        let is_full = sockets.len() >= KEPT_SOCKETS;
+        sockets.retain(|known| {
+            let is_outlived = known.way_out == *way_out;
+            let in_use = known.driven.engine.borrow().probes.in_hand() > 0;
+            let stays = in_use || !is_full && !is_outlived;
+            known.driven.is_retired.set(!stays);
+            known.driven.changed.notify_one();
+            stays
+        });
         let opened = open(way_out, self.hint, self.receive_buffer)?;
         self.tell(&opened);
         let engine = Engine::new(
@@ -303,7 +322,11 @@ impl LinuxProber {
             has_driver: Cell::new(false),
             is_retired: Cell::new(false),
         });
-        sockets.push((way_out.clone(), Rc::clone(&driven)));
+        sockets.push(Known {
+            way_out: way_out.clone(),
+            index,
+            driven: Rc::clone(&driven),
+        });
         Ok(driven)
     }
 

@@ -17,6 +17,7 @@ mod prober;
 mod receiving;
 mod refusals;
 mod refused;
+mod renamed;
 mod standby;
 mod stopping;
 mod truth;
