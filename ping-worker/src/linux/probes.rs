@@ -48,6 +48,9 @@ const JUDGED_AT_ONCE: usize = 512;
 /// How often a target is probed in all, when each time our own box may have lost the answer.
 const PASSES: u8 = 3;
 
+/// How long nothing is sent after an address had no sequence number left. To look for one costs a few milliseconds.
+const NO_SEQUENCE_PAUSE: Duration = Duration::from_millis(100);
+
 /// The least round-trip time that is told: the stamps of requests that leave in one call are no finer.
 const SHORTEST: Duration = Duration::from_micros(1);
 
@@ -362,6 +365,11 @@ impl Probes {
             let place = self
                 .places
                 .take(entry, |other| book.target(other).to.address == to.address);
+            let Some(place) = place else {
+                self.window.leave(1);
+                self.book.queue(index);
+                return Err(Halt::NotBefore(now + NO_SEQUENCE_PAUSE));
+            };
             outgoing.push(socket_address(to), |bytes| {
                 self.echo.write(bytes, place, to.address, size);
             });
