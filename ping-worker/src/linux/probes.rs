@@ -25,7 +25,7 @@ use super::{
     wheel::Wheel,
 };
 use crate::{
-    course::{Course, Credit, Schedule, Step, Unreachable},
+    course::{Credit, Schedule, Step, Unreachable},
     pacing::Pace,
     prober::Destination,
     window::Window,
@@ -303,9 +303,8 @@ impl Probes {
 
     fn begin_again(&mut self, index: u32) {
         self.forget(index);
-        let schedule = Arc::clone(&self.book.part_of(index).schedule);
         let target = self.book.target_mut(index);
-        target.course = Course::new(schedule);
+        target.course = target.course.again();
         target.attempts += 1;
         self.book.queue(index);
     }

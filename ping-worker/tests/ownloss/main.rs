@@ -8,6 +8,7 @@
 mod addresses;
 mod caller;
 mod counters;
+mod earlier;
 mod hops;
 mod links;
 mod neighbours;
