@@ -83,6 +83,8 @@ pub struct Course {
     /// Whether something was answered after the retries began.
     ended_by_answer: bool,
     unreachable: Option<Unreachable>,
+    /// Of a pass before this one, of which nothing else counts.
+    unreachable_before: Option<Unreachable>,
     no_arp: bool,
     errno: i32,
     own_loss: OwnLoss,
@@ -116,6 +118,21 @@ pub struct Unreachable {
     pub reporter: IpAddr,
 }
 
+impl Unreachable {
+    fn status(self) -> Status {
+        let Self {
+            icmp_type,
+            code,
+            reporter,
+        } = self;
+        Status::Unreachable {
+            icmp_type,
+            code,
+            reporter,
+        }
+    }
+}
+
 impl Course {
     /// A target to which nothing was sent yet.
     #[must_use]
@@ -126,9 +143,20 @@ impl Course {
             in_time: false,
             ended_by_answer: false,
             unreachable: None,
+            unreachable_before: None,
             no_arp: false,
             errno: 0,
             own_loss: OwnLoss::default(),
+        }
+    }
+
+    /// The same target from the start, because our own box may have lost an answer. Only an ICMP error is kept: the
+    /// network did say it, and it decides the status unless something is answered.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            unreachable_before: self.unreachable_before.or(self.unreachable),
+            ..Self::new(Arc::clone(&self.schedule))
         }
     }
 
@@ -229,6 +257,18 @@ impl Course {
             && self.count(|state| matches!(state, State::Answered(_))) == 0
     }
 
+    /// What our own box has lost, as far as the course alone tells: the kernel took a request and refused another one,
+    /// which might have been answered.
+    #[must_use]
+    pub fn refused_in_part(&self) -> OwnLoss {
+        let refused = self.count(|state| state == State::Refused);
+        if refused > 0 && refused < self.requests.len() {
+            OwnLoss::SEND_PATH
+        } else {
+            OwnLoss::default()
+        }
+    }
+
     /// Requests that may still be answered in time.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -274,20 +314,19 @@ impl Course {
     }
 
     fn status(&self, sent: usize, received: usize) -> Status {
+        let own_loss = self.own_loss.and(self.refused_in_part());
         if self.in_time {
             Status::Up
         } else if received > 0 {
             Status::Late
+        } else if let Some(error) = self.unreachable_before {
+            error.status()
         } else if sent == 0 && self.own_loss == OwnLoss::default() {
             Status::SendFailed { errno: self.errno }
         } else if let Some(error) = self.unreachable {
-            Status::Unreachable {
-                icmp_type: error.icmp_type,
-                code: error.code,
-                reporter: error.reporter,
-            }
-        } else if self.own_loss != OwnLoss::default() {
-            Status::Unknown(self.own_loss)
+            error.status()
+        } else if own_loss != OwnLoss::default() {
+            Status::Unknown(own_loss)
         } else {
             Status::Down {
                 no_arp: self.no_arp,

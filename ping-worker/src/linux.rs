@@ -10,6 +10,7 @@
 
 mod book;
 mod canary;
+mod discards;
 mod engine;
 mod links;
 mod loss;
@@ -24,15 +25,17 @@ mod wheel;
 use std::{
     cell::{Cell, RefCell},
     io,
+    num::NonZeroUsize,
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
 use async_trait::async_trait;
+use nix::net::if_::if_nametoindex;
 use pingfleet_wire::Probing;
 use socket2::{Socket, Type};
 use tokio::{
@@ -47,9 +50,10 @@ use tracing::{error, info, warn};
 use self::{
     book::Sink,
     canary::Canary,
+    discards::Discards,
     engine::{Engine, Next},
     socket::{Opened, WayOut, open},
-    ways::Ways,
+    ways::{Hop, Ways},
 };
 use crate::{
     course::Schedule,
@@ -57,7 +61,7 @@ use crate::{
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
 };
 
-/// Sockets kept open on a thread; more only while chunks need them at once.
+/// Sockets kept open on a thread, of all next hops that are told apart; more only while chunks need them at once.
 const KEPT_SOCKETS: usize = 16;
 
 /// A receive buffer below this holds fewer replies than may arrive at once.
@@ -72,6 +76,28 @@ pub struct LinuxPing {
     prefer_raw: bool,
     receive_buffer: Option<usize>,
     told: Arc<Told>,
+    lanes: Arc<AtomicUsize>,
+}
+
+/// Counts a prober among the lanes that share what is there once for the box, as long as it is there.
+struct Lane(Arc<AtomicUsize>);
+
+impl Lane {
+    fn enter(lanes: &Arc<AtomicUsize>) -> Self {
+        lanes.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(lanes))
+    }
+
+    /// How many lanes there are, with this one.
+    fn count(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.0.load(Ordering::Relaxed)).unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What is told once for all threads.
@@ -118,12 +144,14 @@ impl OpenProber for LinuxPing {
             hint,
             receive_buffer: self.receive_buffer,
             told: Arc::clone(&self.told),
+            lane: Lane::enter(&self.lanes),
             requests_sent,
             sockets: RefCell::default(),
             drivers: RefCell::default(),
             fault: CancellationToken::new(),
             ways: Rc::new(RefCell::new(Ways::watch())),
             canary: Rc::new(RefCell::new(Canary::new(hint))),
+            discards: Rc::new(RefCell::new(Discards::watch())),
         };
         // Only to know that they can be had: nobody reads a socket before something is probed by it.
         let [v4, v6] = [false, true].map(|v6| {
@@ -142,13 +170,36 @@ struct LinuxProber {
     hint: Type,
     receive_buffer: Option<usize>,
     told: Arc<Told>,
+    lane: Lane,
     requests_sent: Arc<RequestsSent>,
-    sockets: RefCell<Vec<(WayOut, Rc<Driven>)>>,
+    sockets: RefCell<Vec<Known>>,
     drivers: RefCell<JoinSet<()>>,
     /// Cancelled when a driver ends in disorder: nothing more comes of what its socket has in hand.
     fault: CancellationToken,
     ways: Rc<RefCell<Ways>>,
     canary: Rc<RefCell<Canary>>,
+    discards: Rc<RefCell<Discards>>,
+}
+
+/// Destinations that need one socket, each with its number.
+struct Group {
+    v6: bool,
+    hop: Hop,
+    members: Vec<(u32, Destination)>,
+}
+
+/// A socket that is kept.
+struct Known {
+    way_out: WayOut,
+    /// Of its interface, when it was opened.
+    index: Option<u32>,
+    driven: Rc<Driven>,
+}
+
+impl Known {
+    fn is(&self, way_out: &WayOut, index: Option<u32>) -> bool {
+        self.way_out == *way_out && self.index == index
+    }
 }
 
 /// A socket, its engine, and what its driver waits for.
@@ -172,16 +223,9 @@ impl Prober for LinuxProber {
         let sink = Sink::new(destinations.len());
         let schedule = Schedule::of(probing);
         let mut parts = Vec::new();
-        for (group, members) in self
-            .groups(destinations, probing.interface.as_deref())
-            .into_iter()
-            .enumerate()
-        {
-            if members.is_empty() {
-                continue;
-            }
+        for Group { v6, hop, members } in self.groups(destinations, probing.interface.as_deref()) {
             let members = members.into_iter();
-            let way_out = WayOut::of(probing, group & 2 != 0, group & 1 != 0);
+            let way_out = WayOut::of(probing, v6, hop);
             match self.socket(&way_out) {
                 Ok(driven) => {
                     self.drive(&driven);
@@ -218,19 +262,26 @@ impl Prober for LinuxProber {
 }
 
 impl LinuxProber {
-    /// The destinations, each with its number, by the socket that they need: routed, on a link, and the same of IPv6.
-    fn groups(
-        &self,
-        destinations: &[Destination],
-        interface: Option<&str>,
-    ) -> [Vec<(u32, Destination)>; 4] {
+    /// The destinations by the socket that they need.
+    fn groups(&self, destinations: &[Destination], interface: Option<&str>) -> Vec<Group> {
         let mut ways = self.ways.borrow_mut();
         ways.refresh(Instant::now());
-        let mut groups: [Vec<_>; 4] = Default::default();
+        let mut groups: Vec<Group> = Vec::new();
         for (number, to) in (0..).zip(destinations) {
-            let group = usize::from(to.address.is_ipv6()) * 2
-                + usize::from(ways.is_on_link(to.address, interface));
-            groups[group].push((number, *to));
+            let v6 = to.address.is_ipv6();
+            let hop = ways.hop(to.address, interface);
+            let member = (number, *to);
+            match groups
+                .iter_mut()
+                .find(|group| group.v6 == v6 && group.hop == hop)
+            {
+                Some(group) => group.members.push(member),
+                None => groups.push(Group {
+                    v6,
+                    hop,
+                    members: vec![member],
+                }),
+            }
         }
         groups
     }
@@ -238,17 +289,21 @@ impl LinuxProber {
     /// The socket for one way out.
     fn socket(&self, way_out: &WayOut) -> io::Result<Rc<Driven>> {
         let mut sockets = self.sockets.borrow_mut();
-        if let Some((_, driven)) = sockets.iter().find(|(known, _)| known == way_out) {
-            return Ok(Rc::clone(driven));
+        // A socket stays bound to the interface that it was opened for, when another one has its name.
+        let index = way_out.interface.as_deref().map(if_nametoindex);
+        let index = index.transpose().map_err(io::Error::from)?;
+        if let Some(known) = sockets.iter().find(|known| known.is(way_out, index)) {
+            return Ok(Rc::clone(&known.driven));
         }
-        if sockets.len() >= KEPT_SOCKETS {
-            sockets.retain(|(_, driven)| {
-                let in_use = driven.engine.borrow().probes.in_hand() > 0;
-                driven.is_retired.set(!in_use);
-                driven.changed.notify_one();
-                in_use
-            });
-        }
+        let is_full = sockets.len() >= KEPT_SOCKETS;
+        sockets.retain(|known| {
+            let is_outlived = known.way_out == *way_out;
+            let in_use = known.driven.engine.borrow().probes.in_hand() > 0;
+            let stays = in_use || !is_full && !is_outlived;
+            known.driven.is_retired.set(!stays);
+            known.driven.changed.notify_one();
+            stays
+        });
         let opened = open(way_out, self.hint, self.receive_buffer)?;
         self.tell(&opened);
         let engine = Engine::new(
@@ -256,7 +311,9 @@ impl LinuxProber {
             way_out,
             &self.ways,
             &self.canary,
+            &self.discards,
             Arc::clone(&self.requests_sent),
+            self.lane.count(),
         )?;
         let driven = Rc::new(Driven {
             engine: RefCell::new(engine),
@@ -265,7 +322,11 @@ impl LinuxProber {
             has_driver: Cell::new(false),
             is_retired: Cell::new(false),
         });
-        sockets.push((way_out.clone(), Rc::clone(&driven)));
+        sockets.push(Known {
+            way_out: way_out.clone(),
+            index,
+            driven: Rc::clone(&driven),
+        });
         Ok(driven)
     }
 

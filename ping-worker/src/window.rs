@@ -2,10 +2,13 @@
 //! still being resolved drops what does not fit its queue, without an error; and it stays bounded, because more in
 //! flight only costs memory and cache. Pure: no I/O and no clock.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
 
-/// Unanswered requests until the way out has shown that it works. A neighbour's queue holds more than that (Linux:
-/// `unres_qlen_bytes` of 212,992).
+/// Unanswered requests until the way out has shown that it works, of all that send by the same next hop. Its queue holds
+/// more than that (Linux: `unres_qlen_bytes` of 212,992).
 const FIRST: usize = 64;
 
 /// The most unanswered requests of one socket. Enough for 16,384 silent targets a second and thread at a timeout of
@@ -28,6 +31,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// The window of one socket.
 #[derive(Debug)]
 pub struct Window {
+    first: usize,
     most: usize,
     size: usize,
     in_flight: usize,
@@ -41,17 +45,22 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self::up_to(MOST)
+        Self::up_to(MOST, NonZeroUsize::MIN)
     }
 }
 
 impl Window {
-    /// A window that opens to `most` places.
+    /// A window that opens to `most` places, one of `windows` that may be in use by the same next hop.
     #[must_use]
-    pub fn up_to(most: usize) -> Self {
+    pub fn up_to(most: usize, windows: NonZeroUsize) -> Self {
+        Self::of((FIRST / windows).clamp(1, most.max(1)), most)
+    }
+
+    fn of(first: usize, most: usize) -> Self {
         Self {
+            first,
             most,
-            size: FIRST.min(most),
+            size: first,
             in_flight: 0,
             answered: 0,
             open: false,
@@ -69,7 +78,7 @@ impl Window {
     pub fn enter(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         let idle = self.in_flight == 0 && self.used.is_some_and(|used| now >= used + IDLE);
         if idle {
-            *self = Self::up_to(self.most);
+            *self = Self::of(self.first, self.most);
         }
         self.grow(now);
         if self.in_flight >= self.size {
@@ -214,11 +223,24 @@ mod tests {
     #[test]
     fn a_smaller_bound_holds_too() {
         let start = Instant::now();
-        let mut window = Window::up_to(100);
+        let mut window = Window::up_to(100, NonZeroUsize::MIN);
         assert_eq!(fill(&mut window, start), 64);
         assert_eq!(fill(&mut window, start + SILENCE), 36);
         assert_eq!(window.enter(start + 2 * SILENCE), Err(None));
-        assert_eq!(fill(&mut Window::up_to(10), start), 10);
+        let mut window = Window::up_to(10, NonZeroUsize::MIN);
+        assert_eq!(fill(&mut window, start), 10);
+    }
+
+    #[test]
+    fn windows_beside_each_other_share_the_opening() {
+        let start = Instant::now();
+        for (windows, first) in [(1, 64), (2, 32), (3, 21), (4, 16), (100, 1)] {
+            let mut window = Window::up_to(MOST, NonZeroUsize::new(windows).unwrap());
+            assert_eq!(fill(&mut window, start), first);
+            // As before after a pause.
+            window.leave(first);
+            assert_eq!(fill(&mut window, start + IDLE), first);
+        }
     }
 
     #[test]

@@ -246,10 +246,11 @@ const SCENARIOS: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
-        name: "one request that left makes it down, not send_failed",
+        name: "one request that left makes it no send_failed, and one that was refused no down",
         fates: &[Refused, Silence, Refused],
         leaves: &[0, 1000, 2500],
         settled: 2500,
+        status: Status::Unknown(OwnLoss::SEND_PATH),
         sent: 1,
         ..PLAIN
     },

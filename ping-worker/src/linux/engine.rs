@@ -5,6 +5,7 @@
 use std::{
     cell::RefCell,
     io,
+    num::NonZeroUsize,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -16,10 +17,13 @@ use tracing::warn;
 
 use super::{
     canary::Canary,
+    discards::Discards,
     message::Echo,
     probes::{Halt, Probes, Staged},
     socket::{Opened, WayOut},
-    syscall::{BATCH, ErrorQueue, Incoming, Memory, Outgoing, is_back_pressure, memory},
+    syscall::{
+        BATCH, ErrorQueue, Incoming, Memory, Outgoing, is_back_pressure, may_be_of_another, memory,
+    },
     ways::Ways,
 };
 use crate::prober::RequestsSent;
@@ -69,6 +73,8 @@ pub(super) struct Engine {
     requests_sent: Arc<RequestsSent>,
     ways: Rc<RefCell<Ways>>,
     canary: Rc<RefCell<Canary>>,
+    /// Where the kernel reports nothing that it throws away on the way out.
+    discards: Option<Rc<RefCell<Discards>>>,
     /// When the next turn should begin at the latest, if anything is in hand.
     expected: Option<Instant>,
     /// When counters and interfaces were looked at.
@@ -78,16 +84,19 @@ pub(super) struct Engine {
 }
 
 impl Engine {
+    /// For one of the sockets of `lanes` threads.
     pub(super) fn new(
         opened: &Opened,
         way_out: &WayOut,
         ways: &Rc<RefCell<Ways>>,
         canary: &Rc<RefCell<Canary>>,
+        discards: &Rc<RefCell<Discards>>,
         requests_sent: Arc<RequestsSent>,
+        lanes: NonZeroUsize,
     ) -> io::Result<Self> {
         let now = Instant::now();
         let echo = Echo::new(way_out.v6, opened.kind == Type::RAW, opened.identifier);
-        let mut probes = Probes::new(way_out, echo, Rc::clone(ways), now);
+        let mut probes = Probes::new(way_out, echo, Rc::clone(ways), lanes, now);
         probes.losses.counted(memory(&opened.socket)?.drops, now);
         Ok(Self {
             probes,
@@ -98,6 +107,7 @@ impl Engine {
             requests_sent,
             ways: Rc::clone(ways),
             canary: Rc::clone(canary),
+            discards: (way_out.v6 && opened.kind == Type::DGRAM).then(|| Rc::clone(discards)),
             expected: None,
             sampled: now,
             resume_at: None,
@@ -171,7 +181,7 @@ impl Engine {
             match self.receive(socket) {
                 Ok(_) => {}
                 Err(Errno::EAGAIN) => {
-                    let read_all = self.read_errors(socket) < ERRORS;
+                    let read_all = self.read_errors(socket).read < ERRORS;
                     if read_all {
                         self.probes.read_until = before;
                     }
@@ -201,20 +211,21 @@ impl Engine {
         })
     }
 
-    /// Reads the error queue; returns how many errors it held.
-    fn read_errors(&mut self, socket: &Socket) -> usize {
+    /// Reads the error queue.
+    fn read_errors(&mut self, socket: &Socket) -> Errors {
         let Self { probes, errors, .. } = self;
-        let mut count = 0;
-        while count < ERRORS
+        let mut found = Errors::default();
+        while found.read < ERRORS
             && errors
                 .read(socket, |error| {
                     probes.reported(&error, Instant::now());
+                    found.by_icmp += 1;
                 })
                 .is_ok()
         {
-            count += 1;
+            found.read += 1;
         }
-        count
+        found
     }
 
     /// Does what time alone brings, as far as everything was read.
@@ -240,6 +251,15 @@ impl Engine {
             canary.look(now);
             if let Some(at) = canary.missed() {
                 probes.losses.canary_missed(at);
+            }
+            if let Some(discards) = &self.discards {
+                let mut discards = discards.borrow_mut();
+                discards.look(now);
+                let looked = discards.looked().unwrap_or(now);
+                probes.losses_until = probes.losses_until.min(looked);
+                if let Some(at) = discards.rose() {
+                    probes.losses.no_way_out(at);
+                }
             }
         }
         if due {
@@ -302,9 +322,12 @@ impl Engine {
                 Err(error) => {
                     // It may be the error of another target, which waited on the socket: only one that comes when
                     // nothing waits there is of this request.
-                    let waited = self.read_errors(socket) > 0;
+                    // What a refusal itself leaves in the queue did not wait there, and comes again each time: the
+                    // kernel's own word that a message is too long, or the ICMP error of a filter that rejects.
+                    let waited = self.read_errors(socket).by_icmp > 0;
                     let pending = matches!(socket.take_error(), Ok(Some(_)));
-                    if waited || pending || refusals == 0 {
+                    let is_own = !may_be_of_another(error);
+                    if !is_own && (waited || pending || refusals == 0) {
                         foreign += 1;
                         refusals = 1;
                         if foreign < FOREIGN_ERRORS {
@@ -314,7 +337,7 @@ impl Engine {
                         break;
                     }
                     refusals += 1;
-                    if refusals <= REFUSALS {
+                    if !is_own && refusals <= REFUSALS {
                         continue;
                     }
                     refusals = 0;
@@ -331,6 +354,14 @@ impl Engine {
         self.staged = staged;
         self.staged.clear();
     }
+}
+
+/// How many errors were in the queue.
+#[derive(Debug, Default, Clone, Copy)]
+struct Errors {
+    read: usize,
+    /// Those of them that came by ICMP.
+    by_icmp: usize,
 }
 
 /// Both clocks at one moment.

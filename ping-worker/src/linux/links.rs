@@ -22,14 +22,16 @@ use nix::{
 const MESSAGES: usize = 16 << 10;
 
 /// Bytes of a message's own header (`struct nlmsghdr`), of a link's (`struct ifinfomsg`) and of an attribute's
-/// (`struct rtattr`).
+/// (`struct rtattr`). An address's (`struct ifaddrmsg`) has its link's index at the same place as a link's own.
 const HEADER: usize = 16;
 const LINK: usize = 16;
+const INDEX: usize = 4;
 const ATTRIBUTE: usize = 4;
 
 /// A link that a message is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link {
+    pub(super) index: u32,
     pub(super) name: String,
     /// As `netdevice(7)` has them.
     pub(super) flags: u32,
@@ -44,6 +46,8 @@ pub(super) struct News {
     pub(super) links: Vec<Link>,
     /// Links that are there no more.
     pub(super) gone: Vec<String>,
+    /// Indices of links that lost an address.
+    pub(super) poorer: Vec<u32>,
     /// Addresses have changed.
     pub(super) addresses: bool,
     /// More has changed than the kernel had room to tell.
@@ -119,7 +123,11 @@ impl News {
                     let link = read_link(&message[HEADER..]);
                     self.gone.extend(link.map(|link| link.name));
                 }
-                libc::RTM_NEWADDR | libc::RTM_DELADDR => self.addresses = true,
+                libc::RTM_NEWADDR => self.addresses = true,
+                libc::RTM_DELADDR => {
+                    self.addresses = true;
+                    self.poorer.extend(u32_at(message, HEADER + INDEX));
+                }
                 _ => {}
             }
             // Messages begin at multiples of four (NLMSG_ALIGN).
@@ -140,7 +148,7 @@ fn first_message(bytes: &[u8]) -> Option<(&[u8], u16)> {
 }
 
 fn read_link(link: &[u8]) -> Option<Link> {
-    let flags = u32_at(link, 8)?;
+    let (index, flags) = (u32_at(link, INDEX)?, u32_at(link, 8)?);
     let (mut name, mut downs) = (None, None);
     let mut attributes = link.get(LINK..)?;
     while let Some(length) = u16_at(attributes, 0).map(usize::from) {
@@ -161,6 +169,7 @@ fn read_link(link: &[u8]) -> Option<Link> {
             .unwrap_or_default();
     }
     Some(Link {
+        index,
         name: name?,
         flags,
         downs,
@@ -184,6 +193,7 @@ mod tests {
     fn message(kind: u16, flags: u32, name: &str, downs: u32) -> Vec<u8> {
         let mut bytes = vec![0; HEADER + LINK];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[HEADER + INDEX] = 40 + downs as u8;
         bytes[HEADER + 8..HEADER + 12].copy_from_slice(&flags.to_ne_bytes());
         for (kind, value) in [
             (13, vec![7]),
@@ -209,6 +219,7 @@ mod tests {
     #[test]
     fn links_are_told_with_flags_and_losses_of_carrier() {
         let link = |name: &str, flags, downs| Link {
+            index: 40 + downs,
             name: name.to_owned(),
             flags,
             downs: Some(downs),
@@ -219,11 +230,13 @@ mod tests {
                 message(libc::RTM_NEWADDR, 0, "an-address", 0),
                 message(libc::RTM_NEWLINK, 65, "eth1", 3),
                 message(libc::RTM_DELLINK, 0, "veth17a", 1),
+                message(libc::RTM_DELADDR, 0, "an-address", 9),
             ]
             .concat(),
         );
         assert_eq!(told.links, [link("eth0", 1, 0), link("eth1", 65, 3)]);
         assert_eq!(told.gone, ["veth17a"]);
+        assert_eq!(told.poorer, [49]);
         assert!(told.addresses && !told.untold);
     }
 

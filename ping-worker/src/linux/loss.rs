@@ -51,7 +51,7 @@ impl Losses {
 
     /// The way out was broken until `now`.
     pub(super) fn no_way_out(&mut self, now: Instant) {
-        self.send_path = Some(now);
+        self.send_path = self.send_path.max(Some(now));
     }
 
     /// An echo to this box itself was lost before `now`.

@@ -40,23 +40,30 @@ impl Places {
         }
     }
 
-    /// Takes the next place for `entry`. `same_address` tells whether another target has the same address.
-    pub(super) fn take(&mut self, entry: Entry, same_address: impl Fn(u32) -> bool) -> u32 {
+    /// Takes the next place for `entry`; none while all sequence numbers of its address are listened for. `same_address`
+    /// tells whether another target has the same address.
+    pub(super) fn take(&mut self, entry: Entry, same_address: impl Fn(u32) -> bool) -> Option<u32> {
         if self.taken * 2 >= self.ring.len() {
             self.double();
         }
-        loop {
+        let mut rejected = 0;
+        while rejected < SEQUENCES {
             let place = self.next;
             self.next = self.next.wrapping_add(1);
             let index = self.index(place);
             // At most half of the ring is taken, so a free place is never far.
-            if self.ring[index].is_some() || self.is_listened_for(place, &same_address) {
+            if self.ring[index].is_some() {
+                continue;
+            }
+            if self.is_listened_for(place, &same_address) {
+                rejected += 1;
                 continue;
             }
             self.ring[index] = Some((place, entry));
             self.taken += 1;
-            return place;
+            return Some(place);
         }
+        None
     }
 
     /// Gives a place back; returns what was there.
@@ -116,7 +123,7 @@ mod tests {
     fn over_65_535_requests_are_each_found_by_sequence_and_target() {
         let mut places = Places::starting_at(u32::MAX - 1000);
         let taken: Vec<_> = (0..200_000)
-            .map(|target| places.take(entry(target), |other| other == target))
+            .map(|target| places.take(entry(target), |other| other == target).unwrap())
             .collect();
         let distinct: HashSet<_> = taken.iter().collect();
         assert_eq!(distinct.len(), taken.len());
@@ -135,19 +142,24 @@ mod tests {
         let mut sequences = HashSet::new();
         // Every request is to one address, and stays out.
         for target in 0..65_536 {
-            let place = places.take(entry(target), |_| true);
+            let place = places.take(entry(target), |_| true).unwrap();
             assert!(sequences.insert(place as u16));
         }
+        // Until one of them is listened for no longer.
+        assert_eq!(places.take(entry(65_536), |_| true), None);
+        assert!(places.free(7 + 1000).is_some());
+        let place = places.take(entry(65_536), |_| true).unwrap();
+        assert_eq!(place as u16, 7 + 1000);
     }
 
     #[test]
     fn a_place_that_was_given_back_is_not_found() {
         let mut places = Places::starting_at(0);
-        let place = places.take(entry(1), |_| false);
+        let place = places.take(entry(1), |_| false).unwrap();
         assert_eq!(places.free(place), Some(entry(1)));
         assert_eq!(places.free(place), None);
         assert_eq!(places.candidates(place as u16).count(), 0);
-        let next = places.take(entry(2), |_| false);
+        let next = places.take(entry(2), |_| false).unwrap();
         assert_ne!(next as u16, place as u16);
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     cell::RefCell,
     net::{IpAddr, SocketAddr, SocketAddrV6},
+    num::NonZeroUsize,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,11 +21,11 @@ use super::{
     places::{Entry, Places},
     socket::WayOut,
     syscall::{NetworkError, Outgoing},
-    ways::Ways,
+    ways::{Hop, Ways},
     wheel::Wheel,
 };
 use crate::{
-    course::{Course, Credit, Schedule, Step, Unreachable},
+    course::{Credit, Schedule, Step, Unreachable},
     pacing::Pace,
     prober::Destination,
     window::Window,
@@ -33,7 +34,7 @@ use crate::{
 /// The most unanswered requests of one socket. They cost memory only, about 400 bytes each.
 const MOST_OUTSTANDING: usize = 1 << 18;
 
-/// The same to neighbours on a link. The kernel asks for each of them for three seconds, and the table that these share
+/// The same to neighbours on a link, of all threads together. The kernel asks for each of them for three seconds, and the table that these share
 /// with the gateways holds 1,024 entries (`net.ipv4.neigh.default.gc_thresh3`).
 const MOST_NEIGHBOURS: usize = 256;
 
@@ -46,6 +47,9 @@ const JUDGED_AT_ONCE: usize = 512;
 
 /// How often a target is probed in all, when each time our own box may have lost the answer.
 const PASSES: u8 = 3;
+
+/// How long nothing is sent after an address had no sequence number left. To look for one costs a few milliseconds.
+const NO_SEQUENCE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The least round-trip time that is told: the stamps of requests that leave in one call are no finer.
 const SHORTEST: Duration = Duration::from_micros(1);
@@ -91,21 +95,24 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    pub(super) fn new(way_out: &WayOut, echo: Echo, ways: Rc<RefCell<Ways>>, now: Instant) -> Self {
-        let most = if way_out.on_link {
-            MOST_NEIGHBOURS
-        } else {
-            MOST_OUTSTANDING
-        };
+    /// For one of the sockets of `lanes` threads.
+    pub(super) fn new(
+        way_out: &WayOut,
+        echo: Echo,
+        ways: Rc<RefCell<Ways>>,
+        lanes: NonZeroUsize,
+        now: Instant,
+    ) -> Self {
+        let on_link = way_out.hop == Hop::OnLink;
         Self {
             v6: way_out.v6,
-            on_link: way_out.on_link,
+            on_link,
             interface: way_out.interface.clone(),
             echo,
             book: Book::default(),
             places: Places::starting_at(fastrand::u32(..)),
             wheel: Wheel::new(now),
-            window: Window::up_to(most),
+            window: Window::up_to(most_unanswered(on_link, lanes), lanes),
             losses: Losses::default(),
             ways,
             read_until: now,
@@ -276,7 +283,8 @@ impl Probes {
         let attempts = target.attempts;
         let first = target.course.sent_at(0);
         let first = first.expect("a silent target was sent to");
-        let mut cause = self.losses.since(first, timeout);
+        let refused = target.course.refused_in_part();
+        let mut cause = self.losses.since(first, timeout).and(refused);
         let interface = self.interface.as_deref();
         let ways = self.ways.borrow();
         if ways.is_broken(target.to.address, interface, first) {
@@ -295,9 +303,8 @@ impl Probes {
 
     fn begin_again(&mut self, index: u32) {
         self.forget(index);
-        let schedule = Arc::clone(&self.book.part_of(index).schedule);
         let target = self.book.target_mut(index);
-        target.course = Course::new(schedule);
+        target.course = target.course.again();
         target.attempts += 1;
         self.book.queue(index);
     }
@@ -357,6 +364,11 @@ impl Probes {
             let place = self
                 .places
                 .take(entry, |other| book.target(other).to.address == to.address);
+            let Some(place) = place else {
+                self.window.leave(1);
+                self.book.queue(index);
+                return Err(Halt::NotBefore(now + NO_SEQUENCE_PAUSE));
+            };
             outgoing.push(socket_address(to), |bytes| {
                 self.echo.write(bytes, place, to.address, size);
             });
@@ -405,6 +417,15 @@ impl Probes {
     }
 }
 
+/// The bound of a window. The table of neighbours is there once for all threads.
+fn most_unanswered(on_link: bool, lanes: NonZeroUsize) -> usize {
+    if on_link {
+        (MOST_NEIGHBOURS / lanes).max(1)
+    } else {
+        MOST_OUTSTANDING
+    }
+}
+
 fn socket_address(to: Destination) -> SocketAddr {
     match to.address {
         IpAddr::V4(v4) => (v4, 0).into(),
@@ -419,4 +440,21 @@ fn is_from(address: SocketAddr, to: Destination) -> bool {
             SocketAddr::V4(_) => true,
             SocketAddr::V6(v6) => to.scope_id == 0 || v6.scope_id() == to.scope_id,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_threads_together_have_so_many_neighbours_unanswered() {
+        for lanes in 1..=64 {
+            let each = most_unanswered(true, NonZeroUsize::new(lanes).unwrap());
+            let all = each * lanes;
+            assert!(
+                all <= MOST_NEIGHBOURS && all > MOST_NEIGHBOURS - lanes,
+                "{lanes}"
+            );
+        }
+    }
 }

@@ -14,15 +14,15 @@ use pingfleet_wire::Probing;
 use socket2::{SockFilter, Socket, Type};
 use surge_ping::{AsyncSocket, Config, ICMP};
 
-use super::syscall;
+use super::{syscall, ways::Hop};
 use crate::socket::{Buffers, duplicate, enlarge};
 
 /// What makes one socket differ from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WayOut {
     pub(super) v6: bool,
-    /// To neighbours: what waits for their link addresses takes room from nobody else.
-    pub(super) on_link: bool,
+    /// What waits for the link address of one next hop holds up no other, and neighbours hold up nobody.
+    pub(super) hop: Hop,
     source: Option<IpAddr>,
     pub(super) interface: Option<String>,
     ttl: Option<u8>,
@@ -33,7 +33,7 @@ impl WayOut {
     pub(super) fn plain(v6: bool) -> Self {
         Self {
             v6,
-            on_link: false,
+            hop: Hop::Plain,
             source: None,
             interface: None,
             ttl: None,
@@ -41,10 +41,10 @@ impl WayOut {
     }
 
     /// As a plan wants it.
-    pub(super) fn of(probing: &Probing, v6: bool, on_link: bool) -> Self {
+    pub(super) fn of(probing: &Probing, v6: bool, hop: Hop) -> Self {
         Self {
             v6,
-            on_link,
+            hop,
             source: probing.source,
             interface: probing.interface.clone(),
             ttl: probing.ttl,

@@ -115,6 +115,24 @@ pub(super) fn is_back_pressure(error: Errno) -> bool {
     matches!(error, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
+/// Whether an ICMP error of an earlier message may be what a send returns (Linux: `icmp_err_convert` of
+/// `net/ipv4/icmp.c`, `icmpv6_err_convert` of `net/ipv6/icmp.c`). Any other errno is of the message itself.
+pub(super) fn may_be_of_another(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::ENETUNREACH
+            | Errno::EHOSTUNREACH
+            | Errno::ENOPROTOOPT
+            | Errno::ECONNREFUSED
+            | Errno::EMSGSIZE
+            | Errno::EOPNOTSUPP
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EPROTO
+            | Errno::EACCES
+    )
+}
+
 /// Messages to send.
 pub(super) struct Outgoing {
     headers: MultiHeaders<SockaddrStorage>,

@@ -28,6 +28,12 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// there, so that a loss on any of them may concern it, and it counts as no neighbour.
 const MOST_ROUTES: usize = 10_000;
 
+/// Gateways of each family that are told apart: each takes a socket of its own. The others count as one.
+const MOST_GATEWAYS: usize = 6;
+
+/// Instead of a gateway's address where that is unknown.
+const WHICHEVER: Option<u128> = Some(0);
+
 /// A route by way of a gateway (linux/route.h).
 const RTF_GATEWAY: u32 = 0x2;
 
@@ -41,7 +47,18 @@ struct Route {
     /// Bits of `network` that count, from the top of the address.
     mask: u128,
     interface: String,
-    gateway: bool,
+    gateway: Option<u128>,
+}
+
+/// Where a message goes first, as far as its link address has to be found before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hop {
+    /// To the target itself, on a link of this box.
+    OnLink,
+    /// To the gateway of this number.
+    Gateway(usize),
+    /// To nobody whose link address is needed, or nobody knows.
+    Plain,
 }
 
 /// The state of an interface.
@@ -52,11 +69,13 @@ struct Interface {
     downs: Option<u32>,
 }
 
-/// An interface that has ceased to run, or does not run.
+/// An interface that has ceased to run, does not run, or has lost an address.
 #[derive(Debug)]
 struct Ceased {
     /// The last time that it was found so.
     at: Instant,
+    /// When it was first found so, if it has not run at any time since.
+    since: Option<Instant>,
     /// What was sent by it then.
     routes: [Vec<Route>; 2],
 }
@@ -66,6 +85,8 @@ struct Ceased {
 pub(super) struct Ways {
     links: Option<Links>,
     routes: [Vec<Route>; 2],
+    /// Each by interface and address, in the order in which they were first needed, so that their numbers stay.
+    gateways: [Vec<(String, u128)>; 2],
     read: Option<Instant>,
     looked: Option<Instant>,
     /// By name, at the last look.
@@ -118,7 +139,12 @@ impl Ways {
             };
             let mut routes: Vec<Route> = text.lines().filter_map(parse).collect();
             if routes.len() > MOST_ROUTES {
-                return by_any(routes);
+                let mut routes = by_any(routes);
+                routes.retain(|route| {
+                    let known = self.interfaces.get(&route.interface);
+                    known.is_none_or(|state| state.runs())
+                });
+                return routes;
             }
             // The longest prefix first; of equal ones the kernel lists the preferred one first.
             routes.sort_by_key(|route| std::cmp::Reverse(route.mask.count_ones()));
@@ -140,8 +166,18 @@ impl Ways {
         let Some(news) = self.links.as_ref().map(Links::read) else {
             return;
         };
+        // An answer to an address that is gone dies here. The state of every link is among the news.
+        let poorer: HashSet<_> = news
+            .links
+            .iter()
+            .filter(|link| news.poorer.contains(&link.index))
+            .map(|link| link.name.clone())
+            .collect();
         for link in news.links {
             self.take(link, now);
+        }
+        for name in poorer {
+            self.cease(name, now);
         }
         for name in news.gone {
             self.interfaces.remove(&name);
@@ -167,7 +203,9 @@ impl Ways {
 
     /// An interface is in this state.
     fn take(&mut self, link: Link, now: Instant) {
-        let Link { name, flags, downs } = link;
+        let Link {
+            name, flags, downs, ..
+        } = link;
         let flags = InterfaceFlags::from_bits_retain(flags as _);
         let state = Interface { flags, downs };
         let before = self.interfaces.get(&name).copied();
@@ -180,7 +218,14 @@ impl Ways {
         let was_up = before.is_some_and(Interface::is_up);
         self.interfaces.insert(name.clone(), state);
         if has_fallen || should_have || (state.is_up() || was_up) && !state.runs() {
-            self.cease(name, now);
+            self.cease(name.clone(), now);
+        }
+        if let Some(ceased) = self.ceased.get_mut(&name) {
+            ceased.since = match ceased.since {
+                _ if state.runs() => None,
+                Some(since) if !has_fallen => Some(since),
+                _ => Some(now),
+            };
         }
         if before != Some(state) {
             // The kernel drops the routes of an interface that is taken down.
@@ -188,7 +233,7 @@ impl Ways {
         }
     }
 
-    /// An interface did not run, at `now` or for a moment before.
+    /// An interface did not run, or could not receive for one of its addresses, at `now` or for a moment before.
     fn cease(&mut self, name: String, now: Instant) {
         let [v4, v6] = self.routes.each_ref().map(|routes| {
             let its = routes.iter().filter(|route| route.interface == name);
@@ -199,6 +244,7 @@ impl Ways {
         }
         let ceased = self.ceased.entry(name).or_insert_with(|| Ceased {
             at: now,
+            since: None,
             routes: Default::default(),
         });
         ceased.at = now;
@@ -225,13 +271,28 @@ impl Ways {
     /// then. It leaves by `interface`, where one is given.
     pub(super) fn is_broken(&self, to: IpAddr, interface: Option<&str>, first: Instant) -> bool {
         let (bits, family) = bits(to);
+        let leads_there = |route: &&Route| bits & route.mask == route.network;
         self.ceased.iter().any(|(name, ceased)| {
-            let mut routes = ceased.routes[family].iter();
-            ceased.at >= first
-                && interface.map_or_else(
-                    || routes.any(|route| bits & route.mask == route.network),
-                    |interface| name == interface,
-                )
+            if ceased.at < first {
+                return false;
+            }
+            if let Some(interface) = interface {
+                return name == interface;
+            }
+            let known = ceased.routes[family]
+                .iter()
+                .any(|route| leads_there(&route));
+            // While it does not run its routes do not change: it took what it has the best one for, and nothing else.
+            let stays = ceased.since.is_some_and(|since| since <= first);
+            let mut routes = self.routes[family].iter().filter(leads_there);
+            known
+                && match routes.next() {
+                    Some(best) if stays && best.gateway != WHICHEVER => best.interface == *name,
+                    Some(best) if stays => {
+                        best.interface == *name || routes.any(|route| route.interface == *name)
+                    }
+                    _ => true,
+                }
         })
     }
 
@@ -240,9 +301,8 @@ impl Ways {
         self.own.contains(&address)
     }
 
-    /// Whether `to` is on a link of this box, and its neighbour entry has to be found before anything leaves. It leaves
-    /// by `interface`, where one is given.
-    pub(super) fn is_on_link(&self, to: IpAddr, interface: Option<&str>) -> bool {
+    /// Where a message to `to` goes first. It leaves by `interface`, where one is given.
+    pub(super) fn hop(&mut self, to: IpAddr, interface: Option<&str>) -> Hop {
         const NO_NEIGHBOURS: InterfaceFlags = InterfaceFlags::IFF_NOARP
             .union(InterfaceFlags::IFF_LOOPBACK)
             .union(InterfaceFlags::IFF_POINTOPOINT);
@@ -250,10 +310,31 @@ impl Ways {
         let mut routes = self.routes[family].iter();
         let by = |route: &&Route| interface.is_none_or(|interface| route.interface == interface);
         let route = routes.find(|route| by(route) && bits & route.mask == route.network);
-        route.is_some_and(|route| {
-            let known = self.interfaces.get(&route.interface);
-            !route.gateway && known.is_some_and(|known| !known.flags.intersects(NO_NEIGHBOURS))
-        })
+        // By an interface that is given and has no route, the kernel asks for an IPv4 target on its link.
+        let link = interface.filter(|_| to.is_ipv4());
+        let Some(name) = route.map(|route| route.interface.as_str()).or(link) else {
+            return Hop::Plain;
+        };
+        if let Some(gateway) = route.and_then(|route| route.gateway) {
+            let known = &mut self.gateways[family];
+            let number = known
+                .iter()
+                .position(|(by, address)| *address == gateway && by == name);
+            return Hop::Gateway(number.unwrap_or_else(|| {
+                if known.len() < MOST_GATEWAYS {
+                    known.push((name.to_owned(), gateway));
+                    known.len() - 1
+                } else {
+                    MOST_GATEWAYS
+                }
+            }));
+        }
+        let state = self.interfaces.get(name);
+        if state.is_some_and(|state| !state.flags.intersects(NO_NEIGHBOURS)) {
+            Hop::OnLink
+        } else {
+            Hop::Plain
+        }
     }
 }
 
@@ -276,7 +357,7 @@ fn by_any(routes: Vec<Route>) -> Vec<Route> {
         network: 0,
         mask: 0,
         interface,
-        gateway: true,
+        gateway: WHICHEVER,
     };
     interfaces.into_iter().map(everywhere).collect()
 }
@@ -307,7 +388,9 @@ fn parse_v4(line: &str) -> Option<Route> {
         network: address(fields.get(1)?)?,
         mask: address(fields.get(7)?)?,
         interface: (*fields.first()?).to_owned(),
-        gateway: flags & RTF_GATEWAY != 0,
+        gateway: (flags & RTF_GATEWAY != 0)
+            .then(|| address(fields.get(2)?))
+            .flatten(),
     })
 }
 
@@ -321,7 +404,9 @@ fn parse_v6(line: &str) -> Option<Route> {
         network: u128::from_str_radix(fields.first()?, 16).ok()?,
         mask: u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0),
         interface: (*fields.get(9)?).to_owned(),
-        gateway: flags & RTF_GATEWAY != 0,
+        gateway: (flags & RTF_GATEWAY != 0)
+            .then(|| u128::from_str_radix(fields.get(4)?, 16).ok())
+            .flatten(),
     })
 }
 
@@ -337,34 +422,35 @@ mod tests {
         );
         let gateway =
             parse_v4("eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0").unwrap();
-        assert!(gateway.gateway && gateway.mask == 0);
+        assert_eq!(gateway.gateway, Some(0xc0a8_0001));
+        assert_eq!(gateway.mask, 0);
         let v6 = parse_v6(
             "fd000002000000000000000000000000 40 00000000000000000000000000000000 00 \
              00000000000000000000000000000000 00000100 00000001 00000000 00000001     dead",
         )
         .unwrap();
         assert_eq!(v6.interface, "dead");
-        assert!(!v6.gateway);
+        assert_eq!(v6.gateway, None);
         assert_eq!(v6.mask.count_ones(), 64);
     }
 
     #[test]
     fn the_longest_prefix_decides() {
-        let line = |network: [u8; 4], gateway: bool, mask: [u8; 4], interface: &str| {
+        let line = |network: [u8; 4], gateway: u8, mask: [u8; 4], interface: &str| {
             let raw = u32::from_ne_bytes;
-            let flags = if gateway { 3 } else { 1 };
+            let flags = if gateway > 0 { 3 } else { 1 };
             let (network, mask) = (raw(network), raw(mask));
             parse_v4(&format!(
-                "{interface} {network:08X} 0 {flags:04X} 0 0 0 {mask:08X} 0 0 0"
+                "{interface} {network:08X} {gateway:08X} {flags:04X} 0 0 0 {mask:08X} 0 0 0"
             ))
             .unwrap()
         };
         let mut ways = Ways::default();
         ways.routes[0] = vec![
-            line([10, 1, 2, 0], true, [255, 255, 255, 0], "eth0"),
-            line([10, 1, 0, 0], false, [255, 255, 0, 0], "eth0"),
-            line([10, 2, 0, 0], false, [255, 255, 0, 0], "tun0"),
-            line([0, 0, 0, 0], true, [0, 0, 0, 0], "eth0"),
+            line([10, 1, 2, 0], 2, [255, 255, 255, 0], "eth0"),
+            line([10, 1, 0, 0], 0, [255, 255, 0, 0], "eth0"),
+            line([10, 2, 0, 0], 0, [255, 255, 0, 0], "tun0"),
+            line([0, 0, 0, 0], 1, [0, 0, 0, 0], "eth0"),
         ];
         let up = InterfaceFlags::IFF_UP;
         let state = |flags| Interface { flags, downs: None };
@@ -372,10 +458,79 @@ mod tests {
             ("eth0".to_owned(), state(up)),
             ("tun0".to_owned(), state(up | InterfaceFlags::IFF_NOARP)),
         ]);
-        let on_link = |text: &str| ways.is_on_link(text.parse().unwrap(), None);
-        assert!(on_link("10.1.1.1"));
-        assert!(!on_link("10.1.2.1"));
-        assert!(!on_link("10.2.0.1"));
-        assert!(!on_link("192.0.2.1"));
+        let mut hop = |text: &str| ways.hop(text.parse().unwrap(), None);
+        assert_eq!(hop("10.1.1.1"), Hop::OnLink);
+        assert_eq!(hop("10.1.2.1"), Hop::Gateway(0));
+        assert_eq!(hop("10.2.0.1"), Hop::Plain);
+        assert_eq!(hop("192.0.2.1"), Hop::Gateway(1));
+        assert_eq!(hop("10.1.2.2"), Hop::Gateway(0));
+        let mut by = |text: &str, name| ways.hop(text.parse().unwrap(), Some(name));
+        assert_eq!(by("10.2.0.1", "eth0"), Hop::Gateway(1));
+        // No route by that interface: its link is asked, if it has neighbours.
+        ways.routes[0].truncate(3);
+        let mut by = |text: &str, name| ways.hop(text.parse().unwrap(), Some(name));
+        assert_eq!(by("192.0.2.1", "eth0"), Hop::OnLink);
+        assert_eq!(by("192.0.2.1", "tun0"), Hop::Plain);
+        assert_eq!(by("fd00::1", "eth0"), Hop::Plain);
+    }
+
+    #[test]
+    fn gateways_past_the_bound_share_a_number() {
+        let mut ways = Ways::default();
+        ways.routes[0] = (0..10)
+            .map(|number| Route {
+                network: number << 8,
+                mask: 0xffff_ff00,
+                interface: "eth0".to_owned(),
+                gateway: Some(number + 1),
+            })
+            .collect();
+        let numbers = [0, 1, 2, 3, 4, 5, 6, 6, 6, 6].map(Hop::Gateway);
+        for _ in 0..2 {
+            let hops: [_; 10] = std::array::from_fn(|number| {
+                ways.hop(Ipv4Addr::from((number as u32) << 8).into(), None)
+            });
+            assert_eq!(hops, numbers);
+        }
+    }
+
+    #[test]
+    fn of_a_link_that_stays_down_only_the_best_route_counts() {
+        let route = |network, bits: u32, interface: &str| Route {
+            network,
+            mask: u128::MAX << (32 - bits) & 0xffff_ffff,
+            interface: interface.to_owned(),
+            gateway: Some(1),
+        };
+        let link = |flags: InterfaceFlags, downs| Link {
+            index: 2,
+            name: "wlan0".to_owned(),
+            flags: flags.bits() as u32,
+            downs: Some(downs),
+        };
+        let up = InterfaceFlags::IFF_UP;
+        let runs = up | InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_LOWER_UP;
+        let mut ways = Ways::default();
+        ways.routes[0] = vec![
+            route(0x0a00_0000, 8, "wlan0"),
+            route(0, 0, "eth0"),
+            route(0, 0, "wlan0"),
+        ];
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        ways.take(link(up, 1), at(0));
+        ways.take(link(up, 1), at(9));
+        let is_broken =
+            |ways: &Ways, to: [u8; 4], first| ways.is_broken(to.into(), None, at(first));
+        assert!(is_broken(&ways, [10, 0, 0, 1], 5));
+        assert!(!is_broken(&ways, [192, 0, 2, 1], 5));
+        assert!(!is_broken(&ways, [10, 0, 0, 1], 10));
+        // For a moment it ran: it may have taken anything then.
+        ways.take(link(up, 2), at(20));
+        assert!(is_broken(&ways, [192, 0, 2, 1], 15));
+        assert!(!is_broken(&ways, [192, 0, 2, 1], 20));
+        ways.take(link(runs, 2), at(30));
+        assert!(is_broken(&ways, [192, 0, 2, 1], 25));
+        assert!(!is_broken(&ways, [10, 0, 0, 1], 31));
     }
 }

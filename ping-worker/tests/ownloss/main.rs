@@ -5,14 +5,21 @@
 //! sockets. Needs root. Fails and says so without.
 #![cfg(target_os = "linux")]
 
+mod addresses;
 mod caller;
 mod canary;
 mod counters;
+mod earlier;
+mod hops;
 mod links;
 mod neighbours;
+mod output;
 mod pair;
 mod prober;
 mod receiving;
 mod refusals;
+mod refused;
+mod renamed;
+mod standby;
 mod stopping;
 mod truth;

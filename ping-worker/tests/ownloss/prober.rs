@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    num::NonZeroUsize,
     os::unix::fs::chown,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -31,6 +32,7 @@ use crate::{
 const FOLDER: &str = "PINGFLEET_OWNLOSS_FOLDER";
 const IS_RAW: &str = "PINGFLEET_OWNLOSS_RAW";
 const RECEIVE_BUFFER: &str = "PINGFLEET_OWNLOSS_RECEIVE_BUFFER";
+const LANES: &str = "PINGFLEET_OWNLOSS_LANES";
 const BYSTANDER: &str = "PINGFLEET_OWNLOSS_BYSTANDER";
 
 /// The table of sockets as the inner process leaves it.
@@ -41,6 +43,8 @@ const SOCKETS: &str = "sockets";
 pub(crate) struct Prober {
     /// Receive buffer in bytes, in the place of a large one.
     pub(crate) receive_buffer: Option<usize>,
+    /// Probing threads, in the place of one.
+    pub(crate) lanes: Option<NonZeroUsize>,
     /// Whether there is one more raw socket in the process, which has no filter and which nobody reads.
     pub(crate) bystander: bool,
 }
@@ -127,6 +131,9 @@ impl Prober {
         }
         if let Some(bytes) = self.receive_buffer {
             command.env(RECEIVE_BUFFER, bytes.to_string());
+        }
+        if let Some(lanes) = self.lanes {
+            command.env(LANES, lanes.to_string());
         }
         if self.bystander {
             command.env(BYSTANDER, variant.family.name());
@@ -236,7 +243,8 @@ async fn inner() -> anyhow::Result<()> {
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
     // No server: nobody outside of the network is asked for a name.
     let resolver = Resolver::with_servers(ResolverConfig::default(), ResolverOpts::default());
-    let lanes = Lanes::start(std::num::NonZeroUsize::MIN, &opener, None, resolver)?;
+    let threads = env::var(LANES).map_or(Ok(NonZeroUsize::MIN), |lanes| lanes.parse())?;
+    let lanes = Lanes::start(threads, &opener, None, resolver)?;
     let bystander = env::var(BYSTANDER)
         .ok()
         .map(|family| match family.as_str() {
