@@ -8,7 +8,11 @@ use pingfleet_wire::{Heartbeat, Message as _, Outcome, ResultChunk, Target, Work
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
-use crate::{Store, StoreError, Via, latest, now_us, signs};
+use crate::{
+    ClosedRun, Store, StoreError, Via,
+    close::{self, End},
+    now_us, signs,
+};
 
 /// What is kept of a quarantined message, in bytes.
 const QUARANTINED_BYTES: usize = 64 << 10;
@@ -75,15 +79,6 @@ pub struct Applied {
     pub is_large_run_settled: bool,
 }
 
-/// A run that a batch closed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClosedRun {
-    /// The run's number.
-    pub run: i64,
-    /// Whether every chunk is done; otherwise some are dead.
-    pub complete: bool,
-}
-
 /// What became of one delivery.
 enum Fate<'b> {
     Applied { rows: u64 },
@@ -112,31 +107,6 @@ impl Store {
             }
             writing.finish(via, taken)
         })
-    }
-
-    /// Closes the runs of this way that [`Store::apply`] left open although nothing of them is outstanding: large ones,
-    /// whose end takes several transactions. A writer that ends between them leaves this to the next one.
-    ///
-    /// # Errors
-    /// [`StoreError::Sqlite`]; calling it again goes on.
-    pub fn close_settled(&mut self, via: Via) -> Result<Vec<ClosedRun>, StoreError> {
-        let settled: Vec<i64> = self
-            .connection
-            .prepare_cached(
-                "SELECT run FROM runs
-                 WHERE state = 'running' AND via = ?1 AND chunks_done + chunks_dead = chunks",
-            )?
-            .query_map([via.name()], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        let mut closed = Vec::new();
-        for run in settled {
-            self.take_in_ahead(run)?;
-            let now = now_us();
-            closed.extend(self.write(|transaction| {
-                Progress::of(transaction, run)?.close(transaction, run, now)
-            })?);
-        }
-        Ok(closed)
     }
 }
 
@@ -422,7 +392,11 @@ impl<'a> Writing<'a> {
                     tally.redelivered,
                 ])?;
             if !tally.done.is_empty() || tally.dead != 0 {
-                self.end(run, &tally.done)?;
+                match close::after(self.transaction, run, &tally.done, self.now)? {
+                    End::Open => {}
+                    End::Closed(closed) => self.report.closed.push(closed),
+                    End::Large => self.report.is_large_run_settled = true,
+                }
             }
         }
         let report = &self.report;
@@ -442,71 +416,6 @@ impl<'a> Writing<'a> {
                 counted[2],
             ))?;
         Ok(self.report)
-    }
-
-    /// Closes a run some of whose chunks this batch settled, when those were the last.
-    fn end(&mut self, run: i64, done: &[u32]) -> Result<(), StoreError> {
-        let progress = Progress::of(self.transaction, run)?;
-        match progress.state.as_str() {
-            // The rest of it was taken in when it got this state.
-            "cancelled" | "incomplete" => {
-                for chunk in done {
-                    latest::update_chunk(self.transaction, run, *chunk)?;
-                }
-            }
-            _ if progress.outstanding > 0 => {}
-            _ if progress.targets > latest::AT_ONCE => {
-                self.report.is_large_run_settled = true;
-                return Ok(());
-            }
-            _ => latest::update(self.transaction, run)?,
-        }
-        let closed = progress.close(self.transaction, run, self.now)?;
-        self.report.closed.extend(closed);
-        Ok(())
-    }
-}
-
-/// How far a run is.
-struct Progress {
-    state: String,
-    targets: i64,
-    outstanding: i64,
-    dead: i64,
-}
-
-impl Progress {
-    fn of(connection: &Connection, run: i64) -> Result<Self, StoreError> {
-        Ok(connection
-            .prepare_cached(
-                "SELECT state, targets, chunks - chunks_done - chunks_dead, chunks_dead FROM runs WHERE run = ?1",
-            )?
-            .query_row([run], |row| {
-                Ok(Self {
-                    state: row.get(0)?,
-                    targets: row.get(1)?,
-                    outstanding: row.get(2)?,
-                    dead: row.get(3)?,
-                })
-            })?)
-    }
-
-    /// Closes the run when none of its chunks is outstanding; its rows are in `latest`. One that was closed with dead
-    /// chunks is closed again when one of them was done after all; one that is cancelled or complete stays so.
-    fn close(
-        &self,
-        connection: &Connection,
-        run: i64,
-        now: i64,
-    ) -> Result<Option<ClosedRun>, StoreError> {
-        if self.outstanding > 0 || !matches!(self.state.as_str(), "running" | "incomplete") {
-            return Ok(None);
-        }
-        let complete = self.dead == 0;
-        connection
-            .prepare_cached("UPDATE runs SET state = ?2, finished_at_us = ?3 WHERE run = ?1")?
-            .execute((run, if complete { "complete" } else { "incomplete" }, now))?;
-        Ok(Some(ClosedRun { run, complete }))
     }
 }
 

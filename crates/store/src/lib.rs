@@ -5,6 +5,7 @@
 
 mod apply;
 mod chunks;
+mod close;
 mod db;
 mod error;
 mod header;
@@ -20,8 +21,9 @@ mod signs;
 mod tests;
 mod verify;
 
-pub use apply::{Applied, ClosedRun, Incoming, Letter};
+pub use apply::{Applied, Incoming, Letter};
 pub use chunks::{Outgoing, Overdue, Republish};
+pub use close::ClosedRun;
 pub use db::Db;
 pub use error::StoreError;
 pub use lock::FileLock;

@@ -129,7 +129,7 @@ fn a_next_hop_that_answers_opens_no_way_by_a_slow_one() -> anyhow::Result<()> {
         let report = probe(&pair, variant, Prober::default(), &chunks)?;
         nothing_lost(&pair, variant, &report)?;
         // The others did not wait for the slow ones.
-        ensure!(report.order == [0, 1], "{:?}", report.order);
+        ensure!(report.took[0] < report.took[1], "{:?}", report.took);
         Ok(())
     })
 }
