@@ -50,13 +50,8 @@ fn network(family: Family) -> anyhow::Result<Namespace> {
         Family::V6 => ("fd78::1", 64, "fd00:10::8000:0:0:0/65"),
     };
     let far = slow(family).address;
-    Far(&pair).sh(&format!(
-        "ip addr add {far}/{bits} dev veth0
-         nft add table netdev deaf
-         nft add chain netdev deaf in '{{ type filter hook ingress device veth0 priority 0; }}'
-         nft add rule netdev deaf in ether type arp drop
-         nft add rule netdev deaf in icmpv6 type nd-neighbor-solicit drop"
-    ))?;
+    Far(&pair).sh(&format!("ip addr add {far}/{bits} dev veth0"))?;
+    pair::deafen(&Far(&pair))?;
     pair.sh(&format!(
         "ip addr add {near}/{bits} dev veth0 nodad; ip route add {prefix} via {far}"
     ))?;
@@ -84,9 +79,7 @@ fn probe(
         targets: addresses(first, TARGETS),
     });
     let running = prober.start(pair, variant, asked.collect())?;
-    let slow = slow(variant.family);
-    pair::wait_for(pair, &["neigh", "show", slow.address], "INCOMPLETE")?;
-    Far(pair).sh("nft delete table netdev deaf")?;
+    pair::hear_the_next_question(&Far(pair))?;
     running.finish()
 }
 

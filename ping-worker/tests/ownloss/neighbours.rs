@@ -41,10 +41,8 @@ fn a_next_hop_that_takes_a_second_to_resolve_costs_no_answer() -> anyhow::Result
             },
             targets: addresses(pair::living(variant.family), ROUTED),
         };
-        let mut running = Prober::default().start(&pair, variant, vec![asked])?;
-        // The first question is asked in vain, and the next one a second later.
-        running.wait_for(variant.family, 1)?;
-        answer_questions(&pair)?;
+        let running = Prober::default().start(&pair, variant, vec![asked])?;
+        pair::hear_the_next_question(&Far(&pair))?;
         let report = running.finish()?;
         let sent = Echoes::read(&pair, variant.family)?;
         let came = Echoes::read(&Far(&pair), variant.family)?;
@@ -86,10 +84,7 @@ fn a_slow_next_hop_drops_what_is_sent_at_once() -> anyhow::Result<()> {
         ])
         .stderr(Stdio::null())
         .spawn()?;
-    while Echoes::read(&pair, Family::V4)?.requests_out == 0 {
-        ensure!(fping.try_wait()?.is_none(), "fping sends nothing");
-    }
-    answer_questions(&pair)?;
+    pair::hear_the_next_question(&Far(&pair))?;
     fping.wait()?;
     let sent = Echoes::read(&pair, Family::V4)?;
     let came = Echoes::read(&Far(&pair), Family::V4)?;
@@ -103,18 +98,10 @@ fn a_slow_next_hop_drops_what_is_sent_at_once() -> anyhow::Result<()> {
 /// A network whose gateway answers no question for its link address.
 fn slow_network(family: Family) -> anyhow::Result<Namespace> {
     let pair = pair::make()?;
-    Far(&pair).sh("nft add table netdev deaf
-         nft add chain netdev deaf in '{ type filter hook ingress device veth0 priority 0; }'
-         nft add rule netdev deaf in ether type arp drop
-         nft add rule netdev deaf in icmpv6 type nd-neighbor-solicit drop")?;
+    pair::deafen(&Far(&pair))?;
     let [_, gateway] = pair::ends(family);
     pair.sh(&format!("ip neigh del {gateway} dev veth0"))?;
     Ok(pair)
-}
-
-/// From now on it does.
-fn answer_questions(pair: &Namespace) -> anyhow::Result<()> {
-    Far(pair).sh("nft delete table netdev deaf")
 }
 
 #[test]

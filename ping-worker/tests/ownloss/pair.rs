@@ -68,6 +68,22 @@ pub(crate) fn know(far: &Far<'_>, near: &str) -> anyhow::Result<()> {
     ))
 }
 
+/// From now on the far side hears no question for a link address.
+pub(crate) fn deafen(far: &Far<'_>) -> anyhow::Result<()> {
+    far.sh("nft add table netdev deaf
+         nft add counter netdev deaf questions
+         nft add chain netdev deaf in '{ type filter hook ingress device veth0 priority 0; }'
+         nft add rule netdev deaf in ether type arp counter name questions drop
+         nft add rule netdev deaf in icmpv6 type nd-neighbor-solicit counter name questions drop")
+}
+
+/// Waits until a question was asked in vain; from then on the far side hears them: the next one comes a second later.
+pub(crate) fn hear_the_next_question(far: &Far<'_>) -> anyhow::Result<()> {
+    let list = ["list", "counter", "netdev", "deaf", "questions"];
+    wait_while(far, "nft", &list, |shown| shown.contains("packets 0 "))?;
+    far.sh("nft delete table netdev deaf")
+}
+
 /// The kernel takes a new IPv6 address into use on a work queue; what is sent to it before is lost.
 pub(crate) fn wait_for_address(net: &impl Network, address: &str) -> anyhow::Result<()> {
     wait_for(net, &["route", "get", address], "local ")
@@ -75,12 +91,26 @@ pub(crate) fn wait_for_address(net: &impl Network, address: &str) -> anyhow::Res
 
 /// Waits until `ip` shows a text.
 pub(crate) fn wait_for(net: &impl Network, arguments: &[&str], text: &str) -> anyhow::Result<()> {
+    wait_while(net, "ip", arguments, |shown| !shown.contains(text))
+}
+
+/// Waits as long as a program shows something of which this holds.
+fn wait_while(
+    net: &impl Network,
+    program: &str,
+    arguments: &[&str],
+    holds: impl Fn(&str) -> bool,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let shown = net.command("ip").args(arguments).output()?;
-        if String::from_utf8(shown.stdout)?.contains(text) {
+        let output = net.command(program).args(arguments).output()?;
+        let shown = String::from_utf8(output.stdout)?;
+        if output.status.success() && !holds(&shown) {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "ip {arguments:?}: never {text}");
+        ensure!(
+            Instant::now() < deadline,
+            "{program} {arguments:?} still shows {shown}"
+        );
     }
 }

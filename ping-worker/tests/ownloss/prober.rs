@@ -198,7 +198,9 @@ impl Running {
             let result = ResultChunk::decode(&fs::read(&file)?)?;
             outcomes.push(result.outcomes);
             let began = UNIX_EPOCH + Duration::from_micros(result.started_at_us);
-            took.push(file.metadata()?.modified()?.duration_since(began)?);
+            // A file's time is that of the kernel's last tick, which may lie before the prober's own clock.
+            let took_so_long = file.metadata()?.modified()?.duration_since(began);
+            took.push(took_so_long.unwrap_or_default());
         }
         Ok(Report {
             outcomes,
