@@ -145,6 +145,12 @@ impl Fleet {
         self.set("PINGFLEET_STORE__PATH", &path);
     }
 
+    /// What the names of this fleet's queues begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The name of one of this fleet's queues.
     #[must_use]
     pub fn queue(&self, suffix: &str) -> String {

@@ -28,11 +28,11 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "duplicates-with-other-outcomes",
         group: "messages",
-        fault: "every chunk is published twice and probed by two workers that find other outcomes",
-        holds: "the first result of a chunk wins, whole",
+        fault: "every chunk is probed twice, by two workers that find other outcomes: one after the other, and at once",
+        holds: "the first result of a chunk wins, whole; the second one is counted",
         control: Control {
-            broken: "one row of a chunk taken from the other result",
-            shown_by: &["are not those of one probing"],
+            broken: "the rows of a chunk taken from the second result, whole, as if the last one won",
+            shown_by: &["run 1 chunk 3: its 10 rows are not those of one probing"],
         },
         run: other_outcomes,
     },
@@ -93,35 +93,71 @@ fn twice(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
 }
 
 fn other_outcomes(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    const CHUNKS: i64 = 200;
     bench.with_fleet(|fleet| {
         let writer = acts::writer(fleet)?;
-        let _one = acts::worker(fleet, "one", &["--delay", "50ms", "--prefetch", "5"])?;
         let other = OTHER_SCRIPT.to_string();
         let flags = ["--script", &other, "--delay", "50ms", "--prefetch", "5"];
+        let both = [SCRIPT, OTHER_SCRIPT].to_vec();
+
+        // One after the other: who is the first is known.
+        let one = acts::worker(fleet, "one", &[])?;
+        acts::publish(fleet, 2000, 10)?;
+        fleet.rest()?;
+        acts::dismiss(one)?;
         let _two = acts::worker(fleet, "two", &flags)?;
+        acts::send_again(fleet, 1)?;
+        fleet.wait_for_quiet_queues()?;
+        let duplicates = || -> anyhow::Result<i64> {
+            let counted = fleet.sqlite3("select sum(duplicates) from run_summary")?;
+            Ok(counted.parse()?)
+        };
+        let counted = duplicates()?;
+        if promise == Promise::Broken {
+            // The second worker's findings, stored by another run.
+            acts::publish(fleet, 2000, 10)?;
+            fleet.rest()?;
+            acts::tamper(
+                fleet,
+                "update results as r set (status, reason, sent, received, rtt_min_ns, rtt_avg_ns, rtt_max_ns, attempts) =
+                 (select status, reason, sent, received, rtt_min_ns, rtt_avg_ns, rtt_max_ns, attempts from results o
+                  where o.run = 2 and o.address = r.address) where run = 1 and chunk = 3",
+            )?;
+        }
+        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        if counted != CHUNKS {
+            found.push(format!("{counted} duplicates of {CHUNKS} chunks probed again"));
+        }
+        if promise == Promise::Broken {
+            return Ok(Outcome {
+                story: "a chunk with the second result".to_owned(),
+                violations: found,
+            });
+        }
+
+        // Both at once: whoever is the first has all rows of a chunk.
+        let _one = acts::worker(fleet, "one", &["--delay", "50ms", "--prefetch", "5"])?;
         let producer = acts::faulty_producer(fleet, 2000, 10, &["--sabotage", "twice"])?;
         ensure!(producer.wait()?.success(), "the producer gave up");
         fleet.rest()?;
         fleet.wait_for_quiet_queues()?;
         acts::dismiss(writer)?;
-        if promise == Promise::Broken {
-            acts::tamper(
-                fleet,
-                "update results set (status, reason, sent, received) = (select status, reason, sent, received from
-                 results o where o.status <> results.status limit 1) where chunk = 3 and position = 3",
-            )?;
-        }
+        let won = fleet.sqlite3(
+            "select group_concat(n) from (select count(*) n from chunks where run = 2 group by worker)",
+        )?;
+        ensure!(won.contains(','), "one worker did it all");
+        let more = duplicates()? - counted;
         let expected = Expected {
-            scripts: vec![SCRIPT, OTHER_SCRIPT],
+            scripts: both,
             ..Expected::default()
         };
-        let won = fleet
-            .sqlite3("select group_concat(n) from (select count(*) n from chunks group by worker)")?;
-        let duplicates = fleet.sqlite3("select sum(duplicates) from run_summary")?;
-        ensure!(won.contains(','), "one worker did it all");
+        found.extend(violations(fleet, &expected)?);
         Ok(Outcome {
-            story: format!("{won} chunks by the two workers, {duplicates} duplicates"),
-            violations: violations(fleet, &expected)?,
+            story: format!(
+                "{CHUNKS} chunks with the first result, {counted} duplicates; then {won} chunks by two workers at \
+                 once, {more} duplicates"
+            ),
+            violations: found,
         })
     })
 }
