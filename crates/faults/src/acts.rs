@@ -205,11 +205,11 @@ pub fn tamper(fleet: &Fleet, sql: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Publishes messages as a role does, and awaits that each is stored.
-///
-/// # Errors
-/// When the broker does not store one.
-pub fn send(fleet: &Fleet, queue: Queue, bodies: &[Vec<u8>]) -> anyhow::Result<()> {
+/// Does something with the fleet's broker as a role does.
+fn with_broker<T>(
+    fleet: &Fleet,
+    body: impl AsyncFnOnce(&RabbitBroker) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let broker = RabbitBroker::new(&RabbitConfig {
         prefix: fleet.prefix().to_owned(),
         ..RabbitConfig::new(fleet.broker()?.url())
@@ -218,15 +218,41 @@ pub fn send(fleet: &Fleet, queue: Queue, bodies: &[Vec<u8>]) -> anyhow::Result<(
         .worker_threads(1)
         .enable_all()
         .build()?
-        .block_on(async {
-            let mut publisher = broker.publisher().await?;
-            for body in bodies {
-                let confirmed = publisher.publish(queue, body).await?.await?;
-                ensure!(confirmed == Confirmed::Stored, "{confirmed:?}");
-            }
-            publisher.close().await;
-            Ok(())
-        })
+        .block_on(body(&broker))
+}
+
+/// Publishes messages, and awaits that each is stored.
+///
+/// # Errors
+/// When the broker does not store one.
+pub fn send(fleet: &Fleet, queue: Queue, bodies: &[Vec<u8>]) -> anyhow::Result<()> {
+    with_broker(fleet, async |broker| {
+        let mut publisher = broker.publisher().await?;
+        for body in bodies {
+            let confirmed = publisher.publish(queue, body).await?.await?;
+            ensure!(confirmed == Confirmed::Stored, "{confirmed:?}");
+        }
+        publisher.close().await;
+        Ok(())
+    })
+}
+
+/// Waits until somebody consumes a queue.
+///
+/// # Errors
+/// When nobody does.
+pub fn wait_for_consumer(fleet: &Fleet, queue: Queue) -> anyhow::Result<()> {
+    with_broker(fleet, async |broker| {
+        let began = Instant::now();
+        while broker.depth(queue).await?.consumers == 0 {
+            ensure!(
+                began.elapsed() < crate::PATIENCE,
+                "nobody consumes {queue:?}"
+            );
+            tokio::time::sleep(crate::LOOK).await;
+        }
+        Ok(())
+    })
 }
 
 /// Publishes every chunk of a run once more, whatever became of it. The database does not know of it.

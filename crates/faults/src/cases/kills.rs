@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use pingfleet_broker::Queue;
 use pingfleet_store::RunSummary;
 
 use crate::{
@@ -61,7 +62,8 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "random-kills",
         group: "processes",
-        fault: "SIGKILL of one of two workers, writer and producer at random moments of a running sweep (200 of them)",
+        fault: "SIGKILL of writer or one of two workers with a session, or producer, at random moments of a running \
+                sweep: 200 of processes that ran",
         holds: "nothing is lost, nothing is dead",
         control: Control {
             broken: "workers that ack first",
@@ -239,18 +241,42 @@ struct Sweep<'a> {
     /// The writer, and two workers.
     programs: [Option<Program>; 3],
     runs: u32,
+    /// Processes that ran until they were killed: the writer, the workers, producers.
+    kills: [u32; 3],
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
+    fn start(fleet: &'a Fleet, sabotage: &'a [&'a str]) -> anyhow::Result<Self> {
+        let program = |which| Self::program(fleet, sabotage, which);
+        Ok(Self {
+            fleet,
+            sabotage,
+            programs: [Some(program(0)?), Some(program(1)?), Some(program(2)?)],
+            runs: 0,
+            kills: [0; 3],
+        })
+    }
+
+    /// Starts a program, and waits until it has its session: one that is killed before has nothing to lose.
+    fn program(fleet: &Fleet, sabotage: &[&str], which: usize) -> anyhow::Result<Program> {
+        if which == 0 {
+            let writer = acts::writer(fleet)?;
+            acts::wait_for_consumer(fleet, Queue::Results)?;
+            return Ok(writer);
+        }
+        let mut worker = acts::worker(fleet, "worker", sabotage)?;
+        worker.wait_for("worker ready")?;
+        Ok(worker)
+    }
+
     /// Publishes one more run, in which the producer may be killed at a random moment.
-    fn publish(&mut self, dice: &mut fastrand::Rng, kills: &mut u32) -> anyhow::Result<()> {
+    fn publish(&mut self, dice: &mut fastrand::Rng) -> anyhow::Result<()> {
         self.runs += 1;
         let mut producer = acts::start_producer(self.fleet, 2000, 5, &["--detach"])?;
-        if *kills > 0 && dice.bool() {
-            *kills -= 1;
-            std::thread::sleep(Duration::from_millis(dice.u64(50..1500)));
-            if producer.has_ended()?.is_none() {
-                producer.kill()?;
+        if dice.bool() {
+            std::thread::sleep(Duration::from_millis(dice.u64(20..400)));
+            if producer.kill_if_it_runs()? {
+                self.kills[2] += 1;
             }
             let resumed = self
                 .fleet
@@ -264,14 +290,12 @@ impl Sweep<'_> {
     }
 
     fn kill(&mut self, which: usize) -> anyhow::Result<()> {
-        let place = &mut self.programs[which];
-        if let Some(program) = place.take() {
+        if let Some(program) = self.programs[which].take() {
+            // All of them run until somebody ends them.
             program.kill()?;
+            self.kills[usize::from(which > 0)] += 1;
         }
-        *place = Some(match which {
-            0 => acts::writer(self.fleet)?,
-            _ => acts::worker(self.fleet, "worker", self.sabotage)?,
-        });
+        self.programs[which] = Some(Self::program(self.fleet, self.sabotage, which)?);
         Ok(())
     }
 }
@@ -288,37 +312,29 @@ fn random(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         if promise == Promise::Broken {
             sabotage.extend(["--sabotage", "ack-first"]);
         }
-        let mut sweep = Sweep {
-            fleet,
-            sabotage: &sabotage,
-            programs: [
-                Some(acts::writer(fleet)?),
-                Some(acts::worker(fleet, "worker", &sabotage)?),
-                Some(acts::worker(fleet, "worker", &sabotage)?),
-            ],
-            runs: 0,
-        };
-        let mut left = wanted;
-        while left > 0 {
+        let mut sweep = Sweep::start(fleet, &sabotage)?;
+        while sweep.kills.iter().sum::<u32>() < wanted {
             let outstanding = match fleet.store().and_then(|store| Ok(store.summaries()?)) {
                 Ok(runs) => runs.iter().map(RunSummary::outstanding).sum::<i64>(),
                 Err(_) => 0,
             };
             if outstanding < 200 {
-                sweep.publish(&mut dice, &mut left)?;
+                sweep.publish(&mut dice)?;
                 continue;
             }
             // Long enough for a worker to settle what its window holds: a chunk may come back twenty times only.
             std::thread::sleep(Duration::from_millis(dice.u64(100..700)));
             sweep.kill(dice.usize(0..3))?;
-            left -= 1;
         }
         fleet.rest()?;
         let found = violations(fleet, &Expected::done(SCRIPT))?;
         let counts = fleet.sqlite3("select sum(redelivered), sum(duplicates) from run_summary")?;
+        let [writer, workers, producers] = sweep.kills;
         Ok(Outcome {
             story: format!(
-                "{wanted} kills in {} runs (seed {seed}); redelivered | duplicates: {counts}",
+                "{} kills in {} runs: {writer} of the writer, {workers} of workers, {producers} of producers (seed \
+                 {seed}); redelivered | duplicates: {counts}",
+                writer + workers + producers,
                 sweep.runs
             ),
             violations: found,
