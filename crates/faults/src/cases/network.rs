@@ -160,10 +160,13 @@ fn cut(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     let mut story = Vec::new();
     let mut found = Vec::new();
     for (cut, lasting) in cuts {
+        // One that consumes, and one that publishes.
+        acts::wait_until("the worker's two connections, and no dead one", || {
+            Ok(connections(&fleet)? == 2)
+        })?;
         acts::publish(&fleet, 2000, 20)?;
         fleet.wait_for_run("first results", |run| run.chunks_done >= 10)?;
-        let (before, connected) = (lost(&worker), connections(&fleet)?);
-        ensure!(connected == 2, "the worker has {connected} connections");
+        let before = lost(&worker);
         make(&fleet, *cut)?;
         let began = Instant::now();
         let reset = || {
@@ -199,11 +202,11 @@ fn cut(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         if !as_told {
             found.push(said.clone());
         }
-        acts::wait_until("the broker to let go of dead connections", || {
-            Ok(connections(&fleet)? == connected)
-        })?;
         story.push(said);
     }
+    acts::wait_until("the broker to let go of dead connections", || {
+        Ok(connections(&fleet)? == 2)
+    })?;
     acts::dismiss(worker)?;
     acts::dismiss(writer)?;
     let duplicates = fleet.sqlite3("select sum(duplicates) from run_summary")?;
