@@ -149,6 +149,20 @@ impl Faults {
         self.arguments.sabotages(sabotage)
     }
 
+    /// Before the process dies behind something that it sends: the client library tells nobody when a frame has left.
+    async fn wait_for_the_wire(&self, boundary: Boundary) {
+        if self.is_next(boundary) {
+            tokio::time::sleep(ON_THE_WIRE).await;
+        }
+    }
+
+    /// Whether the next passing of this boundary is the last one.
+    fn is_next(&self, boundary: Boundary) -> bool {
+        self.arguments.kill_at.is_some_and(|at| {
+            at.boundary == boundary && self.passed.load(Ordering::Relaxed) + 1 == at.passing
+        })
+    }
+
     fn pass(&self, boundary: Boundary) {
         let Some(at) = self.arguments.kill_at else {
             return;
@@ -278,6 +292,7 @@ impl Publisher for TamperedPublisher {
             drop(self.inner.publish(queue, body).await?);
         }
         let confirm = self.inner.publish(queue, body).await?;
+        self.faults.wait_for_the_wire(Boundary::Published).await;
         self.faults.pass(Boundary::Published);
         if self.faults.sabotages(Sabotage::Believe) {
             return Ok(futures_util::future::ready(Ok(Confirmed::Stored)).boxed());
@@ -327,15 +342,7 @@ impl Consumer for TamperedConsumer {
         if !self.faults.sabotages(Sabotage::AckFirst) {
             self.inner.ack(tag, multiple).await?;
         }
-        if self
-            .faults
-            .arguments
-            .kill_at
-            .is_some_and(|at| at.boundary == Boundary::Acked)
-        {
-            // The client library tells nobody when the frame has left.
-            tokio::time::sleep(ON_THE_WIRE).await;
-        }
+        self.faults.wait_for_the_wire(Boundary::Acked).await;
         self.faults.pass(Boundary::Acked);
         Ok(())
     }
