@@ -101,8 +101,6 @@ pub async fn run(
     let via = settings.via;
     db.patiently(move |store| store.writer_seen(via, &holder))
         .await?;
-    // A writer that was killed may have left large runs to this one.
-    session::tell(&db.patiently(Store::close_settled).await?);
     let mut sessions = Sessions::default();
     tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
     loop {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
-use pingfleet_store::{Applied, ClosedRun, Db, Incoming, Store, Via};
+use pingfleet_store::{Applied, ClosedRun, Db, Incoming, Via};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -110,6 +110,8 @@ impl<'a> Session<'a> {
     ) -> Result<(), WriterError> {
         let mut sign = tokio::time::interval(SIGN_OF_LIFE);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A writer that was killed, or a session that was lost, may have left large runs to this one.
+        close_settled(self.db, self.settings.via, stop).await?;
         loop {
             if self.is_full() {
                 self.flush(summary, stop).await?;
@@ -203,6 +205,7 @@ impl<'a> Session<'a> {
         self.flush_at = None;
         self.quiet_at = None;
         let batch = std::mem::take(&mut self.batch);
+        let mut is_large_run_settled = false;
         if !batch.is_empty() {
             let applied = commit(self.db, self.settings.via, batch.incoming, stop).await?;
             summary.batches += 1;
@@ -210,6 +213,7 @@ impl<'a> Session<'a> {
             summary.applied += applied.applied;
             summary.duplicates += applied.duplicates;
             summary.quarantined += applied.quarantined;
+            is_large_run_settled = applied.is_large_run_settled;
             tell(&applied.closed);
             tracing::debug!(
                 rows = applied.rows,
@@ -223,6 +227,9 @@ impl<'a> Session<'a> {
         ack(&mut *self.results, &batch.results, held).await?;
         ack(&mut *self.dead, &batch.dead, held).await?;
         ack(&mut *self.heartbeats, &batch.heartbeats, false).await?;
+        if is_large_run_settled {
+            close_settled(self.db, self.settings.via, stop).await?;
+        }
         Ok(())
     }
 }
@@ -240,8 +247,19 @@ async fn note_sign_of_life(db: &Db, via: Via, stop: &CancellationToken) -> Resul
     }
 }
 
-/// Applies a batch, and closes a large run that it settled; waits for another program's lock, with nothing acked
-/// meanwhile.
+/// Closes the large runs that are settled. A stop does not wait for a lock that is in the way: then the next writer
+/// does it.
+async fn close_settled(db: &Db, via: Via, stop: &CancellationToken) -> Result<(), WriterError> {
+    tokio::select! {
+        // First, so that it is begun whatever comes: the database's thread ends what it has begun.
+        biased;
+        closed = db.patiently(move |store| store.close_settled(via)) => tell(&closed?),
+        () = stop.cancelled() => {}
+    }
+    Ok(())
+}
+
+/// Applies a batch; waits for another program's lock, with nothing acked meanwhile.
 async fn commit(
     db: &Db,
     via: Via,
@@ -253,24 +271,15 @@ async fn commit(
         stop.cancelled().await;
         tokio::time::sleep(STOP_DEADLINE).await;
     };
-    let committed = async {
-        let mut applied = db.patiently(move |store| store.apply(via, &batch)).await?;
-        if applied.is_large_run_settled {
-            applied
-                .closed
-                .extend(db.patiently(Store::close_settled).await?);
-        }
-        Ok(applied)
-    };
     tokio::select! {
-        applied = committed => applied,
+        applied = db.patiently(move |store| store.apply(via, &batch)) => Ok(applied?),
         // Whether it is committed is unknown now; it is not acked, so redelivery tells.
         () = deadline => Err(WriterError::StopDeadline { seconds: STOP_DEADLINE.as_secs() }),
     }
 }
 
 /// Tells of runs that were closed.
-pub(crate) fn tell(closed: &[ClosedRun]) {
+fn tell(closed: &[ClosedRun]) {
     for run in closed {
         tracing::info!(run = run.run, complete = run.complete, "run closed");
     }

@@ -2,6 +2,7 @@
 
 mod batches;
 mod faults;
+mod large;
 mod neighbours;
 mod rig;
 mod signs;

@@ -36,6 +36,7 @@ const KNOWN: &[&str] = &[
     "probing.ttl",
     "probing.source",
     "probing.interface",
+    "probing.family",
     "probing.rate",
     "probing.chunk_size",
 ];
@@ -67,6 +68,7 @@ struct Entry {
 }
 
 /// The values of all layers, the strongest of each key, and the problems found so far.
+#[derive(Default)]
 pub struct Layers {
     entries: BTreeMap<String, Entry>,
     problems: Vec<String>,
@@ -76,10 +78,7 @@ impl Layers {
     /// Reads the file and the environment. A file that was named must be there; the default one may be missing.
     #[must_use]
     pub fn read(file: Option<&Path>) -> Self {
-        let mut layers = Self {
-            entries: BTreeMap::new(),
-            problems: Vec::new(),
-        };
+        let mut layers = Self::default();
         layers.take_file(file);
         layers.take_environment(std::env::vars_os());
         layers
@@ -236,10 +235,7 @@ mod tests {
     }
 
     fn environment(variables: &[(&str, &str)]) -> Layers {
-        let mut layers = Layers {
-            entries: BTreeMap::new(),
-            problems: Vec::new(),
-        };
+        let mut layers = Layers::default();
         layers.take_environment(
             variables
                 .iter()

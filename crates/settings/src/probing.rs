@@ -44,7 +44,7 @@ pub struct ProbingArgs {
     /// Time to live, or hop limit [default: the system's]
     #[arg(long, value_name = "N")]
     pub ttl: Option<String>,
-    /// Source address
+    /// Source address; names then resolve to its family
     #[arg(short = 'S', long, value_name = "ADDRESS")]
     pub source: Option<String>,
     /// Network interface
@@ -92,10 +92,19 @@ impl ProbingArgs {
         ] {
             layers.flag(key, flag, text.as_deref());
         }
-        let family = match (self.v4, self.v6) {
-            (true, _) => Family::V4,
-            (_, true) => Family::V6,
-            _ => Family::Any,
+        if self.v4 {
+            layers.flag("probing.family", "-4", Some("ipv4"));
+        }
+        if self.v6 {
+            layers.flag("probing.family", "-6", Some("ipv6"));
+        }
+        let asked = layers.get("probing.family", Family::Any, family);
+        let source = layers.get("probing.source", None, |text| source(text, asked).map(Some));
+        // From an address of one family nothing leaves to the other.
+        let family = match source {
+            Some(IpAddr::V4(_)) => Family::V4,
+            Some(IpAddr::V6(_)) => Family::V6,
+            None => asked,
         };
         let usual = Probing::default();
         let backoff_permille = layers.get("probing.backoff", usual.backoff_permille, |text| {
@@ -120,9 +129,7 @@ impl ProbingArgs {
             ttl: layers.get("probing.ttl", usual.ttl, |text| {
                 number(1, 255)(text).map(Some)
             }),
-            source: layers.get("probing.source", None, |text| {
-                source(text, family).map(Some)
-            }),
+            source,
             interface: layers.get("probing.interface", None, |text| {
                 let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
                 if (1..=64).contains(&text.len()) && plain {
@@ -157,6 +164,15 @@ impl ProbingArgs {
     }
 }
 
+fn family(text: &str) -> Result<Family, String> {
+    match text {
+        "any" => Ok(Family::Any),
+        "ipv4" => Ok(Family::V4),
+        "ipv6" => Ok(Family::V6),
+        _ => Err(format!("{text:?} is neither any, ipv4 nor ipv6")),
+    }
+}
+
 fn source(text: &str, family: Family) -> Result<IpAddr, String> {
     let address: IpAddr = text
         .parse()
@@ -165,6 +181,10 @@ fn source(text: &str, family: Family) -> Result<IpAddr, String> {
         (Family::V4, IpAddr::V6(_)) | (Family::V6, IpAddr::V4(_)) => {
             Err(format!("{address} is not of the family that is asked for"))
         }
+        // The same address may be on every link, and no interface can be told to the kernel before it is bound.
+        (_, IpAddr::V6(local)) if local.is_unicast_link_local() => Err(format!(
+            "{address} is an address of a link: take one of a wider scope, or name the interface by -I alone"
+        )),
         _ => Ok(address),
     }
 }
@@ -183,6 +203,40 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+
+    fn resolved(flags: &[(&str, &str)]) -> (Probing, String) {
+        let mut layers = Layers::default();
+        for (key, text) in flags {
+            layers.flag(key, "a flag", Some(text));
+        }
+        let settings = ProbingArgs::default().resolve(&mut layers);
+        let told = layers.finish().err().map(|error| error.to_string());
+        (settings.probing, told.unwrap_or_default())
+    }
+
+    #[test]
+    fn the_source_decides_the_family() {
+        for (source, family) in [("192.0.2.1", Family::V4), ("2001:db8::1", Family::V6)] {
+            let (probing, told) = resolved(&[("probing.source", source)]);
+            assert_eq!((probing.family, told.as_str()), (family, ""));
+        }
+        let (probing, told) = resolved(&[("probing.family", "ipv6")]);
+        assert_eq!((probing.family, told.as_str()), (Family::V6, ""));
+    }
+
+    #[test]
+    fn a_source_from_which_nothing_can_leave_is_told() {
+        for (family, source) in [
+            ("ipv4", "2001:db8::1"),
+            ("ipv6", "192.0.2.1"),
+            ("any", "fe80::1"),
+        ] {
+            let (_, told) = resolved(&[("probing.family", family), ("probing.source", source)]);
+            assert!(told.contains(source), "{told}");
+        }
+        let (_, told) = resolved(&[("probing.family", "ip6")]);
+        assert!(told.contains("\"ip6\""), "{told}");
+    }
 
     #[test]
     fn a_slow_rate_makes_chunks_smaller() {

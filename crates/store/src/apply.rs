@@ -114,16 +114,19 @@ impl Store {
         })
     }
 
-    /// Closes the runs that [`Store::apply`] left open although nothing of them is outstanding: large ones, whose end
-    /// takes several transactions. A writer that ends between them leaves this to the next one.
+    /// Closes the runs of this way that [`Store::apply`] left open although nothing of them is outstanding: large ones,
+    /// whose end takes several transactions. A writer that ends between them leaves this to the next one.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]; calling it again goes on.
-    pub fn close_settled(&mut self) -> Result<Vec<ClosedRun>, StoreError> {
+    pub fn close_settled(&mut self, via: Via) -> Result<Vec<ClosedRun>, StoreError> {
         let settled: Vec<i64> = self
             .connection
-            .prepare("SELECT run FROM runs WHERE state = 'running' AND chunks_done + chunks_dead = chunks")?
-            .query_map((), |row| row.get(0))?
+            .prepare_cached(
+                "SELECT run FROM runs
+                 WHERE state = 'running' AND via = ?1 AND chunks_done + chunks_dead = chunks",
+            )?
+            .query_map([via.name()], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         let mut closed = Vec::new();
         for run in settled {
@@ -489,14 +492,14 @@ impl Progress {
     }
 
     /// Closes the run when none of its chunks is outstanding; its rows are in `latest`. One that was closed with dead
-    /// chunks is closed again when one of them was done after all; a cancelled one stays cancelled.
+    /// chunks is closed again when one of them was done after all; one that is cancelled or complete stays so.
     fn close(
         &self,
         connection: &Connection,
         run: i64,
         now: i64,
     ) -> Result<Option<ClosedRun>, StoreError> {
-        if self.outstanding > 0 || self.state == "cancelled" {
+        if self.outstanding > 0 || !matches!(self.state.as_str(), "running" | "incomplete") {
             return Ok(None);
         }
         let complete = self.dead == 0;

@@ -261,7 +261,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn cancel_run(&mut self, run: i64) -> Result<bool, StoreError> {
-        self.take_in_ahead(run)?;
+        let is_open = self
+            .connection
+            .prepare_cached("SELECT state IN ('running', 'incomplete') FROM runs WHERE run = ?1")?
+            .query_row([run], |row| row.get(0))
+            .optional()?;
+        if is_open == Some(true) {
+            self.take_in_ahead(run)?;
+        }
         self.write(|transaction| {
             let changed = transaction.execute(
                 "UPDATE runs SET state = 'cancelled', finished_at_us = ?2

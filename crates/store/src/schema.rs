@@ -207,7 +207,8 @@ JOIN results r ON r.run = t.run AND r.chunk = t.chunk AND r.position = t.positio
 CREATE VIEW run_summary AS
 SELECT run,
        run_id,
-       CASE WHEN state = 'running' AND coalesce(producer_seen_us, 0) < (CAST(strftime('%s', 'now') AS INTEGER) - 15) * 1000000
+       CASE WHEN state = 'running' AND chunks_done < chunks
+                 AND coalesce(producer_seen_us, 0) < (CAST(strftime('%s', 'now') AS INTEGER) - 15) * 1000000
             THEN 'incomplete' ELSE state END AS state,
        strftime('%Y-%m-%dT%H:%M:%fZ', started_at_us / 1000000.0, 'unixepoch')  AS started_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', finished_at_us / 1000000.0, 'unixepoch') AS finished_at,

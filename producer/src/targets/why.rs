@@ -91,9 +91,9 @@ pub(super) enum Why {
     Multicast { address: IpAddr },
     #[error("contains IPv4-mapped addresses: write them as IPv4 ({meant})")]
     Mapped { meant: Ipv4Addr },
-    #[error("an IPv6 target, and -4 allows IPv4 only")]
+    #[error("an IPv6 target, and only IPv4 is allowed (-4, -S or probing.family)")]
     NotV4,
-    #[error("an IPv4 target, and -6 allows IPv6 only")]
+    #[error("an IPv4 target, and only IPv6 is allowed (-6, -S or probing.family)")]
     NotV6,
 
     #[error("{found} columns, and the header has {expected}")]

@@ -19,7 +19,7 @@ use crate::{
     rows::{Row, Rows, judge},
     site::{Site, outcome},
     sweep::{fping, run_fping},
-    targets::{self, USUAL},
+    targets::{self, MANY, USUAL},
 };
 
 /// Silent targets in the case of a worker's memory. The first chunk of a session is taken alone.
@@ -141,9 +141,11 @@ pub(crate) fn answering(site: &Site, rows: &mut Rows, rounds: u32) -> anyhow::Re
     Ok(())
 }
 
-/// Many silent targets at once, for the worker's memory.
+/// Many silent targets at once, and then a million that answer, for the worker's memory.
 pub(crate) fn memory(site: &Site, rows: &mut Rows) -> anyhow::Result<()> {
     const CASE: &str = "memory";
+    const MILLION: &str = "memory, after a million more";
+    let million = targets::answering(site.folder(), MANY)?;
     let hosts = targets::silent(site.folder(), SILENT)?;
     let rabbit = Rabbit::start_in(site.namespace())?;
     let database = site.fresh_database()?;
@@ -175,16 +177,26 @@ pub(crate) fn memory(site: &Site, rows: &mut Rows) -> anyhow::Result<()> {
             ..row
         })?;
     }
+    for row in fleet.produce(&million, &database, &[])? {
+        rows.note(Row {
+            case: MILLION,
+            round: 1,
+            ..row
+        })?;
+    }
     fleet.stop()?;
-    rows.seconds(CASE, "producer");
-    rows.cost(CASE, "ping-worker");
-    rows.cost(CASE, "consumer-writer");
+    for case in [CASE, MILLION] {
+        println!("  {case}:");
+        rows.seconds(case, "producer");
+        rows.cost(case, "ping-worker");
+        rows.cost(case, "consumer-writer");
+    }
     println!("  {outstanding} requests were unanswered at once");
     ensure!(
         outstanding >= OUTSTANDING,
         "only {outstanding} requests were unanswered at once"
     );
-    let peak = rows.spread(CASE, "ping-worker", |row| {
+    let peak = rows.spread(MILLION, "ping-worker", |row| {
         row.peak_rss_kb.map(|kb| kb as f64 / 1000.0)
     });
     judge("the worker's peak of memory in MB", peak.most, 0.0..=150.0);

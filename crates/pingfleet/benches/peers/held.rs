@@ -1,11 +1,10 @@
-//! What the probing half pays for a probe while few or many are unanswered: the processor time of one probing thread,
-//! with so many silent targets in hand all the time. Nothing is stored. It runs in a process of its own, inside the
-//! namespace.
+//! What the probing half pays for a probe while few or many are in hand: the processor time of one probing thread, with
+//! so many targets in hand all the time, silent ones or such as answer at once. Nothing is stored. It runs in a process of
+//! its own, inside the namespace.
 
 use std::{fs, net::Ipv4Addr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
-use clap::ValueEnum;
 use ping_worker::{
     lanes::Lanes, linux::LinuxPing, prober::OpenProber, resolve::Resolver, surge::SurgePing,
 };
@@ -23,13 +22,6 @@ use crate::{
 /// Targets of a chunk: the fewest that are held, so that a chunk costs the same however many are.
 const CHUNK: u32 = 64;
 
-/// How many are held, and how long each is waited for. The few are not waited for as long, or it would take minutes.
-const HELD: [(u32, Duration); 3] = [
-    (CHUNK, Duration::from_millis(20)),
-    (10_000, Duration::from_secs(1)),
-    (100_000, Duration::from_secs(1)),
-];
-
 /// Probes in all: that many, or so often what is held.
 const PROBES: u32 = 40_000;
 const TURNS: u32 = 4;
@@ -37,104 +29,138 @@ const TURNS: u32 = 4;
 /// How often what has left is counted during a wait.
 const LOOKS: u32 = 20;
 
-/// The first of the silent addresses.
-const FIRST: u32 = Ipv4Addr::new(10, 144, 0, 0).to_bits();
+/// The first of the addresses that are silent, and of those that answer at once.
+const SILENT: u32 = Ipv4Addr::new(10, 144, 0, 0).to_bits();
+const ANSWERING: u32 = Ipv4Addr::new(10, 16, 0, 0).to_bits();
+
+/// A silent target is waited for so long. The few are not waited for as long, or it would take minutes.
+const SHORT: Duration = Duration::from_millis(20);
+const USUAL: Duration = Duration::from_secs(1);
 
 /// Who probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Engine {
+#[derive(Debug, Clone, Copy)]
+enum Engine {
     Linux,
     Surge,
 }
 
-impl Engine {
-    fn opener(self) -> Arc<dyn OpenProber> {
-        match self {
-            Self::Linux => Arc::new(LinuxPing::new()),
-            Self::Surge => Arc::new(SurgePing::new()),
-        }
-    }
+/// One thing that is measured.
+#[derive(Debug)]
+struct Holding {
+    program: &'static str,
+    engine: Engine,
+    /// How many targets are in hand all the time.
+    held: u32,
+    first: u32,
+    wait: Duration,
+}
 
-    fn program(self, held: u32) -> &'static str {
-        match (self, held) {
-            (Self::Linux, CHUNK) => "64 in flight",
-            (Self::Linux, 10_000) => "10,000 in flight",
-            (Self::Linux, _) => "100,000 in flight",
-            (Self::Surge, CHUNK) => "surge-ping, 64 in flight",
-            (Self::Surge, _) => "surge-ping, 10,000 in flight",
-        }
+/// What is measured, in turns. surge-ping holds no more than 16,384, and is there for comparison.
+const HOLDINGS: [Holding; 9] = [
+    silent("64 silent", Engine::Linux, CHUNK, SHORT),
+    silent("10,000 silent", Engine::Linux, 10_000, USUAL),
+    silent("100,000 silent", Engine::Linux, 100_000, USUAL),
+    silent("surge-ping, 64 silent", Engine::Surge, CHUNK, SHORT),
+    silent("surge-ping, 10,000 silent", Engine::Surge, 10_000, USUAL),
+    answering("64 answering", Engine::Linux, CHUNK),
+    answering("10,000 answering", Engine::Linux, 10_000),
+    answering("surge-ping, 64 answering", Engine::Surge, CHUNK),
+    answering("surge-ping, 10,000 answering", Engine::Surge, 10_000),
+];
+
+const fn silent(program: &'static str, engine: Engine, held: u32, wait: Duration) -> Holding {
+    Holding {
+        program,
+        engine,
+        held,
+        first: SILENT,
+        wait,
     }
 }
 
-/// Runs it for all numbers, in turns. surge-ping holds no more than 16,384, and is there for comparison.
+const fn answering(program: &'static str, engine: Engine, held: u32) -> Holding {
+    Holding {
+        program,
+        engine,
+        held,
+        first: ANSWERING,
+        wait: USUAL,
+    }
+}
+
+/// Runs all of it, in turns.
 pub(crate) fn held(site: &Site, rows: &mut Rows, rounds: u32) -> anyhow::Result<()> {
     const CASE: &str = "held";
-    let linux = HELD.map(|(held, _)| (Engine::Linux, held));
-    let surge = [HELD[0], HELD[1]].map(|(held, _)| (Engine::Surge, held));
-    let all: Vec<_> = linux.into_iter().chain(surge).collect();
     for round in 1..=rounds {
-        for (engine, held) in &all {
-            let name = engine
-                .to_possible_value()
-                .context("every engine has a name")?;
+        for (number, holding) in HOLDINGS.iter().enumerate() {
             let mut command = site.namespace().command(std::env::current_exe()?);
-            command.args(["--hold", name.get_name(), &held.to_string()]);
+            command.args(["--hold", &number.to_string()]);
             let ran = run(vec![command])?;
             ensure!(ran.success, "{}", ran.stderr);
             let figures: Vec<&str> = ran.stdout.split_whitespace().collect();
-            let [requests, cpu_seconds, most_in_flight] = figures.as_slice() else {
+            let [requests, cpu_seconds, most_in_flight, up] = figures.as_slice() else {
                 anyhow::bail!("{}", ran.stdout);
             };
             rows.note(Row {
                 case: CASE,
                 round,
-                program: engine.program(*held),
+                program: holding.program,
                 seconds: Some(ran.seconds),
+                up: Some(up.parse()?),
                 cpu_seconds: Some(cpu_seconds.parse()?),
                 requests: Some(requests.parse()?),
-                most_in_flight: Some(most_in_flight.parse()?),
+                most_in_flight: most_in_flight.parse().ok(),
                 peak_rss_kb: Some(ran.peak_kb),
                 ..Row::default()
             })?;
         }
     }
-    let mut costs = Vec::new();
-    for (engine, held) in all {
-        let program = engine.program(held);
-        let cost = rows.spread(CASE, program, |row| {
+    let costs = HOLDINGS.map(|holding| {
+        let cost = rows.spread(CASE, holding.program, |row| {
             Some(row.cpu_seconds? * 1e6 / row.requests? as f64)
         });
-        println!("  {program:<34} {cost} us of processor time a probe");
-        costs.push(cost.median);
+        println!(
+            "  {:<34} {cost} us of processor time a request",
+            holding.program
+        );
+        cost.median
+    });
+    for (what, many, few) in [
+        ("10,000 silent", 1, 0),
+        ("100,000 silent", 2, 0),
+        ("10,000 answering", 6, 5),
+    ] {
+        judge(
+            &format!("cost of a request, {what}, 64 = 1"),
+            costs[many] / costs[few],
+            0.0..=1.5,
+        );
     }
-    judge(
-        "cost of a probe, 10,000 in flight, 64 = 1",
-        costs[1] / costs[0],
-        0.0..=1.5,
-    );
-    judge(
-        "cost of a probe, 100,000 in flight, 64 = 1",
-        costs[2] / costs[0],
-        0.0..=1.5,
-    );
     println!(
-        "  for comparison, surge-ping, 10,000 in flight, 64 = 1: {:.2}",
-        costs[4] / costs[3]
+        "  for comparison, surge-ping, 64 = 1: 10,000 silent {:.2}, 10,000 answering {:.2}",
+        costs[4] / costs[3],
+        costs[8] / costs[7]
     );
     Ok(())
 }
 
-/// Holds `held` silent targets; tells requests, seconds of processor time, and the most in flight at once.
+/// Holds the targets; tells requests, seconds of processor time, the most that were unanswered at once (`-` where
+/// targets answer), and how many were up.
 #[tokio::main]
-pub(crate) async fn hold(engine: Engine, held: u32) -> anyhow::Result<String> {
-    let wait = HELD
-        .iter()
-        .find(|(number, _)| *number == held)
-        .context("no such number")?
-        .1;
+pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
+    let Holding {
+        engine,
+        held,
+        first,
+        wait,
+        ..
+    } = *HOLDINGS.get(number).context("no such number")?;
     let lanes = Arc::new(Lanes::start(
         NonZeroUsize::MIN,
-        &engine.opener(),
+        &match engine {
+            Engine::Linux => Arc::new(LinuxPing::new()) as Arc<dyn OpenProber>,
+            Engine::Surge => Arc::new(SurgePing::new()),
+        },
         None,
         Resolver::from_system(),
     )?);
@@ -145,9 +171,10 @@ pub(crate) async fn hold(engine: Engine, held: u32) -> anyhow::Result<String> {
         ..Probing::default()
     };
     let chunks = PROBES.max(held * TURNS).div_ceil(CHUNK);
-    let mut waiting = (0..chunks).map(|number| chunk(number, &probing));
+    let mut waiting = (0..chunks).map(|number| chunk(first, number, &probing));
     let mut in_hand = JoinSet::new();
     let mut in_flight = Outstanding::new(wait);
+    let mut up = 0;
     let mut look = tokio::time::interval(wait / LOOKS);
     loop {
         while in_hand.len() < held.div_ceil(CHUNK) as usize
@@ -162,26 +189,27 @@ pub(crate) async fn hold(engine: Engine, held: u32) -> anyhow::Result<String> {
                     break;
                 };
                 let outcomes = probed??.outcomes;
-                let up = outcomes.iter().any(|outcome| outcome.status == Status::Up);
-                ensure!(!up, "a silent target is up: {outcomes:?}");
+                up += outcomes.iter().filter(|outcome| outcome.status == Status::Up).count();
             }
             now = look.tick() => in_flight.note(now.into(), lanes.requests_sent()),
         }
     }
-    let most_in_flight = in_flight.most();
-    ensure!(
-        most_in_flight * 10 >= u64::from(held) * 9,
-        "only {most_in_flight} were in flight at once"
-    );
-    Ok(format!(
-        "{} {} {most_in_flight}",
-        lanes.requests_sent(),
-        lane_seconds()?
-    ))
+    let requests = lanes.requests_sent();
+    let mut most = "-".to_owned();
+    if first == SILENT {
+        ensure!(up == 0, "{up} silent targets are up");
+        ensure!(
+            in_flight.most() * 10 >= u64::from(held) * 9,
+            "only {} were in flight at once",
+            in_flight.most()
+        );
+        most = in_flight.most().to_string();
+    }
+    Ok(format!("{requests} {} {most} {up}", lane_seconds()?))
 }
 
-fn chunk(number: u32, probing: &Probing) -> Arc<WorkChunk> {
-    let first = FIRST + number * CHUNK;
+fn chunk(first: u32, number: u32, probing: &Probing) -> Arc<WorkChunk> {
+    let first = first + number * CHUNK;
     Arc::new(WorkChunk {
         version: Version,
         database: Uuid::nil(),

@@ -22,7 +22,7 @@ use std::{io::Write, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
-use crate::{held::Engine, rows::Rows, site::Site};
+use crate::{rows::Rows, site::Site};
 
 /// Sweeps the same targets with pingfleet and with its peers, in turns
 #[derive(Debug, Parser)]
@@ -36,8 +36,8 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
     /// The case `held` starts the benchmark again, inside its namespace
-    #[arg(long, hide = true, num_args = 2, value_names = ["ENGINE", "N"])]
-    hold: Vec<String>,
+    #[arg(long, hide = true, value_name = "N")]
+    hold: Option<usize>,
     /// cargo says so to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -56,7 +56,7 @@ enum Case {
     Million,
     /// The memory of a worker that waits for 100,000 answers at once
     Memory,
-    /// What a probe costs while many are unanswered
+    /// What a request costs while many targets are in hand
     Held,
     /// Round-trip times beside those of ping
     Rtt,
@@ -71,12 +71,8 @@ impl Case {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let [engine, held] = arguments.hold.as_slice() {
-        let line = held::hold(
-            Engine::from_str(engine, true).map_err(anyhow::Error::msg)?,
-            held.parse()?,
-        )?;
-        writeln!(std::io::stdout(), "{line}")?;
+    if let Some(number) = arguments.hold {
+        writeln!(std::io::stdout(), "{}", held::hold(number)?)?;
         return Ok(());
     }
     let cases = if arguments.cases.is_empty() {

@@ -13,6 +13,9 @@ pub(crate) const ANSWERING: &str = "10.0.0.0/9";
 /// Targets of a usual case. fping has 65,535 sequence numbers and keeps each for ten seconds.
 pub(crate) const USUAL: u32 = 60_000;
 
+/// Targets of the largest case.
+pub(crate) const MANY: u32 = 1_000_000;
+
 /// One target in this many answers in the case of silent targets.
 pub(crate) const ALIVE_ONE_IN: u32 = 10;
 

@@ -112,7 +112,7 @@ fn child_closes() -> Result<()> {
     println!("waiting");
     let statement = child::wait()?.parse()?;
     traced(&mut store, stop_at(statement), |store| {
-        Ok(store.close_settled()?)
+        Ok(store.close_settled(Via::Broker)?)
     })?;
     anyhow::bail!("it has no statement {statement}")
 }
@@ -250,7 +250,7 @@ fn a_process_killed_at_any_statement_of_a_large_end_leaves_it_to_the_next() -> R
     traced(
         &mut store,
         move |_, sql| told.send(sql.to_owned()).expect("the test listens"),
-        |store| Ok(store.close_settled()?),
+        |store| Ok(store.close_settled(Via::Broker)?),
     )?;
     store.close()?;
     let statements: Vec<_> = statements.into_iter().collect();
@@ -264,7 +264,7 @@ fn a_process_killed_at_any_statement_of_a_large_end_leaves_it_to_the_next() -> R
         child.kill()?;
         let mut store = options(&copy).open()?;
         ensure!(store.verify(1)?.is_consistent(), "{sql}");
-        ensure!(store.close_settled()?.len() == 1, "{sql}");
+        ensure!(store.close_settled(Via::Broker)?.len() == 1, "{sql}");
         ensure!(store.summary(1)?.state == RunState::Complete, "{sql}");
         ensure!(rows(&store, "latest_rows")? == 101_000, "{sql}");
         store.close()?;

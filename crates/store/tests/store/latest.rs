@@ -241,8 +241,8 @@ fn a_large_run_is_closed_after_its_last_chunk() -> Result<()> {
         anyhow::ensure!(store.summary(run)?.state == RunState::Running);
         anyhow::ensure!(store.verify(run)?.is_consistent());
         let complete = true;
-        anyhow::ensure!(store.close_settled()? == [ClosedRun { run, complete }]);
-        anyhow::ensure!(store.close_settled()?.is_empty());
+        anyhow::ensure!(store.close_settled(Via::Sweep)? == [ClosedRun { run, complete }]);
+        anyhow::ensure!(store.close_settled(Via::Sweep)?.is_empty());
         anyhow::ensure!(store.summary(run)?.state == RunState::Complete);
     }
     let latest = stored(&store)?;

@@ -190,6 +190,9 @@ fn a_run_is_incomplete_when_nobody_holds_it() -> Result<()> {
         .collect();
     store.apply(Via::Broker, &batch)?;
     ensure!(state(&store)? == "complete");
+    // A large run whose last chunk was settled, and which is not closed yet.
+    clock.execute("UPDATE runs SET state = 'running'", ())?;
+    ensure!(state(&store)? == "running");
     Ok(())
 }
 
