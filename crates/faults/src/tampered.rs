@@ -37,6 +37,9 @@ const HELD: usize = 120;
 /// A worker's heartbeat takes with it what was held back for longer: so its run ends, and some are held at any moment.
 const HELD_FOR: Duration = Duration::from_secs(1);
 
+/// What a writer that counts its deliveries tells them with, on standard error, when it has ended.
+pub const HANDED_OVER: &str = "deliveries handed over: ";
+
 /// A boundary of a role. Heartbeats pass none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Boundary {
@@ -133,6 +136,7 @@ impl FaultArgs {
 pub struct Faults {
     arguments: FaultArgs,
     passed: AtomicU64,
+    handed_over: AtomicU64,
 }
 
 impl Faults {
@@ -142,7 +146,14 @@ impl Faults {
         Arc::new(Self {
             arguments,
             passed: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
         })
+    }
+
+    /// Results and dead letters that consumers handed to the role.
+    #[must_use]
+    pub fn handed_over(&self) -> u64 {
+        self.handed_over.load(Ordering::Relaxed)
     }
 
     fn sabotages(&self, sabotage: Sabotage) -> bool {
@@ -228,6 +239,7 @@ impl<B: Broker> Broker for TamperedBroker<B> {
             inner: self.inner.consumer(queue, prefetch).await?,
             faults: Arc::clone(&self.faults),
             counts: matches!(queue, Queue::Work | Queue::Results),
+            tells: matches!(queue, Queue::Results | Queue::Dead),
         }))
     }
 
@@ -318,13 +330,19 @@ impl Publisher for TamperedPublisher {
 struct TamperedConsumer {
     inner: Box<dyn Consumer>,
     faults: Arc<Faults>,
+    /// Its deliveries and acks pass boundaries.
     counts: bool,
+    /// The database counts its deliveries.
+    tells: bool,
 }
 
 #[async_trait]
 impl Consumer for TamperedConsumer {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         let delivery = self.inner.next().await?;
+        if self.tells {
+            self.faults.handed_over.fetch_add(1, Ordering::Relaxed);
+        }
         if self.counts {
             if self.faults.sabotages(Sabotage::AckFirst) {
                 self.inner.ack(delivery.tag, false).await?;

@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use pingfleet_broker::Queue;
 
 use crate::{
     acts::{self, SCRIPT},
     bench::{Bench, Case, Control, Outcome, Promise},
     invariants::{Expected, violations},
+    tampered::HANDED_OVER,
 };
 
 /// The script of a worker that finds something else.
@@ -17,11 +19,12 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "every-message-twice",
         group: "messages",
-        fault: "the producer publishes every chunk twice, and the worker every result",
-        holds: "one row a target; each result more is a duplicate, and counted",
+        fault: "the producer publishes every chunk twice, and the worker every result; a result that cannot be read",
+        holds: "one row a target; each result more is a duplicate, and counted; the database counts as many deliveries as \
+                the writer's consumers handed over",
         control: Control {
-            broken: "a row of the results changed by hand",
-            shown_by: &["are not those of one probing"],
+            broken: "a row of the results changed by hand, and a delivery that is not counted",
+            shown_by: &["are not those of one probing", "deliveries handed over"],
         },
         run: twice,
     },
@@ -62,34 +65,58 @@ pub(super) const CASES: &[Case] = &[
 
 fn twice(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     bench.with_fleet(|fleet| {
-        let writer = acts::writer(fleet)?;
+        let mut writer = fleet.start("faulty", &["writer", "--count"])?;
+        writer.wait_for("writer ready")?;
         let twice = ["--sabotage", "twice"];
         let producer = acts::faulty_producer(fleet, 1000, 10, &twice)?;
         let worker = acts::worker(fleet, "worker", &twice)?;
+        acts::send(fleet, Queue::Results, &[b"no result".to_vec()])?;
         ensure!(producer.wait()?.success(), "the producer gave up");
         fleet.rest()?;
         fleet.wait_for_quiet_queues()?;
         acts::dismiss(worker)?;
-        acts::dismiss(writer)?;
+        writer.signal("TERM")?;
+        ensure!(writer.ended()?.success(), "{}", writer.said());
+        let handed_over = handed_over(&writer.said())?;
         if promise == Promise::Broken {
             acts::tamper(
                 fleet,
-                "update results set sent = sent + 1 where chunk = 3 and position = 3",
+                "update results set sent = sent + 1 where chunk = 3 and position = 3;
+                 update writers set taken = taken - 1, duplicates = duplicates - 1;
+                 update runs set duplicates = duplicates - 1",
             )?;
         }
         let duplicates: i64 = fleet
             .sqlite3("select sum(duplicates) from run_summary")?
             .parse()?;
-        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        let counted = fleet.sqlite3("select taken from writers")?;
+        let expected = Expected {
+            quarantined: 1,
+            ..Expected::done(SCRIPT)
+        };
+        let mut found = violations(fleet, &expected)?;
+        if counted != handed_over {
+            found.push(format!(
+                "{handed_over} deliveries handed over, and {counted} counted"
+            ));
+        }
         // A chunk that comes again while it is in hand is probed once; its result is published twice all the same.
         if !(100..=300).contains(&duplicates) {
             found.push(format!("{duplicates} duplicates of 100 chunks"));
         }
         Ok(Outcome {
-            story: format!("100 chunks, {duplicates} duplicates"),
+            story: format!(
+                "100 chunks, {duplicates} duplicates, 1 in quarantine: {handed_over} deliveries"
+            ),
             violations: found,
         })
     })
+}
+
+/// What a writer that counts has told of its deliveries at its end.
+fn handed_over(said: &str) -> anyhow::Result<String> {
+    let told = said.lines().find_map(|line| line.strip_prefix(HANDED_OVER));
+    Ok(told.context("it did not tell its deliveries")?.to_owned())
 }
 
 fn other_outcomes(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
