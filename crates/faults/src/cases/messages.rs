@@ -51,6 +51,17 @@ pub(super) const CASES: &[Case] = &[
         run: wrong_folder,
     },
     Case {
+        name: "two-databases-on-one-broker",
+        group: "messages",
+        fault: "two databases publish runs to the same queues; the results of both come mixed, first to the writer of one",
+        holds: "each writer stores its own; the first one leaves the others' on the queue, and says so",
+        control: Control {
+            broken: "a first writer that acks first",
+            shown_by: &["results are left on the queue", "20 are lost"],
+        },
+        run: two_databases,
+    },
+    Case {
         name: "second-writer",
         group: "messages",
         fault: "a second writer on the same database by another queue, and one on the same queue with another database",
@@ -223,6 +234,44 @@ fn wrong_folder(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> 
         }
         Ok(Outcome {
             story: "40 results left alone, and stored by the right writer".to_owned(),
+            violations: found,
+        })
+    })
+}
+
+fn two_databases(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let ours = fleet.folder().to_owned();
+        let theirs = ours.join("theirs");
+        std::fs::create_dir(&theirs)?;
+        for folder in [&ours, &theirs, &ours] {
+            fleet.move_database(folder);
+            acts::publish(fleet, 200, 10)?;
+        }
+        let worker = acts::worker(fleet, "worker", &[])?;
+        acts::wait_for_results(fleet, 60)?;
+        acts::dismiss(worker)?;
+
+        let mut first = match promise {
+            Promise::Kept => fleet.start("consumer-writer", &[])?,
+            Promise::Broken => fleet.start("faulty", &["writer", "--sabotage", "ack-first"])?,
+        };
+        first.wait_for("it is left alone")?;
+        fleet.rest()?;
+        acts::dismiss(first)?;
+        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        let kept = fleet.messages()?;
+        if kept != 20 {
+            found.push(format!("{kept} of 20 results are left on the queue"));
+        }
+
+        fleet.move_database(&theirs);
+        let second = acts::writer(fleet)?;
+        fleet.rest()?;
+        acts::dismiss(second)?;
+        found.extend(violations(fleet, &Expected::done(SCRIPT))?);
+        Ok(Outcome {
+            story: "40 results of one and 20 of the other, each in its own database".to_owned(),
             violations: found,
         })
     })
