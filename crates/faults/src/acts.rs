@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
+use pingfleet_broker::{Broker as _, Confirmed, Queue, RabbitBroker, RabbitConfig};
 
-use crate::{fleet::Fleet, program::Program};
+use crate::{fleet::Fleet, oracle, program::Program};
 
 /// The seed of the script that workers follow, unless a case wants another one.
 pub const SCRIPT: u64 = 7;
@@ -202,4 +203,67 @@ pub fn tamper(fleet: &Fleet, sql: &str) -> anyhow::Result<()> {
         .status()?;
     ensure!(status.success(), "{sql}");
     Ok(())
+}
+
+/// Does something with the fleet's broker as a role does.
+fn with_broker<T>(
+    fleet: &Fleet,
+    body: impl AsyncFnOnce(&RabbitBroker) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let broker = RabbitBroker::new(&RabbitConfig {
+        prefix: fleet.prefix().to_owned(),
+        ..RabbitConfig::new(fleet.broker()?.url())
+    })?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?
+        .block_on(body(&broker))
+}
+
+/// Publishes messages, and awaits that each is stored.
+///
+/// # Errors
+/// When the broker does not store one.
+pub fn send(fleet: &Fleet, queue: Queue, bodies: &[Vec<u8>]) -> anyhow::Result<()> {
+    with_broker(fleet, async |broker| {
+        let mut publisher = broker.publisher().await?;
+        for body in bodies {
+            let confirmed = publisher.publish(queue, body).await?.await?;
+            ensure!(confirmed == Confirmed::Stored, "{confirmed:?}");
+        }
+        publisher.close().await;
+        Ok(())
+    })
+}
+
+/// Waits until somebody consumes a queue.
+///
+/// # Errors
+/// When nobody does.
+pub fn wait_for_consumer(fleet: &Fleet, queue: Queue) -> anyhow::Result<()> {
+    with_broker(fleet, async |broker| {
+        let began = Instant::now();
+        while broker.depth(queue).await?.consumers == 0 {
+            ensure!(
+                began.elapsed() < crate::PATIENCE,
+                "nobody consumes {queue:?}"
+            );
+            tokio::time::sleep(crate::LOOK).await;
+        }
+        Ok(())
+    })
+}
+
+/// Publishes every chunk of a run once more, whatever became of it. The database does not know of it.
+///
+/// # Errors
+/// When the broker does not store them.
+pub fn send_again(fleet: &Fleet, run: i64) -> anyhow::Result<()> {
+    let connection = oracle::open(&fleet.database())?;
+    let mut plan = connection.prepare("SELECT work FROM plan WHERE run = ?1 ORDER BY chunk")?;
+    let bodies: Vec<Vec<u8>> = plan
+        .query_map([run], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    send(fleet, Queue::Work, &bodies)
 }

@@ -23,6 +23,9 @@ use crate::{
 /// of computing each time.
 const STUCK: Duration = Duration::from_secs(3);
 
+/// The end of a run takes the writer several transactions when it is large, long after the last message was acked.
+const CLOSED_WITHIN: Duration = Duration::from_mins(1);
+
 /// The fleet's machine room.
 #[derive(Debug)]
 pub struct Fleet {
@@ -40,9 +43,9 @@ pub struct Fleet {
 /// How a run stands when nothing moves any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// Every chunk is done or dead.
+    /// Every chunk is done or dead, and every run is closed.
     Settled,
-    /// Chunks are outstanding, and no message is left anywhere.
+    /// Chunks are outstanding, or a run is open, and no message is left anywhere.
     Quiet,
 }
 
@@ -143,6 +146,12 @@ impl Fleet {
         self.bounds.move_database(&self.database);
         let path = self.database.to_string_lossy().into_owned();
         self.set("PINGFLEET_STORE__PATH", &path);
+    }
+
+    /// What the names of this fleet's queues begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The name of one of this fleet's queues.
@@ -324,13 +333,21 @@ impl Fleet {
                 .map(RunSummary::outstanding)
                 .sum();
             self.bounds.look_at_all();
-            if outstanding == 0 && !summaries.is_empty() {
+            let closed = summaries
+                .iter()
+                .all(|run| run.state == RunState::Planning || run.finished_at.is_some());
+            if outstanding == 0 && closed && !summaries.is_empty() {
                 return Ok(Rest::Settled);
             }
+            let stuck = if outstanding == 0 {
+                CLOSED_WITHIN
+            } else {
+                STUCK
+            };
             if moved.1 != outstanding {
                 moved = (Instant::now(), outstanding);
                 quiet = 0;
-            } else if moved.0.elapsed() >= STUCK {
+            } else if moved.0.elapsed() >= stuck {
                 quiet = if self.messages()? > 0 { 0 } else { quiet + 1 };
                 if quiet == 2 {
                     return Ok(Rest::Quiet);

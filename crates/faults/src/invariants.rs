@@ -68,6 +68,8 @@ pub fn violations(fleet: &Fleet, expected: &Expected) -> anyhow::Result<Vec<Stri
     }
     let connection = oracle::open(&fleet.database())?;
     found.extend(oracle::contradictions(&connection, &expected.scripts)?);
+    found.extend(unclosed(&connection)?);
+    found.extend(outdated(&connection)?);
     found.extend(counters(&connection, expected)?);
     found.extend(fleet.oversized());
     Ok(found)
@@ -111,4 +113,59 @@ fn counters(connection: &Connection, expected: &Expected) -> anyhow::Result<Vec<
         ));
     }
     Ok(found)
+}
+
+/// Runs of which nothing is outstanding and whose stored state, without what a view makes of it, is not their end.
+fn unclosed(connection: &Connection) -> anyhow::Result<Vec<String>> {
+    let mut runs = connection.prepare(
+        "SELECT run, state, finished_at_us IS NOT NULL, open, dead FROM (
+            SELECT n.run, n.state, n.finished_at_us,
+                   (SELECT count(*) FROM chunks c WHERE c.run = n.run AND (c.state < 2 OR c.retrying = 1)) AS open,
+                   (SELECT count(*) FROM chunks c WHERE c.run = n.run AND c.state = 2 AND c.retrying = 0) AS dead
+            FROM runs n WHERE n.state <> 'planning')",
+    )?;
+    let mut found = Vec::new();
+    let mut walk = runs.query(())?;
+    while let Some(row) = walk.next()? {
+        let (run, state, finished): (i64, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (open, dead): (i64, i64) = (row.get(3)?, row.get(4)?);
+        let expected = match (open, dead) {
+            (0, 0) => "complete",
+            (0, _) => "incomplete",
+            _ => "running",
+        };
+        if state != "cancelled" && (state != expected || finished != (open == 0)) {
+            found.push(format!(
+                "run {run} is stored as {state} with {open} chunks outstanding and {dead} dead"
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether `latest` has of each target the newest row of the runs that ended, and when it was first seen and last up.
+fn outdated(connection: &Connection) -> anyhow::Result<Vec<String>> {
+    let [wrong, strange]: [i64; 2] = connection.query_row(
+        "WITH newest AS (
+            SELECT coalesce(r.name, r.address) AS target, max(r.probed_at_us) AS probed, min(r.probed_at_us) AS first,
+                   max(CASE WHEN r.status <= 1 THEN r.probed_at_us END) AS up
+            FROM results r JOIN runs n ON n.run = r.run
+            WHERE n.state IN ('complete', 'incomplete', 'cancelled') GROUP BY 1)
+         SELECT (SELECT count(*) FROM newest n LEFT JOIN latest_rows l ON l.target = n.target
+                 WHERE l.target IS NULL OR l.probed_at_us <> n.probed OR l.first_seen_us <> n.first
+                    OR l.last_up_us IS NOT n.up),
+                (SELECT count(*) FROM latest_rows l
+                 LEFT JOIN results r ON r.run = l.run AND r.chunk = l.chunk AND r.position = l.position
+                 WHERE r.run IS NULL OR coalesce(r.name, r.address) <> l.target OR r.status <> l.status
+                    OR r.probed_at_us <> l.probed_at_us)",
+        (),
+        |row| Ok([row.get(0)?, row.get(1)?]),
+    )?;
+    Ok(if wrong == 0 && strange == 0 {
+        Vec::new()
+    } else {
+        vec![format!(
+            "`latest` is not the newest of {wrong} targets, and {strange} of its rows are not those of results"
+        )]
+    })
 }

@@ -68,15 +68,30 @@ impl Program {
     /// When it had ended before.
     pub fn kill(mut self) -> anyhow::Result<()> {
         ensure!(
-            self.has_ended()?.is_none(),
+            self.die()?,
             "{} ended before it could be killed:\n{}",
             self.name,
             self.said()
         );
-        self.child.kill()?;
-        self.child.wait()?;
-        self.bounds.ended(self.place);
         Ok(())
+    }
+
+    /// SIGKILL, now, to one that may end by itself. Tells whether it was this that ended it.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn kill_if_it_runs(mut self) -> anyhow::Result<bool> {
+        self.die()
+    }
+
+    fn die(&mut self) -> anyhow::Result<bool> {
+        if self.has_ended()?.is_some() {
+            return Ok(false);
+        }
+        self.child.kill()?;
+        let status = self.child.wait()?;
+        self.bounds.ended(self.place);
+        Ok(status.signal() == Some(9))
     }
 
     /// Sends a signal by its name, such as `STOP`.

@@ -15,7 +15,8 @@ of a broker's scripts to test with that broker, and its section is written anew.
 Every case runs the real roles as processes, over a prober whose findings are a function of a seed and the address. At
 rest, after whatever was done, this must hold:
 
-- I1: every chunk that was published is done, dead, or outstanding with a message on a queue. Nothing is lost.
+- I1: every chunk that was published is done, dead, or outstanding with a message on a queue. Nothing is lost. A run with
+  none outstanding is stored as ended, and `latest` has the newest row of each target.
 - I2: a chunk is stored at most once, with all of its rows or none.
 - I3: its rows are those of one probing, as the seed has them.
 - I4: nothing was acked that was not committed or confirmed: what is outstanding is on a queue.

@@ -37,6 +37,9 @@ const HELD: usize = 120;
 /// A worker's heartbeat takes with it what was held back for longer: so its run ends, and some are held at any moment.
 const HELD_FOR: Duration = Duration::from_secs(1);
 
+/// What a writer that counts its deliveries tells them with, on standard error, when it has ended.
+pub const HANDED_OVER: &str = "deliveries handed over: ";
+
 /// A boundary of a role. Heartbeats pass none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Boundary {
@@ -133,6 +136,7 @@ impl FaultArgs {
 pub struct Faults {
     arguments: FaultArgs,
     passed: AtomicU64,
+    handed_over: AtomicU64,
 }
 
 impl Faults {
@@ -142,11 +146,32 @@ impl Faults {
         Arc::new(Self {
             arguments,
             passed: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
         })
+    }
+
+    /// Results and dead letters that consumers handed to the role.
+    #[must_use]
+    pub fn handed_over(&self) -> u64 {
+        self.handed_over.load(Ordering::Relaxed)
     }
 
     fn sabotages(&self, sabotage: Sabotage) -> bool {
         self.arguments.sabotages(sabotage)
+    }
+
+    /// Before the process dies behind something that it sends: the client library tells nobody when a frame has left.
+    async fn wait_for_the_wire(&self, boundary: Boundary) {
+        if self.is_next(boundary) {
+            tokio::time::sleep(ON_THE_WIRE).await;
+        }
+    }
+
+    /// Whether the next passing of this boundary is the last one.
+    fn is_next(&self, boundary: Boundary) -> bool {
+        self.arguments.kill_at.is_some_and(|at| {
+            at.boundary == boundary && self.passed.load(Ordering::Relaxed) + 1 == at.passing
+        })
     }
 
     fn pass(&self, boundary: Boundary) {
@@ -214,6 +239,7 @@ impl<B: Broker> Broker for TamperedBroker<B> {
             inner: self.inner.consumer(queue, prefetch).await?,
             faults: Arc::clone(&self.faults),
             counts: matches!(queue, Queue::Work | Queue::Results),
+            tells: matches!(queue, Queue::Results | Queue::Dead),
         }))
     }
 
@@ -278,6 +304,7 @@ impl Publisher for TamperedPublisher {
             drop(self.inner.publish(queue, body).await?);
         }
         let confirm = self.inner.publish(queue, body).await?;
+        self.faults.wait_for_the_wire(Boundary::Published).await;
         self.faults.pass(Boundary::Published);
         if self.faults.sabotages(Sabotage::Believe) {
             return Ok(futures_util::future::ready(Ok(Confirmed::Stored)).boxed());
@@ -303,13 +330,19 @@ impl Publisher for TamperedPublisher {
 struct TamperedConsumer {
     inner: Box<dyn Consumer>,
     faults: Arc<Faults>,
+    /// Its deliveries and acks pass boundaries.
     counts: bool,
+    /// The database counts its deliveries.
+    tells: bool,
 }
 
 #[async_trait]
 impl Consumer for TamperedConsumer {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         let delivery = self.inner.next().await?;
+        if self.tells {
+            self.faults.handed_over.fetch_add(1, Ordering::Relaxed);
+        }
         if self.counts {
             if self.faults.sabotages(Sabotage::AckFirst) {
                 self.inner.ack(delivery.tag, false).await?;
@@ -327,15 +360,7 @@ impl Consumer for TamperedConsumer {
         if !self.faults.sabotages(Sabotage::AckFirst) {
             self.inner.ack(tag, multiple).await?;
         }
-        if self
-            .faults
-            .arguments
-            .kill_at
-            .is_some_and(|at| at.boundary == Boundary::Acked)
-        {
-            // The client library tells nobody when the frame has left.
-            tokio::time::sleep(ON_THE_WIRE).await;
-        }
+        self.faults.wait_for_the_wire(Boundary::Acked).await;
         self.faults.pass(Boundary::Acked);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! The lines are those of `strace -f -y -xx`: descriptors with their paths, and all bytes in hexadecimal.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// AMQP 0-9-1: a method frame (type 1, channel, length 13), class `basic` (60), method `ack` (80).
 const ACK: &str = r"\x00\x00\x00\x0d\x00\x3c\x00\x50";
@@ -12,13 +12,14 @@ const ACK: &str = r"\x00\x00\x00\x0d\x00\x3c\x00\x50";
 pub(crate) struct Seen {
     /// Acks on the connection that has the most of them, which is that of the results.
     pub(crate) acks: usize,
-    /// Syncs of the log.
+    /// Syncs of the log that succeeded.
     pub(crate) syncs: usize,
-    /// Acks that no sync came before since the last ack.
+    /// Acks before which no sync had succeeded since the last ack. One that is still under way does not count.
     pub(crate) unsynced: usize,
 }
 
 enum Event<'a> {
+    /// A sync returned 0.
     Synced,
     /// On this descriptor, so many.
     Acked(&'a str, usize),
@@ -26,7 +27,11 @@ enum Event<'a> {
 
 /// Reads a trace.
 pub(crate) fn read(trace: &str) -> Seen {
-    let events: Vec<Event<'_>> = trace.lines().filter_map(event).collect();
+    let mut syncing = HashSet::new();
+    let events: Vec<Event<'_>> = trace
+        .lines()
+        .filter_map(|line| event(line, &mut syncing))
+        .collect();
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for event in &events {
         if let Event::Acked(connection, acks) = event {
@@ -57,16 +62,29 @@ pub(crate) fn read(trace: &str) -> Seen {
     seen
 }
 
-fn event(line: &str) -> Option<Event<'_>> {
-    let (before, rest) = line.split_once('(')?;
-    let call = before.split_whitespace().next_back()?;
+/// What a line tells. `syncing` are the threads whose sync of the log has begun, in an earlier line, and not returned.
+fn event<'a>(line: &'a str, syncing: &mut HashSet<&'a str>) -> Option<Event<'a>> {
+    let (thread, told) = line.split_once(char::is_whitespace)?;
+    let told = told.trim_start();
+    if let Some(resumed) = told.strip_prefix("<... ") {
+        let is_sync = resumed.starts_with("fsync ") || resumed.starts_with("fdatasync ");
+        return (is_sync && syncing.remove(thread) && returned_0(line)).then_some(Event::Synced);
+    }
+    let (call, rest) = told.split_once('(')?;
     // `7</path>`, whose path `-xx` tells in hexadecimal as well.
     let descriptor = rest.split_once('>')?.0;
     if call == "fsync" || call == "fdatasync" {
-        return is_log(descriptor).then_some(Event::Synced);
+        if is_log(descriptor) && line.ends_with("<unfinished ...>") {
+            syncing.insert(thread);
+        }
+        return (is_log(descriptor) && returned_0(line)).then_some(Event::Synced);
     }
     let acks = rest.matches(ACK).count();
     (acks > 0).then_some(Event::Acked(descriptor, acks))
+}
+
+fn returned_0(line: &str) -> bool {
+    line.trim_end().ends_with(" = 0")
 }
 
 /// Whether a path, plain or in hexadecimal, ends with `-wal`.
@@ -103,6 +121,37 @@ mod tests {
             unsynced: 1,
         };
         assert_eq!(read(&trace), expected);
+    }
+
+    #[test]
+    fn a_sync_that_is_under_way_or_failed_is_none() {
+        let began = r"13 fdatasync(7</tmp/pingfleet.db-wal> <unfinished ...>";
+        let under_way = [
+            began,
+            &ack("9"),
+            "13 <... fdatasync resumed>) = 0",
+            &ack("9"),
+        ];
+        let expected = Seen {
+            acks: 2,
+            syncs: 1,
+            unsynced: 1,
+        };
+        assert_eq!(read(&under_way.join("\n")), expected);
+        let others = [began, "14 <... fdatasync resumed>) = 0", &ack("9")];
+        let failed = [
+            began,
+            "13 <... fdatasync resumed>) = -1 EIO (Input/output error)",
+            &ack("9"),
+        ];
+        let at_once = [
+            r"13 fsync(7</tmp/pingfleet.db-wal>) = -1 EIO (Input/output error)",
+            &ack("9"),
+        ];
+        for trace in [&others[..], &failed, &at_once] {
+            let seen = read(&trace.join("\n"));
+            assert_eq!((seen.syncs, seen.unsynced), (0, 1), "{trace:?}");
+        }
     }
 
     #[test]

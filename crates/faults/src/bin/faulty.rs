@@ -1,7 +1,12 @@
 //! The real roles as one program, over a scripted prober, with faults at their boundaries. Only the fault suite uses
 //! it.
 
-use std::{io, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 use consumer_writer::{WriterArgs, WriterError};
@@ -10,7 +15,9 @@ use ping_worker::{
     scripted::Scripted,
 };
 use pingfleet_broker::RabbitBroker;
-use pingfleet_faults::tampered::{FaultArgs, Faults, Sabotage, TamperedBroker, TamperedProber};
+use pingfleet_faults::tampered::{
+    FaultArgs, Faults, HANDED_OVER, Sabotage, TamperedBroker, TamperedProber,
+};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
 use pingfleet_store::{Db, FileLock, Via};
 use producer::{OutputArgs, PlanArgs, Settings, Wanted};
@@ -45,6 +52,9 @@ enum Role {
     },
     /// `consumer-writer`
     Writer {
+        /// Tells at its end how many deliveries it was handed
+        #[arg(long)]
+        count: bool,
         #[command(flatten)]
         writer: WriterArgs,
         #[command(flatten)]
@@ -124,10 +134,15 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
                 })?;
             Ok(Exit::Complete)
         }
-        Role::Writer { writer, faults } => {
+        Role::Writer {
+            count,
+            writer,
+            faults,
+        } => {
             let settings = writer.resolve(&mut layers, Via::Broker);
             layers.finish()?;
-            let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
+            let handed = Faults::new(faults.clone());
+            let broker = Arc::new(TamperedBroker::new(broker, Arc::clone(&handed)));
             let check = !faults.sabotages(Sabotage::NoCheck);
             let db = Db::open(common.database(true, check)).await?;
             let locks = !faults.sabotages(Sabotage::NoLock);
@@ -140,6 +155,10 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
                     other => Failure::system(&other),
                 })?;
             db.close().await?;
+            if *count {
+                writeln!(io::stderr(), "{HANDED_OVER}{}", handed.handed_over())
+                    .map_err(|error| Failure::system(&error))?;
+            }
             Ok(Exit::Complete)
         }
         Role::Producer { wait, plan, faults } => {

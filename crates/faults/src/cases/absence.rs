@@ -44,7 +44,7 @@ pub(super) const CASES: &[Case] = &[
         name: "cluster-loses-its-leader",
         group: "broker",
         fault: "three nodes; the one that leads the queues is killed in a running sweep",
-        holds: "the other two go on; nothing is lost",
+        holds: "the other two go on; what the worker at the dead node had in hand goes to the others; nothing is lost",
         control: Control {
             broken: "the leader and one of the other two are killed",
             shown_by: &["no more results"],
@@ -173,19 +173,29 @@ fn cluster(_: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         );
     }
     let _writer = acts::writer(fleet)?;
-    let _one = acts::worker(fleet, "one", &["--delay", "100ms", "--prefetch", "4"])?;
-    // One whose connections end with the leader.
-    let elsewhere = [
-        "--broker",
-        &third.url(),
-        "--delay",
-        "100ms",
-        "--prefetch",
-        "4",
-    ];
-    let _two = acts::worker(fleet, "two", &elsewhere)?;
+    let worker = |name: &str, node: &Rabbit| {
+        let url = node.url();
+        let flags = ["--broker", &url, "--delay", "100ms", "--prefetch", "4"];
+        acts::worker(fleet, name, &flags)
+    };
+    let _one = worker("one", fleet.broker()?)?;
+    let _two = worker("two", &third)?;
+    // Its connections end with the leader, and it knows no other node: what it has in hand goes to the others.
+    let stranded = worker("stranded", &leader)?;
     let producer = acts::start_producer(fleet, 4000, 10, &[])?;
-    fleet.wait_for_run("first results", |run| run.chunks_done >= 40)?;
+    let by_stranded =
+        || fleet.sqlite3("select count(*) from chunks where state = 3 and worker = 'stranded'");
+    acts::wait_until(
+        "first results, and some of the worker at the leader",
+        || {
+            Ok(fleet.database().exists()
+                && fleet
+                    .store()?
+                    .summary(1)
+                    .is_ok_and(|run| run.chunks_done >= 40)
+                && by_stranded()? != "0")
+        },
+    )?;
     leader.kill();
     if promise == Promise::Broken {
         third.kill();
@@ -204,9 +214,24 @@ fn cluster(_: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     }
     let took = began.elapsed().as_secs_f64();
     ensure!(producer.wait()?.success(), "the producer gave up");
+    let said = stranded.said();
+    let lost = said
+        .lines()
+        .find(|line| line.contains("session lost; unsettled chunks"));
+    let in_hand = lost
+        .and_then(|line| line.split_once("in_hand="))
+        .map_or("", |(_, rest)| rest.trim_end());
+    ensure!(
+        !in_hand.is_empty() && in_hand != "0",
+        "the worker at the leader had nothing to lose: {said}"
+    );
     let found = violations(fleet, &Expected::done(SCRIPT))?;
+    let again = fleet.sqlite3("select count(*) from chunks where publishes <> 1")?;
     Ok(Outcome {
-        story: format!("results again after {took:.1} s"),
+        story: format!(
+            "results again after {took:.1} s; {in_hand} chunks of the leader's worker went to others, {again} were \
+             published again"
+        ),
         violations: found,
     })
 }

@@ -82,7 +82,8 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "alarms-longer-than-a-heartbeat",
         group: "broker",
-        fault: "memory alarm and disk alarm for 40 s; SIGTERM and SIGKILL of workers meanwhile",
+        fault: "memory alarm and disk alarm for 40 s, in which no chunk is done; SIGTERM of a worker, the writer and a \
+                waiting producer, SIGKILL of a worker meanwhile",
         holds: "SIGTERM ends each role within its deadline; the run completes when the alarm is over",
         control: Control {
             broken: "workers that ack first",
@@ -271,7 +272,10 @@ fn refused(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
             &pattern,
             policy,
         ])?;
-        let mut worker = acts::worker(fleet, "worker", believing(promise))?;
+        // It tells of each chunk that it takes only when it is asked for more.
+        let mut flags = vec!["-v"];
+        flags.extend(believing(promise));
+        let mut worker = acts::worker(fleet, "worker", &flags)?;
         if promise == Promise::Kept {
             worker.wait_for("result not stored")?;
         } else {
@@ -291,14 +295,33 @@ fn refused(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
             format!("{} refusals", said.matches("result not stored").count()),
         )?;
         let probed = said.matches("chunk taken").count();
-        if probed > 40 {
+        if probed != 40 {
             outcome
                 .violations
-                .push(format!("{probed} chunks probed instead of 40"));
+                .push(format!("{probed} chunks taken instead of 40"));
         }
         acts::dismiss(worker)?;
         Ok(outcome)
     })
+}
+
+fn chunks_done(fleet: &Fleet) -> anyhow::Result<i64> {
+    let store = fleet.store()?;
+    Ok(store.summary(store.find_run("latest")?)?.chunks_done)
+}
+
+/// Waits until no chunk has become done for three probings: what was published before the alarm is stored. Tells how
+/// many are done.
+fn stands_still(fleet: &Fleet) -> anyhow::Result<i64> {
+    let mut seen = (chunks_done(fleet)?, Instant::now());
+    acts::wait_until("the alarm to be in force", || {
+        let done = chunks_done(fleet)?;
+        if done != seen.0 {
+            seen = (done, Instant::now());
+        }
+        Ok(seen.1.elapsed() >= Duration::from_secs(3))
+    })?;
+    Ok(seen.0)
 }
 
 fn alarms(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
@@ -308,20 +331,42 @@ fn alarms(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     };
     bench.with_fleet(|fleet| {
         let writer = acts::writer(fleet)?;
-        let mut flags = vec!["--delay", "100ms", "--prefetch", "16"];
-        if promise == Promise::Broken {
-            flags.extend(["--sabotage", "ack-first"]);
+        let flags: &[&str] = match promise {
+            Promise::Kept => &["--delay", "1s", "--prefetch", "16"],
+            // What acks first takes all there is at once: it is still probing when the alarm comes.
+            Promise::Broken => &["--delay", "10s", "--sabotage", "ack-first"],
+        };
+        let mut producer = acts::start_producer(fleet, 4000, 10, &[])?;
+        let leaving = acts::worker(fleet, "leaving", flags)?;
+        let doomed = acts::worker(fleet, "doomed", flags)?;
+        if promise == Promise::Kept {
+            fleet.wait_for_run("first results", |run| run.chunks_done >= 20)?;
+        } else {
+            fleet.wait_for_run("the run", |_| true)?;
+            acts::wait_until("all chunks to be published", || {
+                Ok(fleet.sqlite3("select count(*) from chunks where state = 1")? == "400")
+            })?;
         }
-        acts::publish(fleet, 4000, 10)?;
-        let leaving = acts::worker(fleet, "leaving", &flags)?;
-        let doomed = acts::worker(fleet, "doomed", &flags)?;
-        fleet.wait_for_run("first results", |run| run.chunks_done >= 20)?;
         fleet
             .broker()?
             .ctl(&["set_vm_memory_high_watermark", "0.000001"])?;
         fleet.broker()?.ctl(&["set_disk_free_limit", "900000GB"])?;
+        let before = stands_still(fleet)?;
         std::thread::sleep(Duration::from_secs(lasting));
         let mut late = Vec::new();
+        let after = chunks_done(fleet)?;
+        if after != before || after >= 400 {
+            late.push(format!("{before} of 400 chunks were done, and {after} at the end of the alarm"));
+        }
+        let began = Instant::now();
+        producer.signal("TERM")?;
+        let status = producer.ended()?;
+        let gave_up = began.elapsed();
+        // 130: interrupted, with the state saved.
+        if status.code() != Some(130) || gave_up > Duration::from_secs(30) {
+            let said = producer.said();
+            late.push(format!("the producer: {status} {} s after SIGTERM: {said}", gave_up.as_secs()));
+        }
         // 30 s of draining, and some seconds for saying farewell to a broker that does not listen.
         let took = acts::leaves(leaving, 45, &mut late)?;
         let wrote = acts::leaves(writer, 30, &mut late)?;
@@ -336,7 +381,9 @@ fn alarms(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         let mut outcome = done(
             fleet,
             format!(
-                "alarms for {lasting} s; a worker left after {took} s, the writer after {wrote} s"
+                "alarms for {lasting} s at {before} of 400 chunks; the producer left after {} s, a worker after {took} s, \
+                 the writer after {wrote} s",
+                gave_up.as_secs()
             ),
         )?;
         outcome.violations.extend(late);

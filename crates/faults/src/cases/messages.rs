@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use pingfleet_broker::Queue;
 
 use crate::{
     acts::{self, SCRIPT},
     bench::{Bench, Case, Control, Outcome, Promise},
     invariants::{Expected, violations},
+    tampered::HANDED_OVER,
 };
 
 /// The script of a worker that finds something else.
@@ -17,22 +19,23 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "every-message-twice",
         group: "messages",
-        fault: "the producer publishes every chunk twice, and the worker every result",
-        holds: "one row a target; each result more is a duplicate, and counted",
+        fault: "the producer publishes every chunk twice, and the worker every result; a result that cannot be read",
+        holds: "one row a target; each result more is a duplicate, and counted; the database counts as many deliveries as \
+                the writer's consumers handed over",
         control: Control {
-            broken: "a row of the results changed by hand",
-            shown_by: &["are not those of one probing"],
+            broken: "a row of the results changed by hand, and a delivery that is not counted",
+            shown_by: &["are not those of one probing", "deliveries handed over"],
         },
         run: twice,
     },
     Case {
         name: "duplicates-with-other-outcomes",
         group: "messages",
-        fault: "every chunk is published twice and probed by two workers that find other outcomes",
-        holds: "the first result of a chunk wins, whole",
+        fault: "every chunk is probed twice, by two workers that find other outcomes: one after the other, and at once",
+        holds: "the first result of a chunk wins, whole; the second one is counted",
         control: Control {
-            broken: "one row of a chunk taken from the other result",
-            shown_by: &["are not those of one probing"],
+            broken: "the rows of a chunk taken from the second result, whole, as if the last one won",
+            shown_by: &["run 1 chunk 3: its 10 rows are not those of one probing"],
         },
         run: other_outcomes,
     },
@@ -46,6 +49,17 @@ pub(super) const CASES: &[Case] = &[
             shown_by: &["results are left on the queue"],
         },
         run: wrong_folder,
+    },
+    Case {
+        name: "two-databases-on-one-broker",
+        group: "messages",
+        fault: "two databases publish runs to the same queues; the results of both come mixed, first to the writer of one",
+        holds: "each writer stores its own; the first one leaves the others' on the queue, and says so",
+        control: Control {
+            broken: "a first writer that acks first",
+            shown_by: &["results are left on the queue", "20 are lost"],
+        },
+        run: two_databases,
     },
     Case {
         name: "second-writer",
@@ -62,66 +76,126 @@ pub(super) const CASES: &[Case] = &[
 
 fn twice(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     bench.with_fleet(|fleet| {
-        let writer = acts::writer(fleet)?;
+        let mut writer = fleet.start("faulty", &["writer", "--count"])?;
+        writer.wait_for("writer ready")?;
         let twice = ["--sabotage", "twice"];
         let producer = acts::faulty_producer(fleet, 1000, 10, &twice)?;
         let worker = acts::worker(fleet, "worker", &twice)?;
+        acts::send(fleet, Queue::Results, &[b"no result".to_vec()])?;
         ensure!(producer.wait()?.success(), "the producer gave up");
         fleet.rest()?;
         fleet.wait_for_quiet_queues()?;
         acts::dismiss(worker)?;
-        acts::dismiss(writer)?;
+        writer.signal("TERM")?;
+        ensure!(writer.ended()?.success(), "{}", writer.said());
+        let handed_over = handed_over(&writer.said())?;
         if promise == Promise::Broken {
             acts::tamper(
                 fleet,
-                "update results set sent = sent + 1 where chunk = 3 and position = 3",
+                "update results set sent = sent + 1 where chunk = 3 and position = 3;
+                 update writers set taken = taken - 1, duplicates = duplicates - 1;
+                 update runs set duplicates = duplicates - 1",
             )?;
         }
         let duplicates: i64 = fleet
             .sqlite3("select sum(duplicates) from run_summary")?
             .parse()?;
-        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        let counted = fleet.sqlite3("select taken from writers")?;
+        let expected = Expected {
+            quarantined: 1,
+            ..Expected::done(SCRIPT)
+        };
+        let mut found = violations(fleet, &expected)?;
+        if counted != handed_over {
+            found.push(format!(
+                "{handed_over} deliveries handed over, and {counted} counted"
+            ));
+        }
         // A chunk that comes again while it is in hand is probed once; its result is published twice all the same.
         if !(100..=300).contains(&duplicates) {
             found.push(format!("{duplicates} duplicates of 100 chunks"));
         }
         Ok(Outcome {
-            story: format!("100 chunks, {duplicates} duplicates"),
+            story: format!(
+                "100 chunks, {duplicates} duplicates, 1 in quarantine: {handed_over} deliveries"
+            ),
             violations: found,
         })
     })
 }
 
+/// What a writer that counts has told of its deliveries at its end.
+fn handed_over(said: &str) -> anyhow::Result<String> {
+    let told = said.lines().find_map(|line| line.strip_prefix(HANDED_OVER));
+    Ok(told.context("it did not tell its deliveries")?.to_owned())
+}
+
 fn other_outcomes(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    const CHUNKS: i64 = 200;
     bench.with_fleet(|fleet| {
         let writer = acts::writer(fleet)?;
-        let _one = acts::worker(fleet, "one", &["--delay", "50ms", "--prefetch", "5"])?;
         let other = OTHER_SCRIPT.to_string();
         let flags = ["--script", &other, "--delay", "50ms", "--prefetch", "5"];
+        let both = [SCRIPT, OTHER_SCRIPT].to_vec();
+
+        // One after the other: who is the first is known.
+        let one = acts::worker(fleet, "one", &[])?;
+        acts::publish(fleet, 2000, 10)?;
+        fleet.rest()?;
+        acts::dismiss(one)?;
         let _two = acts::worker(fleet, "two", &flags)?;
+        acts::send_again(fleet, 1)?;
+        fleet.wait_for_quiet_queues()?;
+        let duplicates = || -> anyhow::Result<i64> {
+            let counted = fleet.sqlite3("select sum(duplicates) from run_summary")?;
+            Ok(counted.parse()?)
+        };
+        let counted = duplicates()?;
+        if promise == Promise::Broken {
+            // The second worker's findings, stored by another run.
+            acts::publish(fleet, 2000, 10)?;
+            fleet.rest()?;
+            acts::tamper(
+                fleet,
+                "update results as r set (status, reason, sent, received, rtt_min_ns, rtt_avg_ns, rtt_max_ns, attempts) =
+                 (select status, reason, sent, received, rtt_min_ns, rtt_avg_ns, rtt_max_ns, attempts from results o
+                  where o.run = 2 and o.address = r.address) where run = 1 and chunk = 3",
+            )?;
+        }
+        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        if counted != CHUNKS {
+            found.push(format!("{counted} duplicates of {CHUNKS} chunks probed again"));
+        }
+        if promise == Promise::Broken {
+            return Ok(Outcome {
+                story: "a chunk with the second result".to_owned(),
+                violations: found,
+            });
+        }
+
+        // Both at once: whoever is the first has all rows of a chunk.
+        let _one = acts::worker(fleet, "one", &["--delay", "50ms", "--prefetch", "5"])?;
         let producer = acts::faulty_producer(fleet, 2000, 10, &["--sabotage", "twice"])?;
         ensure!(producer.wait()?.success(), "the producer gave up");
         fleet.rest()?;
         fleet.wait_for_quiet_queues()?;
         acts::dismiss(writer)?;
-        if promise == Promise::Broken {
-            acts::tamper(
-                fleet,
-                "update results set (status, reason, sent, received) = (select status, reason, sent, received from
-                 results o where o.status <> results.status limit 1) where chunk = 3 and position = 3",
-            )?;
-        }
+        let won = fleet.sqlite3(
+            "select group_concat(n) from (select count(*) n from chunks where run = 2 group by worker)",
+        )?;
+        ensure!(won.contains(','), "one worker did it all");
+        let more = duplicates()? - counted;
         let expected = Expected {
-            scripts: vec![SCRIPT, OTHER_SCRIPT],
+            scripts: both,
             ..Expected::default()
         };
-        let won = fleet
-            .sqlite3("select group_concat(n) from (select count(*) n from chunks group by worker)")?;
-        let duplicates = fleet.sqlite3("select sum(duplicates) from run_summary")?;
-        ensure!(won.contains(','), "one worker did it all");
+        found.extend(violations(fleet, &expected)?);
         Ok(Outcome {
-            story: format!("{won} chunks by the two workers, {duplicates} duplicates"),
-            violations: violations(fleet, &expected)?,
+            story: format!(
+                "{CHUNKS} chunks with the first result, {counted} duplicates; then {won} chunks by two workers at \
+                 once, {more} duplicates"
+            ),
+            violations: found,
         })
     })
 }
@@ -160,6 +234,44 @@ fn wrong_folder(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> 
         }
         Ok(Outcome {
             story: "40 results left alone, and stored by the right writer".to_owned(),
+            violations: found,
+        })
+    })
+}
+
+fn two_databases(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+    bench.with_fleet(|fleet| {
+        let ours = fleet.folder().to_owned();
+        let theirs = ours.join("theirs");
+        std::fs::create_dir(&theirs)?;
+        for folder in [&ours, &theirs, &ours] {
+            fleet.move_database(folder);
+            acts::publish(fleet, 200, 10)?;
+        }
+        let worker = acts::worker(fleet, "worker", &[])?;
+        acts::wait_for_results(fleet, 60)?;
+        acts::dismiss(worker)?;
+
+        let mut first = match promise {
+            Promise::Kept => fleet.start("consumer-writer", &[])?,
+            Promise::Broken => fleet.start("faulty", &["writer", "--sabotage", "ack-first"])?,
+        };
+        first.wait_for("it is left alone")?;
+        fleet.rest()?;
+        acts::dismiss(first)?;
+        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        let kept = fleet.messages()?;
+        if kept != 20 {
+            found.push(format!("{kept} of 20 results are left on the queue"));
+        }
+
+        fleet.move_database(&theirs);
+        let second = acts::writer(fleet)?;
+        fleet.rest()?;
+        acts::dismiss(second)?;
+        found.extend(violations(fleet, &Expected::done(SCRIPT))?);
+        Ok(Outcome {
+            story: "40 results of one and 20 of the other, each in its own database".to_owned(),
             violations: found,
         })
     })
