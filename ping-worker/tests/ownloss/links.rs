@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use anyhow::ensure;
 use pingfleet_testbed::{
     Namespace,
-    simnet::{Answer, Behaviour, Script, SimNet},
+    simnet::{Script, SimNet},
 };
 use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
 
@@ -137,18 +137,7 @@ fn a_link_without_carrier_from_the_start_makes_nobody_down() -> anyhow::Result<(
 #[test]
 fn a_link_that_is_down_for_a_moment_makes_nobody_down() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
-        let answer = Answer {
-            after: Duration::from_millis(200),
-            ..Answer::default()
-        };
-        let behaviour = Behaviour {
-            loss: 0.0,
-            answers: vec![answer],
-        };
-        let net = SimNet::start(Script {
-            hosts: vec![(1..=6000, behaviour)],
-            ..Script::default()
-        })?;
+        let net = SimNet::start(Script::alive_after(1..=6000, Duration::from_millis(200)))?;
         net.sh("echo 1 > /proc/sys/net/ipv6/conf/sim0/keep_addr_on_down")?;
         let asked = Asked {
             probing: Probing {

@@ -11,7 +11,7 @@ use crate::{
     counters::Echoes,
     pair,
     prober::{Asked, Prober},
-    truth::{all, is_unknown, repeated, tally, up_or_unknown},
+    truth::{all, all_silent, is_unknown, repeated, tally, up_or_unknown},
 };
 
 /// How many targets answer.
@@ -60,11 +60,7 @@ fn what_a_filter_drops_that_tells_nobody_is_up_after_it_is_gone() -> anyhow::Res
         let (living, silent) = report.outcomes[0].split_at(LIVING as usize);
         ensure!(repeated(living) > 0, "{:?}", tally(living));
         all(living, |outcome| outcome.status == Status::Up)?;
-        // Silent in a pass of which nothing was thrown away; or a busy machine stops the prober for long.
-        all(silent, |outcome| {
-            outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, OwnLoss::STALLED)
-        })
+        all_silent(silent)
     })
 }
 

@@ -23,6 +23,14 @@ pub(crate) fn all(outcomes: &[Outcome], may_be: impl Fn(&Outcome) -> bool) -> an
     Ok(())
 }
 
+/// Fails with the first that is not `down`. A busy machine may stop the prober for so long that it says so.
+pub(crate) fn all_silent(outcomes: &[Outcome]) -> anyhow::Result<()> {
+    all(outcomes, |outcome| {
+        outcome.status == Status::Down { no_arp: false }
+            || is_unknown(outcome.status, OwnLoss::STALLED)
+    })
+}
+
 /// How many outcomes there are of each status, reason and number of passes.
 pub(crate) fn tally(outcomes: &[Outcome]) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();

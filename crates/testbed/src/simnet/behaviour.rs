@@ -150,9 +150,19 @@ impl Script {
     /// A network in which `hosts` answer at once.
     #[must_use]
     pub fn alive(hosts: RangeInclusive<u32>) -> Self {
+        Self::alive_after(hosts, Duration::ZERO)
+    }
+
+    /// The same, some time after each request.
+    #[must_use]
+    pub fn alive_after(hosts: RangeInclusive<u32>, after: Duration) -> Self {
+        let answer = Answer {
+            after,
+            ..Answer::default()
+        };
         let behaviour = Behaviour {
             loss: 0.0,
-            answers: vec![Answer::default()],
+            answers: vec![answer],
         };
         Self {
             hosts: vec![(hosts, behaviour)],
