@@ -34,8 +34,8 @@ use crate::{
 /// The most unanswered requests of one socket. They cost memory only, about 400 bytes each.
 const MOST_OUTSTANDING: usize = 1 << 18;
 
-/// The same to neighbours on a link, of all threads together. The kernel asks for each of them for three seconds, and the table that these share
-/// with the gateways holds 1,024 entries (`net.ipv4.neigh.default.gc_thresh3`).
+/// The same to neighbours on a link, of all threads together. The kernel asks for each of them for three seconds, and the
+/// table that these share with the gateways holds 1,024 entries (`net.ipv4.neigh.default.gc_thresh3`).
 const MOST_NEIGHBOURS: usize = 256;
 
 /// A target from which nothing came is settled this much after its last timeout: the kernel stamps a reply before it
