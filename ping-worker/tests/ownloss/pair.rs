@@ -68,13 +68,14 @@ pub(crate) fn know(far: &Far<'_>, near: &str) -> anyhow::Result<()> {
     ))
 }
 
-/// From now on the far side hears no question for a link address.
+/// From now on the far side hears no question for a link address. Whether an address is in use (RFC 4862 section 5.4.2) is
+/// asked from no address, whenever the kernel sees fit, and is none of them.
 pub(crate) fn deafen(far: &Far<'_>) -> anyhow::Result<()> {
     far.sh("nft add table netdev deaf
          nft add counter netdev deaf questions
          nft add chain netdev deaf in '{ type filter hook ingress device veth0 priority 0; }'
          nft add rule netdev deaf in ether type arp counter name questions drop
-         nft add rule netdev deaf in icmpv6 type nd-neighbor-solicit counter name questions drop")
+         nft add rule netdev deaf in ip6 saddr != :: icmpv6 type nd-neighbor-solicit counter name questions drop")
 }
 
 /// Waits until a question was asked in vain; from then on the far side hears them: the next one comes a second later.
