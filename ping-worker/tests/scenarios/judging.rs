@@ -13,9 +13,10 @@ use crate::{
     scenario::{Expected, Scenario, Variant},
 };
 
-/// How much before its time a single request may leave. A prober's clock for the request before may have started, and
-/// the prober waited for a processor then, before that request got its stamp. Every gap that is asked for here is so
-/// long that a wrong one differs by more. What the middle one of many may do is [`crate::exact`]'s matter.
+/// How much before its time a single request may leave, and by how much a single round trip may be too short. A prober
+/// may have had to wait for a processor between the sending of a request and the reading of its clock. Every time that
+/// is asked for here is so long that a wrong one differs by more. What the middle one of many may do is
+/// [`crate::exact`]'s matter.
 pub(crate) const EARLY: Duration = Duration::from_millis(40);
 
 /// How often a silent target is probed at most.
@@ -64,11 +65,9 @@ pub(crate) fn faults(
         }
         shortest.sort_unstable();
         let middle = shortest.get(shortest.len() / 2);
-        if let (Some([low, high]), Some(middle)) = (expected.middle_rtt, middle)
-            && variant.engine.is_stamped_by_kernel
-        {
+        if let (Some([low, high]), Some(middle)) = (expected.middle_rtt, middle) {
             let middle = Duration::from_nanos(*middle);
-            if !(low..=high).contains(&middle) {
+            if middle < low || middle > high && variant.engine.is_stamped_by_kernel {
                 faults.push(format!("{middle:?} in the middle of {:?}", group.hosts()));
             }
         }
@@ -205,7 +204,7 @@ impl Seen<'_> {
         let is_stamped = self.variant.engine.is_stamped_by_kernel;
         let [min, mean, max] = [rtt.min_ns, rtt.avg_ns, rtt.max_ns].map(Duration::from_nanos);
         if let Some([low, high]) = expected.rtt
-            && (min < low || max > high && is_stamped)
+            && (min + EARLY < low || max > high && is_stamped)
         {
             return Some(format!("round trips from {min:?} to {max:?}"));
         }
