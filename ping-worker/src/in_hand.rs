@@ -70,10 +70,6 @@ mod tests {
 
     use super::*;
 
-    const fn tag(tag: u64) -> DeliveryTag {
-        DeliveryTag { channel: 0, tag }
-    }
-
     #[test]
     fn a_second_delivery_is_settled_with_the_first() {
         let key = ChunkKey {
@@ -81,10 +77,10 @@ mod tests {
             chunk: 7,
         };
         let mut in_hand = InHand::default();
-        assert_eq!(in_hand.take(key, tag(1), false), Taken::New);
-        assert_eq!(in_hand.take(key, tag(2), true), Taken::Again);
+        assert_eq!(in_hand.take(key, DeliveryTag(1), false), Taken::New);
+        assert_eq!(in_hand.take(key, DeliveryTag(2), true), Taken::Again);
         let held = in_hand.settle(&key);
-        assert_eq!(held.tags, [tag(1), tag(2)]);
+        assert_eq!(held.tags, [DeliveryTag(1), DeliveryTag(2)]);
         assert!(!held.returned);
         assert_eq!(in_hand.len(), 0);
     }
@@ -96,9 +92,9 @@ mod tests {
             chunk: 7,
         };
         let mut in_hand = InHand::default();
-        in_hand.take(key, tag(1), true);
+        in_hand.take(key, DeliveryTag(1), true);
         in_hand.forget_tags();
-        assert_eq!(in_hand.take(key, tag(1), true), Taken::Again);
-        assert_eq!(in_hand.settle(&key).tags, [tag(1)]);
+        assert_eq!(in_hand.take(key, DeliveryTag(1), true), Taken::Again);
+        assert_eq!(in_hand.settle(&key).tags, [DeliveryTag(1)]);
     }
 }

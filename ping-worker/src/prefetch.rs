@@ -105,7 +105,7 @@ impl Prefetch {
         self.widen(self.size.saturating_mul(2).min(MOST), in_hand)
     }
 
-    /// A fresh channel brings `wanted` chunks beside those in hand, which are bounded.
+    /// Chunks of lost sessions are in hand beside those of this one, and all of them are bounded.
     fn widen(&mut self, wanted: u16, in_hand: usize) -> Option<u16> {
         let room = in_hand + usize::from(wanted) <= MOST_IN_HAND;
         (wanted > self.size && room).then(|| {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn interleaved_runs_do_not_pile_up_channels() {
+    fn interleaved_runs_share_the_widest_window() {
         let mut prefetch = Prefetch::slow_start(None, None);
         let fast = chunk(Probing::default());
         let slow = chunk(Probing {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn no_fresh_channel_while_too_much_is_in_hand() {
+    fn no_wider_window_while_too_much_is_in_hand() {
         let mut prefetch = Prefetch::slow_start(NonZeroU16::new(200), None);
         assert_eq!(
             prefetch.settled(&chunk(Probing::default()), false, 313),

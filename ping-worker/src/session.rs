@@ -169,7 +169,7 @@ impl Intake {
                         && let Some(chunk) = &self.last
                         && let Some(wanted) = prefetch.alone(chunk, self.in_hand.len())
                     {
-                        consumer.set_prefetch(wanted).await?;
+                        consumer.widen(wanted).await?;
                     }
                 }
             }
@@ -184,7 +184,7 @@ impl Intake {
     ) -> Result<(), BrokerError> {
         if let Some(wanted) = prefetch.idle(self.in_hand.len()) {
             tracing::debug!(prefetch = wanted, "prefetch widened while idle");
-            consumer.set_prefetch(wanted).await?;
+            consumer.widen(wanted).await?;
         }
         Ok(())
     }
@@ -277,7 +277,7 @@ impl Intake {
             && let Some(wanted) = prefetch.settled(&chunk, returned, self.in_hand.len())
         {
             tracing::debug!(prefetch = wanted, "prefetch widened");
-            consumer.set_prefetch(wanted).await?;
+            consumer.widen(wanted).await?;
         }
         Ok(())
     }

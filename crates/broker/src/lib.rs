@@ -66,14 +66,10 @@ pub enum Confirmed {
 /// The future of one publish: it resolves when the broker has answered.
 pub type Confirm = BoxFuture<'static, Result<Confirmed, BrokerError>>;
 
-/// Names one delivery of one consumer, for settling it. Ordered by arrival.
+/// Names one delivery of one session, for settling it: its delivery tag (AMQP `basic.deliver`), from 1. Ordered by
+/// delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeliveryTag {
-    /// Which channel of the consumer it came by.
-    pub channel: u32,
-    /// The delivery tag on that channel (AMQP `basic.deliver`).
-    pub tag: u64,
-}
+pub struct DeliveryTag(pub u64);
 
 /// One message as it was delivered. It is not settled by being dropped.
 #[derive(Debug, Clone)]
@@ -216,7 +212,7 @@ pub trait Consumer: Send {
     /// [`BrokerError`]: the session is over, and everything unsettled comes back.
     async fn next(&mut self) -> Result<Delivery, BrokerError>;
 
-    /// Acknowledges one delivery, or with `multiple` all unsettled ones of its channel up to it. Acks of one consumer
+    /// Acknowledges one delivery, or with `multiple` all unsettled ones up to it. Acks of one consumer
     /// reach the broker in the order of the calls.
     ///
     /// # Errors
@@ -229,12 +225,11 @@ pub trait Consumer: Send {
     /// [`BrokerError`]: the session is over, which returns it too.
     async fn requeue(&mut self, tag: DeliveryTag) -> Result<(), BrokerError>;
 
-    /// Goes on with another prefetch, on a fresh channel. Deliveries of the old one that were not yet handed out still
-    /// come from [`Self::next`], and all its unsettled ones can still be settled.
+    /// Goes on with a prefetch of `prefetch`, if that is more than before. Nothing is returned to the queue for it.
     ///
     /// # Errors
     /// [`BrokerError`]: the session is over.
-    async fn set_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError>;
+    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError>;
 
     /// Stops intake (`basic.cancel`). What was delivered and not yet handed out is returned to the queue; what was
     /// handed out can still be settled. [`Self::next`] then waits for ever.

@@ -89,7 +89,6 @@ impl Broker for MemoryBroker {
             queue,
             id,
             prefetch: usize::from(prefetch.max(1)),
-            channel: 0,
             next_tag: 1,
             unsettled: BTreeMap::new(),
             stopped: false,
@@ -133,50 +132,32 @@ struct MemoryConsumer {
     queue: Queue,
     id: ConsumerId,
     prefetch: usize,
-    /// Counts the changes of the prefetch, as the channels of a RabbitMQ session do.
-    channel: u32,
     next_tag: u64,
     unsettled: BTreeMap<DeliveryTag, Message>,
     stopped: bool,
 }
 
 impl MemoryConsumer {
-    /// What is unsettled on the channel of `tag`, up to it, or only that very delivery.
+    /// What is unsettled up to `tag`, or only that very delivery.
     fn settle(&mut self, tag: DeliveryTag, multiple: bool) -> Result<Vec<Message>, BrokerError> {
-        if !self.unsettled.contains_key(&tag) {
-            return Err(BrokerError::Lost(
-                format!("delivery {} is not unsettled", tag.tag).into(),
-            ));
+        let message = self.unsettled.remove(&tag).ok_or_else(|| {
+            BrokerError::Lost(format!("delivery {} is not unsettled", tag.0).into())
+        })?;
+        let mut messages = Vec::new();
+        if multiple {
+            let later = self.unsettled.split_off(&tag);
+            messages.extend(std::mem::replace(&mut self.unsettled, later).into_values());
         }
-        let first = if multiple {
-            DeliveryTag { tag: 0, ..tag }
-        } else {
-            tag
-        };
-        let tags: Vec<_> = self
-            .unsettled
-            .range(first..=tag)
-            .map(|(tag, _)| *tag)
-            .collect();
-        Ok(tags
-            .iter()
-            .filter_map(|tag| self.unsettled.remove(tag))
-            .collect())
+        messages.push(message);
+        Ok(messages)
     }
 
     fn take(&mut self) -> Option<Delivery> {
-        let from = DeliveryTag {
-            channel: self.channel,
-            tag: 0,
-        };
-        if self.unsettled.range(from..).count() >= self.prefetch {
+        if self.unsettled.len() >= self.prefetch {
             return None;
         }
         let message = self.shared.lock().take(self.queue, self.id)?;
-        let tag = DeliveryTag {
-            channel: self.channel,
-            tag: self.next_tag,
-        };
+        let tag = DeliveryTag(self.next_tag);
         self.next_tag += 1;
         let delivery = Delivery {
             tag,
@@ -219,10 +200,8 @@ impl Consumer for MemoryConsumer {
         Ok(())
     }
 
-    async fn set_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
-        self.prefetch = usize::from(prefetch.max(1));
-        self.channel += 1;
-        self.next_tag = 1;
+    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.prefetch = self.prefetch.max(prefetch.into());
         Ok(())
     }
 

@@ -35,9 +35,10 @@ contract!(
     a_multiple_ack_settles_everything_up_to_it,
     a_second_ack_is_refused_and_harms_no_other_delivery,
     no_consumer_holds_more_than_its_prefetch,
-    deliveries_from_before_a_new_prefetch_are_handed_out_and_settled,
+    widening_returns_nothing_and_holds_as_many_as_were_asked_for,
     stop_returns_what_was_not_handed_out_and_keeps_the_rest,
-    stop_ends_with_deliveries_unsettled_from_before_a_new_prefetch,
+    stop_returns_what_a_wider_window_was_not_asked_for,
+    a_session_that_is_dropped_returns_each_delivery_once,
     a_requeued_delivery_comes_back,
     a_chunk_that_always_comes_back_ends_as_a_dead_letter,
     results_come_back_more_often_than_any_limit,
@@ -139,34 +140,34 @@ async fn no_consumer_holds_more_than_its_prefetch(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-async fn deliveries_from_before_a_new_prefetch_are_handed_out_and_settled(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
+async fn widening_returns_nothing_and_holds_as_many_as_were_asked_for(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["1", "2", "3", "4", "5", "6"]).await?;
     let mut consumer = rig.broker.consumer(Queue::Work, 2).await?;
     let one = next(&mut consumer).await?;
-    consumer.set_prefetch(10).await?;
-    // "2" may have been under way on the old channel.
-    let two = next(&mut consumer).await?;
-    let three = next(&mut consumer).await?;
-    assert_eq!(
-        (two.body.as_slice(), three.body.as_slice()),
-        (&b"2"[..], &b"3"[..])
-    );
-    assert!(three.tag.channel > one.tag.channel);
-    assert!(three.tag > two.tag && two.tag > one.tag);
-    consumer.ack(three.tag, true).await?;
-    consumer.ack(one.tag, false).await?;
-    if two.tag.channel != three.tag.channel {
-        consumer.ack(two.tag, true).await?;
+    // "2" may be on its way.
+    consumer.widen(4).await?;
+    let mut tags = vec![one.tag];
+    for body in ["2", "3", "4"] {
+        let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.body, body.as_bytes());
+        assert!(!delivery.redelivered);
+        tags.push(delivery.tag);
     }
-    // The session goes on after its old channel is done.
-    stored(rig, Queue::Work, &["4"]).await?;
-    let four = next(&mut consumer).await?;
-    assert_eq!(four.body, b"4");
-    consumer.ack(four.tag, true).await?;
-    consumer.close().await;
-    stored(rig, Queue::Work, &["end"]).await?;
+    assert!(tags.is_sorted());
+    // Narrower is nothing that it becomes.
+    consumer.widen(3).await?;
     let mut other = rig.broker.consumer(Queue::Work, 10).await?;
-    assert_eq!(bodies(&mut other, 1).await?, ["end"]);
+    assert_eq!(bodies(&mut other, 2).await?, ["5", "6"]);
+    other.stop().await?;
+    // What was taken before and after is settled, one by one and all at once, and makes room for as much.
+    consumer.ack(tags[1], false).await?;
+    consumer.ack(tags[3], true).await?;
+    stored(rig, Queue::Work, &["7", "8", "9", "10", "11"]).await?;
+    let mut taken = bodies(&mut consumer, 4).await?;
+    taken.sort();
+    assert_eq!(taken, ["10", "7", "8", "9"]);
+    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    assert_eq!(bodies(&mut other, 1).await?, ["11"]);
     Ok(())
 }
 
@@ -184,12 +185,11 @@ async fn stop_returns_what_was_not_handed_out_and_keeps_the_rest(rig: &Rig) -> R
     Ok(())
 }
 
-async fn stop_ends_with_deliveries_unsettled_from_before_a_new_prefetch(rig: &Rig) -> Result<()> {
+async fn stop_returns_what_a_wider_window_was_not_asked_for(rig: &Rig) -> Result<()> {
     stored(rig, Queue::Work, &["1", "2", "3"]).await?;
     let mut stopped = rig.broker.consumer(Queue::Work, 1).await?;
     let one = next(&mut stopped).await?;
-    stopped.set_prefetch(10).await?;
-    // By now all that came with the old prefetch was handed out.
+    stopped.widen(10).await?;
     let two = next(&mut stopped).await?;
     assert_eq!(two.body, b"2");
     timeout(REPLY_TIMEOUT, stopped.stop()).await??;
@@ -200,6 +200,27 @@ async fn stop_ends_with_deliveries_unsettled_from_before_a_new_prefetch(rig: &Ri
     stopped.close().await;
     stored(rig, Queue::Work, &["end"]).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["end"]);
+    Ok(())
+}
+
+async fn a_session_that_is_dropped_returns_each_delivery_once(rig: &Rig) -> Result<()> {
+    stored(rig, Queue::Work, &["killer", "other"]).await?;
+    // Delivered once, and once more for each of the 20 returns that the limit allows, whatever consumer had it.
+    for start in 0..21 {
+        let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+        let first = next(&mut consumer).await?;
+        consumer.widen(4).await?;
+        let second = next(&mut consumer).await?;
+        let both = [first.body, second.body];
+        assert!(
+            both.contains(&b"killer".to_vec()),
+            "start {start}: {both:?}"
+        );
+    }
+    let mut dead = rig.broker.consumer(Queue::Dead, 2).await?;
+    let mut letters = bodies(&mut dead, 2).await?;
+    letters.sort();
+    assert_eq!(letters, ["killer", "other"]);
     Ok(())
 }
 

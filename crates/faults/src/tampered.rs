@@ -369,11 +369,11 @@ impl Consumer for TamperedConsumer {
         self.inner.requeue(tag).await
     }
 
-    async fn set_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
         if self.counts && self.faults.sabotages(Sabotage::NoSlowStart) {
             return Ok(());
         }
-        self.inner.set_prefetch(prefetch).await
+        self.inner.widen(prefetch).await
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {

@@ -57,8 +57,8 @@ impl Consumer for AckingConsumer {
         Ok(())
     }
 
-    async fn set_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
-        self.0.set_prefetch(prefetch).await
+    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.0.widen(prefetch).await
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {

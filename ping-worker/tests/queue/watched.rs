@@ -149,11 +149,7 @@ impl<W: Watch> Consumer for WatchedConsumer<W> {
     }
 
     async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
-        let first = if multiple {
-            DeliveryTag { tag: 0, ..tag }
-        } else {
-            tag
-        };
+        let first = if multiple { DeliveryTag(0) } else { tag };
         let tags: Vec<_> = self.unsettled.range(first..=tag).map(|(t, _)| *t).collect();
         let bodies = tags
             .iter()
@@ -170,9 +166,9 @@ impl<W: Watch> Consumer for WatchedConsumer<W> {
         self.inner.requeue(tag).await
     }
 
-    async fn set_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
         self.watch.prefetched(prefetch);
-        self.inner.set_prefetch(prefetch).await
+        self.inner.widen(prefetch).await
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {

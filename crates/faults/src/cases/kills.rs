@@ -79,8 +79,7 @@ pub(super) const CASES: &[Case] = &[
         name: "poison-chunk-among-fifty",
         group: "processes",
         fault: "a chunk that kills whatever worker takes it, which is started again and again, with a full prefetch",
-        holds: "it alone is dead, with its reason, after 11 to 21 kills (some return it twice); `verify` exits 5, and \
-                `retry` completes the run",
+        holds: "it alone is dead, with its reason, after 21 kills; `verify` exits 5, and `retry` completes the run",
         control: Control {
             broken: "a worker without slow start",
             shown_by: &["chunks are dead instead of 1"],
@@ -397,10 +396,8 @@ fn random(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     })
 }
 
-/// How many workers a chunk kills before it is dead. The broker drops it at its 21st return, and a start can return it
-/// more than once: when the channels of a dead connection end one after the other, what the first one had goes to the
-/// next; and what the broker sends while a consumer is cancelled comes back.
-const KILLS_OF_A_CHUNK: std::ops::RangeInclusive<u32> = 11..=21;
+/// How many workers a chunk kills before it is dead: the broker drops it at its 21st return, and each kill is one.
+const KILLS_OF_A_CHUNK: u32 = 21;
 
 fn poison(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
     bench.with_fleet(|fleet| {
@@ -439,7 +436,7 @@ fn poison(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
             ..Expected::done(SCRIPT)
         };
         let mut found = violations(fleet, &expected)?;
-        if promise == Promise::Kept && !KILLS_OF_A_CHUNK.contains(&kills) {
+        if promise == Promise::Kept && kills != KILLS_OF_A_CHUNK {
             found.push(format!("dead after it killed {kills} workers"));
         }
         let reason = fleet.sqlite3("select distinct dead_reason from chunks where state = 2")?;
