@@ -24,7 +24,7 @@ use crate::{
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A worker that sent nothing for this long, with all that it may take in hand, idles.
-const IDLE: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(5);
 
 /// What a chunk's probing ended with.
 struct Ended {

@@ -22,7 +22,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// (`arp(7)`, `mcast_solicit`).
 const RESOLVED: Duration = Duration::from_secs(4);
 
-/// The window grows this often while nothing answers; sooner when all that is in it was answered.
+/// A round: the window grows this often while nothing answers. A round also ends when the window is full and one of
+/// its own requests was answered: what was sent since the window grew does arrive.
 const ROUND: Duration = Duration::from_millis(50);
 
 /// Unused for this long, the next hop may have to be resolved again: it starts over.
@@ -35,7 +36,8 @@ pub struct Window {
     most: usize,
     size: usize,
     in_flight: usize,
-    answered: usize,
+    /// Whether a request that left in this round was answered.
+    answered: bool,
     /// Whether an answer or [`SILENCE`] has shown that requests leave.
     open: bool,
     round_since: Option<Instant>,
@@ -62,7 +64,7 @@ impl Window {
             most,
             size: first,
             in_flight: 0,
-            answered: 0,
+            answered: false,
             open: false,
             round_since: None,
             first_used: None,
@@ -80,7 +82,11 @@ impl Window {
         if idle {
             *self = Self::of(self.first, self.most);
         }
-        self.grow(now);
+        let over = self.grows_at().is_some_and(|at| at <= now);
+        if over || self.answered && self.in_flight >= self.size {
+            self.open = true;
+            self.grow(now);
+        }
         if self.in_flight >= self.size {
             return Err(self.grows_at());
         }
@@ -91,10 +97,10 @@ impl Window {
         Ok(())
     }
 
-    /// Gives a place back because its request was answered.
-    pub fn answered(&mut self, now: Instant) {
+    /// Gives a place back because its request, which left at `sent`, was answered.
+    pub fn answered(&mut self, sent: Instant, now: Instant) {
         self.leave(1);
-        self.answered += 1;
+        self.answered |= self.round_since.is_some_and(|since| sent > since);
         self.heard(now);
     }
 
@@ -102,7 +108,7 @@ impl Window {
     pub fn heard(&mut self, now: Instant) {
         if !self.open {
             self.open = true;
-            self.grow_once(now);
+            self.grow(now);
         }
     }
 
@@ -125,15 +131,8 @@ impl Window {
     }
 
     fn grow(&mut self, now: Instant) {
-        if self.answered >= self.size || self.grows_at().is_some_and(|at| at <= now) {
-            self.open = true;
-            self.grow_once(now);
-        }
-    }
-
-    fn grow_once(&mut self, now: Instant) {
         self.size = (self.size * 2).min(self.most);
-        self.answered = 0;
+        self.answered = false;
         self.round_since = Some(now);
     }
 
@@ -190,19 +189,43 @@ mod tests {
         let start = Instant::now();
         let mut window = Window::default();
         fill(&mut window, start);
-        window.answered(start);
+        window.answered(start, start);
         assert_eq!(fill(&mut window, start), 65);
     }
 
     #[test]
-    fn it_doubles_when_as_many_were_answered_as_fit() {
+    fn it_doubles_when_it_is_full_and_one_of_the_round_was_answered() {
+        const TICK: Duration = Duration::from_millis(1);
         let start = Instant::now();
         let mut window = Window::default();
         fill(&mut window, start);
-        (0..64).for_each(|_| window.answered(start));
-        assert_eq!(fill(&mut window, start), 128);
-        (0..128).for_each(|_| window.answered(start));
-        assert_eq!(fill(&mut window, start), 256);
+        window.answered(start, start + TICK);
+        assert_eq!(fill(&mut window, start + 2 * TICK), 65);
+        // That one left before the window grew, so it says nothing of those that came after.
+        window.answered(start, start + 3 * TICK);
+        assert_eq!(fill(&mut window, start + 3 * TICK), 1);
+        // One of the round, and the window doubles once: at 256 nothing of that round was answered.
+        window.answered(start + 2 * TICK, start + 4 * TICK);
+        assert_eq!(fill(&mut window, start + 4 * TICK), 129);
+        assert_eq!(window.in_flight(), 256);
+        assert_eq!(
+            window.enter(start + 5 * TICK),
+            Err(Some(start + 4 * TICK + ROUND))
+        );
+    }
+
+    #[test]
+    fn it_does_not_grow_while_it_is_not_full() {
+        const TICK: Duration = Duration::from_millis(1);
+        let start = Instant::now();
+        let mut window = Window::default();
+        for tick in 1..40 {
+            let now = start + tick * TICK;
+            window.enter(now).unwrap();
+            window.answered(now, now + TICK);
+        }
+        // The first answer opened it, and the others count once, when it is full.
+        assert_eq!(fill(&mut window, start + 40 * TICK), 256);
     }
 
     #[test]
@@ -248,7 +271,7 @@ mod tests {
         let start = Instant::now();
         let mut window = Window::default();
         fill(&mut window, start);
-        (0..64).for_each(|_| window.answered(start));
+        (0..64).for_each(|_| window.answered(start, start));
         assert_eq!(fill(&mut window, start + IDLE), 64);
     }
 }

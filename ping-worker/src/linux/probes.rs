@@ -209,7 +209,7 @@ impl Probes {
         let arrived = arrived();
         let rtt = arrived.saturating_duration_since(sent).max(SHORTEST);
         match target.course.answered(request, rtt) {
-            Credit::InFlight => self.window.answered(arrived),
+            Credit::InFlight => self.window.answered(sent, arrived),
             Credit::Expired => self.window.heard(arrived),
             Credit::None => return,
         }

@@ -370,7 +370,7 @@ impl<'a> Chunk<'a> {
         match landed.result {
             Ok((packet, rtt)) => match meaning(&packet, to) {
                 Meaning::Reply => match target.course.answered(landed.request, rtt) {
-                    Credit::InFlight => share.answered(),
+                    Credit::InFlight => share.answered(rtt),
                     Credit::Expired => share.heard(),
                     Credit::None => {}
                 },

@@ -235,9 +235,11 @@ impl Share {
         Ok(())
     }
 
-    pub(super) fn answered(&self) {
+    pub(super) fn answered(&self, rtt: Duration) {
         self.in_flight.set(self.in_flight.get() - 1);
-        self.client.window.borrow_mut().answered(now());
+        let now = now();
+        let sent = now.checked_sub(rtt).unwrap_or(now);
+        self.client.window.borrow_mut().answered(sent, now);
         self.client.freed.notify_one();
     }
 
