@@ -11,7 +11,7 @@ use std::{
 use anyhow::ensure;
 use pingfleet_testbed::{
     Namespace,
-    simnet::{Family, SimNet},
+    simnet::{Family, SimNet, be_nice},
 };
 use pingfleet_wire::Target;
 
@@ -87,7 +87,14 @@ pub(crate) fn at_once(
     let faults: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = variants
             .into_iter()
-            .map(|variant| (variant, scope.spawn(move || test(variant))))
+            .map(|variant| {
+                let run = move || {
+                    // What happens to a prober in the middle must not come after its end because the box is busy.
+                    be_nice(-10)?;
+                    test(variant)
+                };
+                (variant, scope.spawn(run))
+            })
             .collect();
         running
             .into_iter()

@@ -224,8 +224,16 @@ impl Drop for SimNet {
 
 /// Lets the calling thread run before all others of the box: a network is not slower because a box is busy.
 fn go_first() -> anyhow::Result<()> {
+    be_nice(-20)
+}
+
+/// Gives the calling thread a niceness of -20 to 19, and by that each thread and process that it starts from now on.
+///
+/// # Errors
+/// Less than before needs root.
+pub fn be_nice(niceness: i32) -> anyhow::Result<()> {
     // For Linux a thread is what this call takes for a process (setpriority(2)).
-    rustix::process::setpriority_process(Some(rustix::thread::gettid()), -20)
+    rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness)
         .context("a higher priority needs root")
 }
 
