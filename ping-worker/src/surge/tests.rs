@@ -43,6 +43,7 @@ async fn stalled(opener: SurgePing) -> Vec<Finding> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        // Nothing to wait for: a thread that stands still for this long is what happens.
         thread::sleep(Duration::from_millis(600));
         Poll::Ready(())
     });

@@ -13,10 +13,9 @@ use crate::{
     scenario::{Expected, Scenario, Variant},
 };
 
-/// How much before its time a single request may leave, and by how much a single round trip may be too short. A prober
-/// may have had to wait for a processor between the sending of a request and the reading of its clock. Every time that
-/// is asked for here is so long that a wrong one differs by more. What the middle one of many may do is
-/// [`crate::exact`]'s matter.
+/// How much before its time a single request may leave, and by how much a round trip may be too short for a prober that
+/// reads its clock after it has sent. It may have had to wait for a processor in between. Every time that is asked for
+/// here is so long that a wrong one differs by more. What the middle one of many may do is [`crate::exact`]'s matter.
 pub(crate) const EARLY: Duration = Duration::from_millis(40);
 
 /// How often a silent target is probed at most.
@@ -67,7 +66,8 @@ pub(crate) fn faults(
         let middle = shortest.get(shortest.len() / 2);
         if let (Some([low, high]), Some(middle)) = (expected.middle_rtt, middle) {
             let middle = Duration::from_nanos(*middle);
-            if middle < low || middle > high && variant.engine.is_stamped_by_kernel {
+            let is_stamped = variant.engine.is_stamped_by_kernel;
+            if middle + short(is_stamped) < low || middle > high && is_stamped {
                 faults.push(format!("{middle:?} in the middle of {:?}", group.hosts()));
             }
         }
@@ -204,7 +204,7 @@ impl Seen<'_> {
         let is_stamped = self.variant.engine.is_stamped_by_kernel;
         let [min, mean, max] = [rtt.min_ns, rtt.avg_ns, rtt.max_ns].map(Duration::from_nanos);
         if let Some([low, high]) = expected.rtt
-            && (min + EARLY < low || max > high && is_stamped)
+            && (min + short(is_stamped) < low || max > high && is_stamped)
         {
             return Some(format!("round trips from {min:?} to {max:?}"));
         }
@@ -228,6 +228,11 @@ impl Seen<'_> {
                 (early > EARLY).then(|| format!("request {request} left {early:?} early"))
             })
     }
+}
+
+/// By how much a prober may find a round trip too short.
+fn short(is_stamped: bool) -> Duration {
+    if is_stamped { Duration::ZERO } else { EARLY }
 }
 
 /// Whether mean and population standard deviation are those of two or three round trips, which the figures tell but

@@ -122,11 +122,12 @@ pub(crate) struct Expected {
     /// Whether `received` is what the network answered, for hosts that lose requests.
     #[serde(default)]
     pub(crate) received_as_answered: bool,
-    /// Bounds of every round-trip time, the lower one with [`crate::judging::EARLY`]. The upper one holds only for a
-    /// prober whose round trips end with the kernel's stamp: another one may wait for a processor as long as it likes.
+    /// Bounds of every round-trip time, for a prober whose round trips end with the kernel's stamp. Another one may wait
+    /// for a processor, before it reads its clock, as long as it likes: the upper one does not hold for it, and the lower
+    /// one with [`crate::judging::EARLY`].
     #[serde(default, deserialize_with = "some_durations")]
     pub(crate) rtt: Option<[Duration; 2]>,
-    /// Narrow bounds of the middle one of the group's shortest round-trip times, the upper one as above.
+    /// Narrow bounds of the middle one of the group's shortest round-trip times, which hold as those above.
     #[serde(default, deserialize_with = "some_durations")]
     pub(crate) middle_rtt: Option<[Duration; 2]>,
     /// Bounds of the mean of a target's round-trip times, for a prober with the kernel's stamps.

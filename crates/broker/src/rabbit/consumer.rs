@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, future::select_all};
 use lapin::{
     Channel,
-    message::Delivery as Message,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     },
@@ -81,7 +80,7 @@ impl Consumer for RabbitConsumer {
             return std::future::pending().await;
         }
         let (next, ..) = select_all(self.streams.iter_mut().map(StreamExt::next)).await;
-        let message: Message = next
+        let message = next
             .ok_or_else(|| BrokerError::Lost("the broker cancelled the consumer".into()))?
             .map_err(|error| self.link.endpoint.fault(Moment::Working, error))?;
         let tag = DeliveryTag(message.delivery_tag);
