@@ -9,7 +9,7 @@ use std::sync::{
 use pingfleet_wire::{ChunkKey, Heartbeat, Version};
 use uuid::Uuid;
 
-use crate::lanes::Lanes;
+use pingfleet_prober::lanes::Lanes;
 
 /// What a heartbeat tells.
 pub(crate) struct Pulse {

@@ -1,41 +1,29 @@
 //! The worker: takes a chunk, probes its targets, publishes their outcomes, acks after the confirm.
 //!
 //! Invariant: a chunk is acked only after the broker has stored its result. Probing has threads of its own
-//! ([`mod@lanes`]); the broker's two connections run on the caller's runtime: `session` consumes, `outbox` publishes.
+//! (crate `pingfleet-prober`); the broker's two connections run on the caller's runtime: `session` consumes, `outbox` publishes.
 
-pub mod course;
 mod heartbeat;
 mod in_hand;
-pub mod lanes;
-#[cfg(target_os = "linux")]
-pub mod linux;
 mod outbox;
-pub mod pacing;
 mod prefetch;
-pub mod prober;
-pub mod resolve;
-pub mod scripted;
 mod session;
 mod settings;
-mod socket;
-pub mod surge;
-pub mod window;
 
 use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError};
+use pingfleet_prober::{
+    lanes::Lanes,
+    prober::{OpenProber, ProbeError},
+    resolve::Resolver,
+};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::settings::{Settings, WorkerArgs};
-use crate::{
-    heartbeat::Pulse,
-    lanes::Lanes,
-    prober::{OpenProber, ProbeError},
-    resolve::Resolver,
-    session::Intake,
-};
+use crate::{heartbeat::Pulse, session::Intake};
 
 /// Results between probing and publishing: as many as there can be chunks in hand, so that neither waits for long.
 const RESULTS_WAITING: usize = 512;
@@ -67,15 +55,6 @@ pub struct Summary {
     pub left: usize,
 }
 
-/// The prober of this system: the kernel's own means on Linux, surge-ping elsewhere.
-#[must_use]
-pub fn default_prober() -> Arc<dyn OpenProber> {
-    #[cfg(target_os = "linux")]
-    return Arc::new(linux::LinuxPing::new());
-    #[cfg(not(target_os = "linux"))]
-    Arc::new(surge::SurgePing::new())
-}
-
 /// Starts the probing threads that the settings ask for. It needs a permission, but neither broker nor database.
 ///
 /// # Errors
@@ -86,15 +65,6 @@ pub fn lanes(
     settings: &Settings,
 ) -> Result<Lanes, ProbeError> {
     Lanes::start(settings.threads, opener, settings.rate, resolver)
-}
-
-/// Tries whether this process may probe at all, and opens nothing for longer than that.
-///
-/// # Errors
-/// [`ProbeError`], with what is missing.
-pub fn check(opener: &Arc<dyn OpenProber>) -> Result<(), ProbeError> {
-    let resolver = Resolver::from_system();
-    Lanes::start(std::num::NonZeroUsize::MIN, opener, None, resolver).map(Lanes::close)
 }
 
 /// Has chunks probed by `lanes` until `stop`, then finishes, publishes and acks what it has in hand.

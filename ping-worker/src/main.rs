@@ -3,8 +3,9 @@
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use ping_worker::{WorkerArgs, WorkerError, default_prober, resolve::Resolver};
+use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::RabbitBroker;
+use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
 
 /// Probes chunks of targets for the master, until SIGTERM

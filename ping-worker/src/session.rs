@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, Queue, Sessions};
+use pingfleet_prober::lanes::{LaneGone, Lanes, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
 use tokio::{
     sync::mpsc,
@@ -15,7 +16,6 @@ use crate::{
     Settings,
     heartbeat::Pulse,
     in_hand::{Held, InHand, Taken},
-    lanes::{LaneGone, Lanes, Probed},
     outbox::Outgoing,
     prefetch::Prefetch,
 };

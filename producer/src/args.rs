@@ -4,7 +4,7 @@ use clap::Args;
 use pingfleet_settings::{Layers, ProbingArgs, ProbingSettings};
 use pingfleet_store::Via;
 
-use crate::targets::TargetArgs;
+use pingfleet_targets::TargetArgs;
 
 /// What to probe, and how.
 #[derive(Debug, Clone, Default, Args)]

@@ -5,11 +5,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    Settings,
-    summary::counted,
-    targets::{Order, Targets},
-};
+use pingfleet_targets::{Order, Targets};
+
+use crate::{Settings, summary::counted};
 
 /// Targets of the order that are shown.
 const SHOWN: u64 = 5;

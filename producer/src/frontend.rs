@@ -3,11 +3,9 @@
 use std::io::{self, Write};
 
 use pingfleet_settings::{Exit, Failure, printed};
+use pingfleet_targets::{Targets, TargetsError};
 
-use crate::{
-    Ended, OutputArgs, PlanArgs, Produced, Settings, dry_run, print_summary,
-    targets::{self, Targets},
-};
+use crate::{Ended, OutputArgs, PlanArgs, Produced, Settings, dry_run, print_summary};
 
 /// Reads the targets and tells what the user should know of them. With `--dry-run` it tells the plan and returns
 /// `None`: there is nothing more to do.
@@ -16,16 +14,17 @@ use crate::{
 /// A [`Failure`] with every bad target.
 pub fn read_targets(plan: &PlanArgs, settings: &Settings) -> Result<Option<Targets>, Failure> {
     let family = settings.probing.probing.family;
-    let targets = targets::read(&plan.targets, family, io::stdin().lock()).map_err(|error| {
-        let exit = match error {
-            targets::TargetsError::Spool(_) => Exit::System,
-            _ => Exit::BadTargets,
-        };
-        Failure {
-            exit,
-            ..Failure::system(&error)
-        }
-    })?;
+    let targets =
+        pingfleet_targets::read(&plan.targets, family, io::stdin().lock()).map_err(|error| {
+            let exit = match error {
+                TargetsError::Spool(_) => Exit::System,
+                _ => Exit::BadTargets,
+            };
+            Failure {
+                exit,
+                ..Failure::system(&error)
+            }
+        })?;
     for note in targets.notes() {
         tracing::warn!("{note}");
     }

@@ -10,7 +10,6 @@ mod plan;
 mod progress;
 mod publish;
 mod summary;
-pub mod targets;
 mod wait;
 
 use std::{io::Write, sync::Arc};
@@ -21,13 +20,13 @@ use pingfleet_store::{Db, FileLock, PlannedRun, Republish, RunState, RunSummary,
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::targets::Targets;
 pub use crate::{
     args::{OutputArgs, PlanArgs, Printed, Settings},
     dry_run::dry_run,
     frontend::{conclude, read_targets},
     summary::print_summary,
 };
+use pingfleet_targets::Targets;
 
 /// Why the producer had to stop. The plan stands; the run can be resumed.
 #[derive(Debug, Error)]

@@ -7,10 +7,9 @@ use pingfleet_wire::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{
-    ProducerError, Settings,
-    targets::{Order, Targets},
-};
+use pingfleet_targets::{Order, Targets};
+
+use crate::{ProducerError, Settings};
 
 /// Chunks in one transaction of the planning.
 const CHUNKS_A_COMMIT: usize = 100;

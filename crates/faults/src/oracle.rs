@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::Context;
-use ping_worker::scripted::Scripted;
+use pingfleet_prober::scripted::Scripted;
 use pingfleet_wire::{Message as _, Target, WorkChunk};
 use rusqlite::{Connection, OpenFlags};
 

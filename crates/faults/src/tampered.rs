@@ -17,13 +17,13 @@ use std::{
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
-use ping_worker::{
-    pacing::Pace,
-    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
-};
 use pingfleet_broker::{
     Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Depth, Publisher,
     Queue,
+};
+use pingfleet_prober::{
+    pacing::Pace,
+    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
 };
 use pingfleet_wire::{Probing, Rtt};
 use rustix::process::{Signal, getpid, kill_process};

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ping_worker::{WorkerArgs, default_prober, resolve::Resolver};
+use ping_worker::WorkerArgs;
 use pingfleet_broker::{
     Broker, BrokerError, Consumer, Delivery, DeliveryTag, Depth, Publisher, Queue, RabbitBroker,
 };
+use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{CommonArgs, Verbosity};
 use tokio_util::sync::CancellationToken;
 

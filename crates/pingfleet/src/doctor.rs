@@ -95,7 +95,7 @@ fn kernel() -> Vec<Check> {
 
 /// The sweep's own way of opening its sockets.
 fn prober() -> Finding {
-    match ping_worker::check(&ping_worker::default_prober()) {
+    match pingfleet_prober::check(&pingfleet_prober::default_prober()) {
         Ok(()) => Finding::Good("starts, and has its ICMP sockets".to_owned()),
         Err(error) => Finding::Bad {
             found: Failure::system(&error).message,

@@ -5,8 +5,9 @@ use std::{io, pin::pin, sync::Arc};
 
 use clap::Args;
 use consumer_writer::{WriterArgs, WriterError};
-use ping_worker::{WorkerArgs, WorkerError, default_prober, resolve::Resolver};
+use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::{Broker, MemoryBroker, RabbitBroker};
+use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{Common, Exit, Failure, Layers, Stop};
 use pingfleet_store::{Db, Via};
 use producer::{OutputArgs, PlanArgs, Produced, ProducerError, Settings, Wanted};

@@ -16,14 +16,14 @@ use anyhow::Result;
 use async_trait::async_trait;
 use futures_util::future::{self, FutureExt};
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
-use ping_worker::{
-    Settings, Summary, WorkerError,
+use ping_worker::{Settings, Summary, WorkerError};
+use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, Queue};
+use pingfleet_prober::{
     pacing::Pace,
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
     resolve::Resolver,
     scripted::Scripted,
 };
-use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, Queue};
 use pingfleet_wire::{
     ChunkKey, Heartbeat, Message as _, Probing, ResultChunk, Target, Token, Version, WorkChunk,
 };

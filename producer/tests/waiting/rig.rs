@@ -17,13 +17,11 @@ use clap::Parser;
 use pingfleet_broker::{Broker as _, BrokerError, Confirm, Depth, MemoryBroker, Queue};
 use pingfleet_settings::ProbingSettings;
 use pingfleet_store::{Db, Durability, Incoming, Letter, OpenOptions, Store, Via};
+use pingfleet_targets::{TargetArgs, read};
 use pingfleet_wire::{
     Family, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Version, WorkChunk,
 };
-use producer::{
-    Produced, ProducerError, Settings, Wanted,
-    targets::{TargetArgs, read},
-};
+use producer::{Produced, ProducerError, Settings, Wanted};
 use rusqlite::Connection;
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

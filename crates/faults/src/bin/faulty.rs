@@ -10,14 +10,12 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use consumer_writer::{WriterArgs, WriterError};
-use ping_worker::{
-    WorkerArgs, WorkerError, default_prober, prober::OpenProber, resolve::Resolver,
-    scripted::Scripted,
-};
+use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::RabbitBroker;
 use pingfleet_faults::tampered::{
     FaultArgs, Faults, HANDED_OVER, Sabotage, TamperedBroker, TamperedProber,
 };
+use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
 use pingfleet_store::{Db, FileLock, Via};
 use producer::{OutputArgs, PlanArgs, Settings, Wanted};

@@ -5,7 +5,7 @@
 use std::{fs, net::Ipv4Addr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
-use ping_worker::{
+use pingfleet_prober::{
     lanes::Lanes, linux::LinuxPing, prober::OpenProber, resolve::Resolver, surge::SurgePing,
 };
 use pingfleet_wire::{ChunkKey, Probing, Status, Target, Token, Version, WorkChunk};

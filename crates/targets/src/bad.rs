@@ -1,0 +1,137 @@
+//! Bad targets as they are told to the user: the first few in full, all of them counted. No I/O.
+
+use std::fmt;
+
+use crate::why::Why;
+
+/// How many bad targets, and how many notes, are told in full.
+pub(super) const MOST_TOLD: usize = 20;
+
+/// How many characters of a text are shown.
+const MOST_CHARS: usize = 100;
+
+/// A text that cannot be probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadTarget {
+    file: Option<String>,
+    line: u64,
+    text: String,
+    why: Why,
+}
+
+impl BadTarget {
+    /// The file's name, and the line from 1; `None` for an argument of the command line.
+    #[must_use]
+    pub fn place(&self) -> Option<(&str, u64)> {
+        self.file.as_deref().map(|file| (file, self.line))
+    }
+}
+
+impl fmt::Display for BadTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((file, line)) = self.place() {
+            write!(f, "{file}:{line}: ")?;
+        }
+        write!(f, "{}: {}", self.text, self.why)
+    }
+}
+
+/// All bad targets of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BadTargets {
+    told: Vec<BadTarget>,
+    count: u64,
+}
+
+impl BadTargets {
+    /// The first 20.
+    #[must_use]
+    pub fn told(&self) -> &[BadTarget] {
+        &self.told
+    }
+
+    /// How many there are in all.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds one; `place` is a file's name, ready to be shown, and a line.
+    pub(super) fn add(&mut self, place: Option<(&str, u64)>, text: &str, why: Why) {
+        self.count += 1;
+        if self.told.len() < MOST_TOLD {
+            self.told.push(BadTarget {
+                file: place.map(|(file, _)| file.to_owned()),
+                line: place.map_or(0, |(_, line)| line),
+                text: shown(text),
+                why,
+            });
+        }
+    }
+}
+
+impl fmt::Display for BadTargets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, bad) in self.told.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "  {bad}")?;
+        }
+        match self.count - self.told.len() as u64 {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+/// A text of unknown origin, fit for a terminal: unprintable characters escaped, and cut when it is long.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for (index, c) in text.chars().enumerate() {
+        if index == MOST_CHARS {
+            shown.push_str("...");
+            break;
+        }
+        if matches!(c, '\'' | '"' | '\\') {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_debug());
+        }
+    }
+    if shown.is_empty() {
+        shown.push_str("(empty)");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_escapes_are_not_passed_on() {
+        assert_eq!(
+            shown("\u{1b}[2J'a\"\\\u{202e}é"),
+            r#"\u{1b}[2J'a"\\u{202e}é"#
+        );
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        assert_eq!(shown(&"x".repeat(101)), format!("{}...", "x".repeat(100)));
+        assert_eq!(shown(&"x".repeat(100)), "x".repeat(100));
+    }
+
+    #[test]
+    fn twenty_are_told_and_all_are_counted() {
+        let mut bad = BadTargets::default();
+        for line in 1..=23 {
+            bad.add(Some(("f.txt", line)), "1234", Why::Octets { found: 1 });
+        }
+        let text = bad.to_string();
+        assert_eq!(text.lines().count(), 21);
+        assert!(text.contains("f.txt:20: 1234: an IPv4 address"), "{text}");
+        assert!(text.ends_with("and 3 more"), "{text}");
+    }
+}

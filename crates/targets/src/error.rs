@@ -1,0 +1,123 @@
+//! Why there is no list of targets. All but [`TargetsError::Spool`] are for the user to mend.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::{bad::BadTargets, lines::MAX_LINE_BYTES, table::MAX_COLUMNS};
+
+/// More targets than this need `--yes`: all of an IPv4 /8.
+pub(super) const MOST_UNASKED: u64 = 1 << 24;
+
+/// More targets than this are refused.
+pub(super) const MOST_TARGETS: u64 = 1 << 28;
+
+/// Why there is no list of targets. The reason of an input or output error is its source.
+#[derive(Debug, Error)]
+pub enum TargetsError {
+    /// Some targets cannot be probed.
+    #[error("{count}:\n{0}\nnothing was probed; --skip-bad goes on without them", count = counted(.0))]
+    Bad(BadTargets),
+    /// Some excludes cannot be read. They are never skipped: what they were meant to protect would be probed.
+    #[error("{count} among the excludes:\n{0}\nnothing was probed", count = counted(.0))]
+    BadExcludes(BadTargets),
+    /// A file cannot be read.
+    #[error("cannot read {file}")]
+    Unreadable {
+        /// The file's name, or `standard input`.
+        file: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not what its name says, as a whole.
+    #[error("{file}: {problem}")]
+    File {
+        /// The file's name.
+        file: String,
+        /// What is wrong with it.
+        problem: FileProblem,
+    },
+    /// Standard input was named more than once.
+    #[error("- (standard input) is named twice, and can be read only once")]
+    InputTwice,
+    /// There is no target.
+    #[error("nothing to probe{}", left_out(*.duplicates, *.excluded, *.skipped_bad))]
+    Nothing {
+        /// Mentions of a target that was mentioned before.
+        duplicates: u64,
+        /// Targets that were excluded.
+        excluded: u64,
+        /// Bad targets that were skipped.
+        skipped_bad: u64,
+    },
+    /// There are so many that it may be a mistake.
+    #[error("{count} targets: more than {MOST_UNASKED} need --yes")]
+    NeedsYes {
+        /// How many.
+        count: u64,
+    },
+    /// There are more than any plan may have.
+    #[error(
+        "at least {count} targets: more than {MOST_TARGETS} cannot be planned, so split them into several runs"
+    )]
+    TooMany {
+        /// How many there were when reading was given up.
+        count: u128,
+    },
+    /// The temporary file for names and labels cannot be written or read.
+    #[error("the temporary file for names and labels cannot be used (TMPDIR says where it is)")]
+    Spool(#[source] io::Error),
+}
+
+/// What is wrong with a file as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FileProblem {
+    /// The text is UTF-16, as Windows PowerShell writes it.
+    #[error("is UTF-16: save it as UTF-8")]
+    Utf16,
+    /// The header of a CSV file is not valid UTF-8, contains a NUL byte, or is too long or too wide.
+    #[error(
+        "the header cannot be read: it is UTF-8 of at most {MAX_LINE_BYTES} bytes and {MAX_COLUMNS} columns"
+    )]
+    Header,
+    /// A CSV file has no header.
+    #[error("is empty: a .csv file begins with a header, in which one column is named target")]
+    NoHeader,
+    /// A CSV file's header has no column of targets.
+    #[error("no column is named target; its columns, divided by commas, are: {columns}")]
+    NoTargetColumn {
+        /// The columns that it has.
+        columns: String,
+    },
+    /// Two columns of a CSV file have the same name.
+    #[error("two columns are named {name}")]
+    SameColumns {
+        /// Their name.
+        name: String,
+    },
+}
+
+fn counted(bad: &BadTargets) -> String {
+    match bad.count() {
+        1 => "1 bad target".to_owned(),
+        count => format!("{count} bad targets"),
+    }
+}
+
+fn left_out(duplicates: u64, excluded: u64, skipped_bad: u64) -> String {
+    let parts: Vec<_> = [
+        (excluded, "excluded"),
+        (skipped_bad, "bad and skipped"),
+        (duplicates, "mentioned again"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect();
+    if parts.is_empty() {
+        ": name targets, or a file with -f that has some".to_owned()
+    } else {
+        format!(" ({})", parts.join(", "))
+    }
+}

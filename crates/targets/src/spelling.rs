@@ -1,0 +1,186 @@
+//! What one word says: an address, a network, a range, an address with a zone, or a host name. No I/O.
+//!
+//! It only reads; whether the addresses may be probed is decided in `block`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::{bad::shown, name, why::Why};
+
+/// The longest name of a network interface on Linux (`IFNAMSIZ` less the final NUL).
+const MAX_ZONE_BYTES: usize = 15;
+
+/// One word, understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spelled<'a> {
+    Address(IpAddr),
+    /// As written, host bits and all.
+    Network(IpNet),
+    /// First and last address; of one family and in this order.
+    Range(IpAddr, IpAddr),
+    /// A link-local address and the interface that leads to it.
+    Zoned(Ipv6Addr, &'a str),
+    Name(&'a str),
+}
+
+/// Reads one word.
+pub(super) fn read(word: &str) -> Result<Spelled<'_>, Why> {
+    if word.is_empty() {
+        return Err(Why::Empty);
+    }
+    if word.contains(char::is_whitespace) {
+        return Err(Why::ManyWords);
+    }
+    if word.contains("://") {
+        return Err(Why::Url);
+    }
+    if let Ok(address) = word.parse() {
+        return Ok(Spelled::Address(address));
+    }
+    if let Some((address, prefix)) = word.rsplit_once('/') {
+        return network(address, prefix);
+    }
+    if let Some((address, zone)) = word.split_once('%') {
+        return zoned(address, zone);
+    }
+    if let Some((first, last)) = word.split_once('-')
+        && is_range(first, last)
+    {
+        return range(first, last);
+    }
+    if word.contains(['[', ']', ':']) {
+        return Err(bracket_or_colon(word));
+    }
+    name::check(word)?;
+    Ok(Spelled::Name(word))
+}
+
+fn network<'a>(address: &str, prefix: &str) -> Result<Spelled<'a>, Why> {
+    if let Some((inner, _)) = address.split_once('%') {
+        return Err(if inner.parse::<IpAddr>().is_ok() {
+            Why::ZonedNetwork
+        } else {
+            Why::NoNetwork
+        });
+    }
+    let Ok(address) = address.parse::<IpAddr>() else {
+        // 010.0.0.0/8 deserves the same answer as 010.0.0.0.
+        let like_address = !address.is_empty() && address.bytes().all(is_of_ipv4);
+        return Err(match name::check(address) {
+            Err(why) if like_address => why,
+            _ => Why::NoNetwork,
+        });
+    };
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let plain = prefix.bytes().all(|byte| byte.is_ascii_digit())
+        && (prefix == "0" || !prefix.starts_with('0'));
+    let network = prefix
+        .parse()
+        .ok()
+        .filter(|_| plain)
+        .and_then(|length| IpNet::new(address, length).ok());
+    network.map(Spelled::Network).ok_or_else(|| {
+        mask(address, prefix).map_or(Why::Prefix { most }, |meant| Why::Mask { meant })
+    })
+}
+
+/// The network of `10.0.0.0/255.255.255.0`.
+fn mask(address: IpAddr, mask: &str) -> Option<IpNet> {
+    let (IpAddr::V4(address), Ok(mask)) = (address, mask.parse::<Ipv4Addr>()) else {
+        return None;
+    };
+    Ipv4Net::with_netmask(address, mask).ok().map(IpNet::V4)
+}
+
+fn zoned<'a>(address: &str, zone: &'a str) -> Result<Spelled<'a>, Why> {
+    let address: IpAddr = match address.parse() {
+        Ok(address) => address,
+        Err(_) if address.contains(':') && address.contains('-') => return Err(Why::ZonedRange),
+        Err(_) if address.contains(':') => return Err(Why::NotIpv6),
+        Err(_) => return Err(Why::Character { character: '%' }),
+    };
+    let local = match address {
+        IpAddr::V6(address) if address.is_unicast_link_local() => address,
+        _ => return Err(Why::ZoneNotLocal { address }),
+    };
+    if zone.contains('%') {
+        return Err(Why::ZonedRange);
+    }
+    let plain = zone.bytes().all(|byte| byte.is_ascii_graphic());
+    if zone.is_empty() || zone.len() > MAX_ZONE_BYTES || !plain {
+        return Err(Why::Zone);
+    }
+    Ok(Spelled::Zoned(local, zone))
+}
+
+/// Whether a word with a hyphen is meant as a range, and not as a name: by its first end if that is an address, or
+/// by being digits and dots alone.
+fn is_range(first: &str, last: &str) -> bool {
+    let numeric = |text: &str| text.bytes().all(is_of_ipv4);
+    match first.parse() {
+        Ok(IpAddr::V6(_)) => true,
+        Ok(IpAddr::V4(_)) => numeric(last) || last.contains(':'),
+        Err(_) => {
+            numeric(first) && numeric(last) && (first.contains('.') || last.contains('.'))
+                || first.contains(':')
+        }
+    }
+}
+
+fn range<'a>(first: &str, last: &str) -> Result<Spelled<'a>, Why> {
+    let not_an_address = |end: &str| Why::RangeEnd { end: shown(end) };
+    let first = first.parse().map_err(|_| not_an_address(first))?;
+    if let IpAddr::V4(first) = first
+        && let Ok(octet) = last.parse::<u8>()
+    {
+        let [a, b, c, _] = first.octets();
+        return Err(Why::ShortRange {
+            first,
+            last: Ipv4Addr::new(a, b, c, octet),
+        });
+    }
+    if last.contains('%') {
+        return Err(Why::ZonedRange);
+    }
+    let last: IpAddr = last.parse().map_err(|_| not_an_address(last))?;
+    if first.is_ipv4() != last.is_ipv4() {
+        Err(Why::MixedRange)
+    } else if last < first {
+        Err(Why::Reversed { first, last })
+    } else {
+        Ok(Spelled::Range(first, last))
+    }
+}
+
+/// Names have neither brackets nor colons: what was meant?
+fn bracket_or_colon(word: &str) -> Why {
+    let bracketed = word
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+        .filter(|(inner, _)| inner.parse::<Ipv6Addr>().is_ok());
+    if let Some((inner, _)) = bracketed {
+        return Why::Brackets {
+            inner: inner.to_owned(),
+        };
+    }
+    match word.split_once(':') {
+        Some((host, port))
+            if !port.is_empty()
+                && port.bytes().all(|byte| byte.is_ascii_digit())
+                && (host.parse::<Ipv4Addr>().is_ok() || name::check(host).is_ok()) =>
+        {
+            Why::Port {
+                host: host.to_owned(),
+            }
+        }
+        Some(_) => Why::NotIpv6,
+        None => Why::Character {
+            character: if word.contains('[') { '[' } else { ']' },
+        },
+    }
+}
+
+fn is_of_ipv4(byte: u8) -> bool {
+    byte.is_ascii_digit() || byte == b'.'
+}

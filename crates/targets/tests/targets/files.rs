@@ -1,0 +1,391 @@
+//! Files of targets: lines, tables and standard input, with all that can be wrong with them.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::PathBuf,
+};
+
+use pingfleet_targets::{FileProblem, Targets, TargetsError, read};
+use pingfleet_wire::Family;
+use tempfile::TempDir;
+
+use super::{arguments, listed, names, texts};
+
+/// A folder of its own, with one file.
+struct Folder {
+    folder: TempDir,
+}
+
+impl Folder {
+    fn new() -> Self {
+        Self {
+            folder: TempDir::new().expect("a temporary folder"),
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        let path: PathBuf = self.folder.path().join(name);
+        path.to_str().expect("a path of UTF-8").to_owned()
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        fs::write(&path, content).expect("the folder is writable");
+        path
+    }
+}
+
+/// The list of one file, named by `-f`.
+fn file(name: &str, content: impl AsRef<[u8]>) -> Result<Targets, TargetsError> {
+    let folder = Folder::new();
+    listed(["-f", &folder.write(name, content)])
+}
+
+/// The bad lines of one file as `line: text: why`.
+fn bad_lines(name: &str, content: impl AsRef<[u8]>) -> Vec<String> {
+    let folder = Folder::new();
+    let path = folder.write(name, content);
+    match listed(["-f", &path]) {
+        Err(TargetsError::Bad(bad)) => bad
+            .told()
+            .iter()
+            .map(|bad| {
+                let text = bad.to_string();
+                let place = format!("{path}:");
+                text.strip_prefix(&place)
+                    .expect("the file is named")
+                    .to_owned()
+            })
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn comments_blanks_line_ends_and_a_byte_order_mark_are_fine() {
+    let content =
+        "\u{feff}10.0.0.1\r\n# comment\n\n \t10.0.0.2 \t# core\r\n10.0.0.4/31\n  #x\nhost";
+    let targets = file("hosts", content).unwrap();
+    assert_eq!(
+        names(&targets),
+        ["10.0.0.1", "10.0.0.2", "10.0.0.4", "10.0.0.5", "host"]
+    );
+    assert_eq!(targets.duplicates() + targets.skipped_bad(), 0);
+}
+
+#[test]
+fn every_bad_line_is_told_with_its_number() {
+    let content = b"10.0.0.1\n10.0.0\n\nhost\0name\nM\xfcller\r\na b\nhost\n\x1b[31mred\n";
+    let bad = bad_lines("hosts", content);
+    let expected = [
+        ("2: 10.0.0: ", "four octets"),
+        ("4: host\\0name: ", "NUL"),
+        ("5: M\u{fffd}ller: ", "UTF-8"),
+        ("6: a b: ", "one target a line"),
+        ("8: \\u{1b}[31mred: ", "'[' cannot stand in a name"),
+    ];
+    assert_eq!(bad.len(), expected.len(), "{bad:?}");
+    for (bad, (place, why)) in bad.iter().zip(expected) {
+        assert!(bad.starts_with(place) && bad.contains(why), "{bad}");
+    }
+}
+
+#[test]
+fn at_most_twenty_bad_lines_are_told() {
+    let folder = Folder::new();
+    let path = folder.write("hosts", "10.0.0\n".repeat(1000));
+    let error = listed(["-f", &path]).unwrap_err().to_string();
+    assert_eq!(error.matches("four octets").count(), 20);
+    assert!(
+        error.starts_with("1000 bad targets:") && error.contains("and 980 more"),
+        "{error}"
+    );
+}
+
+#[test]
+fn bad_lines_are_skipped_when_asked_and_told_all_the_same() {
+    let folder = Folder::new();
+    let path = folder.write("hosts", "10.0.0.1\n10.0.0\nhost\n");
+    let targets = listed(["-f", &path, "--skip-bad"]).unwrap();
+    assert_eq!(names(&targets), ["10.0.0.1", "host"]);
+    assert_eq!(targets.skipped_bad(), 1);
+    assert!(targets.skipped().to_string().contains("hosts:2: 10.0.0: "));
+}
+
+#[test]
+fn a_line_of_4096_bytes_is_the_longest() {
+    let comment = |length: usize| format!("10.0.0.1 #{}\n10.0.0.2", "x".repeat(length - 10));
+    assert_eq!(
+        names(&file("hosts", comment(4096)).unwrap()),
+        ["10.0.0.1", "10.0.0.2"]
+    );
+    let bad = bad_lines("hosts", comment(4097));
+    assert!(
+        bad[0].starts_with("1: ") && bad[0].contains("4096 bytes"),
+        "{bad:?}"
+    );
+    assert!(bad[0].chars().count() < 200, "{bad:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_with_its_reason() {
+    let folder = Folder::new();
+    let directory = folder.path(".");
+    let missing = folder.path("missing");
+    for words in [
+        vec!["-f", &directory],
+        vec![&directory],
+        vec!["-f", &missing],
+        vec!["10.0.0.1", "--exclude-file", &missing],
+    ] {
+        let error = listed(words.iter().copied()).unwrap_err();
+        let TargetsError::Unreadable { file, source } = &error else {
+            panic!("{words:?}: {error}");
+        };
+        assert!([&directory, &missing].contains(&file));
+        assert!(!source.to_string().is_empty());
+    }
+}
+
+#[test]
+fn a_read_that_fails_half_way_leaves_no_list() {
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("gone"))
+        }
+    }
+    let input = "10.0.0.1\n".as_bytes().chain(Broken);
+    let error = read(&arguments(["-"]), Family::Any, input).unwrap_err();
+    assert!(matches!(error, TargetsError::Unreadable { .. }), "{error}");
+}
+
+#[test]
+fn an_argument_is_a_file_when_there_is_one() {
+    let folder = Folder::new();
+    let path = folder.write("hosts.txt", "10.0.0.1\n");
+    assert_eq!(names(&listed([path.as_str()]).unwrap()), ["10.0.0.1"]);
+}
+
+#[test]
+fn utf16_is_named_as_what_it_is() {
+    let content: Vec<u8> = "\u{feff}10.0.0.1\r\n"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let error = file("hosts", content).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TargetsError::File {
+                problem: FileProblem::Utf16,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn standard_input_is_read_once() {
+    for words in [["-", "10.0.0.9"], ["-f", "-"], ["--hosts=-", "10.0.0.9"]] {
+        let targets = read(&arguments(words), Family::Any, "10.0.0.1\n".as_bytes()).unwrap();
+        assert!(
+            names(&targets).contains(&"10.0.0.1".to_owned()),
+            "{words:?}"
+        );
+    }
+    for words in [
+        vec!["-", "-"],
+        vec!["-", "-f", "-"],
+        vec!["-", "--exclude-file", "-"],
+    ] {
+        let error = read(&arguments(words), Family::Any, "10.0.0.1\n".as_bytes()).unwrap_err();
+        assert!(matches!(error, TargetsError::InputTwice), "{error}");
+    }
+}
+
+#[test]
+fn an_exclude_file_takes_out_its_targets() {
+    let folder = Folder::new();
+    let path = folder.write("never", "# routers\n10.0.0.1\n10.0.0.4/30\nHOST\n");
+    let targets = listed(["10.0.0.0/29", "host", "--exclude-file", &path]).unwrap();
+    assert_eq!(names(&targets), ["10.0.0.2", "10.0.0.3"]);
+    assert_eq!(targets.excluded(), 5);
+}
+
+#[test]
+fn a_table_has_targets_and_labels() {
+    let content = "\u{feff}site, Target ,note\r\nberlin,10.0.0.1,\"a, \"\"b\"\"\r\nc\"\r\n,host,\r\n\
+                   paris,10.0.1.0/30,5\" disk\r\n\r\n,,\r\n# all\r\nrome,2001:DB8::1,";
+    let targets = file("hosts.CSV", content).unwrap();
+    let labels = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        texts(&targets),
+        [
+            (
+                "10.0.0.1".to_owned(),
+                labels(r#"{"note":"a, \"b\"\r\nc","site":"berlin"}"#)
+            ),
+            ("host".to_owned(), None),
+            (
+                "10.0.1.1".to_owned(),
+                labels(r#"{"note":"5\" disk","site":"paris"}"#)
+            ),
+            (
+                "10.0.1.2".to_owned(),
+                labels(r#"{"note":"5\" disk","site":"paris"}"#)
+            ),
+            ("2001:DB8::1".to_owned(), labels(r#"{"site":"rome"}"#)),
+        ]
+    );
+}
+
+#[test]
+fn lines_of_a_table_are_counted_through_quoted_line_breaks_and_blank_lines() {
+    for end in ["\n", "\r\n"] {
+        let content = [
+            "# inventory",
+            "target,note",
+            "10.0.0,\"one",
+            "",
+            "two\"",
+            "",
+            "# x",
+            "10.0.1,",
+            "10.0.2,",
+            "",
+        ]
+        .join(end);
+        let bad = bad_lines("t.csv", content);
+        let lines: Vec<_> = bad
+            .iter()
+            .map(|bad| bad.split(": ").next().unwrap())
+            .collect();
+        assert_eq!(lines, ["3", "8", "9"], "{end:?}");
+    }
+}
+
+#[test]
+fn bad_records_of_a_table_are_told_and_the_next_ones_are_read() {
+    let long = "x".repeat(5000);
+    let many = ",".repeat(300);
+    let content = format!(
+        "target,site,\n10.0.0.1\nhost,a,b,c\n,berlin,\nhost,berlin,more\n{long},a,\nhost,{long},\n\
+         {many}\n\"{long}\nx\",a,\na b,c,\ngood,d,\n10.0.0,a,\n"
+    );
+    let mut content = content.into_bytes();
+    content.extend(b"h\xfc,a,\nh,\0,\n");
+    let bad = bad_lines("t.csv", content);
+    let expected = [
+        ("2: ", "1 columns, and the header has 3"),
+        ("3: ", "4 columns"),
+        ("4: ", "no target"),
+        ("5: ", "column 3, which has no name"),
+        ("6: ", "longer than"),
+        ("7: ", "longer than"),
+        ("8: ", "longer than"),
+        ("9: ", "longer than"),
+        ("11: a b: ", "one target"),
+        ("13: ", "four octets"),
+        ("14: ", "UTF-8"),
+        ("15: ", "NUL"),
+    ];
+    assert_eq!(bad.len(), expected.len(), "{bad:#?}");
+    for (bad, (place, why)) in bad.iter().zip(expected) {
+        assert!(bad.starts_with(place) && bad.contains(why), "{bad}");
+    }
+}
+
+#[test]
+fn a_table_that_is_none_is_refused_as_a_whole() {
+    let long = format!("target,{}\nhost,a\n", "x".repeat(5000));
+    let cases: &[(&[u8], &str)] = &[
+        (b"", "begins with a header"),
+        (b"\n# nothing\n\n", "begins with a header"),
+        (b"10.0.0.1\n", "no column is named target"),
+        (b"name,ip\na,b\n", "name, ip"),
+        (
+            b"target;site\n10.0.0.1;x\n",
+            "divided by commas, are: target;site",
+        ),
+        (b"target,site,site\n", "two columns are named site"),
+        (b"target,site,TARGET\n", "two columns are named TARGET"),
+        (b"target,s\xfcd\n", "header cannot be read"),
+        (long.as_bytes(), "header cannot be read"),
+    ];
+    for (content, problem) in cases {
+        let error = file("t.csv", content).unwrap_err();
+        assert!(matches!(error, TargetsError::File { .. }), "{error}");
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn labels_for_more_than_65536_addresses_on_one_line_are_refused() {
+    let fits = "target,site\n10.1.0.0/16,a\n10.2.0.0-10.2.255.255,b\n";
+    let targets = file("t.csv", fits).unwrap();
+    assert_eq!(targets.count(), 65_534 + 65_536);
+    assert_eq!(
+        targets.get(65_534).unwrap().labels.as_deref(),
+        Some(r#"{"site":"b"}"#)
+    );
+    let bad = bad_lines("t.csv", "target,site\n10.0.0.0/15,a\n");
+    assert!(bad[0].contains("labels for 131070 addresses"), "{bad:?}");
+    assert_eq!(
+        file("t.csv", "target,site\n10.0.0.0/15,\n")
+            .unwrap()
+            .count(),
+        131_070
+    );
+}
+
+#[test]
+fn labels_win_over_the_same_target_without_labels() {
+    let folder = Folder::new();
+    let table = folder.write(
+        "t.csv",
+        "target,site\n10.0.0.2,a\n10.0.0.2,b\n2001:DB8::1,c\nHOST,d\n::ffff:10.0.0.5,e\nhost,f\n",
+    );
+    let words = ["10.0.0.0/29", "2001:db8:0::1", "host", "-f", &table];
+    let targets = listed(words).unwrap();
+    let labels = |site: &str| Some(format!("{{\"site\":\"{site}\"}}"));
+    let expected = [
+        ("10.0.0.1", None),
+        ("10.0.0.2", labels("a")),
+        ("10.0.0.3", None),
+        ("10.0.0.4", None),
+        ("10.0.0.5", labels("e")),
+        ("10.0.0.6", None),
+        ("2001:db8:0::1", labels("c")),
+        ("host", labels("d")),
+    ];
+    let expected = expected.map(|(text, labels)| (text.to_owned(), labels));
+    assert_eq!(texts(&targets), expected);
+    assert_eq!(targets.duplicates(), 6);
+
+    // The other way round the labelled ones stand first, and keep their texts.
+    let targets = listed(["-f", &table]).unwrap();
+    assert_eq!(
+        names(&targets),
+        ["10.0.0.2", "2001:DB8::1", "HOST", "::ffff:10.0.0.5"]
+    );
+}
+
+#[test]
+fn excludes_take_out_labelled_targets() {
+    let folder = Folder::new();
+    let table = folder.write("t.csv", "target,site\n10.0.0.2,a\nHOST,d\n10.0.0.9,x\n");
+    let targets = listed([
+        "-f",
+        &table,
+        "--exclude",
+        "10.0.0.0/29",
+        "--exclude",
+        "host",
+    ])
+    .unwrap();
+    assert_eq!(names(&targets), ["10.0.0.9"]);
+    assert_eq!(targets.excluded(), 2);
+}
