@@ -64,7 +64,7 @@ fn all_problems_of_all_layers_are_reported_at_once_with_their_places() -> anyhow
                 "pingfleet.toml: top ",
                 "pingfleet.toml: probing.count: \"0\"",
                 "pingfleet.toml: probing.timeout: \"5\"",
-                "with its unit",
+                "with a unit",
                 "pingfleet.toml: probing.tiemout: no such setting",
                 "pingfleet.toml: probing.ttl: ",
                 "pingfleet.toml: broker.url: ",
