@@ -1,4 +1,4 @@
-//! NameSet and labels in a temporary file without a name, in memory as long as they are few.
+//! Names and labels in a temporary file without a name, in memory as long as they are few.
 //!
 //! Invariant: a slot, once given out, can be read at any time; in memory it costs 8 bytes. The file is gone when the
 //! process ends, however it ends.

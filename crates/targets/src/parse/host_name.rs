@@ -1,6 +1,6 @@
 //! Whether a text can be a host name. No I/O.
 //!
-//! TargetSource: RFC 1035 section 2.3.4 for the lengths, RFC 1123 section 2.1 for the characters; underscores are allowed,
+//! Source: RFC 1035 section 2.3.4 for the lengths, RFC 1123 section 2.1 for the characters; underscores are allowed,
 //! because networks have them.
 
 use std::net::Ipv4Addr;
