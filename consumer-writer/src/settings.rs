@@ -3,25 +3,15 @@
 use std::time::Duration;
 
 use clap::Args;
-use pingfleet_settings::{Layers, duration, number};
+use pingfleet_settings::{Flags, Layers, WriterKeys, keys};
 use pingfleet_store::Via;
-
-/// Rows in a transaction: large enough that the sync of the disk is not the limit, small enough to be stored within
-/// the patience of somebody who watches.
-const BATCH_SIZE: usize = 5000;
-
-/// How long a row may wait for its transaction.
-const BATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Flags of the writer.
 #[derive(Debug, Clone, Default, Args)]
 pub struct WriterArgs {
-    /// Rows in one transaction [default: 5000]
-    #[arg(long, value_name = "ROWS")]
-    pub batch_size: Option<String>,
-    /// Longest wait for a transaction to fill [default: 200ms]
-    #[arg(long, value_name = "DURATION")]
-    pub batch_interval: Option<String>,
+    /// The flags that are plain settings.
+    #[command(flatten)]
+    pub flags: Flags<WriterKeys>,
 }
 
 /// What the writer's settings resolve to.
@@ -38,26 +28,11 @@ pub struct Settings {
 impl WriterArgs {
     /// Resolves the writer's settings; problems are collected in `layers`.
     pub fn resolve(&self, layers: &mut Layers, via: Via) -> Settings {
-        layers.flag(
-            "writer.batch_size",
-            "--batch-size",
-            self.batch_size.as_deref(),
-        );
-        layers.flag(
-            "writer.batch_interval",
-            "--batch-interval",
-            self.batch_interval.as_deref(),
-        );
+        layers.set_flags(&self.flags);
         Settings {
             via,
-            batch_size: layers.get("writer.batch_size", BATCH_SIZE, number(1, 1_000_000)),
-            batch_interval: layers.get("writer.batch_interval", BATCH_INTERVAL, |text| {
-                let interval = duration(text)?;
-                if interval > Duration::from_secs(10) {
-                    return Err("rows should not wait for more than 10s".to_owned());
-                }
-                Ok(interval)
-            }),
+            batch_size: layers.get(&keys::WRITER_BATCH_SIZE),
+            batch_interval: layers.get(&keys::WRITER_BATCH_INTERVAL),
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::{io, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use pingfleet_broker::RabbitBroker;
-use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
-use pingfleet_store::{Db, StoreError, Via};
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
+use pingfleet_settings::{
+    BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
+};
+use pingfleet_store::{DatabaseSettings, Db, StoreError, Via};
 use producer::{OutputArgs, PlanArgs, Produced, Settings, Wanted};
 
 /// Plans a run, publishes its chunks to RabbitMQ, and waits until all of them are settled
@@ -32,6 +34,10 @@ struct Arguments {
     #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["targets", "hosts", "dry_run"])]
     resume: Option<String>,
     #[command(flatten)]
+    broker: BrokerArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -41,10 +47,9 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
-    let mut layers = arguments.common.layers();
-    let common = arguments
-        .common
-        .resolve(&mut layers, Verbosity::Warnings, "producer");
+    let mut layers = arguments.common.layers(Verbosity::Warnings);
+    let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "producer");
+    let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
     let settings = Settings::resolve(
         &arguments.plan,
         &arguments.output,
@@ -62,14 +67,14 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         },
     };
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let db = match Db::open(common.database(false, false)).await {
+    let broker = Arc::new(RabbitBroker::new(&broker)?);
+    let db = match Db::open(database.options(false, false)).await {
         // Only with the broker reached is one created: a wrong password must not leave it behind.
         Err(StoreError::Missing { .. }) if targets.is_some() => {
             if !producer::reach(&*broker, &stop.token).await? {
                 return producer::conclude(&Produced::nothing(), &arguments.output, "");
             }
-            Db::open(common.database(true, false)).await?
+            Db::open(database.options(true, false)).await?
         }
         opened => opened?,
     };
@@ -88,6 +93,6 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     producer::conclude(
         &produced,
         &arguments.output,
-        &format!("producer{} --resume", common.repeated()),
+        &format!("producer{} --resume", database.as_flags()),
     )
 }

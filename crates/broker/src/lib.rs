@@ -9,6 +9,7 @@
 mod memory;
 mod rabbit;
 mod reopen;
+mod settings;
 
 use std::{fmt, time::Duration};
 

@@ -16,6 +16,7 @@ mod plan;
 mod report;
 mod runs;
 mod schema;
+mod settings;
 mod signs;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use open::{Durability, OpenOptions, Store};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use report::{ReportFilter, ReportRow};
 pub use runs::{RunState, RunSummary, Via};
+pub use settings::DatabaseSettings;
 pub use signs::{WorkerRow, WriterSign};
 pub use verify::{Finding, Verification};
 

@@ -11,13 +11,15 @@ use std::{
 use clap::{Parser, Subcommand};
 use consumer_writer::{WriterArgs, WriterError};
 use ping_worker::{WorkerArgs, WorkerError};
-use pingfleet_broker::RabbitBroker;
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_faults::tampered::{
     FaultArgs, Faults, HANDED_OVER, Sabotage, TamperedBroker, TamperedProber,
 };
 use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
-use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
-use pingfleet_store::{Db, FileLock, Via};
+use pingfleet_settings::{
+    BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, duration, main_with,
+};
+use pingfleet_store::{DatabaseSettings, Db, FileLock, Via};
 use producer::{OutputArgs, PlanArgs, Settings, Wanted};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +48,8 @@ enum Role {
         #[command(flatten)]
         worker: WorkerArgs,
         #[command(flatten)]
+        broker: BrokerArgs,
+        #[command(flatten)]
         faults: FaultArgs,
     },
     /// `consumer-writer`
@@ -56,6 +60,10 @@ enum Role {
         #[command(flatten)]
         writer: WriterArgs,
         #[command(flatten)]
+        broker: BrokerArgs,
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
         faults: FaultArgs,
     },
     /// `producer`, which leaves when everything is published
@@ -65,6 +73,10 @@ enum Role {
         wait: bool,
         #[command(flatten)]
         plan: Box<PlanArgs>,
+        #[command(flatten)]
+        broker: BrokerArgs,
+        #[command(flatten)]
+        database: DatabaseArgs,
         #[command(flatten)]
         faults: FaultArgs,
     },
@@ -78,6 +90,14 @@ impl Role {
             | Self::Producer { faults, .. } => faults,
         }
     }
+
+    fn broker(&self) -> &BrokerArgs {
+        match self {
+            Self::Worker { broker, .. }
+            | Self::Writer { broker, .. }
+            | Self::Producer { broker, .. } => broker,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -86,17 +106,15 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
-    let mut layers = arguments.common.layers();
-    let common = arguments
-        .common
-        .resolve(&mut layers, Verbosity::Normal, "faulty");
+    let mut layers = arguments.common.layers(Verbosity::Normal);
+    let broker = RabbitConfig::resolve(arguments.role.broker(), &mut layers, "faulty");
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let stop = if arguments.role.faults().sabotages(Sabotage::Deaf) {
         CancellationToken::new()
     } else {
         stop.token
     };
-    let broker = RabbitBroker::new(&common.broker)?;
+    let broker = RabbitBroker::new(&broker)?;
     match &arguments.role {
         Role::Worker {
             script,
@@ -104,6 +122,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             earnest,
             worker,
             faults,
+            ..
         } => {
             let settings = worker.resolve(&mut layers);
             layers.finish()?;
@@ -136,13 +155,16 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             count,
             writer,
             faults,
+            database,
+            ..
         } => {
+            let database = DatabaseSettings::resolve(database, &mut layers);
             let settings = writer.resolve(&mut layers, Via::Broker);
             layers.finish()?;
             let handed = Faults::new(faults.clone());
             let broker = Arc::new(TamperedBroker::new(broker, Arc::clone(&handed)));
             let check = !faults.sabotages(Sabotage::NoCheck);
-            let db = Db::open(common.database(true, check)).await?;
+            let db = Db::open(database.options(true, check)).await?;
             let locks = !faults.sabotages(Sabotage::NoLock);
             let _lock = locks.then(|| FileLock::writer(db.path())).transpose()?;
             consumer_writer::run(broker, &db, &settings, stop)
@@ -159,7 +181,14 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             }
             Ok(Exit::Complete)
         }
-        Role::Producer { wait, plan, faults } => {
+        Role::Producer {
+            wait,
+            plan,
+            faults,
+            database,
+            ..
+        } => {
+            let database = DatabaseSettings::resolve(database, &mut layers);
             let output = OutputArgs::default();
             let settings = Settings::resolve(plan, &output, &mut layers, Via::Broker, !wait, true);
             layers.finish()?;
@@ -167,7 +196,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
                 return Ok(Exit::Complete);
             };
             let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
-            let db = Db::open(common.database(true, false)).await?;
+            let db = Db::open(database.options(true, false)).await?;
             let wanted = Wanted::Plan(Box::new(targets));
             let mut out = io::sink();
             let produced = producer::run(broker, &db, wanted, &settings, &mut out, stop).await?;
