@@ -1,5 +1,5 @@
-//! A producer in a folder of its own. The broker notes each publish, with what the database knew at that moment; a
-//! fleet answers chunks where a test wants one.
+//! A producer with a database in a temporary folder. The broker records each publish and compares it with the plan in the
+//! database at that moment. A test answers chunks where it needs a worker and a writer.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use pingfleet_targets::{TargetArgs, read};
 use pingfleet_wire::{
     Family, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Version, WorkChunk,
 };
-use producer::{Produced, ProducerError, Settings, Wanted};
+use producer::{ProducerError, ProducerSettings, RunOutcome, RunRequest};
 use rusqlite::Connection;
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -44,14 +44,14 @@ pub(crate) enum Event {
 
 /// The producer's broker, as the test sees it.
 #[derive(Debug)]
-pub(crate) struct Dock {
+pub(crate) struct BrokerWatch {
     pub(crate) log: Log<Event>,
-    /// What its publishes are answered.
+    /// How its publishes are answered.
     pub(crate) answers: Answers,
-    /// Sending this chunk brings these confirms.
+    /// Publishing this chunk releases these confirms.
     pub(crate) confirms_at: Mutex<Option<(u32, Arc<Semaphore>)>>,
-    /// Ready messages that it is told of, beside those that are there: of `work`, of `results`.
-    pub(crate) more_ready: [AtomicU32; 2],
+    /// Ready messages that are reported in addition to the real ones: of `work`, of `results`.
+    pub(crate) extra_ready: [AtomicU32; 2],
     /// Cancelled by the first look at the topology, which comes before the plan.
     pub(crate) cancelled_by_check: Mutex<Option<CancellationToken>>,
     /// Publishes that contradict the plan.
@@ -59,9 +59,9 @@ pub(crate) struct Dock {
     database: Mutex<Connection>,
 }
 
-impl Dock {
-    /// Looks into the database at the moment of a publish: the whole plan must be there, with these very bytes.
-    fn witness(&self, body: &[u8]) -> Result<u32> {
+impl BrokerWatch {
+    /// Reads the database at the moment of a publish: the whole plan must be there, with these bytes.
+    fn check_against_plan(&self, body: &[u8]) -> Result<u32> {
         let work = WorkChunk::decode(body)?;
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, planned, chunks): (String, i64, i64) = database.query_row(
@@ -87,7 +87,7 @@ impl Dock {
 }
 
 #[async_trait]
-impl Watch for Dock {
+impl Watch for BrokerWatch {
     async fn check(&self) -> Result<(), BrokerError> {
         let cancelled = self
             .cancelled_by_check
@@ -108,7 +108,7 @@ impl Watch for Dock {
     async fn depth(&self, queue: Queue, pass: Pass<'_, Depth>) -> Result<Depth, BrokerError> {
         let mut depth = pass.await?;
         depth.ready +=
-            self.more_ready[usize::from(queue == Queue::Results)].load(Ordering::Relaxed);
+            self.extra_ready[usize::from(queue == Queue::Results)].load(Ordering::Relaxed);
         self.log.note(Event::Depth(queue));
         Ok(depth)
     }
@@ -120,7 +120,7 @@ impl Watch for Dock {
         pass: Pass<'_, Confirm>,
     ) -> Result<Confirm, BrokerError> {
         let chunk = self
-            .witness(body)
+            .check_against_plan(body)
             .expect("the database can be read beside the producer");
         self.log.note(Event::Published(chunk));
         let confirms = self
@@ -143,27 +143,27 @@ struct CommandLine {
 
 /// The folder with its database, and the queues.
 pub(crate) struct Rig {
-    pub(crate) dock: Arc<Dock>,
+    pub(crate) watch: Arc<BrokerWatch>,
     pub(crate) memory: MemoryBroker,
-    pub(crate) settings: Settings,
+    pub(crate) settings: ProducerSettings,
     pub(crate) folder: tempfile::TempDir,
 }
 
-/// A producer that runs.
-pub(crate) struct Producing {
+/// A running producer.
+pub(crate) struct RunningProducer {
     pub(crate) stop: CancellationToken,
-    running: JoinHandle<(Result<Produced, ProducerError>, Db)>,
+    running: JoinHandle<(Result<RunOutcome, ProducerError>, Db)>,
 }
 
 /// Where a producer prints to.
 #[derive(Clone, Default)]
-pub(crate) struct Paper {
+pub(crate) struct Output {
     pub(crate) written: Arc<Mutex<Vec<u8>>>,
     /// What every write fails with.
     pub(crate) fails: Option<io::ErrorKind>,
 }
 
-impl Write for Paper {
+impl Write for Output {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         if let Some(kind) = self.fails {
             return Err(kind.into());
@@ -179,8 +179,8 @@ impl Write for Paper {
     }
 }
 
-impl Paper {
-    /// The lines on it, in order of their text.
+impl Output {
+    /// Its lines, sorted.
     pub(crate) fn lines(&self) -> Result<Vec<String>> {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lines: Vec<_> = String::from_utf8(written.clone())?
@@ -198,19 +198,19 @@ impl Rig {
         let folder = tempfile::tempdir()?;
         let store = options(&folder).open()?;
         store.close()?;
-        let dock = Dock {
+        let watch = BrokerWatch {
             log: Log::default(),
             answers: Answers::default(),
             confirms_at: Mutex::default(),
-            more_ready: Default::default(),
+            extra_ready: Default::default(),
             cancelled_by_check: Mutex::default(),
             wrong: Mutex::default(),
             database: Mutex::new(Connection::open(options(&folder).path)?),
         };
         Ok(Self {
-            dock: Arc::new(dock),
+            watch: Arc::new(watch),
             memory: MemoryBroker::new(10_000),
-            settings: Settings {
+            settings: ProducerSettings {
                 via: Via::Broker,
                 probing: ProbingSettings {
                     probing: Probing::default(),
@@ -218,7 +218,7 @@ impl Rig {
                 },
                 seed: None,
                 detach: false,
-                printed: None,
+                print: None,
                 progress: false,
             },
             folder,
@@ -243,57 +243,61 @@ impl Rig {
         Ok(self.connection()?.query_row(query, (), |row| row.get(0))?)
     }
 
-    /// A new run of what the command line says.
-    pub(crate) fn plan(words: &[&str]) -> Result<Wanted> {
+    /// A new run with the targets of this command line.
+    pub(crate) fn plan(words: &[&str]) -> Result<RunRequest> {
         let line = CommandLine::try_parse_from(["test"].iter().chain(words))?;
         let targets = read(&line.targets, Family::Any, io::empty())?;
-        Ok(Wanted::Plan(Box::new(targets)))
+        Ok(RunRequest::Plan(Box::new(targets)))
     }
 
-    pub(crate) async fn start(&self, task: Wanted) -> Result<Producing> {
-        self.start_on(task, Paper::default()).await
+    pub(crate) async fn start(&self, request: RunRequest) -> Result<RunningProducer> {
+        self.start_on(request, Output::default()).await
     }
 
-    /// Starts a producer that prints to `paper`.
-    pub(crate) async fn start_on(&self, task: Wanted, mut paper: Paper) -> Result<Producing> {
+    /// Starts a producer that prints to `output`.
+    pub(crate) async fn start_on(
+        &self,
+        request: RunRequest,
+        mut output: Output,
+    ) -> Result<RunningProducer> {
         let db = Db::open(options(&self.folder)).await?;
         let broker = Arc::new(Watched {
-            watch: Arc::clone(&self.dock),
+            watch: Arc::clone(&self.watch),
             memory: self.memory.clone(),
         });
         let settings = self.settings.clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let running = tokio::spawn(async move {
-            let ended = producer::run(broker, &db, task, &settings, &mut paper, stopped).await;
+            let ended = producer::run(broker, &db, request, &settings, &mut output, stopped).await;
             (ended, db)
         });
-        Ok(Producing { stop, running })
+        Ok(RunningProducer { stop, running })
     }
 
-    /// Plans a run and publishes it, without waiting for it.
-    pub(crate) async fn detached(&mut self, words: &[&str]) -> Result<Produced> {
+    /// Plans a run and publishes it, without supervising it.
+    pub(crate) async fn detached(&mut self, words: &[&str]) -> Result<RunOutcome> {
         self.settings.detach = true;
-        let produced = self.start(Self::plan(words)?).await?.ended().await?;
+        let outcome = self.start(Self::plan(words)?).await?.ended().await?;
         self.settings.detach = false;
-        Ok(produced?)
+        Ok(outcome?)
     }
 
-    /// Resumes a run, and waits until the producer holds it.
-    pub(crate) async fn resume(&self, run: i64) -> Result<Producing> {
+    /// Resumes a run, and waits until the producer has a session for publishing.
+    pub(crate) async fn resume(&self, run: i64) -> Result<RunningProducer> {
         let opened = |event: &Event| *event == Event::Opened;
-        let before = self.dock.log.events().into_iter().filter(opened).count();
-        let resumed = self.start(Wanted::Resume(run)).await?;
-        self.dock
+        let before = self.watch.log.events().into_iter().filter(opened).count();
+        let resumed = self.start(RunRequest::Resume(run)).await?;
+        self.watch
             .log
             .wait_for_some("the session of the resumed", before + 1, opened)
             .await?;
         Ok(resumed)
     }
 
-    /// Waits until so many publishes happened in all.
+    /// Waits until this many publishes happened in all.
     pub(crate) async fn published(&self, publishes: usize) -> Result<Vec<Event>> {
-        self.dock
+        self.watch
             .log
             .wait_for_some("publishes", publishes, |event| {
                 matches!(event, Event::Published(_))
@@ -301,17 +305,17 @@ impl Rig {
             .await
     }
 
-    /// Everything that was published was in the plan before, with these very bytes.
-    pub(crate) fn assert_as_planned(&self) {
+    /// Everything that was published was in the plan before, with the same bytes.
+    pub(crate) fn assert_published_as_planned(&self) {
         let wrong = self
-            .dock
+            .watch
             .wrong
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         assert!(wrong.is_empty(), "{wrong:?}");
     }
 
-    /// Answers the chunks on the work queue, as many as are given: an address with an even last byte is up.
+    /// Settles this many chunks from the work queue: an address with an even last byte is up.
     pub(crate) async fn answer(&self, chunks: usize) -> Result<()> {
         let mut store = self.store()?;
         let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
@@ -324,7 +328,7 @@ impl Rig {
         Ok(())
     }
 
-    /// Takes one chunk from the work queue and gives it up.
+    /// Takes one chunk from the work queue and makes it dead.
     pub(crate) async fn kill(&self) -> Result<()> {
         let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
         let delivery = within("a chunk to kill", consumer.next()).await??;
@@ -341,21 +345,21 @@ impl Rig {
     }
 }
 
-impl Producing {
-    pub(crate) async fn stop(self) -> Result<Produced> {
+impl RunningProducer {
+    pub(crate) async fn stop(self) -> Result<RunOutcome> {
         self.stop.cancel();
         Ok(self.ended().await??)
     }
 
     /// How it ended. Its database is closed.
-    pub(crate) async fn ended(self) -> Result<Result<Produced, ProducerError>> {
+    pub(crate) async fn ended(self) -> Result<Result<RunOutcome, ProducerError>> {
         let (ended, db) = within("the producer's end", self.running).await??;
         db.close().await?;
         Ok(ended)
     }
 }
 
-/// Whether a target is up, by the rule of these tests.
+/// Whether a target is up in these tests.
 fn is_up(target: &Target) -> bool {
     target.to_string().ends_with(['0', '2', '4', '6', '8'])
 }
@@ -408,14 +412,14 @@ pub(crate) fn publishes(events: &[Event]) -> BTreeMap<u32, usize> {
 }
 
 /// The run's number.
-pub(crate) fn run_of(produced: &Produced) -> Result<i64> {
-    Ok(produced.summary.as_ref().context("no run")?.run)
+pub(crate) fn run_of(outcome: &RunOutcome) -> Result<i64> {
+    Ok(outcome.summary.as_ref().context("no run")?.run)
 }
 
 fn options(folder: &tempfile::TempDir) -> OpenOptions {
     OpenOptions {
         path: folder.path().join("pingfleet.db"),
-        // What a power loss may take is not what is tested here.
+        // These tests do not cover power loss.
         durability: Durability::Off,
         create: true,
         check: false,

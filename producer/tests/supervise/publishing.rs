@@ -1,4 +1,4 @@
-//! Publishing: each chunk until its confirm, and again only what is not confirmed, overdue or wanted again.
+//! Publishing: each chunk until its confirm; again only what is unconfirmed, overdue or retried.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -7,7 +7,7 @@ use pingfleet_broker::{Confirmed, Queue};
 use pingfleet_settings::Exit;
 use pingfleet_store::Via;
 use pingfleet_wire::{ChunkKey, Heartbeat, Version};
-use producer::{Ended, Wanted};
+use producer::{EndReason, RunRequest};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -16,17 +16,17 @@ use crate::{
     rig::{Event, Rig, publishes, run_of},
 };
 
-/// How often each queue is looked at before its message goes.
+/// How often the depth of each queue is read before its message disappears.
 const LOOKS: usize = 10;
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_chunk_is_published_again_and_holds_up_no_other() -> Result<()> {
     let mut rig = Rig::new(1)?;
     let answers = [Confirmed::Refused, Confirmed::Refused].map(Answer::Says);
-    rig.dock.answers.add(0, answers);
-    let produced = rig.detached(&["10.0.0.0/24"]).await?;
-    assert_eq!(produced.ended, Ended::Detached);
-    let events = rig.dock.log.events();
+    rig.watch.answers.add(0, answers);
+    let outcome = rig.detached(&["10.0.0.0/24"]).await?;
+    assert_eq!(outcome.reason, EndReason::Detached);
+    let events = rig.watch.log.events();
     let sent = |chunk| move |event: &Event| *event == Event::Published(chunk);
     let first = events.iter().position(sent(0));
     let again = events.iter().rposition(sent(0));
@@ -43,18 +43,18 @@ async fn a_refused_chunk_is_published_again_and_holds_up_no_other() -> Result<()
         rig.number("SELECT count(*) FROM chunks WHERE state = 1")?,
         254
     );
-    rig.assert_as_planned();
+    rig.assert_published_as_planned();
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unroutable_chunk_is_published_again() -> Result<()> {
     let mut rig = Rig::new(10)?;
-    rig.dock
+    rig.watch
         .answers
         .add(1, [Answer::Says(Confirmed::Unroutable)]);
     rig.detached(&["10.0.0.1-10.0.0.30"]).await?;
-    let publishes = publishes(&rig.dock.log.events());
+    let publishes = publishes(&rig.watch.log.events());
     assert_eq!(publishes[&1], 2);
     assert_eq!(
         rig.number("SELECT count(*) FROM chunks WHERE state = 1")?,
@@ -66,10 +66,10 @@ async fn an_unroutable_chunk_is_published_again() -> Result<()> {
 #[tokio::test(start_paused = true)]
 async fn a_lost_session_publishes_again_only_what_is_unconfirmed() -> Result<()> {
     let mut rig = Rig::new(1)?;
-    rig.dock.answers.add(5, [Answer::Lost]);
-    rig.dock.answers.add(12, [Answer::ConfirmLost]);
+    rig.watch.answers.add(5, [Answer::Lost]);
+    rig.watch.answers.add(12, [Answer::ConfirmLost]);
     rig.detached(&["10.0.0.1-10.0.0.20"]).await?;
-    let publishes = publishes(&rig.dock.log.events());
+    let publishes = publishes(&rig.watch.log.events());
     assert_eq!(publishes.len(), 20);
     for (chunk, times) in publishes {
         assert_eq!(
@@ -78,12 +78,12 @@ async fn a_lost_session_publishes_again_only_what_is_unconfirmed() -> Result<()>
             "{chunk}"
         );
     }
-    // Each was noted once, when it was confirmed.
+    // Each is noted once, when it is confirmed.
     assert_eq!(
         rig.number("SELECT count(*) FROM chunks WHERE state = 1 AND publishes = 1")?,
         20
     );
-    rig.assert_as_planned();
+    rig.assert_published_as_planned();
     Ok(())
 }
 
@@ -92,15 +92,18 @@ async fn confirms_that_came_before_the_session_broke_are_kept() -> Result<()> {
     let mut rig = Rig::new(10)?;
     let permits = Arc::new(Semaphore::new(0));
     for chunk in 0..3 {
-        rig.dock
+        rig.watch
             .answers
             .add(chunk, [Answer::Waits(Arc::clone(&permits))]);
     }
-    rig.dock.answers.add(3, [Answer::Lost]);
-    *rig.dock.confirms_at.lock().expect("nothing panics with it") = Some((3, permits));
+    rig.watch.answers.add(3, [Answer::Lost]);
+    *rig.watch
+        .confirms_at
+        .lock()
+        .expect("nothing panics with it") = Some((3, permits));
     rig.detached(&["10.0.0.1-10.0.0.50"]).await?;
     assert_eq!(
-        Vec::from_iter(publishes(&rig.dock.log.events())),
+        Vec::from_iter(publishes(&rig.watch.log.events())),
         [(0, 1), (1, 1), (2, 1), (3, 2), (4, 1)]
     );
     Ok(())
@@ -111,31 +114,31 @@ async fn an_interrupted_producer_has_noted_what_was_confirmed_and_resumes_with_t
 -> Result<()> {
     let rig = Rig::new(10)?;
     let never = Arc::new(Semaphore::new(0));
-    rig.dock.answers.add(1, [Answer::Waits(never)]);
+    rig.watch.answers.add(1, [Answer::Waits(never)]);
     let producing = rig.start(Rig::plan(&["10.0.0.1-10.0.0.30"])?).await?;
     rig.published(3).await?;
-    let produced = producing.stop().await?;
-    assert_eq!(produced.ended, Ended::Interrupted);
-    assert_eq!(produced.exit(false), Exit::Interrupted);
+    let outcome = producing.stop().await?;
+    assert_eq!(outcome.reason, EndReason::Interrupted);
+    assert_eq!(outcome.exit(false), Exit::Interrupted);
     assert_eq!(
         rig.number("SELECT count(*) FROM chunks WHERE state = 1")?,
         2
     );
     assert_eq!(rig.number("SELECT chunk FROM chunks WHERE state = 0")?, 1);
 
-    let resumed = rig.start(Wanted::Resume(run_of(&produced)?)).await?;
+    let resumed = rig.start(RunRequest::Resume(run_of(&outcome)?)).await?;
     rig.published(4).await?;
     rig.answer(4).await?;
-    let produced = resumed.ended().await??;
-    assert_eq!(produced.exit(false), Exit::Complete);
-    let publishes = publishes(&rig.dock.log.events());
+    let outcome = resumed.ended().await??;
+    assert_eq!(outcome.exit(false), Exit::Complete);
+    let publishes = publishes(&rig.watch.log.events());
     assert_eq!(Vec::from_iter(publishes), [(0, 1), (1, 2), (2, 1)]);
-    rig.assert_as_planned();
+    rig.assert_published_as_planned();
     Ok(())
 }
 
-/// Publishes a run of three chunks, has the first answered, and resumes it as what `via` says: the chunks that are
-/// published again.
+/// Publishes a run of four chunks, of which the first is settled and the last loses its mark of being published, and
+/// resumes it over `via`. Returns the chunks that are published then.
 async fn resumed_over(via: Via) -> Result<Vec<u32>> {
     let mut rig = Rig::new(10)?;
     let run = run_of(&rig.detached(&["10.0.0.1-10.0.0.40"]).await?)?;
@@ -147,10 +150,10 @@ async fn resumed_over(via: Via) -> Result<Vec<u32>> {
     ))?;
     rig.settings.detach = true;
     rig.settings.via = via;
-    let before = rig.dock.log.events().len();
-    rig.start(Wanted::Resume(run)).await?.ended().await??;
-    rig.assert_as_planned();
-    let events = rig.dock.log.events();
+    let before = rig.watch.log.events().len();
+    rig.start(RunRequest::Resume(run)).await?.ended().await??;
+    rig.assert_published_as_planned();
+    let events = rig.watch.log.events();
     Ok(publishes(&events[before..]).into_keys().collect())
 }
 
@@ -169,13 +172,13 @@ async fn resume_of_a_sweep_publishes_everything_outstanding() -> Result<()> {
 #[tokio::test(start_paused = true)]
 async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() -> Result<()> {
     let mut rig = Rig::new(10)?;
-    let produced = rig.detached(&["10.0.0.1-10.0.0.30"]).await?;
-    let run = run_of(&produced)?;
-    let run_id = produced.summary.map(|summary| summary.run_id);
+    let outcome = rig.detached(&["10.0.0.1-10.0.0.30"]).await?;
+    let run = run_of(&outcome)?;
+    let run_id = outcome.summary.map(|summary| summary.run_id);
     assert_eq!(rig.memory.purge(Queue::Work), 3);
     let mut store = rig.store()?;
     store.writer_seen(Via::Broker, "test")?;
-    // A worker says that it has the second chunk in hand: that one is not overdue.
+    // A worker lists the second chunk as in hand: that one is not overdue.
     let heartbeat = Heartbeat {
         version: Version,
         worker: "busy".to_owned(),
@@ -198,30 +201,33 @@ async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() ->
     rig.connection()?
         .execute_batch("UPDATE chunks SET published_at_us = published_at_us - 3600000000")?;
 
-    let [work, results] = &rig.dock.more_ready;
+    let [work, results] = &rig.watch.extra_ready;
     work.store(1, Ordering::Relaxed);
-    let resumed = rig.start(Wanted::Resume(run)).await?;
-    // First only the one has a ready message, then only the other, then none of them. A look every two seconds, and
-    // so many of them are longer than the quiet that is waited for.
+    let resumed = rig.start(RunRequest::Resume(run)).await?;
+    // First only `work` has a ready message, then only `results`, then none. The depth is read every two seconds, so these
+    // reads take longer than the quiet time that makes chunks overdue.
     for (queue, in_work, in_results) in [(Queue::Work, 0, 1), (Queue::Results, 0, 0)] {
-        rig.dock
+        rig.watch
             .log
             .wait_for_some("looks at a queue that is not empty", LOOKS, |event| {
                 *event == Event::Depth(queue)
             })
             .await?;
-        assert_eq!(publishes(&rig.dock.log.events()).values().sum::<usize>(), 3);
+        assert_eq!(
+            publishes(&rig.watch.log.events()).values().sum::<usize>(),
+            3
+        );
         results.store(in_results, Ordering::Relaxed);
         work.store(in_work, Ordering::Relaxed);
     }
     let events = rig.published(5).await?;
     resumed.stop().await?;
     assert_eq!(Vec::from_iter(publishes(&events)), [(0, 2), (1, 1), (2, 2)]);
-    // Their next wait is twice as long: the count of publishes says so.
+    // The count of publishes doubles their next wait.
     assert_eq!(
         rig.number("SELECT count(*) FROM chunks WHERE publishes = 2")?,
         2
     );
-    rig.assert_as_planned();
+    rig.assert_published_as_planned();
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The producer's `run` over a watched broker and a real database: what it plans, what it publishes and when again,
-//! and how its wait ends.
+//! The producer's `run` over a watched broker and a real database: what it plans, what it publishes, what it publishes
+//! again, and how a run ends.
 
 #[path = "../../../ping-worker/tests/queue/answers.rs"]
 mod answers;

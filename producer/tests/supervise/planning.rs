@@ -1,4 +1,4 @@
-//! The plan: whole before anything is published, or not at all; cut by count and by size.
+//! The plan: complete before anything is published, or removed; cut by count and by size.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use anyhow::Result;
 use pingfleet_settings::Exit;
 use pingfleet_store::{NewChunk, NewRun, Via};
 use pingfleet_wire::{MAX_CHUNK_BYTES, MAX_NAME_BYTES, Message as _, WorkChunk};
-use producer::Ended;
+use producer::EndReason;
 use uuid::Uuid;
 
 use crate::rig::{Rig, publishes};
 
-/// Nothing of a plan is left: no row, and no lock.
+/// No row and no lock of a plan is left.
 fn assert_nothing_is_left(rig: &Rig) -> Result<()> {
     for table in ["runs", "plan", "chunks", "labels"] {
         assert_eq!(
@@ -21,7 +21,7 @@ fn assert_nothing_is_left(rig: &Rig) -> Result<()> {
         );
     }
     assert_eq!(locks(rig)?, 0);
-    assert!(rig.dock.log.events().is_empty());
+    assert!(rig.watch.log.events().is_empty());
     Ok(())
 }
 
@@ -46,12 +46,12 @@ fn works(rig: &Rig) -> Result<Vec<Vec<u8>>> {
 async fn the_plan_is_committed_before_the_first_publish_and_published_byte_for_byte() -> Result<()>
 {
     let mut rig = Rig::new(1)?;
-    // More than one transaction of the planning, and more than one page of the outbox.
-    let produced = rig.detached(&["10.0.0.0/24"]).await?;
-    assert_eq!(produced.ended, Ended::Detached);
-    assert_eq!(produced.exit(false), Exit::Complete);
-    rig.assert_as_planned();
-    let publishes = publishes(&rig.dock.log.events());
+    // More than one transaction of the plan, and more than one page of the outbox.
+    let outcome = rig.detached(&["10.0.0.0/24"]).await?;
+    assert_eq!(outcome.reason, EndReason::Detached);
+    assert_eq!(outcome.exit(false), Exit::Complete);
+    rig.assert_published_as_planned();
+    let publishes = publishes(&rig.watch.log.events());
     assert_eq!(publishes.len(), 254);
     assert!(publishes.values().all(|times| *times == 1), "{publishes:?}");
     assert_eq!(
@@ -66,14 +66,14 @@ async fn the_plan_is_committed_before_the_first_publish_and_published_byte_for_b
 async fn interrupted_planning_leaves_nothing() -> Result<()> {
     let rig = Rig::new(1)?;
     let producing = rig.start(Rig::plan(&["10.0.0.0/24"])?).await?;
-    *rig.dock
+    *rig.watch
         .cancelled_by_check
         .lock()
         .expect("nothing panics with it") = Some(producing.stop.clone());
-    let produced = producing.ended().await??;
-    assert_eq!(produced.ended, Ended::Interrupted);
-    assert_eq!(produced.summary, None);
-    assert_eq!(produced.exit(false), Exit::Interrupted);
+    let outcome = producing.ended().await??;
+    assert_eq!(outcome.reason, EndReason::Interrupted);
+    assert_eq!(outcome.summary, None);
+    assert_eq!(outcome.exit(false), Exit::Interrupted);
     assert_nothing_is_left(&rig)
 }
 
@@ -82,7 +82,7 @@ async fn planning_that_fails_in_the_middle_leaves_nothing() -> Result<()> {
     let rig = Rig::new(1)?;
     rig.connection()?.execute_batch(
         "CREATE TRIGGER fault BEFORE INSERT ON chunks WHEN NEW.chunk = 150
-         BEGIN SELECT RAISE(ABORT, 'the test says so'); END",
+         BEGIN SELECT RAISE(ABORT, 'injected'); END",
     )?;
     let ended = rig
         .start(Rig::plan(&["10.0.0.0/24"])?)
@@ -123,7 +123,7 @@ async fn the_plan_of_a_producer_that_is_gone_is_removed_at_the_next_start() -> R
     );
     assert_eq!(rig.number("SELECT count(*) FROM plan")?, 1);
     assert_eq!(rig.number("SELECT count(*) FROM labels")?, 0);
-    rig.assert_as_planned();
+    rig.assert_published_as_planned();
     Ok(())
 }
 
@@ -150,13 +150,13 @@ async fn chunks_of_long_names_are_cut_by_their_bytes() -> Result<()> {
     let hosts = rig.folder.path().join("hosts.txt");
     std::fs::write(&hosts, names.join("\n"))?;
     rig.detached(&["--hosts", &hosts.to_string_lossy()]).await?;
-    rig.assert_as_planned();
+    rig.assert_published_as_planned();
     let works = works(&rig)?;
     let mut planned = Vec::new();
     for (number, work) in works.iter().enumerate() {
         assert!(work.len() <= MAX_CHUNK_BYTES, "{}", work.len());
         let targets = WorkChunk::decode(work)?.targets;
-        // No chunk but the last has room for another name. A name is taken to need a byte more than it may.
+        // Only the last chunk has room for another name. The producer counts up to one byte too many for a name.
         let full = work.len() + targets.len() + MAX_NAME_BYTES + 16 > MAX_CHUNK_BYTES;
         assert!(full || number + 1 == works.len(), "{}", work.len());
         for target in targets {

@@ -1,18 +1,24 @@
-//! What `producer` and `pingfleet sweep` do alike around [`crate::run`]: read the targets, tell the end.
+//! What the `producer` and `pingfleet sweep` programs do before and after [`crate::run`]: read the targets, report the
+//! outcome.
 
 use std::io::{self, Write};
 
 use pingfleet_settings::{Exit, Failure, printed};
 use pingfleet_targets::{Targets, TargetsError};
 
-use crate::{Ended, OutputArgs, PlanArgs, Produced, Settings, dry_run, print_summary};
+use crate::{
+    EndReason, OutputArgs, PlanArgs, ProducerSettings, RunOutcome, dry_run, print_summary,
+};
 
-/// Reads the targets and tells what the user should know of them. With `--dry-run` it tells the plan and returns
+/// Reads the targets and logs what the user should know of them. With `--dry-run` it prints the plan and returns
 /// `None`: there is nothing more to do.
 ///
 /// # Errors
 /// A [`Failure`] with every bad target.
-pub fn read_targets(plan: &PlanArgs, settings: &Settings) -> Result<Option<Targets>, Failure> {
+pub fn read_targets(
+    plan: &PlanArgs,
+    settings: &ProducerSettings,
+) -> Result<Option<Targets>, Failure> {
     let family = settings.probing.probing.family;
     let targets =
         pingfleet_targets::read(&plan.targets, family, io::stdin().lock()).map_err(|error| {
@@ -34,7 +40,7 @@ pub fn read_targets(plan: &PlanArgs, settings: &Settings) -> Result<Option<Targe
     if targets.duplicates() > 0 {
         tracing::warn!(
             duplicates = targets.duplicates(),
-            "targets mentioned again are probed once"
+            "targets given more than once are probed once"
         );
     }
     if plan.dry_run {
@@ -44,18 +50,20 @@ pub fn read_targets(plan: &PlanArgs, settings: &Settings) -> Result<Option<Targe
     Ok(Some(targets))
 }
 
-/// Tells how producing ended: the summary on `out`, and on standard error how to go on, where there is a way.
-/// `resume` is the command that takes a run up again. Returns the exit code.
+/// Reports the outcome: the summary, or how to resume the run. `resume` is the command that resumes a run. Returns the
+/// exit code.
 ///
 /// # Errors
 /// A [`Failure`] when it cannot be written.
-pub fn conclude(produced: &Produced, output: &OutputArgs, resume: &str) -> Result<Exit, Failure> {
-    match (&produced.summary, produced.ended) {
-        (None, _) => eprintln_quietly("interrupted before the plan stood; nothing was stored"),
-        (Some(summary), Ended::Settled) => {
+pub fn conclude(outcome: &RunOutcome, output: &OutputArgs, resume: &str) -> Result<Exit, Failure> {
+    match (&outcome.summary, outcome.reason) {
+        (None, _) => {
+            eprintln_quietly("interrupted before the plan was complete; nothing was stored");
+        }
+        (Some(summary), EndReason::Settled) => {
             if output.wants_summary() {
-                // Printed targets are the data then, and the summary is not one of them.
-                let stdout = output.printed().is_none();
+                // With -a or -u standard output carries targets only.
+                let stdout = output.print_filter().is_none();
                 let mut text = Vec::new();
                 printed(print_summary(&mut text, summary))?;
                 printed(if stdout {
@@ -65,22 +73,22 @@ pub fn conclude(produced: &Produced, output: &OutputArgs, resume: &str) -> Resul
                 })?;
             }
         }
-        (Some(summary), Ended::Detached) => eprintln_quietly(&format!(
-            "run {0} is published; `pingfleet runs` and `pingfleet verify {0}` tell how far it is",
+        (Some(summary), EndReason::Detached) => eprintln_quietly(&format!(
+            "run {0} is published; `pingfleet runs` and `pingfleet verify {0}` show its progress",
             summary.run
         )),
-        (Some(summary), Ended::Interrupted) => eprintln_quietly(&format!(
-            "interrupted; {} of {} targets are stored. Go on with: {resume} {}",
+        (Some(summary), EndReason::Interrupted) => eprintln_quietly(&format!(
+            "interrupted; {} of {} targets are stored. Continue with: {resume} {}",
             summary.settled(),
             summary.targets,
             summary.run
         )),
-        (Some(_), Ended::Unread) => {}
+        (Some(_), EndReason::OutputClosed) => {}
     }
-    Ok(produced.exit(output.fail_down))
+    Ok(outcome.exit(output.fail_down))
 }
 
-/// Tells something on standard error. Nobody is left to tell when that is closed.
+/// Prints to standard error. An error is ignored: there is no other place to report it.
 fn eprintln_quietly(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
 }
