@@ -23,7 +23,7 @@ pub fn read_targets(
     let targets =
         pingfleet_targets::read(&plan.targets, family, io::stdin().lock()).map_err(|error| {
             let exit = match error {
-                TargetsError::Spool(_) => Exit::System,
+                TargetsError::TextSpool(_) => Exit::System,
                 _ => Exit::BadTargets,
             };
             Failure {
