@@ -212,7 +212,9 @@ impl Supervisor<'_> {
             .call(move |store| store.overdue(run, via, MAX_REPUBLISHED))
             .await?;
         let chunks = match overdue {
-            Overdue::Chunks(chunks) if !chunks.is_empty() && self.queues_are_empty().await? => {
+            Overdue::Chunks(chunks)
+                if !chunks.is_empty() && queues_are_empty(&**self.broker).await? =>
+            {
                 chunks
             }
             _ => {
@@ -239,19 +241,20 @@ impl Supervisor<'_> {
         tracing::info!(chunks = chunks.len(), "overdue chunks are published again");
         Ok(Some(chunks))
     }
+}
 
-    async fn queues_are_empty(&self) -> Result<bool, ProducerError> {
-        for queue in [Queue::Work, Queue::Results] {
-            match self.broker.depth(queue).await {
-                Ok(depth) if depth.ready == 0 => {}
-                Ok(_) => return Ok(false),
-                Err(error) if error.is_transient() => {
-                    tracing::debug!(%error, "cannot read the depth of a queue");
-                    return Ok(false);
-                }
-                Err(error) => return Err(error.into()),
+/// Whether neither `work` nor `results` has a ready message.
+async fn queues_are_empty(broker: &dyn Broker) -> Result<bool, ProducerError> {
+    for queue in [Queue::Work, Queue::Results] {
+        match broker.depth(queue).await {
+            Ok(depth) if depth.ready == 0 => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.is_transient() => {
+                tracing::debug!(%error, "cannot read the depth of a queue");
+                return Ok(false);
             }
+            Err(error) => return Err(error.into()),
         }
-        Ok(true)
     }
+    Ok(true)
 }
