@@ -8,7 +8,7 @@ use pingfleet_broker::{Broker, MemoryBroker};
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{Exit, Failure, Layers, Stop};
 use pingfleet_store::{DatabaseSettings, Db, Via};
-use producer::{OutputArgs, Produced, ProducerError, Settings, Wanted};
+use producer::{OutputArgs, ProducerError, ProducerSettings, RunOutcome, RunRequest};
 use tokio_util::sync::CancellationToken;
 
 /// Most messages in each in-process queue, ready and unacked: twice the largest prefetch, so that neither the worker
@@ -41,11 +41,11 @@ struct Stops {
     writer: CancellationToken,
 }
 
-/// Does what is `wanted`, prints how it ended, and returns the exit code.
+/// Carries out the request, prints how it ended, and returns the exit code.
 #[tokio::main]
 pub(crate) async fn run(
-    wanted: Wanted,
-    settings: &Settings,
+    request: RunRequest,
+    settings: &ProducerSettings,
     roles: &Roles,
     output: &OutputArgs,
     database: &DatabaseSettings,
@@ -63,7 +63,7 @@ pub(crate) async fn run(
     };
     let producing = async {
         let (queue, stop) = (Arc::clone(&broker), stops.producer.clone());
-        let produced = producer::run(queue, &db, wanted, settings, &mut io::stdout(), stop).await;
+        let produced = producer::run(queue, &db, request, settings, &mut io::stdout(), stop).await;
         stops.worker.cancel();
         produced
     };
@@ -101,14 +101,14 @@ pub(crate) async fn run(
 }
 
 type Outcomes = (
-    Result<Produced, ProducerError>,
+    Result<RunOutcome, ProducerError>,
     Result<ping_worker::Summary, WorkerError>,
     Result<consumer_writer::Summary, WriterError>,
 );
 
 /// Waits for all three roles. If the writer fails, the others are not waited for.
 async fn join(
-    producing: impl Future<Output = Result<Produced, ProducerError>>,
+    producing: impl Future<Output = Result<RunOutcome, ProducerError>>,
     probing: impl Future<Output = Result<ping_worker::Summary, WorkerError>>,
     writing: impl Future<Output = Result<consumer_writer::Summary, WriterError>>,
 ) -> Result<Outcomes, Failure> {

@@ -7,7 +7,7 @@ use clap::Args;
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{BrokerArgs, Exit, Failure, Layers, Stop};
 use pingfleet_store::{DatabaseSettings, Db, Via};
-use producer::{OutputArgs, PlanArgs, Settings, Wanted};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 
 use crate::{
     RunArgs,
@@ -26,18 +26,18 @@ pub(crate) struct ResumeArgs {
 }
 
 pub(crate) fn resume(args: &ResumeArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
-    continue_run(args, layers, quiet, Wanted::Resume)
+    continue_run(args, layers, quiet, RunRequest::Resume)
 }
 
-/// Does what is `wanted` of an earlier run.
+/// Carries out the request that `request` makes of the number of an earlier run.
 pub(crate) fn continue_run(
     args: &ResumeArgs,
     mut layers: Layers,
     quiet: bool,
-    wanted: impl FnOnce(i64) -> Wanted,
+    request: impl FnOnce(i64) -> RunRequest,
 ) -> Result<Exit, Failure> {
     let roles = Roles::resolve(&mut layers);
-    let mut settings = Settings::resolve(
+    let mut settings = ProducerSettings::resolve(
         &PlanArgs::default(),
         &args.output,
         &mut layers,
@@ -52,17 +52,17 @@ pub(crate) fn continue_run(
     let run = store.find_run(&args.run.run)?;
     settings.via = store.via(run)?;
     store.close()?;
-    let wanted = wanted(run);
+    let request = request(run);
     match settings.via {
-        Via::Sweep => one_process::run(wanted, &settings, &roles, &args.output, &database),
-        Via::Broker => over_the_broker(wanted, &settings, &config, &args.output, &database),
+        Via::Sweep => one_process::run(request, &settings, &roles, &args.output, &database),
+        Via::Broker => over_the_broker(request, &settings, &config, &args.output, &database),
     }
 }
 
 #[tokio::main]
 async fn over_the_broker(
-    wanted: Wanted,
-    settings: &Settings,
+    request: RunRequest,
+    settings: &ProducerSettings,
     config: &RabbitConfig,
     output: &OutputArgs,
     database: &DatabaseSettings,
@@ -70,8 +70,15 @@ async fn over_the_broker(
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(config)?);
     let db = Db::open(database.options(false, false)).await?;
-    let produced =
-        producer::run(broker, &db, wanted, settings, &mut io::stdout(), stop.token).await;
+    let produced = producer::run(
+        broker,
+        &db,
+        request,
+        settings,
+        &mut io::stdout(),
+        stop.token,
+    )
+    .await;
     let closed = db.close().await;
     let produced = produced?;
     closed?;

@@ -3,7 +3,7 @@
 use clap::Args;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
 use pingfleet_store::{DatabaseSettings, Via};
-use producer::{OutputArgs, PlanArgs, Settings, Wanted};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 
 use crate::one_process::{self, Roles};
 
@@ -24,7 +24,7 @@ pub(crate) struct SweepArgs {
 }
 
 pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result<Exit, Failure> {
-    let settings = Settings::resolve(
+    let settings = ProducerSettings::resolve(
         &args.plan,
         &args.output,
         &mut layers,
@@ -38,6 +38,6 @@ pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result
     let Some(targets) = producer::read_targets(&args.plan, &settings)? else {
         return Ok(Exit::Complete);
     };
-    let wanted = Wanted::Plan(Box::new(targets));
-    one_process::run(wanted, &settings, &roles, &args.output, &database)
+    let request = RunRequest::Plan(Box::new(targets));
+    one_process::run(request, &settings, &roles, &args.output, &database)
 }

@@ -1,6 +1,6 @@
 //! Help, versions and usage errors.
 
-use pingfleet_settings::{AnyKey as _, Program, keys};
+use pingfleet_settings::{Program, keys};
 
 use crate::rig::TestDir;
 
