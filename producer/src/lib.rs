@@ -14,7 +14,7 @@ mod wait;
 
 use std::{io::Write, sync::Arc};
 
-use pingfleet_broker::{Broker, BrokerError, PATIENCE, reopen};
+use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, open_session};
 use pingfleet_settings::{Exit, Failure};
 use pingfleet_store::{Db, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Via};
 use thiserror::Error;
@@ -192,7 +192,7 @@ pub async fn run(
 /// # Errors
 /// The last [`BrokerError`].
 pub async fn reach(broker: &dyn Broker, stop: &CancellationToken) -> Result<bool, BrokerError> {
-    let reached = reopen(Some(PATIENCE), stop, || broker.check()).await?;
+    let reached = open_session(Some(CONNECT_TIMEOUT), stop, || broker.check()).await?;
     Ok(reached.is_some())
 }
 

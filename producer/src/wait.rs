@@ -9,6 +9,7 @@ use std::{
 
 use pingfleet_broker::{Broker, Queue};
 use pingfleet_store::{Db, Overdue, RunState, RunSummary, Via};
+use pingfleet_wire::timing::LEASE_RENEWAL_INTERVAL;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,9 +26,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// not wait for its end to be seen.
 const SOONEST_LOOK: Duration = Duration::from_millis(10);
 const LOOKS: u32 = 32;
-
-/// How often the run's hold is renewed; `run_summary` gives it 15 s.
-const HOLD: Duration = Duration::from_secs(3);
 
 /// How often overdue chunks are looked for.
 const LOOK_FOR_OVERDUE: Duration = Duration::from_secs(2);
@@ -150,7 +148,7 @@ impl Waiting<'_> {
             RunState::Incomplete if summary.outstanding() == 0 => return Ok(Some(Ended::Settled)),
             _ => {}
         }
-        if self.held.elapsed() >= HOLD {
+        if self.held.elapsed() >= LEASE_RENEWAL_INTERVAL {
             self.held = Instant::now();
             self.db
                 .patiently(move |store| store.hold_run(run, true))

@@ -41,7 +41,7 @@ pub(crate) enum Again {
 
 /// The settings of the roles beside the producer.
 struct Roles {
-    worker: ping_worker::Settings,
+    worker: ping_worker::WorkerSettings,
     writer: consumer_writer::Settings,
 }
 
@@ -106,8 +106,8 @@ pub(crate) fn again(
 impl Roles {
     fn resolve(layers: &mut Layers) -> Self {
         Self {
-            worker: ping_worker::Settings {
-                alone: true,
+            worker: ping_worker::WorkerSettings {
+                exclusive: true,
                 ..WorkerArgs::default().resolve(layers)
             },
             writer: WriterArgs::default().resolve(layers, Via::Sweep),
@@ -237,7 +237,7 @@ async fn write_rows(
 fn conclude(
     (produced, probed): (
         Result<Produced, ProducerError>,
-        Result<ping_worker::Summary, WorkerError>,
+        Result<ping_worker::WorkerSummary, WorkerError>,
     ),
     written: Result<consumer_writer::Summary, WriterError>,
     output: &OutputArgs,

@@ -128,7 +128,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
                 .await
                 .map_err(|error| match error {
                     WorkerError::Broker(error) => Failure::from(error),
-                    disorder @ WorkerError::Disorder(_) => Failure::system(&disorder),
+                    disorder @ WorkerError::TaskFailed(_) => Failure::system(&disorder),
                 })?;
             Ok(Exit::Complete)
         }

@@ -3,8 +3,8 @@
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
-    ChunkKey, DnsFailure, Family, Heartbeat, Message, Outcome, OwnLoss, Probing, ResultChunk, Rtt,
-    Status, Target, Token, Version, WorkChunk,
+    ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, Message, Outcome, Probing, ResultChunk,
+    Rtt, Status, Target, Token, Version, WorkChunk,
 };
 use uuid::Uuid;
 
@@ -98,7 +98,9 @@ pub(crate) fn outcomes() -> Vec<Outcome> {
         },
         Outcome {
             attempts: 3,
-            ..unanswered(Status::Unknown(OwnLoss::SOCKET_DROPS.and(OwnLoss::STALLED)))
+            ..unanswered(Status::Unknown(
+                LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED),
+            ))
         },
         unanswered(Status::Down { no_arp: true }),
     ]
@@ -110,7 +112,7 @@ pub(crate) fn result() -> ResultChunk {
         database: DATABASE,
         key: key(),
         token: TOKEN,
-        worker: "box-1".to_owned(),
+        worker: "host-1".to_owned(),
         redelivered: false,
         started_at_us: 1_767_225_600_000_000,
         outcomes: outcomes(),
@@ -120,7 +122,7 @@ pub(crate) fn result() -> ResultChunk {
 pub(crate) fn heartbeat() -> Heartbeat {
     Heartbeat {
         version: Version,
-        worker: "box-1".to_owned(),
+        worker: "host-1".to_owned(),
         instance: Uuid::from_u128(0xb0b1_b2b3_b4b5_46b7_b8b9_babb_bcbd_bebf),
         pid: 4242,
         threads: 2,
