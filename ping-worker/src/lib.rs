@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError};
 use pingfleet_prober::{
-    lanes::Lanes,
+    probe_threads::ProbeThreads,
     prober::{OpenProber, ProbeError},
     resolve::Resolver,
 };
@@ -65,8 +65,8 @@ pub fn lanes(
     opener: &Arc<dyn OpenProber>,
     resolver: Resolver,
     settings: &WorkerSettings,
-) -> Result<Lanes, ProbeError> {
-    Lanes::start(settings.threads, opener, settings.rate, resolver)
+) -> Result<ProbeThreads, ProbeError> {
+    ProbeThreads::start(settings.threads, opener, settings.rate, resolver)
 }
 
 /// Takes chunks and probes them with `lanes` until `stop`. Then finishes, publishes and acks what it has in hand.
@@ -75,7 +75,7 @@ pub fn lanes(
 /// [`WorkerError`]; what was not acked is delivered to another worker.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    lanes: Lanes,
+    lanes: ProbeThreads,
     settings: &WorkerSettings,
     stop: CancellationToken,
 ) -> Result<WorkerSummary, WorkerError> {

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, Queue, Sessions};
-use pingfleet_prober::lanes::{LaneGone, Lanes, Probed};
+use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
 use tokio::{
     sync::mpsc,
@@ -32,13 +32,13 @@ const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 struct ProbedChunk {
     chunk: Arc<WorkChunk>,
     redelivered: bool,
-    probed: Result<Probed, LaneGone>,
+    probed: Result<Probed, ProbeThreadFailed>,
 }
 
 /// The consuming side of the worker, over all its sessions.
 pub(crate) struct WorkConsumer {
     broker: Arc<dyn Broker>,
-    lanes: Arc<Lanes>,
+    lanes: Arc<ProbeThreads>,
     settings: WorkerSettings,
     status: Arc<WorkerStatus>,
     results: mpsc::Sender<ResultMessage>,
@@ -54,7 +54,7 @@ pub(crate) struct WorkConsumer {
 impl WorkConsumer {
     pub(crate) fn new(
         broker: Arc<dyn Broker>,
-        lanes: Arc<Lanes>,
+        lanes: Arc<ProbeThreads>,
         settings: WorkerSettings,
         status: Arc<WorkerStatus>,
         results: mpsc::Sender<ResultMessage>,
