@@ -128,7 +128,7 @@ fn losses_are_those_of_the_seed() {
 }
 
 #[test]
-fn noise_comes_as_often_as_it_is_told_and_answers_nobody() {
+fn noise_is_sent_at_its_rate_and_answers_no_request() {
     let script = Script {
         noise: vec![Noise {
             messages: 500,
