@@ -6,7 +6,7 @@ use crate::{
     collect::CollectError, error::TargetsError, limits::MAX_REPORTED, parse::BadTargetReason,
 };
 
-/// How many characters of a text are shown.
+/// How many characters of a bad target are shown.
 const MAX_SHOWN_CHARS: usize = 100;
 
 /// A text that cannot be probed.
@@ -107,7 +107,8 @@ impl fmt::Display for BadTargets {
     }
 }
 
-/// A text of unknown origin, fit for a terminal: unprintable characters escaped, and cut when it is long.
+/// A text of unknown origin in a form that is safe for a terminal: unprintable characters are escaped, and a long text is
+/// cut.
 pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for (index, c) in text.chars().enumerate() {

@@ -1,4 +1,4 @@
-//! Why a target cannot be probed, each with the right way to write it where there is one. No I/O.
+//! Why a word is no target that can be probed. No I/O.
 
 use std::net::{IpAddr, Ipv4Addr};
 
