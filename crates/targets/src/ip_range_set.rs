@@ -1,39 +1,39 @@
 //! A set of addresses of both families. No I/O.
 //!
-//! Invariant: memory follows the number of separate ranges, never the number of addresses: ranges that overlap or touch
-//! are merged. A range costs 8 bytes in IPv4 and 32 in IPv6, and the free space in the nodes of a B-tree.
+//! Invariant: memory follows the number of separate ranges, never the number of addresses.
 
 use std::{
     iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use range_set_blaze::RangeSetBlaze;
-
-use crate::address_range::{AddressRange, Bounds};
+use crate::{
+    address_range::{AddressRange, Bounds},
+    disjoint_ranges::{Address as _, DisjointRanges},
+};
 
 /// A set of addresses. An IPv4-mapped address is the same member as its IPv4 address.
 #[derive(Debug, Clone, Default)]
 pub struct IpRangeSet {
-    v4: RangeSetBlaze<Ipv4Addr>,
-    v6: RangeSetBlaze<Ipv6Addr>,
+    v4: DisjointRanges<Ipv4Addr, ()>,
+    v6: DisjointRanges<Ipv6Addr, ()>,
 }
 
 impl IpRangeSet {
     /// Adds all addresses of a range, in time logarithmic to the number of ranges.
     pub fn insert(&mut self, range: AddressRange) {
         match range.0 {
-            Bounds::V4(first, last) => self.v4.ranges_insert(first..=last),
-            Bounds::V6(first, last) => self.v6.ranges_insert(first..=last),
-        };
+            Bounds::V4(first, last) => self.v4.insert(first, last, ()),
+            Bounds::V6(first, last) => self.v6.insert(first, last, ()),
+        }
     }
 
     /// Whether an address is a member, in time logarithmic to the number of ranges.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {
-            IpAddr::V4(address) => self.v4.contains(address),
-            IpAddr::V6(address) => self.v6.contains(address),
+            IpAddr::V4(address) => self.v4.get(address).is_some(),
+            IpAddr::V6(address) => self.v6.get(address).is_some(),
         }
     }
 
@@ -45,10 +45,9 @@ impl IpRangeSet {
 
     /// The members as ranges that do not touch, ascending, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = AddressRange> {
-        let v4 = self.v4.ranges();
-        let v6 = self.v6.ranges();
-        v4.map(|range| AddressRange(Bounds::V4(*range.start(), *range.end())))
-            .chain(v6.map(|range| AddressRange(Bounds::V6(*range.start(), *range.end()))))
+        let v4 = self.v4.iter().map(|(first, last)| Bounds::V4(first, last));
+        let v6 = self.v6.iter().map(|(first, last)| Bounds::V6(first, last));
+        v4.chain(v6).map(AddressRange)
     }
 
     /// The parts of a range that are members, ascending.
@@ -65,40 +64,29 @@ impl IpRangeSet {
 
     /// All parts of a range, ascending, each with whether it is in the set.
     fn divide(&self, range: AddressRange) -> impl Iterator<Item = (AddressRange, bool)> {
-        divide(
-            range,
-            |first| {
-                let (stretch, member) = self.v4.range_or_gap_at(first);
-                (*stretch.end(), member)
-            },
-            |first| {
-                let (stretch, member) = self.v6.range_or_gap_at(first);
-                (*stretch.end(), member)
-            },
-        )
+        divide(range, &self.v4, &self.v6).map(|(part, value)| (part, value.is_some()))
     }
 }
 
-/// Divides a range into its parts, ascending. `v4` and `v6` give the end of the part that begins at an address, which
-/// may be after the range's end, and what is known of that part.
-pub(crate) fn divide<T>(
+/// All parts of a range, ascending, each with its value.
+pub(crate) fn divide<V: Copy + PartialEq>(
     range: AddressRange,
-    v4: impl Fn(Ipv4Addr) -> (Ipv4Addr, T),
-    v6: impl Fn(Ipv6Addr) -> (Ipv6Addr, T),
-) -> impl Iterator<Item = (AddressRange, T)> {
+    v4: &DisjointRanges<Ipv4Addr, V>,
+    v6: &DisjointRanges<Ipv6Addr, V>,
+) -> impl Iterator<Item = (AddressRange, Option<V>)> {
     let mut rest = Some(range.0);
     iter::from_fn(move || {
         let (part, value) = match rest? {
             Bounds::V4(first, last) => {
-                let (end, value) = v4(first);
-                rest =
-                    (end < last).then(|| Bounds::V4(Ipv4Addr::from_bits(end.to_bits() + 1), last));
+                let (end, value) = v4.part_at(first);
+                let next = end.next().filter(|next| *next <= last);
+                rest = next.map(|next| Bounds::V4(next, last));
                 (Bounds::V4(first, end.min(last)), value)
             }
             Bounds::V6(first, last) => {
-                let (end, value) = v6(first);
-                rest =
-                    (end < last).then(|| Bounds::V6(Ipv6Addr::from_bits(end.to_bits() + 1), last));
+                let (end, value) = v6.part_at(first);
+                let next = end.next().filter(|next| *next <= last);
+                rest = next.map(|next| Bounds::V6(next, last));
                 (Bounds::V6(first, end.min(last)), value)
             }
         };

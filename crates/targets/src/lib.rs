@@ -16,6 +16,7 @@ mod address_range;
 mod args;
 mod bad_targets;
 mod collect;
+mod disjoint_ranges;
 mod error;
 mod input;
 mod ip_range_set;
