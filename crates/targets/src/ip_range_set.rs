@@ -9,22 +9,22 @@ use std::{
 
 use crate::{
     address_range::{AddressRange, Bounds},
-    disjoint_ranges::{Address as _, DisjointRanges},
+    disjoint_ranges::DisjointRanges,
 };
 
 /// A set of addresses. An IPv4-mapped address is the same member as its IPv4 address.
 #[derive(Debug, Clone, Default)]
 pub struct IpRangeSet {
-    v4: DisjointRanges<Ipv4Addr, ()>,
-    v6: DisjointRanges<Ipv6Addr, ()>,
+    v4: DisjointRanges<u32, ()>,
+    v6: DisjointRanges<u128, ()>,
 }
 
 impl IpRangeSet {
     /// Adds all addresses of a range, in time logarithmic to the number of ranges.
     pub fn insert(&mut self, range: AddressRange) {
         match range.0 {
-            Bounds::V4(first, last) => self.v4.insert(first, last, ()),
-            Bounds::V6(first, last) => self.v6.insert(first, last, ()),
+            Bounds::V4(first, last) => self.v4.insert(first.to_bits(), last.to_bits(), ()),
+            Bounds::V6(first, last) => self.v6.insert(first.to_bits(), last.to_bits(), ()),
         }
     }
 
@@ -32,8 +32,8 @@ impl IpRangeSet {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {
-            IpAddr::V4(address) => self.v4.get(address).is_some(),
-            IpAddr::V6(address) => self.v6.get(address).is_some(),
+            IpAddr::V4(address) => self.v4.get(address.to_bits()).is_some(),
+            IpAddr::V6(address) => self.v6.get(address.to_bits()).is_some(),
         }
     }
 
@@ -45,8 +45,8 @@ impl IpRangeSet {
 
     /// The members as ranges that do not touch, ascending, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = AddressRange> {
-        let v4 = self.v4.iter().map(|(first, last)| Bounds::V4(first, last));
-        let v6 = self.v6.iter().map(|(first, last)| Bounds::V6(first, last));
+        let v4 = self.v4.iter().map(|(first, last)| v4_bounds(first, last));
+        let v6 = self.v6.iter().map(|(first, last)| v6_bounds(first, last));
         v4.chain(v6).map(AddressRange)
     }
 
@@ -71,27 +71,35 @@ impl IpRangeSet {
 /// All parts of a range, ascending, each with its value.
 pub(crate) fn divide<V: Copy + PartialEq>(
     range: AddressRange,
-    v4: &DisjointRanges<Ipv4Addr, V>,
-    v6: &DisjointRanges<Ipv6Addr, V>,
+    v4: &DisjointRanges<u32, V>,
+    v6: &DisjointRanges<u128, V>,
 ) -> impl Iterator<Item = (AddressRange, Option<V>)> {
     let mut rest = Some(range.0);
     iter::from_fn(move || {
         let (part, value) = match rest? {
             Bounds::V4(first, last) => {
+                let (first, last) = (first.to_bits(), last.to_bits());
                 let (end, value) = v4.part_at(first);
-                let next = end.next().filter(|next| *next <= last);
-                rest = next.map(|next| Bounds::V4(next, last));
-                (Bounds::V4(first, end.min(last)), value)
+                rest = (end < last).then(|| v4_bounds(end + 1, last));
+                (v4_bounds(first, end.min(last)), value)
             }
             Bounds::V6(first, last) => {
+                let (first, last) = (first.to_bits(), last.to_bits());
                 let (end, value) = v6.part_at(first);
-                let next = end.next().filter(|next| *next <= last);
-                rest = next.map(|next| Bounds::V6(next, last));
-                (Bounds::V6(first, end.min(last)), value)
+                rest = (end < last).then(|| v6_bounds(end + 1, last));
+                (v6_bounds(first, end.min(last)), value)
             }
         };
         Some((AddressRange(part), value))
     })
+}
+
+fn v4_bounds(first: u32, last: u32) -> Bounds {
+    Bounds::V4(Ipv4Addr::from_bits(first), Ipv4Addr::from_bits(last))
+}
+
+fn v6_bounds(first: u128, last: u128) -> Bounds {
+    Bounds::V6(Ipv6Addr::from_bits(first), Ipv6Addr::from_bits(last))
 }
 
 #[cfg(test)]
