@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use pingfleet_store::{
     Applied, ClosedRun, Incoming, Letter, ReportFilter, RunState, Store, StoreError, Via,
 };
-use pingfleet_wire::{DnsFailure, OwnLoss, ResultChunk, Status, WorkChunk};
+use pingfleet_wire::{DnsFailure, LocalLoss, ResultChunk, Status, WorkChunk};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -51,7 +51,7 @@ fn status() -> impl Strategy<Value = Status> {
         },
         Status::DnsFailed(DnsFailure::Timeout),
         Status::SendFailed { errno: 1 },
-        Status::Unknown(OwnLoss::STALLED),
+        Status::Unknown(LocalLoss::STALLED),
         Status::Down { no_arp: false },
     ])
 }
