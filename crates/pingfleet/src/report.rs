@@ -10,7 +10,7 @@ use pingfleet_wire::Status;
 use serde::Serializer as _;
 use serde_json::{Value, json};
 
-/// Rows of one table; a longer report is several tables, so that its memory has a bound.
+/// Rows of one table. A longer report is printed as several tables, so that memory stays bounded.
 const TABLE_ROWS: usize = 5000;
 
 /// The columns of the view `report`.
@@ -46,7 +46,7 @@ pub(crate) struct ReportArgs {
     /// A number, the beginning of a UUID, or `latest`
     #[arg(value_name = "RUN", default_value = "latest")]
     run: String,
-    /// One JSON object a line; null for what was not measured
+    /// JSON, one object per line; null for what was not measured
     #[arg(long, conflicts_with = "csv")]
     json: bool,
     /// CSV with a header; empty for what was not measured
@@ -62,26 +62,26 @@ pub(crate) fn report(args: &ReportArgs, store: &Store) -> Result<Exit, Failure> 
     let filter = ReportFilter {
         statuses: args.status.clone(),
     };
-    let mut sink: Box<dyn Sink> = if args.json {
+    let mut format: Box<dyn ReportFormat> = if args.json {
         Box::new(JsonLines(BufWriter::new(io::stdout())))
     } else if args.csv {
         Box::new(Csv(csv::Writer::from_writer(io::stdout())))
     } else {
         Box::new(Tables::new())
     };
-    let mut written = sink.begin();
+    let mut written = format.begin();
     store.report(run, &filter, |row| {
         if written.is_ok() {
-            written = sink.row(&row);
+            written = format.row(&row);
         }
         written.is_ok()
     })?;
-    printed(written.and_then(|()| sink.end()))?;
+    printed(written.and_then(|()| format.end()))?;
     Ok(Exit::Complete)
 }
 
-/// A form of a report.
-trait Sink {
+/// An output format of a report.
+trait ReportFormat {
     fn begin(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -91,7 +91,7 @@ trait Sink {
 
 struct JsonLines(BufWriter<io::Stdout>);
 
-impl Sink for JsonLines {
+impl ReportFormat for JsonLines {
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
         write_json(&mut self.0, COLUMNS.into_iter().zip(values(row)))
     }
@@ -101,7 +101,7 @@ impl Sink for JsonLines {
     }
 }
 
-/// Writes one object and the end of its line, the fields in the order in which they come.
+/// Writes one JSON object and a newline. The fields keep their order.
 pub(crate) fn write_json(
     out: &mut impl Write,
     fields: impl IntoIterator<Item = (&'static str, Value)>,
@@ -112,9 +112,9 @@ pub(crate) fn write_json(
 
 struct Csv(csv::Writer<io::Stdout>);
 
-impl Sink for Csv {
+impl ReportFormat for Csv {
     fn begin(&mut self) -> io::Result<()> {
-        self.0.write_record(COLUMNS).map_err(cause)
+        self.0.write_record(COLUMNS).map_err(io_error)
     }
 
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
@@ -123,7 +123,7 @@ impl Sink for Csv {
             Value::String(text) => text,
             other => other.to_string(),
         });
-        self.0.write_record(fields).map_err(cause)
+        self.0.write_record(fields).map_err(io_error)
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -131,8 +131,8 @@ impl Sink for Csv {
     }
 }
 
-/// What the system said: `io::Error::from` would hide that the reader has gone.
-fn cause(error: csv::Error) -> io::Error {
+/// The system's error. `io::Error::from` would hide that the reader closed the pipe.
+fn io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         other => io::Error::other(format!("{other:?}")),
@@ -174,29 +174,29 @@ struct Tables {
     printed: bool,
 }
 
-/// The reason is the longest, and mostly absent: it stands where it widens no other line.
-const HEADER: [&str; 8] = [
+/// The reason comes last: it is long and mostly absent, and there it does not shift other columns.
+const TABLE_HEADER: [&str; 8] = [
     "TARGET", "STATUS", "RECEIVED", "MIN ms", "AVG ms", "MAX ms", "WORKER", "REASON",
 ];
 
 impl Tables {
     fn new() -> Self {
         Self {
-            table: table(&HEADER),
+            table: table(&TABLE_HEADER),
             rows: 0,
             printed: false,
         }
     }
 
     fn print(&mut self) -> io::Result<()> {
-        let full = std::mem::replace(&mut self.table, table(&HEADER));
+        let full = std::mem::replace(&mut self.table, table(&TABLE_HEADER));
         self.rows = 0;
         self.printed = true;
         writeln!(io::stdout(), "{}", full.trim_fmt())
     }
 }
 
-impl Sink for Tables {
+impl ReportFormat for Tables {
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
         let millis = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.3}"));
         let target = match &row.address {
@@ -228,7 +228,7 @@ impl Sink for Tables {
     }
 }
 
-/// A table without lines. A terminal's width is not forced on it: rows can be cut and sorted by other programs.
+/// A table without borders. It is not fitted to the terminal's width, so that other programs can cut and sort the rows.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table

@@ -1,4 +1,4 @@
-//! `verify`: the proof of a run, told.
+//! `verify`: prints whether a run is complete and matches its plan.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ pub(crate) fn verify(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
     let run = store.find_run(wanted)?;
     let proof = store.verify(run)?;
     let mut text = Vec::new();
-    printed(tell(&mut text, &proof))?;
+    printed(print_proof(&mut text, &proof))?;
     printed(io::stdout().lock().write_all(&text))?;
     Ok(if !proof.is_consistent() {
         Exit::System
@@ -20,12 +20,12 @@ pub(crate) fn verify(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
     })
 }
 
-/// A plan that does not stand yet proves nothing, however little of it there is.
+/// A run in state `planning` is never complete: its plan is not finished.
 fn is_complete(proof: &Verification) -> bool {
     proof.is_complete() && proof.summary.state != RunState::Planning
 }
 
-fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
+fn print_proof(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     let summary = &proof.summary;
     let verdict = if !proof.is_consistent() {
         "contradicts its plan"
@@ -37,7 +37,7 @@ fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     writeln!(out, "run {} {verdict} ({})", summary.run, summary.run_id)?;
     writeln!(
         out,
-        "  {} of {} targets have exactly one row, at their place in the plan",
+        "  {} of {} targets have exactly one row, at the position that the plan gives them",
         proof.proven_targets, proof.planned_targets
     )?;
     writeln!(
@@ -56,7 +56,7 @@ fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     }
     let unlisted = proof.finding_count - proof.findings.len() as i64;
     if unlisted > 0 {
-        writeln!(out, "  and {unlisted} contradictions more")?;
+        writeln!(out, "  and {unlisted} more contradictions")?;
     }
     let run = summary.run;
     if proof.is_consistent() && proof.dead_count > 0 {
@@ -66,11 +66,11 @@ fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
         match summary.state {
             RunState::Planning => writeln!(
                 out,
-                "  its plan does not stand yet; if its producer is gone, the next run removes it"
+                "  its plan is not finished; if its producer is gone, the next run removes it"
             )?,
-            RunState::Running => writeln!(out, "  a producer is at work on it")?,
+            RunState::Running => writeln!(out, "  a producer is working on it")?,
             RunState::Cancelled => writeln!(out, "  the run was cancelled")?,
-            _ => writeln!(out, "  go on with it: pingfleet resume {run}")?,
+            _ => writeln!(out, "  continue it: pingfleet resume {run}")?,
         }
     }
     Ok(())
