@@ -37,7 +37,7 @@ impl InHand {
         let known = self.chunks.contains_key(&key);
         let unacked = self.chunks.entry(key).or_insert_with(|| Unacked {
             tags: Vec::new(),
-            redelivered: redelivered,
+            redelivered,
         });
         unacked.tags.push(tag);
         if known {
