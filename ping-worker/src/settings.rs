@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use clap::Args;
 use pingfleet_settings::{Flags, Layers, Rate, WorkerKeys, keys};
 
-/// More probing threads than this only take turns at the network card.
+/// The most probing threads by default: more threads compete for the same network card.
 const MAX_DEFAULT_THREADS: usize = 4;
 
 /// Flags of the worker.
@@ -18,25 +18,25 @@ pub struct WorkerArgs {
 
 /// What the worker's settings resolve to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct WorkerSettings {
     /// The worker's name; 1 to 100 printable characters.
     pub name: String,
     /// Probing threads.
     pub threads: NonZeroUsize,
-    /// Ceiling of this box over all runs.
+    /// Ceiling of this worker over all runs.
     pub rate: Rate,
-    /// Chunks in hand, when it does not follow from the run.
+    /// A fixed prefetch; without it the prefetch follows from the run's rate.
     pub prefetch: Option<NonZeroU16>,
-    /// Whether the queue ends with this process: no other worker can take a chunk that kills this one, so there is
-    /// nothing to start slowly for.
-    pub alone: bool,
+    /// Whether the queue is in this process. Then no other worker can take a chunk that killed this one, so a slow start
+    /// is useless.
+    pub exclusive: bool,
 }
 
 impl WorkerArgs {
     /// Resolves the worker's settings; problems are collected in `layers`.
-    pub fn resolve(&self, layers: &mut Layers) -> Settings {
+    pub fn resolve(&self, layers: &mut Layers) -> WorkerSettings {
         layers.set_flags(&self.flags);
-        Settings {
+        WorkerSettings {
             name: layers
                 .optional(&keys::WORKER_NAME)
                 .unwrap_or_else(default_name),
@@ -45,12 +45,12 @@ impl WorkerArgs {
                 .unwrap_or_else(default_threads),
             rate: layers.get(&keys::WORKER_RATE),
             prefetch: layers.optional(&keys::WORKER_PREFETCH),
-            alone: false,
+            exclusive: false,
         }
     }
 }
 
-/// The host's name, made unique for two workers on one box by the process id.
+/// The host's name with the process id, so that two workers on one machine differ.
 fn default_name() -> String {
     let host = gethostname::gethostname();
     let plain: String = host

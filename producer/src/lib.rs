@@ -16,7 +16,7 @@ mod target_printer;
 
 use std::{io::Write, sync::Arc};
 
-use pingfleet_broker::{Broker, BrokerError, PATIENCE, reopen};
+use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, open_session};
 use pingfleet_settings::{Exit, Failure};
 use pingfleet_store::{Db, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Via};
 use pingfleet_targets::Targets;
@@ -196,7 +196,7 @@ pub async fn check_broker(
     broker: &dyn Broker,
     stop: &CancellationToken,
 ) -> Result<bool, BrokerError> {
-    let reached = reopen(Some(PATIENCE), stop, || broker.check()).await?;
+    let reached = open_session(Some(CONNECT_TIMEOUT), stop, || broker.check()).await?;
     Ok(reached.is_some())
 }
 

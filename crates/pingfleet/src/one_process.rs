@@ -17,7 +17,7 @@ const MAX_QUEUED: usize = 512;
 
 /// The settings of the worker and the writer.
 pub(crate) struct Roles {
-    worker: ping_worker::Settings,
+    worker: ping_worker::WorkerSettings,
     writer: consumer_writer::Settings,
 }
 
@@ -25,8 +25,8 @@ impl Roles {
     /// Resolves their settings; problems are collected in `layers`.
     pub(crate) fn resolve(layers: &mut Layers) -> Self {
         Self {
-            worker: ping_worker::Settings {
-                alone: true,
+            worker: ping_worker::WorkerSettings {
+                exclusive: true,
                 ..WorkerArgs::default().resolve(layers)
             },
             writer: WriterArgs::default().resolve(layers, Via::Sweep),
@@ -102,14 +102,14 @@ pub(crate) async fn run(
 
 type Outcomes = (
     Result<RunOutcome, ProducerError>,
-    Result<ping_worker::Summary, WorkerError>,
+    Result<ping_worker::WorkerSummary, WorkerError>,
     Result<consumer_writer::Summary, WriterError>,
 );
 
 /// Waits for all three roles. If the writer fails, the others are not waited for.
 async fn join(
     producing: impl Future<Output = Result<RunOutcome, ProducerError>>,
-    probing: impl Future<Output = Result<ping_worker::Summary, WorkerError>>,
+    probing: impl Future<Output = Result<ping_worker::WorkerSummary, WorkerError>>,
     writing: impl Future<Output = Result<consumer_writer::Summary, WriterError>>,
 ) -> Result<Outcomes, Failure> {
     let mut writing = pin!(writing);

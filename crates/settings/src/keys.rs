@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use pingfleet_wire::{Family, MAX_CHUNK_TARGETS};
+use pingfleet_wire::{
+    DEFAULT_QUEUE_PREFIX, Family, MAX_CHUNK_TARGETS, MAX_PREFETCH, check_queue_prefix,
+    check_worker_name,
+};
 
 use crate::{
     duration,
@@ -78,10 +81,10 @@ pub static BROKER_PASSWORD_FILE: Key<PathBuf, Unset> = Key {
 pub static BROKER_PREFIX: Key<String> = Key {
     name: "broker.prefix",
     flag: None,
-    default: Fixed("pingfleet"),
+    default: Fixed(DEFAULT_QUEUE_PREFIX),
     help: "First part of the names of all queues and exchanges; the same for all programs",
     programs: ALL_PROGRAMS,
-    parse: values::prefix,
+    parse: |text| check_queue_prefix(text).map(|()| text.to_owned()),
 };
 
 /// The database file.
@@ -128,14 +131,7 @@ pub static WORKER_NAME: Key<String, Unset> = Key {
     default: Unset(Some("host name and process id")),
     help: "Name in reports, of at most 100 characters",
     programs: WORKER_PROGRAMS,
-    parse: |text| {
-        let length = text.chars().count();
-        if (1..=100).contains(&length) && !text.chars().any(char::is_control) {
-            Ok(text.to_owned())
-        } else {
-            Err("a name is 1 to 100 printable characters".to_owned())
-        }
-    },
+    parse: |text| check_worker_name(text).map(|()| text.to_owned()),
 };
 
 /// Probing threads.
@@ -165,7 +161,12 @@ pub static WORKER_PREFETCH: Key<NonZeroU16, Unset> = Key {
     default: Unset(Some("what the run's rate needs")),
     help: "Chunks in hand",
     programs: WORKER_PROGRAMS,
-    parse: |text| number(NonZeroU16::MIN, NonZeroU16::MIN.saturating_add(255))(text),
+    parse: |text| {
+        number(
+            NonZeroU16::MIN,
+            NonZeroU16::MIN.saturating_add(MAX_PREFETCH - 1),
+        )(text)
+    },
 };
 
 /// Rows in a transaction: large enough that syncing the disk is not the limit, small enough that rows are stored while

@@ -69,19 +69,6 @@ pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
-/// Parses the prefix of queues and exchanges. RabbitMQ reserves names that begin with `amq.`.
-pub(crate) fn prefix(text: &str) -> Result<String, String> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if (1..=100).contains(&text.len()) && text.bytes().all(is_plain) && !text.starts_with("amq.") {
-        Ok(text.to_owned())
-    } else {
-        Err(
-            "a prefix is 1 to 100 letters, digits, '-', '_' or '.', and does not begin with amq."
-                .to_owned(),
-        )
-    }
-}
-
 /// Parses a source address.
 pub(crate) fn source_address(text: &str) -> Result<IpAddr, String> {
     match text.parse() {
