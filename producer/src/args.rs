@@ -2,7 +2,7 @@
 
 use clap::Args;
 use pingfleet_settings::{Layers, ProbingArgs, ProbingSettings};
-use pingfleet_store::Via;
+use pingfleet_store::Transport;
 
 use pingfleet_targets::TargetArgs;
 
@@ -55,7 +55,7 @@ pub enum Printed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Which way the chunks take.
-    pub via: Via,
+    pub via: Transport,
     /// How targets are probed, and how large chunks are.
     pub probing: ProbingSettings,
     /// Seed of the order; absent when targets are probed as given.
@@ -92,7 +92,7 @@ impl Settings {
         plan: &PlanArgs,
         output: &OutputArgs,
         layers: &mut Layers,
-        via: Via,
+        via: Transport,
         detach: bool,
         quiet: bool,
     ) -> Self {

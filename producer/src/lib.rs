@@ -16,7 +16,9 @@ use std::{io::Write, sync::Arc};
 
 use pingfleet_broker::{Broker, BrokerError, PATIENCE, reopen};
 use pingfleet_settings::{Exit, Failure};
-use pingfleet_store::{Db, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Via};
+use pingfleet_store::{
+    DatabaseThread, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Transport,
+};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -146,7 +148,7 @@ impl Produced {
 /// [`ProducerError`]. When the plan did not stand yet, nothing of it is left.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    db: &Db,
+    db: &DatabaseThread,
     wanted: Wanted,
     settings: &Settings,
     out: &mut (dyn Write + Send),
@@ -175,7 +177,9 @@ pub async fn run(
     tracing::info!(run, run_id = %planned.run_id, "run started");
     let ended = wait::produce(&broker, db, run, settings, out, &stop).await;
     // Even after an error the run is let go of, so that it shows as incomplete.
-    let released = db.patiently(move |store| store.hold_run(run, false)).await;
+    let released = db
+        .call_while_busy(move |store| store.release_lease(run))
+        .await;
     drop(planned.lock);
     let ended = ended?;
     released?;
@@ -199,26 +203,28 @@ pub async fn reach(broker: &dyn Broker, stop: &CancellationToken) -> Result<bool
 /// Takes an earlier run up again: with its lock, and with everything published again that a process took with it.
 /// With `retry`, its dead chunks are sent again, too. Returns nothing when every chunk is settled already.
 async fn resume(
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
-    via: Via,
+    via: Transport,
     retry: bool,
 ) -> Result<Option<PlannedRun>, ProducerError> {
-    if db.call(move |store| store.via(run)).await? != via {
+    if db.call(move |store| store.transport(run)).await? != via {
         return Err(ProducerError::OtherWay { run });
     }
     let lock = FileLock::run(db.path(), run)?;
     if retry {
-        let chunks = db.patiently(move |store| store.retry_dead(run)).await?;
+        let chunks = db
+            .call_while_busy(move |store| store.retry_dead(run))
+            .await?;
         tracing::info!(run, chunks, "dead chunks are sent again");
     }
     let before = db.call(move |store| store.summary(run)).await?;
-    let republish = match before.via {
-        Via::Sweep => Republish::All,
-        Via::Broker => Republish::None,
+    let republish = match before.transport {
+        Transport::Sweep => Republish::All,
+        Transport::Broker => Republish::None,
     };
     let open = db
-        .patiently(move |store| store.reopen_published(run, republish))
+        .call_while_busy(move |store| store.reopen_published(run, republish))
         .await?;
     if open {
         return Ok(Some(PlannedRun {

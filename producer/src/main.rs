@@ -5,7 +5,7 @@ use std::{io, process::ExitCode, sync::Arc};
 use clap::Parser;
 use pingfleet_broker::RabbitBroker;
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
-use pingfleet_store::{Db, StoreError, Via};
+use pingfleet_store::{DatabaseThread, StoreError, Transport};
 use producer::{OutputArgs, PlanArgs, Produced, Settings, Wanted};
 
 /// Plans a run, publishes its chunks to RabbitMQ, and waits until all of them are settled
@@ -49,7 +49,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         &arguments.plan,
         &arguments.output,
         &mut layers,
-        Via::Broker,
+        Transport::Broker,
         arguments.detach,
         arguments.common.quiet,
     );
@@ -63,13 +63,13 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     };
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let db = match Db::open(common.database(false, false)).await {
+    let db = match DatabaseThread::open(common.database(false, false)).await {
         // Only with the broker reached is one created: a wrong password must not leave it behind.
         Err(StoreError::Missing { .. }) if targets.is_some() => {
             if !producer::reach(&*broker, &stop.token).await? {
                 return producer::conclude(&Produced::nothing(), &arguments.output, "");
             }
-            Db::open(common.database(true, false)).await?
+            DatabaseThread::open(common.database(true, false)).await?
         }
         opened => opened?,
     };

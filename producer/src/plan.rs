@@ -1,6 +1,6 @@
 //! Writing the plan: chunks in the order of probing, cut by count and by size, 100 to a transaction.
 
-use pingfleet_store::{Db, NewChunk, NewRun, PlannedRun, Store, StoreError};
+use pingfleet_store::{DatabaseThread, NewChunk, NewRun, PlannedRun, StoreError, Writer};
 use pingfleet_wire::{
     ChunkKey, MAX_CHUNK_BYTES, Message as _, Probing, Target, Token, Version, WorkChunk,
 };
@@ -17,16 +17,16 @@ const CHUNKS_A_COMMIT: usize = 100;
 /// Writes the plan of all targets and starts the run. Returns `None`, with nothing left behind, when `stop` came
 /// first.
 pub(crate) async fn write(
-    db: &Db,
+    db: &DatabaseThread,
     targets: Targets,
     settings: &Settings,
     stop: &CancellationToken,
 ) -> Result<Option<PlannedRun>, ProducerError> {
-    for run in db.patiently(Store::remove_abandoned_plans).await? {
+    for run in db.call_while_busy(Writer::remove_abandoned_plans).await? {
         tracing::info!(run, "plan of a producer that is gone removed");
     }
     let new = NewRun {
-        via: settings.via,
+        transport: settings.via,
         source: targets.sources().to_owned(),
         probing: describe(&settings.probing.probing, settings.probing.chunk_size),
         seed: settings.seed,
@@ -35,7 +35,9 @@ pub(crate) async fn write(
             .probing
             .worst_chunk(settings.probing.chunk_size),
     };
-    let planned = db.patiently(move |store| store.begin_run(&new)).await?;
+    let planned = db
+        .call_while_busy(move |store| store.begin_run(&new))
+        .await?;
     let run = planned.run;
     let count = targets.count();
     let order = match settings.seed {
@@ -77,17 +79,20 @@ pub(crate) async fn write(
             if chunks.is_empty() {
                 break;
             }
-            db.patiently(move |store| store.add_chunks(run, &chunks))
+            db.call_while_busy(move |store| store.add_chunks(run, &chunks))
                 .await?;
         }
-        db.patiently(move |store| store.start_run(run)).await?;
+        db.call_while_busy(move |store| store.start_run(run))
+            .await?;
         Ok::<_, ProducerError>(true)
     }
     .await;
     if matches!(written, Ok(true)) {
         return Ok(Some(planned));
     }
-    let removed = db.patiently(move |store| store.remove_plan(run)).await;
+    let removed = db
+        .call_while_busy(move |store| store.remove_plan(run))
+        .await;
     written?;
     removed?;
     Ok(None)

@@ -10,7 +10,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, pauses};
-use pingfleet_store::{Db, Outgoing};
+use pingfleet_store::{DatabaseThread, OutboxChunk};
 use tokio_util::sync::CancellationToken;
 
 use crate::ProducerError;
@@ -41,12 +41,12 @@ enum Next {
     SendAgain,
 }
 
-type UnderWay = FuturesUnordered<BoxFuture<'static, (Outgoing, Next)>>;
+type UnderWay = FuturesUnordered<BoxFuture<'static, (OutboxChunk, Next)>>;
 
 /// Publishes until every chunk of the source is stored by the broker. Returns how many were, also when `stop` came.
 pub(crate) async fn publish(
     broker: Arc<dyn Broker>,
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
     source: Source,
     stop: CancellationToken,
@@ -95,7 +95,7 @@ pub(crate) async fn publish(
 
 /// One session of publishing.
 struct Session<'a> {
-    db: &'a Db,
+    db: &'a DatabaseThread,
     run: i64,
     /// Sent and unconfirmed, or refused and waiting for the next try.
     under_way: UnderWay,
@@ -142,7 +142,7 @@ impl Session<'_> {
     async fn send(
         &mut self,
         publisher: &mut dyn Publisher,
-        outgoing: Outgoing,
+        outgoing: OutboxChunk,
     ) -> Result<(), ProducerError> {
         let answer = publisher.publish(Queue::Work, &outgoing.work).await?;
         self.under_way
@@ -165,7 +165,7 @@ impl Session<'_> {
         &mut self,
         publisher: &mut dyn Publisher,
         source: &mut Source,
-        (outgoing, next): (Outgoing, Next),
+        (outgoing, next): (OutboxChunk, Next),
     ) -> Result<(), ProducerError> {
         let answer = match next {
             Next::Answer(answer) => answer?,
@@ -227,7 +227,7 @@ impl Session<'_> {
         let chunks = Arc::new(std::mem::take(&mut self.stored));
         let run = self.run;
         self.db
-            .patiently(move |store| store.mark_published(run, &chunks))
+            .call_while_busy(move |store| store.mark_published(run, &chunks))
             .await?;
         Ok(())
     }
@@ -236,15 +236,15 @@ impl Session<'_> {
 /// What to publish after chunk `after`, and the last chunk that was looked at; none at the end. A page may be
 /// empty in the middle: chunks that were overdue may be done by now.
 async fn next_page(
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
     source: &Source,
     after: Option<u32>,
-) -> Result<(Vec<Outgoing>, Option<u32>), ProducerError> {
+) -> Result<(Vec<OutboxChunk>, Option<u32>), ProducerError> {
     let page = match source {
         Source::Outbox => {
             let page = db
-                .call(move |store| store.outgoing(run, after, PAGE))
+                .call(move |store| store.unpublished_chunks(run, after, PAGE))
                 .await?;
             let last = page.last().map(|outgoing| outgoing.chunk);
             (page, last)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use pingfleet_broker::{Broker, Queue};
-use pingfleet_store::{Db, Overdue, RunState, RunSummary, Via};
+use pingfleet_store::{DatabaseThread, Overdue, RunState, RunSummary, Transport};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +45,7 @@ const OVERDUE_PAGE: usize = 1000;
 /// Publishes the run's outbox and waits for its end.
 pub(crate) async fn produce(
     broker: &Arc<dyn Broker>,
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
     settings: &Settings,
     out: &mut (dyn Write + Send),
@@ -55,7 +55,7 @@ pub(crate) async fn produce(
         broker,
         db,
         run,
-        via: db.call(move |store| store.via(run)).await?,
+        via: db.call(move |store| store.transport(run)).await?,
         progress: Progress::start(settings.progress),
         printed: settings.printed.map(|printed| Printing {
             printed,
@@ -113,9 +113,9 @@ pub(crate) async fn produce(
 /// What the waiting producer knows.
 struct Waiting<'a> {
     broker: &'a Arc<dyn Broker>,
-    db: &'a Db,
+    db: &'a DatabaseThread,
     run: i64,
-    via: Via,
+    via: Transport,
     progress: Progress,
     printed: Option<Printing>,
     held: Instant,
@@ -153,7 +153,7 @@ impl Waiting<'_> {
         if self.held.elapsed() >= HOLD {
             self.held = Instant::now();
             self.db
-                .patiently(move |store| store.hold_run(run, true))
+                .call_while_busy(move |store| store.renew_lease(run))
                 .await?;
         }
         self.tell_about_workers(workers);
@@ -161,7 +161,7 @@ impl Waiting<'_> {
     }
 
     fn tell_about_workers(&mut self, workers: i64) {
-        if workers > 0 || self.via == Via::Sweep {
+        if workers > 0 || self.via == Transport::Sweep {
             self.worker_seen = Instant::now();
             return;
         }

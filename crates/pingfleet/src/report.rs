@@ -5,12 +5,12 @@ use std::io::{self, BufWriter, Write};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use pingfleet_settings::{Exit, Failure, printed};
-use pingfleet_store::{ReportFilter, ReportRow, Store};
+use pingfleet_store::{ReportFilter, ReportRow, Writer};
 use pingfleet_wire::Status;
 use serde::Serializer as _;
 use serde_json::{Value, json};
 
-/// Rows of one table; a longer report is several tables, so that its memory has a bound.
+/// Rows of one table. A longer report is printed as several tables, which bounds the memory.
 const TABLE_ROWS: usize = 5000;
 
 /// The columns of the view `report`.
@@ -57,31 +57,31 @@ pub(crate) struct ReportArgs {
     status: Vec<String>,
 }
 
-pub(crate) fn report(args: &ReportArgs, store: &Store) -> Result<Exit, Failure> {
+pub(crate) fn report(args: &ReportArgs, store: &Writer) -> Result<Exit, Failure> {
     let run = store.find_run(&args.run)?;
     let filter = ReportFilter {
         statuses: args.status.clone(),
     };
-    let mut sink: Box<dyn Sink> = if args.json {
+    let mut format: Box<dyn ReportFormat> = if args.json {
         Box::new(JsonLines(BufWriter::new(io::stdout())))
     } else if args.csv {
         Box::new(Csv(csv::Writer::from_writer(io::stdout())))
     } else {
         Box::new(Tables::new())
     };
-    let mut written = sink.begin();
+    let mut written = format.begin();
     store.report(run, &filter, |row| {
         if written.is_ok() {
-            written = sink.row(&row);
+            written = format.row(&row);
         }
         written.is_ok()
     })?;
-    printed(written.and_then(|()| sink.end()))?;
+    printed(written.and_then(|()| format.end()))?;
     Ok(Exit::Complete)
 }
 
-/// A form of a report.
-trait Sink {
+/// An output format of a report.
+trait ReportFormat {
     fn begin(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -91,7 +91,7 @@ trait Sink {
 
 struct JsonLines(BufWriter<io::Stdout>);
 
-impl Sink for JsonLines {
+impl ReportFormat for JsonLines {
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
         write_json(&mut self.0, COLUMNS.into_iter().zip(values(row)))
     }
@@ -101,7 +101,7 @@ impl Sink for JsonLines {
     }
 }
 
-/// Writes one object and the end of its line, the fields in the order in which they come.
+/// Writes one JSON object and a line end. Keeps the order of the fields.
 pub(crate) fn write_json(
     out: &mut impl Write,
     fields: impl IntoIterator<Item = (&'static str, Value)>,
@@ -112,7 +112,7 @@ pub(crate) fn write_json(
 
 struct Csv(csv::Writer<io::Stdout>);
 
-impl Sink for Csv {
+impl ReportFormat for Csv {
     fn begin(&mut self) -> io::Result<()> {
         self.0.write_record(COLUMNS).map_err(cause)
     }
@@ -131,7 +131,7 @@ impl Sink for Csv {
     }
 }
 
-/// What the system said: `io::Error::from` would hide that the reader has gone.
+/// The error of the system: `io::Error::from` would hide a broken pipe.
 fn cause(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
@@ -174,7 +174,7 @@ struct Tables {
     printed: bool,
 }
 
-/// The reason is the longest, and mostly absent: it stands where it widens no other line.
+/// The reason is the last column because it is long and mostly empty.
 const HEADER: [&str; 8] = [
     "TARGET", "STATUS", "RECEIVED", "MIN ms", "AVG ms", "MAX ms", "WORKER", "REASON",
 ];
@@ -196,7 +196,7 @@ impl Tables {
     }
 }
 
-impl Sink for Tables {
+impl ReportFormat for Tables {
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
         let millis = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.3}"));
         let target = match &row.address {
@@ -228,7 +228,7 @@ impl Sink for Tables {
     }
 }
 
-/// A table without lines. A terminal's width is not forced on it: rows can be cut and sorted by other programs.
+/// A table without borders. It ignores the terminal's width, so other programs can cut and sort its rows.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table

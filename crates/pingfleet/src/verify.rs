@@ -1,15 +1,15 @@
-//! `verify`: the proof of a run, told.
+//! `verify`: prints whether a run is complete and consistent.
 
 use std::io::{self, Write};
 
 use pingfleet_settings::{Exit, Failure, printed};
-use pingfleet_store::{RunState, Store, Verification};
+use pingfleet_store::{RunState, Verification, Writer};
 
-pub(crate) fn verify(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
+pub(crate) fn verify(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> {
     let run = store.find_run(wanted)?;
     let proof = store.verify(run)?;
     let mut text = Vec::new();
-    printed(tell(&mut text, &proof))?;
+    printed(write_verdict(&mut text, &proof))?;
     printed(io::stdout().lock().write_all(&text))?;
     Ok(if !proof.is_consistent() {
         Exit::System
@@ -20,12 +20,12 @@ pub(crate) fn verify(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
     })
 }
 
-/// A plan that does not stand yet proves nothing, however little of it there is.
+/// A run in `planning` is never complete: its plan is unfinished.
 fn is_complete(proof: &Verification) -> bool {
     proof.is_complete() && proof.summary.state != RunState::Planning
 }
 
-fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
+fn write_verdict(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     let summary = &proof.summary;
     let verdict = if !proof.is_consistent() {
         "contradicts its plan"
@@ -56,21 +56,24 @@ fn tell(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     }
     let unlisted = proof.finding_count - proof.findings.len() as i64;
     if unlisted > 0 {
-        writeln!(out, "  and {unlisted} contradictions more")?;
+        writeln!(out, "  and {unlisted} more contradictions")?;
     }
     let run = summary.run;
     if proof.is_consistent() && proof.dead_count > 0 {
-        writeln!(out, "  send the dead chunks again: pingfleet retry {run}")?;
+        writeln!(
+            out,
+            "  publish the dead chunks again: pingfleet retry {run}"
+        )?;
     }
     if proof.is_consistent() && proof.outstanding_chunks > 0 {
         match summary.state {
             RunState::Planning => writeln!(
                 out,
-                "  its plan does not stand yet; if its producer is gone, the next run removes it"
+                "  its plan is unfinished; if its producer has ended, the next run removes the plan"
             )?,
-            RunState::Running => writeln!(out, "  a producer is at work on it")?,
+            RunState::Running => writeln!(out, "  a producer is working on it")?,
             RunState::Cancelled => writeln!(out, "  the run was cancelled")?,
-            _ => writeln!(out, "  go on with it: pingfleet resume {run}")?,
+            _ => writeln!(out, "  continue it: pingfleet resume {run}")?,
         }
     }
     Ok(())

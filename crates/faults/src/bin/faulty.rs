@@ -17,7 +17,7 @@ use pingfleet_faults::tampered::{
 };
 use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
-use pingfleet_store::{Db, FileLock, Via};
+use pingfleet_store::{DatabaseThread, FileLock, Transport};
 use producer::{OutputArgs, PlanArgs, Settings, Wanted};
 use tokio_util::sync::CancellationToken;
 
@@ -137,12 +137,12 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             writer,
             faults,
         } => {
-            let settings = writer.resolve(&mut layers, Via::Broker);
+            let settings = writer.resolve(&mut layers, Transport::Broker);
             layers.finish()?;
             let handed = Faults::new(faults.clone());
             let broker = Arc::new(TamperedBroker::new(broker, Arc::clone(&handed)));
             let check = !faults.sabotages(Sabotage::NoCheck);
-            let db = Db::open(common.database(true, check)).await?;
+            let db = DatabaseThread::open(common.database(true, check)).await?;
             let locks = !faults.sabotages(Sabotage::NoLock);
             let _lock = locks.then(|| FileLock::writer(db.path())).transpose()?;
             consumer_writer::run(broker, &db, &settings, stop)
@@ -161,13 +161,14 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         Role::Producer { wait, plan, faults } => {
             let output = OutputArgs::default();
-            let settings = Settings::resolve(plan, &output, &mut layers, Via::Broker, !wait, true);
+            let settings =
+                Settings::resolve(plan, &output, &mut layers, Transport::Broker, !wait, true);
             layers.finish()?;
             let Some(targets) = producer::read_targets(plan, &settings)? else {
                 return Ok(Exit::Complete);
             };
             let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
-            let db = Db::open(common.database(true, false)).await?;
+            let db = DatabaseThread::open(common.database(true, false)).await?;
             let wanted = Wanted::Plan(Box::new(targets));
             let mut out = io::sink();
             let produced = producer::run(broker, &db, wanted, &settings, &mut out, stop).await?;
