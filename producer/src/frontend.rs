@@ -17,7 +17,7 @@ pub fn read_targets(plan: &PlanArgs, settings: &Settings) -> Result<Option<Targe
     let targets =
         pingfleet_targets::read(&plan.targets, family, io::stdin().lock()).map_err(|error| {
             let exit = match error {
-                TargetsError::Spool(_) => Exit::System,
+                TargetsError::TextSpool(_) => Exit::System,
                 _ => Exit::BadTargets,
             };
             Failure {

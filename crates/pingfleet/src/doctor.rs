@@ -1,4 +1,5 @@
-//! `doctor`: what sweeps need on this box, each with the line that mends it. It changes nothing, here or on the broker.
+//! `doctor`: checks what sweeps need on this machine, and prints a command that fixes each problem. It changes
+//! nothing, neither on this machine nor on the broker.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -16,67 +17,67 @@ use pingfleet_store::StoreError;
 
 /// How a check ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Finding {
+enum CheckResult {
     Good(String),
-    /// This system does not have it, or does not show it: there is nothing to judge.
-    Untold(String),
+    /// This system does not have it or does not show it, so there is nothing to check.
+    NotShown(String),
     /// Works, and could work better.
     Poor {
         found: String,
-        mend: String,
+        fix: String,
     },
     Bad {
         found: String,
-        mend: String,
+        fix: String,
     },
 }
 
-/// The check that decides whether the broker can be tried: a runtime that gets no file panics.
+/// The broker is checked only if this check passes: without file descriptors the async runtime panics.
 const OPEN_FILES: &str = "open files";
 
-/// What was looked at, and what was found.
-type Check = (&'static str, Finding);
+/// The name of a check, and its result.
+type Check = (&'static str, CheckResult);
 
 pub(crate) fn doctor(common: &Common) -> Result<Exit, Failure> {
     let mut checks = kernel();
-    // What the kernel refuses has been told by then, with what mends it.
-    if !checks.iter().any(|(_, finding)| finding.is_bad()) {
+    // If the kernel refuses something, the checks above name it and its fix; the prober would only repeat it.
+    if !checks.iter().any(|(_, result)| result.is_bad()) {
         checks.insert(0, ("prober", prober()));
     }
     checks.push(("database", database(common)));
     let too_few_files = checks
         .iter()
-        .any(|(what, finding)| *what == OPEN_FILES && finding.is_bad());
+        .any(|(name, result)| *name == OPEN_FILES && result.is_bad());
     checks.push((
         "broker",
         if too_few_files {
-            Finding::Untold("not tried, with so few open files".to_owned())
+            CheckResult::NotShown("not checked: too few open files".to_owned())
         } else {
             broker(common)
         },
     ));
     let mut exit = Exit::Complete;
     let mut text = Vec::new();
-    for (what, finding) in checks {
-        if finding.is_bad() {
+    for (name, result) in checks {
+        if result.is_bad() {
             exit = Exit::System;
         }
-        let (state, found, mend) = match finding {
-            Finding::Good(found) => ("ok", found, None),
-            Finding::Untold(found) => ("-", found, None),
-            Finding::Poor { found, mend } => ("poor", found, Some(mend)),
-            Finding::Bad { found, mend } => ("BAD", found, Some(mend)),
+        let (state, found, fix) = match result {
+            CheckResult::Good(found) => ("ok", found, None),
+            CheckResult::NotShown(found) => ("-", found, None),
+            CheckResult::Poor { found, fix } => ("poor", found, Some(fix)),
+            CheckResult::Bad { found, fix } => ("BAD", found, Some(fix)),
         };
-        printed(writeln!(text, "{state:<4}  {what:<15}  {found}"))?;
-        if let Some(mend) = mend {
-            printed(writeln!(text, "{:6}to mend it: {mend}", ""))?;
+        printed(writeln!(text, "{state:<4}  {name:<15}  {found}"))?;
+        if let Some(fix) = fix {
+            printed(writeln!(text, "{:6}fix: {fix}", ""))?;
         }
     }
     printed(io::stdout().lock().write_all(&text))?;
     Ok(exit)
 }
 
-impl Finding {
+impl CheckResult {
     fn is_bad(&self) -> bool {
         matches!(self, Self::Bad { .. })
     }
@@ -89,123 +90,128 @@ fn kernel() -> Vec<Check> {
 
 #[cfg(not(target_os = "linux"))]
 fn kernel() -> Vec<Check> {
-    let found = "this system's are not known here: only those of Linux".to_owned();
-    vec![("kernel limits", Finding::Untold(found))]
+    let found = "only checked on Linux".to_owned();
+    vec![("kernel limits", CheckResult::NotShown(found))]
 }
 
-/// The sweep's own way of opening its sockets.
-fn prober() -> Finding {
+/// Opens the sockets as a sweep does.
+fn prober() -> CheckResult {
     match pingfleet_prober::check(&pingfleet_prober::default_prober()) {
-        Ok(()) => Finding::Good("starts, and has its ICMP sockets".to_owned()),
-        Err(error) => Finding::Bad {
+        Ok(()) => CheckResult::Good("starts and opens its ICMP sockets".to_owned()),
+        Err(error) => CheckResult::Bad {
             found: Failure::system(&error).message,
-            mend: "see whether root has it: sudo pingfleet doctor".to_owned(),
+            fix: "check whether root has it: sudo pingfleet doctor".to_owned(),
         },
     }
 }
 
-fn database(common: &Common) -> Finding {
+fn database(common: &Common) -> CheckResult {
     let path = common.database.display();
     let opened = common.database(false, true).open();
-    let tried = match opened {
+    let committed = match opened {
         Ok(mut store) => store.try_commit().and_then(|()| store.close()),
         Err(StoreError::Missing { .. }) => return folder(common),
         Err(error) => Err(error),
     };
-    let error = match tried {
-        Ok(()) => return Finding::Good(format!("{path} is sound and writable")),
+    let error = match committed {
+        Ok(()) => return CheckResult::Good(format!("{path} is sound and writable")),
         Err(error) => error,
     };
-    Finding::Bad {
-        mend: match &error {
+    CheckResult::Bad {
+        fix: match &error {
             StoreError::Foreign { .. } | StoreError::Newer { .. } => {
                 "pingfleet doctor --db ANOTHER.db".to_owned()
             }
             StoreError::Corrupt { .. } => {
                 format!("sqlite3 {path} .recover | sqlite3 RECOVERED.db")
             }
-            _ => format!("sudo chown \"$USER\" {path}*; or look: ls -ld . {path}*; df -h {path}"),
+            _ => format!(
+                "sudo chown \"$USER\" {path}*; if that is not it, see: ls -ld . {path}*; df -h {path}"
+            ),
         },
         found: Failure::system(&error).message,
     }
 }
 
-/// No database yet: whether one can be created.
-fn folder(common: &Common) -> Finding {
+/// There is no database yet: checks whether one can be created.
+fn folder(common: &Common) -> CheckResult {
     let folder = match common.database.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let shown = folder.display();
     match tempfile::NamedTempFile::new_in(folder) {
-        Ok(_) => Finding::Good(format!(
-            "{} is not there yet, and can be created",
+        Ok(_) => CheckResult::Good(format!(
+            "{} does not exist yet and can be created",
             common.database.display()
         )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::Bad {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => CheckResult::Bad {
             found: format!("there is no folder {shown}"),
-            mend: format!("mkdir -p {shown}"),
+            fix: format!("mkdir -p {shown}"),
         },
-        Err(error) => Finding::Bad {
-            // The error itself names a file that only this check knows.
+        Err(error) => CheckResult::Bad {
+            // Only the kind of the error: its text names the temporary file of this check.
             found: format!(
                 "folder {shown} cannot be written: {}",
                 io::Error::from(error.kind())
             ),
-            mend: format!("sudo chown \"$USER\" {shown}; or --db ELSEWHERE"),
+            fix: format!("sudo chown \"$USER\" {shown}; or --db ELSEWHERE"),
         },
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn broker(common: &Common) -> Finding {
+async fn broker(common: &Common) -> CheckResult {
     let broker = match RabbitBroker::new(&common.broker) {
         Ok(broker) => broker,
         Err(error) => {
-            return Finding::Bad {
+            return CheckResult::Bad {
                 found: error.to_string(),
-                mend: "--broker amqp://user@host:5672/%2f".to_owned(),
+                fix: "--broker amqp://user@host:5672/%2f".to_owned(),
             };
         }
     };
-    match look(&broker).await {
-        Ok(()) => Finding::Good(format!("{} is reached, its queues stand", broker.address())),
-        // Without a broker there still is `sweep`.
-        Err(BrokerError::Unreachable { address, source }) => Finding::Poor {
-            found: format!("{address}: {}", cause(&*source)),
-            mend: "docker-compose up -d (`pingfleet sweep` needs none)".to_owned(),
+    match check_queues(&broker).await {
+        Ok(()) => CheckResult::Good(format!(
+            "{} answers and has all queues",
+            broker.address()
+        )),
+        // Not bad: `sweep` needs no broker.
+        Err(BrokerError::Unreachable { address, source }) => CheckResult::Poor {
+            found: format!("{address}: {}", root_cause(&*source)),
+            fix: "docker-compose up -d (`pingfleet sweep` needs none)".to_owned(),
         },
-        // A role that may do so declares what is missing when it starts.
-        Err(error @ BrokerError::NoTopology { .. }) => Finding::Poor {
+        // Not bad: a role with the permission declares missing queues when it starts.
+        Err(error @ BrokerError::NoTopology { .. }) => CheckResult::Poor {
             found: error.to_string(),
-            mend: "pingfleet broker init, as a user who may configure".to_owned(),
+            fix: "pingfleet broker init, as a user with the configure permission".to_owned(),
         },
-        Err(error @ BrokerError::Login { .. }) => Finding::Bad {
+        Err(error @ BrokerError::Login { .. }) => CheckResult::Bad {
             found: error.to_string(),
-            mend: "export PINGFLEET_BROKER__URL=amqp://USER@HOST:5672/%2f PINGFLEET_BROKER__PASSWORD=..."
+            fix: "export PINGFLEET_BROKER__URL=amqp://USER@HOST:5672/%2f PINGFLEET_BROKER__PASSWORD=..."
                 .to_owned(),
         },
-        Err(error @ BrokerError::OtherTopology { .. }) => Finding::Bad {
+        Err(error @ BrokerError::OtherTopology { .. }) => CheckResult::Bad {
             found: error.to_string(),
-            mend: "export PINGFLEET_BROKER__PREFIX=ANOTHER, on every box".to_owned(),
+            fix: "export PINGFLEET_BROKER__PREFIX=ANOTHER, on every machine".to_owned(),
         },
-        Err(error) => Finding::Bad {
+        Err(error) => CheckResult::Bad {
             found: Failure::system(&error).message,
-            mend: "rabbitmqctl list_vhosts; rabbitmqctl list_permissions".to_owned(),
+            fix: "rabbitmqctl list_vhosts; rabbitmqctl list_permissions".to_owned(),
         },
     }
 }
 
-/// What is at the bottom of an error: wrappers repeat it, at a length that no line has room for.
-fn cause(error: &(dyn Error + 'static)) -> String {
+/// The innermost source of an error. Its wrappers repeat it and are too long for one line.
+fn root_cause(error: &(dyn Error + 'static)) -> String {
     let sources = successors(Some(error), |error: &&(dyn Error + 'static)| {
         (*error).source()
     });
     sources.last().unwrap_or(error).to_string()
 }
 
-/// Looks whether the queues stand, and declares none.
-async fn look(broker: &RabbitBroker) -> Result<(), BrokerError> {
+/// Checks that all queues exist. It declares none.
+async fn check_queues(broker: &RabbitBroker) -> Result<(), BrokerError> {
     for queue in Queue::ALL {
         broker.depth(queue).await?;
     }

@@ -1,4 +1,4 @@
-//! The `pingfleet` program: sweeps in one process, and everything that reads the database.
+//! The `pingfleet` program: sweeps in one process, and all commands that use the database.
 
 mod doctor;
 mod report;
@@ -46,19 +46,19 @@ enum Command {
     Runs(runs::RunsArgs),
     /// Show the outcome of every target of a run
     Report(report::ReportArgs),
-    /// Prove that every target of a run ended in exactly one state
+    /// Prove that every target of a run has exactly one final state
     #[command(after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3")]
     Verify(RunArgs),
-    /// Go on with a run that was interrupted
+    /// Continue an interrupted run
     #[command(after_help = "Examples:\n  pingfleet resume\n  pingfleet resume 3 -u")]
     Resume(ResumeArgs),
     /// Send the dead chunks of a run again
     #[command(after_help = "Examples:\n  pingfleet retry\n  pingfleet retry 3")]
     Retry(ResumeArgs),
-    /// Give a run up: nothing more of it is published
+    /// Cancel a run: nothing more of it is published
     #[command(after_help = "Examples:\n  pingfleet cancel\n  pingfleet cancel 3")]
     Cancel(RunArgs),
-    /// Check what sweeps need on this box, with the line that mends it
+    /// Check what sweeps need on this machine, and print a fix for each problem
     #[command(after_help = "Examples:\n  pingfleet doctor\n  pingfleet doctor --db /srv/sweeps.db")]
     Doctor,
     /// Set up the broker
@@ -68,7 +68,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum BrokerCommand {
-    /// Declare exchanges and queues, for users who may not declare them
+    /// Declare exchanges and queues, for users without the configure permission
     #[command(
         after_help = "Examples:\n  pingfleet broker init\n  PINGFLEET_BROKER__URL=amqp://admin@10.0.0.5:5672/%2f pingfleet broker init"
     )]
@@ -83,7 +83,7 @@ struct RunArgs {
     run: String,
 }
 
-/// Names a run, and says what to print of it.
+/// Names a run, and selects what is printed.
 #[derive(Debug, clap::Args)]
 struct ResumeArgs {
     #[command(flatten)]
@@ -105,12 +105,12 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     match &arguments.command {
         Command::Sweep(args) => sweep::sweep(args, layers, &common, quiet),
         Command::Resume(args) => {
-            let wanted = sweep::Again::Resume(args.run.run.clone());
-            sweep::again(&wanted, &args.output, layers, &common, quiet)
+            let wanted = sweep::Rerun::Resume(args.run.run.clone());
+            sweep::rerun(&wanted, &args.output, layers, &common, quiet)
         }
         Command::Retry(args) => {
-            let wanted = sweep::Again::Retry(args.run.run.clone());
-            sweep::again(&wanted, &args.output, layers, &common, quiet)
+            let wanted = sweep::Rerun::Retry(args.run.run.clone());
+            sweep::rerun(&wanted, &args.output, layers, &common, quiet)
         }
         Command::Runs(args) => runs::runs(args, &open(layers, &common)?),
         Command::Report(args) => report::report(args, &open(layers, &common)?),
@@ -127,7 +127,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     }
 }
 
-/// Opens the database that is there, for reading or small changes.
+/// Opens an existing database.
 fn open(layers: Layers, common: &Common) -> Result<Writer, Failure> {
     layers.finish()?;
     Ok(common.database(false, false).open()?)
@@ -139,7 +139,7 @@ async fn broker_init(common: &Common) -> Result<Exit, Failure> {
     broker.check().await?;
     printed(writeln!(
         io::stdout(),
-        "exchanges and queues stand on {}",
+        "exchanges and queues are ready on {}",
         broker.address()
     ))?;
     Ok(Exit::Complete)

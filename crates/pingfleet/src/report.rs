@@ -10,7 +10,7 @@ use pingfleet_wire::Status;
 use serde::Serializer as _;
 use serde_json::{Value, json};
 
-/// Rows of one table. A longer report is printed as several tables, which bounds the memory.
+/// Rows of one table. A longer report is printed as several tables, so that memory stays bounded.
 const TABLE_ROWS: usize = 5000;
 
 /// The columns of the view `report`.
@@ -46,7 +46,7 @@ pub(crate) struct ReportArgs {
     /// A number, the beginning of a UUID, or `latest`
     #[arg(value_name = "RUN", default_value = "latest")]
     run: String,
-    /// One JSON object a line; null for what was not measured
+    /// JSON, one object per line; null for what was not measured
     #[arg(long, conflicts_with = "csv")]
     json: bool,
     /// CSV with a header; empty for what was not measured
@@ -101,7 +101,7 @@ impl ReportFormat for JsonLines {
     }
 }
 
-/// Writes one JSON object and a line end. Keeps the order of the fields.
+/// Writes one JSON object and a newline. The fields keep their order.
 pub(crate) fn write_json(
     out: &mut impl Write,
     fields: impl IntoIterator<Item = (&'static str, Value)>,
@@ -114,7 +114,7 @@ struct Csv(csv::Writer<io::Stdout>);
 
 impl ReportFormat for Csv {
     fn begin(&mut self) -> io::Result<()> {
-        self.0.write_record(COLUMNS).map_err(cause)
+        self.0.write_record(COLUMNS).map_err(io_error)
     }
 
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
@@ -123,7 +123,7 @@ impl ReportFormat for Csv {
             Value::String(text) => text,
             other => other.to_string(),
         });
-        self.0.write_record(fields).map_err(cause)
+        self.0.write_record(fields).map_err(io_error)
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -131,8 +131,8 @@ impl ReportFormat for Csv {
     }
 }
 
-/// The error of the system: `io::Error::from` would hide a broken pipe.
-fn cause(error: csv::Error) -> io::Error {
+/// The system's error. `io::Error::from` would hide that the reader closed the pipe.
+fn io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         other => io::Error::other(format!("{other:?}")),
@@ -174,22 +174,22 @@ struct Tables {
     printed: bool,
 }
 
-/// The reason is the last column because it is long and mostly empty.
-const HEADER: [&str; 8] = [
+/// The reason comes last: it is long and mostly absent, and there it does not shift other columns.
+const TABLE_HEADER: [&str; 8] = [
     "TARGET", "STATUS", "RECEIVED", "MIN ms", "AVG ms", "MAX ms", "WORKER", "REASON",
 ];
 
 impl Tables {
     fn new() -> Self {
         Self {
-            table: table(&HEADER),
+            table: table(&TABLE_HEADER),
             rows: 0,
             printed: false,
         }
     }
 
     fn print(&mut self) -> io::Result<()> {
-        let full = std::mem::replace(&mut self.table, table(&HEADER));
+        let full = std::mem::replace(&mut self.table, table(&TABLE_HEADER));
         self.rows = 0;
         self.printed = true;
         writeln!(io::stdout(), "{}", full.trim_fmt())
@@ -228,7 +228,7 @@ impl ReportFormat for Tables {
     }
 }
 
-/// A table without borders. It ignores the terminal's width, so other programs can cut and sort its rows.
+/// A table without borders. It is not fitted to the terminal's width, so that other programs can cut and sort the rows.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table

@@ -17,7 +17,7 @@ Examples:
   pingfleet runs
   pingfleet runs --json | jq 'select(.state == \"incomplete\") | .run'")]
 pub(crate) struct RunsArgs {
-    /// One JSON object a line
+    /// JSON, one object per line
     #[arg(long)]
     json: bool,
 }
@@ -65,7 +65,7 @@ pub(crate) fn runs(args: &RunsArgs, store: &Writer) -> Result<Exit, Failure> {
     Ok(Exit::Complete)
 }
 
-/// A time without its fraction of a second.
+/// A time without its fraction, to keep the table narrow.
 fn to_the_second(time: &str) -> String {
     time.split_once('.')
         .map_or_else(|| time.to_owned(), |(second, _)| format!("{second}Z"))
@@ -102,7 +102,7 @@ pub(crate) fn cancel(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> 
     printed(if open {
         writeln!(
             out,
-            "run {run} is cancelled: {} of {} targets are stored; results on their way are still applied",
+            "run {run} is cancelled: {} of {} targets are stored; results that are still queued will be stored too",
             summary.settled(),
             summary.targets
         )

@@ -1,5 +1,5 @@
-//! `sweep`, `resume` and `retry`: the three roles in one process over in-process queues, and nothing of its own.
-//! A run that was made for a broker goes on over the broker, with the producer alone.
+//! `sweep`, `resume` and `retry`: the three roles in one process over in-process queues.
+//! A run that was published to a broker is continued over the broker, with only the producer in this process.
 
 use std::{io, pin::pin, sync::Arc};
 
@@ -13,9 +13,9 @@ use pingfleet_store::{DatabaseThread, Transport};
 use producer::{OutputArgs, PlanArgs, Produced, ProducerError, Settings, Wanted};
 use tokio_util::sync::CancellationToken;
 
-/// Messages in each in-process queue, ready and in hand: twice the largest prefetch, so that no queue is what a worker
-/// or the writer waits for. All other chunks wait in the database.
-const QUEUED: usize = 512;
+/// Most messages in each in-process queue, ready and unacked: twice the largest prefetch, so that neither the worker
+/// nor the writer waits for the queue. All other chunks wait in the database.
+const MAX_QUEUED: usize = 512;
 
 /// Arguments of `pingfleet sweep`.
 #[derive(Debug, Args)]
@@ -31,11 +31,11 @@ pub(crate) struct SweepArgs {
     output: OutputArgs,
 }
 
-/// What of an earlier run to do again.
-pub(crate) enum Again {
-    /// Whatever is outstanding.
+/// An earlier run, and what of it is done.
+pub(crate) enum Rerun {
+    /// All outstanding chunks.
     Resume(String),
-    /// Its dead chunks.
+    /// The dead chunks.
     Retry(String),
 }
 
@@ -68,8 +68,8 @@ pub(crate) fn sweep(
     in_one_process(wanted, &settings, &roles, &args.output, common)
 }
 
-pub(crate) fn again(
-    wanted: &Again,
+pub(crate) fn rerun(
+    wanted: &Rerun,
     output: &OutputArgs,
     mut layers: Layers,
     common: &Common,
@@ -87,8 +87,8 @@ pub(crate) fn again(
     layers.finish()?;
     let store = common.database(false, false).open()?;
     let (run, retry) = match wanted {
-        Again::Resume(run) => (store.find_run(run)?, false),
-        Again::Retry(run) => (store.find_run(run)?, true),
+        Rerun::Resume(run) => (store.find_run(run)?, false),
+        Rerun::Retry(run) => (store.find_run(run)?, true),
     };
     settings.via = store.transport(run)?;
     let wanted = if retry {
@@ -146,15 +146,15 @@ async fn in_one_process(
     common: &Common,
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    // Before anything is written: without permission there is nothing to plan.
+    // Before anything is written: without the permission to send pings, no run is planned.
     let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &roles.worker)
         .map_err(|error| Failure::system(&error))?;
-    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(QUEUED));
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
     let db = DatabaseThread::open(common.database(true, true)).await?;
 
     let worker_stop = stop.token.child_token();
     let writer_stop = CancellationToken::new();
-    // When a role ends early, the producer has nobody to wait for.
+    // Stops the producer if a role ends early, because then it would wait forever.
     let producer_stop = stop.token.child_token();
     let producing = async {
         let produced = producer::run(
@@ -178,7 +178,7 @@ async fn in_one_process(
         )
         .await;
         producer_stop.cancel();
-        // Its last results are on their queue now; the writer takes them before it stops.
+        // The worker's last results are queued now. The writer stores them before it stops.
         writer_stop.cancel();
         ended
     };
@@ -194,9 +194,9 @@ async fn in_one_process(
         tokio::select! {
             both = &mut both => (both, writing.await),
             written = &mut writing => match written {
-                // Without a writer nothing can be finished: what is in hand stays outstanding in the database.
+                // Without a writer nothing can be finished: chunks in hand stay outstanding in the database.
                 Err(error) => return Err(Failure::system(&error)),
-                // It was told to stop, and was faster than the others.
+                // It was stopped like the others, and ended first.
                 written => (both.await, written),
             },
         }
@@ -205,7 +205,7 @@ async fn in_one_process(
     if let Ok(produced) = &mut produced
         && let Some(before) = &produced.summary
     {
-        // The producer left first, and the writer has stored more since.
+        // The writer stored more rows after the producer ended.
         let run = before.run;
         produced.summary = Some(db.call(move |store| store.summary(run)).await?);
     }
@@ -217,8 +217,8 @@ async fn in_one_process(
     })
 }
 
-/// The writer, with a connection of its own as in a process of its own: its commits and the producer's reads do not
-/// wait for each other.
+/// The writer, with its own database connection as in its own process: its commits and the producer's reads do not wait
+/// for each other.
 async fn write_rows(
     broker: Arc<dyn Broker>,
     settings: &consumer_writer::WriterSettings,
@@ -233,7 +233,7 @@ async fn write_rows(
     Ok(summary)
 }
 
-/// The first cause of a failure is what the user needs: the writer's, the worker's, then the producer's.
+/// Reports the failure that causes the others: the writer's, else the worker's, else the producer's.
 fn conclude(
     (produced, probed): (
         Result<Produced, ProducerError>,

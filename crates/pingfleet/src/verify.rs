@@ -1,4 +1,4 @@
-//! `verify`: prints whether a run is complete and consistent.
+//! `verify`: prints whether a run is complete and matches its plan.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ pub(crate) fn verify(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> 
     let run = store.find_run(wanted)?;
     let proof = store.verify(run)?;
     let mut text = Vec::new();
-    printed(write_verdict(&mut text, &proof))?;
+    printed(print_proof(&mut text, &proof))?;
     printed(io::stdout().lock().write_all(&text))?;
     Ok(if !proof.is_consistent() {
         Exit::System
@@ -20,12 +20,12 @@ pub(crate) fn verify(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> 
     })
 }
 
-/// A run in `planning` is never complete: its plan is unfinished.
+/// A run in state `planning` is never complete: its plan is not finished.
 fn is_complete(proof: &Verification) -> bool {
     proof.is_complete() && proof.summary.state != RunState::Planning
 }
 
-fn write_verdict(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
+fn print_proof(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     let summary = &proof.summary;
     let verdict = if !proof.is_consistent() {
         "contradicts its plan"
@@ -37,7 +37,7 @@ fn write_verdict(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     writeln!(out, "run {} {verdict} ({})", summary.run, summary.run_id)?;
     writeln!(
         out,
-        "  {} of {} targets have exactly one row, at their place in the plan",
+        "  {} of {} targets have exactly one row, at the position that the plan gives them",
         proof.proven_targets, proof.planned_targets
     )?;
     writeln!(
@@ -69,7 +69,7 @@ fn write_verdict(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
         match summary.state {
             RunState::Planning => writeln!(
                 out,
-                "  its plan is unfinished; if its producer has ended, the next run removes the plan"
+                "  its plan is not finished; if its producer is gone, the next run removes it"
             )?,
             RunState::Running => writeln!(out, "  a producer is working on it")?,
             RunState::Cancelled => writeln!(out, "  the run was cancelled")?,

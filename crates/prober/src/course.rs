@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::{OwnLoss, Probing, Rtt, Status};
+use pingfleet_wire::{LocalLoss, Probing, Rtt, Status};
 
 use crate::prober::Finding;
 
@@ -87,7 +87,7 @@ pub struct Course {
     unreachable_before: Option<Unreachable>,
     no_arp: bool,
     errno: i32,
-    own_loss: OwnLoss,
+    own_loss: LocalLoss,
 }
 
 #[derive(Debug)]
@@ -146,7 +146,7 @@ impl Course {
             unreachable_before: None,
             no_arp: false,
             errno: 0,
-            own_loss: OwnLoss::default(),
+            own_loss: LocalLoss::default(),
         }
     }
 
@@ -260,12 +260,12 @@ impl Course {
     /// What our own box has lost, as far as the course alone tells: the kernel took a request and refused another one,
     /// which might have been answered.
     #[must_use]
-    pub fn refused_in_part(&self) -> OwnLoss {
+    pub fn refused_in_part(&self) -> LocalLoss {
         let refused = self.count(|state| state == State::Refused);
         if refused > 0 && refused < self.requests.len() {
-            OwnLoss::SEND_PATH
+            LocalLoss::SEND_PATH
         } else {
-            OwnLoss::default()
+            LocalLoss::default()
         }
     }
 
@@ -287,7 +287,7 @@ impl Course {
     }
 
     /// An answer to one of the requests may have been lost on our own box.
-    pub fn lost(&mut self, cause: OwnLoss) {
+    pub fn lost(&mut self, cause: LocalLoss) {
         self.own_loss = self.own_loss.and(cause);
     }
 
@@ -321,11 +321,11 @@ impl Course {
             Status::Late
         } else if let Some(error) = self.unreachable_before {
             error.status()
-        } else if sent == 0 && self.own_loss == OwnLoss::default() {
+        } else if sent == 0 && self.own_loss == LocalLoss::default() {
             Status::SendFailed { errno: self.errno }
         } else if let Some(error) = self.unreachable {
             error.status()
-        } else if own_loss != OwnLoss::default() {
+        } else if own_loss != LocalLoss::default() {
             Status::Unknown(own_loss)
         } else {
             Status::Down {

@@ -1,4 +1,4 @@
-//! The flags that every program has, and what they resolve to.
+//! The flags that all programs have, and the settings that they resolve to.
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +8,13 @@ use pingfleet_store::{Durability, OpenOptions};
 
 use crate::{Exit, Failure, Layers, logging};
 
-/// The broker that `docker-compose up` starts, with its development login.
+/// The broker that `docker-compose up` starts, with its default login.
 const DEFAULT_BROKER: &str = "amqp://pingfleet:pingfleet@127.0.0.1:5672/%2f";
 
 /// The prefix of all queues and exchanges.
 const DEFAULT_PREFIX: &str = "pingfleet";
 
-/// The database in the current folder.
+/// The database file, in the current folder.
 const DEFAULT_DATABASE: &str = "pingfleet.db";
 
 /// Flags of every program.
@@ -24,7 +24,7 @@ pub struct CommonArgs {
     /// Database file [default: pingfleet.db]
     #[arg(long, value_name = "PATH", global = true)]
     pub db: Option<PathBuf>,
-    /// Settings file [default: pingfleet.toml, if there is one]
+    /// Settings file [default: pingfleet.toml, if it exists]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Broker, as `amqp://user@host:5672/vhost` [default: the one that docker-compose starts on this machine]. The
@@ -34,11 +34,11 @@ pub struct CommonArgs {
     /// Errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Log more: -v chunks and transactions, -vv probes, too
+    /// Log more: -v chunks and transactions, -vv probes as well
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
-    /// Log as text, or as json with one object a line [default: text]
-    // Listing the values would give every other option blank lines around it.
+    /// Log as text, or as json with one object per line [default: text]
+    // If clap listed the values, it would print blank lines around all other options.
     #[arg(
         long,
         value_name = "FORMAT",
@@ -49,13 +49,13 @@ pub struct CommonArgs {
     pub log_format: Option<LogFormat>,
 }
 
-/// The form of the log.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// One line per event, for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -66,7 +66,7 @@ pub enum Verbosity {
     Quiet,
     /// Warnings, for commands that show a progress bar or a table.
     Warnings,
-    /// State changes and totals, for programs that stay.
+    /// State changes and totals, for programs that keep running.
     Normal,
     /// Chunks and transactions.
     Debug,
@@ -74,19 +74,19 @@ pub enum Verbosity {
     Trace,
 }
 
-/// What the common settings resolve to.
+/// The resolved common settings.
 #[derive(Debug, Clone)]
 pub struct Common {
     /// The broker and its login.
     pub broker: RabbitConfig,
     /// The database file.
     pub database: PathBuf,
-    /// What a commit survives.
+    /// Which failures a commit survives.
     pub durability: Durability,
 }
 
 impl CommonArgs {
-    /// Reads the layers below the flags, with the common flags on top.
+    /// Reads the settings file and the environment, and adds the common flags.
     #[must_use]
     pub fn layers(&self) -> Layers {
         let mut layers = Layers::read(self.config.as_deref());
@@ -119,7 +119,7 @@ impl CommonArgs {
         };
         logging::start(verbosity, format);
         let url = layers.get("broker.url", DEFAULT_BROKER.to_owned(), |text| {
-            // Each problem is told with its place, which the broker would not know.
+            // Checked here, because only here is the place of the value known.
             match RabbitBroker::new(&RabbitConfig::new(text)) {
                 Ok(_) => Ok(text.to_owned()),
                 Err(BrokerError::Url(why)) => Err(format!("not a broker's URL: {why}")),
@@ -155,7 +155,7 @@ impl CommonArgs {
         let database = layers.get("store.path", PathBuf::from(DEFAULT_DATABASE), |text| {
             Ok(PathBuf::from(text))
         });
-        // A path that is no Unicode cannot pass through the layers as text.
+        // The layers hold text, so a path that is not Unicode is taken from the flag directly.
         let database = self.db.clone().unwrap_or(database);
         let durability = layers.get("store.durability", Durability::Full, |text| match text {
             "full" => Ok(Durability::Full),
@@ -177,7 +177,7 @@ impl CommonArgs {
 }
 
 impl Common {
-    /// The flags that name the same database again, for a command that a user is told.
+    /// The flags that name this database, for a command that is shown to the user.
     #[must_use]
     pub fn repeated(&self) -> String {
         if self.database == Path::new(DEFAULT_DATABASE) {
@@ -213,7 +213,7 @@ impl From<pingfleet_store::StoreError> for Failure {
     }
 }
 
-/// Most of them are mended by somebody else, or elsewhere: the message says how.
+/// The message says how to fix most of them.
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         let advice = match &error {
@@ -224,7 +224,7 @@ impl From<BrokerError> for Failure {
                 "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"
             }
             BrokerError::NoTopology { .. } => {
-                "make it with `pingfleet broker init`, as a user who may configure"
+                "declare it with `pingfleet broker init`, as a user with the configure permission"
             }
             BrokerError::OtherTopology { .. } => {
                 "choose another broker.prefix, the same for all programs"

@@ -1,4 +1,4 @@
-//! Exit codes, and the frame of every `main`.
+//! Exit codes, and what every `main` does around its program.
 
 use std::{
     fmt,
@@ -13,17 +13,17 @@ use crate::SettingsError;
 /// How a program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Complete; targets that are down are data.
+    /// Complete. Targets that are down are data, not errors.
     Complete,
     /// With `--fail-down`: a target is neither up nor late.
     SomeDown,
-    /// Bad targets, or a hosts file that cannot be read, or nothing to probe.
+    /// Bad targets, an unreadable hosts file, or nothing to probe.
     BadTargets,
     /// Usage or configuration, or no such run.
     Usage,
-    /// Permission, broker, disk or database; rows that contradict the plan.
+    /// Permission, broker, disk or database, or rows that contradict the plan.
     System,
-    /// Incomplete, or dead chunks.
+    /// The run is incomplete or has dead chunks.
     Incomplete,
     /// Interrupted, with the state saved.
     Interrupted,
@@ -45,12 +45,12 @@ impl Exit {
     }
 }
 
-/// Why a program could not do its work: one message, and the exit code that belongs to it.
+/// Why a program failed: one message and an exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub exit: Exit,
-    /// What to tell the user, with what to do next.
+    /// What went wrong and what the user can do.
     pub message: String,
 }
 
@@ -63,14 +63,14 @@ impl Failure {
         }
     }
 
-    /// A failure of the system, told with all its sources.
+    /// A system failure, with the messages of all error sources.
     pub fn system(error: &dyn std::error::Error) -> Self {
         let mut message = error.to_string();
         let mut wrapper = message.clone();
         let mut source = error.source();
         while let Some(error) = source {
             let text = error.to_string();
-            // Wrappers repeat the text of what they wrap, and what is wrapped that of its wrapper.
+            // Some errors repeat the text of their source, and some sources that of their wrapper.
             if !message.contains(&text) && !text.contains(&wrapper) {
                 message.push_str(": ");
                 message.push_str(&text);
@@ -88,10 +88,10 @@ impl From<SettingsError> for Failure {
     }
 }
 
-/// The result of writing to standard output: a closed one ends quietly.
+/// The result of writing to standard output. A closed pipe is not an error.
 ///
 /// # Errors
-/// Any other failure of writing, such as a full disk.
+/// Any other write error, such as a full disk.
 pub fn printed(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
@@ -102,8 +102,8 @@ pub fn printed(written: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-/// Parses the arguments and runs the program. Usage errors end with 3, not with clap's 2, which means bad targets
-/// here. A failure is told on standard error in one message.
+/// Parses the arguments and runs the program. Usage errors exit with 3 instead of clap's 2, which means bad targets
+/// here. A failure is printed to standard error as one message.
 pub fn main_with<A: Parser>(body: impl FnOnce(&A) -> Result<Exit, Failure>) -> ExitCode {
     let arguments = match A::try_parse() {
         Ok(arguments) => arguments,
@@ -112,7 +112,7 @@ pub fn main_with<A: Parser>(body: impl FnOnce(&A) -> Result<Exit, Failure>) -> E
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Complete,
                 _ => Exit::Usage,
             };
-            // Nobody is left to tell when the terminal is gone.
+            // If the terminal is gone, nobody can read the message.
             drop(error.print());
             return exit.code().into();
         }
@@ -120,7 +120,7 @@ pub fn main_with<A: Parser>(body: impl FnOnce(&A) -> Result<Exit, Failure>) -> E
     match body(&arguments) {
         Ok(exit) => exit.code().into(),
         Err(failure) => {
-            // Nobody is left to tell when standard error is closed.
+            // If standard error is closed, nobody can read the message.
             drop(writeln!(io::stderr(), "error: {}", failure.message));
             failure.exit.code().into()
         }

@@ -1,14 +1,14 @@
-//! The layers of settings: file, environment, flags. Invariant: every problem is collected, none stops the reading.
+//! The layers of settings: file, environment, flags. All problems are collected; none stops the reading.
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, fs, io, path::Path};
 
 use config::{Config, File, FileFormat, ValueKind};
 use thiserror::Error;
 
-/// The file that is read when no other is named, if it is there.
+/// The settings file that is read without `--config`, if it exists.
 const DEFAULT_FILE: &str = "pingfleet.toml";
 
-/// What our variables begin with, in lower case; then `section__key`.
+/// The prefix of our variables, in lower case. `section__key` follows.
 const VARIABLE_PREFIX: &str = "pingfleet_";
 
 /// All settings there are. One file serves all programs, so each knows them all.
@@ -44,7 +44,7 @@ const KNOWN: &[&str] = &[
 /// Everything that is wrong with the settings.
 #[derive(Debug, Error)]
 pub struct SettingsError {
-    /// One sentence each.
+    /// One sentence for each problem.
     pub problems: Vec<String>,
 }
 
@@ -60,17 +60,17 @@ impl fmt::Display for SettingsError {
     }
 }
 
-/// A value as text, with the place that an error names: a flag, a variable, or a file and a key.
+/// A value as text, with the place that an error message names: a flag, a variable, or a file and a key.
 #[derive(Clone)]
-struct Entry {
+struct SettingText {
     text: String,
     place: String,
 }
 
-/// The values of all layers, the strongest of each key, and the problems found so far.
+/// The value of each key from the highest layer that sets it, and the problems found so far.
 #[derive(Default)]
 pub struct Layers {
-    entries: BTreeMap<String, Entry>,
+    values: BTreeMap<String, SettingText>,
     problems: Vec<String>,
 }
 
@@ -109,11 +109,11 @@ impl Layers {
                 return;
             }
         };
-        // In the order of the keys, so that the same file is told in the same words.
+        // Sorted, so that the order of the problems is always the same.
         for (section, value) in BTreeMap::from_iter(sections) {
             let ValueKind::Table(values) = value.kind else {
                 self.problems.push(format!(
-                    "{name}: {section} stands in no section, such as [probing]"
+                    "{name}: {section} must be in a section, such as [probing]"
                 ));
                 continue;
             };
@@ -128,7 +128,8 @@ impl Layers {
         }
     }
 
-    /// Variables without `__`, such as `PINGFLEET_BIND`, are for other programs, unless they are a slip.
+    /// Variables without `__`, such as `PINGFLEET_BIND`, belong to other programs, unless a single `_` is a typing
+    /// error.
     fn take_environment(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) {
         let ours = variables.filter_map(|(name, value)| {
             let name = name.into_string().ok()?;
@@ -138,16 +139,16 @@ impl Layers {
         });
         for (name, (key, value)) in ours.collect::<BTreeMap<_, _>>() {
             let Some((section, key)) = key.split_once("__") else {
-                let slip = |known: &&&str| known.replace('.', "_") == key;
-                if let Some(meant) = KNOWN.iter().find(slip) {
+                let is_typo = |known: &&&str| known.replace('.', "_") == key;
+                if let Some(meant) = KNOWN.iter().find(is_typo) {
                     let meant = meant.replace('.', "__").to_uppercase();
                     self.problems.push(format!(
-                        "{name}: with two underscores it is PINGFLEET_{meant}"
+                        "{name}: write it with two underscores, PINGFLEET_{meant}"
                     ));
                 }
                 continue;
             };
-            // A value that cannot be read is not shown: it may be a password.
+            // The value is not shown: it may be a password.
             match value.into_string() {
                 Ok(text) => self.take(format!("{section}.{key}"), text, name),
                 Err(_) => self.problems.push(format!("{name}: not Unicode")),
@@ -157,7 +158,7 @@ impl Layers {
 
     fn take(&mut self, key: String, text: String, place: String) {
         if KNOWN.contains(&key.as_str()) {
-            self.entries.insert(key, Entry { text, place });
+            self.values.insert(key, SettingText { text, place });
         } else {
             self.problems.push(format!("{place}: no such setting"));
         }
@@ -168,12 +169,13 @@ impl Layers {
         debug_assert!(KNOWN.contains(&key), "{key}");
         if let Some(text) = text {
             let (text, place) = (text.to_owned(), flag.to_owned());
-            self.entries.insert(key.to_owned(), Entry { text, place });
+            self.values
+                .insert(key.to_owned(), SettingText { text, place });
         }
     }
 
-    /// The value of a key, or `default` when no layer sets it. What `parse` refuses becomes a problem that names its
-    /// place, and `default` stands in for it.
+    /// The value of a key, or `default` if no layer sets it. If `parse` fails, its message becomes a problem with the
+    /// place of the value, and the result is `default`.
     pub fn get<T>(
         &mut self,
         key: &str,
@@ -181,19 +183,19 @@ impl Layers {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> T {
         debug_assert!(KNOWN.contains(&key), "{key}");
-        let Some(entry) = self.entries.get(key) else {
+        let Some(value) = self.values.get(key) else {
             return default;
         };
-        match parse(&entry.text) {
+        match parse(&value.text) {
             Ok(value) => value,
             Err(why) => {
-                self.problems.push(format!("{}: {why}", entry.place));
+                self.problems.push(format!("{}: {why}", value.place));
                 default
             }
         }
     }
 
-    /// Adds a problem that no single value shows.
+    /// Adds a problem that is not about a single value.
     pub fn problem(&mut self, problem: String) {
         self.problems.push(problem);
     }
@@ -213,7 +215,8 @@ impl Layers {
     }
 }
 
-/// What a TOML error says, in one line. The excerpt between its first and its last line may show a password.
+/// The message of a TOML error in one line. Between its first and its last line is an excerpt of the file, which may
+/// show a password.
 fn without_excerpt(error: &str) -> String {
     let mut lines = error.lines().filter(|line| !line.trim().is_empty());
     match (lines.next(), lines.next_back()) {
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_file_and_all_problems_are_told() {
+    fn flags_override_the_file_and_all_problems_are_reported() {
         let file =
             file("top = 1\n[probing]\ncount = 7\ntimeout = '5 bananas'\nbananas = 2\nttl = [1]\n");
         let mut layers = Layers::read(Some(file.path()));
@@ -259,7 +262,7 @@ mod tests {
         let problems = layers.finish().unwrap_err().problems;
         assert_eq!(problems.len(), 5, "{problems:?}");
         for part in [
-            "top stands in no section",
+            "top must be in a section",
             "probing.bananas: no such setting",
             "probing.ttl: not a single value",
             "--retries: ",
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_toml_is_told_by_its_line_and_never_shown() {
+    fn a_toml_error_names_the_line_and_never_shows_its_text() {
         for text in [
             "[broker]\npassword = hunter2\n",
             "[broker]\npassword = \"hunter2\n",
@@ -292,22 +295,22 @@ mod tests {
         ] {
             let file = file(text);
             let problems = Layers::read(Some(file.path())).finish().unwrap_err();
-            let told = problems.to_string();
-            assert!(told.contains("line "), "{told}");
-            assert!(!told.contains("hunter2"), "{told}");
-            assert_eq!(told.lines().count(), 1, "{told}");
+            let message = problems.to_string();
+            assert!(message.contains("line "), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+            assert_eq!(message.lines().count(), 1, "{message}");
         }
     }
 
     #[test]
-    fn a_byte_order_mark_and_carriage_returns_are_no_part_of_the_settings() {
+    fn a_byte_order_mark_and_carriage_returns_are_ignored() {
         let file = file("\u{feff}[probing]\r\ncount = 7\r\n");
         let mut layers = Layers::read(Some(file.path()));
         assert_eq!(layers.get("probing.count", 1, crate::number(1, 10)), 7);
     }
 
     #[test]
-    fn variables_of_other_programs_are_left_alone_and_slips_are_told() {
+    fn variables_of_other_programs_are_ignored_and_typing_errors_are_reported() {
         let layers = environment(&[
             ("PINGFLEET_BIND", "0.0.0.0"),
             ("PINGFLEET_BROKER_PORT", "tcp://10.0.0.1:5672"),
@@ -320,24 +323,24 @@ mod tests {
             ("PINGFLEET_BROKER__URL__X", "hunter2"),
             ("PINGFLEET_PROBING__RETRYS", "3"),
         ]);
-        let told = layers.finish().unwrap_err().to_string();
-        assert!(told.contains("PINGFLEET_BROKER__URL"), "{told}");
+        let message = layers.finish().unwrap_err().to_string();
+        assert!(message.contains("PINGFLEET_BROKER__URL"), "{message}");
         assert!(
-            told.contains("PINGFLEET_PROBING__RETRYS: no such setting"),
-            "{told}"
+            message.contains("PINGFLEET_PROBING__RETRYS: no such setting"),
+            "{message}"
         );
-        assert!(!told.contains("hunter2"), "{told}");
-        assert_eq!(told.lines().count(), 4, "{told}");
+        assert!(!message.contains("hunter2"), "{message}");
+        assert_eq!(message.lines().count(), 4, "{message}");
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_variable_that_is_not_unicode_is_told_and_not_shown() {
+    fn a_variable_that_is_not_unicode_is_reported_and_not_shown() {
         use std::os::unix::ffi::OsStringExt;
         let mut layers = environment(&[]);
         let value = OsString::from_vec(b"amqp://u:hunter2\xff@h".to_vec());
         layers.take_environment(std::iter::once(("PINGFLEET_BROKER__URL".into(), value)));
-        let told = layers.finish().unwrap_err().to_string();
-        assert_eq!(told, "PINGFLEET_BROKER__URL: not Unicode");
+        let message = layers.finish().unwrap_err().to_string();
+        assert_eq!(message, "PINGFLEET_BROKER__URL: not Unicode");
     }
 }

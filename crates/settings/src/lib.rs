@@ -1,7 +1,7 @@
-//! What every program of pingfleet does around its `run(...)`: settings in layers, logging, the stop signal, exit codes.
+//! What every program does around its `run(...)`: layers of settings, logging, the stop signal, exit codes.
 //!
-//! Settings come from defaults, `pingfleet.toml`, the environment and flags, the later before the earlier, and all
-//! problems are reported at once. No secret is ever part of an error or of a `Debug` text.
+//! Settings come from defaults, `pingfleet.toml`, the environment and flags; a later layer overrides an earlier one. All
+//! problems are reported at once. Errors and `Debug` output never contain a secret.
 
 mod common;
 mod exit;

@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{LogFormat, Verbosity};
 
-/// Starts logging. Called once; a second call changes nothing.
+/// Starts logging. A second call has no effect.
 pub(crate) fn start(verbosity: Verbosity, format: LogFormat) {
     let level = match verbosity {
         Verbosity::Quiet => "error",
@@ -15,7 +15,8 @@ pub(crate) fn start(verbosity: Verbosity, format: LogFormat) {
         Verbosity::Debug => "debug",
         Verbosity::Trace => "trace",
     };
-    // Other crates' own errors are part of ours; at debug they are wanted too, but never the wire dumps of trace.
+    // Our errors include those of other crates. With -v other crates log as well, but never their traces: those show
+    // the bytes on the wire.
     let others = match verbosity {
         Verbosity::Debug | Verbosity::Trace => "warn",
         _ => "off",
@@ -34,13 +35,13 @@ pub(crate) fn start(verbosity: Verbosity, format: LogFormat) {
         .with_writer(std::io::stderr)
         .with_ansi(colour)
         .with_target(false)
-        // It would tell them on standard error, and panic where that is closed.
+        // They would go to standard error, and panic if that is closed.
         .log_internal_errors(false)
         .with_env_filter(EnvFilter::new(directives.join(",")));
     let started = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    // Tests and the one-process sweep may have started it already.
+    // Tests may have started it already.
     drop(started);
 }

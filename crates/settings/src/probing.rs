@@ -1,4 +1,4 @@
-//! The flags and settings of probing, for the programs that make a plan.
+//! The flags and settings of probing, for programs that plan a run.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -7,14 +7,14 @@ use pingfleet_wire::{Family, MAX_CHUNK_TARGETS, Probing};
 
 use crate::{Layers, duration, number, rate, values::Rate};
 
-/// Targets in a chunk, unless the settings say otherwise.
-const CHUNK_SIZE: usize = 250;
+/// Targets in a chunk.
+const DEFAULT_CHUNK_SIZE: usize = 250;
 
-/// A chunk is made smaller until sending it takes no longer than this.
-const LONGEST_SENDING: Duration = Duration::from_mins(1);
+/// A chunk is made smaller until sending it takes at most this long.
+const MAX_SENDING: Duration = Duration::from_mins(1);
 
-/// No answer comes sooner than the timers can tell.
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+/// The resolution of the timers: a shorter timeout could not be measured.
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Flags of probing. Durations carry a unit.
 #[derive(Debug, Clone, Default, Args)]
@@ -26,16 +26,16 @@ pub struct ProbingArgs {
     /// Gap between the requests to one target [default: 1s]
     #[arg(short = 'p', long, value_name = "DURATION")]
     pub interval: Option<String>,
-    /// How long an answer is waited for [default: 1s]
+    /// How long to wait for an answer [default: 1s]
     #[arg(short, long, value_name = "DURATION")]
     pub timeout: Option<String>,
-    /// More requests when none was answered [default: 2]
+    /// More requests if none was answered [default: 2]
     #[arg(short, long, value_name = "N")]
     pub retries: Option<String>,
-    /// Factor of the timeout from retry to retry [default: 1.5]
+    /// Factor by which the timeout grows with each retry [default: 1.5]
     #[arg(long, value_name = "FACTOR")]
     pub backoff: Option<String>,
-    /// Waiting at the end, for answers that are late [default: 0s]
+    /// How long to wait for late answers at the end [default: 0s]
     #[arg(long, value_name = "DURATION")]
     pub late_window: Option<String>,
     /// Bytes of payload [default: 56]
@@ -44,7 +44,7 @@ pub struct ProbingArgs {
     /// Time to live, or hop limit [default: the system's]
     #[arg(long, value_name = "N")]
     pub ttl: Option<String>,
-    /// Source address; names then resolve to its family
+    /// Source address. Names then resolve to its address family
     #[arg(short = 'S', long, value_name = "ADDRESS")]
     pub source: Option<String>,
     /// Network interface
@@ -56,7 +56,7 @@ pub struct ProbingArgs {
     /// IPv6 only
     #[arg(short = '6', long = "ipv6")]
     pub v6: bool,
-    /// Requests a second and worker, or `unlimited` [default: 1000]
+    /// Requests per second and worker, or `unlimited` [default: 1000]
     #[arg(long, value_name = "RATE")]
     pub rate: Option<String>,
     /// Targets in a chunk [default: 250]
@@ -64,7 +64,7 @@ pub struct ProbingArgs {
     pub chunk_size: Option<String>,
 }
 
-/// What the settings of probing resolve to.
+/// The resolved settings of probing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbingSettings {
     /// How every target is probed.
@@ -98,35 +98,35 @@ impl ProbingArgs {
         if self.v6 {
             layers.flag("probing.family", "-6", Some("ipv6"));
         }
-        let asked = layers.get("probing.family", Family::Any, family);
-        let source = layers.get("probing.source", None, |text| source(text, asked).map(Some));
-        // From an address of one family nothing leaves to the other.
+        let requested = layers.get("probing.family", Family::Any, family);
+        let source = layers.get("probing.source", None, |text| {
+            source(text, requested).map(Some)
+        });
+        // A source address can only reach targets of its own family.
         let family = match source {
             Some(IpAddr::V4(_)) => Family::V4,
             Some(IpAddr::V6(_)) => Family::V6,
-            None => asked,
+            None => requested,
         };
-        let usual = Probing::default();
-        let backoff_permille = layers.get("probing.backoff", usual.backoff_permille, |text| {
+        let default = Probing::default();
+        let backoff_permille = layers.get("probing.backoff", default.backoff_permille, |text| {
             let factor = number(1.0_f64, 10.0)(text)?;
             Ok((factor * 1000.0).round() as u16)
         });
         let probing = Probing {
-            count: layers.get("probing.count", usual.count, number(1, 1000)),
-            interval: layers.get("probing.interval", usual.interval, duration),
-            timeout: layers.get("probing.timeout", usual.timeout, |text| {
+            count: layers.get("probing.count", default.count, number(1, 1000)),
+            interval: layers.get("probing.interval", default.interval, duration),
+            timeout: layers.get("probing.timeout", default.timeout, |text| {
                 match duration(text)? {
-                    short if short < SHORTEST_TIMEOUT => {
-                        Err("a timeout is at least 1ms".to_owned())
-                    }
+                    short if short < MIN_TIMEOUT => Err("a timeout is at least 1ms".to_owned()),
                     timeout => Ok(timeout),
                 }
             }),
-            retries: layers.get("probing.retries", usual.retries, number(0, 100)),
+            retries: layers.get("probing.retries", default.retries, number(0, 100)),
             backoff_permille,
-            late_window: layers.get("probing.late_window", usual.late_window, duration),
-            size: layers.get("probing.size", usual.size, number(0, 65_507)),
-            ttl: layers.get("probing.ttl", usual.ttl, |text| {
+            late_window: layers.get("probing.late_window", default.late_window, duration),
+            size: layers.get("probing.size", default.size, number(0, 65_507)),
+            ttl: layers.get("probing.ttl", default.ttl, |text| {
                 number(1, 255)(text).map(Some)
             }),
             source,
@@ -139,11 +139,11 @@ impl ProbingArgs {
                 }
             }),
             family,
-            rate: layers.get::<Rate>("probing.rate", usual.rate, rate),
+            rate: layers.get::<Rate>("probing.rate", default.rate, rate),
         };
         if !probing.is_timely() {
             layers.problem(format!(
-                "with these settings one target can take {} and its sending {}; 10 minutes is the limit: lower --count, \
+                "with these settings one target can take {} and its sending {}; the limit is 10 minutes: lower --count, \
                  --interval, --timeout, --retries or --backoff, or raise --rate",
                 humantime::format_duration(Duration::from_secs(probing.worst_target().as_secs())),
                 humantime::format_duration(Duration::from_secs(
@@ -153,7 +153,7 @@ impl ProbingArgs {
         }
         let wanted = layers.get(
             "probing.chunk_size",
-            CHUNK_SIZE,
+            DEFAULT_CHUNK_SIZE,
             number(1, MAX_CHUNK_TARGETS),
         );
         let chunk_size = fitting_chunk(&probing, wanted);
@@ -179,20 +179,20 @@ fn source(text: &str, family: Family) -> Result<IpAddr, String> {
         .map_err(|_| format!("{text:?} is not an address"))?;
     match (family, address) {
         (Family::V4, IpAddr::V6(_)) | (Family::V6, IpAddr::V4(_)) => {
-            Err(format!("{address} is not of the family that is asked for"))
+            Err(format!("{address} is not of the requested address family"))
         }
-        // The same address may be on every link, and no interface can be told to the kernel before it is bound.
+        // A link-local address is only unique together with its interface, and here no interface can be given with it.
         (_, IpAddr::V6(local)) if local.is_unicast_link_local() => Err(format!(
-            "{address} is an address of a link: take one of a wider scope, or name the interface by -I alone"
+            "{address} is a link-local address: use one of a wider scope, or only name the interface with -I"
         )),
         _ => Ok(address),
     }
 }
 
-/// The largest chunk up to `wanted` whose sending takes at most [`LONGEST_SENDING`].
+/// The largest chunk up to `wanted` whose sending takes at most [`MAX_SENDING`].
 fn fitting_chunk(probing: &Probing, wanted: usize) -> usize {
     let fitting = probing.rate.map_or(usize::MAX, |rate| {
-        let requests = u64::from(rate.get()) * LONGEST_SENDING.as_secs();
+        let requests = u64::from(rate.get()) * MAX_SENDING.as_secs();
         usize::try_from(requests / u64::from(probing.most_requests())).unwrap_or(usize::MAX)
     });
     wanted.min(fitting).max(1)
@@ -210,32 +210,32 @@ mod tests {
             layers.flag(key, "a flag", Some(text));
         }
         let settings = ProbingArgs::default().resolve(&mut layers);
-        let told = layers.finish().err().map(|error| error.to_string());
-        (settings.probing, told.unwrap_or_default())
+        let message = layers.finish().err().map(|error| error.to_string());
+        (settings.probing, message.unwrap_or_default())
     }
 
     #[test]
     fn the_source_decides_the_family() {
         for (source, family) in [("192.0.2.1", Family::V4), ("2001:db8::1", Family::V6)] {
-            let (probing, told) = resolved(&[("probing.source", source)]);
-            assert_eq!((probing.family, told.as_str()), (family, ""));
+            let (probing, message) = resolved(&[("probing.source", source)]);
+            assert_eq!((probing.family, message.as_str()), (family, ""));
         }
-        let (probing, told) = resolved(&[("probing.family", "ipv6")]);
-        assert_eq!((probing.family, told.as_str()), (Family::V6, ""));
+        let (probing, message) = resolved(&[("probing.family", "ipv6")]);
+        assert_eq!((probing.family, message.as_str()), (Family::V6, ""));
     }
 
     #[test]
-    fn a_source_from_which_nothing_can_leave_is_told() {
+    fn a_source_that_cannot_send_to_the_family_is_refused() {
         for (family, source) in [
             ("ipv4", "2001:db8::1"),
             ("ipv6", "192.0.2.1"),
             ("any", "fe80::1"),
         ] {
-            let (_, told) = resolved(&[("probing.family", family), ("probing.source", source)]);
-            assert!(told.contains(source), "{told}");
+            let (_, message) = resolved(&[("probing.family", family), ("probing.source", source)]);
+            assert!(message.contains(source), "{message}");
         }
-        let (_, told) = resolved(&[("probing.family", "ip6")]);
-        assert!(told.contains("\"ip6\""), "{told}");
+        let (_, message) = resolved(&[("probing.family", "ip6")]);
+        assert!(message.contains("\"ip6\""), "{message}");
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
         };
         let chunk = fitting_chunk(&slow, 250);
         assert_eq!(chunk, 200);
-        assert!(slow.sending(chunk as u64 * 3) <= LONGEST_SENDING);
+        assert!(slow.sending(chunk as u64 * 3) <= MAX_SENDING);
         assert_eq!(fitting_chunk(&Probing::default(), 250), 250);
     }
 }

@@ -1,4 +1,4 @@
-//! The stop signal: the first one asks for a drain, the second one leaves at once.
+//! The stop signal: the first one starts a drain, the second one exits at once.
 
 use std::{
     io,
@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Exit;
 
-/// A signal this soon after the first one is no second wish: `timeout` signals a program and then its group, and a
-/// terminal reaches both a program and whoever passes its signals on to it.
-const SAME_WISH: Duration = Duration::from_millis(200);
+/// A signal this soon after the first one is the same request: `timeout` signals a program and then its process group,
+/// and a terminal signals both a program and a wrapper that forwards signals to it.
+const SAME_REQUEST: Duration = Duration::from_millis(200);
 
 /// Watches for SIGTERM and SIGINT (Ctrl-C on Windows).
 #[derive(Debug, Clone)]
@@ -29,15 +29,15 @@ impl Stop {
         let token = CancellationToken::new();
         let cancelled = token.clone();
         let mut signals = Signals::new()?;
-        // It lives as long as the process, and owns nothing that needs an orderly end.
+        // It runs until the process exits, and needs no cleanup.
         drop(tokio::spawn(async move {
             signals.next().await;
-            // A warning: who pressed Ctrl-C must see that it was heard, however long the drain takes.
-            tracing::warn!("stopping; a second signal leaves at once");
+            // A warning, so that it is shown by default: the drain can take a while after Ctrl-C.
+            tracing::warn!("stopping; a second signal exits at once");
             cancelled.cancel();
             let first = Instant::now();
             signals.next().await;
-            while first.elapsed() < SAME_WISH {
+            while first.elapsed() < SAME_REQUEST {
                 signals.next().await;
             }
             std::process::exit(i32::from(Exit::Interrupted.code()));

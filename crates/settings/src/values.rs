@@ -1,11 +1,11 @@
-//! Reading single values: numbers in a range, durations with a unit, rates.
+//! Parsers of single values: numbers in a range, durations with a unit, rates.
 
 use std::{fmt::Display, num::NonZeroU32, str::FromStr, time::Duration};
 
-/// Requests a second; unlimited when absent.
+/// Requests per second; `None` is unlimited.
 pub type Rate = Option<NonZeroU32>;
 
-/// Reads a number from `least` to `most`.
+/// Parses a number from `least` to `most`.
 pub fn number<T: FromStr + PartialOrd + Display>(
     least: T,
     most: T,
@@ -16,13 +16,13 @@ pub fn number<T: FromStr + PartialOrd + Display>(
     }
 }
 
-/// Reads a duration with its unit, such as `200ms`, `1s` or `1.5s`; at most an hour.
+/// Parses a duration with its unit, such as `200ms`, `1s` or `1.5s`; at most an hour.
 ///
 /// # Errors
-/// A sentence that says how to write one.
+/// A sentence that says what is allowed.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let read = humantime::parse_duration(text.trim()).or_else(|error| {
-        // humantime knows no fractions; "1.5s" is too common a spelling to refuse.
+        // humantime does not parse fractions, but "1.5s" is common.
         text.trim()
             .strip_suffix('s')
             .and_then(|seconds| seconds.parse::<f64>().ok())
@@ -32,15 +32,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     match read {
         Ok(value) if text.trim() != "0" && value <= Duration::from_hours(1) => Ok(value),
         _ => Err(format!(
-            "{text:?} is not a duration of at most 1h: it is written with its unit, such as 200ms or 2s"
+            "{text:?} is not a duration of at most 1h with a unit, such as 200ms or 2s"
         )),
     }
 }
 
-/// Reads a rate: requests a second, or `unlimited`.
+/// Parses a rate: requests per second, or `unlimited`.
 ///
 /// # Errors
-/// A sentence that says how to write one.
+/// A sentence that says what is allowed.
 pub fn rate(text: &str) -> Result<Rate, String> {
     match text.trim() {
         "unlimited" => Ok(None),
@@ -50,9 +50,7 @@ pub fn rate(text: &str) -> Result<Rate, String> {
             .filter(|rate| rate.get() <= 10_000_000)
             .map(Some)
             .ok_or_else(|| {
-                format!(
-                    "{text:?} is not a rate: it is 1 to 10000000 requests a second, or `unlimited`"
-                )
+                format!("{text:?} is not a rate: 1 to 10000000 requests per second, or `unlimited`")
             }),
     }
 }

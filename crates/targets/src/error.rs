@@ -1,16 +1,13 @@
-//! Why there is no list of targets. All but [`TargetsError::Spool`] are for the user to mend.
+//! Why there is no list of targets. All but [`TargetsError::TextSpool`] can be fixed by the user.
 
 use std::io;
 
 use thiserror::Error;
 
-use crate::{bad::BadTargets, lines::MAX_LINE_BYTES, table::MAX_COLUMNS};
-
-/// More targets than this need `--yes`: all of an IPv4 /8.
-pub(super) const MOST_UNASKED: u64 = 1 << 24;
-
-/// More targets than this are refused.
-pub(super) const MOST_TARGETS: u64 = 1 << 28;
+use crate::{
+    bad_targets::BadTargets,
+    limits::{MAX_COLUMNS, MAX_LINE_BYTES, MAX_TARGETS, MAX_WITHOUT_YES},
+};
 
 /// Why there is no list of targets. The reason of an input or output error is its source.
 #[derive(Debug, Error)]
@@ -52,14 +49,14 @@ pub enum TargetsError {
         skipped_bad: u64,
     },
     /// There are so many that it may be a mistake.
-    #[error("{count} targets: more than {MOST_UNASKED} need --yes")]
+    #[error("{count} targets: more than {MAX_WITHOUT_YES} need --yes")]
     NeedsYes {
         /// How many.
         count: u64,
     },
     /// There are more than any plan may have.
     #[error(
-        "at least {count} targets: more than {MOST_TARGETS} cannot be planned, so split them into several runs"
+        "at least {count} targets: more than {MAX_TARGETS} cannot be planned, so split them into several runs"
     )]
     TooMany {
         /// How many there were when reading was given up.
@@ -67,7 +64,7 @@ pub enum TargetsError {
     },
     /// The temporary file for names and labels cannot be written or read.
     #[error("the temporary file for names and labels cannot be used (TMPDIR says where it is)")]
-    Spool(#[source] io::Error),
+    TextSpool(#[source] io::Error),
 }
 
 /// What is wrong with a file as a whole.

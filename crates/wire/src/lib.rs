@@ -15,7 +15,7 @@ mod work;
 
 pub use codec::{DecodeError, MAX_DEPTH, MAX_MESSAGE_BYTES, Message, Version, WIRE_VERSION};
 pub use heartbeat::{Heartbeat, MAX_IN_HAND};
-pub use outcome::{DnsFailure, MAX_OUTCOME_BYTES, Outcome, OwnLoss, Rtt, Status};
+pub use outcome::{DnsFailure, LocalLoss, MAX_OUTCOME_BYTES, Outcome, Rtt, Status};
 pub use probing::{Family, LONGEST_TARGET, Probing};
 pub use result::ResultChunk;
 pub use target::{MAX_NAME_BYTES, Target};

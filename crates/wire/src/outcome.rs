@@ -28,9 +28,9 @@ pub enum DnsFailure {
 
 /// On which part of our own box an answer may have been lost: a set of causes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OwnLoss(pub u8);
+pub struct LocalLoss(pub u8);
 
-impl OwnLoss {
+impl LocalLoss {
     /// The socket dropped what it had received.
     pub const SOCKET_DROPS: Self = Self(1);
     /// The path of sending failed.
@@ -57,7 +57,7 @@ impl OwnLoss {
     }
 }
 
-impl fmt::Display for OwnLoss {
+impl fmt::Display for LocalLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = Self::NAMES
             .iter()
@@ -92,7 +92,7 @@ pub enum Status {
         errno: i32,
     },
     /// Sent, and the answer may have been lost on our own box.
-    Unknown(OwnLoss),
+    Unknown(LocalLoss),
     /// No answer.
     Down {
         /// Whether our own kernel reported that nobody answered its ARP or neighbour solicitation.
@@ -238,7 +238,7 @@ impl<'de> Deserialize<'de> for Status {
                     4 => Status::SendFailed {
                         errno: Self::next(&mut seq)?,
                     },
-                    5 => Status::Unknown(OwnLoss(Self::next(&mut seq)?)),
+                    5 => Status::Unknown(LocalLoss(Self::next(&mut seq)?)),
                     6 => Status::Down {
                         no_arp: match Self::next::<_, u8>(&mut seq)? {
                             0 => false,
@@ -388,8 +388,8 @@ mod tests {
     }
 
     #[test]
-    fn names_of_own_loss() {
-        let loss = OwnLoss::SOCKET_DROPS.and(OwnLoss::STALLED);
+    fn names_of_local_losses() {
+        let loss = LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED);
         assert_eq!(loss.to_string(), "socket_drops,stalled");
     }
 }

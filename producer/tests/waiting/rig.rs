@@ -17,7 +17,7 @@ use clap::Parser;
 use pingfleet_broker::{Broker as _, BrokerError, Confirm, Depth, MemoryBroker, Queue};
 use pingfleet_settings::ProbingSettings;
 use pingfleet_store::{
-    DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Transport,
+    DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Transport, Writer,
 };
 use pingfleet_targets::{TargetArgs, read};
 use pingfleet_wire::{

@@ -1,5 +1,5 @@
-//! What large sweeps need of a Linux kernel. Everything is read from `/proc` and `/sys` or tried on a socket of the
-//! moment, and nothing is changed. What a file says is judged by pure functions; what it does not say is not guessed.
+//! What large sweeps need from a Linux kernel. Values are read from `/proc` and `/sys`, or found out with a temporary
+//! socket; nothing is changed. Pure functions judge the values. A missing value is reported, never guessed.
 
 mod icmp;
 mod limits;
@@ -7,12 +7,12 @@ mod neighbours;
 
 use std::{fmt, fs, io};
 
-use super::{Check, Finding, OPEN_FILES};
+use super::{Check, CheckResult, OPEN_FILES};
 
-/// Requests a second of a sweep that asks for no other rate.
+/// Requests per second of a sweep with default settings.
 const DEFAULT_RATE: u64 = 1_000;
 
-/// All checks, in the order in which a sweep meets them.
+/// All checks, in the order in which a sweep needs what they check.
 pub(super) fn checks() -> Vec<Check> {
     let [v4, v6] = icmp::both();
     vec![
@@ -27,27 +27,27 @@ pub(super) fn checks() -> Vec<Check> {
     ]
 }
 
-/// A file of the kernel, and what reading it gave.
-struct Reading {
-    /// As the user knows it: a setting of `sysctl`, or a path.
+/// A file below `/proc` or `/sys`, and the result of reading it.
+struct KernelFile {
+    /// The name shown to the user: that of a `sysctl` setting, or a path.
     name: String,
     content: io::Result<String>,
 }
 
-/// Why a [`Reading`] does not say what it is asked for.
+/// Why a value could not be read from a [`KernelFile`].
 #[derive(Debug, PartialEq, Eq)]
-enum Silent {
-    /// This kernel, or this network namespace, does not have the file.
-    NotThere { name: String },
-    /// It has it, and does not let this process read it.
+enum Unavailable {
+    /// This kernel or this network namespace does not have the file.
+    Missing { name: String },
+    /// The file exists, but this process may not read it.
     Unreadable { name: String, error: String },
-    /// It has another form than is known here.
-    Senseless { name: String, beginning: String },
+    /// The content has an unknown format.
+    Unexpected { name: String, beginning: String },
 }
 
-impl Reading {
-    /// Reads a setting of `sysctl`.
-    fn setting(name: &str) -> Self {
+impl KernelFile {
+    /// Reads a `sysctl` setting.
+    fn sysctl(name: &str) -> Self {
         let content = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
         Self {
             name: name.to_owned(),
@@ -63,50 +63,52 @@ impl Reading {
         }
     }
 
-    /// What `parse` makes of the text.
-    fn parsed<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Silent> {
+    /// The value that `parse` finds in the text.
+    fn parsed<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Unavailable> {
         let name = self.name.clone();
         match &self.content {
-            Ok(text) => parse(text).ok_or_else(|| Silent::Senseless {
+            Ok(text) => parse(text).ok_or_else(|| Unavailable::Unexpected {
                 name,
                 beginning: text.trim().chars().take(16).collect(),
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Silent::NotThere { name }),
-            Err(error) => Err(Silent::Unreadable {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Unavailable::Missing { name })
+            }
+            Err(error) => Err(Unavailable::Unreadable {
                 name,
                 error: error.to_string(),
             }),
         }
     }
 
-    /// The one number in it. The kernel's settings have 32 bits.
-    fn number(&self) -> Result<u64, Silent> {
+    /// The only number in the text. `sysctl` settings have 32 bits.
+    fn number(&self) -> Result<u64, Unavailable> {
         self.parsed(|text| text.trim().parse::<u32>().ok().map(u64::from))
     }
 }
 
-impl fmt::Display for Silent {
+impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotThere { name } => write!(f, "{name} is not there"),
+            Self::Missing { name } => write!(f, "{name} does not exist"),
             Self::Unreadable { name, error } => write!(f, "{name}: {error}"),
-            Self::Senseless { name, beginning } => write!(f, "{name} reads {beginning:?}"),
+            Self::Unexpected { name, beginning } => write!(f, "{name} reads {beginning:?}"),
         }
     }
 }
 
-impl From<Silent> for Finding {
-    fn from(silent: Silent) -> Self {
-        Self::Untold(silent.to_string())
+impl From<Unavailable> for CheckResult {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::NotShown(unavailable.to_string())
     }
 }
 
-/// The line that sets a setting until the next start of the box.
-fn set(name: &str, value: impl fmt::Display) -> String {
+/// The command that changes a `sysctl` setting until the next reboot.
+fn sysctl_command(name: &str, value: impl fmt::Display) -> String {
     format!("sudo sysctl -w {name}={value}")
 }
 
-/// A number with its thousands apart: `262,144`.
+/// A number with thousands separators: `262,144`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -123,8 +125,8 @@ fn grouped(number: u64) -> String {
 mod tests {
     use super::*;
 
-    impl Reading {
-        /// As if a file had this text.
+    impl KernelFile {
+        /// A file with this text.
         pub(super) fn of(name: &str, text: &str) -> Self {
             Self {
                 name: name.to_owned(),
@@ -132,7 +134,7 @@ mod tests {
             }
         }
 
-        /// As if reading it had failed so.
+        /// A file that could not be read.
         pub(super) fn failed(name: &str, kind: io::ErrorKind) -> Self {
             Self {
                 name: name.to_owned(),
@@ -142,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_number_is_read_as_one() {
-        let read = |text: &str| Reading::of("a.b", text).number().ok();
+    fn only_a_number_is_read_as_a_number() {
+        let read = |text: &str| KernelFile::of("a.b", text).number().ok();
         assert_eq!(read("212992\n"), Some(212_992));
         assert_eq!(read("4294967295"), Some(u64::from(u32::MAX)));
         for text in [
@@ -162,37 +164,37 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_with_its_reason_on_one_short_line() {
-        let told = |reading: &Reading| Finding::from(reading.number().unwrap_err());
+    fn an_unreadable_file_is_reported_with_its_reason_on_one_short_line() {
+        let result = |reading: &KernelFile| CheckResult::from(reading.number().unwrap_err());
         for (reading, text) in [
             (
-                Reading::failed("a.b", io::ErrorKind::NotFound),
-                "a.b is not there",
+                KernelFile::failed("a.b", io::ErrorKind::NotFound),
+                "a.b does not exist",
             ),
             (
-                Reading::failed("a.b", io::ErrorKind::PermissionDenied),
+                KernelFile::failed("a.b", io::ErrorKind::PermissionDenied),
                 "a.b: permission denied",
             ),
-            (Reading::of("a.b", ""), "a.b reads \"\""),
+            (KernelFile::of("a.b", ""), "a.b reads \"\""),
             (
-                Reading::of("a.b", &"x\u{1b}[31m\n".repeat(1_000)),
+                KernelFile::of("a.b", &"x\u{1b}[31m\n".repeat(1_000)),
                 "a.b reads \"x\\u{1b}[31m\\nx\\u{1b}[31m\\nx\\u{1b}\"",
             ),
         ] {
-            assert_eq!(told(&reading), Finding::Untold(text.to_owned()));
+            assert_eq!(result(&reading), CheckResult::NotShown(text.to_owned()));
         }
     }
 
     #[test]
-    fn a_setting_that_no_kernel_has_is_not_there() {
+    fn an_unknown_sysctl_setting_is_missing() {
         let name = "net.ipv4.no_such_setting_of_pingfleet";
-        let silent = Reading::setting(name).number();
+        let unavailable = KernelFile::sysctl(name).number();
         let name = name.to_owned();
-        assert_eq!(silent, Err(Silent::NotThere { name }));
+        assert_eq!(unavailable, Err(Unavailable::Missing { name }));
     }
 
     #[test]
-    fn thousands_stand_apart() {
+    fn numbers_have_thousands_separators() {
         for (number, text) in [
             (0, "0"),
             (999, "999"),

@@ -1,37 +1,37 @@
-//! Brokers that cannot be had: one message that says what to do, no password in any output, and nothing planned.
+//! Brokers that cannot be used: one message says what to do, no output shows a password, and no run is planned.
 
 use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::Context;
 use pingfleet_testbed::{Namespace, Rabbit};
 
-use crate::rig::{Ended, NO_BROKER, Room};
+use crate::rig::{Finished, NO_BROKER, TestDir};
 
-/// No real password: found in an output it shows a leak.
+/// The password of the tests. No output may contain it.
 const SECRET: &str = "hunter2-hunter2";
 
-/// What the producer says about a broker.
-fn producer(room: &Room, broker: &str) -> anyhow::Result<Ended> {
-    room.call("producer", &["127.0.0.1", "-vv"])?
+/// Runs the producer with this broker.
+fn producer(dir: &TestDir, broker: &str) -> anyhow::Result<Finished> {
+    dir.call("producer", &["127.0.0.1", "-vv"])?
         .env("PINGFLEET_BROKER__URL", broker)
         .end()
 }
 
-/// A folder with a database in it, so that what a failure adds to it would show.
-fn room_with_a_run() -> anyhow::Result<Room> {
-    let room = Room::new()?;
-    room.swept("pingfleet.db")?;
-    Ok(room)
+/// A folder with a database, so that a run which a failure adds to it is noticed.
+fn dir_with_a_run() -> anyhow::Result<TestDir> {
+    let dir = TestDir::new()?;
+    dir.swept("pingfleet.db")?;
+    Ok(dir)
 }
 
 /// No run was planned, and no lock is left.
 #[track_caller]
-fn assert_nothing_planned(room: &Room) -> anyhow::Result<()> {
+fn assert_nothing_planned(dir: &TestDir) -> anyhow::Result<()> {
     assert_eq!(
-        room.sqlite3("pingfleet.db", "SELECT count(*) FROM runs")?,
+        dir.sqlite3("pingfleet.db", "SELECT count(*) FROM runs")?,
         "1"
     );
-    let files: Vec<_> = room.files()?.into_keys().collect();
+    let files: Vec<_> = dir.files()?.into_keys().collect();
     assert_eq!(files, ["pingfleet.db"]);
     Ok(())
 }
@@ -48,9 +48,9 @@ fn queues(rabbit: &Rabbit) -> anyhow::Result<Vec<String>> {
 }
 
 #[test]
-fn a_broker_that_is_not_there_is_told_with_what_starts_one() -> anyhow::Result<()> {
-    let room = room_with_a_run()?;
-    producer(&room, NO_BROKER)?.fails(
+fn an_unreachable_broker_is_reported_with_the_command_that_starts_one() -> anyhow::Result<()> {
+    let dir = dir_with_a_run()?;
+    producer(&dir, NO_BROKER)?.fails(
         4,
         &[
             "broker 127.0.0.1:1 cannot be reached",
@@ -59,8 +59,8 @@ fn a_broker_that_is_not_there_is_told_with_what_starts_one() -> anyhow::Result<(
             "--broker",
         ],
     );
-    assert_nothing_planned(&room)?;
-    room.pingfleet(&["broker", "init"])?.fails(
+    assert_nothing_planned(&dir)?;
+    dir.pingfleet(&["broker", "init"])?.fails(
         4,
         &["broker 127.0.0.1:1 cannot be reached", "docker-compose"],
     );
@@ -69,16 +69,16 @@ fn a_broker_that_is_not_there_is_told_with_what_starts_one() -> anyhow::Result<(
 
 #[test]
 fn a_producer_without_a_broker_creates_no_database() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    producer(&room, NO_BROKER)?.fails(4, &["cannot be reached"]);
-    assert!(room.files()?.is_empty());
+    let dir = TestDir::new()?;
+    producer(&dir, NO_BROKER)?.fails(4, &["cannot be reached"]);
+    assert!(dir.files()?.is_empty());
     Ok(())
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_told() -> anyhow::Result<()> {
-    let room = room_with_a_run()?;
-    // Its own name server, which is not there, in place of the machine's.
+fn a_name_that_does_not_resolve_is_reported() -> anyhow::Result<()> {
+    let dir = dir_with_a_run()?;
+    // Inside the namespace no name server answers.
     let namespace = Namespace::answering("10.0.0.0/24")?;
     let servers = tempfile::NamedTempFile::new()?;
     std::fs::write(&servers, "nameserver 127.0.0.1\n")?;
@@ -90,7 +90,7 @@ fn a_name_that_does_not_resolve_is_told() -> anyhow::Result<()> {
             "sh",
         ])
         .arg(servers.path());
-    room.call_as(wrapped, "producer", &["127.0.0.1", "-vv"])?
+    dir.call_as(wrapped, "producer", &["127.0.0.1", "-vv"])?
         .env(
             "PINGFLEET_BROKER__URL",
             &format!("amqp://user:{SECRET}@no-such-host.invalid"),
@@ -98,28 +98,28 @@ fn a_name_that_does_not_resolve_is_told() -> anyhow::Result<()> {
         .end()?
         .hides(SECRET)
         .fails(4, &["broker no-such-host.invalid:5672 cannot be reached"]);
-    assert_nothing_planned(&room)
+    assert_nothing_planned(&dir)
 }
 
 #[test]
-fn a_broker_that_says_nothing_is_given_up() -> anyhow::Result<()> {
-    let room = room_with_a_run()?;
-    // The kernel accepts for it; nobody ever answers.
+fn a_silent_broker_times_out() -> anyhow::Result<()> {
+    let dir = dir_with_a_run()?;
+    // The kernel accepts the connection; no program answers.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
-    producer(&room, &format!("amqp://user:{SECRET}@127.0.0.1:{port}"))?
+    producer(&dir, &format!("amqp://user:{SECRET}@127.0.0.1:{port}"))?
         .hides(SECRET)
         .fails(4, &[&format!("127.0.0.1:{port}"), "does not answer"]);
-    assert_nothing_planned(&room)
+    assert_nothing_planned(&dir)
 }
 
 #[test]
-fn an_ipv6_literal_is_the_host_that_it_names() -> anyhow::Result<()> {
-    let room = Room::new()?;
+fn an_ipv6_literal_is_not_replaced_by_localhost() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     let namespace = Namespace::answering("fd00:10::/64")?;
     let rabbit = Rabbit::start_in(&namespace)?;
     let init = |url: &str| {
-        room.call_as(
+        dir.call_as(
             namespace.command("timeout"),
             "pingfleet",
             &["broker", "init"],
@@ -130,7 +130,7 @@ fn an_ipv6_literal_is_the_host_that_it_names() -> anyhow::Result<()> {
     let reached = init(&rabbit.ipv6_url()?)?.ends_with(0);
     let address = format!("[::1]:{}", rabbit.port());
     assert!(reached.stdout.contains(&address), "{reached:#?}");
-    // Another host is not taken for localhost, where this broker listens.
+    // This broker listens on localhost, but not on this address.
     let address = format!("[fd00:10::9]:{}", rabbit.port());
     init(&format!("amqp://guest:guest@{address}/"))?
         .fails(4, &[&format!("broker {address} cannot be reached")]);
@@ -139,10 +139,10 @@ fn an_ipv6_literal_is_the_host_that_it_names() -> anyhow::Result<()> {
 
 #[test]
 fn a_refused_login_ends_at_once_and_shows_the_password_nowhere() -> anyhow::Result<()> {
-    let room = room_with_a_run()?;
+    let dir = dir_with_a_run()?;
     let rabbit = Rabbit::start()?;
     let url = format!("amqp://guest@127.0.0.1:{}", rabbit.port());
-    let file = room.write("secret", format!("{SECRET}\n"))?;
+    let file = dir.write("secret", format!("{SECRET}\n"))?;
     let in_url = format!("amqp://guest:{SECRET}@127.0.0.1:{}", rabbit.port());
     for (program, arguments) in [
         ("producer", ["127.0.0.1", "-vv"].as_slice()),
@@ -156,20 +156,20 @@ fn a_refused_login_ends_at_once_and_shows_the_password_nowhere() -> anyhow::Resu
             ("PINGFLEET_BROKER__PASSWORD_FILE", &file),
             ("PINGFLEET_BROKER__URL", &in_url),
         ] {
-            let ended = room
+            let finished = dir
                 .call(program, arguments)?
                 .env("PINGFLEET_BROKER__URL", &url)
                 .env(name, value)
                 .end()?
                 .hides(SECRET)
                 .fails(4, &["refuses the login of user \"guest\"", "password_file"]);
-            // Trying again could only lock the user out.
-            assert!(!ended.stderr.contains("trying again"), "{ended:#?}");
+            // No second attempt: it could lock the user out.
+            assert!(!finished.stderr.contains("trying again"), "{finished:#?}");
         }
     }
     std::fs::remove_file(file)?;
-    assert_nothing_planned(&room)?;
-    let doctor = room
+    assert_nothing_planned(&dir)?;
+    let doctor = dir
         .call("pingfleet", &["doctor", "-vv"])?
         .env("PINGFLEET_BROKER__URL", &in_url)
         .end()?
@@ -181,8 +181,8 @@ fn a_refused_login_ends_at_once_and_shows_the_password_nowhere() -> anyhow::Resu
 
 #[test]
 fn the_process_list_does_not_show_a_password_of_the_environment_or_a_file() -> anyhow::Result<()> {
-    let room = room_with_a_run()?;
-    let file = room.write("secret", SECRET)?;
+    let dir = dir_with_a_run()?;
+    let file = dir.write("secret", SECRET)?;
     for (name, value) in [
         ("PINGFLEET_BROKER__PASSWORD", SECRET),
         ("PINGFLEET_BROKER__PASSWORD_FILE", &file),
@@ -193,15 +193,15 @@ fn the_process_list_does_not_show_a_password_of_the_environment_or_a_file() -> a
             } else {
                 &[]
             };
-            // One for each: a program may have left a second connection waiting.
+            // A listener for each program: the last program may have left a second connection in the queue.
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             let url = format!("amqp://user@{}", listener.local_addr()?);
-            let running = room.start(
+            let running = dir.start(
                 program,
                 arguments,
                 &[("PINGFLEET_BROKER__URL", &url), (name, value)],
             )?;
-            // When it knocks, it has read all of its settings.
+            // When it connects, it has read all settings.
             let (_silent, _) = listener.accept()?;
             let seen = running.command_line()?;
             assert!(seen.contains(program), "{seen}");
@@ -212,24 +212,24 @@ fn the_process_list_does_not_show_a_password_of_the_environment_or_a_file() -> a
 }
 
 #[test]
-fn what_a_user_may_not_do_is_told_with_the_line_that_permits_it() -> anyhow::Result<()> {
-    let room = room_with_a_run()?;
+fn a_missing_permission_is_reported_with_the_command_that_grants_it() -> anyhow::Result<()> {
+    let dir = dir_with_a_run()?;
     let rabbit = Rabbit::start()?;
     let url = format!("amqp://guest:guest@127.0.0.1:{}/nowhere", rabbit.port());
-    producer(&room, &url)?.fails(4, &["nowhere", "rabbitmqctl add_vhost 'nowhere'"]);
-    assert_nothing_planned(&room)?;
+    producer(&dir, &url)?.fails(4, &["nowhere", "rabbitmqctl add_vhost 'nowhere'"]);
+    assert_nothing_planned(&dir)?;
 
     rabbit.ctl(&["add_user", "worker", SECRET])?;
     let url = format!("amqp://worker:{SECRET}@127.0.0.1:{}/", rabbit.port());
-    producer(&room, &url)?
+    producer(&dir, &url)?
         .hides(SECRET)
         .fails(4, &["rabbitmqctl set_permissions -p '/' 'worker'"]);
-    assert_nothing_planned(&room)?;
+    assert_nothing_planned(&dir)?;
 
-    // May use everything and make nothing: the queues have to be made for it.
+    // A user without the configure permission cannot declare the queues.
     rabbit.ctl(&["set_permissions", "-p", "/", "worker", "^$", ".*", ".*"])?;
     let init = |url: &str| {
-        room.call("pingfleet", &["broker", "init"])?
+        dir.call("pingfleet", &["broker", "init"])?
             .env("PINGFLEET_BROKER__URL", url)
             .end()
     };
@@ -240,12 +240,12 @@ fn what_a_user_may_not_do_is_told_with_the_line_that_permits_it() -> anyhow::Res
     assert!(queues(&rabbit)?.is_empty());
     init(&rabbit.url())?.ends_with(0);
     assert_eq!(queues(&rabbit)?, ["dead", "heartbeats", "results", "work"]);
-    // Once they stand, that user has all it needs; and making them again changes nothing.
+    // Once the queues exist, that user needs nothing more, and declaring them again changes nothing.
     init(&url)?.ends_with(0);
     init(&rabbit.url())?.ends_with(0);
 
     rabbit.ctl(&["delete_queue", "pingfleet.heartbeats"])?;
-    let doctor = room
+    let doctor = dir
         .call("pingfleet", &["doctor"])?
         .env("PINGFLEET_BROKER__URL", &rabbit.url())
         .end()?
@@ -259,22 +259,22 @@ fn what_a_user_may_not_do_is_told_with_the_line_that_permits_it() -> anyhow::Res
 }
 
 #[test]
-fn queues_of_another_make_are_told_and_left_alone() -> anyhow::Result<()> {
-    let room = room_with_a_run()?;
+fn queues_with_other_arguments_are_reported_and_not_changed() -> anyhow::Result<()> {
+    let dir = dir_with_a_run()?;
     let rabbit = Rabbit::start()?;
-    // A queue of our name, as somebody made it by hand.
-    let make = "rabbit_amqqueue:declare({resource, <<\"/\">>, queue, <<\"pingfleet.work\">>}, true, false, [], none, \
+    // A classic queue with our name, as if declared by hand.
+    let declare = "rabbit_amqqueue:declare({resource, <<\"/\">>, queue, <<\"pingfleet.work\">>}, true, false, [], none, \
                 <<\"guest\">>).";
     rabbit
-        .ctl(&["eval", make])
-        .context("making a classic queue")?;
-    producer(&room, &rabbit.url())?.fails(4, &["not ours", "broker.prefix"]);
-    assert_nothing_planned(&room)
+        .ctl(&["eval", declare])
+        .context("declaring a classic queue")?;
+    producer(&dir, &rabbit.url())?.fails(4, &["not ours", "broker.prefix"]);
+    assert_nothing_planned(&dir)
 }
 
 #[test]
 fn an_unusable_url_or_password_file_is_a_configuration_error() -> anyhow::Result<()> {
-    let room = Room::new()?;
+    let dir = TestDir::new()?;
     for url in [
         "amqp://user:hunter2-hunter2@host:port/v",
         "http://user:hunter2-hunter2@host",
@@ -288,16 +288,16 @@ fn an_unusable_url_or_password_file_is_a_configuration_error() -> anyhow::Result
             ("consumer-writer", &["-vv"]),
             ("pingfleet", &["runs", "-vv"]),
         ] {
-            room.call(program, arguments)?
+            dir.call(program, arguments)?
                 .env("PINGFLEET_BROKER__URL", url)
                 .end()?
                 .hides(SECRET)
                 .fails(3, &["PINGFLEET_BROKER__URL: "]);
         }
     }
-    room.write("empty", "\n")?;
+    dir.write("empty", "\n")?;
     for (file, part) in [("missing", "No such file"), ("empty", "no password")] {
-        room.call("ping-worker", &[])?
+        dir.call("ping-worker", &[])?
             .env("PINGFLEET_BROKER__PASSWORD_FILE", file)
             .end()?
             .fails(3, &["PINGFLEET_BROKER__PASSWORD_FILE: ", file, part]);

@@ -1,8 +1,8 @@
 //! Help, versions and usage errors.
 
-use crate::rig::Room;
+use crate::rig::TestDir;
 
-/// All programs and commands that have a help of their own.
+/// All programs and commands that have their own `--help`.
 const ALL: [(&str, &[&str]); 13] = [
     ("pingfleet", &[]),
     ("pingfleet", &["sweep"]),
@@ -21,10 +21,10 @@ const ALL: [(&str, &[&str]); 13] = [
 
 #[test]
 fn help_goes_to_standard_output_and_fits_eighty_columns() -> anyhow::Result<()> {
-    let room = Room::new()?;
+    let dir = TestDir::new()?;
     for (program, command) in ALL {
         let arguments = [command, &["--help"]].concat();
-        let help = room
+        let help = dir
             .call(program, &arguments)?
             .env("COLUMNS", "80")
             .end()?
@@ -38,7 +38,7 @@ fn help_goes_to_standard_output_and_fits_eighty_columns() -> anyhow::Result<()> 
         ] {
             assert!(help.stdout.contains(part), "{part}: {help:#?}");
         }
-        // The words of a library that nobody filled in.
+        // Texts that clap adds by default.
         for leftover in ["see a summary", "see more", "Possible values:"] {
             assert!(!help.stdout.contains(leftover), "{leftover}: {help:#?}");
         }
@@ -51,16 +51,16 @@ fn help_goes_to_standard_output_and_fits_eighty_columns() -> anyhow::Result<()> 
             .unwrap_or_else(|| panic!("no examples: {help:#?}"));
         assert!(examples.contains(program), "{help:#?}");
     }
-    let short = room.pingfleet(&["help", "sweep"])?.ends_with(0);
-    let long = room.pingfleet(&["sweep", "--help"])?.ends_with(0);
+    let short = dir.pingfleet(&["help", "sweep"])?.ends_with(0);
+    let long = dir.pingfleet(&["sweep", "--help"])?.ends_with(0);
     assert_eq!(short.stdout, long.stdout);
     Ok(())
 }
 
 #[test]
-fn help_tells_the_defaults_that_hold() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    let help = room
+fn help_shows_the_defaults_that_are_used() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    let help = dir
         .call("pingfleet", &["sweep", "--help"])?
         .env("COLUMNS", "300")
         .end()?
@@ -82,28 +82,28 @@ fn help_tells_the_defaults_that_hold() -> anyhow::Result<()> {
             .stdout
             .lines()
             .find(|line| line.contains(&format!("{flag} <")));
-        let told = format!("[default: {default}]");
+        let shown = format!("[default: {default}]");
         assert!(
-            line.is_some_and(|line| line.contains(&told)),
+            line.is_some_and(|line| line.contains(&shown)),
             "{flag}: {line:?}"
         );
     }
-    // What is told is what is used: giving the defaults changes nothing.
+    // The shown defaults are the used ones: setting them changes nothing.
     let dry = ["sweep", "--dry-run", "--no-shuffle", "127.0.0.0/22"];
-    let usual = room.pingfleet(&dry)?.ends_with(0).stdout;
+    let usual = dir.pingfleet(&dry)?.ends_with(0).stdout;
     let mut given = dry.to_vec();
     for (flag, default) in defaults {
         given.extend([flag, default]);
     }
-    assert_eq!(room.pingfleet(&given)?.ends_with(0).stdout, usual);
+    assert_eq!(dir.pingfleet(&given)?.ends_with(0).stdout, usual);
     Ok(())
 }
 
 #[test]
-fn every_program_tells_its_version() -> anyhow::Result<()> {
-    let room = Room::new()?;
+fn every_program_prints_its_version() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     for program in ["pingfleet", "producer", "ping-worker", "consumer-writer"] {
-        let version = room.call(program, &["--version"])?.end()?.ends_with(0);
+        let version = dir.call(program, &["--version"])?.end()?.ends_with(0);
         assert_eq!(
             version.stdout,
             format!("{program} {}\n", env!("CARGO_PKG_VERSION"))
@@ -114,7 +114,7 @@ fn every_program_tells_its_version() -> anyhow::Result<()> {
 
 #[test]
 fn usage_errors_end_with_3_on_standard_error() -> anyhow::Result<()> {
-    let room = Room::new()?;
+    let dir = TestDir::new()?;
     for (program, arguments, part) in [
         ("pingfleet", ["sweep", "--nothing"].as_slice(), "--nothing"),
         ("pingfleet", &["nothing"], "nothing"),
@@ -147,10 +147,10 @@ fn usage_errors_end_with_3_on_standard_error() -> anyhow::Result<()> {
         ("ping-worker", &["127.0.0.1"], "127.0.0.1"),
         ("consumer-writer", &["--detach"], "--detach"),
     ] {
-        room.call(program, arguments)?.end()?.fails(3, &[part]);
+        dir.call(program, arguments)?.end()?.fails(3, &[part]);
     }
-    let bare = room.pingfleet(&[])?.ends_with(3);
+    let bare = dir.pingfleet(&[])?.ends_with(3);
     assert!(bare.stderr.contains("Usage: "), "{bare:#?}");
-    assert!(room.files()?.is_empty());
+    assert!(dir.files()?.is_empty());
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The four programs from outside, as a new user and as a sceptic meet them: exit codes, the one message of each
-//! failure, what is printed and where, and that a failure leaves nothing behind.
+//! The four programs from outside: exit codes, the one message of each failure, what is printed to which stream, and
+//! that a failure leaves nothing behind.
 
 mod broker;
 mod database;

@@ -1,13 +1,13 @@
-//! What is printed: forms of the report, other commands over the database, and outputs that nobody reads.
+//! Output: formats of the report, other commands that read the database, and closed or full outputs.
 
 use pingfleet_testbed::Namespace;
 use serde_json::{Value, json};
 
-use crate::rig::Room;
+use crate::rig::TestDir;
 
 /// A folder whose database has one run of 10.0.0.1, which answered, and 10.128.0.1, which did not.
-fn mixed() -> anyhow::Result<Room> {
-    let room = Room::new()?;
+fn mixed() -> anyhow::Result<TestDir> {
+    let dir = TestDir::new()?;
     let namespace = Namespace::answering("10.0.0.0/24")?;
     let arguments = [
         "sweep",
@@ -17,16 +17,16 @@ fn mixed() -> anyhow::Result<Room> {
         "10.0.0.1",
         "10.128.0.1",
     ];
-    room.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
+    dir.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
         .end()?
         .ends_with(0);
-    Ok(room)
+    Ok(dir)
 }
 
 #[test]
 fn json_lines_have_numbers_as_numbers_and_null_for_what_was_not_measured() -> anyhow::Result<()> {
-    let room = mixed()?;
-    let rows = room.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    let dir = mixed()?;
+    let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
     let [up, down] = rows.as_slice() else {
         panic!("{rows:#?}")
     };
@@ -56,13 +56,13 @@ fn json_lines_have_numbers_as_numbers_and_null_for_what_was_not_measured() -> an
 #[test]
 fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() -> anyhow::Result<()>
 {
-    let room = mixed()?;
-    let report = room.pingfleet(&["report", "--csv"])?.ends_with(0);
+    let dir = mixed()?;
+    let report = dir.pingfleet(&["report", "--csv"])?.ends_with(0);
     let mut reader = csv::Reader::from_reader(report.stdout.as_bytes());
     let header: Vec<_> = reader.headers()?.iter().map(str::to_owned).collect();
     assert_eq!(
         header.join("|"),
-        room.sqlite3(
+        dir.sqlite3(
             "pingfleet.db",
             "SELECT group_concat(name, '|') FROM pragma_table_info('report')"
         )?
@@ -78,7 +78,7 @@ fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() 
     assert_eq!(field(1, "rtt_avg_ms"), "");
     assert_eq!(field(1, "loss_pct").parse::<f64>()?.to_string(), "100");
     // The same rows by JSON, in the same order and with the same names.
-    let json = room.pingfleet(&["report", "--json"])?.ends_with(0);
+    let json = dir.pingfleet(&["report", "--json"])?.ends_with(0);
     let line = json.stdout.lines().next().expect("a row");
     let names: Vec<_> = header
         .iter()
@@ -89,26 +89,24 @@ fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() 
 }
 
 #[test]
-fn the_table_says_nothing_in_the_place_of_what_was_not_measured() -> anyhow::Result<()> {
-    let room = mixed()?;
-    let report = room.pingfleet(&["report"])?.ends_with(0);
+fn the_table_has_dashes_for_what_was_not_measured() -> anyhow::Result<()> {
+    let dir = mixed()?;
+    let report = dir.pingfleet(&["report"])?.ends_with(0);
     let lines: Vec<_> = report.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{report:#?}");
     let words: Vec<_> = lines[2].split_whitespace().collect();
     assert_eq!(words[..6], ["10.128.0.1", "down", "0/1", "-", "-", "-"]);
-    let only = room
-        .pingfleet(&["report", "--status", "down"])?
-        .ends_with(0);
+    let only = dir.pingfleet(&["report", "--status", "down"])?.ends_with(0);
     assert_eq!(only.stdout.lines().count(), 2, "{only:#?}");
     Ok(())
 }
 
 #[test]
 fn runs_are_listed_for_people_and_for_programs() -> anyhow::Result<()> {
-    let room = mixed()?;
-    let table = room.pingfleet(&["runs"])?.ends_with(0);
+    let dir = mixed()?;
+    let table = dir.pingfleet(&["runs"])?.ends_with(0);
     assert_eq!(table.stdout.lines().count(), 2, "{table:#?}");
-    let rows = room.pingfleet(&["runs", "--json"])?.ends_with(0).json()?;
+    let rows = dir.pingfleet(&["runs", "--json"])?.ends_with(0).json()?;
     let [run] = rows.as_slice() else {
         panic!("{rows:#?}")
     };
@@ -127,31 +125,31 @@ fn runs_are_listed_for_people_and_for_programs() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_reader_that_leaves_ends_a_report_quietly() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    // More than a pipe holds, so that the report is still being written when its reader leaves.
-    room.pingfleet(&["sweep", "--rate", "unlimited", "127.0.0.0/20"])?
+fn a_closed_pipe_ends_a_report_quietly() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    // More than a pipe holds, so that the report is still being written when the reader exits.
+    dir.pingfleet(&["sweep", "--rate", "unlimited", "127.0.0.0/20"])?
         .ends_with(0);
     for form in ["", "--json", "--csv"] {
         let line = format!("pingfleet report {form} | head -n 1; exit ${{PIPESTATUS[0]}}");
-        let ended = room.shell(&line)?.ends_with(0);
-        assert_eq!(ended.stderr, "", "{ended:#?}");
-        assert_eq!(ended.stdout.lines().count(), 1, "{ended:#?}");
+        let finished = dir.shell(&line)?.ends_with(0);
+        assert_eq!(finished.stderr, "", "{finished:#?}");
+        assert_eq!(finished.stdout.lines().count(), 1, "{finished:#?}");
     }
     for command in ["runs", "verify", "--help", "sweep --dry-run 127.0.0.0/24"] {
         let line = format!("pingfleet {command} | true; exit ${{PIPESTATUS[0]}}");
-        let ended = room.shell(&line)?.ends_with(0);
-        assert_eq!(ended.stderr, "", "{ended:#?}");
+        let finished = dir.shell(&line)?.ends_with(0);
+        assert_eq!(finished.stderr, "", "{finished:#?}");
     }
     Ok(())
 }
 
 #[test]
-fn a_full_disk_under_the_output_is_told() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    room.swept("pingfleet.db")?;
+fn a_full_disk_is_reported() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.swept("pingfleet.db")?;
     for command in ["report", "report --json", "report --csv", "runs", "verify"] {
-        room.shell(&format!("pingfleet {command} > /dev/full"))?
+        dir.shell(&format!("pingfleet {command} > /dev/full"))?
             .fails(4, &["cannot write the output", "No space left"]);
     }
     Ok(())
@@ -159,23 +157,23 @@ fn a_full_disk_under_the_output_is_told() -> anyhow::Result<()> {
 
 #[test]
 fn a_closed_standard_error_changes_no_exit_code() -> anyhow::Result<()> {
-    let room = Room::new()?;
+    let dir = TestDir::new()?;
     for (command, code) in [
         ("sweep 10.0.0.300", 2),
         ("sweep -vv 127.0.0.1", 0),
         ("--nothing", 3),
         ("verify 7", 3),
     ] {
-        // A pipe whose reader has gone before the program says anything.
+        // The reader of the pipe exits before the program writes.
         let line = format!("exec 2> >(exec true); wait $!; pingfleet {command} > /dev/null");
-        room.shell(&line)?.ends_with(code);
+        dir.shell(&line)?.ends_with(code);
     }
     Ok(())
 }
 
 #[test]
-fn no_escape_sequence_leaves_for_what_is_no_terminal() -> anyhow::Result<()> {
-    let room = Room::new()?;
+fn no_escape_sequence_is_written_to_a_pipe() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     for arguments in [
         ["sweep", "-vv", "127.0.0.1"].as_slice(),
         &["report"],
@@ -185,21 +183,21 @@ fn no_escape_sequence_leaves_for_what_is_no_terminal() -> anyhow::Result<()> {
         &["--help"],
         &["--nothing"],
     ] {
-        let ended = room
+        let finished = dir
             .call("pingfleet", arguments)?
             .env("CLICOLOR", "1")
             .end()?;
-        ended.hides("\u{1b}").hides("\r");
+        finished.hides("\u{1b}").hides("\r");
     }
     Ok(())
 }
 
 #[test]
 fn no_color_is_honoured_on_a_terminal() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    // `script` gives the program a terminal for all three streams.
+    let dir = TestDir::new()?;
+    // `script` runs the program on a terminal.
     let on_a_terminal = |prefix: &str, command: &str| {
-        room.shell(&format!(
+        dir.shell(&format!(
             "{prefix} script --quiet --return --command '{command}' /dev/null"
         ))
     };
@@ -212,41 +210,42 @@ fn no_color_is_honoured_on_a_terminal() -> anyhow::Result<()> {
         let plain = on_a_terminal("NO_COLOR=1", command)?.ends_with(0);
         assert!(!plain.stdout.contains('\u{1b}'), "{plain:#?}");
     }
-    // Without it there is colour to leave out.
+    // Control: without NO_COLOR there is colour.
     let colour = on_a_terminal("", "pingfleet sweep -v 127.0.0.0/28")?.ends_with(0);
     assert!(colour.stdout.contains("\u{1b}["), "{colour:#?}");
     Ok(())
 }
 
 #[test]
-fn a_run_that_is_not_there_is_a_usage_error() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    room.swept("pingfleet.db")?;
-    let before = room.files()?;
+fn an_unknown_run_is_a_usage_error() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.swept("pingfleet.db")?;
+    let before = dir.files()?;
     for command in ["verify", "report", "cancel", "resume", "retry"] {
         for run in ["7", "zz", "-1", "ffff"] {
-            room.pingfleet(&[command, "--", run])?
+            dir.pingfleet(&[command, "--", run])?
                 .fails(3, &["no run", run, "pingfleet runs"]);
         }
     }
-    assert_eq!(room.files()?, before);
+    assert_eq!(dir.files()?, before);
     Ok(())
 }
 
 #[test]
-fn a_settled_run_is_told_again_by_resume_and_retry_and_not_cancelled() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    room.swept("pingfleet.db")?;
+fn resume_and_retry_print_the_summary_of_a_complete_run_and_cancel_leaves_it() -> anyhow::Result<()>
+{
+    let dir = TestDir::new()?;
+    dir.swept("pingfleet.db")?;
     for command in ["resume", "retry"] {
-        let told = room.pingfleet(&[command])?.ends_with(0);
-        assert!(told.stdout.contains("run 1 complete"), "{told:#?}");
+        let output = dir.pingfleet(&[command])?.ends_with(0);
+        assert!(output.stdout.contains("run 1 complete"), "{output:#?}");
     }
-    let cancelled = room.pingfleet(&["cancel"])?.ends_with(0);
+    let cancelled = dir.pingfleet(&["cancel"])?.ends_with(0);
     assert!(
         cancelled.stdout.contains("nothing to cancel"),
         "{cancelled:#?}"
     );
-    assert!(!room.path("pingfleet.db-run-1.lock").exists());
-    room.pingfleet(&["verify"])?.ends_with(0);
+    assert!(!dir.path("pingfleet.db-run-1.lock").exists());
+    dir.pingfleet(&["verify"])?.ends_with(0);
     Ok(())
 }

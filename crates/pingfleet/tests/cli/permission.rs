@@ -1,10 +1,10 @@
-//! ICMP sockets, by what the kernel permits: refused with the lines that mend it before anything is written, and no
-//! privilege needed where the kernel lets everybody ping. Each test has a network namespace of its own.
+//! Permission to open ICMP sockets. Without it, a program prints the fixes and writes nothing. If the kernel allows
+//! every group to ping, no privilege is needed. Each test has its own network namespace.
 
 use anyhow::ensure;
 use pingfleet_testbed::Namespace;
 
-use crate::rig::Room;
+use crate::rig::TestDir;
 
 /// A namespace in which these groups may open datagram ICMP sockets.
 pub(crate) fn namespace(groups: &str) -> anyhow::Result<Namespace> {
@@ -18,14 +18,15 @@ pub(crate) fn namespace(groups: &str) -> anyhow::Result<Namespace> {
     Ok(namespace)
 }
 
-/// A range that no group is in.
+/// An empty range of groups.
 pub(crate) const NO_GROUP: &str = "1 0";
 
+/// The range of all groups.
 pub(crate) const EVERY_GROUP: &str = "0 2147483647";
 
 #[test]
-fn without_permission_nothing_is_written_and_both_ways_out_are_told() -> anyhow::Result<()> {
-    let room = Room::new()?;
+fn without_permission_nothing_is_written_and_both_fixes_are_printed() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     let namespace = namespace(NO_GROUP)?;
     let parts = [
         "net.ipv4.ping_group_range=\"0 2147483647\"",
@@ -36,27 +37,27 @@ fn without_permission_nothing_is_written_and_both_ways_out_are_told() -> anyhow:
         ("pingfleet", ["sweep", "127.0.0.1"].as_slice()),
         ("ping-worker", &[]),
     ] {
-        room.call_as_nobody(namespace.command("timeout"), program, arguments)?
+        dir.call_as_nobody(namespace.command("timeout"), program, arguments)?
             .end()?
             .fails(4, &parts);
-        assert!(room.files()?.is_empty());
+        assert!(dir.files()?.is_empty());
     }
     Ok(())
 }
 
 #[test]
-fn any_user_sweeps_where_the_kernel_lets_everybody_ping() -> anyhow::Result<()> {
-    let room = Room::new()?;
+fn any_user_can_sweep_if_the_kernel_allows_every_group() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     let namespace = namespace(EVERY_GROUP)?;
-    std::fs::create_dir(room.path("own"))?;
-    std::os::unix::fs::chown(room.path("own"), Some(65534), Some(65534))?;
+    std::fs::create_dir(dir.path("own"))?;
+    std::os::unix::fs::chown(dir.path("own"), Some(65534), Some(65534))?;
     for (target, database) in [("127.0.0.1", "own/v4.db"), ("::1", "own/v6.db")] {
         let arguments = ["sweep", "-a", target, "--db", database];
-        let ended = room
+        let finished = dir
             .call_as_nobody(namespace.command("timeout"), "pingfleet", &arguments)?
             .end()?
             .ends_with(0);
-        assert_eq!(ended.stdout.trim(), target);
+        assert_eq!(finished.stdout.trim(), target);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A folder for one test, and programs that run in it to their end.
+//! A temporary folder for one test, and programs that run in it.
 
 use std::{
     collections::BTreeMap,
@@ -12,42 +12,42 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-/// Nothing here takes longer, in seconds, unless it hangs.
-const LONGEST: &str = "90";
+/// Seconds after which a program is killed because it hangs.
+const MAX_SECONDS: &str = "90";
 
-/// Nobody listens there: no test meets a broker that it did not start.
+/// Nothing listens there, so that no test uses a broker that it did not start.
 pub(crate) const NO_BROKER: &str = "amqp://guest:guest@127.0.0.1:1/%2f";
 
 /// The user and group `nobody`.
 const NOBODY: &str = "65534";
 
-/// A folder in which programs run. It is removed when it is dropped.
-pub(crate) struct Room {
+/// A folder in which programs run. It is removed on drop.
+pub(crate) struct TestDir {
     folder: tempfile::TempDir,
-    /// Programs where every user may start them: the target folder may lie in somebody's home.
+    /// Copies of the programs that every user can start: the build folder may be in a private home folder.
     programs: tempfile::TempDir,
 }
 
-/// The files of a folder by their names, with their lengths and fingerprints.
+/// The files of a folder by name, with length and hash.
 type Files = BTreeMap<String, (usize, u64)>;
 
-/// A program that is yet to run.
+/// A program that is not started yet.
 pub(crate) struct Call {
     command: Command,
     stdin: Vec<u8>,
     name: String,
 }
 
-/// A program that has run.
+/// A program that has ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Finished {
     pub(crate) name: String,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Room {
+impl TestDir {
     pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             folder: open_folder()?,
@@ -69,7 +69,7 @@ impl Room {
             .to_owned())
     }
 
-    /// All files of the folder: whatever a failure leaves behind or changes shows here.
+    /// All files of the folder, to notice what a failure leaves behind or changes.
     pub(crate) fn files(&self) -> anyhow::Result<Files> {
         let mut files = Files::new();
         for entry in fs::read_dir(self.folder.path())? {
@@ -87,7 +87,7 @@ impl Room {
         Ok(files)
     }
 
-    /// A program with its arguments, to run in this folder. It meets no broker, and no settings of the caller.
+    /// A program with its arguments, to run in this folder, without a broker and without the caller's settings.
     pub(crate) fn call(&self, program: &str, arguments: &[&str]) -> anyhow::Result<Call> {
         self.call_as(Command::new("timeout"), program, arguments)
     }
@@ -100,7 +100,7 @@ impl Room {
         arguments: &[&str],
     ) -> anyhow::Result<Call> {
         wrapped
-            .args(["--kill-after=30", LONGEST])
+            .args(["--kill-after=30", MAX_SECONDS])
             .arg(built(program)?);
         Ok(self.prepare(wrapped, program, arguments))
     }
@@ -113,7 +113,7 @@ impl Room {
         arguments: &[&str],
     ) -> anyhow::Result<Call> {
         wrapped
-            .args(["--kill-after=30", LONGEST, "setpriv"])
+            .args(["--kill-after=30", MAX_SECONDS, "setpriv"])
             .args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"])
             .args(["--bounding-set=-all", "--inh-caps=-all"])
             .arg(self.for_everybody(program)?);
@@ -147,7 +147,7 @@ impl Room {
         }
     }
 
-    /// Starts a program, for what happens before its end. It is killed with its value, or with this process.
+    /// Starts a program without waiting for its end. It is killed on drop, or when this process ends.
     pub(crate) fn start(
         &self,
         program: &str,
@@ -169,23 +169,23 @@ impl Room {
     }
 
     /// Runs `pingfleet` to its end.
-    pub(crate) fn pingfleet(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
+    pub(crate) fn pingfleet(&self, arguments: &[&str]) -> anyhow::Result<Finished> {
         self.call("pingfleet", arguments)?.end()
     }
 
-    /// Runs a line of the shell in this folder, with the programs on its path.
-    pub(crate) fn shell(&self, line: &str) -> anyhow::Result<Ended> {
+    /// Runs a shell command in this folder, with the programs on its path.
+    pub(crate) fn shell(&self, line: &str) -> anyhow::Result<Finished> {
         let folder = built("pingfleet")?;
         let folder = folder.parent().context("a program lies in a folder")?;
         let path = std::env::var("PATH")?;
         let mut wrapped = Command::new("timeout");
         wrapped
-            .args(["--kill-after=30", LONGEST, "bash"])
+            .args(["--kill-after=30", MAX_SECONDS, "bash"])
             .env("PATH", format!("{}:{path}", folder.display()));
         self.prepare(wrapped, line, &["-c", line]).end()
     }
 
-    /// What `sqlite3` says to a statement.
+    /// The output of `sqlite3` for a statement.
     pub(crate) fn sqlite3(&self, database: &str, statement: &str) -> anyhow::Result<String> {
         let output = Command::new("sqlite3")
             .arg(self.path(database))
@@ -219,9 +219,9 @@ impl Call {
         self
     }
 
-    /// Sends SIGINT when it has printed its first line, and waits for its end. `timeout` passes it on twice, to the
-    /// program and to its group: that must not count as a second signal.
-    pub(crate) fn interrupted(mut self) -> anyhow::Result<Ended> {
+    /// Sends SIGINT after its first printed line, and waits for its end. `timeout` forwards the signal twice, to the
+    /// program and to its process group; that must not count as a second signal.
+    pub(crate) fn interrupted(mut self) -> anyhow::Result<Finished> {
         let mut child = self
             .command
             .stdin(Stdio::null())
@@ -234,10 +234,10 @@ impl Call {
         stdout.read_line(&mut printed)?;
         let pid = child.id().to_string();
         let status = Command::new("kill").args(["-INT", &pid]).status()?;
-        ensure!(status.success(), "{} ended after {printed:?}", self.name);
+        ensure!(status.success(), "{} finished after {printed:?}", self.name);
         stdout.read_to_string(&mut printed)?;
         let output = child.wait_with_output()?;
-        Ok(Ended {
+        Ok(Finished {
             name: self.name,
             code: output.status.code(),
             stdout: printed,
@@ -246,7 +246,7 @@ impl Call {
     }
 
     /// Runs it to its end.
-    pub(crate) fn end(mut self) -> anyhow::Result<Ended> {
+    pub(crate) fn end(mut self) -> anyhow::Result<Finished> {
         let mut child = self
             .command
             .stdin(Stdio::piped())
@@ -255,11 +255,11 @@ impl Call {
             .spawn()
             .with_context(|| format!("cannot start {}", self.name))?;
         let mut stdin = child.stdin.take().context("standard input is a pipe")?;
-        // One that reads no input has closed it.
+        // Fails if the program does not read its input.
         drop(stdin.write_all(&self.stdin));
         drop(stdin);
         let output = child.wait_with_output()?;
-        Ok(Ended {
+        Ok(Finished {
             name: self.name,
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout)?,
@@ -268,11 +268,11 @@ impl Call {
     }
 }
 
-/// A program that runs.
+/// A running program.
 pub(crate) struct Started(Child);
 
 impl Started {
-    /// Its command line, as everybody on this machine can read it.
+    /// Its command line, which every user of this machine can read.
     pub(crate) fn command_line(&self) -> anyhow::Result<String> {
         let line = fs::read(format!("/proc/{}/cmdline", self.0.id()))?;
         Ok(String::from_utf8(line)?.replace('\0', " "))
@@ -281,14 +281,14 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-impl Ended {
-    /// It ended with this code, and without a panic.
+impl Finished {
+    /// Checks that it ended with this code and without a panic.
     #[track_caller]
     pub(crate) fn ends_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}: {self:#?}", self.name);
@@ -296,25 +296,25 @@ impl Ended {
         self
     }
 
-    /// It failed with this code and one message, which has all of `parts`, and printed no data.
+    /// Checks that it failed with this code and with one message that contains all `parts`, and printed no data.
     #[track_caller]
     pub(crate) fn fails(self, code: i32, parts: &[&str]) -> Self {
-        let ended = self.ends_with(code);
-        assert_eq!(ended.stdout, "", "{ended:#?}");
-        let messages = ended
+        let finished = self.ends_with(code);
+        assert_eq!(finished.stdout, "", "{finished:#?}");
+        let messages = finished
             .stderr
             .lines()
             .filter(|line| line.starts_with("error: "))
             .count();
-        assert_eq!(messages, 1, "{ended:#?}");
-        let message = &ended.stderr[ended.stderr.find("error: ").unwrap_or(0)..];
+        assert_eq!(messages, 1, "{finished:#?}");
+        let message = &finished.stderr[finished.stderr.find("error: ").unwrap_or(0)..];
         for part in parts {
-            assert!(message.contains(part), "no {part:?} in {ended:#?}");
+            assert!(message.contains(part), "no {part:?} in {finished:#?}");
         }
-        ended
+        finished
     }
 
-    /// It shows this text nowhere.
+    /// Checks that its output does not contain this text.
     #[track_caller]
     pub(crate) fn hides(self, secret: &str) -> Self {
         assert!(!self.stdout.contains(secret), "{self:#?}");
@@ -331,7 +331,7 @@ impl Ended {
     }
 }
 
-/// A program of the workspace, as it was built beside this test's own.
+/// The path of a program of the workspace, in the same folder as the program under test.
 pub(crate) fn built(program: &str) -> anyhow::Result<PathBuf> {
     let own = Path::new(env!("CARGO_BIN_EXE_pingfleet"));
     let path = own
@@ -346,7 +346,7 @@ pub(crate) fn built(program: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// A folder that other users may look into.
+/// A folder that other users can read.
 fn open_folder() -> anyhow::Result<tempfile::TempDir> {
     let folder = tempfile::Builder::new()
         .prefix("pingfleet-cli-")

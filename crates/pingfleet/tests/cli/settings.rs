@@ -1,8 +1,9 @@
-//! Settings: which layer wins, and that every problem is told at once, with its place, and without a password.
+//! Settings: which layer overrides which, and that all problems are reported at once, with their places and without
+//! passwords.
 
-use crate::rig::Room;
+use crate::rig::TestDir;
 
-/// Tells what the settings resolve to: the number of requests is the count of targets times `probing.count`.
+/// Shows the resolved settings: the number of requests is the number of targets times `probing.count`.
 const DRY: [&str; 4] = ["sweep", "--dry-run", "--no-shuffle", "127.0.0.1"];
 
 fn requests(stdout: &str) -> Option<u32> {
@@ -13,57 +14,57 @@ fn requests(stdout: &str) -> Option<u32> {
 }
 
 #[test]
-fn flags_win_over_the_environment_that_over_the_file_and_that_over_defaults() -> anyhow::Result<()>
-{
-    let room = Room::new()?;
+fn flags_override_the_environment_which_overrides_the_file_which_overrides_defaults()
+-> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     let dry = |flags: &[&str], environment: Option<&str>| -> anyhow::Result<Option<u32>> {
         let arguments = [DRY.as_slice(), flags].concat();
-        let mut call = room.call("pingfleet", &arguments)?;
+        let mut call = dir.call("pingfleet", &arguments)?;
         if let Some(count) = environment {
             call = call.env("PINGFLEET_PROBING__COUNT", count);
         }
         Ok(requests(&call.end()?.ends_with(0).stdout))
     };
     assert_eq!(dry(&[], None)?, Some(1));
-    room.write("pingfleet.toml", "[probing]\ncount = 2\n")?;
+    dir.write("pingfleet.toml", "[probing]\ncount = 2\n")?;
     assert_eq!(dry(&[], None)?, Some(2));
     assert_eq!(dry(&[], Some("3"))?, Some(3));
     assert_eq!(dry(&["--count", "4"], Some("3"))?, Some(4));
-    room.write("other.toml", "probing.count = 5\n")?;
+    dir.write("other.toml", "probing.count = 5\n")?;
     assert_eq!(dry(&["--config", "other.toml"], None)?, Some(5));
-    // Defined and empty is as good as absent.
+    // An empty variable counts as unset.
     assert_eq!(dry(&[], Some(""))?, Some(2));
     Ok(())
 }
 
 #[test]
-fn all_problems_of_all_layers_are_told_at_once_with_their_places() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    room.write(
+fn all_problems_of_all_layers_are_reported_at_once_with_their_places() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.write(
         "pingfleet.toml",
         "top = 1\n[probing]\ncount = 0\ntimeout = 5\ntiemout = '1s'\nttl = [1, 2]\n\
          [broker]\nurl = 'http://user:hunter2@x'\npassword_file = '/nonexistent/secret'\n[nothing]\na = 1\n",
     )?;
-    let before = room.files()?;
+    let before = dir.files()?;
     for program in ["pingfleet", "producer"] {
         let arguments = if program == "pingfleet" {
             ["sweep", "127.0.0.1", "--rate", "0", "-p", "3"].as_slice()
         } else {
             &["127.0.0.1", "--rate", "0", "-p", "3"]
         };
-        let mut call = room
+        let mut call = dir
             .call(program, arguments)?
             .env("PINGFLEET_PROBING__RETRYS", "3")
             .env("PINGFLEET_BROKER__URL", "");
         call = call.env("PINGFLEET_PROBING__BACKOFF", "0.5");
-        let ended = call.end()?.fails(
+        let finished = call.end()?.fails(
             3,
             &[
                 "12 problems in the settings:",
                 "pingfleet.toml: top ",
                 "pingfleet.toml: probing.count: \"0\"",
                 "pingfleet.toml: probing.timeout: \"5\"",
-                "with its unit",
+                "with a unit",
                 "pingfleet.toml: probing.tiemout: no such setting",
                 "pingfleet.toml: probing.ttl: ",
                 "pingfleet.toml: broker.url: ",
@@ -75,25 +76,25 @@ fn all_problems_of_all_layers_are_told_at_once_with_their_places() -> anyhow::Re
                 "--interval: \"3\"",
             ],
         );
-        ended.hides("hunter2");
-        assert_eq!(room.files()?, before);
+        finished.hides("hunter2");
+        assert_eq!(dir.files()?, before);
     }
     Ok(())
 }
 
 #[test]
-fn other_programs_variables_are_tolerated_and_slips_are_not() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    room.call("pingfleet", &DRY)?
+fn variables_of_other_programs_are_ignored_and_typing_errors_are_not() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.call("pingfleet", &DRY)?
         .env("PINGFLEET_BIND", "0.0.0.0")
         .end()?
         .ends_with(0);
-    room.call("pingfleet", &DRY)?
+    dir.call("pingfleet", &DRY)?
         .env("PINGFLEET_BROKER_URL", "amqp://user:hunter2@h")
         .end()?
         .fails(3, &["PINGFLEET_BROKER_URL", "PINGFLEET_BROKER__URL"])
         .hides("hunter2");
-    room.call("pingfleet", &DRY)?
+    dir.call("pingfleet", &DRY)?
         .env("PINGFLEET_NOTHING__A", "1")
         .end()?
         .fails(3, &["PINGFLEET_NOTHING__A: no such setting"]);
@@ -101,20 +102,20 @@ fn other_programs_variables_are_tolerated_and_slips_are_not() -> anyhow::Result<
 }
 
 #[test]
-fn a_settings_file_that_cannot_be_read_is_told_without_its_text() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    room.pingfleet(&["runs", "--config", "/nonexistent/p.toml"])?
+fn an_unreadable_settings_file_is_reported_without_its_text() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.pingfleet(&["runs", "--config", "/nonexistent/p.toml"])?
         .fails(3, &["/nonexistent/p.toml", "No such file"]);
-    room.write("pingfleet.toml", "[broker]\npassword = hunter2\n")?;
-    room.pingfleet(&["runs"])?
+    dir.write("pingfleet.toml", "[broker]\npassword = hunter2\n")?;
+    dir.pingfleet(&["runs"])?
         .fails(3, &["pingfleet.toml", "line 2"])
         .hides("hunter2");
     Ok(())
 }
 
 #[test]
-fn settings_that_fit_no_limit_are_refused() -> anyhow::Result<()> {
-    let room = Room::new()?;
+fn settings_outside_their_limits_are_refused() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     for (flags, parts) in [
         (["--timeout", "5"], ["--timeout: \"5\"", "unit"]),
         (["--interval", "2h"], ["--interval: \"2h\"", "at most 1h"]),
@@ -128,18 +129,18 @@ fn settings_that_fit_no_limit_are_refused() -> anyhow::Result<()> {
             ["one target can take", "10 minutes"],
         ),
     ] {
-        room.pingfleet(&["sweep", "127.0.0.1", flags[0], flags[1]])?
+        dir.pingfleet(&["sweep", "127.0.0.1", flags[0], flags[1]])?
             .fails(3, &parts);
     }
-    room.call("ping-worker", &["--threads", "0", "--prefetch", "x"])?
+    dir.call("ping-worker", &["--threads", "0", "--prefetch", "x"])?
         .end()?
         .fails(3, &["--threads: \"0\"", "--prefetch: \"x\""]);
-    room.call(
+    dir.call(
         "consumer-writer",
         &["--batch-size", "0", "--batch-interval", "1"],
     )?
     .end()?
     .fails(3, &["--batch-size: \"0\"", "--batch-interval: \"1\""]);
-    assert!(room.files()?.is_empty());
+    assert!(dir.files()?.is_empty());
     Ok(())
 }

@@ -1,13 +1,13 @@
-//! Sweeps in one process: what is printed, probed and repeated as the flags ask, and runs that were left in the middle.
+//! Sweeps in one process: what is printed, probed and repeated with which flags, and interrupted runs.
 
 use pingfleet_testbed::Namespace;
 use serde_json::json;
 
-use crate::rig::{Call, Room};
+use crate::rig::{Call, TestDir};
 
-/// A sweep that takes six seconds, and prints its first targets within one.
-fn slow(room: &Room) -> anyhow::Result<Call> {
-    room.call(
+/// A sweep that takes six seconds and prints its first targets within one.
+fn slow(dir: &TestDir) -> anyhow::Result<Call> {
+    dir.call(
         "pingfleet",
         &[
             "sweep",
@@ -24,8 +24,8 @@ fn slow(room: &Room) -> anyhow::Result<Call> {
 }
 
 /// The targets of a run in the order of its plan.
-fn order(room: &Room, database: &str) -> anyhow::Result<Vec<String>> {
-    let report = room
+fn order(dir: &TestDir, database: &str) -> anyhow::Result<Vec<String>> {
+    let report = dir
         .pingfleet(&["report", "--json", "--db", database])?
         .ends_with(0);
     Ok(report
@@ -36,8 +36,8 @@ fn order(room: &Room, database: &str) -> anyhow::Result<Vec<String>> {
 }
 
 #[test]
-fn answered_and_unanswered_targets_are_data_and_the_summary_makes_way() -> anyhow::Result<()> {
-    let room = Room::new()?;
+fn printed_targets_replace_the_summary_on_standard_output() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     let namespace = Namespace::answering("10.0.0.0/24")?;
     let sweep = |flags: &[&str]| {
         let common = [
@@ -49,7 +49,7 @@ fn answered_and_unanswered_targets_are_data_and_the_summary_makes_way() -> anyho
             "10.128.0.1",
         ];
         let arguments = [common.as_slice(), flags].concat();
-        room.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
+        dir.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
             .end()
     };
     assert_eq!(sweep(&["-a"])?.ends_with(0).stdout, "10.0.0.1\n");
@@ -67,16 +67,16 @@ fn answered_and_unanswered_targets_are_data_and_the_summary_makes_way() -> anyho
     ] {
         assert!(summary.stdout.contains(part), "{part}: {summary:#?}");
     }
-    // Targets that are down are data, unless somebody wants them to be more.
+    // Only with --fail-down a target that is down changes the exit code.
     assert_eq!(sweep(&["-a", "--fail-down"])?.ends_with(1).stderr, "");
-    room.pingfleet(&["sweep", "--fail-down", "127.0.0.1"])?
+    dir.pingfleet(&["sweep", "--fail-down", "127.0.0.1"])?
         .ends_with(0);
     Ok(())
 }
 
 #[test]
-fn a_dry_run_writes_nothing_and_reaches_nobody() -> anyhow::Result<()> {
-    let room = Room::new()?;
+fn a_dry_run_writes_nothing_and_needs_no_broker() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
     for program in ["pingfleet", "producer"] {
         let dry = ["--dry-run", "--seed", "3", "127.0.0.0/24", "127.0.0.9"];
         let arguments = if program == "pingfleet" {
@@ -84,23 +84,23 @@ fn a_dry_run_writes_nothing_and_reaches_nobody() -> anyhow::Result<()> {
         } else {
             dry.to_vec()
         };
-        let ended = room.call(program, &arguments)?.end()?.ends_with(0);
+        let finished = dir.call(program, &arguments)?.end()?.ends_with(0);
         for part in [
             "254 targets in 2 chunks",
             "1 duplicate,",
             "--seed 3",
             "254 requests when all answer, 762 when none does",
         ] {
-            assert!(ended.stdout.contains(part), "{part}: {ended:#?}");
+            assert!(finished.stdout.contains(part), "{part}: {finished:#?}");
         }
-        assert!(room.files()?.is_empty());
+        assert!(dir.files()?.is_empty());
     }
     Ok(())
 }
 
 #[test]
 fn a_seed_repeats_an_order_and_no_shuffle_keeps_it() -> anyhow::Result<()> {
-    let room = Room::new()?;
+    let dir = TestDir::new()?;
     for (database, flags) in [
         ("one.db", ["--seed", "7"].as_slice()),
         ("again.db", &["--seed", "7"]),
@@ -108,12 +108,12 @@ fn a_seed_repeats_an_order_and_no_shuffle_keeps_it() -> anyhow::Result<()> {
         ("kept.db", &["--no-shuffle"]),
     ] {
         let arguments = [&["sweep", "--db", database, "127.0.0.0/26"], flags].concat();
-        room.pingfleet(&arguments)?.ends_with(0);
+        dir.pingfleet(&arguments)?.ends_with(0);
     }
-    let one = order(&room, "one.db")?;
-    assert_eq!(one, order(&room, "again.db")?);
-    assert_ne!(one, order(&room, "other.db")?);
-    let kept = order(&room, "kept.db")?;
+    let one = order(&dir, "one.db")?;
+    assert_eq!(one, order(&dir, "again.db")?);
+    assert_ne!(one, order(&dir, "other.db")?);
+    let kept = order(&dir, "kept.db")?;
     let given: Vec<_> = (1..63).map(|host| format!("127.0.0.{host}")).collect();
     assert_eq!(kept, given);
     assert_ne!(one, kept);
@@ -121,22 +121,22 @@ fn a_seed_repeats_an_order_and_no_shuffle_keeps_it() -> anyhow::Result<()> {
 }
 
 #[test]
-fn requests_are_counted_as_asked_for() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    room.pingfleet(&["sweep", "-c", "3", "-p", "10ms", "127.0.0.1"])?
+fn count_and_retries_decide_the_number_of_requests() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.pingfleet(&["sweep", "-c", "3", "-p", "10ms", "127.0.0.1"])?
         .ends_with(0);
-    let rows = room.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
     assert_eq!(
         (&rows[0]["sent"], &rows[0]["received"]),
         (&json!(3), &json!(3))
     );
     let namespace = Namespace::answering("10.0.0.0/24")?;
     let arguments = ["sweep", "-r", "2", "-t", "50ms", "10.0.0.1", "10.128.0.1"];
-    room.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
+    dir.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
         .end()?
         .ends_with(0);
-    for row in room.pingfleet(&["report", "--json"])?.ends_with(0).json()? {
-        // One that answers at once is asked once, one that is silent three times.
+    for row in dir.pingfleet(&["report", "--json"])?.ends_with(0).json()? {
+        // A target that answers gets one request, a silent one three.
         let sent = if row["status"] == "up" { 1 } else { 3 };
         assert_eq!(row["sent"], json!(sent), "{row:#}");
     }
@@ -145,83 +145,86 @@ fn requests_are_counted_as_asked_for() -> anyhow::Result<()> {
 
 #[test]
 fn names_and_both_families_are_swept() -> anyhow::Result<()> {
-    let room = Room::new()?;
+    let dir = TestDir::new()?;
     for (flag, address) in [("-4", "127.0.0.1"), ("-6", "::1")] {
-        room.pingfleet(&["sweep", flag, "localhost", address])?
+        dir.pingfleet(&["sweep", flag, "localhost", address])?
             .ends_with(0);
-        let rows = room.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+        let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
         assert_eq!(rows.len(), 2);
         for row in rows {
             assert_eq!(row["status"], "up", "{row:#}");
             assert_eq!(row["address"], address, "{row:#}");
         }
     }
-    room.pingfleet(&["sweep", "-4", "::1"])?
+    dir.pingfleet(&["sweep", "-4", "::1"])?
         .fails(2, &["::1", "-4"]);
-    room.pingfleet(&["sweep", "-6", "127.0.0.1"])?
+    dir.pingfleet(&["sweep", "-6", "127.0.0.1"])?
         .fails(2, &["127.0.0.1", "-6"]);
     Ok(())
 }
 
 #[test]
-fn an_interrupted_run_says_how_to_go_on_and_does() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    let ended = slow(&room)?.interrupted()?.ends_with(130);
+fn an_interrupted_run_prints_how_to_resume_and_can_be_resumed() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    let finished = slow(&dir)?.interrupted()?.ends_with(130);
     assert!(
-        ended.stderr.contains("a second signal leaves at once"),
-        "{ended:#?}"
+        finished.stderr.contains("a second signal exits at once"),
+        "{finished:#?}"
     );
-    assert!(ended.stderr.contains("pingfleet resume 1"), "{ended:#?}");
-    let proof = room.pingfleet(&["verify"])?.ends_with(5);
+    assert!(
+        finished.stderr.contains("pingfleet resume 1"),
+        "{finished:#?}"
+    );
+    let proof = dir.pingfleet(&["verify"])?.ends_with(5);
     assert!(proof.stdout.contains("run 1 incomplete"), "{proof:#?}");
     assert!(proof.stdout.contains("pingfleet resume 1"), "{proof:#?}");
-    let stored = order(&room, "pingfleet.db")?.len();
+    let stored = order(&dir, "pingfleet.db")?.len();
     assert!((1..62).contains(&stored), "{stored}");
-    let files: Vec<_> = room.files()?.into_keys().collect();
+    let files: Vec<_> = dir.files()?.into_keys().collect();
     assert_eq!(files, ["pingfleet.db"]);
-    room.pingfleet(&["resume"])?.ends_with(0);
-    room.pingfleet(&["verify"])?.ends_with(0);
-    assert_eq!(order(&room, "pingfleet.db")?.len(), 62);
+    dir.pingfleet(&["resume"])?.ends_with(0);
+    dir.pingfleet(&["verify"])?.ends_with(0);
+    assert_eq!(order(&dir, "pingfleet.db")?.len(), 62);
     Ok(())
 }
 
 #[test]
 fn a_cancelled_run_is_not_resumed_and_says_why() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    slow(&room)?.interrupted()?.ends_with(130);
-    let cancelled = room.pingfleet(&["cancel"])?.ends_with(0);
+    let dir = TestDir::new()?;
+    slow(&dir)?.interrupted()?.ends_with(130);
+    let cancelled = dir.pingfleet(&["cancel"])?.ends_with(0);
     assert!(
         cancelled.stdout.contains("run 1 is cancelled"),
         "{cancelled:#?}"
     );
     for command in ["resume", "retry"] {
-        room.pingfleet(&[command])?
+        dir.pingfleet(&[command])?
             .fails(3, &["run 1 is cancelled", "new run"]);
     }
-    let proof = room.pingfleet(&["verify"])?.ends_with(5);
+    let proof = dir.pingfleet(&["verify"])?.ends_with(5);
     assert!(proof.stdout.contains("was cancelled"), "{proof:#?}");
-    let again = room.pingfleet(&["cancel"])?.ends_with(0);
+    let again = dir.pingfleet(&["cancel"])?.ends_with(0);
     assert!(again.stdout.contains("nothing to cancel"), "{again:#?}");
     Ok(())
 }
 
 #[test]
-fn a_run_whose_plan_does_not_stand_is_not_proven_complete() -> anyhow::Result<()> {
-    let room = Room::new()?;
-    room.swept("pingfleet.db")?;
-    // As a producer leaves it that is killed before its first chunk is stored.
-    room.sqlite3(
+fn a_run_without_a_finished_plan_is_not_proven_complete() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.swept("pingfleet.db")?;
+    // The state after a producer was killed before it stored its first chunk.
+    dir.sqlite3(
         "pingfleet.db",
         "DELETE FROM results; DELETE FROM chunks; DELETE FROM plan;
          UPDATE runs SET state = 'planning', targets = 0, chunks = 0, chunks_done = 0, up = 0, finished_at_us = NULL",
     )?;
-    let proof = room.pingfleet(&["verify"])?.ends_with(5);
+    let proof = dir.pingfleet(&["verify"])?.ends_with(5);
     assert!(proof.stdout.contains("run 1 incomplete"), "{proof:#?}");
     assert!(!proof.stdout.contains("resume"), "{proof:#?}");
-    // The next run takes it away.
-    room.pingfleet(&["sweep", "127.0.0.1"])?.ends_with(0);
+    // The next run removes it.
+    dir.pingfleet(&["sweep", "127.0.0.1"])?.ends_with(0);
     assert_eq!(
-        room.sqlite3("pingfleet.db", "SELECT count(*) FROM runs")?,
+        dir.sqlite3("pingfleet.db", "SELECT count(*) FROM runs")?,
         "1"
     );
     Ok(())

@@ -250,7 +250,7 @@ const SCENARIOS: &[Scenario] = &[
         fates: &[Refused, Silence, Refused],
         leaves: &[0, 1000, 2500],
         settled: 2500,
-        status: Status::Unknown(OwnLoss::SEND_PATH),
+        status: Status::Unknown(LocalLoss::SEND_PATH),
         sent: 1,
         ..PLAIN
     },
@@ -278,7 +278,7 @@ const SCENARIOS: &[Scenario] = &[
         fates: &[Lost, Silence, Silence],
         leaves: &[0, 1000, 2500],
         settled: 4750,
-        status: Status::Unknown(OwnLoss::INTERRUPTED),
+        status: Status::Unknown(LocalLoss::INTERRUPTED),
         sent: 3,
         ..PLAIN
     },
@@ -324,7 +324,7 @@ fn play(scenario: &Scenario) -> Run {
             arrivals.remove(0);
             match fate {
                 Error(_) => course.unreachable(UNREACHABLE),
-                Lost => course.lost(OwnLoss::INTERRUPTED),
+                Lost => course.lost(LocalLoss::INTERRUPTED),
                 _ => {
                     let rtt = Duration::from_millis(now - leaves[request]);
                     course.answered(request, rtt);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::OwnLoss;
+use pingfleet_wire::LocalLoss;
 
 /// A loop that is late by less than this is on time, however short the timeout: a busy box lets every process wait as
 /// long now and then, and what arrives meanwhile is kept by the kernel.
@@ -78,21 +78,21 @@ impl Losses {
     }
 
     /// What may have taken an answer to a target whose first request left at `first`, and which is unanswered.
-    pub(super) fn since(&self, first: Instant, timeout: Duration) -> OwnLoss {
+    pub(super) fn since(&self, first: Instant, timeout: Duration) -> LocalLoss {
         let stall = self
             .stalls
             .iter()
             .rfind(|(_, late)| *late > timeout / PARTS)
             .map(|(end, _)| *end);
         [
-            (self.drops, OwnLoss::SOCKET_DROPS),
-            (self.send_path, OwnLoss::SEND_PATH),
-            (stall, OwnLoss::STALLED),
-            (self.canary, OwnLoss::CANARY),
+            (self.drops, LocalLoss::SOCKET_DROPS),
+            (self.send_path, LocalLoss::SEND_PATH),
+            (stall, LocalLoss::STALLED),
+            (self.canary, LocalLoss::CANARY),
         ]
         .into_iter()
         .filter(|(end, _)| end.is_some_and(|end| end >= first))
-        .fold(OwnLoss::default(), |all, (_, cause)| all.and(cause))
+        .fold(LocalLoss::default(), |all, (_, cause)| all.and(cause))
     }
 }
 
@@ -111,13 +111,13 @@ mod tests {
         let start = Instant::now();
         let mut losses = Losses::default();
         losses.counted(7, start);
-        assert_eq!(losses.since(start, TIMEOUT), OwnLoss::default());
+        assert_eq!(losses.since(start, TIMEOUT), LocalLoss::default());
         losses.counted(7, start + ms(100));
-        assert_eq!(losses.since(start, TIMEOUT), OwnLoss::default());
+        assert_eq!(losses.since(start, TIMEOUT), LocalLoss::default());
         losses.counted(8, start + ms(200));
         losses.counted(8, start + ms(300));
-        assert_eq!(losses.since(start, TIMEOUT), OwnLoss::SOCKET_DROPS);
-        assert_eq!(losses.since(start + ms(201), TIMEOUT), OwnLoss::default());
+        assert_eq!(losses.since(start, TIMEOUT), LocalLoss::SOCKET_DROPS);
+        assert_eq!(losses.since(start + ms(201), TIMEOUT), LocalLoss::default());
     }
 
     #[test]
@@ -128,9 +128,9 @@ mod tests {
         losses.stalled(ms(300), start + ms(900));
         losses.stalled(ms(190), start + ms(1200));
         let since = |after, timeout| losses.since(start + ms(after), timeout);
-        assert_eq!(since(0, TIMEOUT * 2), OwnLoss::STALLED);
-        assert_eq!(since(600, TIMEOUT * 2), OwnLoss::default());
-        assert_eq!(since(600, TIMEOUT), OwnLoss::STALLED);
-        assert_eq!(since(1000, ms(1)), OwnLoss::default());
+        assert_eq!(since(0, TIMEOUT * 2), LocalLoss::STALLED);
+        assert_eq!(since(600, TIMEOUT * 2), LocalLoss::default());
+        assert_eq!(since(600, TIMEOUT), LocalLoss::STALLED);
+        assert_eq!(since(1000, ms(1)), LocalLoss::default());
     }
 }

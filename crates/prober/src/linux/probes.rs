@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::{OwnLoss, Probing};
+use pingfleet_wire::{LocalLoss, Probing};
 use tracing::trace;
 
 use super::{
@@ -288,10 +288,10 @@ impl Probes {
         let interface = self.interface.as_deref();
         let ways = self.ways.borrow();
         if ways.is_broken(target.to.address, interface, first) {
-            cause = cause.and(OwnLoss::SEND_PATH);
+            cause = cause.and(LocalLoss::SEND_PATH);
         }
         drop(ways);
-        if cause == OwnLoss::default() {
+        if cause == LocalLoss::default() {
             self.settle(index);
         } else if attempts < PASSES {
             self.begin_again(index);

@@ -19,7 +19,7 @@ use futures_util::{
     poll,
     stream::FuturesUnordered,
 };
-use pingfleet_wire::{OwnLoss, Probing};
+use pingfleet_wire::{LocalLoss, Probing};
 use surge_ping::{IcmpPacket, SurgeError};
 use tokio::{
     task::{coop::unconstrained, yield_now},
@@ -246,7 +246,7 @@ impl<'a> Chunk<'a> {
         let expired = target.course.expire(self.seen);
         if stuck && expired > 0 {
             warn!(address = %self.destinations[number].address, "replies are not read in time");
-            target.course.lost(OwnLoss::STALLED);
+            target.course.lost(LocalLoss::STALLED);
         }
         let step = target.course.step(self.seen);
         let alarm = target.course.wake_at(self.seen);
@@ -311,7 +311,7 @@ impl<'a> Chunk<'a> {
             }
             Err(SurgeError::NetworkError | SurgeError::ClientDestroyed) => {
                 target.course.refused(request, now(), 0);
-                target.course.lost(OwnLoss::INTERRUPTED);
+                target.course.lost(LocalLoss::INTERRUPTED);
             }
             Err(SurgeError::IOError(error)) => {
                 target.course.refused(request, now(), errno(&error));
@@ -380,12 +380,12 @@ impl<'a> Chunk<'a> {
                 }
                 Meaning::NoArp => target.course.no_arp(),
                 // surge-ping has handed us this message and listens no longer for the reply.
-                Meaning::Other => target.course.lost(OwnLoss::INTERRUPTED),
+                Meaning::Other => target.course.lost(LocalLoss::INTERRUPTED),
             },
             Err(SurgeError::Timeout { .. }) => {}
             Err(error) => {
                 warn!(address = %to.address, %error, "a request was given up by surge-ping");
-                target.course.lost(OwnLoss::INTERRUPTED);
+                target.course.lost(LocalLoss::INTERRUPTED);
             }
         }
         self.attend(landed.target, false);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use pingfleet_testbed::simnet::{Family, Script, SimNet};
-use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
+use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
     caller::{Network, Variant, at_once, hosts, variants},
@@ -62,7 +62,7 @@ fn silence_is_unknown_while_this_box_loses_its_own_echo() -> anyhow::Result<()> 
             outcome.status == Status::Up && outcome.attempts == 1
         })?;
         all(silent, |outcome| {
-            is_unknown(outcome.status, OwnLoss::CANARY) && outcome.attempts == 3
+            is_unknown(outcome.status, LocalLoss::CANARY) && outcome.attempts == 3
         })
     })
 }

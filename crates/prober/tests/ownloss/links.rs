@@ -7,7 +7,7 @@ use pingfleet_testbed::{
     Namespace,
     simnet::{Script, SimNet},
 };
-use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
+use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
     caller::{Far, Network, Variant, addresses, at_once, hosts, variants},
@@ -77,7 +77,7 @@ fn what_a_link_loses_is_up_after_it_has_come_back() -> anyhow::Result<()> {
         // A busy machine may stop the prober for longer than that.
         all(&silent, |outcome| {
             outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, OwnLoss::STALLED)
+                || is_unknown(outcome.status, LocalLoss::STALLED)
         })
     })
 }
@@ -88,14 +88,14 @@ fn what_a_link_loses_that_stays_without_carrier_is_unknown() -> anyhow::Result<(
         let pair = pair::make()?;
         let (living, silent) = sweep(&pair, variant, |_| Far(&pair).sh("ip link set veth0 down"))?;
         all(&living, |outcome| {
-            up_or_unknown(outcome.status, OwnLoss::SEND_PATH)
+            up_or_unknown(outcome.status, LocalLoss::SEND_PATH)
         })?;
         let lost = living.iter().filter(|outcome| outcome.status != Status::Up);
         ensure!(lost.count() > 0, "the sweep was over before");
         // They may have been settled before the link was lost.
         all(&silent, |outcome| {
             outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, OwnLoss::SEND_PATH)
+                || is_unknown(outcome.status, LocalLoss::SEND_PATH)
         })
     })
 }
@@ -107,13 +107,13 @@ fn what_a_link_refuses_that_stays_down_is_send_failed() -> anyhow::Result<()> {
         let (living, silent) = sweep(&pair, variant, |_| pair.sh("ip link set veth0 down"))?;
         let refused = |outcome: &Outcome| matches!(outcome.status, Status::SendFailed { .. });
         all(&living, |outcome| {
-            refused(outcome) || up_or_unknown(outcome.status, OwnLoss::SEND_PATH)
+            refused(outcome) || up_or_unknown(outcome.status, LocalLoss::SEND_PATH)
         })?;
         ensure!(living.iter().any(refused), "{:?}", tally(&living));
         all(&silent, |outcome| {
             refused(outcome)
                 || outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, OwnLoss::SEND_PATH)
+                || is_unknown(outcome.status, LocalLoss::SEND_PATH)
         })
     })
 }
@@ -127,7 +127,7 @@ fn a_link_without_carrier_from_the_start_makes_nobody_down() -> anyhow::Result<(
         let (living, silent) = sweep(&pair, variant, |_| Ok(()))?;
         for outcomes in [living, silent] {
             all(&outcomes, |outcome| {
-                is_unknown(outcome.status, OwnLoss::SEND_PATH)
+                is_unknown(outcome.status, LocalLoss::SEND_PATH)
             })?;
         }
         Ok(())
@@ -158,7 +158,7 @@ fn a_link_that_is_down_for_a_moment_makes_nobody_down() -> anyhow::Result<()> {
         ensure!(lost, "no answer was lost");
         all(outcomes, |outcome| {
             matches!(outcome.status, Status::SendFailed { .. })
-                || up_or_unknown(outcome.status, OwnLoss::SEND_PATH)
+                || up_or_unknown(outcome.status, LocalLoss::SEND_PATH)
         })
     })
 }

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, ensure};
 use pingfleet_testbed::{Namespace, simnet::Family};
-use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
+use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
     caller::{Far, Network, Variant, addresses, at_once, variants},
@@ -73,7 +73,7 @@ fn what_a_filter_drops_that_stays_is_unknown() -> anyhow::Result<()> {
         let came = Echoes::read(&Far(&pair), variant.family)?;
         ensure!(came.requests_in == 0, "{came:?}");
         all(&report.outcomes[0], |outcome| {
-            is_unknown(outcome.status, OwnLoss::SEND_PATH) && outcome.attempts == 3
+            is_unknown(outcome.status, LocalLoss::SEND_PATH) && outcome.attempts == 3
         })
     })
 }
@@ -95,11 +95,11 @@ fn what_a_full_queue_throws_away_makes_nobody_down() -> anyhow::Result<()> {
         if is_blind(&variant) {
             ensure!(repeated(living) > 0, "{:?}", tally(living));
             all(living, |outcome| {
-                up_or_unknown(outcome.status, OwnLoss::SEND_PATH)
+                up_or_unknown(outcome.status, LocalLoss::SEND_PATH)
             })?;
             return all(silent, |outcome| {
                 outcome.status == Status::Down { no_arp: false }
-                    || is_unknown(outcome.status, OwnLoss::SEND_PATH)
+                    || is_unknown(outcome.status, LocalLoss::SEND_PATH)
             });
         }
         // A flood of another test takes room from all networks of the box at once, on the way between the two.

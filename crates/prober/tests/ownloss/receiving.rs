@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use pingfleet_testbed::simnet::{Answer, Behaviour, Noise, Payload, Script, Send, SimNet};
-use pingfleet_wire::{Outcome, OwnLoss, Probing, Status};
+use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
     caller::{at_once, hosts, variants},
@@ -62,11 +62,11 @@ fn what_a_full_socket_drops_is_up_after_another_pass_or_unknown() -> anyhow::Res
         ensure!(traffic.delivered >= 3000, "replies never arrived");
         ensure!(up_again(living) > 0, "{:?}", tally(living));
         all(living, |outcome| {
-            up_or_unknown(outcome.status, OwnLoss::SOCKET_DROPS) && outcome.attempts <= 3
+            up_or_unknown(outcome.status, LocalLoss::SOCKET_DROPS) && outcome.attempts <= 3
         })?;
         all(silent, |outcome| {
             outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, OwnLoss::SOCKET_DROPS)
+                || is_unknown(outcome.status, LocalLoss::SOCKET_DROPS)
         })
     })
 }
@@ -95,7 +95,7 @@ fn errors_that_a_full_socket_drops_make_nobody_down() -> anyhow::Result<()> {
         let traffic = net.stop()?;
         all(&report.outcomes[0], |outcome| {
             matches!(outcome.status, Status::Unreachable { .. })
-                || is_unknown(outcome.status, OwnLoss::SOCKET_DROPS)
+                || is_unknown(outcome.status, LocalLoss::SOCKET_DROPS)
         })?;
         // The kernel does not count the errors that find no room. To each request there was one, and it arrived: of
         // who is unknown it was lost.
@@ -240,7 +240,7 @@ fn a_flood_of_forged_replies_makes_nobody_up_and_nobody_down() -> anyhow::Result
         let (living, forgers) = report.outcomes[0].split_at(1000);
         all(living, |outcome| {
             // The network itself has a lot to send before some of them.
-            outcome.status == Status::Late || up_or_unknown(outcome.status, OwnLoss::SOCKET_DROPS)
+            outcome.status == Status::Late || up_or_unknown(outcome.status, LocalLoss::SOCKET_DROPS)
         })?;
         all(forgers, |outcome| {
             outcome.received == 0 && !matches!(outcome.status, Status::Unreachable { .. })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pingfleet_testbed::simnet::Family;
-use pingfleet_wire::{OwnLoss, Probing, Status};
+use pingfleet_wire::{LocalLoss, Probing, Status};
 
 use crate::{
     caller::{Network, addresses, at_once, variants},
@@ -39,7 +39,7 @@ fn a_link_without_carrier_and_with_a_worse_route_makes_nobody_unknown() -> anyho
         // A busy machine may stop the prober for long.
         all(&report.outcomes[0], |outcome| {
             outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, OwnLoss::STALLED)
+                || is_unknown(outcome.status, LocalLoss::STALLED)
         })
     })
 }

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
-use pingfleet_wire::{Outcome, OwnLoss, Status};
+use pingfleet_wire::{LocalLoss, Outcome, Status};
 
 /// Whether a target is up, or unknown for a cause of which `cause` is one.
-pub(crate) fn up_or_unknown(status: Status, cause: OwnLoss) -> bool {
+pub(crate) fn up_or_unknown(status: Status, cause: LocalLoss) -> bool {
     matches!(status, Status::Up) || is_unknown(status, cause)
 }
 
 /// Whether a target is unknown for a cause of which `cause` is one.
-pub(crate) fn is_unknown(status: Status, cause: OwnLoss) -> bool {
+pub(crate) fn is_unknown(status: Status, cause: LocalLoss) -> bool {
     matches!(status, Status::Unknown(causes) if causes.and(cause) == causes)
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn all(outcomes: &[Outcome], may_be: impl Fn(&Outcome) -> bool) -> an
 pub(crate) fn all_silent(outcomes: &[Outcome]) -> anyhow::Result<()> {
     all(outcomes, |outcome| {
         outcome.status == Status::Down { no_arp: false }
-            || is_unknown(outcome.status, OwnLoss::STALLED)
+            || is_unknown(outcome.status, LocalLoss::STALLED)
     })
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use pingfleet_testbed::simnet::Traffic;
-use pingfleet_wire::{Outcome, OwnLoss, Probing, Rtt, Status};
+use pingfleet_wire::{LocalLoss, Outcome, Probing, Rtt, Status};
 
 use crate::{
     probing::Found,
@@ -145,7 +145,7 @@ struct Seen<'a> {
 impl Seen<'_> {
     fn status(&self, expected: &Expected, outcome: &Outcome) -> Option<String> {
         // A busy machine may stop any prober, and this one then cannot know who is silent.
-        if outcome.status == Status::Unknown(OwnLoss::STALLED)
+        if outcome.status == Status::Unknown(LocalLoss::STALLED)
             && expected.status == "down"
             && !self.variant.engine.repeats_after_stall
         {

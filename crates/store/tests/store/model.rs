@@ -7,7 +7,7 @@ use pingfleet_store::{
     Applied, ClosedRun, DecodedDelivery, RawMessage, ReportFilter, RunState, StoreError, Transport,
     Writer,
 };
-use pingfleet_wire::{DnsFailure, OwnLoss, ResultChunk, Status, WorkChunk};
+use pingfleet_wire::{DnsFailure, LocalLoss, ResultChunk, Status, WorkChunk};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -52,7 +52,7 @@ fn status() -> impl Strategy<Value = Status> {
         },
         Status::DnsFailed(DnsFailure::Timeout),
         Status::SendFailed { errno: 1 },
-        Status::Unknown(OwnLoss::STALLED),
+        Status::Unknown(LocalLoss::STALLED),
         Status::Down { no_arp: false },
     ])
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{Applied, DecodedDelivery, RawMessage, RunState, Transport, Writer};
-use pingfleet_wire::{DnsFailure, Outcome, OwnLoss, Status};
+use pingfleet_wire::{DnsFailure, LocalLoss, Outcome, Status};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -226,7 +226,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
         },
         Status::DnsFailed(DnsFailure::Servfail),
         Status::SendFailed { errno: 13 },
-        Status::Unknown(OwnLoss::SOCKET_DROPS.and(OwnLoss::STALLED)),
+        Status::Unknown(LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED)),
         Status::Down { no_arp: true },
     ];
     let (planned, works) = start(&mut store, Transport::Broker, &[7])?;

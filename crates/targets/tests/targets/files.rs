@@ -48,7 +48,7 @@ fn bad_lines(name: &str, content: impl AsRef<[u8]>) -> Vec<String> {
     let path = folder.write(name, content);
     match listed(["-f", &path]) {
         Err(TargetsError::Bad(bad)) => bad
-            .told()
+            .reported()
             .iter()
             .map(|bad| {
                 let text = bad.to_string();
@@ -75,7 +75,7 @@ fn comments_blanks_line_ends_and_a_byte_order_mark_are_fine() {
 }
 
 #[test]
-fn every_bad_line_is_told_with_its_number() {
+fn every_bad_line_is_reported_with_its_number() {
     let content = b"10.0.0.1\n10.0.0\n\nhost\0name\nM\xfcller\r\na b\nhost\n\x1b[31mred\n";
     let bad = bad_lines("hosts", content);
     let expected = [
@@ -92,7 +92,7 @@ fn every_bad_line_is_told_with_its_number() {
 }
 
 #[test]
-fn at_most_twenty_bad_lines_are_told() {
+fn at_most_twenty_bad_lines_are_shown() {
     let folder = Folder::new();
     let path = folder.write("hosts", "10.0.0\n".repeat(1000));
     let error = listed(["-f", &path]).unwrap_err().to_string();
@@ -104,7 +104,7 @@ fn at_most_twenty_bad_lines_are_told() {
 }
 
 #[test]
-fn bad_lines_are_skipped_when_asked_and_told_all_the_same() {
+fn skipped_bad_lines_are_still_reported() {
     let folder = Folder::new();
     let path = folder.write("hosts", "10.0.0.1\n10.0.0\nhost\n");
     let targets = listed(["-f", &path, "--skip-bad"]).unwrap();
@@ -129,7 +129,7 @@ fn a_line_of_4096_bytes_is_the_longest() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_with_its_reason() {
+fn an_unreadable_file_is_reported_with_its_reason() {
     let folder = Folder::new();
     let directory = folder.path(".");
     let missing = folder.path("missing");
@@ -216,7 +216,7 @@ fn an_exclude_file_takes_out_its_targets() {
 }
 
 #[test]
-fn a_table_has_targets_and_labels() {
+fn a_csv_file_has_targets_and_labels() {
     let content = "\u{feff}site, Target ,note\r\nberlin,10.0.0.1,\"a, \"\"b\"\"\r\nc\"\r\n,host,\r\n\
                    paris,10.0.1.0/30,5\" disk\r\n\r\n,,\r\n# all\r\nrome,2001:DB8::1,";
     let targets = file("hosts.CSV", content).unwrap();
@@ -243,7 +243,7 @@ fn a_table_has_targets_and_labels() {
 }
 
 #[test]
-fn lines_of_a_table_are_counted_through_quoted_line_breaks_and_blank_lines() {
+fn lines_of_a_csv_file_are_counted_through_quoted_line_breaks_and_blank_lines() {
     for end in ["\n", "\r\n"] {
         let content = [
             "# inventory",
@@ -268,7 +268,7 @@ fn lines_of_a_table_are_counted_through_quoted_line_breaks_and_blank_lines() {
 }
 
 #[test]
-fn bad_records_of_a_table_are_told_and_the_next_ones_are_read() {
+fn bad_csv_records_are_reported_and_the_next_ones_are_read() {
     let long = "x".repeat(5000);
     let many = ",".repeat(300);
     let content = format!(
@@ -299,7 +299,7 @@ fn bad_records_of_a_table_are_told_and_the_next_ones_are_read() {
 }
 
 #[test]
-fn a_table_that_is_none_is_refused_as_a_whole() {
+fn a_csv_file_with_a_bad_header_is_refused_as_a_whole() {
     let long = format!("target,{}\nhost,a\n", "x".repeat(5000));
     let cases: &[(&[u8], &str)] = &[
         (b"", "begins with a header"),

@@ -3,7 +3,7 @@
 
 mod files;
 mod model;
-mod spellings;
+mod parse;
 
 use std::io;
 

@@ -3,8 +3,8 @@
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
-    ChunkKey, DnsFailure, Family, Heartbeat, Message, Outcome, OwnLoss, Probing, ResultChunk, Rtt,
-    Status, Target, Token, Version, WorkChunk,
+    ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, Message, Outcome, Probing, ResultChunk,
+    Rtt, Status, Target, Token, Version, WorkChunk,
 };
 use uuid::Uuid;
 
@@ -98,7 +98,9 @@ pub(crate) fn outcomes() -> Vec<Outcome> {
         },
         Outcome {
             attempts: 3,
-            ..unanswered(Status::Unknown(OwnLoss::SOCKET_DROPS.and(OwnLoss::STALLED)))
+            ..unanswered(Status::Unknown(
+                LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED),
+            ))
         },
         unanswered(Status::Down { no_arp: true }),
     ]

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
-    ChunkKey, DnsFailure, Family, Heartbeat, Outcome, OwnLoss, Probing, ResultChunk, Rtt, Status,
+    ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, Outcome, Probing, ResultChunk, Rtt, Status,
     Target, Token, Version, WorkChunk,
 };
 use proptest::{collection::vec, option, prelude::*};
@@ -140,7 +140,7 @@ fn status() -> impl Strategy<Value = Status> {
         ]
         .prop_map(Status::DnsFailed),
         any::<i32>().prop_map(|errno| Status::SendFailed { errno }),
-        any::<u8>().prop_map(|causes| Status::Unknown(OwnLoss(causes))),
+        any::<u8>().prop_map(|causes| Status::Unknown(LocalLoss(causes))),
         any::<bool>().prop_map(|no_arp| Status::Down { no_arp }),
     ]
 }

@@ -1,4 +1,4 @@
-//! The kernel's limits for one process and for all: socket buffers, tracked connections, open files.
+//! Kernel limits: socket buffers, tracked connections, open files.
 //!
 //! Source: Linux `socket(7)`, `proc_pid_limits(5)`, the kernel's `nf_conntrack-sysctl.rst`.
 
@@ -6,111 +6,115 @@ use std::io;
 
 use rustix::net::{AddressFamily, SocketType, socket, sockopt};
 
-use super::{DEFAULT_RATE, Finding, Reading, Silent, grouped, set};
+use super::{CheckResult, DEFAULT_RATE, KernelFile, Unavailable, grouped, sysctl_command};
 
 /// One of the two buffers of a socket.
-struct Buffer {
-    /// The limit for whoever has no `CAP_NET_ADMIN`.
+struct BufferLimit {
+    /// The `sysctl` limit for processes without `CAP_NET_ADMIN`.
     setting: &'static str,
-    /// What the prober asks for, in bytes.
+    /// Bytes that the prober asks for.
     wanted: u64,
-    /// Enough, in bytes, for a large sweep.
+    /// Bytes that are enough for a large sweep.
     enough: u64,
-    /// What is wrong with less.
+    /// What happens with less.
     otherwise: &'static str,
 }
 
-/// Replies that came and are not read yet. 16 MiB hold those of some seconds.
-const RECEIVE: Buffer = Buffer {
+/// Holds replies that are not read yet. 16 MiB hold the replies of a few seconds.
+const RECEIVE: BufferLimit = BufferLimit {
     setting: "net.core.rmem_max",
     wanted: 64 << 20,
     enough: 16 << 20,
     otherwise: "a burst of replies may not fit",
 };
 
-/// Requests that wait for the link address of a neighbour are charged to it, those to dead ones for seconds.
-const SEND: Buffer = Buffer {
+/// Requests that wait for the link address of a neighbour count against it. A dead neighbour holds them for seconds.
+const SEND: BufferLimit = BufferLimit {
     setting: "net.core.wmem_max",
     wanted: 4 << 20,
     enough: 4 << 20,
-    otherwise: "dead neighbours hold up the others",
+    otherwise: "dead neighbours delay the others",
 };
 
-/// What a socket was given.
+/// The buffer that the kernel granted.
 #[derive(Clone, Copy)]
-struct Given {
-    /// Bytes, without what the kernel adds for itself.
+struct Granted {
+    /// Bytes, without the kernel's overhead.
     bytes: u64,
-    /// Past the limit, as only `CAP_NET_ADMIN` can.
+    /// Whether it may exceed the `sysctl` limit, which needs `CAP_NET_ADMIN`.
     forced: bool,
 }
 
-/// How long an entry for a ping lives, where the kernel does not say: its own default, in seconds.
-const PING_TRACKED: u64 = 30;
+/// Seconds that conntrack keeps the entry of a ping: the kernel's default, used if the setting cannot be read.
+const DEFAULT_CONNTRACK_TIMEOUT: u64 = 30;
 
-/// Files below this are too few to start a sweep with four probing threads: 40 fail, 45 are used.
-const FEWEST_FILES: u64 = 64;
+/// With fewer open files a sweep with four probing threads cannot start: it uses 45, and 40 are too few.
+const MIN_FILES: u64 = 64;
 
-/// A sweep of names with four probing threads and 100 queries outstanding was measured to have 205 files open. A
-/// thread keeps up to 16 sockets where runs differ in source, interface or TTL. A name for whose query there is no
-/// socket ends as `dns_failed`.
-const MANY_FILES: u64 = 512;
+/// A sweep of names with four probing threads and 100 outstanding queries had 205 open files when measured. A thread
+/// keeps up to 16 sockets if runs differ in source, interface or TTL. A name ends as `dns_failed` if there is no socket
+/// for its query.
+const ENOUGH_FILES: u64 = 512;
 
-/// A limit of files to set: the usual default.
+/// The limit that the fix sets: the usual default of Linux.
 const USUAL_FILES: u64 = 1024;
 
-pub(super) fn receive_buffer() -> Finding {
-    let given = give(RECEIVE.wanted, |socket, bytes| {
+pub(super) fn receive_buffer() -> CheckResult {
+    let granted = request_buffer(RECEIVE.wanted, |socket, bytes| {
         let forced = sockopt::set_socket_recv_buffer_size_force(socket, bytes).is_ok();
         if !forced {
             sockopt::set_socket_recv_buffer_size(socket, bytes)?;
         }
         Ok((sockopt::socket_recv_buffer_size(socket)?, forced))
     });
-    judge_buffer(&RECEIVE, &Reading::setting(RECEIVE.setting), given)
+    judge_buffer(&RECEIVE, &KernelFile::sysctl(RECEIVE.setting), granted)
 }
 
-pub(super) fn send_buffer() -> Finding {
-    let given = give(SEND.wanted, |socket, bytes| {
+pub(super) fn send_buffer() -> CheckResult {
+    let granted = request_buffer(SEND.wanted, |socket, bytes| {
         let forced = sockopt::set_socket_send_buffer_size_force(socket, bytes).is_ok();
         if !forced {
             sockopt::set_socket_send_buffer_size(socket, bytes)?;
         }
         Ok((sockopt::socket_send_buffer_size(socket)?, forced))
     });
-    judge_buffer(&SEND, &Reading::setting(SEND.setting), given)
+    judge_buffer(&SEND, &KernelFile::sysctl(SEND.setting), granted)
 }
 
-/// Asks for a buffer on a socket that anybody may open; the limits are the same for all kinds.
-fn give(
+/// Asks for a buffer on a UDP socket, which everybody may open. The limits are the same for all kinds of socket.
+fn request_buffer(
     wanted: u64,
     ask: impl FnOnce(&rustix::fd::OwnedFd, usize) -> rustix::io::Result<(usize, bool)>,
-) -> io::Result<Given> {
+) -> io::Result<Granted> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     let (bytes, forced) = ask(&socket, wanted as usize)?;
-    // The kernel doubles what is set, for its bookkeeping (socket(7)).
+    // The kernel doubles the value that is set, for its own overhead (socket(7)).
     let bytes = bytes as u64 / 2;
-    Ok(Given { bytes, forced })
+    Ok(Granted { bytes, forced })
 }
 
-fn judge_buffer(buffer: &Buffer, limit: &Reading, given: io::Result<Given>) -> Finding {
+fn judge_buffer(
+    buffer: &BufferLimit,
+    limit: &KernelFile,
+    granted: io::Result<Granted>,
+) -> CheckResult {
     let setting = buffer.setting;
-    let bytes = match (given, limit.number()) {
-        (Ok(Given { bytes, forced }), _) if forced && bytes >= buffer.enough => {
-            let given = size(bytes);
-            return Finding::Good(format!("{given}: CAP_NET_ADMIN passes {setting}"));
+    let bytes = match (granted, limit.number()) {
+        (Ok(Granted { bytes, forced }), _) if forced && bytes >= buffer.enough => {
+            let granted = size(bytes);
+            return CheckResult::Good(format!("{granted}: CAP_NET_ADMIN overrides {setting}"));
         }
-        // What was given is the truth where both are known: it may be a sandbox that answers, and not a kernel.
-        (Ok(Given { bytes, .. }), _) => bytes,
+        // The granted size decides, not the setting: a sandbox may emulate the kernel.
+        (Ok(Granted { bytes, .. }), _) => bytes,
         (Err(_), Ok(limit)) => limit,
-        (Err(_), Err(silent)) => return silent.into(),
+        (Err(_), Err(unavailable)) => return unavailable.into(),
     };
     if bytes >= buffer.enough {
-        return Finding::Good(format!("{}, as {setting} permits", size(bytes)));
+        return CheckResult::Good(format!("{}, allowed by {setting}", size(bytes)));
     }
-    Finding::Poor {
+    CheckResult::Poor {
         found: format!("at most {}: {}", size(bytes), buffer.otherwise),
-        mend: set(setting, buffer.wanted),
+        fix: sysctl_command(setting, buffer.wanted),
     }
 }
 
@@ -122,83 +126,86 @@ fn size(bytes: u64) -> String {
     }
 }
 
-pub(super) fn conntrack() -> Finding {
+pub(super) fn conntrack() -> CheckResult {
     let [most, count, lifetime] = ["max", "count", "icmp_timeout"]
-        .map(|name| Reading::setting(&format!("net.netfilter.nf_conntrack_{name}")));
+        .map(|name| KernelFile::sysctl(&format!("net.netfilter.nf_conntrack_{name}")));
     judge_conntrack(&most, &count, &lifetime)
 }
 
-/// Every ping is an entry for half a minute; what finds the table full is dropped without a word.
-fn judge_conntrack(most: &Reading, count: &Reading, lifetime: &Reading) -> Finding {
+/// Every ping is an entry for half a minute. If the table is full, packets are dropped silently.
+fn judge_conntrack(most: &KernelFile, count: &KernelFile, lifetime: &KernelFile) -> CheckResult {
     let limit = match most.number() {
-        // The kernel takes 0 for no limit.
-        Ok(0) => return Finding::Good("tracks any number of pings".to_owned()),
+        // 0 means no limit.
+        Ok(0) => return CheckResult::Good("no limit".to_owned()),
         Ok(limit) => limit,
-        Err(Silent::NotThere { .. }) => {
-            return Finding::Untold("nf_conntrack is not loaded here".to_owned());
+        Err(Unavailable::Missing { .. }) => {
+            return CheckResult::NotShown("nf_conntrack is not loaded".to_owned());
         }
-        Err(silent) => return silent.into(),
+        Err(unavailable) => return unavailable.into(),
     };
     let count = match count.number() {
         Ok(count) => count,
-        Err(silent) => return silent.into(),
+        Err(unavailable) => return unavailable.into(),
     };
-    let lifetime = lifetime.number().unwrap_or(PING_TRACKED).max(1);
+    let lifetime = lifetime
+        .number()
+        .unwrap_or(DEFAULT_CONNTRACK_TIMEOUT)
+        .max(1);
     let free = limit.saturating_sub(count);
     let rate = free / lifetime;
     let found = format!(
-        "bears {} requests/s: {} of {} entries free",
+        "allows {} requests/s: {} of {} entries free",
         grouped(rate),
         grouped(free),
         grouped(limit)
     );
     if rate >= DEFAULT_RATE {
-        return Finding::Good(found);
+        return CheckResult::Good(found);
     }
     let needed = count + DEFAULT_RATE * lifetime;
-    Finding::Poor {
+    CheckResult::Poor {
         found,
-        mend: set(&most.name, needed.next_power_of_two()),
+        fix: sysctl_command(&most.name, needed.next_power_of_two()),
     }
 }
 
-pub(super) fn open_files() -> Finding {
-    judge_files(&Reading::file("/proc/self/limits"))
+pub(super) fn open_files() -> CheckResult {
+    judge_files(&KernelFile::file("/proc/self/limits"))
 }
 
-fn judge_files(limits: &Reading) -> Finding {
+fn judge_files(limits: &KernelFile) -> CheckResult {
     let [soft, hard] = match limits.parsed(parse_files) {
         Ok(limits) => limits,
-        Err(silent) => return silent.into(),
+        Err(unavailable) => return unavailable.into(),
     };
-    let may = grouped(soft);
+    let limit = grouped(soft);
     if soft == u64::MAX {
-        return Finding::Good("any number".to_owned());
+        return CheckResult::Good("no limit".to_owned());
     }
-    if soft >= MANY_FILES {
-        return Finding::Good(format!(
-            "up to {may}; a sweep of names may need {MANY_FILES}"
+    if soft >= ENOUGH_FILES {
+        return CheckResult::Good(format!(
+            "up to {limit}; a sweep of names may need {ENOUGH_FILES}"
         ));
     }
-    let mend = if hard >= USUAL_FILES {
+    let fix = if hard >= USUAL_FILES {
         format!("ulimit -n {USUAL_FILES}; for a service LimitNOFILE={USUAL_FILES}")
     } else {
         format!("sudo prlimit -n{USUAL_FILES}:{USUAL_FILES} -p $$; for a service LimitNOFILE=")
             + &USUAL_FILES.to_string()
     };
-    if soft < FEWEST_FILES {
-        return Finding::Bad {
-            found: format!("at most {may}: a sweep needs {FEWEST_FILES} to start"),
-            mend,
+    if soft < MIN_FILES {
+        return CheckResult::Bad {
+            found: format!("at most {limit}: a sweep needs {MIN_FILES} to start"),
+            fix,
         };
     }
-    Finding::Poor {
-        found: format!("at most {may}: a sweep of names may need {MANY_FILES}"),
-        mend,
+    CheckResult::Poor {
+        found: format!("at most {limit}: a sweep of names may need {ENOUGH_FILES}"),
+        fix,
     }
 }
 
-/// The soft and the hard limit; no limit is the largest number.
+/// The soft and the hard limit; `u64::MAX` if there is none.
 fn parse_files(limits: &str) -> Option<[u64; 2]> {
     let line = limits
         .lines()
@@ -215,74 +222,76 @@ fn parse_files(limits: &str) -> Option<[u64; 2]> {
 mod tests {
     use super::*;
 
-    fn given(bytes: u64, forced: bool) -> Given {
-        Given { bytes, forced }
+    fn granted(bytes: u64, forced: bool) -> Granted {
+        Granted { bytes, forced }
     }
 
-    fn poor(found: &str, mend: &str) -> Finding {
-        Finding::Poor {
+    fn poor(found: &str, fix: &str) -> CheckResult {
+        CheckResult::Poor {
             found: found.to_owned(),
-            mend: mend.to_owned(),
+            fix: fix.to_owned(),
         }
     }
 
     #[test]
-    fn a_small_buffer_is_poor_unless_the_capability_passes_the_limit() {
-        let limit = Reading::of(RECEIVE.setting, "212992\n");
+    fn a_small_buffer_is_poor_unless_the_capability_overrides_the_limit() {
+        let limit = KernelFile::of(RECEIVE.setting, "212992\n");
         assert_eq!(
-            judge_buffer(&RECEIVE, &limit, Ok(given(212_992, false))),
+            judge_buffer(&RECEIVE, &limit, Ok(granted(212_992, false))),
             poor(
                 "at most 208 KiB: a burst of replies may not fit",
                 "sudo sysctl -w net.core.rmem_max=67108864"
             )
         );
         assert_eq!(
-            judge_buffer(&RECEIVE, &limit, Ok(given(64 << 20, true))),
-            Finding::Good("64 MiB: CAP_NET_ADMIN passes net.core.rmem_max".to_owned())
+            judge_buffer(&RECEIVE, &limit, Ok(granted(64 << 20, true))),
+            CheckResult::Good("64 MiB: CAP_NET_ADMIN overrides net.core.rmem_max".to_owned())
         );
         assert_eq!(
-            judge_buffer(&SEND, &limit, Ok(given(212_992, false))),
+            judge_buffer(&SEND, &limit, Ok(granted(212_992, false))),
             poor(
-                "at most 208 KiB: dead neighbours hold up the others",
+                "at most 208 KiB: dead neighbours delay the others",
                 "sudo sysctl -w net.core.wmem_max=4194304"
             )
         );
-        // Enough begins with exactly what the prober asks for.
+        // Exactly the size that the prober asks for is enough.
         for (bytes, enough) in [((4 << 20) - 1, false), (4 << 20, true)] {
-            let finding = judge_buffer(&SEND, &limit, Ok(given(bytes, false)));
+            let result = judge_buffer(&SEND, &limit, Ok(granted(bytes, false)));
             assert_eq!(
-                matches!(finding, Finding::Good(_)),
+                matches!(result, CheckResult::Good(_)),
                 enough,
-                "{bytes}: {finding:?}"
+                "{bytes}: {result:?}"
             );
         }
     }
 
     #[test]
-    fn a_limit_that_is_not_shown_is_taken_from_the_socket_and_else_not_guessed() {
-        let hidden = Reading::failed(RECEIVE.setting, io::ErrorKind::NotFound);
+    fn without_the_setting_the_socket_decides_and_nothing_is_guessed() {
+        let hidden = KernelFile::failed(RECEIVE.setting, io::ErrorKind::NotFound);
         assert_eq!(
-            judge_buffer(&RECEIVE, &hidden, Ok(given(64 << 20, false))),
-            Finding::Good("64 MiB, as net.core.rmem_max permits".to_owned())
+            judge_buffer(&RECEIVE, &hidden, Ok(granted(64 << 20, false))),
+            CheckResult::Good("64 MiB, allowed by net.core.rmem_max".to_owned())
         );
         let refused = || Err(io::ErrorKind::PermissionDenied.into());
         assert_eq!(
             judge_buffer(&RECEIVE, &hidden, refused()),
-            Finding::Untold("net.core.rmem_max is not there".to_owned())
+            CheckResult::NotShown("net.core.rmem_max does not exist".to_owned())
         );
-        let odd = Reading::of(RECEIVE.setting, "-1\n");
+        let odd = KernelFile::of(RECEIVE.setting, "-1\n");
         assert_eq!(
             judge_buffer(&RECEIVE, &odd, refused()),
-            Finding::Untold("net.core.rmem_max reads \"-1\"".to_owned())
+            CheckResult::NotShown("net.core.rmem_max reads \"-1\"".to_owned())
         );
-        let small = Reading::of(RECEIVE.setting, "4096\n");
-        let finding = judge_buffer(&RECEIVE, &small, refused());
-        assert!(matches!(finding, Finding::Poor { found, .. } if found.contains("at most 4 KiB")));
+        let small = KernelFile::of(RECEIVE.setting, "4096\n");
+        let result = judge_buffer(&RECEIVE, &small, refused());
+        assert!(
+            matches!(result, CheckResult::Poor { found, .. } if found.contains("at most 4 KiB"))
+        );
     }
 
-    fn track(most: &str, count: &str, lifetime: &str) -> Finding {
+    fn track(most: &str, count: &str, lifetime: &str) -> CheckResult {
         let of = |name: &str, text: &str| {
-            Reading::of(&format!("net.netfilter.nf_conntrack_{name}"), text)
+            KernelFile::of(&format!("net.netfilter.nf_conntrack_{name}"), text)
         };
         judge_conntrack(
             &of("max", most),
@@ -292,34 +301,42 @@ mod tests {
     }
 
     #[test]
-    fn conntrack_bears_the_rate_for_which_its_free_entries_last() {
+    fn conntrack_allows_the_rate_for_which_its_free_entries_last() {
         assert_eq!(
             track("262144\n", "100\n", "30\n"),
-            Finding::Good("bears 8,734 requests/s: 262,044 of 262,144 entries free".to_owned())
+            CheckResult::Good(
+                "allows 8,734 requests/s: 262,044 of 262,144 entries free".to_owned()
+            )
         );
-        assert!(matches!(track("30000", "0", "30"), Finding::Good(_)));
+        assert!(matches!(track("30000", "0", "30"), CheckResult::Good(_)));
         assert_eq!(
             track("65536", "35537", "30"),
             poor(
-                "bears 999 requests/s: 29,999 of 65,536 entries free",
+                "allows 999 requests/s: 29,999 of 65,536 entries free",
                 "sudo sysctl -w net.netfilter.nf_conntrack_max=131072"
             )
         );
-        assert!(matches!(track("30000", "0", "60"), Finding::Poor { .. }));
-        // What mends it is enough.
-        assert!(matches!(track("131072", "35537", "30"), Finding::Good(_)));
+        assert!(matches!(
+            track("30000", "0", "60"),
+            CheckResult::Poor { .. }
+        ));
+        // The fix is enough.
+        assert!(matches!(
+            track("131072", "35537", "30"),
+            CheckResult::Good(_)
+        ));
     }
 
     #[test]
-    fn odd_figures_of_conntrack_neither_overflow_nor_are_guessed_at() {
-        assert!(matches!(track("0", "5", "30"), Finding::Good(_)));
+    fn unusual_conntrack_values_do_not_overflow_and_nothing_is_guessed() {
+        assert!(matches!(track("0", "5", "30"), CheckResult::Good(_)));
         let full = track("10", "4294967295", "4294967295");
         assert!(
-            matches!(&full, Finding::Poor { found, .. } if found.starts_with("bears 0 requests/s: 0 of 10")),
+            matches!(&full, CheckResult::Poor { found, .. } if found.starts_with("allows 0 requests/s: 0 of 10")),
             "{full:?}"
         );
-        assert!(matches!(track("30000", "0", "0"), Finding::Good(_)));
-        // Unknown lifetimes are the kernel's default.
+        assert!(matches!(track("30000", "0", "0"), CheckResult::Good(_)));
+        // An unknown lifetime is replaced by the kernel's default.
         assert_eq!(track("40000", "0", "soon"), track("40000", "0", "30"));
         for (most, count) in [
             ("", "0"),
@@ -328,36 +345,36 @@ mod tests {
             ("100", ""),
             ("100", "x"),
         ] {
-            let finding = track(most, count, "30");
-            assert!(matches!(finding, Finding::Untold(_)), "{finding:?}");
+            let result = track(most, count, "30");
+            assert!(matches!(result, CheckResult::NotShown(_)), "{result:?}");
         }
-        let most = Reading::failed("m", io::ErrorKind::NotFound);
-        let other = Reading::of("c", "0");
+        let most = KernelFile::failed("m", io::ErrorKind::NotFound);
+        let other = KernelFile::of("c", "0");
         assert_eq!(
             judge_conntrack(&most, &other, &other),
-            Finding::Untold("nf_conntrack is not loaded here".to_owned())
+            CheckResult::NotShown("nf_conntrack is not loaded".to_owned())
         );
-        let most = Reading::failed("m", io::ErrorKind::PermissionDenied);
+        let most = KernelFile::failed("m", io::ErrorKind::PermissionDenied);
         assert_eq!(
             judge_conntrack(&most, &other, &other),
-            Finding::Untold("m: permission denied".to_owned())
+            CheckResult::NotShown("m: permission denied".to_owned())
         );
     }
 
-    fn files(soft: &str, hard: &str) -> Finding {
+    fn files(soft: &str, hard: &str) -> CheckResult {
         let text = format!(
             "Limit                     Soft Limit           Hard Limit           Units     \n\
              Max processes             40                   41                   processes \n\
              Max open files            {soft:<20} {hard:<20} files     \n"
         );
-        judge_files(&Reading::of("/proc/self/limits", &text))
+        judge_files(&KernelFile::of("/proc/self/limits", &text))
     }
 
     #[test]
-    fn open_files_are_judged_by_the_soft_limit_and_mended_by_whom_the_hard_one_lets() {
+    fn the_soft_limit_decides_and_the_hard_limit_decides_who_can_fix_it() {
         for soft in ["unlimited", "512", "1024", "18446744073709551615"] {
             assert!(
-                matches!(files(soft, "unlimited"), Finding::Good(_)),
+                matches!(files(soft, "unlimited"), CheckResult::Good(_)),
                 "{soft}"
             );
         }
@@ -368,18 +385,18 @@ mod tests {
                 "ulimit -n 1024; for a service LimitNOFILE=1024"
             )
         );
-        assert!(matches!(files("64", "unlimited"), Finding::Poor { .. }));
+        assert!(matches!(files("64", "unlimited"), CheckResult::Poor { .. }));
         assert_eq!(
             files("63", "63"),
-            Finding::Bad {
+            CheckResult::Bad {
                 found: "at most 63: a sweep needs 64 to start".to_owned(),
-                mend: "sudo prlimit -n1024:1024 -p $$; for a service LimitNOFILE=1024".to_owned(),
+                fix: "sudo prlimit -n1024:1024 -p $$; for a service LimitNOFILE=1024".to_owned(),
             }
         );
     }
 
     #[test]
-    fn limits_of_another_form_are_not_guessed_at() {
+    fn limits_in_an_unknown_format_are_not_guessed() {
         for text in [
             "",
             "Max open files",
@@ -388,10 +405,10 @@ mod tests {
             "Max open files -1 -1 files",
             "max open files 5 5 files",
         ] {
-            let finding = judge_files(&Reading::of("/proc/self/limits", text));
+            let result = judge_files(&KernelFile::of("/proc/self/limits", text));
             assert!(
-                matches!(finding, Finding::Untold(_)),
-                "{text:?}: {finding:?}"
+                matches!(result, CheckResult::NotShown(_)),
+                "{text:?}: {result:?}"
             );
         }
     }

@@ -1,28 +1,28 @@
-//! Whether the kernel's neighbour table has room for the targets of the largest network on a link of this box. Where it
-//! is full, requests to all on-link targets are refused, gateways included.
+//! Whether the kernel's neighbour table (ARP and NDP) has room for the largest network that is directly connected to
+//! this machine. If the table is full, the kernel refuses requests to all on-link targets, gateways included.
 //!
 //! Source: Linux `arp(7)`, `proc_pid_net(5)` (`route`, `ipv6_route`), `neigh_forced_gc` of the kernel's
 //! `net/core/neighbour.c`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{DEFAULT_RATE, Finding, Reading, grouped, set};
+use super::{CheckResult, DEFAULT_RATE, KernelFile, grouped, sysctl_command};
 
-/// Entries that a sweep at the default rate can have in use, however large the network is: the kernel drops none before
-/// it is 5 s old, and four probing threads ask for up to 256 dead neighbours at once each.
-const MOST_HELD: u64 = (5 * DEFAULT_RATE + 4 * 256).next_power_of_two();
+/// Most entries that a sweep at the default rate can use at once, for a network of any size: the kernel keeps each
+/// entry for at least 5 s, and four probing threads ask for up to 256 dead neighbours each.
+const MAX_HELD: u64 = (5 * DEFAULT_RATE + 4 * 256).next_power_of_two();
 
-/// Addresses of a network that a sweep takes without being asked twice. Of a larger one, such as every IPv6 network,
-/// somebody lists the few that there are.
-const MOST_SWEPT: u64 = 1 << 24;
+/// Most addresses of a network that a sweep accepts without `--yes`. Nobody sweeps a larger network as a whole: of an
+/// IPv6 network, users list the few addresses that exist.
+const MAX_SWEPT: u64 = 1 << 24;
 
-/// `RTF_GATEWAY`, `RTF_REJECT`, `RTF_ANYCAST` and `RTF_LOCAL` (`linux/route.h`, `linux/ipv6_route.h`): no neighbours.
+/// `RTF_GATEWAY`, `RTF_REJECT`, `RTF_ANYCAST` and `RTF_LOCAL` (`linux/route.h`, `linux/ipv6_route.h`): routes without neighbours.
 const NOT_ON_LINK: u32 = 0x2 | 0x200 | 0x10_0000 | 0x8000_0000;
 
-/// `IFF_LOOPBACK`, `IFF_POINTOPOINT` and `IFF_NOARP` (linux/if.h): an interface that asks for no link addresses.
+/// `IFF_LOOPBACK`, `IFF_POINTOPOINT` and `IFF_NOARP` (linux/if.h): interfaces that need no link addresses.
 const NO_NEIGHBOURS: u32 = 0x8 | 0x10 | 0x80;
 
-/// A network whose addresses are reached without a gateway.
+/// A network that is reached without a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Network {
     first: IpAddr,
@@ -30,18 +30,18 @@ struct Network {
     interface: String,
 }
 
-/// The table and what it is for, as read.
-struct Table {
-    limit: Reading,
-    statistics: Reading,
-    routes: Reading,
+/// The files that describe the neighbour table and the routes.
+struct TableFiles {
+    limit: KernelFile,
+    statistics: KernelFile,
+    routes: KernelFile,
 }
 
-pub(super) fn check(v6: bool) -> Finding {
-    let table = |family: &str, statistics: &str, routes: &str| Table {
-        limit: Reading::setting(&format!("net.{family}.neigh.default.gc_thresh3")),
-        statistics: Reading::file(&format!("/proc/net/stat/{statistics}")),
-        routes: Reading::file(&format!("/proc/net/{routes}")),
+pub(super) fn check(v6: bool) -> CheckResult {
+    let table = |family: &str, statistics: &str, routes: &str| TableFiles {
+        limit: KernelFile::sysctl(&format!("net.{family}.neigh.default.gc_thresh3")),
+        statistics: KernelFile::file(&format!("/proc/net/stat/{statistics}")),
+        routes: KernelFile::file(&format!("/proc/net/{routes}")),
     };
     let table = if v6 {
         table("ipv6", "ndisc_cache", "ipv6_route")
@@ -49,49 +49,48 @@ pub(super) fn check(v6: bool) -> Finding {
         table("ipv4", "arp_cache", "route")
     };
     judge(&table, if v6 { parse_v6 } else { parse_v4 }, |interface| {
-        let flags = Reading::file(&format!("/sys/class/net/{interface}/flags"));
+        let flags = KernelFile::file(&format!("/sys/class/net/{interface}/flags"));
         has_neighbours(&flags)
     })
 }
 
 fn judge(
-    table: &Table,
+    table: &TableFiles,
     parse: fn(&str) -> Option<Network>,
     has_neighbours: impl Fn(&str) -> bool,
-) -> Finding {
+) -> CheckResult {
     let (limit, held) = match (table.limit.number(), table.statistics.parsed(parse_entries)) {
         (Ok(limit), Ok(held)) => (limit, held),
-        (Err(silent), _) | (_, Err(silent)) => return silent.into(),
+        (Err(unavailable), _) | (_, Err(unavailable)) => return unavailable.into(),
     };
     let largest = table.routes.parsed(|text| {
         Some(
             text.lines()
                 .filter_map(parse)
                 .filter(|network| has_neighbours(&network.interface))
-                // Of equal ones the first.
                 .min_by_key(|network| network.length),
         )
     });
-    let table_holds = format!("{} fit, {} in use", grouped(limit), grouped(held));
+    let usage = format!("{} fit, {} in use", grouped(limit), grouped(held));
     let network = match largest {
         Ok(Some(network)) => network,
-        Ok(None) => return Finding::Good(format!("{table_holds}; no network is on-link")),
-        Err(silent) => return silent.into(),
+        Ok(None) => return CheckResult::Good(format!("{usage}; no network is on-link")),
+        Err(unavailable) => return unavailable.into(),
     };
     let targets = network.targets();
-    let needed = held + targets.min(MOST_HELD);
+    let needed = held + targets.min(MAX_HELD);
     let Network {
         first,
         length,
         interface,
     } = network;
     let named = format!("{first}/{length} on {interface}");
-    if needed <= limit || targets > MOST_SWEPT {
-        return Finding::Good(format!("{table_holds}; largest: {named}"));
+    if needed <= limit || targets > MAX_SWEPT {
+        return CheckResult::Good(format!("{usage}; largest: {named}"));
     }
-    Finding::Poor {
-        found: format!("{table_holds}; {named} needs more"),
-        mend: set(&table.limit.name, needed.next_power_of_two()),
+    CheckResult::Poor {
+        found: format!("{usage}; {named} needs more"),
+        fix: sysctl_command(&table.limit.name, needed.next_power_of_two()),
     }
 }
 
@@ -108,22 +107,22 @@ impl Network {
     }
 }
 
-fn has_neighbours(flags: &Reading) -> bool {
+fn has_neighbours(flags: &KernelFile) -> bool {
     let flags = flags.parsed(|text| u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok());
-    // Of an interface about which nothing is known the network counts: too much room does no harm.
+    // If the flags are unknown, the network counts: a table that is too large does no harm.
     flags.map_or(true, |flags| flags & NO_NEIGHBOURS == 0)
 }
 
-/// The number of entries: the first field, in hexadecimal, of each line below the heading.
+/// The number of entries: the first field of each line below the header, in hexadecimal.
 fn parse_entries(statistics: &str) -> Option<u64> {
     let mut lines = statistics.lines();
-    let heading = lines.next()?.split_ascii_whitespace().next()?;
+    let header = lines.next()?.split_ascii_whitespace().next()?;
     let entries = lines.next()?.split_ascii_whitespace().next()?;
-    (heading == "entries").then_some(())?;
+    (header == "entries").then_some(())?;
     u32::from_str_radix(entries, 16).ok().map(u64::from)
 }
 
-/// `Iface Destination Gateway Flags RefCnt Use Metric Mask ...`: addresses are hexadecimal as they lie in memory.
+/// `Iface Destination Gateway Flags RefCnt Use Metric Mask ...`. Addresses are hexadecimal, in memory byte order.
 fn parse_v4(line: &str) -> Option<Network> {
     let fields: Vec<_> = line.split_ascii_whitespace().collect();
     let address = |text: &str| {
@@ -141,8 +140,8 @@ fn parse_v4(line: &str) -> Option<Network> {
     })
 }
 
-/// `destination length source length next-hop metric refcount use flags interface`, without link-local and multicast
-/// networks, which are on every link and hold no targets that a user lists.
+/// `destination length source length next-hop metric refcount use flags interface`. Link-local and multicast networks
+/// are skipped: every link has them, and users do not list their addresses.
 fn parse_v6(line: &str) -> Option<Network> {
     let fields: Vec<_> = line.split_ascii_whitespace().collect();
     let first = Ipv6Addr::from_bits(u128::from_str_radix(fields.first()?, 16).ok()?);
@@ -164,14 +163,14 @@ mod tests {
     use super::*;
 
     const LIMIT: &str = "net.ipv4.neigh.default.gc_thresh3";
-    const HEADING: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\n";
+    const HEADER: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\n";
 
-    fn table(limit: &str, entries: &str, routes: &str) -> Table {
+    fn table(limit: &str, entries: &str, routes: &str) -> TableFiles {
         let statistics = format!("entries  allocs\n{entries} 0000126f\n{entries} 00018f90\n");
-        Table {
-            limit: Reading::of(LIMIT, limit),
-            statistics: Reading::of("/proc/net/stat/arp_cache", &statistics),
-            routes: Reading::of("/proc/net/route", routes),
+        TableFiles {
+            limit: KernelFile::of(LIMIT, limit),
+            statistics: KernelFile::of("/proc/net/stat/arp_cache", &statistics),
+            routes: KernelFile::of("/proc/net/route", routes),
         }
     }
 
@@ -186,15 +185,15 @@ mod tests {
         )
     }
 
-    fn judge_v4(table: &Table) -> Finding {
+    fn judge_v4(table: &TableFiles) -> CheckResult {
         judge(table, parse_v4, |interface| interface != "tun0")
     }
 
     #[test]
-    fn the_largest_on_link_network_is_what_the_table_must_hold() {
+    fn the_table_must_have_room_for_the_largest_on_link_network() {
         let routes = [
-            HEADING,
-            // By way of a gateway; refused; on an interface without neighbours.
+            HEADER,
+            // Routes with a gateway, with a rejection, and on an interface without neighbours do not count.
             &route("eth0", [0, 0, 0, 0], 0, 3),
             &route("*", [10, 0, 0, 0], 8, 0x201),
             &route("tun0", [10, 8, 0, 0], 16, 1),
@@ -202,35 +201,35 @@ mod tests {
             &route("eth1", [172, 16, 0, 0], 22, 1),
         ]
         .concat();
-        // 1,022 targets and 3 entries are one more than fit.
+        // 1,022 targets and 3 entries are one entry too many.
         assert_eq!(
             judge_v4(&table("1024\n", "00000003", &routes)),
-            Finding::Poor {
+            CheckResult::Poor {
                 found: "1,024 fit, 3 in use; 172.16.0.0/22 on eth1 needs more".to_owned(),
-                mend: format!("sudo sysctl -w {LIMIT}=2048"),
+                fix: format!("sudo sysctl -w {LIMIT}=2048"),
             }
         );
         assert_eq!(
             judge_v4(&table("1024\n", "00000002", &routes)),
-            Finding::Good("1,024 fit, 2 in use; largest: 172.16.0.0/22 on eth1".to_owned())
+            CheckResult::Good("1,024 fit, 2 in use; largest: 172.16.0.0/22 on eth1".to_owned())
         );
         assert!(matches!(
             judge_v4(&table("2048\n", "0000001F", &routes)),
-            Finding::Good(found) if found.starts_with("2,048 fit, 31 in use")
+            CheckResult::Good(found) if found.starts_with("2,048 fit, 31 in use")
         ));
     }
 
     #[test]
-    fn a_network_beyond_what_a_sweep_holds_at_once_needs_no_more_than_that() {
+    fn a_large_network_needs_only_the_entries_that_a_sweep_uses_at_once() {
         for length in [8, 12, 16] {
             let routes = route("eth0", [10, 0, 0, 0], length, 1);
             assert!(matches!(
                 judge_v4(&table("8192", "0", &routes)),
-                Finding::Good(_)
+                CheckResult::Good(_)
             ));
             assert!(matches!(
                 judge_v4(&table("8191", "0", &routes)),
-                Finding::Poor { mend, .. } if mend.ends_with("=8192")
+                CheckResult::Poor { fix, .. } if fix.ends_with("=8192")
             ));
         }
         let targets = |length| {
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn v6_networks_count_without_those_that_every_link_has() {
+    fn v6_networks_that_every_link_has_do_not_count() {
         let line = |network: &str, length: &str, flags: &str, interface: &str| {
             let zero = "0".repeat(32);
             format!(
@@ -264,46 +263,46 @@ mod tests {
         let judge_v6 = |routes: &str| judge(&table("1024", "6", routes), parse_v6, |_| true);
         assert_eq!(
             judge_v6(&every_link),
-            Finding::Good("1,024 fit, 6 in use; no network is on-link".to_owned())
+            CheckResult::Good("1,024 fit, 6 in use; no network is on-link".to_owned())
         );
         let network = |length| line(&format!("fd{}", "0".repeat(30)), length, "00000001", "eth0");
         assert!(matches!(
             judge_v6(&(every_link + &network("70"))),
-            Finding::Poor { found, .. } if found.ends_with("fd00::/112 on eth0 needs more")
+            CheckResult::Poor { found, .. } if found.ends_with("fd00::/112 on eth0 needs more")
         ));
         for length in ["67", "40", "00"] {
             assert!(
-                matches!(judge_v6(&network(length)), Finding::Good(_)),
+                matches!(judge_v6(&network(length)), CheckResult::Good(_)),
                 "{length}"
             );
         }
     }
 
     #[test]
-    fn what_is_not_shown_is_not_guessed() {
-        let whole = || table("1024", "3", HEADING);
-        assert!(matches!(judge_v4(&whole()), Finding::Good(_)));
-        let missing = |name: &str| Reading::failed(name, io::ErrorKind::NotFound);
+    fn missing_files_are_reported_and_nothing_is_guessed() {
+        let whole = || table("1024", "3", HEADER);
+        assert!(matches!(judge_v4(&whole()), CheckResult::Good(_)));
+        let missing = |name: &str| KernelFile::failed(name, io::ErrorKind::NotFound);
         for part in [
-            Table {
+            TableFiles {
                 limit: missing("part"),
                 ..whole()
             },
-            Table {
+            TableFiles {
                 statistics: missing("part"),
                 ..whole()
             },
-            Table {
+            TableFiles {
                 routes: missing("part"),
                 ..whole()
             },
         ] {
-            let told = Finding::Untold("part is not there".to_owned());
-            assert_eq!(judge_v4(&part), told);
+            let result = CheckResult::NotShown("part does not exist".to_owned());
+            assert_eq!(judge_v4(&part), result);
         }
         for entries in ["-1", "1ffffffff", "x"] {
-            let finding = judge_v4(&table("1024", entries, HEADING));
-            assert!(matches!(finding, Finding::Untold(_)), "{finding:?}");
+            let result = judge_v4(&table("1024", entries, HEADER));
+            assert!(matches!(result, CheckResult::NotShown(_)), "{result:?}");
         }
         for text in ["", "entries\n", "entries\n\n", "allocs\n00000003\n"] {
             assert_eq!(parse_entries(text), None, "{text:?}");
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_routes_are_no_networks() {
+    fn malformed_routes_are_ignored() {
         for line in [
             "",
             "eth0",
@@ -345,9 +344,9 @@ mod tests {
             ("", true),
             ("1003\n", true),
         ] {
-            assert_eq!(has_neighbours(&Reading::of("flags", flags)), expected);
+            assert_eq!(has_neighbours(&KernelFile::of("flags", flags)), expected);
         }
-        assert!(has_neighbours(&Reading::failed(
+        assert!(has_neighbours(&KernelFile::failed(
             "flags",
             io::ErrorKind::NotFound
         )));

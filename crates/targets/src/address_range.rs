@@ -8,13 +8,13 @@ use ipnet::IpNet;
 use pingfleet_wire::Family;
 
 use crate::{
-    cover::Span,
-    why::{UNPROBEABLE_V4, UNPROBEABLE_V6, Why, unprobeable},
+    ip_range_set::Span,
+    parse::bad_target_reason::{BadTargetReason, UNPROBEABLE_V4, UNPROBEABLE_V6, unprobeable},
 };
 
 /// Consecutive addresses of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Block {
+pub(crate) enum AddressRange {
     V4(Span),
     V6(Span),
 }
@@ -25,9 +25,9 @@ const MAPPED: Span = Span {
     last: 0xffff_ffff_ffff,
 };
 
-impl Block {
+impl AddressRange {
     /// One address; an IPv4-mapped one is the IPv4 address that it names.
-    pub(super) fn address(address: IpAddr) -> Self {
+    pub(crate) fn address(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(Span::one(address.to_bits().into())),
             IpAddr::V6(address) => Self::V6(Span::one(address.to_bits())),
@@ -35,7 +35,7 @@ impl Block {
     }
 
     /// From the first to the last address, of the same family as it.
-    pub(super) fn range(first: IpAddr, last: IpAddr) -> Self {
+    pub(crate) fn range(first: IpAddr, last: IpAddr) -> Self {
         let bits = |address| match address {
             IpAddr::V4(address) => u128::from(address.to_bits()),
             IpAddr::V6(address) => address.to_bits(),
@@ -55,12 +55,12 @@ impl Block {
     }
 
     /// All addresses of a network.
-    pub(super) fn whole(network: IpNet) -> Self {
+    pub(crate) fn whole(network: IpNet) -> Self {
         Self::range(network.network(), network.broadcast())
     }
 
     /// The hosts of a network: of IPv4 up to /30 without network and broadcast address (RFC 3021 for /31).
-    pub(super) fn hosts(network: IpNet) -> Self {
+    pub(crate) fn hosts(network: IpNet) -> Self {
         match (Self::whole(network), network) {
             (Self::V4(span), IpNet::V4(network)) if network.prefix_len() <= 30 => Self::V4(Span {
                 first: span.first + 1,
@@ -71,29 +71,33 @@ impl Block {
     }
 
     /// How many addresses; one too few for all of IPv6.
-    pub(super) fn count(self) -> u128 {
+    pub(crate) fn count(self) -> u128 {
         let (Self::V4(span) | Self::V6(span)) = self;
         span.count()
     }
 }
 
 /// Whether one address may be probed.
-pub(super) fn check_address(address: IpAddr, family: Family) -> Result<(), Why> {
+pub(crate) fn check_address(address: IpAddr, family: Family) -> Result<(), BadTargetReason> {
     check_family(address.to_canonical(), family)?;
     unprobeable(address).map_or(Ok(()), Err)
 }
 
 /// Whether all addresses from the first to the last may be probed; `block` is what they make.
-pub(super) fn check_block(first: IpAddr, block: Block, family: Family) -> Result<(), Why> {
+pub(crate) fn check_range(
+    first: IpAddr,
+    block: AddressRange,
+    family: Family,
+) -> Result<(), BadTargetReason> {
     check_family(first, family)?;
     match block {
-        Block::V4(span) if first.is_ipv6() => Err(mapped(span.first)),
-        Block::V4(span) => unprobeable_in(
+        AddressRange::V4(span) if first.is_ipv6() => Err(mapped(span.first)),
+        AddressRange::V4(span) => unprobeable_in(
             span,
             UNPROBEABLE_V4.map(|(first, last)| (first.to_bits().into(), last.to_bits().into())),
             |bits| Ipv4Addr::from_bits(bits as u32).into(),
         ),
-        Block::V6(span) => {
+        AddressRange::V6(span) => {
             let blocks = UNPROBEABLE_V6.map(|(first, last)| (first.to_bits(), last.to_bits()));
             unprobeable_in(span, blocks, |bits| Ipv6Addr::from_bits(bits).into())?;
             MAPPED
@@ -103,10 +107,10 @@ pub(super) fn check_block(first: IpAddr, block: Block, family: Family) -> Result
     }
 }
 
-fn check_family(address: IpAddr, family: Family) -> Result<(), Why> {
+fn check_family(address: IpAddr, family: Family) -> Result<(), BadTargetReason> {
     match (address, family) {
-        (IpAddr::V4(_), Family::V6) => Err(Why::NotV6),
-        (IpAddr::V6(_), Family::V4) => Err(Why::NotV4),
+        (IpAddr::V4(_), Family::V6) => Err(BadTargetReason::NotV6),
+        (IpAddr::V6(_), Family::V4) => Err(BadTargetReason::NotV4),
         _ => Ok(()),
     }
 }
@@ -115,7 +119,7 @@ fn unprobeable_in<const N: usize>(
     span: Span,
     blocks: [(u128, u128); N],
     address: impl Fn(u128) -> IpAddr,
-) -> Result<(), Why> {
+) -> Result<(), BadTargetReason> {
     let found = blocks
         .into_iter()
         .find_map(|(first, last)| span.and(Span { first, last }));
@@ -124,8 +128,8 @@ fn unprobeable_in<const N: usize>(
         .map_or(Ok(()), Err)
 }
 
-fn mapped(bits: u128) -> Why {
-    Why::Mapped {
+fn mapped(bits: u128) -> BadTargetReason {
+    BadTargetReason::Mapped {
         meant: Ipv4Addr::from_bits(bits as u32),
     }
 }

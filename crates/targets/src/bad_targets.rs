@@ -1,14 +1,11 @@
-//! Bad targets as they are told to the user: the first few in full, all of them counted. No I/O.
+//! Bad targets as they are reported to the user: the first few in full, all of them counted. No I/O.
 
 use std::fmt;
 
-use crate::why::Why;
-
-/// How many bad targets, and how many notes, are told in full.
-pub(super) const MOST_TOLD: usize = 20;
+use crate::{limits::MAX_REPORTED, parse::BadTargetReason};
 
 /// How many characters of a text are shown.
-const MOST_CHARS: usize = 100;
+const MAX_SHOWN_CHARS: usize = 100;
 
 /// A text that cannot be probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +13,7 @@ pub struct BadTarget {
     file: Option<String>,
     line: u64,
     text: String,
-    why: Why,
+    why: BadTargetReason,
 }
 
 impl BadTarget {
@@ -39,15 +36,15 @@ impl fmt::Display for BadTarget {
 /// All bad targets of a plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BadTargets {
-    told: Vec<BadTarget>,
+    reported: Vec<BadTarget>,
     count: u64,
 }
 
 impl BadTargets {
     /// The first 20.
     #[must_use]
-    pub fn told(&self) -> &[BadTarget] {
-        &self.told
+    pub fn reported(&self) -> &[BadTarget] {
+        &self.reported
     }
 
     /// How many there are in all.
@@ -57,10 +54,10 @@ impl BadTargets {
     }
 
     /// Adds one; `place` is a file's name, ready to be shown, and a line.
-    pub(super) fn add(&mut self, place: Option<(&str, u64)>, text: &str, why: Why) {
+    pub(crate) fn add(&mut self, place: Option<(&str, u64)>, text: &str, why: BadTargetReason) {
         self.count += 1;
-        if self.told.len() < MOST_TOLD {
-            self.told.push(BadTarget {
+        if self.reported.len() < MAX_REPORTED {
+            self.reported.push(BadTarget {
                 file: place.map(|(file, _)| file.to_owned()),
                 line: place.map_or(0, |(_, line)| line),
                 text: shown(text),
@@ -72,13 +69,13 @@ impl BadTargets {
 
 impl fmt::Display for BadTargets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, bad) in self.told.iter().enumerate() {
+        for (index, bad) in self.reported.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
             write!(f, "  {bad}")?;
         }
-        match self.count - self.told.len() as u64 {
+        match self.count - self.reported.len() as u64 {
             0 => Ok(()),
             more => write!(f, "\n  and {more} more"),
         }
@@ -86,10 +83,10 @@ impl fmt::Display for BadTargets {
 }
 
 /// A text of unknown origin, fit for a terminal: unprintable characters escaped, and cut when it is long.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for (index, c) in text.chars().enumerate() {
-        if index == MOST_CHARS {
+        if index == MAX_SHOWN_CHARS {
             shown.push_str("...");
             break;
         }
@@ -124,10 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn twenty_are_told_and_all_are_counted() {
+    fn twenty_are_shown_and_all_are_counted() {
         let mut bad = BadTargets::default();
         for line in 1..=23 {
-            bad.add(Some(("f.txt", line)), "1234", Why::Octets { found: 1 });
+            bad.add(
+                Some(("f.txt", line)),
+                "1234",
+                BadTargetReason::Octets { found: 1 },
+            );
         }
         let text = bad.to_string();
         assert_eq!(text.lines().count(), 21);

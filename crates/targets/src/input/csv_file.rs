@@ -9,23 +9,21 @@ use std::io::{self, BufRead, ErrorKind};
 use csv_core::ReadRecordResult;
 
 use crate::{
-    bad::shown,
+    bad_targets::shown,
     error::{FileProblem, TargetsError},
-    lines::{Entry, MAX_LINE_BYTES, check_text},
-    why::Why,
+    input::text_file::{InputWord, check_text},
+    limits::{MAX_COLUMNS, MAX_LINE_BYTES},
+    parse::BadTargetReason,
 };
-
-/// The most columns of a table.
-pub(super) const MAX_COLUMNS: usize = 256;
 
 /// Calls `each` with every target of a table, in order; `file` is its name as it is shown.
 ///
 /// # Errors
 /// [`TargetsError::Unreadable`], [`TargetsError::File`], and whatever `each` says.
-pub(super) fn read(
+pub(crate) fn read(
     input: impl BufRead,
     file: &str,
-    mut each: impl FnMut(Entry<'_>) -> Result<(), TargetsError>,
+    mut each: impl FnMut(InputWord<'_>) -> Result<(), TargetsError>,
 ) -> Result<(), TargetsError> {
     let unreadable = |source| TargetsError::Unreadable {
         file: file.to_owned(),
@@ -35,11 +33,11 @@ pub(super) fn read(
         file: file.to_owned(),
         problem,
     };
-    let mut records = Records::new(input);
+    let mut records = CsvRecords::new(input);
     if !records.advance().map_err(unreadable)? {
         return Err(unfit(FileProblem::NoHeader));
     }
-    let header = Header::of(&records).map_err(unfit)?;
+    let header = CsvHeader::of(&records).map_err(unfit)?;
     while records.advance().map_err(unreadable)? {
         match records.cells() {
             Ok(cells) if cells.iter().all(|cell| cell.is_empty()) => {}
@@ -49,14 +47,14 @@ pub(super) fn read(
                     Ok(labels) => (labels, None),
                     Err(why) => (None, Some(why)),
                 };
-                each(Entry {
+                each(InputWord {
                     line: records.line,
                     text,
                     labels: labels.as_deref(),
                     bad,
                 })?;
             }
-            Err(why) => each(Entry {
+            Err(why) => each(InputWord {
                 line: records.line,
                 text: &String::from_utf8_lossy(&records.text[..records.shown]),
                 labels: None,
@@ -68,13 +66,13 @@ pub(super) fn read(
 }
 
 /// The columns of a table.
-struct Header {
+struct CsvHeader {
     names: Vec<String>,
     target: usize,
 }
 
-impl Header {
-    fn of(records: &Records<impl BufRead>) -> Result<Self, FileProblem> {
+impl CsvHeader {
+    fn of(records: &CsvRecords<impl BufRead>) -> Result<Self, FileProblem> {
         let names = records.cells().map_err(|_| FileProblem::Header)?;
         for (index, name) in names.iter().enumerate() {
             let is_target = |name: &str| name.eq_ignore_ascii_case("target");
@@ -98,15 +96,15 @@ impl Header {
     }
 
     /// The labels of one record as a JSON object; `None` when all are empty.
-    fn labels(&self, cells: &[&str]) -> Result<Option<String>, Why> {
+    fn labels(&self, cells: &[&str]) -> Result<Option<String>, BadTargetReason> {
         if cells.len() != self.names.len() {
-            return Err(Why::Columns {
+            return Err(BadTargetReason::Columns {
                 found: cells.len(),
                 expected: self.names.len(),
             });
         }
         if cells[self.target].is_empty() {
-            return Err(Why::NoTarget);
+            return Err(BadTargetReason::NoTarget);
         }
         let mut labels = serde_json::Map::new();
         for (index, (name, cell)) in self.names.iter().zip(cells).enumerate() {
@@ -114,7 +112,7 @@ impl Header {
                 continue;
             }
             if name.is_empty() {
-                return Err(Why::NamelessColumn { number: index + 1 });
+                return Err(BadTargetReason::NamelessColumn { number: index + 1 });
             }
             labels.insert(name.clone(), (*cell).into());
         }
@@ -123,7 +121,7 @@ impl Header {
 }
 
 /// The records of a CSV file, one at a time in a buffer of fixed size.
-struct Records<R> {
+struct CsvRecords<R> {
     input: R,
     parser: csv_core::Reader,
     /// The record's fields, one after the other.
@@ -142,7 +140,7 @@ struct Records<R> {
     next_line: u64,
 }
 
-impl<R: BufRead> Records<R> {
+impl<R: BufRead> CsvRecords<R> {
     fn new(input: R) -> Self {
         Self {
             input,
@@ -216,9 +214,9 @@ impl<R: BufRead> Records<R> {
     }
 
     /// The record's fields without surrounding blanks.
-    fn cells(&self) -> Result<Vec<&str>, Why> {
+    fn cells(&self) -> Result<Vec<&str>, BadTargetReason> {
         if self.overflow {
-            return Err(Why::LongLine);
+            return Err(BadTargetReason::LongLine);
         }
         let mut begin = 0;
         let fields = self.ends[..self.fields].iter().map(|end| {

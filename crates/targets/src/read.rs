@@ -1,6 +1,6 @@
 //! Reads all that the arguments name: excludes first, then targets, in the order in which they are given.
 //!
-//! Bad targets are collected and told together at the end; only what makes a list impossible ends the reading.
+//! Bad targets are collected and reported together at the end. Only an error that makes a list impossible stops the reading.
 
 use std::{io::Read, sync::Mutex};
 
@@ -8,13 +8,13 @@ use pingfleet_wire::Family;
 
 use crate::{
     TargetArgs, Targets,
-    bad::BadTargets,
-    error::{MOST_UNASKED, TargetsError},
-    gather::{Gather, Gathered, Refused, Rules},
-    lines::Entry,
+    bad_targets::BadTargets,
+    collect::{CollectError, CollectOptions, Collected, Collector},
+    error::TargetsError,
+    input::{source::TargetSource, text_file::InputWord},
+    limits::MAX_WITHOUT_YES,
     notes::{Notes, describe},
-    source::Source,
-    spelling::{self, Spelled},
+    parse::{self, TargetSpec},
 };
 
 /// Reads all targets that the arguments name. `stdin` is read where `-` stands, and else left alone.
@@ -23,13 +23,13 @@ use crate::{
 /// [`TargetsError`]: there is no list of targets, and nothing should be probed.
 pub fn read(args: &TargetArgs, family: Family, stdin: impl Read) -> Result<Targets, TargetsError> {
     let files = args.hosts.iter().chain(&args.exclude_file);
-    let inputs = files.filter(|path| Source::of_option(path) == Source::Input);
+    let inputs = files.filter(|path| TargetSource::of_option(path) == TargetSource::Input);
     if inputs.count() + args.targets.iter().filter(|word| *word == "-").count() > 1 {
         return Err(TargetsError::InputTwice);
     }
-    let mut reading = Reading {
+    let mut reading = TargetReader {
         input: Some(stdin),
-        gather: Gather::new(Rules {
+        collector: Collector::new(CollectOptions {
             family,
             all_addresses: args.all_addresses,
         }),
@@ -42,20 +42,23 @@ pub fn read(args: &TargetArgs, family: Family, stdin: impl Read) -> Result<Targe
 }
 
 /// The state of reading everything.
-struct Reading<R> {
+struct TargetReader<R> {
     input: Option<R>,
-    gather: Gather,
+    collector: Collector,
     bad: BadTargets,
     notes: Notes,
 }
 
-impl<R: Read> Reading<R> {
+impl<R: Read> TargetReader<R> {
     fn excludes(&mut self, args: &TargetArgs) -> Result<(), TargetsError> {
-        let words = args.exclude.iter().map(|word| Source::Word(word));
-        let files = args.exclude_file.iter().map(|path| Source::of_option(path));
+        let words = args.exclude.iter().map(|word| TargetSource::Word(word));
+        let files = args
+            .exclude_file
+            .iter()
+            .map(|path| TargetSource::of_option(path));
         for source in words.chain(files) {
-            self.take_in(source, |gather, spelled, entry| {
-                gather.exclude(spelled, entry.text);
+            self.take_in(source, |collector, spelled, entry| {
+                collector.exclude(spelled, entry.text);
                 Ok(())
             })?;
         }
@@ -68,7 +71,7 @@ impl<R: Read> Reading<R> {
     fn targets(&mut self, args: &TargetArgs) -> Result<(), TargetsError> {
         let mut sources = Vec::new();
         for word in &args.targets {
-            match Source::of_argument(word) {
+            match TargetSource::of_argument(word) {
                 Ok(source) => {
                     self.notes.file_like_host(source, word);
                     sources.push(source);
@@ -76,10 +79,10 @@ impl<R: Read> Reading<R> {
                 Err(why) => self.bad.add(None, word, why),
             }
         }
-        sources.extend(args.hosts.iter().map(|path| Source::of_option(path)));
+        sources.extend(args.hosts.iter().map(|path| TargetSource::of_option(path)));
         for source in sources {
-            self.take_in(source, |gather, spelled, entry| {
-                gather.mention(spelled, entry.text, entry.labels)
+            self.take_in(source, |collector, spelled, entry| {
+                collector.mention(spelled, entry.text, entry.labels)
             })?;
         }
         Ok(())
@@ -88,37 +91,37 @@ impl<R: Read> Reading<R> {
     /// Reads one source; what is bad in it is noted, and does not end the reading.
     fn take_in(
         &mut self,
-        source: Source<'_>,
-        mut each: impl FnMut(&mut Gather, Spelled<'_>, &Entry<'_>) -> Result<(), Refused>,
+        source: TargetSource<'_>,
+        mut each: impl FnMut(&mut Collector, TargetSpec<'_>, &InputWord<'_>) -> Result<(), CollectError>,
     ) -> Result<(), TargetsError> {
         let Self {
             input,
-            gather,
+            collector,
             bad,
             notes,
         } = self;
         let file = match source {
-            Source::Word(_) => None,
-            Source::File(_) | Source::Input => Some(source.name()),
+            TargetSource::Word(_) => None,
+            TargetSource::File(_) | TargetSource::Input => Some(source.name()),
         };
         source.read(input, |entry| {
             let place = file.as_deref().map(|file| (file, entry.line));
             let spelled = match &entry.bad {
                 Some(why) => Err(why.clone()),
-                None => spelling::read(entry.text),
+                None => parse::parse(entry.text),
             };
-            let taken = spelled.map_err(Refused::Bad).and_then(|spelled| {
-                each(gather, spelled, &entry)?;
+            let taken = spelled.map_err(CollectError::Bad).and_then(|spelled| {
+                each(collector, spelled, &entry)?;
                 notes.host_bits(place, spelled);
                 Ok(())
             });
             match taken {
                 Ok(()) => Ok(()),
-                Err(Refused::Bad(why)) => {
+                Err(CollectError::Bad(why)) => {
                     bad.add(place, entry.text, why);
                     Ok(())
                 }
-                Err(Refused::Fatal(error)) => Err(error),
+                Err(CollectError::Fatal(error)) => Err(error),
             }
         })
     }
@@ -127,11 +130,11 @@ impl<R: Read> Reading<R> {
         if self.bad.count() > 0 && !args.skip_bad {
             return Err(TargetsError::Bad(self.bad));
         }
-        let Gathered {
+        let Collected {
             listing,
             spool,
             tally,
-        } = self.gather.finish()?;
+        } = self.collector.finish()?;
         let targets = Targets {
             listing,
             spool: Mutex::new(spool),
@@ -147,7 +150,7 @@ impl<R: Read> Reading<R> {
                 excluded: targets.excluded,
                 skipped_bad: targets.skipped_bad(),
             }),
-            count if count > MOST_UNASKED && !args.yes => Err(TargetsError::NeedsYes { count }),
+            count if count > MAX_WITHOUT_YES && !args.yes => Err(TargetsError::NeedsYes { count }),
             _ => Ok(targets),
         }
     }

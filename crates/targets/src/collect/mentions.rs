@@ -4,61 +4,63 @@
 //! first mention with labels.
 
 use crate::{
-    cover::{Cover, Span, Stored},
-    listing::{Relabelled, TooMany},
-    spool::Slot,
+    collect::{
+        target_list::{LateLabels, TooMany},
+        text_spool::TextId,
+    },
+    ip_range_set::{AddressBits, IpRangeSet, Span},
 };
 
 /// What was mentioned of one address family.
 #[derive(Debug)]
-pub(super) struct Reach<A> {
-    plain: Cover<A>,
-    labelled: Cover<A>,
-    excluded: Cover<A>,
-    relabelled: Relabelled<A>,
+pub(crate) struct Mentions<A> {
+    plain: IpRangeSet<A>,
+    labelled: IpRangeSet<A>,
+    excluded: IpRangeSet<A>,
+    relabelled: LateLabels<A>,
 }
 
-impl<A> Default for Reach<A> {
+impl<A> Default for Mentions<A> {
     fn default() -> Self {
         Self {
-            plain: Cover::default(),
-            labelled: Cover::default(),
-            excluded: Cover::default(),
-            relabelled: Relabelled::new(),
+            plain: IpRangeSet::default(),
+            labelled: IpRangeSet::default(),
+            excluded: IpRangeSet::default(),
+            relabelled: LateLabels::new(),
         }
     }
 }
 
 /// How many addresses of a mention were there before, and how many are excluded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) duplicates: u128,
-    pub(super) excluded: u128,
+pub(crate) struct MentionCounts {
+    pub(crate) duplicates: u128,
+    pub(crate) excluded: u128,
 }
 
-impl Tally {
-    pub(super) fn add(&mut self, more: Self) {
+impl MentionCounts {
+    pub(crate) fn add(&mut self, more: Self) {
         self.duplicates = self.duplicates.saturating_add(more.duplicates);
         self.excluded = self.excluded.saturating_add(more.excluded);
     }
 }
 
-impl<A: Stored> Reach<A> {
-    pub(super) fn exclude(&mut self, span: Span) {
+impl<A: AddressBits> Mentions<A> {
+    pub(crate) fn exclude(&mut self, span: Span) {
         self.excluded.insert(span);
     }
 
-    pub(super) fn excludes(&self, address: u128) -> bool {
+    pub(crate) fn excludes(&self, address: u128) -> bool {
         self.excluded.contains(address)
     }
 
     /// Takes in one mention, and calls `add` with each part of it that is to be listed, ascending.
-    pub(super) fn mention(
+    pub(crate) fn mention(
         &mut self,
         span: Span,
-        labels: Option<Slot>,
+        labels: Option<TextId>,
         mut add: impl FnMut(Span) -> Result<(), TooMany>,
-    ) -> Result<Tally, TooMany> {
+    ) -> Result<MentionCounts, TooMany> {
         let mut new = 0_u128;
         let mut excluded = 0_u128;
         for unlabelled in self.labelled.gaps(span) {
@@ -83,19 +85,19 @@ impl<A: Stored> Reach<A> {
             Some(_) => self.labelled.insert(span),
             None => self.plain.insert(span),
         }
-        Ok(Tally {
+        Ok(MentionCounts {
             duplicates: span.count() - new,
             excluded,
         })
     }
 
     /// Labels for addresses that were listed without.
-    pub(super) fn relabelled(&self) -> &Relabelled<A> {
+    pub(crate) fn relabelled(&self) -> &LateLabels<A> {
         &self.relabelled
     }
 
     /// The labels that an address got after it was listed, if any.
-    pub(super) fn labels_of(&self, address: u128) -> Option<Slot> {
+    pub(crate) fn labels_of(&self, address: u128) -> Option<TextId> {
         let (_, (last, labels)) = self.relabelled.range(..=A::narrow(address)).next_back()?;
         (last.widen() >= address).then_some(*labels)
     }

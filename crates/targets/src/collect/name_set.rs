@@ -11,14 +11,14 @@ use std::{
     net::Ipv6Addr,
 };
 
-use crate::spool::{Record, Slot, Spool};
+use crate::collect::text_spool::{SpooledText, TextId, TextSpool};
 
 /// The texts that were mentioned or excluded.
 #[derive(Debug, Default)]
-pub(super) struct Texts {
+pub(crate) struct NameSet {
     state: RandomState,
     /// Hash to slot; where the place of a hash is taken by another text, the next free one is used.
-    slots: HashMap<u32, Slot>,
+    slots: HashMap<u32, TextId>,
     excluded: HashSet<String>,
     /// Excluded texts that were mentioned.
     left_out: HashSet<String>,
@@ -26,47 +26,47 @@ pub(super) struct Texts {
 
 /// What a mention of a text is.
 #[derive(Debug)]
-pub(super) enum Known {
-    /// The first one: to be spooled, and entered by [`Texts::enter`].
-    New(Vacant),
+pub(crate) enum NameLookup {
+    /// The first one: to be spooled, and entered by [`NameSet::enter`].
+    New(FreeNameKey),
     /// Not the first one; the first one's slot and record.
-    Listed(Slot, Record),
+    ListedTarget(TextId, SpooledText),
 }
 
 /// A free place for a text.
 #[derive(Debug)]
-pub(super) struct Vacant(u32);
+pub(crate) struct FreeNameKey(u32);
 
-impl Texts {
-    pub(super) fn exclude(&mut self, text: &str) {
+impl NameSet {
+    pub(crate) fn exclude(&mut self, text: &str) {
         self.excluded.insert(identity(text).into_owned());
     }
 
-    pub(super) fn excludes(&self, text: &str) -> bool {
+    pub(crate) fn excludes(&self, text: &str) -> bool {
         self.excluded.contains(identity(text).as_ref())
     }
 
     /// Remembers a text that is not probed, and says whether this was its first mention.
-    pub(super) fn leave_out(&mut self, text: &str) -> bool {
+    pub(crate) fn leave_out(&mut self, text: &str) -> bool {
         self.left_out.insert(identity(text).into_owned())
     }
 
     /// Looks a text up.
-    pub(super) fn find(&self, text: &str, spool: &mut Spool) -> io::Result<Known> {
+    pub(crate) fn find(&self, text: &str, spool: &mut TextSpool) -> io::Result<NameLookup> {
         let wanted = identity(text);
         let mut place = self.state.hash_one(&wanted) as u32;
         while let Some(slot) = self.slots.get(&place) {
             let record = spool.read(*slot)?;
             if identity(&record.text) == wanted {
-                return Ok(Known::Listed(*slot, record));
+                return Ok(NameLookup::ListedTarget(*slot, record));
             }
             place = place.wrapping_add(1);
         }
-        Ok(Known::New(Vacant(place)))
+        Ok(NameLookup::New(FreeNameKey(place)))
     }
 
-    /// Enters a text at the place that [`Texts::find`] gave for it.
-    pub(super) fn enter(&mut self, place: &Vacant, slot: Slot) {
+    /// Enters a text at the place that [`NameSet::find`] gave for it.
+    pub(crate) fn enter(&mut self, place: &FreeNameKey, slot: TextId) {
         self.slots.insert(place.0, slot);
     }
 }

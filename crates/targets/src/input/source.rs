@@ -7,12 +7,13 @@ use std::{
 };
 
 use crate::{
-    bad::shown,
+    bad_targets::shown,
     error::{FileProblem, TargetsError},
-    lines::{self, Entry},
-    spelling::{self, Spelled},
-    table,
-    why::Why,
+    input::{
+        csv_file,
+        text_file::{self, InputWord},
+    },
+    parse::{self, BadTargetReason, TargetSpec},
 };
 
 /// The byte order mark of UTF-8.
@@ -26,7 +27,7 @@ const FILE_ENDINGS: [&str; 4] = [".txt", ".csv", ".list", ".hosts"];
 
 /// Where targets come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source<'a> {
+pub(crate) enum TargetSource<'a> {
     /// An argument of the command line that stands for itself.
     Word(&'a str),
     File(&'a Path),
@@ -34,15 +35,15 @@ pub(super) enum Source<'a> {
     Input,
 }
 
-impl<'a> Source<'a> {
+impl<'a> TargetSource<'a> {
     /// What an argument among the targets is: an address, network or range always stands for itself; everything else
     /// is a file if there is one of this name.
-    pub(super) fn of_argument(word: &'a str) -> Result<Self, Why> {
+    pub(crate) fn of_argument(word: &'a str) -> Result<Self, BadTargetReason> {
         if word == INPUT {
             return Ok(Self::Input);
         }
-        let may_be_path = match spelling::read(word) {
-            Ok(Spelled::Name(_)) => true,
+        let may_be_path = match parse::parse(word) {
+            Ok(TargetSpec::Name(_)) => true,
             Ok(_) => return Ok(Self::Word(word)),
             Err(why) => why.may_be_path(),
         };
@@ -54,14 +55,14 @@ impl<'a> Source<'a> {
             Ok(_) => Ok(Self::File(path)),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Self::File(path)),
             Err(_) if may_be_path && (has_separator || has_file_ending(word)) => {
-                Err(Why::NoSuchFile)
+                Err(BadTargetReason::NoSuchFile)
             }
             Err(_) => Ok(Self::Word(word)),
         }
     }
 
     /// What the value of an option for files is.
-    pub(super) fn of_option(path: &'a Path) -> Self {
+    pub(crate) fn of_option(path: &'a Path) -> Self {
         if path == Path::new(INPUT) {
             Self::Input
         } else {
@@ -70,7 +71,7 @@ impl<'a> Source<'a> {
     }
 
     /// The source's name as it is shown to the user.
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Word(word) => shown(word),
             Self::File(path) => shown(&path.to_string_lossy()),
@@ -79,17 +80,17 @@ impl<'a> Source<'a> {
     }
 
     /// Calls `each` with every target, in order. Standard input can be taken once.
-    pub(super) fn read(
+    pub(crate) fn read(
         self,
         input: &mut Option<impl Read>,
-        mut each: impl FnMut(Entry<'_>) -> Result<(), TargetsError>,
+        mut each: impl FnMut(InputWord<'_>) -> Result<(), TargetsError>,
     ) -> Result<(), TargetsError> {
         let unreadable = |source| TargetsError::Unreadable {
             file: self.name(),
             source,
         };
         match self {
-            Self::Word(text) => each(Entry {
+            Self::Word(text) => each(InputWord {
                 line: 1,
                 text,
                 labels: None,
@@ -98,17 +99,17 @@ impl<'a> Source<'a> {
             Self::Input => {
                 let input = input.take().ok_or(TargetsError::InputTwice)?;
                 let text = self.text(input)?;
-                lines::read(text, unreadable, each)
+                text_file::read(text, unreadable, each)
             }
             Self::File(path) => {
                 let text = self.text(File::open(path).map_err(unreadable)?)?;
-                let is_table = path
+                let is_csv = path
                     .extension()
                     .is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
-                if is_table {
-                    table::read(text, &self.name(), each)
+                if is_csv {
+                    csv_file::read(text, &self.name(), each)
                 } else {
-                    lines::read(text, unreadable, &mut each)
+                    text_file::read(text, unreadable, &mut each)
                 }
             }
         }

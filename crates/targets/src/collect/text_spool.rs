@@ -1,4 +1,4 @@
-//! Texts and labels in a temporary file without a name, in memory as long as they are few.
+//! Names and labels in a temporary file without a name, in memory as long as they are few.
 //!
 //! Invariant: a slot, once given out, can be read at any time; in memory it costs 8 bytes. The file is gone when the
 //! process ends, however it ends.
@@ -18,35 +18,35 @@ const LENGTH_BITS: u32 = 24;
 
 /// Names a record; from 1, so that an optional one needs no more room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slot(NonZeroU32);
+pub(crate) struct TextId(NonZeroU32);
 
-impl Slot {
+impl TextId {
     /// The slot that was given out `count` after this one.
-    pub(super) fn plus(self, count: u32) -> Self {
+    pub(crate) fn plus(self, count: u32) -> Self {
         Self(self.0.saturating_add(count))
     }
 }
 
 /// What a record holds.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct SpooledText {
     /// The target's text; empty in a record of labels alone.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// The labels as a JSON object.
-    pub(super) labels: Option<String>,
+    pub(crate) labels: Option<String>,
 }
 
 /// The records.
 #[derive(Debug)]
-pub(super) struct Spool {
+pub(crate) struct TextSpool {
     file: BufWriter<SpooledTempFile>,
     length: u64,
     /// Place and length of each record, packed.
     entries: Vec<u64>,
 }
 
-impl Spool {
-    pub(super) fn new() -> Self {
+impl TextSpool {
+    pub(crate) fn new() -> Self {
         Self {
             file: BufWriter::with_capacity(64 << 10, SpooledTempFile::new(IN_MEMORY)),
             length: 0,
@@ -55,20 +55,20 @@ impl Spool {
     }
 
     /// Adds a record. A text has no line breaks.
-    pub(super) fn add(&mut self, text: &str, labels: Option<&str>) -> io::Result<Slot> {
+    pub(crate) fn add(&mut self, text: &str, labels: Option<&str>) -> io::Result<TextId> {
         let entry = self.write(text, labels)?;
         self.entries.push(entry);
         u32::try_from(self.entries.len())
             .ok()
             .and_then(NonZeroU32::new)
-            .map(Slot)
+            .map(TextId)
             .ok_or_else(|| io::Error::other("too many records"))
     }
 
     /// Writes other content for a slot.
-    pub(super) fn replace(
+    pub(crate) fn replace(
         &mut self,
-        slot: Slot,
+        slot: TextId,
         text: &str,
         labels: Option<&str>,
     ) -> io::Result<()> {
@@ -77,7 +77,7 @@ impl Spool {
     }
 
     /// Reads a record.
-    pub(super) fn read(&mut self, slot: Slot) -> io::Result<Record> {
+    pub(crate) fn read(&mut self, slot: TextId) -> io::Result<SpooledText> {
         let entry = self.entries[index(slot)];
         let mut record = vec![0; (entry & ((1 << LENGTH_BITS) - 1)) as usize];
         self.file.flush()?;
@@ -88,11 +88,11 @@ impl Spool {
         read?;
         let record = String::from_utf8(record).map_err(io::Error::other)?;
         Ok(match record.split_once('\n') {
-            Some((text, labels)) => Record {
+            Some((text, labels)) => SpooledText {
                 text: text.to_owned(),
                 labels: Some(labels.to_owned()),
             },
-            None => Record {
+            None => SpooledText {
                 text: record,
                 labels: None,
             },
@@ -118,7 +118,7 @@ impl Spool {
     }
 }
 
-fn index(slot: Slot) -> usize {
+fn index(slot: TextId) -> usize {
     slot.0.get() as usize - 1
 }
 
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn records_are_read_back_in_memory_and_on_disk() {
-        let mut spool = Spool::new();
+        let mut spool = TextSpool::new();
         let long = format!("{{\"site\":\"{}\"}}", "x".repeat(IN_MEMORY / 3));
         let mut slots = Vec::new();
         for number in 0..6_u32 {

@@ -7,13 +7,13 @@ use std::{collections::BTreeMap, iter};
 
 /// Addresses from the first to the last, both included; never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) first: u128,
-    pub(super) last: u128,
+pub(crate) struct Span {
+    pub(crate) first: u128,
+    pub(crate) last: u128,
 }
 
 impl Span {
-    pub(super) fn one(address: u128) -> Self {
+    pub(crate) fn one(address: u128) -> Self {
         Self {
             first: address,
             last: address,
@@ -21,12 +21,12 @@ impl Span {
     }
 
     /// How many addresses; one too few for all of IPv6.
-    pub(super) fn count(self) -> u128 {
+    pub(crate) fn count(self) -> u128 {
         (self.last - self.first).saturating_add(1)
     }
 
     /// The addresses that are in both, if any.
-    pub(super) fn and(self, other: Self) -> Option<Self> {
+    pub(crate) fn and(self, other: Self) -> Option<Self> {
         let first = self.first.max(other.first);
         let last = self.last.min(other.last);
         (first <= last).then_some(Self { first, last })
@@ -34,14 +34,14 @@ impl Span {
 }
 
 /// An address as a map stores it.
-pub(super) trait Stored: Copy + Ord {
+pub(crate) trait AddressBits: Copy + Ord {
     fn widen(self) -> u128;
 
     /// The other way; `wide` is an address of this width.
     fn narrow(wide: u128) -> Self;
 }
 
-impl Stored for u32 {
+impl AddressBits for u32 {
     fn widen(self) -> u128 {
         self.into()
     }
@@ -51,7 +51,7 @@ impl Stored for u32 {
     }
 }
 
-impl Stored for u128 {
+impl AddressBits for u128 {
     fn widen(self) -> u128 {
         self
     }
@@ -63,12 +63,12 @@ impl Stored for u128 {
 
 /// A set of addresses of one family.
 #[derive(Debug)]
-pub(super) struct Cover<A> {
+pub(crate) struct IpRangeSet<A> {
     /// First to last address of each span.
     spans: BTreeMap<A, A>,
 }
 
-impl<A> Default for Cover<A> {
+impl<A> Default for IpRangeSet<A> {
     fn default() -> Self {
         Self {
             spans: BTreeMap::new(),
@@ -76,9 +76,9 @@ impl<A> Default for Cover<A> {
     }
 }
 
-impl<A: Stored> Cover<A> {
+impl<A: AddressBits> IpRangeSet<A> {
     /// Adds a span, and merges it with those that it overlaps or touches.
-    pub(super) fn insert(&mut self, span: Span) {
+    pub(crate) fn insert(&mut self, span: Span) {
         let Span {
             mut first,
             mut last,
@@ -103,7 +103,7 @@ impl<A: Stored> Cover<A> {
     }
 
     /// The parts of a span that are in the set, ascending.
-    pub(super) fn parts(&self, span: Span) -> impl Iterator<Item = Span> {
+    pub(crate) fn parts(&self, span: Span) -> impl Iterator<Item = Span> {
         let before = self.spans.range(..A::narrow(span.first)).next_back();
         let within = self
             .spans
@@ -120,7 +120,7 @@ impl<A: Stored> Cover<A> {
     }
 
     /// The parts of a span that are not in the set, ascending.
-    pub(super) fn gaps(&self, span: Span) -> impl Iterator<Item = Span> {
+    pub(crate) fn gaps(&self, span: Span) -> impl Iterator<Item = Span> {
         let mut parts = self.parts(span);
         // The first address that is not yet looked at; none after the last one of the span.
         let mut rest = Some(span.first);
@@ -145,7 +145,7 @@ impl<A: Stored> Cover<A> {
         })
     }
 
-    pub(super) fn contains(&self, address: u128) -> bool {
+    pub(crate) fn contains(&self, address: u128) -> bool {
         self.parts(Span::one(address)).next().is_some()
     }
 
@@ -161,7 +161,7 @@ impl<A: Stored> Cover<A> {
     }
 
     #[cfg(test)]
-    pub(super) fn spans(&self) -> usize {
+    pub(crate) fn spans(&self) -> usize {
         self.spans.len()
     }
 }
@@ -188,7 +188,7 @@ mod tests {
             inserted in prop::collection::vec((0_u128..200, 0_u128..20), 0..30),
             asked in (0_u128..200, 0_u128..60),
         ) {
-            let mut cover = Cover::<u32>::default();
+            let mut cover = IpRangeSet::<u32>::default();
             let mut naive = BTreeSet::new();
             for (first, more) in inserted {
                 cover.insert(span(first, first + more));
@@ -206,13 +206,13 @@ mod tests {
 
     #[test]
     fn the_last_addresses_of_both_families_are_members() {
-        let mut v4 = Cover::<u32>::default();
+        let mut v4 = IpRangeSet::<u32>::default();
         v4.insert(span(u32::MAX.into(), u32::MAX.into()));
         v4.insert(span(0, 5));
         assert!(v4.contains(u32::MAX.into()) && v4.contains(0) && !v4.contains(6));
         assert_eq!(v4.spans(), 2);
 
-        let mut v6 = Cover::<u128>::default();
+        let mut v6 = IpRangeSet::<u128>::default();
         v6.insert(span(u128::MAX, u128::MAX));
         v6.insert(span(0, u128::MAX));
         assert_eq!(v6.spans(), 1);
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn consecutive_addresses_are_one_span() {
-        let mut cover = Cover::<u32>::default();
+        let mut cover = IpRangeSet::<u32>::default();
         for address in (0..1_000_000).rev() {
             cover.insert(Span::one(address));
         }

@@ -5,14 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::lines::MAX_LINE_BYTES;
-
-/// The most addresses that one line with labels may stand for: the plan stores the labels of each.
-pub(super) const MAX_LABELLED: u128 = 65_536;
+use crate::limits::{MAX_LABELLED_ADDRESSES, MAX_LINE_BYTES};
 
 /// What is wrong with the text of one target.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum Why {
+pub(crate) enum BadTargetReason {
     #[error("an empty target")]
     Empty,
     #[error("one target a line (a range is written without blanks, a comment begins with #)")]
@@ -103,14 +100,14 @@ pub(super) enum Why {
     #[error("a value in column {number}, which has no name in the header")]
     NamelessColumn { number: usize },
     #[error(
-        "labels for {count} addresses: at most {MAX_LABELLED} on one line, so write smaller networks"
+        "labels for {count} addresses: at most {MAX_LABELLED_ADDRESSES} on one line, so write smaller networks"
     )]
     ManyLabelled { count: u128 },
 }
 
-impl Why {
+impl BadTargetReason {
     /// Whether the text, though no target, may be a file's name.
-    pub(super) fn may_be_path(&self) -> bool {
+    pub(crate) fn may_be_path(&self) -> bool {
         matches!(
             self,
             Self::ManyWords
@@ -127,21 +124,21 @@ impl Why {
 }
 
 /// An address that no host has, if it is one.
-pub(super) fn unprobeable(address: IpAddr) -> Option<Why> {
+pub(crate) fn unprobeable(address: IpAddr) -> Option<BadTargetReason> {
     let address = address.to_canonical();
     if address.is_unspecified() {
-        Some(Why::Unspecified { address })
+        Some(BadTargetReason::Unspecified { address })
     } else if address == Ipv4Addr::BROADCAST {
-        Some(Why::Broadcast)
+        Some(BadTargetReason::Broadcast)
     } else if address.is_multicast() {
-        Some(Why::Multicast { address })
+        Some(BadTargetReason::Multicast { address })
     } else {
         None
     }
 }
 
 /// The address blocks that [`unprobeable`] speaks of, as first and last addresses.
-pub(super) const UNPROBEABLE_V4: [(Ipv4Addr, Ipv4Addr); 3] = [
+pub(crate) const UNPROBEABLE_V4: [(Ipv4Addr, Ipv4Addr); 3] = [
     (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED),
     (
         Ipv4Addr::new(224, 0, 0, 0),
@@ -151,7 +148,7 @@ pub(super) const UNPROBEABLE_V4: [(Ipv4Addr, Ipv4Addr); 3] = [
 ];
 
 /// The same of IPv6.
-pub(super) const UNPROBEABLE_V6: [(Ipv6Addr, Ipv6Addr); 2] = [
+pub(crate) const UNPROBEABLE_V6: [(Ipv6Addr, Ipv6Addr); 2] = [
     (Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
     (
         Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),

@@ -5,22 +5,19 @@ use std::{
     str,
 };
 
-use crate::why::Why;
-
-/// The longest line of a file, in bytes, without its end.
-pub(super) const MAX_LINE_BYTES: usize = 4096;
+use crate::{limits::MAX_LINE_BYTES, parse::BadTargetReason};
 
 /// One target of a file, or what is wrong with it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry<'a> {
+pub(crate) struct InputWord<'a> {
     /// Number of the line on which it begins, from 1.
-    pub(super) line: u64,
+    pub(crate) line: u64,
     /// The target's text; of a bad one as much as is worth showing.
-    pub(super) text: &'a str,
+    pub(crate) text: &'a str,
     /// The labels as a JSON object, where the file has some for this target.
-    pub(super) labels: Option<&'a str>,
+    pub(crate) labels: Option<&'a str>,
     /// Set when the file itself shows that this is no target.
-    pub(super) bad: Option<Why>,
+    pub(crate) bad: Option<BadTargetReason>,
 }
 
 /// Calls `each` with every target of a text of lines, in order. Comments begin with `#`, at the begin of a line or
@@ -28,16 +25,16 @@ pub(super) struct Entry<'a> {
 ///
 /// # Errors
 /// `failed` of what reading says, and whatever `each` says.
-pub(super) fn read<E>(
+pub(crate) fn read<E>(
     mut input: impl BufRead,
     failed: impl Fn(io::Error) -> E,
-    mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
+    mut each: impl FnMut(InputWord<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut bytes = Vec::new();
     let mut line = 0;
     while let Some(complete) = next_line(&mut input, &mut bytes).map_err(&failed)? {
         line += 1;
-        let entry = |text, bad| Entry {
+        let entry = |text, bad| InputWord {
             line,
             text,
             labels: None,
@@ -47,7 +44,7 @@ pub(super) fn read<E>(
         let entry = match check_text(&bytes) {
             _ if !complete => {
                 lossy = String::from_utf8_lossy(&bytes);
-                entry(lossy.as_ref(), Some(Why::LongLine))
+                entry(lossy.as_ref(), Some(BadTargetReason::LongLine))
             }
             Err(why) => {
                 lossy = String::from_utf8_lossy(&bytes);
@@ -64,11 +61,11 @@ pub(super) fn read<E>(
 }
 
 /// The text of some bytes of a file.
-pub(super) fn check_text(bytes: &[u8]) -> Result<&str, Why> {
+pub(crate) fn check_text(bytes: &[u8]) -> Result<&str, BadTargetReason> {
     if bytes.contains(&0) {
-        return Err(Why::Nul);
+        return Err(BadTargetReason::Nul);
     }
-    str::from_utf8(bytes).map_err(|_| Why::NotUtf8)
+    str::from_utf8(bytes).map_err(|_| BadTargetReason::NotUtf8)
 }
 
 fn without_comment(line: &str) -> &str {
@@ -119,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    type Found = (u64, String, Option<Why>);
+    type Found = (u64, String, Option<BadTargetReason>);
 
     fn found(text: &[u8]) -> Vec<Found> {
         // A buffer of 3 bytes cuts everything everywhere.
@@ -153,10 +150,14 @@ mod tests {
     #[test]
     fn lines_that_are_no_text_are_bad_and_the_next_ones_are_read() {
         let found = found(b"a\0b\nM\xfcller\nc");
-        assert_eq!(found[0].2, Some(Why::Nul));
+        assert_eq!(found[0].2, Some(BadTargetReason::Nul));
         assert_eq!(
             found[1],
-            (2, "M\u{fffd}ller".to_owned(), Some(Why::NotUtf8))
+            (
+                2,
+                "M\u{fffd}ller".to_owned(),
+                Some(BadTargetReason::NotUtf8)
+            )
         );
         assert_eq!(found[2], good(3, "c"));
     }
@@ -169,7 +170,7 @@ mod tests {
             assert_eq!(found(text.as_bytes()), [good(1, &longest)], "{end:?}");
             let longer = found(format!("{longest}x{end}").as_bytes());
             assert_eq!(longer.len(), 1);
-            assert_eq!(longer[0].2, Some(Why::LongLine), "{end:?}");
+            assert_eq!(longer[0].2, Some(BadTargetReason::LongLine), "{end:?}");
         }
         let text = format!("{}\nb", "x".repeat(100_000));
         assert_eq!(found(text.as_bytes())[1], good(2, "b"));

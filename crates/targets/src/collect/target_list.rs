@@ -1,7 +1,7 @@
 //! The targets in the order in which they were given: consecutive addresses, and texts in the spool, with prefix
 //! sums. No I/O.
 //!
-//! Invariant: at most [`MOST_TARGETS`] targets; 16 bytes a segment, and 16 more for one of IPv6. Neighbours that follow
+//! Invariant: at most [`MAX_TARGETS`] targets; 16 bytes a segment, and 16 more for one of IPv6. Neighbours that follow
 //! each other are one segment.
 
 use std::{
@@ -10,31 +10,31 @@ use std::{
 };
 
 use crate::{
-    block::Block,
-    cover::{Span, Stored},
-    error::MOST_TARGETS,
-    spool::Slot,
+    address_range::AddressRange,
+    collect::text_spool::TextId,
+    ip_range_set::{AddressBits, Span},
+    limits::MAX_TARGETS,
 };
 
 /// There are more targets than a plan may have: at least so many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooMany(pub(super) u128);
+pub(crate) struct TooMany(pub(crate) u128);
 
 /// Labels for addresses that are listed without: first address to last address and labels.
-pub(super) type Relabelled<A> = BTreeMap<A, (A, Slot)>;
+pub(crate) type LateLabels<A> = BTreeMap<A, (A, TextId)>;
 
 /// One target as it is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listed {
+pub(crate) enum ListedTarget {
     /// An address, with the slot of its labels.
-    Address(IpAddr, Option<Slot>),
+    Address(IpAddr, Option<TextId>),
     /// A text with its labels.
-    Text(Slot),
+    Text(TextId),
 }
 
 /// The targets.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
+pub(crate) struct TargetList {
     segments: Vec<Segment>,
     /// First addresses of the segments of IPv6.
     v6: Vec<u128>,
@@ -47,7 +47,7 @@ struct Segment {
     before: u32,
     content: Content,
     /// Of addresses; the labels of texts are in their own slots.
-    labels: Option<Slot>,
+    labels: Option<TextId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,27 +57,31 @@ enum Content {
     /// Where the first address is.
     V6(u32),
     /// The first text; the others are in the slots after it.
-    Texts(Slot),
+    Texts(TextId),
 }
 
-impl Listing {
+impl TargetList {
     /// How many targets there are.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count.into()
     }
 
     /// Appends consecutive addresses.
-    pub(super) fn add(&mut self, block: Block, labels: Option<Slot>) -> Result<(), TooMany> {
+    pub(crate) fn add(
+        &mut self,
+        block: AddressRange,
+        labels: Option<TextId>,
+    ) -> Result<(), TooMany> {
         let more = self.room_for(block.count())?;
         let last = self.segments.last();
         let length = last.map_or(0, |last| self.count - last.before);
         let follows = last.is_some_and(|last| {
             last.labels == labels
                 && match (last.content, block) {
-                    (Content::V4(first), Block::V4(span)) => {
+                    (Content::V4(first), AddressRange::V4(span)) => {
                         u128::from(first) + u128::from(length) == span.first
                     }
-                    (Content::V6(at), Block::V6(span)) => {
+                    (Content::V6(at), AddressRange::V6(span)) => {
                         self.v6[at as usize] + u128::from(length) == span.first
                     }
                     _ => false,
@@ -85,8 +89,8 @@ impl Listing {
         });
         if !follows {
             let content = match block {
-                Block::V4(span) => Content::V4(u32::narrow(span.first)),
-                Block::V6(span) => {
+                AddressRange::V4(span) => Content::V4(u32::narrow(span.first)),
+                AddressRange::V6(span) => {
                     self.v6.push(span.first);
                     Content::V6(self.v6.len() as u32 - 1)
                 }
@@ -98,7 +102,7 @@ impl Listing {
     }
 
     /// Appends a text.
-    pub(super) fn add_text(&mut self, slot: Slot) -> Result<(), TooMany> {
+    pub(crate) fn add_text(&mut self, slot: TextId) -> Result<(), TooMany> {
         let more = self.room_for(1)?;
         let follows = self.segments.last().is_some_and(|last| {
             matches!(last.content, Content::Texts(first)
@@ -112,7 +116,7 @@ impl Listing {
     }
 
     /// The target at an index below the count.
-    pub(super) fn get(&self, index: u64) -> Listed {
+    pub(crate) fn get(&self, index: u64) -> ListedTarget {
         let segment = self
             .segments
             .partition_point(|segment| u64::from(segment.before) <= index);
@@ -124,18 +128,18 @@ impl Listing {
         let offset = index as u32 - before;
         match content {
             Content::V4(first) => {
-                Listed::Address(Ipv4Addr::from_bits(first + offset).into(), labels)
+                ListedTarget::Address(Ipv4Addr::from_bits(first + offset).into(), labels)
             }
             Content::V6(at) => {
                 let bits = self.v6[at as usize] + u128::from(offset);
-                Listed::Address(Ipv6Addr::from_bits(bits).into(), labels)
+                ListedTarget::Address(Ipv6Addr::from_bits(bits).into(), labels)
             }
-            Content::Texts(first) => Listed::Text(first.plus(offset)),
+            Content::Texts(first) => ListedTarget::Text(first.plus(offset)),
         }
     }
 
     /// All texts.
-    pub(super) fn texts(&self) -> impl Iterator<Item = Slot> {
+    pub(crate) fn texts(&self) -> impl Iterator<Item = TextId> {
         self.lengths()
             .filter_map(|(segment, length)| match segment.content {
                 Content::Texts(first) => Some((0..length).map(move |offset| first.plus(offset))),
@@ -145,10 +149,10 @@ impl Listing {
     }
 
     /// The same targets, in which addresses without labels have those that are meant for them.
-    pub(super) fn relabelled(
+    pub(crate) fn relabelled(
         &self,
-        v4: &Relabelled<u32>,
-        v6: &Relabelled<u128>,
+        v4: &LateLabels<u32>,
+        v6: &LateLabels<u128>,
     ) -> Result<Self, TooMany> {
         let mut listing = Self::default();
         for (segment, length) in self.lengths() {
@@ -162,12 +166,12 @@ impl Listing {
                 }
                 Content::V4(first) => {
                     for (part, labels) in divided(span(first.into()), segment.labels, v4) {
-                        listing.add(Block::V4(part), labels)?;
+                        listing.add(AddressRange::V4(part), labels)?;
                     }
                 }
                 Content::V6(at) => {
                     for (part, labels) in divided(span(self.v6[at as usize]), segment.labels, v6) {
-                        listing.add(Block::V6(part), labels)?;
+                        listing.add(AddressRange::V6(part), labels)?;
                     }
                 }
             }
@@ -177,11 +181,11 @@ impl Listing {
 
     /// How many segments there are: what the memory follows.
     #[cfg(test)]
-    pub(super) fn segments(&self) -> usize {
+    pub(crate) fn segments(&self) -> usize {
         self.segments.len()
     }
 
-    fn begin(&mut self, content: Content, labels: Option<Slot>) {
+    fn begin(&mut self, content: Content, labels: Option<TextId>) {
         self.segments.push(Segment {
             before: self.count,
             content,
@@ -191,7 +195,7 @@ impl Listing {
 
     fn room_for(&self, more: u128) -> Result<u32, TooMany> {
         let count = u128::from(self.count).saturating_add(more);
-        if count > MOST_TARGETS.into() {
+        if count > MAX_TARGETS.into() {
             return Err(TooMany(count));
         }
         Ok(more as u32)
@@ -209,11 +213,11 @@ impl Listing {
 }
 
 /// The parts of a span by their labels.
-fn divided<A: Stored>(
+fn divided<A: AddressBits>(
     span: Span,
-    labels: Option<Slot>,
-    relabelled: &Relabelled<A>,
-) -> Vec<(Span, Option<Slot>)> {
+    labels: Option<TextId>,
+    relabelled: &LateLabels<A>,
+) -> Vec<(Span, Option<TextId>)> {
     let mut parts = Vec::new();
     let mut first = span.first;
     let before = relabelled.range(..A::narrow(span.first)).next_back();
@@ -251,9 +255,9 @@ mod tests {
     #[test]
     fn consecutive_addresses_are_one_segment() {
         for (gap, segments) in [(1, 1), (2, 1_000_000)] {
-            let mut listing = Listing::default();
+            let mut listing = TargetList::default();
             for number in 0..1_000_000 {
-                let address = Block::V4(Span::one(number * gap));
+                let address = AddressRange::V4(Span::one(number * gap));
                 listing.add(address, None).unwrap();
             }
             assert_eq!(listing.count(), 1_000_000);
@@ -263,18 +267,21 @@ mod tests {
 
     #[test]
     fn one_more_than_the_most_is_refused() {
-        let mut listing = Listing::default();
+        let mut listing = TargetList::default();
         let all = Span {
             first: 0,
-            last: u128::from(MOST_TARGETS) - 1,
+            last: u128::from(MAX_TARGETS) - 1,
         };
-        listing.add(Block::V6(all), None).unwrap();
-        let more = Block::V4(Span::one(1));
+        listing.add(AddressRange::V6(all), None).unwrap();
+        let more = AddressRange::V4(Span::one(1));
         assert_eq!(listing.add(more, None), Err(TooMany((1 << 28) + 1)));
         let huge = Span {
             first: 0,
             last: u128::MAX,
         };
-        assert_eq!(listing.add(Block::V6(huge), None), Err(TooMany(u128::MAX)));
+        assert_eq!(
+            listing.add(AddressRange::V6(huge), None),
+            Err(TooMany(u128::MAX))
+        );
     }
 }

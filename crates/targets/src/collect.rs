@@ -11,131 +11,137 @@ use std::{
 use pingfleet_wire::Family;
 
 use crate::{
-    block::{self, Block},
+    address_range::{self, AddressRange},
     error::TargetsError,
-    listing::{Listing, TooMany},
-    reach::{Reach, Tally},
-    spelling::Spelled,
-    spool::Spool,
-    texts::{Known, Texts},
-    why::{MAX_LABELLED, Why},
+    limits::MAX_LABELLED_ADDRESSES,
+    parse::{BadTargetReason, TargetSpec},
 };
+
+pub(crate) mod mentions;
+pub(crate) mod name_set;
+pub(crate) mod target_list;
+pub(crate) mod text_spool;
+
+use mentions::{MentionCounts, Mentions};
+use name_set::{NameLookup, NameSet};
+use target_list::{TargetList, TooMany};
+use text_spool::TextSpool;
 
 /// What the options say about all targets.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
-    pub(super) family: Family,
-    pub(super) all_addresses: bool,
+pub(crate) struct CollectOptions {
+    pub(crate) family: Family,
+    pub(crate) all_addresses: bool,
 }
 
 /// The mentions so far.
 #[derive(Debug)]
-pub(super) struct Gather {
-    rules: Rules,
-    v4: Reach<u32>,
-    v6: Reach<u128>,
-    texts: Texts,
-    listing: Listing,
-    spool: Spool,
+pub(crate) struct Collector {
+    rules: CollectOptions,
+    v4: Mentions<u32>,
+    v6: Mentions<u128>,
+    texts: NameSet,
+    listing: TargetList,
+    spool: TextSpool,
     /// Whether an address was spooled for its spelling.
     respelled: bool,
-    tally: Tally,
+    tally: MentionCounts,
 }
 
 /// Why a mention was not taken in.
 #[derive(Debug)]
-pub(super) enum Refused {
+pub(crate) enum CollectError {
     /// It is a bad target.
-    Bad(Why),
+    Bad(BadTargetReason),
     /// There can be no list.
     Fatal(TargetsError),
 }
 
-impl From<Why> for Refused {
-    fn from(why: Why) -> Self {
+impl From<BadTargetReason> for CollectError {
+    fn from(why: BadTargetReason) -> Self {
         Self::Bad(why)
     }
 }
 
-impl From<TooMany> for Refused {
+impl From<TooMany> for CollectError {
     fn from(TooMany(count): TooMany) -> Self {
         Self::Fatal(TargetsError::TooMany { count })
     }
 }
 
-impl From<io::Error> for Refused {
+impl From<io::Error> for CollectError {
     fn from(error: io::Error) -> Self {
-        Self::Fatal(TargetsError::Spool(error))
+        Self::Fatal(TargetsError::TextSpool(error))
     }
 }
 
-/// What [`Gather::finish`] gives.
+/// What [`Collector::finish`] gives.
 #[derive(Debug)]
-pub(super) struct Gathered {
-    pub(super) listing: Listing,
-    pub(super) spool: Spool,
-    pub(super) tally: Tally,
+pub(crate) struct Collected {
+    pub(crate) listing: TargetList,
+    pub(crate) spool: TextSpool,
+    pub(crate) tally: MentionCounts,
 }
 
-impl Gather {
-    pub(super) fn new(rules: Rules) -> Self {
+impl Collector {
+    pub(crate) fn new(rules: CollectOptions) -> Self {
         Self {
             rules,
-            v4: Reach::default(),
-            v6: Reach::default(),
-            texts: Texts::default(),
-            listing: Listing::default(),
-            spool: Spool::new(),
+            v4: Mentions::default(),
+            v6: Mentions::default(),
+            texts: NameSet::default(),
+            listing: TargetList::default(),
+            spool: TextSpool::new(),
             respelled: false,
-            tally: Tally::default(),
+            tally: MentionCounts::default(),
         }
     }
 
     /// Excludes what a word says, all addresses of a network included.
-    pub(super) fn exclude(&mut self, spelled: Spelled<'_>, word: &str) {
+    pub(crate) fn exclude(&mut self, spelled: TargetSpec<'_>, word: &str) {
         let block = match spelled {
-            Spelled::Address(address) => Block::address(address),
-            Spelled::Network(network) => Block::whole(network),
-            Spelled::Range(first, last) => Block::range(first, last),
-            Spelled::Zoned(..) | Spelled::Name(_) => return self.texts.exclude(word),
+            TargetSpec::Address(address) => AddressRange::address(address),
+            TargetSpec::Network(network) => AddressRange::whole(network),
+            TargetSpec::Range(first, last) => AddressRange::range(first, last),
+            TargetSpec::Zoned(..) | TargetSpec::Name(_) => return self.texts.exclude(word),
         };
         match block {
-            Block::V4(span) => self.v4.exclude(span),
-            Block::V6(span) => self.v6.exclude(span),
+            AddressRange::V4(span) => self.v4.exclude(span),
+            AddressRange::V6(span) => self.v6.exclude(span),
         }
     }
 
     /// Takes in what a word says.
-    pub(super) fn mention(
+    pub(crate) fn mention(
         &mut self,
-        spelled: Spelled<'_>,
+        spelled: TargetSpec<'_>,
         word: &str,
         labels: Option<&str>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), CollectError> {
         let family = self.rules.family;
         let (first, block) = match spelled {
-            Spelled::Address(address) => {
-                block::check_address(address, family)?;
+            TargetSpec::Address(address) => {
+                address_range::check_address(address, family)?;
                 // An IPv4 address has one spelling that can be read.
                 if address.is_ipv4() || address.to_canonical().to_string() == word {
-                    return self.block(Block::address(address), labels);
+                    return self.block(AddressRange::address(address), labels);
                 }
-                return self.respelled(Block::address(address), word, labels);
+                return self.respelled(AddressRange::address(address), word, labels);
             }
-            Spelled::Zoned(address, _) => {
-                block::check_address(address.into(), family)?;
+            TargetSpec::Zoned(address, _) => {
+                address_range::check_address(address.into(), family)?;
                 return self.text(word, Some(address), labels);
             }
-            Spelled::Name(name) => return self.text(name, None, labels),
-            Spelled::Network(network) if self.rules.all_addresses => {
-                (network.addr(), Block::whole(network))
+            TargetSpec::Name(name) => return self.text(name, None, labels),
+            TargetSpec::Network(network) if self.rules.all_addresses => {
+                (network.addr(), AddressRange::whole(network))
             }
-            Spelled::Network(network) => (network.addr(), Block::hosts(network)),
-            Spelled::Range(first, last) => (first, Block::range(first, last)),
+            TargetSpec::Network(network) => (network.addr(), AddressRange::hosts(network)),
+            TargetSpec::Range(first, last) => (first, AddressRange::range(first, last)),
         };
-        block::check_block(first, block, family)?;
-        if labels.is_some() && block.count() > MAX_LABELLED {
-            return Err(Why::ManyLabelled {
+        address_range::check_range(first, block, family)?;
+        if labels.is_some() && block.count() > MAX_LABELLED_ADDRESSES {
+            return Err(BadTargetReason::ManyLabelled {
                 count: block.count(),
             }
             .into());
@@ -144,7 +150,7 @@ impl Gather {
     }
 
     /// The list, when everything was taken in.
-    pub(super) fn finish(mut self) -> Result<Gathered, TargetsError> {
+    pub(crate) fn finish(mut self) -> Result<Collected, TargetsError> {
         let (v4, v6) = (self.v4.relabelled(), self.v6.relabelled());
         if !v4.is_empty() || !v6.is_empty() {
             self.listing = self
@@ -152,10 +158,10 @@ impl Gather {
                 .relabelled(v4, v6)
                 .map_err(|TooMany(count)| TargetsError::TooMany { count })?;
             if self.respelled {
-                self.relabel_texts().map_err(TargetsError::Spool)?;
+                self.relabel_texts().map_err(TargetsError::TextSpool)?;
             }
         }
-        Ok(Gathered {
+        Ok(Collected {
             listing: self.listing,
             spool: self.spool,
             tally: self.tally,
@@ -163,32 +169,37 @@ impl Gather {
     }
 
     /// Consecutive addresses in their canonical spelling.
-    fn block(&mut self, block: Block, labels: Option<&str>) -> Result<(), Refused> {
+    fn block(&mut self, block: AddressRange, labels: Option<&str>) -> Result<(), CollectError> {
         let slot = labels
             .map(|labels| self.spool.add("", Some(labels)))
             .transpose()?;
         let listing = &mut self.listing;
         let tally = match block {
-            Block::V4(span) => self
+            AddressRange::V4(span) => self
                 .v4
-                .mention(span, slot, |part| listing.add(Block::V4(part), slot)),
-            Block::V6(span) => self
+                .mention(span, slot, |part| listing.add(AddressRange::V4(part), slot)),
+            AddressRange::V6(span) => self
                 .v6
-                .mention(span, slot, |part| listing.add(Block::V6(part), slot)),
+                .mention(span, slot, |part| listing.add(AddressRange::V6(part), slot)),
         };
         self.tally.add(tally?);
         Ok(())
     }
 
     /// One address whose spelling is kept.
-    fn respelled(&mut self, block: Block, word: &str, labels: Option<&str>) -> Result<(), Refused> {
+    fn respelled(
+        &mut self,
+        block: AddressRange,
+        word: &str,
+        labels: Option<&str>,
+    ) -> Result<(), CollectError> {
         let slot = self.spool.add(word, labels)?;
         let listing = &mut self.listing;
         // Should the address be listed already, its labels are these: a record serves with its labels alone, too.
         let labels = labels.map(|_| slot);
         let tally = match block {
-            Block::V4(span) => self.v4.mention(span, labels, |_| listing.add_text(slot)),
-            Block::V6(span) => self.v6.mention(span, labels, |_| listing.add_text(slot)),
+            AddressRange::V4(span) => self.v4.mention(span, labels, |_| listing.add_text(slot)),
+            AddressRange::V6(span) => self.v6.mention(span, labels, |_| listing.add_text(slot)),
         };
         self.respelled = true;
         self.tally.add(tally?);
@@ -201,28 +212,28 @@ impl Gather {
         text: &str,
         address: Option<Ipv6Addr>,
         labels: Option<&str>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), CollectError> {
         let excluded = address.is_some_and(|address| self.v6.excludes(address.to_bits()))
             || self.texts.excludes(text);
         if excluded {
             let first = self.texts.leave_out(text);
-            self.tally.add(Tally {
+            self.tally.add(MentionCounts {
                 duplicates: (!first).into(),
                 excluded: first.into(),
             });
             return Ok(());
         }
         match self.texts.find(text, &mut self.spool)? {
-            Known::New(place) => {
+            NameLookup::New(place) => {
                 let slot = self.spool.add(text, labels)?;
                 self.texts.enter(&place, slot);
                 self.listing.add_text(slot)?;
             }
-            Known::Listed(slot, first) => {
+            NameLookup::ListedTarget(slot, first) => {
                 if labels.is_some() && first.labels.is_none() {
                     self.spool.replace(slot, &first.text, labels)?;
                 }
-                self.tally.add(Tally {
+                self.tally.add(MentionCounts {
                     duplicates: 1,
                     excluded: 0,
                 });
@@ -238,9 +249,9 @@ impl Gather {
             let Ok(address) = record.text.parse::<IpAddr>() else {
                 continue;
             };
-            let labels = match Block::address(address) {
-                Block::V4(span) => self.v4.labels_of(span.first),
-                Block::V6(span) => self.v6.labels_of(span.first),
+            let labels = match AddressRange::address(address) {
+                AddressRange::V4(span) => self.v4.labels_of(span.first),
+                AddressRange::V6(span) => self.v6.labels_of(span.first),
             };
             if let Some(labels) = labels {
                 let labels = self.spool.read(labels)?.labels;

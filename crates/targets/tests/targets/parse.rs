@@ -9,7 +9,7 @@ use pingfleet_wire::{Family, Target};
 use super::{CommandLine, arguments, listed, names};
 
 #[test]
-fn good_spellings_are_read() {
+fn good_words_are_parsed() {
     let long_name = format!("{}.example", ["a23456789"; 24].join("."));
     assert_eq!(long_name.len(), 247);
     let label = "x".repeat(63);
@@ -54,7 +54,7 @@ fn good_spellings_are_read() {
 }
 
 #[test]
-fn bad_spellings_say_why_and_what_is_right() {
+fn bad_words_are_refused_with_the_reason_and_the_fix() {
     let long_name = format!("{}.example.com", ["a23456789"; 25].join("."));
     let long_label = format!("{}.example", "x".repeat(64));
     let cases: &[(&str, &str)] = &[
@@ -146,7 +146,10 @@ fn bad_spellings_say_why_and_what_is_right() {
             panic!("{word}: {error}");
         };
         assert_eq!(bad.count(), 1, "{word}");
-        assert!(bad.told()[0].to_string().contains(why), "{word}: {error}");
+        assert!(
+            bad.reported()[0].to_string().contains(why),
+            "{word}: {error}"
+        );
         assert!(error.to_string().contains("--skip-bad"), "{word}: {error}");
     }
 }
@@ -387,7 +390,7 @@ fn a_seed_without_a_shuffle_is_refused() {
 }
 
 #[test]
-fn names_are_told_apart_when_their_hashes_are_equal() {
+fn names_with_equal_hashes_are_different_targets() {
     // Among so many, about ten pairs have the same 32 bits of hash.
     let mut input = String::new();
     for _ in 0..2 {

@@ -7,35 +7,35 @@ use std::net::Ipv4Addr;
 
 use pingfleet_wire::MAX_NAME_BYTES;
 
-use crate::{bad::shown, why::Why};
+use crate::{bad_targets::shown, parse::BadTargetReason};
 
 /// The longest label, in bytes.
 const MAX_LABEL_BYTES: usize = 63;
 
 /// Checks a host name. It may end with one dot, which keeps search domains away from it.
-pub(super) fn check(name: &str) -> Result<(), Why> {
+pub(crate) fn check(name: &str) -> Result<(), BadTargetReason> {
     if !name.is_ascii() {
-        return Err(Why::NotAscii);
+        return Err(BadTargetReason::NotAscii);
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if let Some(character) = name.chars().find(|c| !allowed(*c)) {
-        return Err(Why::Character { character });
+        return Err(BadTargetReason::Character { character });
     }
     if name.len() > MAX_NAME_BYTES {
-        return Err(Why::LongName { length: name.len() });
+        return Err(BadTargetReason::LongName { length: name.len() });
     }
     let labels = || name.strip_suffix('.').unwrap_or(name).split('.');
     for label in labels() {
         if label.is_empty() {
-            return Err(Why::EmptyLabel);
+            return Err(BadTargetReason::EmptyLabel);
         }
         if label.len() > MAX_LABEL_BYTES {
-            return Err(Why::LongLabel {
+            return Err(BadTargetReason::LongLabel {
                 length: label.len(),
             });
         }
         if label.starts_with('-') {
-            return Err(Why::Hyphen);
+            return Err(BadTargetReason::Hyphen);
         }
     }
     if labels().all(is_number) {
@@ -43,7 +43,7 @@ pub(super) fn check(name: &str) -> Result<(), Why> {
     }
     // No top-level domain is a number (RFC 3696, section 2), so this is an address that went wrong.
     if labels().next_back().is_some_and(is_number) {
-        return Err(Why::NumericName);
+        return Err(BadTargetReason::NumericName);
     }
     Ok(())
 }
@@ -53,9 +53,9 @@ fn is_number(label: &str) -> bool {
 }
 
 /// Why a text of digits and dots is not an IPv4 address.
-fn failed_address(text: &str, octets: &[&str]) -> Why {
+fn failed_address(text: &str, octets: &[&str]) -> BadTargetReason {
     if octets.len() != 4 {
-        return Why::Octets {
+        return BadTargetReason::Octets {
             found: octets.len(),
         };
     }
@@ -64,7 +64,7 @@ fn failed_address(text: &str, octets: &[&str]) -> Why {
         match octet.parse() {
             Ok(parsed) => *value = parsed,
             Err(_) => {
-                return Why::LargeOctet {
+                return BadTargetReason::LargeOctet {
                     octet: shown(octet),
                 };
             }
@@ -72,8 +72,8 @@ fn failed_address(text: &str, octets: &[&str]) -> Why {
     }
     let meant = Ipv4Addr::from(meant);
     if text.ends_with('.') && text.trim_end_matches('.') == meant.to_string() {
-        Why::FinalDot { meant }
+        BadTargetReason::FinalDot { meant }
     } else {
-        Why::LeadingZeros { meant }
+        BadTargetReason::LeadingZeros { meant }
     }
 }

@@ -1,19 +1,24 @@
 //! What one word says: an address, a network, a range, an address with a zone, or a host name. No I/O.
 //!
-//! It only reads; whether the addresses may be probed is decided in `block`.
+//! It only reads; whether the addresses may be probed is decided in `address_range`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::{bad::shown, name, why::Why};
+use crate::bad_targets::shown;
+
+pub(crate) mod bad_target_reason;
+pub(crate) mod host_name;
+
+pub(crate) use bad_target_reason::BadTargetReason;
 
 /// The longest name of a network interface on Linux (`IFNAMSIZ` less the final NUL).
 const MAX_ZONE_BYTES: usize = 15;
 
 /// One word, understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Spelled<'a> {
+pub(crate) enum TargetSpec<'a> {
     Address(IpAddr),
     /// As written, host bits and all.
     Network(IpNet),
@@ -25,18 +30,18 @@ pub(super) enum Spelled<'a> {
 }
 
 /// Reads one word.
-pub(super) fn read(word: &str) -> Result<Spelled<'_>, Why> {
+pub(crate) fn parse(word: &str) -> Result<TargetSpec<'_>, BadTargetReason> {
     if word.is_empty() {
-        return Err(Why::Empty);
+        return Err(BadTargetReason::Empty);
     }
     if word.contains(char::is_whitespace) {
-        return Err(Why::ManyWords);
+        return Err(BadTargetReason::ManyWords);
     }
     if word.contains("://") {
-        return Err(Why::Url);
+        return Err(BadTargetReason::Url);
     }
     if let Ok(address) = word.parse() {
-        return Ok(Spelled::Address(address));
+        return Ok(TargetSpec::Address(address));
     }
     if let Some((address, prefix)) = word.rsplit_once('/') {
         return network(address, prefix);
@@ -52,24 +57,24 @@ pub(super) fn read(word: &str) -> Result<Spelled<'_>, Why> {
     if word.contains(['[', ']', ':']) {
         return Err(bracket_or_colon(word));
     }
-    name::check(word)?;
-    Ok(Spelled::Name(word))
+    host_name::check(word)?;
+    Ok(TargetSpec::Name(word))
 }
 
-fn network<'a>(address: &str, prefix: &str) -> Result<Spelled<'a>, Why> {
+fn network<'a>(address: &str, prefix: &str) -> Result<TargetSpec<'a>, BadTargetReason> {
     if let Some((inner, _)) = address.split_once('%') {
         return Err(if inner.parse::<IpAddr>().is_ok() {
-            Why::ZonedNetwork
+            BadTargetReason::ZonedNetwork
         } else {
-            Why::NoNetwork
+            BadTargetReason::NoNetwork
         });
     }
     let Ok(address) = address.parse::<IpAddr>() else {
         // 010.0.0.0/8 deserves the same answer as 010.0.0.0.
         let like_address = !address.is_empty() && address.bytes().all(is_of_ipv4);
-        return Err(match name::check(address) {
+        return Err(match host_name::check(address) {
             Err(why) if like_address => why,
-            _ => Why::NoNetwork,
+            _ => BadTargetReason::NoNetwork,
         });
     };
     let most = if address.is_ipv4() { 32 } else { 128 };
@@ -80,8 +85,10 @@ fn network<'a>(address: &str, prefix: &str) -> Result<Spelled<'a>, Why> {
         .ok()
         .filter(|_| plain)
         .and_then(|length| IpNet::new(address, length).ok());
-    network.map(Spelled::Network).ok_or_else(|| {
-        mask(address, prefix).map_or(Why::Prefix { most }, |meant| Why::Mask { meant })
+    network.map(TargetSpec::Network).ok_or_else(|| {
+        mask(address, prefix).map_or(BadTargetReason::Prefix { most }, |meant| {
+            BadTargetReason::Mask { meant }
+        })
     })
 }
 
@@ -93,25 +100,27 @@ fn mask(address: IpAddr, mask: &str) -> Option<IpNet> {
     Ipv4Net::with_netmask(address, mask).ok().map(IpNet::V4)
 }
 
-fn zoned<'a>(address: &str, zone: &'a str) -> Result<Spelled<'a>, Why> {
+fn zoned<'a>(address: &str, zone: &'a str) -> Result<TargetSpec<'a>, BadTargetReason> {
     let address: IpAddr = match address.parse() {
         Ok(address) => address,
-        Err(_) if address.contains(':') && address.contains('-') => return Err(Why::ZonedRange),
-        Err(_) if address.contains(':') => return Err(Why::NotIpv6),
-        Err(_) => return Err(Why::Character { character: '%' }),
+        Err(_) if address.contains(':') && address.contains('-') => {
+            return Err(BadTargetReason::ZonedRange);
+        }
+        Err(_) if address.contains(':') => return Err(BadTargetReason::NotIpv6),
+        Err(_) => return Err(BadTargetReason::Character { character: '%' }),
     };
     let local = match address {
         IpAddr::V6(address) if address.is_unicast_link_local() => address,
-        _ => return Err(Why::ZoneNotLocal { address }),
+        _ => return Err(BadTargetReason::ZoneNotLocal { address }),
     };
     if zone.contains('%') {
-        return Err(Why::ZonedRange);
+        return Err(BadTargetReason::ZonedRange);
     }
     let plain = zone.bytes().all(|byte| byte.is_ascii_graphic());
     if zone.is_empty() || zone.len() > MAX_ZONE_BYTES || !plain {
-        return Err(Why::Zone);
+        return Err(BadTargetReason::Zone);
     }
-    Ok(Spelled::Zoned(local, zone))
+    Ok(TargetSpec::Zoned(local, zone))
 }
 
 /// Whether a word with a hyphen is meant as a range, and not as a name: by its first end if that is an address, or
@@ -128,39 +137,39 @@ fn is_range(first: &str, last: &str) -> bool {
     }
 }
 
-fn range<'a>(first: &str, last: &str) -> Result<Spelled<'a>, Why> {
-    let not_an_address = |end: &str| Why::RangeEnd { end: shown(end) };
+fn range<'a>(first: &str, last: &str) -> Result<TargetSpec<'a>, BadTargetReason> {
+    let not_an_address = |end: &str| BadTargetReason::RangeEnd { end: shown(end) };
     let first = first.parse().map_err(|_| not_an_address(first))?;
     if let IpAddr::V4(first) = first
         && let Ok(octet) = last.parse::<u8>()
     {
         let [a, b, c, _] = first.octets();
-        return Err(Why::ShortRange {
+        return Err(BadTargetReason::ShortRange {
             first,
             last: Ipv4Addr::new(a, b, c, octet),
         });
     }
     if last.contains('%') {
-        return Err(Why::ZonedRange);
+        return Err(BadTargetReason::ZonedRange);
     }
     let last: IpAddr = last.parse().map_err(|_| not_an_address(last))?;
     if first.is_ipv4() != last.is_ipv4() {
-        Err(Why::MixedRange)
+        Err(BadTargetReason::MixedRange)
     } else if last < first {
-        Err(Why::Reversed { first, last })
+        Err(BadTargetReason::Reversed { first, last })
     } else {
-        Ok(Spelled::Range(first, last))
+        Ok(TargetSpec::Range(first, last))
     }
 }
 
 /// Names have neither brackets nor colons: what was meant?
-fn bracket_or_colon(word: &str) -> Why {
+fn bracket_or_colon(word: &str) -> BadTargetReason {
     let bracketed = word
         .strip_prefix('[')
         .and_then(|rest| rest.split_once(']'))
         .filter(|(inner, _)| inner.parse::<Ipv6Addr>().is_ok());
     if let Some((inner, _)) = bracketed {
-        return Why::Brackets {
+        return BadTargetReason::Brackets {
             inner: inner.to_owned(),
         };
     }
@@ -168,14 +177,14 @@ fn bracket_or_colon(word: &str) -> Why {
         Some((host, port))
             if !port.is_empty()
                 && port.bytes().all(|byte| byte.is_ascii_digit())
-                && (host.parse::<Ipv4Addr>().is_ok() || name::check(host).is_ok()) =>
+                && (host.parse::<Ipv4Addr>().is_ok() || host_name::check(host).is_ok()) =>
         {
-            Why::Port {
+            BadTargetReason::Port {
                 host: host.to_owned(),
             }
         }
-        Some(_) => Why::NotIpv6,
-        None => Why::Character {
+        Some(_) => BadTargetReason::NotIpv6,
+        None => BadTargetReason::Character {
             character: if word.contains('[') { '[' } else { ']' },
         },
     }
