@@ -1,6 +1,5 @@
-//! The negative control of the kill tests: a worker that acks a chunk before it probes it. Whatever it has in hand when
-//! it dies is lost, which is what those tests must be able to see. It is the real worker over a broker that acks
-//! each delivery as it comes.
+//! The control of the kill tests: a worker that acks each chunk before it probes it. The chunks that it has in hand when it
+//! is killed are lost, and the tests must detect that. It is the real worker with a wrapped broker.
 
 use std::sync::Arc;
 
