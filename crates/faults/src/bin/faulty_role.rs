@@ -16,11 +16,7 @@ use pingfleet_faults::fault_injection::{
 };
 use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
-<<<<<<< HEAD:crates/faults/src/bin/faulty.rs
-use pingfleet_store::{DatabaseThread, FileLock, Transport};
-=======
 use pingfleet_store::{DatabaseThread, FileLock, OpenOptions, Transport};
->>>>>>> main:crates/faults/src/bin/faulty_role.rs
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 use tokio_util::sync::CancellationToken;
 
@@ -123,35 +119,11 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             };
             run_worker(broker, OpenFaultyProber { inner, faults }, &settings, stop).await
         }
-<<<<<<< HEAD:crates/faults/src/bin/faulty.rs
-        Role::Writer {
-            count,
-            writer,
-            faults,
-        } => {
-            let settings = writer.resolve(&mut layers, Transport::Broker);
-            layers.finish()?;
-            let handed = Faults::new(faults.clone());
-            let broker = Arc::new(TamperedBroker::new(broker, Arc::clone(&handed)));
-            let check = !faults.sabotages(Sabotage::NoCheck);
-            let db = DatabaseThread::open(common.database(true, check)).await?;
-            let locks = !faults.sabotages(Sabotage::NoLock);
-            let _lock = locks.then(|| FileLock::writer(db.path())).transpose()?;
-            consumer_writer::run(broker, &db, &settings, stop)
-                .await
-                .map_err(|error| match error {
-                    WriterError::Broker(error) => Failure::from(error),
-                    WriterError::Store(error) => Failure::from(error),
-                    other => Failure::system(&other),
-                })?;
-            db.close().await?;
-=======
         Role::Writer { count, writer, .. } => {
             let settings = writer.resolve(&mut layers, Transport::Broker);
             layers.finish()?;
             let database = common.database(true, !faults.has_defect(Defect::NoCheck));
             run_writer(broker, database, &faults, &settings, stop).await?;
->>>>>>> main:crates/faults/src/bin/faulty_role.rs
             if *count {
                 writeln!(io::stderr(), "{DELIVERY_COUNT}{}", faults.deliveries())
                     .map_err(|error| Failure::system(&error))?;
@@ -172,12 +144,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             let Some(targets) = producer::read_targets(plan, &settings)? else {
                 return Ok(Exit::Complete);
             };
-<<<<<<< HEAD:crates/faults/src/bin/faulty.rs
-            let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
             let db = DatabaseThread::open(common.database(true, false)).await?;
-=======
-            let db = DatabaseThread::open(common.database(true, false)).await?;
->>>>>>> main:crates/faults/src/bin/faulty_role.rs
             let request = RunRequest::Plan(Box::new(targets));
             let mut out = io::sink();
             let produced = producer::run(broker, &db, request, &settings, &mut out, stop).await?;
