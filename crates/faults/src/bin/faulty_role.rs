@@ -176,7 +176,7 @@ async fn run_writer(
     broker: Arc<FaultyBroker<RabbitBroker>>,
     database: OpenOptions,
     faults: &Faults,
-    settings: &consumer_writer::Settings,
+    settings: &consumer_writer::WriterSettings,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let db = DatabaseThread::open(database).await?;
