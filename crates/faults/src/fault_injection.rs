@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Depth, Publisher,
-    Queue,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, Queue,
+    QueueDepth,
 };
 use pingfleet_prober::{
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
@@ -247,10 +247,10 @@ impl<B: Broker> Broker for FaultyBroker<B> {
         }))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
         let depth = self.inner.depth(queue).await?;
         if self.faults.has_defect(Defect::ReportEmptyQueues) {
-            return Ok(Depth { ready: 0, ..depth });
+            return Ok(QueueDepth { ready: 0, ..depth });
         }
         Ok(depth)
     }
@@ -376,11 +376,11 @@ impl Consumer for FaultyConsumer {
         self.inner.requeue(tag).await
     }
 
-    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+    async fn raise_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
         if self.has_boundaries && self.faults.has_defect(Defect::NoSlowStart) {
             return Ok(());
         }
-        self.inner.widen(prefetch).await
+        self.inner.raise_prefetch(prefetch).await
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ping_worker::WorkerArgs;
 use pingfleet_broker::{
-    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Depth, Publisher, Queue, RabbitBroker,
+    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Publisher, Queue, QueueDepth,
+    RabbitBroker,
 };
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{CommonArgs, Verbosity};
@@ -34,7 +35,7 @@ impl Broker for AckFirst {
         Ok(Box::new(AckingConsumer(consumer)))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
         self.0.depth(queue).await
     }
 }
@@ -57,8 +58,8 @@ impl Consumer for AckingConsumer {
         Ok(())
     }
 
-    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
-        self.0.widen(prefetch).await
+    async fn raise_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.0.raise_prefetch(prefetch).await
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {

@@ -157,7 +157,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
 async fn run_worker(
     broker: Arc<FaultyBroker<RabbitBroker>>,
     opener: OpenFaultyProber,
-    settings: &ping_worker::Settings,
+    settings: &ping_worker::WorkerSettings,
     stop: CancellationToken,
 ) -> Result<Exit, Failure> {
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
@@ -167,7 +167,7 @@ async fn run_worker(
         .await
         .map_err(|error| match error {
             WorkerError::Broker(error) => Failure::from(error),
-            disorder @ WorkerError::Disorder(_) => Failure::system(&disorder),
+            failed @ WorkerError::TaskFailed(_) => Failure::system(&failed),
         })?;
     Ok(Exit::Complete)
 }
