@@ -38,7 +38,7 @@ pub(crate) enum Kind {
     Raw,
 }
 
-/// A lane that has sockets of one kind only.
+/// A probing thread with sockets of one kind only.
 pub(crate) struct Worker {
     kind: Kind,
     pub(crate) threads: ProbeThreads,
@@ -58,8 +58,8 @@ impl Worker {
         }
     }
 
-    /// A prober falls back to the other kind without an error, and would prove nothing about this one. Nobody else has
-    /// ICMP sockets in the networks here.
+    /// Checks the kind of the open sockets: a prober that falls back to the other kind would prove nothing. No other
+    /// process has ICMP sockets in these networks.
     fn assert_kind(&self) {
         let [datagram, raw] = [["icmp", "icmp6"], ["raw", "raw6"]].map(|tables| {
             let open = tables.map(|table| {
@@ -78,7 +78,7 @@ impl Worker {
     }
 }
 
-/// One quick request, at any rate.
+/// One request with a short timeout, without pacing.
 pub(crate) fn quick() -> Probing {
     Probing {
         retries: 0,
@@ -88,7 +88,7 @@ pub(crate) fn quick() -> Probing {
     }
 }
 
-/// One after the other.
+/// Both kinds, one after the other.
 pub(crate) fn both_kinds() -> impl Iterator<Item = Worker> {
     [Kind::Datagram, Kind::Raw].into_iter().map(Worker::start)
 }
@@ -109,10 +109,10 @@ pub(crate) async fn probe(worker: &Worker, chunk: Arc<WorkChunk>) -> Vec<Outcome
         .threads
         .probe(Arc::clone(&chunk))
         .await
-        .expect("the lane stays");
+        .expect("the prober does not panic");
     worker.assert_kind();
     assert_eq!(outcomes.len(), expected);
-    // What the writer will refuse must not be produced.
+    // The codec checks that the outcomes are consistent.
     let result = ResultChunk {
         version: Version,
         database: chunk.database,
@@ -135,7 +135,7 @@ pub(crate) fn tally(outcomes: &[Outcome]) -> HashMap<&'static str, usize> {
     })
 }
 
-/// Runs `inner`, an ignored test of the tests' root, by a command that enters some network.
+/// Runs the ignored test `inner` with a command that enters a network.
 pub(crate) fn run_inner(mut enter: Command, inner: &str) {
     let output = enter
         .arg(std::env::current_exe().expect("a test has a binary"))
@@ -145,11 +145,11 @@ pub(crate) fn run_inner(mut enter: Command, inner: &str) {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{errors}");
-    // A filter that matches nothing succeeds as well.
+    // A test filter without a match also succeeds.
     assert!(text.contains("1 passed"), "{text}{errors}");
 }
 
-/// Runs `inner` where `set_up`, a shell script, has made a network of its own.
+/// Runs `inner` in a new network that the shell script `set_up` configures.
 pub(crate) fn in_a_network(set_up: &str, inner: &str) {
     let mut enter = Command::new("unshare");
     let script = format!("set -e; ip link set lo up; {set_up}; exec \"$0\" \"$@\"");
@@ -157,7 +157,7 @@ pub(crate) fn in_a_network(set_up: &str, inner: &str) {
     run_inner(enter, inner);
 }
 
-/// Runs `inner` where this box has both kinds of sockets, and no link with anybody at its other end.
+/// Runs `inner` where both kinds of sockets are permitted and no link leads to another machine.
 pub(crate) fn on_loopback(inner: &str) {
     const ALONE: &str = "ip link add alone type veth peer name findings; ip link set findings up; \
         ip link set alone up; ip route add default dev alone; \

@@ -1,4 +1,4 @@
-//! A process that probes: this very test program again, so that it has a user, a network and a fate of its own.
+//! A process that probes: this test program again, with its own user and network, which can be stopped.
 
 use std::{
     env, fs,
@@ -26,32 +26,32 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    counters::{Echoes, PATIENCE, Sockets, TABLES},
+    counters::{Echoes, MAX_WAIT, Sockets, TABLES},
     variants::{NOBODY, Network, Variant},
 };
 
-/// What the inner process is told by its environment: a folder with the chunks, and how to probe them.
+/// Environment variables of the inner process: the folder with the chunks, and how to probe them.
 const FOLDER: &str = "PINGFLEET_LOCAL_LOSS_FOLDER";
 const IS_RAW: &str = "PINGFLEET_LOCAL_LOSS_RAW";
 const RECEIVE_BUFFER: &str = "PINGFLEET_LOCAL_LOSS_RECEIVE_BUFFER";
 const THREADS: &str = "PINGFLEET_LOCAL_LOSS_THREADS";
 const BYSTANDER: &str = "PINGFLEET_LOCAL_LOSS_BYSTANDER";
 
-/// The table of sockets as the inner process leaves it.
+/// File with the kernel's socket tables, which the inner process writes at its end.
 const SOCKETS: &str = "sockets";
 
 /// How a process probes.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Prober {
-    /// Receive buffer in bytes, in the place of a large one.
+    /// Size of the receive buffer in bytes, instead of a large one.
     pub(crate) receive_buffer: Option<usize>,
-    /// Probing threads, in the place of one.
+    /// Number of probing threads, instead of one.
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Whether there is one more raw socket in the process, which has no filter and which nobody reads.
+    /// Whether the process has one more raw socket, without a filter, that is never read.
     pub(crate) bystander: bool,
 }
 
-/// Targets that are probed alike.
+/// Targets with the same probing settings.
 pub(crate) struct Asked {
     pub(crate) probing: Probing,
     pub(crate) targets: Vec<Target>,
@@ -60,15 +60,15 @@ pub(crate) struct Asked {
 /// What a process found.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// Of each chunk, in the order of its targets.
+    /// The outcomes of each chunk, in the order of its targets.
     pub(crate) outcomes: Vec<Vec<Outcome>>,
-    /// How long each of them took.
+    /// How long each chunk took.
     pub(crate) took: Vec<Duration>,
-    /// The sockets at the end, the bystander among them.
+    /// The sockets at the end, including the bystander.
     pub(crate) sockets: Sockets,
 }
 
-/// A process that is probing. It ends with its value.
+/// A process that is probing. Dropping this value ends it.
 pub(crate) struct Running {
     child: Option<Child>,
     folder: TempDir,
@@ -76,7 +76,7 @@ pub(crate) struct Running {
 }
 
 impl Prober {
-    /// Probes in a network, and waits for the end of it.
+    /// Probes in a network, and waits for the end.
     pub(crate) fn run(
         self,
         net: &impl Network,
@@ -86,7 +86,7 @@ impl Prober {
         self.start(net, variant, asked)?.finish()
     }
 
-    /// Begins to probe in a network, each chunk as one of the same run.
+    /// Begins to probe in a network. All chunks belong to one run.
     pub(crate) fn start(
         self,
         net: &impl Network,
@@ -111,10 +111,10 @@ impl Prober {
         }
         let mut binary = env::current_exe()?;
         if !variant.caller.is_root {
-            // Nobody may look into the folder in which it was built.
+            // User nobody may not read the build folder.
             let copy = folder.path().join("prober");
-            // Not by this process: a copy that it has open for writing, and that a child of another thread inherits,
-            // cannot be run.
+            // Another process copies it: a file that a child of another thread has inherited open for writing cannot be
+            // executed.
             let mut install = Command::new("install");
             install.args(["-m", "755"]).args([&binary, &copy]);
             ensure!(install.status()?.success(), "cannot copy the prober");
@@ -164,12 +164,12 @@ impl Running {
         Ok(())
     }
 
-    /// Waits until so many requests have left it.
+    /// Waits until it has sent this many requests.
     pub(crate) fn wait_for(&mut self, family: Family, requests: u64) -> anyhow::Result<()> {
         let child = self.child.as_mut().context("it has ended")?;
         let folder = PathBuf::from(format!("/proc/{}", child.id()));
         let own = fs::read_link("/proc/self/ns/net")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             if let Some(status) = child.try_wait()? {
                 bail!("the prober ended before: {status}");
@@ -179,13 +179,16 @@ impl Running {
                 let [v4, v6] =
                     ["snmp", "snmp6"].map(|file| fs::read_to_string(folder.join("net").join(file)));
                 let echoes = Echoes::parse(&(v4? + &v6?), family)?;
-                // What came in is the prober's own canary, which takes no link.
+                // Requests that came in are canaries.
                 if echoes.requests_out >= requests + echoes.requests_in {
                     return Ok(());
                 }
             }
-            ensure!(Instant::now() < deadline, "{requests} requests never leave");
-            // The kernel tells nobody that it has counted.
+            ensure!(
+                Instant::now() < deadline,
+                "{requests} requests were not sent"
+            );
+            // The kernel signals no change of its counters.
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -195,7 +198,7 @@ impl Running {
         let child = self.child.take().context("it has ended")?;
         let output = child.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        // A filter that matches nothing succeeds as well.
+        // A test filter without a match also succeeds.
         let passed = output.status.success() && text.contains("1 passed");
         ensure!(passed, "the prober failed: {text}");
         let mut outcomes = Vec::with_capacity(self.chunks);
@@ -205,7 +208,7 @@ impl Running {
             let result = ResultChunk::decode(&fs::read(&file)?)?;
             outcomes.push(result.outcomes);
             let began = UNIX_EPOCH + Duration::from_micros(result.started_at_us);
-            // A file's time is that of the kernel's last tick, which may lie before the prober's own clock.
+            // A file's time is that of the kernel's last tick, which may be before the start by the prober's clock.
             let took_so_long = file.metadata()?.modified()?.duration_since(began);
             took.push(took_so_long.unwrap_or_default());
         }
@@ -220,7 +223,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // It may have ended; then there is nothing to end or to wait for.
+            // Both calls fail if it has ended already.
             let ended = (child.kill(), child.wait());
             drop(ended);
         }
@@ -250,7 +253,7 @@ async fn inner() -> anyhow::Result<()> {
         opener = opener.receive_buffer(bytes.parse()?);
     }
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
-    // No server: nobody outside of the network is asked for a name.
+    // Without servers: no name is looked up outside of this network.
     let resolver = Resolver::with_servers(ResolverConfig::default(), ResolverOpts::default());
     let threads = env::var(THREADS).map_or(Ok(NonZeroUsize::MIN), |threads| threads.parse())?;
     let threads = ProbeThreads::start(threads, &opener, None, resolver)?;
