@@ -1,6 +1,9 @@
 //! Real ICMP with surge-ping to loopback addresses. Needs ICMP sockets, as root or by `net.ipv4.ping_group_range`, and
 //! fails with the reason without.
 
+#[path = "support/probing.rs"]
+mod support;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -11,29 +14,11 @@ use std::{
 };
 
 use pingfleet_prober::{
-    probe_threads::{ProbeThreads, Probed},
-    prober::OpenProber,
-    resolve::Resolver,
-    surge::SurgePing,
+    probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver, surge::SurgePing,
 };
-use pingfleet_wire::{
-    ChunkKey, Message, Outcome, Probing, ResultChunk, Status, Target, Token, Version, WorkChunk,
-};
-use uuid::Uuid;
+use pingfleet_wire::{Probing, Status, Target};
 
-fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
-    Arc::new(WorkChunk {
-        version: Version,
-        database: Uuid::new_v4(),
-        key: ChunkKey {
-            run: Uuid::new_v4(),
-            chunk: 0,
-        },
-        token: Token(Uuid::new_v4()),
-        probing,
-        targets,
-    })
-}
+use crate::support::{chunk, probe, quick, run_inner};
 
 fn threads(opener: SurgePing) -> ProbeThreads {
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
@@ -42,45 +27,10 @@ fn threads(opener: SurgePing) -> ProbeThreads {
         .expect("ICMP sockets are needed")
 }
 
-/// One request with a short timeout, without pacing.
-fn quick() -> Probing {
-    Probing {
-        retries: 0,
-        timeout: Duration::from_millis(300),
-        rate: None,
-        ..Probing::default()
-    }
-}
-
 fn loopback_addresses() -> Vec<Target> {
     (1..=254)
         .map(|host| Target::Address(Ipv4Addr::new(127, 0, 0, host).into()))
         .collect()
-}
-
-async fn probe(threads: &ProbeThreads, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
-    let expected = chunk.targets.len();
-    let Probed {
-        started_at_us,
-        outcomes,
-    } = threads
-        .probe(Arc::clone(&chunk))
-        .await
-        .expect("the lane stays");
-    assert_eq!(outcomes.len(), expected);
-    // The codec checks that the outcomes are consistent.
-    let result = ResultChunk {
-        version: Version,
-        database: chunk.database,
-        key: chunk.key,
-        token: chunk.token,
-        worker: "test".to_owned(),
-        redelivered: false,
-        started_at_us,
-        outcomes,
-    };
-    let read = ResultChunk::decode(&result.encode());
-    read.expect("the outcomes are consistent").outcomes
 }
 
 async fn every_loopback_address_is_up(opener: SurgePing, is_raw: bool) {
@@ -242,18 +192,10 @@ fn in_a_silent_network(inner: &str) {
         && ip link set silent arp off up \
         && ip addr add 192.0.2.254/24 dev silent \
         && echo '0 0' > /proc/sys/net/ipv4/ping_group_range \
-        && exec \"$0\" --exact \"$1\" --ignored --nocapture";
-    let output = Command::new("unshare")
-        .args(["--map-root-user", "--net", "sh", "-c", SET_UP])
-        .arg(std::env::current_exe().expect("a test has a binary"))
-        .arg(inner)
-        .output()
-        .expect("`unshare` of util-linux is needed");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}");
-    // A test filter without a match also succeeds.
-    assert!(text.contains("1 passed"), "{text}{errors}");
+        && exec \"$0\" \"$@\"";
+    let mut enter = Command::new("unshare");
+    enter.args(["--map-root-user", "--net", "sh", "-c", SET_UP]);
+    run_inner(enter, inner);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 
 mod rig;
+#[path = "../support/probing.rs"]
+mod support;
 
 use std::{
     collections::HashMap,
@@ -17,9 +19,9 @@ use pingfleet_testbed::{
 };
 use pingfleet_wire::{Probing, Status, Target};
 
-use crate::rig::{
-    beside_answering, both_kinds, chunk, in_a_network, on_loopback, probe, quick, run_inner, tally,
-    v4,
+use crate::{
+    rig::{beside_answering, both_kinds, in_a_network, on_loopback, probe, tally, v4},
+    support::{chunk, quick, run_inner},
 };
 
 #[test]

@@ -2,34 +2,15 @@
 
 use std::{
     collections::HashMap, fs, net::Ipv4Addr, num::NonZeroUsize, process::Command, sync::Arc,
-    time::Duration,
 };
 
 use pingfleet_prober::{
-    linux::LinuxPing,
-    probe_threads::{ProbeThreads, Probed},
-    prober::OpenProber,
-    resolve::Resolver,
+    linux::LinuxPing, probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver,
 };
 use pingfleet_testbed::Namespace;
-use pingfleet_wire::{
-    ChunkKey, Message, Outcome, Probing, ResultChunk, Target, Token, Version, WorkChunk,
-};
-use uuid::Uuid;
+use pingfleet_wire::{Outcome, Target, WorkChunk};
 
-pub(crate) fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
-    Arc::new(WorkChunk {
-        version: Version,
-        database: Uuid::new_v4(),
-        key: ChunkKey {
-            run: Uuid::new_v4(),
-            chunk: 0,
-        },
-        token: Token(Uuid::new_v4()),
-        probing,
-        targets,
-    })
-}
+use crate::support::{self, run_inner};
 
 /// A kind of ICMP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,16 +59,6 @@ impl Worker {
     }
 }
 
-/// One request with a short timeout, without pacing.
-pub(crate) fn quick() -> Probing {
-    Probing {
-        retries: 0,
-        timeout: Duration::from_millis(300),
-        rate: None,
-        ..Probing::default()
-    }
-}
-
 /// Both kinds, one after the other.
 pub(crate) fn both_kinds() -> impl Iterator<Item = Worker> {
     [Kind::Datagram, Kind::Raw].into_iter().map(Worker::start)
@@ -100,53 +71,19 @@ pub(crate) fn v4(first: [u8; 4], count: u32) -> Vec<Target> {
         .collect()
 }
 
+/// The outcomes of a chunk, probed with the right kind of socket.
 pub(crate) async fn probe(worker: &Worker, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
-    let expected = chunk.targets.len();
-    let Probed {
-        started_at_us,
-        outcomes,
-    } = worker
-        .threads
-        .probe(Arc::clone(&chunk))
-        .await
-        .expect("the prober does not panic");
+    let outcomes = support::probe(&worker.threads, chunk).await;
     worker.assert_kind();
-    assert_eq!(outcomes.len(), expected);
-    // The codec checks that the outcomes are consistent.
-    let result = ResultChunk {
-        version: Version,
-        database: chunk.database,
-        key: chunk.key,
-        token: chunk.token,
-        worker: "test".to_owned(),
-        redelivered: false,
-        started_at_us,
-        outcomes,
-    };
-    let read = ResultChunk::decode(&result.encode());
-    read.expect("the outcomes are consistent").outcomes
+    outcomes
 }
 
-/// How many outcomes there are of each status.
+/// The number of outcomes of each status.
 pub(crate) fn tally(outcomes: &[Outcome]) -> HashMap<&'static str, usize> {
     outcomes.iter().fold(HashMap::new(), |mut tally, outcome| {
         *tally.entry(outcome.status.name()).or_default() += 1;
         tally
     })
-}
-
-/// Runs the ignored test `inner` with a command that enters a network.
-pub(crate) fn run_inner(mut enter: Command, inner: &str) {
-    let output = enter
-        .arg(std::env::current_exe().expect("a test has a binary"))
-        .args(["--exact", inner, "--ignored", "--nocapture"])
-        .output()
-        .expect("the command that enters the network runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}");
-    // A test filter without a match also succeeds.
-    assert!(text.contains("1 passed"), "{text}{errors}");
 }
 
 /// Runs `inner` in a new network that the shell script `set_up` configures.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use anyhow::{Context, ensure};
 use pingfleet_testbed::simnet::Family;
 
-use crate::variants::Network;
+use crate::{chunk_files::SOCKET_TABLES, variants::Network};
 
 /// The longest wait for an event of the kernel or of another process.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -58,13 +58,10 @@ pub(crate) struct Sockets {
     pub(crate) drops: u64,
 }
 
-/// The tables of datagram and raw sockets.
-pub(crate) const TABLES: [&str; 4] = ["icmp", "icmp6", "raw", "raw6"];
-
 impl Sockets {
     /// Their state now.
     pub(crate) fn read(net: &impl Network) -> anyhow::Result<Self> {
-        Self::parse(&cat(net, &TABLES)?)
+        Self::parse(&cat(net, &SOCKET_TABLES)?)
     }
 
     /// Reads lines such as `1: 00000000:0001 00000000:0000 07 00000000:00000300 ... DROPS`.

@@ -12,21 +12,18 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use futures_util::future::try_join_all;
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use pingfleet_prober::{
     linux::LinuxPing, probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver,
 };
 use pingfleet_testbed::simnet::Family;
-use pingfleet_wire::{
-    ChunkKey, Message, Outcome, Probing, ResultChunk, Target, Token, Version, WorkChunk,
-};
+use pingfleet_wire::{Outcome, Probing, Target};
 use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
-use uuid::Uuid;
 
 use crate::{
-    counters::{Echoes, MAX_WAIT, Sockets, TABLES},
+    chunk_files::{probe_all, read_result, read_sockets, result_file, write_chunk},
+    counters::{Echoes, MAX_WAIT, Sockets},
     variants::{NOBODY, Network, Variant},
 };
 
@@ -36,9 +33,6 @@ const IS_RAW: &str = "PINGFLEET_LOCAL_LOSS_RAW";
 const RECEIVE_BUFFER: &str = "PINGFLEET_LOCAL_LOSS_RECEIVE_BUFFER";
 const THREADS: &str = "PINGFLEET_LOCAL_LOSS_THREADS";
 const BYSTANDER: &str = "PINGFLEET_LOCAL_LOSS_BYSTANDER";
-
-/// File with the kernel's socket tables, which the inner process writes at its end.
-const SOCKETS: &str = "sockets";
 
 /// How a process probes.
 #[derive(Debug, Default, Clone, Copy)]
@@ -96,18 +90,7 @@ impl Prober {
         let folder = TempDir::new()?;
         let chunks = asked.len();
         for (number, asked) in asked.into_iter().enumerate() {
-            let chunk = WorkChunk {
-                version: Version,
-                database: Uuid::nil(),
-                key: ChunkKey {
-                    run: Uuid::from_u128(1),
-                    chunk: number as u32,
-                },
-                token: Token(Uuid::nil()),
-                probing: asked.probing,
-                targets: asked.targets,
-            };
-            fs::write(work(folder.path(), number), chunk.encode())?;
+            write_chunk(folder.path(), number, asked.probing, asked.targets)?;
         }
         let mut binary = env::current_exe()?;
         if !variant.caller.is_root {
@@ -204,9 +187,9 @@ impl Running {
         let mut outcomes = Vec::with_capacity(self.chunks);
         let mut took = Vec::with_capacity(self.chunks);
         for number in 0..self.chunks {
-            let file = result(self.folder.path(), number);
-            let result = ResultChunk::decode(&fs::read(&file)?)?;
+            let result = read_result(self.folder.path(), number)?;
             outcomes.push(result.outcomes);
+            let file = result_file(self.folder.path(), number);
             let began = UNIX_EPOCH + Duration::from_micros(result.started_at_us);
             // A file's time is that of the kernel's last tick, which may be before the start by the prober's clock.
             let took_so_long = file.metadata()?.modified()?.duration_since(began);
@@ -215,7 +198,7 @@ impl Running {
         Ok(Report {
             outcomes,
             took,
-            sockets: Sockets::parse(&fs::read_to_string(self.folder.path().join(SOCKETS))?)?,
+            sockets: Sockets::parse(&read_sockets(self.folder.path())?)?,
         })
     }
 }
@@ -228,14 +211,6 @@ impl Drop for Running {
             drop(ended);
         }
     }
-}
-
-fn work(folder: &Path, number: usize) -> PathBuf {
-    folder.join(format!("{number}.work"))
-}
-
-fn result(folder: &Path, number: usize) -> PathBuf {
-    folder.join(format!("{number}.result"))
 }
 
 #[tokio::test]
@@ -264,29 +239,7 @@ async fn inner() -> anyhow::Result<()> {
             _ => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)),
         })
         .transpose()?;
-    let mut chunks = Vec::new();
-    while let Ok(bytes) = fs::read(work(folder, chunks.len())) {
-        chunks.push(Arc::new(WorkChunk::decode(&bytes)?));
-    }
-    let probed = chunks.into_iter().enumerate().map(async |(number, chunk)| {
-        let probed = threads.probe(Arc::clone(&chunk)).await?;
-        let result_chunk = ResultChunk {
-            version: Version,
-            database: chunk.database,
-            key: chunk.key,
-            token: chunk.token,
-            worker: "test".to_owned(),
-            redelivered: false,
-            started_at_us: probed.started_at_us,
-            outcomes: probed.outcomes,
-        };
-        fs::write(result(folder, number), result_chunk.encode())?;
-        anyhow::Ok(())
-    });
-    try_join_all(probed).await?;
-    let tables = TABLES.map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")));
-    let tables: Vec<_> = tables.into_iter().collect::<Result<_, _>>()?;
-    fs::write(folder.join(SOCKETS), tables.concat())?;
+    probe_all(folder, &threads).await?;
     drop(bystander);
     threads.close();
     Ok(())
