@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
 use pingfleet_store::{Applied, ClosedRun, Db, Incoming, Via};
+use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,9 +20,6 @@ const SIGNS_PREFETCH: u16 = 256;
 
 /// A batch to which nothing was added for this long is not worth waiting for: the last one of a run ends it.
 const QUIET: Duration = Duration::from_millis(5);
-
-/// How often the writer notes its own sign of life.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
 /// How long the last commit may take once the writer was told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -108,7 +106,7 @@ impl<'a> Session<'a> {
         summary: &mut Summary,
         stop: &CancellationToken,
     ) -> Result<(), WriterError> {
-        let mut sign = tokio::time::interval(SIGN_OF_LIFE);
+        let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A writer that was killed, or a session that was lost, may have left large runs to this one.
         close_settled(self.db, self.settings.via, stop).await?;

@@ -2,18 +2,13 @@
 
 use std::time::Duration;
 
+use pingfleet_wire::timing::{WORKER_TIMEOUT, WRITER_TIMEOUT};
 use rusqlite::OptionalExtension;
 
 use crate::{Store, StoreError, Via, now_us};
 
 /// A chunk may be overdue this long after its last publish, beside twice its worst case.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// A writer without a sign of life for this long says nothing about what is overdue.
-const WRITER_SILENT: Duration = Duration::from_secs(15);
-
-/// A heartbeat older than this says nothing about what a worker has in hand.
-pub(crate) const HEARTBEAT_FRESH: Duration = Duration::from_secs(30);
 
 /// A chunk to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +145,7 @@ impl Store {
             .prepare_cached("SELECT seen_us FROM writers WHERE via = ?1")?
             .query_row([via.name()], |row| row.get(0))
             .optional()?;
-        if alive.is_none_or(|seen| seen < now - WRITER_SILENT.as_micros() as i64) {
+        if alive.is_none_or(|seen| seen < now - WRITER_TIMEOUT.as_micros() as i64) {
             return Ok(Overdue::WriterSilent);
         }
         // CROSS JOIN keeps SQLite to this order: a search by key for each worker, instead of a walk over all that is in
@@ -170,7 +165,7 @@ impl Store {
                 run,
                 now,
                 GRACE.as_micros() as i64,
-                now - HEARTBEAT_FRESH.as_micros() as i64,
+                now - WORKER_TIMEOUT.as_micros() as i64,
                 limit as i64,
             ),
             |row| row.get(0),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use pingfleet_wire::Heartbeat;
+use pingfleet_wire::{Heartbeat, timing::WORKER_TIMEOUT};
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::{Store, StoreError, Via, chunks::HEARTBEAT_FRESH, now_us};
+use crate::{Store, StoreError, Via, now_us};
 
 /// A worker whose last sign is older than this is forgotten: a fleet that is restarted every day leaves no ghosts.
 const FORGOTTEN: Duration = Duration::from_hours(7 * 24);
@@ -94,7 +94,7 @@ impl Store {
         Ok(self
             .connection
             .prepare_cached("SELECT count(*) FROM workers WHERE last_seen_us > ?1")?
-            .query_row([now_us() - HEARTBEAT_FRESH.as_micros() as i64], |row| {
+            .query_row([now_us() - WORKER_TIMEOUT.as_micros() as i64], |row| {
                 row.get(0)
             })?)
     }

@@ -1,0 +1,179 @@
+//! One connection, with a timeout on everything that waits for the broker. lapin itself has none.
+
+use std::{
+    net::Shutdown,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use lapin::{
+    AsyncTcpStream, Channel, Connection, ConnectionProperties, ConnectionStatus, runtime,
+    tcp::OwnedTLSConfig, uri::AMQPScheme,
+};
+use socket2::{SockRef, Socket};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{endpoint::Endpoint, error::Operation};
+use crate::{BrokerError, REPLY_TIMEOUT};
+
+/// How long one try to connect may take, with name resolution, TLS and login.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long closing may take. After that the connection is dropped, which also returns what is unsettled.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often [`while_blocked`] checks during its timeout whether the broker blocks the connection.
+const BLOCKED_CHECKS: u32 = 10;
+
+/// An open connection. Dropping it closes it in the background.
+pub(super) struct RabbitConnection {
+    pub(super) endpoint: Arc<Endpoint>,
+    connection: Connection,
+}
+
+impl RabbitConnection {
+    pub(super) async fn open(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
+        let attempt = Attempt::default();
+        let connection = timeout(ATTEMPT_TIMEOUT, attempt.connect(endpoint))
+            .await
+            .map_err(|_| endpoint.timed_out(Operation::Connect))?
+            .map_err(|error| endpoint.broker_error(Operation::Connect, error))?;
+        attempt.succeeded();
+        Ok(Self {
+            endpoint: Arc::clone(endpoint),
+            connection,
+        })
+    }
+
+    pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
+        self.reply(Operation::Transfer, self.connection.create_channel())
+            .await
+    }
+
+    /// Waits for the broker's reply, and translates its errors.
+    pub(super) async fn reply<T>(
+        &self,
+        operation: Operation,
+        reply: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        self.within(operation, reply)
+            .await?
+            .map_err(|error| self.endpoint.broker_error(operation, error))
+    }
+
+    /// Waits for the broker's reply.
+    pub(super) async fn within<F: Future>(
+        &self,
+        operation: Operation,
+        reply: F,
+    ) -> Result<F::Output, BrokerError> {
+        timeout(REPLY_TIMEOUT, reply)
+            .await
+            .map_err(|_| self.endpoint.timed_out(operation))
+    }
+
+    pub(super) fn status(&self) -> &ConnectionStatus {
+        self.connection.status()
+    }
+
+    pub(super) async fn close(self) {
+        let closing = self.connection.close(200, "OK".into());
+        match timeout(CLOSE_TIMEOUT, closing).await {
+            Ok(Ok(())) => {}
+            // Confirmed messages are stored and unsettled ones return to the queue, so this is harmless.
+            Ok(Err(error)) => debug!(%error, "closing the broker connection failed"),
+            Err(_) => debug!("closing the broker connection timed out"),
+        }
+    }
+}
+
+/// Waits for `future`, at most for `limit`. Time in which the broker blocks the connection (a memory or disk alarm,
+/// `connection.blocked`) does not count: an alarm may last for hours and loses nothing.
+pub(super) async fn while_blocked<F: Future>(
+    status: &ConnectionStatus,
+    limit: Duration,
+    future: F,
+) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut silent_checks = 0;
+    while silent_checks < BLOCKED_CHECKS {
+        if let Ok(output) = timeout(limit / BLOCKED_CHECKS, &mut future).await {
+            return Some(output);
+        }
+        silent_checks = if status.blocked() {
+            0
+        } else {
+            silent_checks + 1
+        };
+    }
+    None
+}
+
+/// One try to connect. lapin connects on a thread of its own that does not end while the peer is silent. Dropping an
+/// attempt before it succeeded shuts the socket down, and that ends the thread.
+#[derive(Default)]
+struct Attempt {
+    abandoned: CancellationToken,
+    socket: Arc<OnceLock<Socket>>,
+    succeeded: bool,
+}
+
+impl Attempt {
+    async fn connect(&self, endpoint: &Endpoint) -> lapin::Result<Connection> {
+        let properties = ConnectionProperties::default()
+            .with_connection_name(endpoint.connection_name.as_str().into());
+        let abandoned = self.abandoned.clone();
+        let socket = Arc::clone(&self.socket);
+        Connection::connector(
+            endpoint.uri.clone(),
+            runtime::default_runtime()?,
+            async move |uri, runtime| {
+                let host = (uri.authority.host.clone(), uri.authority.port);
+                let connecting = async {
+                    let stream =
+                        AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs(host)).await?;
+                    if let AsyncTcpStream::Plain(plain) = &stream {
+                        let handle = SockRef::from(plain.get_ref()).try_clone()?;
+                        socket.get_or_init(|| handle);
+                    }
+                    match uri.scheme {
+                        AMQPScheme::AMQP => Ok(stream),
+                        AMQPScheme::AMQPS => {
+                            let tls = OwnedTLSConfig::default();
+                            stream.into_tls(&uri.authority.host, tls.as_ref()).await
+                        }
+                    }
+                };
+                let connected: std::io::Result<_> = abandoned
+                    .run_until_cancelled(connecting)
+                    .await
+                    .unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()));
+                Ok(connected?)
+            },
+            properties,
+        )
+        .await
+    }
+
+    fn succeeded(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.succeeded {
+            return;
+        }
+        self.abandoned.cancel();
+        if let Some(Err(error)) = self
+            .socket
+            .get()
+            .map(|socket| socket.shutdown(Shutdown::Both))
+        {
+            debug!(%error, "shutting down an abandoned broker connection failed");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Takes chunks from the work queue, gives them to the probing threads, sends results to the publisher, and acks after
+//! the confirm.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, Queue, Sessions};
+use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
+use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinSet},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    WorkerSettings,
+    in_hand::{InHand, Receipt, Unacked},
+    prefetch::Prefetch,
+    result_publisher::ResultMessage,
+    status::WorkerStatus,
+};
+
+/// Draining takes at most this long. Chunks that are not done by then are delivered to another worker.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the worker checks whether it idles: it has all chunks that its prefetch allows and sent no request since
+/// the last check.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A chunk whose probing ended.
+struct ProbedChunk {
+    chunk: Arc<WorkChunk>,
+    redelivered: bool,
+    probed: Result<Probed, ProbeThreadFailed>,
+}
+
+/// The consuming side of the worker, over all its sessions.
+pub(crate) struct WorkConsumer {
+    broker: Arc<dyn Broker>,
+    lanes: Arc<ProbeThreads>,
+    settings: WorkerSettings,
+    status: Arc<WorkerStatus>,
+    results: mpsc::Sender<ResultMessage>,
+    confirmed: mpsc::Receiver<ChunkKey>,
+    in_hand: InHand,
+    probing: JoinSet<ProbedChunk>,
+    /// Which chunk each task probes, needed when a task panics.
+    tasks: HashMap<task::Id, ChunkKey>,
+    /// The chunk taken last: the prefetch is computed from it.
+    last: Option<Arc<WorkChunk>>,
+}
+
+impl WorkConsumer {
+    pub(crate) fn new(
+        broker: Arc<dyn Broker>,
+        lanes: Arc<ProbeThreads>,
+        settings: WorkerSettings,
+        status: Arc<WorkerStatus>,
+        results: mpsc::Sender<ResultMessage>,
+        confirmed: mpsc::Receiver<ChunkKey>,
+    ) -> Self {
+        Self {
+            broker,
+            lanes,
+            settings,
+            status,
+            results,
+            confirmed,
+            in_hand: InHand::default(),
+            probing: JoinSet::new(),
+            tasks: HashMap::new(),
+            last: None,
+        }
+    }
+
+    /// Takes chunks until `stop`. Then drains: finishes, publishes and acks what is in hand. Returns how many chunks were
+    /// left unsettled when draining timed out.
+    ///
+    /// # Errors
+    /// A final [`BrokerError`].
+    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<usize, BrokerError> {
+        let mut sessions = Sessions::default();
+        loop {
+            let broker = Arc::clone(&self.broker);
+            let open = || async {
+                broker.check().await?;
+                broker.consumer(Queue::Work, 1).await
+            };
+            let Some(mut consumer) = sessions.open(None, stop, open).await? else {
+                return Ok(self.in_hand.len());
+            };
+            tracing::info!(worker = self.settings.name, "worker ready");
+            match self.serve(&mut *consumer, stop).await {
+                Ok(left) => {
+                    consumer.close().await;
+                    return Ok(left);
+                }
+                Err(error) if error.is_transient() => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, cause, in_hand = self.in_hand.len(), "session lost; unsettled chunks are delivered again");
+                    self.in_hand.forget_tags();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Stops what is still being probed, and closes the channel of results.
+    pub(crate) async fn abandon(mut self) {
+        self.probing.shutdown().await;
+    }
+
+    /// One session, to its end.
+    async fn serve(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        stop: &CancellationToken,
+    ) -> Result<usize, BrokerError> {
+        let mut prefetch = Prefetch::slow_start(self.settings.prefetch, self.settings.rate);
+        let mut idle = tokio::time::interval(IDLE_CHECK_INTERVAL);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sent = self.lanes.requests_sent();
+        let mut deadline: Option<Instant> = None;
+        loop {
+            self.status.set_in_hand(self.in_hand.keys());
+            if deadline.is_some() && self.in_hand.len() == 0 {
+                return Ok(0);
+            }
+            tokio::select! {
+                biased;
+                Some(key) = self.confirmed.recv() => {
+                    self.settle(consumer, key, &mut prefetch, deadline.is_none()).await?;
+                }
+                Some(joined) = self.probing.join_next_with_id() => match joined {
+                    Ok((id, ended)) => {
+                        self.tasks.remove(&id);
+                        self.publish(consumer, ended).await?;
+                        // All chunks in hand wait for confirms.
+                        let idle = deadline.is_none() && self.probing.is_empty();
+                        if idle && prefetch.may_grow(self.in_hand.len()) {
+                            self.grow(consumer, &mut prefetch).await?;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the task of a chunk failed");
+                        if let Some(key) = self.tasks.remove(&error.id()) {
+                            self.return_to_queue(consumer, key).await?;
+                        }
+                    }
+                },
+                () = stop.cancelled(), if deadline.is_none() => {
+                    consumer.stop().await?;
+                    deadline = Some(Instant::now() + DRAIN_TIMEOUT);
+                    tracing::info!(in_hand = self.in_hand.len(), "draining");
+                }
+                () = until(deadline) => {
+                    tracing::warn!(left = self.in_hand.len(), "draining timed out; the rest goes to another worker");
+                    return Ok(self.in_hand.len());
+                }
+                _ = idle.tick(), if deadline.is_none() && prefetch.may_grow(self.in_hand.len()) => {
+                    // Nothing was sent since the last check, so all chunks in hand wait for answers.
+                    let before = std::mem::replace(&mut sent, self.lanes.requests_sent());
+                    if sent == before {
+                        self.grow(consumer, &mut prefetch).await?;
+                    }
+                }
+                delivery = consumer.next(), if deadline.is_none() => {
+                    self.take(consumer, delivery?).await?;
+                    if self.settings.exclusive
+                        && let Some(chunk) = &self.last
+                        && let Some(wanted) = prefetch.exclusive(chunk, self.in_hand.len())
+                    {
+                        consumer.raise_prefetch(wanted).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Raises the prefetch because the worker idles.
+    async fn grow(
+        &self,
+        consumer: &mut dyn Consumer,
+        prefetch: &mut Prefetch,
+    ) -> Result<(), BrokerError> {
+        if let Some(wanted) = prefetch.idle(self.in_hand.len()) {
+            tracing::debug!(prefetch = wanted, "prefetch raised while idle");
+            consumer.raise_prefetch(wanted).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        delivery: Delivery,
+    ) -> Result<(), BrokerError> {
+        let chunk = match WorkChunk::decode(&delivery.body) {
+            Ok(chunk) => Arc::new(chunk),
+            Err(error) => {
+                // After 20 returns it is a dead letter, and the writer quarantines it.
+                tracing::warn!(%error, "work message cannot be read");
+                return consumer.requeue(delivery.tag).await;
+            }
+        };
+        tracing::debug!(run = %chunk.key.run, chunk = chunk.key.chunk, targets = chunk.targets.len(), "chunk taken");
+        self.last = Some(Arc::clone(&chunk));
+        let taken = self
+            .in_hand
+            .take(chunk.key, delivery.tag, delivery.redelivered);
+        if taken == Receipt::New {
+            let lanes = Arc::clone(&self.lanes);
+            let redelivered = delivery.redelivered;
+            let key = chunk.key;
+            let task = self.probing.spawn(async move {
+                let probed = lanes.probe(Arc::clone(&chunk)).await;
+                ProbedChunk {
+                    chunk,
+                    redelivered,
+                    probed,
+                }
+            });
+            self.tasks.insert(task.id(), key);
+        }
+        Ok(())
+    }
+
+    /// Sends the result of a chunk to the publisher. A chunk whose thread failed returns to the queue.
+    async fn publish(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        ended: ProbedChunk,
+    ) -> Result<(), BrokerError> {
+        let key = ended.chunk.key;
+        match ended.probed {
+            Ok(probed) => {
+                let result = ResultChunk {
+                    version: Version,
+                    database: ended.chunk.database,
+                    key,
+                    token: ended.chunk.token,
+                    worker: self.settings.name.clone(),
+                    redelivered: ended.redelivered,
+                    started_at_us: probed.started_at_us,
+                    outcomes: probed.outcomes,
+                };
+                let body = result.encode();
+                // The channel has room for all chunks in hand, so this never waits for long.
+                if self
+                    .results
+                    .send(ResultMessage { key, body })
+                    .await
+                    .is_err()
+                {
+                    tracing::error!(chunk = key.chunk, "the publisher ended early");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, run = %key.run, chunk = key.chunk, "chunk returns to the queue");
+                self.return_to_queue(consumer, key).await
+            }
+        }
+    }
+
+    /// Acks a chunk whose result is stored, and raises the prefetch if the chunk allows it.
+    async fn settle(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        key: ChunkKey,
+        prefetch: &mut Prefetch,
+        taking: bool,
+    ) -> Result<(), BrokerError> {
+        let Unacked { tags, redelivered } = self.in_hand.settle(&key);
+        for tag in &tags {
+            consumer.ack(*tag, false).await?;
+        }
+        self.status.chunk_done();
+        // Chunks of an earlier session do not count for the slow start of this one.
+        if taking
+            && !tags.is_empty()
+            && let Some(chunk) = self.last.clone()
+            && let Some(wanted) = prefetch.settled(&chunk, redelivered, self.in_hand.len())
+        {
+            tracing::debug!(prefetch = wanted, "prefetch raised");
+            consumer.raise_prefetch(wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns a chunk that was not probed completely to the queue.
+    async fn return_to_queue(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        key: ChunkKey,
+    ) -> Result<(), BrokerError> {
+        for tag in self.in_hand.settle(&key).tags {
+            consumer.requeue(tag).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

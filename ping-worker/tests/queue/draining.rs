@@ -1,0 +1,167 @@
+//! Draining: the worker finishes what it has in hand within the timeout, and does not count as lost afterwards.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use anyhow::Result;
+use pingfleet_broker::Queue;
+use pingfleet_wire::Heartbeat;
+use tokio::sync::Semaphore;
+
+use crate::{
+    answers::Answer,
+    rig::{Event, Rig, TARGETS, count, place},
+};
+
+fn heartbeats(events: &[Event]) -> Vec<&Heartbeat> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Heartbeat(heartbeat) => Some(heartbeat),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_in_hand_and_takes_nothing_new() -> Result<()> {
+    let rig = Rig::gated();
+    let worker = rig.start();
+    rig.permits.add_permits(1);
+    for chunk in 0..11 {
+        rig.give(chunk).await?;
+    }
+    // One for the slow start, then a window of four.
+    rig.floor
+        .log
+        .wait_for_some("the full window", 5, |event| {
+            matches!(event, Event::Taken(_))
+        })
+        .await?;
+    worker.stop.cancel();
+    rig.floor
+        .log
+        .wait_for_some("the drain", 1, |event| *event == Event::Stopped)
+        .await?;
+    rig.permits.add_permits(11);
+    let summary = worker.ended().await?;
+    assert_eq!((summary.chunks, summary.left), (5, 0));
+    assert_eq!(summary.targets, u64::from(5 * TARGETS));
+
+    let events = rig.floor.log.events();
+    let drained = &events[place(&events, &Event::Stopped)..];
+    assert_eq!(
+        count(drained, |event| matches!(event, Event::Taken(_))),
+        0,
+        "{drained:?}"
+    );
+    for chunk in 0..5 {
+        assert!(place(&events, &Event::Stored(chunk)) < place(&events, &Event::Acked(chunk)));
+    }
+    assert_eq!(rig.ready(Queue::Work).await?, 6);
+    assert_eq!(rig.ready(Queue::Results).await?, 5);
+    let last_heartbeat = heartbeats(&events).pop();
+    let last_heartbeat =
+        last_heartbeat.map(|last| (last.draining, last.in_hand.len(), last.chunks_done));
+    assert_eq!(last_heartbeat, Some((true, 0, 5)));
+    Ok(())
+}
+
+/// A worker whose only chunk never ends stops when draining times out. It returns the chunk and acks nothing.
+/// It is stopped at the event `when`.
+async fn returns_its_chunk(rig: &Rig, when: fn(&Event) -> bool) -> Result<()> {
+    let worker = rig.start();
+    rig.give(0).await?;
+    rig.floor.log.wait_for_some("the chunk", 1, when).await?;
+    let summary = worker.stop().await?;
+    assert_eq!((summary.chunks, summary.left), (0, 1));
+    let events = rig.floor.log.events();
+    assert_eq!(
+        count(&events, |event| matches!(event, Event::Acked(_))),
+        0,
+        "{events:?}"
+    );
+    assert_eq!(rig.ready(Queue::Work).await?, 1);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_prober_holds_the_worker_only_until_the_timeout() -> Result<()> {
+    returns_its_chunk(&Rig::gated(), |event| *event == Event::Probing(0)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_confirm_holds_the_worker_only_until_the_timeout() -> Result<()> {
+    let rig = Rig::new();
+    let never = Arc::new(Semaphore::new(0));
+    rig.floor.answers.add(0, [Answer::Waits(never)]);
+    returns_its_chunk(&rig, |event| matches!(event, Event::Published(0, _))).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_list_what_is_in_hand_and_the_last_one_is_draining() -> Result<()> {
+    let rig = Rig::gated();
+    let worker = rig.start();
+    rig.give(0).await?;
+    rig.floor
+        .log
+        .wait_for("a heartbeat with the chunk in hand", |events| {
+            heartbeats(events)
+                .iter()
+                .any(|heartbeat| heartbeat.in_hand == [rig.key(0)] && !heartbeat.draining)
+        })
+        .await?;
+    rig.permits.add_permits(1);
+    rig.floor
+        .log
+        .wait_for("a heartbeat with the chunk settled", |events| {
+            heartbeats(events)
+                .iter()
+                .any(|heartbeat| heartbeat.in_hand.is_empty() && heartbeat.chunks_done == 1)
+        })
+        .await?;
+    worker.stop().await?;
+
+    let events = rig.floor.log.events();
+    let heartbeats = heartbeats(&events);
+    let last_heartbeats = heartbeats.iter().filter(|last| last.draining).count();
+    assert_eq!(last_heartbeats, 1);
+    let last = heartbeats.last().expect("there were some");
+    assert!(last.draining && last.in_hand.is_empty());
+    assert_eq!(last.targets_done, u64::from(TARGETS));
+    assert!(last.requests_sent > 0);
+    assert!(
+        heartbeats
+            .iter()
+            .all(|heartbeat| heartbeat.worker == "rigged" && heartbeat.instance == last.instance)
+    );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_a_broker_can_be_stopped() -> Result<()> {
+    let rig = Rig::new();
+    rig.floor.away.store(true, Ordering::Relaxed);
+    let worker = rig.start();
+    for wanted in [Event::Opened(None), Event::Opened(Some(1))] {
+        rig.floor
+            .log
+            .wait_for_some("tries again and again", 3, |event| *event == wanted)
+            .await?;
+    }
+    assert_eq!(worker.stop().await?.left, 0);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unconfirmed_last_heartbeat_does_not_hold_the_worker() -> Result<()> {
+    let rig = Rig::new();
+    rig.floor
+        .heartbeats_unconfirmed
+        .store(true, Ordering::Relaxed);
+    let worker = rig.start();
+    rig.give(0).await?;
+    rig.acked([0]).await?;
+    let summary = worker.stop().await?;
+    assert_eq!((summary.chunks, summary.left), (1, 0));
+    Ok(())
+}
