@@ -8,7 +8,7 @@ use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{
     BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
 };
-use pingfleet_store::{DatabaseSettings, Db, FileLock, Via};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, Transport};
 
 /// Drains the results of all workers into the database, until SIGTERM
 #[derive(Debug, Parser)]
@@ -40,11 +40,11 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut layers = arguments.common.layers(Verbosity::Normal);
     let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "consumer-writer");
     let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
-    let settings = arguments.writer.resolve(&mut layers, Via::Broker);
+    let settings = arguments.writer.resolve(&mut layers, Transport::Broker);
     layers.finish()?;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&broker)?);
-    let db = Db::open(database.options(true, true)).await?;
+    let db = DatabaseThread::open(database.options(true, true)).await?;
     let _lock = FileLock::writer(db.path())?;
     let ended = consumer_writer::run(broker, &db, &settings, stop.token).await;
     let closed = db.close().await;

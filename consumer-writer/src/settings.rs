@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pingfleet_settings::{Flags, Layers, WriterKeys, keys};
-use pingfleet_store::Via;
+use pingfleet_store::Transport;
 
 /// Flags of the writer.
 #[derive(Debug, Clone, Default, Args)]
@@ -14,11 +14,11 @@ pub struct WriterArgs {
     pub flags: Flags<WriterKeys>,
 }
 
-/// What the writer's settings resolve to.
+/// The resolved settings of the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Which queues are drained: the broker's, or those of this process.
-    pub via: Via,
+pub struct WriterSettings {
+    /// Which queues are drained: RabbitMQ's, or those of this process.
+    pub transport: Transport,
     /// A batch is committed when it has this many rows.
     pub batch_size: usize,
     /// A batch is committed when its first delivery is this old.
@@ -26,11 +26,11 @@ pub struct Settings {
 }
 
 impl WriterArgs {
-    /// Resolves the writer's settings; problems are collected in `layers`.
-    pub fn resolve(&self, layers: &mut Layers, via: Via) -> Settings {
+    /// Resolves the writer's settings. Collects problems in `layers`.
+    pub fn resolve(&self, layers: &mut Layers, transport: Transport) -> WriterSettings {
         layers.set_flags(&self.flags);
-        Settings {
-            via,
+        WriterSettings {
+            transport,
             batch_size: layers.get(&keys::WRITER_BATCH_SIZE),
             batch_interval: layers.get(&keys::WRITER_BATCH_INTERVAL),
         }

@@ -7,7 +7,7 @@ use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{
     BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
 };
-use pingfleet_store::{DatabaseSettings, Db, StoreError, Via};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, StoreError, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunOutcome, RunRequest};
 
 /// Plans a run, publishes its chunks to RabbitMQ, and supervises it until all of them are settled
@@ -54,7 +54,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         &arguments.plan,
         &arguments.output,
         &mut layers,
-        Via::Broker,
+        Transport::Broker,
         arguments.detach,
         arguments.common.quiet,
     );
@@ -68,13 +68,13 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     };
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&broker)?);
-    let db = match Db::open(database.options(false, false)).await {
+    let db = match DatabaseThread::open(database.options(false, false)).await {
         // The database is created only after the broker was reached: a wrong password must not leave one behind.
         Err(StoreError::Missing { .. }) if targets.is_some() => {
             if !producer::check_broker(&*broker, &stop.token).await? {
                 return producer::conclude(&RunOutcome::no_run(), &arguments.output, "");
             }
-            Db::open(database.options(true, false)).await?
+            DatabaseThread::open(database.options(true, false)).await?
         }
         opened => opened?,
     };

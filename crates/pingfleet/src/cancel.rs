@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use pingfleet_settings::{Exit, Failure, printed};
-use pingfleet_store::Store;
+use pingfleet_store::Writer;
 
-pub(crate) fn cancel(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
+pub(crate) fn cancel(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> {
     let run = store.find_run(wanted)?;
     let open = store.cancel_run(run)?;
     let summary = store.summary(run)?;

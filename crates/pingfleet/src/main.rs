@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use pingfleet_settings::{CommonArgs, DatabaseArgs, Exit, Failure, Layers, Verbosity, main_with};
-use pingfleet_store::{DatabaseSettings, Store};
+use pingfleet_store::{DatabaseSettings, Writer};
 
 /// Ping sweeps whose answer can be trusted
 #[derive(Debug, Parser)]
@@ -96,7 +96,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 /// Opens an existing database.
-fn open(mut layers: Layers, args: &DatabaseArgs) -> Result<Store, Failure> {
+fn open(mut layers: Layers, args: &DatabaseArgs) -> Result<Writer, Failure> {
     let database = DatabaseSettings::resolve(args, &mut layers);
     layers.finish()?;
     Ok(database.options(false, false).open()?)

@@ -7,7 +7,7 @@ use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::{Broker, MemoryBroker};
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{Exit, Failure, Layers, Stop};
-use pingfleet_store::{DatabaseSettings, Db, Via};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
 use producer::{OutputArgs, ProducerError, ProducerSettings, RunOutcome, RunRequest};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ const MAX_QUEUED: usize = 512;
 /// The settings of the worker and the writer.
 pub(crate) struct Roles {
     worker: ping_worker::WorkerSettings,
-    writer: consumer_writer::Settings,
+    writer: consumer_writer::WriterSettings,
 }
 
 impl Roles {
@@ -29,7 +29,7 @@ impl Roles {
                 exclusive: true,
                 ..WorkerArgs::default().resolve(layers)
             },
-            writer: WriterArgs::default().resolve(layers, Via::Sweep),
+            writer: WriterArgs::default().resolve(layers, Transport::Sweep),
         }
     }
 }
@@ -55,7 +55,7 @@ pub(crate) async fn run(
     let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &roles.worker)
         .map_err(|error| Failure::system(&error))?;
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
-    let db = Db::open(database.options(true, true)).await?;
+    let db = DatabaseThread::open(database.options(true, true)).await?;
     let stops = Stops {
         producer: stop.token.child_token(),
         worker: stop.token.child_token(),
@@ -103,14 +103,14 @@ pub(crate) async fn run(
 type Outcomes = (
     Result<RunOutcome, ProducerError>,
     Result<ping_worker::WorkerSummary, WorkerError>,
-    Result<consumer_writer::Summary, WriterError>,
+    Result<consumer_writer::WriterSummary, WriterError>,
 );
 
 /// Waits for all three roles. If the writer fails, the others are not waited for.
 async fn join(
     producing: impl Future<Output = Result<RunOutcome, ProducerError>>,
     probing: impl Future<Output = Result<ping_worker::WorkerSummary, WorkerError>>,
-    writing: impl Future<Output = Result<consumer_writer::Summary, WriterError>>,
+    writing: impl Future<Output = Result<consumer_writer::WriterSummary, WriterError>>,
 ) -> Result<Outcomes, Failure> {
     let mut writing = pin!(writing);
     let mut others = pin!(async { tokio::join!(producing, probing) });
@@ -130,11 +130,11 @@ async fn join(
 /// for each other.
 async fn write_rows(
     broker: Arc<dyn Broker>,
-    settings: &consumer_writer::Settings,
+    settings: &consumer_writer::WriterSettings,
     database: &DatabaseSettings,
     stop: &CancellationToken,
-) -> Result<consumer_writer::Summary, WriterError> {
-    let db = Db::open(database.options(true, false)).await?;
+) -> Result<consumer_writer::WriterSummary, WriterError> {
+    let db = DatabaseThread::open(database.options(true, false)).await?;
     let ended = consumer_writer::run(broker, &db, settings, stop.clone()).await;
     let closed = db.close().await;
     let summary = ended?;

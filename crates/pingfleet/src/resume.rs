@@ -6,7 +6,7 @@ use std::{io, sync::Arc};
 use clap::Args;
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{BrokerArgs, Exit, Failure, Layers, Stop};
-use pingfleet_store::{DatabaseSettings, Db, Via};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 
 use crate::{
@@ -41,7 +41,7 @@ pub(crate) fn continue_run(
         &PlanArgs::default(),
         &args.output,
         &mut layers,
-        Via::Sweep,
+        Transport::Sweep,
         false,
         quiet,
     );
@@ -50,12 +50,12 @@ pub(crate) fn continue_run(
     layers.finish()?;
     let store = database.options(false, false).open()?;
     let run = store.find_run(&args.run.run)?;
-    settings.via = store.via(run)?;
+    settings.via = store.transport(run)?;
     store.close()?;
     let request = request(run);
     match settings.via {
-        Via::Sweep => one_process::run(request, &settings, &roles, &args.output, &database),
-        Via::Broker => over_the_broker(request, &settings, &config, &args.output, &database),
+        Transport::Sweep => one_process::run(request, &settings, &roles, &args.output, &database),
+        Transport::Broker => over_the_broker(request, &settings, &config, &args.output, &database),
     }
 }
 
@@ -69,7 +69,7 @@ async fn over_the_broker(
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(config)?);
-    let db = Db::open(database.options(false, false)).await?;
+    let db = DatabaseThread::open(database.options(false, false)).await?;
     let produced = producer::run(
         broker,
         &db,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
-use pingfleet_store::{DatabaseSettings, Via};
+use pingfleet_store::{DatabaseSettings, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 
 use crate::one_process::{self, Roles};
@@ -28,7 +28,7 @@ pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result
         &args.plan,
         &args.output,
         &mut layers,
-        Via::Sweep,
+        Transport::Sweep,
         false,
         quiet,
     );

@@ -18,7 +18,7 @@ use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, sc
 use pingfleet_settings::{
     BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, duration, main_with,
 };
-use pingfleet_store::{DatabaseSettings, Db, FileLock, OpenOptions, Via};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, OpenOptions, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +143,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             database,
             ..
         } => {
-            let settings = writer.resolve(&mut layers, Via::Broker);
+            let settings = writer.resolve(&mut layers, Transport::Broker);
             let database = DatabaseSettings::resolve(database, &mut layers);
             layers.finish()?;
             let database = database.options(true, !faults.has_defect(Defect::NoCheck));
@@ -162,13 +162,19 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         } => {
             let database = DatabaseSettings::resolve(database, &mut layers);
             let output = OutputArgs::default();
-            let settings =
-                ProducerSettings::resolve(plan, &output, &mut layers, Via::Broker, !wait, true);
+            let settings = ProducerSettings::resolve(
+                plan,
+                &output,
+                &mut layers,
+                Transport::Broker,
+                !wait,
+                true,
+            );
             layers.finish()?;
             let Some(targets) = producer::read_targets(plan, &settings)? else {
                 return Ok(Exit::Complete);
             };
-            let db = Db::open(database.options(true, false)).await?;
+            let db = DatabaseThread::open(database.options(true, false)).await?;
             let request = RunRequest::Plan(Box::new(targets));
             let mut out = io::sink();
             let produced = producer::run(broker, &db, request, &settings, &mut out, stop).await?;
@@ -200,10 +206,10 @@ async fn run_writer(
     broker: Arc<FaultyBroker<RabbitBroker>>,
     database: OpenOptions,
     faults: &Faults,
-    settings: &consumer_writer::Settings,
+    settings: &consumer_writer::WriterSettings,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let db = Db::open(database).await?;
+    let db = DatabaseThread::open(database).await?;
     let lock = !faults.has_defect(Defect::NoLock);
     let _lock = lock.then(|| FileLock::writer(db.path())).transpose()?;
     consumer_writer::run(broker, &db, settings, stop)
