@@ -1,4 +1,4 @@
-//! Signs of life: workers appear, are heard by their heartbeats, and leave by their farewell.
+//! Liveness: workers appear with their first heartbeat and disappear with their last one.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn a_worker_is_listed_from_its_first_heartbeat_to_its_farewell() -> Result
         .collect();
     assert_eq!(listed, [("worker-1", 2, 3), ("worker-2", 2, 3)]);
 
-    // A worker that drains is still there, and gone with its farewell.
+    // A draining worker is listed until its last heartbeat.
     let mut draining = heartbeat(&rig, 1);
     draining.draining = true;
     rig.put(Queue::Heartbeats, &draining.encode()).await?;

@@ -1,7 +1,7 @@
-//! Signs of life: who is alive, and what keeps nobody alive.
+//! Liveness: who counts as alive, and who does not.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{Incoming, Store, Via};
+use pingfleet_store::{DecodedDelivery, Transport, Writer};
 use pingfleet_wire::{ChunkKey, Heartbeat, Status, Version};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::sample::{delivery, options, result, start};
 
-fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) -> Incoming {
-    Incoming::Heartbeat(Heartbeat {
+fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) -> DecodedDelivery {
+    DecodedDelivery::Heartbeat(Heartbeat {
         version: Version,
         worker: worker.to_owned(),
         instance: Uuid::from_u128(instance),
@@ -24,7 +24,7 @@ fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) -> Incoming {
     })
 }
 
-fn open(folder: &TempDir) -> Result<(Store, Connection)> {
+fn open(folder: &TempDir) -> Result<(Writer, Connection)> {
     let path = folder.path().join("fleet.db");
     let store = options(&path).open()?;
     Ok((store, Connection::open(&path)?))
@@ -34,10 +34,10 @@ fn open(folder: &TempDir) -> Result<(Store, Connection)> {
 fn a_heartbeat_is_outside_the_counters() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, _clock) = open(&folder)?;
-    store.writer_seen(Via::Broker, "pid 1 on box")?;
-    store.apply(Via::Broker, &[heartbeat("w", 1, Vec::new())])?;
-    let sign = store.writer_sign(Via::Broker)?;
-    ensure!(sign.is_some_and(|sign| sign.taken == 0 && sign.holder == "pid 1 on box"));
+    store.note_writer_alive(Transport::Broker, "pid 1 on host")?;
+    store.apply(Transport::Broker, &[heartbeat("w", 1, Vec::new())])?;
+    let sign = store.writer_liveness(Transport::Broker)?;
+    ensure!(sign.is_some_and(|sign| sign.taken == 0 && sign.holder == "pid 1 on host"));
     let workers = store.workers()?;
     ensure!(workers.len() == 1 && workers[0].worker == "w" && workers[0].pid == 42);
     ensure!((workers[0].chunks_done, workers[0].targets_done) == (7, 70));
@@ -45,33 +45,39 @@ fn a_heartbeat_is_outside_the_counters() -> Result<()> {
 }
 
 #[test]
-fn a_result_is_a_sign_of_life() -> Result<()> {
+fn a_result_shows_that_its_worker_is_alive() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, clock) = open(&folder)?;
-    let (_planned, works) = start(&mut store, Via::Broker, &[1])?;
-    store.apply(Via::Broker, &[heartbeat("worker-1", 1, Vec::new())])?;
+    let (_planned, works) = start(&mut store, Transport::Broker, &[1])?;
+    store.apply(Transport::Broker, &[heartbeat("worker-1", 1, Vec::new())])?;
     clock.execute_batch("UPDATE workers SET last_seen_us = last_seen_us - 60 * 1000000")?;
     ensure!(store.workers_alive()? == 0);
-    store.apply(Via::Broker, &[delivery(result(&works[0], &[Status::Up]))])?;
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[0], &[Status::Up]))],
+    )?;
     ensure!(store.workers_alive()? == 1);
     Ok(())
 }
 
-/// A worker that crashed and was started again has the name of the lost one, and not what that had in hand.
+/// A restarted worker has the name of the lost one, but not its chunks in hand.
 #[test]
 fn a_result_of_a_restarted_worker_keeps_the_lost_one_lost() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, clock) = open(&folder)?;
-    let (_planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let (_planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
     let lost = heartbeat("worker-1", 1, vec![works[1].key]);
-    store.apply(Via::Broker, &[lost])?;
+    store.apply(Transport::Broker, &[lost])?;
     clock.execute_batch(
         "UPDATE workers SET last_seen_us = last_seen_us - 60 * 1000000,
                             first_seen_us = first_seen_us - 60 * 1000000",
     )?;
-    store.apply(Via::Broker, &[heartbeat("worker-1", 2, Vec::new())])?;
+    store.apply(Transport::Broker, &[heartbeat("worker-1", 2, Vec::new())])?;
     ensure!(store.workers_alive()? == 1);
-    store.apply(Via::Broker, &[delivery(result(&works[0], &[Status::Up]))])?;
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[0], &[Status::Up]))],
+    )?;
     ensure!(store.workers_alive()? == 1);
     Ok(())
 }
@@ -84,14 +90,14 @@ fn a_worker_is_forgotten_after_a_week() -> Result<()> {
         run: Uuid::now_v7(),
         chunk: 3,
     };
-    store.apply(Via::Broker, &[heartbeat("old", 1, vec![key])])?;
+    store.apply(Transport::Broker, &[heartbeat("old", 1, vec![key])])?;
     clock.execute_batch("UPDATE workers SET last_seen_us = last_seen_us - 6 * 86400000000")?;
-    store.apply(Via::Broker, &[heartbeat("new", 2, Vec::new())])?;
+    store.apply(Transport::Broker, &[heartbeat("new", 2, Vec::new())])?;
     ensure!(store.workers()?.len() == 2);
     clock.execute_batch(
         "UPDATE workers SET last_seen_us = last_seen_us - 2 * 86400000000 WHERE worker = 'old'",
     )?;
-    store.apply(Via::Broker, &[heartbeat("new", 2, Vec::new())])?;
+    store.apply(Transport::Broker, &[heartbeat("new", 2, Vec::new())])?;
     ensure!(store.workers()?.len() == 1);
     let in_hand: i64 = clock.query_row("SELECT count(*) FROM in_hand", (), |row| row.get(0))?;
     ensure!(in_hand == 0);
@@ -99,26 +105,26 @@ fn a_worker_is_forgotten_after_a_week() -> Result<()> {
 }
 
 #[test]
-fn counters_of_the_two_ways_are_apart() -> Result<()> {
+fn counters_of_the_two_transports_are_separate() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, _clock) = open(&folder)?;
-    store.writer_seen(Via::Sweep, "a")?;
-    store.writer_seen(Via::Broker, "b")?;
-    let (_planned, works) = start(&mut store, Via::Sweep, &[1])?;
+    store.note_writer_alive(Transport::Sweep, "a")?;
+    store.note_writer_alive(Transport::Broker, "b")?;
+    let (_planned, works) = start(&mut store, Transport::Sweep, &[1])?;
     let result = delivery(result(&works[0], &[Status::Up]));
     for _ in 0..2 {
-        store.apply(Via::Sweep, std::slice::from_ref(&result))?;
+        store.apply(Transport::Sweep, std::slice::from_ref(&result))?;
     }
-    // A new sign keeps the counters.
-    store.writer_seen(Via::Sweep, "c")?;
-    let sign = store.writer_sign(Via::Sweep)?;
+    // A new update keeps the counters.
+    store.note_writer_alive(Transport::Sweep, "c")?;
+    let sign = store.writer_liveness(Transport::Sweep)?;
     ensure!(sign.is_some_and(|sign| {
         (sign.taken, sign.applied, sign.duplicates, sign.quarantined) == (2, 1, 1, 0)
             && sign.holder == "c"
     }));
     ensure!(
         store
-            .writer_sign(Via::Broker)?
+            .writer_liveness(Transport::Broker)?
             .is_some_and(|sign| sign.taken == 0)
     );
     Ok(())

@@ -1,18 +1,18 @@
-//! Signs of life: of the writer, and of the workers with what they have in hand.
+//! Liveness: when the writers and workers were last seen, and the chunks that each worker has in hand.
 
 use std::time::Duration;
 
 use pingfleet_wire::{Heartbeat, timing::WORKER_TIMEOUT};
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::{Store, StoreError, Via, now_us};
+use crate::{StoreError, Transport, Writer, now_us};
 
-/// A worker whose last sign is older than this is forgotten: a fleet that is restarted every day leaves no ghosts.
-const FORGOTTEN: Duration = Duration::from_hours(7 * 24);
+/// A worker that was last seen longer ago than this is deleted. Each restart of a worker is a new row.
+const WORKER_FORGOTTEN_AFTER: Duration = Duration::from_hours(7 * 24);
 
-/// The writer of one way, as it last showed itself.
+/// The writer of one transport, when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriterSign {
+pub struct WriterLiveness {
     /// When, in microseconds since 1970-01-01 UTC.
     pub seen_us: i64,
     /// Who ("pid 12 on host").
@@ -27,14 +27,14 @@ pub struct WriterSign {
     pub quarantined: i64,
 }
 
-/// A worker, as its heartbeats tell.
+/// A worker, as its last heartbeat describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerRow {
     /// Its name.
     pub worker: String,
-    /// Process id on its box.
+    /// Process id on its machine.
     pub pid: i64,
-    /// Since the last sign of life, by the clock of the master.
+    /// Time since the worker was last seen, by the clock of the master.
     pub age: Duration,
     /// Chunks in hand.
     pub in_hand: i64,
@@ -42,39 +42,46 @@ pub struct WorkerRow {
     pub chunks_done: i64,
     /// Targets settled since its start.
     pub targets_done: i64,
-    /// Whether it is leaving.
+    /// Whether it finishes its chunks and then stops.
     pub draining: bool,
 }
 
-impl Store {
-    /// Notes a sign of life of the writer.
+impl Writer {
+    /// Records that the writer is alive now.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn writer_seen(&mut self, via: Via, holder: &str) -> Result<(), StoreError> {
+    pub fn note_writer_alive(
+        &mut self,
+        transport: Transport,
+        holder: &str,
+    ) -> Result<(), StoreError> {
         self.write(|transaction| {
             transaction
                 .prepare_cached(
-                    "INSERT INTO writers (via, seen_us, holder) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (via) DO UPDATE SET seen_us = excluded.seen_us, holder = excluded.holder",
+                    "INSERT INTO writers (transport, seen_us, holder) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (transport) DO UPDATE SET seen_us = excluded.seen_us, holder = excluded.holder",
                 )?
-                .execute((via.name(), now_us(), holder))?;
+                .execute((transport.name(), now_us(), holder))?;
             Ok(())
         })
     }
 
-    /// The last sign of life of a writer, with its counters.
+    /// When the writer was last seen, and its counters.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn writer_sign(&self, via: Via) -> Result<Option<WriterSign>, StoreError> {
+    pub fn writer_liveness(
+        &self,
+        transport: Transport,
+    ) -> Result<Option<WriterLiveness>, StoreError> {
         Ok(self
             .connection
             .prepare_cached(
-                "SELECT seen_us, holder, taken, applied, duplicates, quarantined FROM writers WHERE via = ?1",
+                "SELECT seen_us, holder, taken, applied, duplicates, quarantined FROM writers WHERE transport = ?1",
             )?
-            .query_row([via.name()], |row| {
-                Ok(WriterSign {
+            .query_row([transport.name()], |row| {
+                Ok(WriterLiveness {
                     seen_us: row.get(0)?,
                     holder: row.get(1)?,
                     taken: row.get(2)?,
@@ -86,7 +93,7 @@ impl Store {
             .optional()?)
     }
 
-    /// How many workers gave a sign of life within the last 30 s.
+    /// How many workers were seen within the last 30 s.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -99,7 +106,7 @@ impl Store {
             })?)
     }
 
-    /// All workers that are not forgotten, by name.
+    /// All known workers, by name.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -126,8 +133,8 @@ impl Store {
     }
 }
 
-/// Notes a result as a sign of its worker. Of workers with that name it is the youngest: a lost one, whose box was started
-/// again, must not be kept alive with all that it had in hand.
+/// Records that the worker of a result is alive. When several rows have that name, the newest one is meant: an older one
+/// was lost, and must not be kept alive with the chunks that it had in hand.
 pub(crate) fn note_result(
     connection: &Connection,
     worker: &str,
@@ -142,7 +149,7 @@ pub(crate) fn note_result(
     Ok(())
 }
 
-/// Stores a heartbeat: the worker's row, and the whole of what it has in hand.
+/// Stores a heartbeat: the worker's row, and all chunks that it has in hand.
 pub(crate) fn store_heartbeat(
     connection: &Connection,
     heartbeat: &Heartbeat,
@@ -173,7 +180,7 @@ pub(crate) fn store_heartbeat(
         .prepare_cached("DELETE FROM in_hand WHERE instance = ?1")?
         .execute([heartbeat.instance])?;
     if heartbeat.draining && heartbeat.in_hand.is_empty() {
-        // Its farewell: who leaves in order is neither alive nor lost.
+        // Its last heartbeat: the worker has stopped in order, so its row goes.
         connection
             .prepare_cached("DELETE FROM workers WHERE instance = ?1")?
             .execute([heartbeat.instance])?;
@@ -185,7 +192,7 @@ pub(crate) fn store_heartbeat(
     for key in &heartbeat.in_hand {
         insert.execute((heartbeat.instance, key.run.to_string(), key.chunk))?;
     }
-    let forgotten = now - FORGOTTEN.as_micros() as i64;
+    let forgotten = now - WORKER_FORGOTTEN_AFTER.as_micros() as i64;
     connection
         .prepare_cached(
             "DELETE FROM in_hand WHERE instance IN (SELECT instance FROM workers WHERE last_seen_us < ?1)",
