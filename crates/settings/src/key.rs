@@ -40,25 +40,20 @@ pub struct Flag {
 
 impl Flag {
     /// A flag without a letter.
-    pub(crate) const fn long(long: &'static str, value: &'static str) -> Option<Self> {
-        Some(Self {
+    pub(crate) const fn new(long: &'static str, value: &'static str) -> Self {
+        Self {
             long,
             short: None,
             value,
-        })
+        }
     }
 
-    /// A flag with a letter.
-    pub(crate) const fn short(
-        short: char,
-        long: &'static str,
-        value: &'static str,
-    ) -> Option<Self> {
-        Some(Self {
-            long,
+    /// The same flag with a letter.
+    pub(crate) const fn with_short(self, short: char) -> Self {
+        Self {
             short: Some(short),
-            value,
-        })
+            ..self
+        }
     }
 }
 

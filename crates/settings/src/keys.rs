@@ -49,7 +49,7 @@ const WRITER_PROGRAMS: &[Program] = &[Program::Pingfleet, Program::ConsumerWrite
 /// The broker's address. The default is the broker that `docker-compose up` starts, with its default login.
 pub static BROKER_URL: Key<String> = Key {
     name: "broker.url",
-    flag: Flag::long("broker", "URL"),
+    flag: Some(Flag::new("broker", "URL")),
     default: Fixed("amqp://pingfleet:pingfleet@127.0.0.1:5672/%2f"),
     help: "Broker, as amqp://user@host:5672/vhost. Its password belongs in PINGFLEET_BROKER__PASSWORD, or in a file \
            that broker.password_file names",
@@ -90,7 +90,7 @@ pub static BROKER_PREFIX: Key<String> = Key {
 /// The database file.
 pub static STORE_PATH: Key<PathBuf> = Key {
     name: "store.path",
-    flag: Flag::long("db", "PATH"),
+    flag: Some(Flag::new("db", "PATH")),
     default: Fixed("pingfleet.db"),
     help: "Database file",
     programs: DATABASE_PROGRAMS,
@@ -113,7 +113,7 @@ pub static STORE_DURABILITY: Key<String> = Key {
 /// The format of the log.
 pub static LOG_FORMAT: Key<LogFormat> = Key {
     name: "log.format",
-    flag: Flag::long("log-format", "FORMAT"),
+    flag: Some(Flag::new("log-format", "FORMAT")),
     default: Fixed("text"),
     help: "Log as text, or as json with one object per line",
     programs: ALL_PROGRAMS,
@@ -127,7 +127,7 @@ pub static LOG_FORMAT: Key<LogFormat> = Key {
 /// The worker's name.
 pub static WORKER_NAME: Key<String, Unset> = Key {
     name: "worker.name",
-    flag: Flag::long("name", "NAME"),
+    flag: Some(Flag::new("name", "NAME")),
     default: Unset(Some("host name and process id")),
     help: "Name in reports, of at most 100 characters",
     programs: WORKER_PROGRAMS,
@@ -137,7 +137,7 @@ pub static WORKER_NAME: Key<String, Unset> = Key {
 /// Probing threads.
 pub static WORKER_THREADS: Key<NonZeroUsize, Unset> = Key {
     name: "worker.threads",
-    flag: Flag::long("threads", "N"),
+    flag: Some(Flag::new("threads", "N")),
     default: Unset(Some("the cores, at most 4")),
     help: "Probing threads",
     programs: WORKER_PROGRAMS,
@@ -147,7 +147,7 @@ pub static WORKER_THREADS: Key<NonZeroUsize, Unset> = Key {
 /// The upper limit of a worker's rate.
 pub static WORKER_RATE: Key<Rate> = Key {
     name: "worker.rate",
-    flag: Flag::long("rate", "RATE"),
+    flag: Some(Flag::new("rate", "RATE")),
     default: Fixed("unlimited"),
     help: "Upper limit of this worker over all runs: requests per second, or unlimited",
     programs: WORKER_PROGRAMS,
@@ -157,7 +157,7 @@ pub static WORKER_RATE: Key<Rate> = Key {
 /// Chunks in hand.
 pub static WORKER_PREFETCH: Key<NonZeroU16, Unset> = Key {
     name: "worker.prefetch",
-    flag: Flag::long("prefetch", "N"),
+    flag: Some(Flag::new("prefetch", "N")),
     default: Unset(Some("what the run's rate needs")),
     help: "Chunks in hand",
     programs: WORKER_PROGRAMS,
@@ -173,7 +173,7 @@ pub static WORKER_PREFETCH: Key<NonZeroU16, Unset> = Key {
 /// somebody watches.
 pub static WRITER_BATCH_SIZE: Key<usize> = Key {
     name: "writer.batch_size",
-    flag: Flag::long("batch-size", "ROWS"),
+    flag: Some(Flag::new("batch-size", "ROWS")),
     default: Fixed("5000"),
     help: "Rows in one transaction",
     programs: WRITER_PROGRAMS,
@@ -183,7 +183,7 @@ pub static WRITER_BATCH_SIZE: Key<usize> = Key {
 /// How long a row may wait for its transaction.
 pub static WRITER_BATCH_INTERVAL: Key<Duration> = Key {
     name: "writer.batch_interval",
-    flag: Flag::long("batch-interval", "DURATION"),
+    flag: Some(Flag::new("batch-interval", "DURATION")),
     default: Fixed("200ms"),
     help: "Longest time that rows wait for their transaction",
     programs: WRITER_PROGRAMS,
@@ -198,7 +198,7 @@ pub static WRITER_BATCH_INTERVAL: Key<Duration> = Key {
 /// Requests to each target.
 pub static PROBING_COUNT: Key<u16> = Key {
     name: "probing.count",
-    flag: Flag::short('c', "count", "N"),
+    flag: Some(Flag::new("count", "N").with_short('c')),
     default: Fixed("1"),
     help: "Requests to each target",
     programs: PLANNING_PROGRAMS,
@@ -208,7 +208,7 @@ pub static PROBING_COUNT: Key<u16> = Key {
 /// Gap between the requests to one target.
 pub static PROBING_INTERVAL: Key<Duration> = Key {
     name: "probing.interval",
-    flag: Flag::short('p', "interval", "DURATION"),
+    flag: Some(Flag::new("interval", "DURATION").with_short('p')),
     default: Fixed("1s"),
     help: "Gap between the requests to one target",
     programs: PLANNING_PROGRAMS,
@@ -218,7 +218,7 @@ pub static PROBING_INTERVAL: Key<Duration> = Key {
 /// How long to wait for an answer. The timers cannot measure less than 1 ms.
 pub static PROBING_TIMEOUT: Key<Duration> = Key {
     name: "probing.timeout",
-    flag: Flag::short('t', "timeout", "DURATION"),
+    flag: Some(Flag::new("timeout", "DURATION").with_short('t')),
     default: Fixed("1s"),
     help: "How long to wait for an answer",
     programs: PLANNING_PROGRAMS,
@@ -231,7 +231,7 @@ pub static PROBING_TIMEOUT: Key<Duration> = Key {
 /// More requests if none was answered.
 pub static PROBING_RETRIES: Key<u16> = Key {
     name: "probing.retries",
-    flag: Flag::short('r', "retries", "N"),
+    flag: Some(Flag::new("retries", "N").with_short('r')),
     default: Fixed("2"),
     help: "More requests if none was answered",
     programs: PLANNING_PROGRAMS,
@@ -241,7 +241,7 @@ pub static PROBING_RETRIES: Key<u16> = Key {
 /// Factor by which the timeout grows with each retry, in thousandths.
 pub static PROBING_BACKOFF: Key<u16> = Key {
     name: "probing.backoff",
-    flag: Flag::long("backoff", "FACTOR"),
+    flag: Some(Flag::new("backoff", "FACTOR")),
     default: Fixed("1.5"),
     help: "Factor by which the timeout grows with each retry",
     programs: PLANNING_PROGRAMS,
@@ -251,7 +251,7 @@ pub static PROBING_BACKOFF: Key<u16> = Key {
 /// How long to wait for late answers at the end.
 pub static PROBING_LATE_WINDOW: Key<Duration> = Key {
     name: "probing.late_window",
-    flag: Flag::long("late-window", "DURATION"),
+    flag: Some(Flag::new("late-window", "DURATION")),
     default: Fixed("0s"),
     help: "How long to wait for late answers at the end",
     programs: PLANNING_PROGRAMS,
@@ -261,7 +261,7 @@ pub static PROBING_LATE_WINDOW: Key<Duration> = Key {
 /// Bytes of payload.
 pub static PROBING_SIZE: Key<u16> = Key {
     name: "probing.size",
-    flag: Flag::short('b', "size", "BYTES"),
+    flag: Some(Flag::new("size", "BYTES").with_short('b')),
     default: Fixed("56"),
     help: "Bytes of payload",
     programs: PLANNING_PROGRAMS,
@@ -271,7 +271,7 @@ pub static PROBING_SIZE: Key<u16> = Key {
 /// Time to live, or hop limit.
 pub static PROBING_TTL: Key<NonZeroU8, Unset> = Key {
     name: "probing.ttl",
-    flag: Flag::long("ttl", "N"),
+    flag: Some(Flag::new("ttl", "N")),
     default: Unset(Some("the system's")),
     help: "Time to live, or hop limit",
     programs: PLANNING_PROGRAMS,
@@ -281,7 +281,7 @@ pub static PROBING_TTL: Key<NonZeroU8, Unset> = Key {
 /// Source address. Which family it must have depends on [`PROBING_FAMILY`].
 pub static PROBING_SOURCE: Key<IpAddr, Unset> = Key {
     name: "probing.source",
-    flag: Flag::short('S', "source", "ADDRESS"),
+    flag: Some(Flag::new("source", "ADDRESS").with_short('S')),
     default: Unset(None),
     help: "Source address. Names then resolve to its address family",
     programs: PLANNING_PROGRAMS,
@@ -291,7 +291,7 @@ pub static PROBING_SOURCE: Key<IpAddr, Unset> = Key {
 /// Network interface.
 pub static PROBING_INTERFACE: Key<String, Unset> = Key {
     name: "probing.interface",
-    flag: Flag::short('I', "interface", "NAME"),
+    flag: Some(Flag::new("interface", "NAME").with_short('I')),
     default: Unset(None),
     help: "Network interface",
     programs: PLANNING_PROGRAMS,
@@ -323,7 +323,7 @@ pub static PROBING_FAMILY: Key<Family> = Key {
 /// Requests per second and worker.
 pub static PROBING_RATE: Key<Rate> = Key {
     name: "probing.rate",
-    flag: Flag::long("rate", "RATE"),
+    flag: Some(Flag::new("rate", "RATE")),
     default: Fixed("1000"),
     help: "Requests per second and worker, or unlimited",
     programs: PLANNING_PROGRAMS,
@@ -333,7 +333,7 @@ pub static PROBING_RATE: Key<Rate> = Key {
 /// Targets in a chunk.
 pub static PROBING_CHUNK_SIZE: Key<usize> = Key {
     name: "probing.chunk_size",
-    flag: Flag::long("chunk-size", "N"),
+    flag: Some(Flag::new("chunk-size", "N")),
     default: Fixed("250"),
     help: "Targets in a chunk",
     programs: PLANNING_PROGRAMS,
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_so_are_the_flags_of_a_program() {
-        let names: BTreeSet<_> = all().map(|key| key.name()).collect();
+        let names: BTreeSet<_> = all().map(AnyKey::name).collect();
         assert_eq!(names.len(), all().count());
         for program in ALL_PROGRAMS {
             // `pingfleet` has no flags for the worker and the writer.

@@ -210,6 +210,9 @@ impl Layers {
     }
 
     /// Sets a value above all other layers. `place` is its name in an error message, such as a flag.
+    ///
+    /// # Panics
+    /// When the name of the key is no `section.key`.
     pub fn set(&mut self, key: &dyn AnyKey, place: &str, text: &str) {
         let value = Value::new(Some(&place.to_owned()), text);
         let builder = std::mem::take(&mut self.builder);
@@ -225,6 +228,9 @@ impl Layers {
     }
 
     /// The value of a key as another type, for keys whose type another crate knows.
+    ///
+    /// # Panics
+    /// When the default of the key is not valid, or `convert` refuses it.
     pub fn get_as<T, U>(
         &mut self,
         key: &Key<T, Fixed>,
