@@ -1,6 +1,10 @@
 //! The three roles in one process over in-process queues. It composes their `run` functions and adds nothing.
 
-use std::{io, pin::pin, sync::Arc};
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use consumer_writer::{WriterArgs, WriterError};
 use ping_worker::{WorkerArgs, WorkerError};
@@ -82,7 +86,8 @@ pub(crate) async fn run(
         stops.worker.cancel();
         written
     };
-    let (mut produced, probed, written) = join(producing, probing, writing).await?;
+    let (mut produced, probed, written) =
+        join(pin!(producing), pin!(probing), pin!(writing)).await?;
     if let Ok(produced) = &mut produced
         && let Some(before) = &produced.summary
     {
@@ -108,11 +113,12 @@ type Outcomes = (
 
 /// Waits for all three roles. If the writer fails, the others are not waited for.
 async fn join(
-    producing: impl Future<Output = Result<RunOutcome, ProducerError>>,
-    probing: impl Future<Output = Result<ping_worker::WorkerSummary, WorkerError>>,
-    writing: impl Future<Output = Result<consumer_writer::WriterSummary, WriterError>>,
+    producing: Pin<&mut impl Future<Output = Result<RunOutcome, ProducerError>>>,
+    probing: Pin<&mut impl Future<Output = Result<ping_worker::WorkerSummary, WorkerError>>>,
+    mut writing: Pin<
+        &mut impl Future<Output = Result<consumer_writer::WriterSummary, WriterError>>,
+    >,
 ) -> Result<Outcomes, Failure> {
-    let mut writing = pin!(writing);
     let mut others = pin!(async { tokio::join!(producing, probing) });
     let ((produced, probed), written) = tokio::select! {
         others = &mut others => (others, writing.await),
