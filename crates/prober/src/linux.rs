@@ -56,7 +56,7 @@ use self::{
     target_table::ChunkFindings,
 };
 use crate::{
-    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     schedule::pacing::Pace,
     schedule::target_state::Schedule,
 };
@@ -134,7 +134,7 @@ impl LinuxPing {
 }
 
 impl OpenProber for LinuxPing {
-    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
         let hint = if self.prefer_raw {
             Type::RAW
         } else {
@@ -145,7 +145,7 @@ impl OpenProber for LinuxPing {
             receive_buffer: self.receive_buffer,
             log_once: Arc::clone(&self.log_once),
             lane: ProbeThread::enter(&self.lanes),
-            requests_sent,
+            counters,
             sockets: RefCell::default(),
             drivers: RefCell::default(),
             fault: CancellationToken::new(),
@@ -171,7 +171,7 @@ struct LinuxProber {
     receive_buffer: Option<usize>,
     log_once: Arc<LogOnce>,
     lane: ProbeThread,
-    requests_sent: Arc<RequestsSent>,
+    counters: Arc<ProbeCounters>,
     sockets: RefCell<Vec<KeptSocket>>,
     drivers: RefCell<JoinSet<()>>,
     /// Cancelled when a driver ends in disorder: nothing more comes of what its socket has in hand.
@@ -317,7 +317,7 @@ impl LinuxProber {
             &self.routes,
             &self.canary,
             &self.discards,
-            Arc::clone(&self.requests_sent),
+            Arc::clone(&self.counters),
             self.lane.count(),
         )?;
         let driven = Rc::new(DrivenSocket {

@@ -26,7 +26,7 @@ use super::{
         BATCH, ErrorQueue, Incoming, Memory, Outgoing, is_back_pressure, may_be_of_another, memory,
     },
 };
-use crate::prober::RequestsSent;
+use crate::prober::ProbeCounters;
 
 /// How often the socket's counter of drops and the interfaces are checked at while something is in hand.
 const SAMPLE: Duration = Duration::from_millis(100);
@@ -70,7 +70,7 @@ pub(super) struct Engine {
     incoming: Incoming,
     errors: ErrorQueue,
     staged: Vec<Staged>,
-    requests_sent: Arc<RequestsSent>,
+    counters: Arc<ProbeCounters>,
     routes: Rc<RefCell<RouteTable>>,
     canary: Rc<RefCell<Canary>>,
     /// Where the kernel reports nothing that it throws away on the way out.
@@ -91,12 +91,19 @@ impl Engine {
         routes: &Rc<RefCell<RouteTable>>,
         canary: &Rc<RefCell<Canary>>,
         discards: &Rc<RefCell<Discards>>,
-        requests_sent: Arc<RequestsSent>,
+        counters: Arc<ProbeCounters>,
         lanes: NonZeroUsize,
     ) -> io::Result<Self> {
         let now = Instant::now();
         let echo = Echo::new(egress.v6, opened.kind == Type::RAW, opened.identifier);
-        let mut probes = Probes::new(egress, echo, Rc::clone(routes), lanes, now);
+        let mut probes = Probes::new(
+            egress,
+            echo,
+            Rc::clone(routes),
+            Arc::clone(&counters),
+            lanes,
+            now,
+        );
         probes
             .local_losses
             .drops_counted(memory(&opened.socket)?.drops, now);
@@ -106,7 +113,7 @@ impl Engine {
             incoming: Incoming::new(Echo::longest_reply(USUAL_SIZE)),
             errors: ErrorQueue::new(),
             staged: Vec::with_capacity(BATCH),
-            requests_sent,
+            counters,
             routes: Rc::clone(routes),
             canary: Rc::clone(canary),
             discards: (egress.v6 && opened.kind == Type::DGRAM).then(|| Rc::clone(discards)),
@@ -315,7 +322,7 @@ impl Engine {
                 Ok(taken) => {
                     let sent = &staged[first..first + taken];
                     self.probes.sent(sent, before, Instant::now());
-                    self.requests_sent.add(taken as u64);
+                    self.counters.add_requests(taken as u64);
                     first += taken;
                     refusals = 0;
                 }

@@ -25,7 +25,7 @@ use super::{
     timer_wheel::TimerWheel,
 };
 use crate::{
-    prober::Destination,
+    prober::{Destination, ProbeCounters},
     schedule::pacing::Pace,
     schedule::target_state::{Credit, Schedule, Step, Unreachable},
     schedule::window::Window,
@@ -85,6 +85,7 @@ pub(super) struct Probes {
     timers: TimerWheel,
     window: Window,
     routes: Rc<RefCell<RouteTable>>,
+    counters: Arc<ProbeCounters>,
     /// What our own box has lost.
     pub(super) local_losses: LocalLossLog,
     /// Everything that had come by then has been read.
@@ -100,6 +101,7 @@ impl Probes {
         egress: &Egress,
         echo: Echo,
         routes: Rc<RefCell<RouteTable>>,
+        counters: Arc<ProbeCounters>,
         lanes: NonZeroUsize,
         now: Instant,
     ) -> Self {
@@ -115,6 +117,7 @@ impl Probes {
             window: Window::up_to(max_unanswered(on_link, lanes), lanes),
             local_losses: LocalLossLog::default(),
             routes,
+            counters,
             read_until: now,
             losses_known_until: now,
             due: Vec::new(),
@@ -298,6 +301,7 @@ impl Probes {
         if cause == LocalLoss::default() {
             self.settle(index);
         } else if attempts < MAX_ATTEMPTS {
+            self.counters.add_local_loss(cause);
             self.probe_again(index);
         } else {
             self.table.target_mut(index).state.local_loss(cause);

@@ -32,7 +32,7 @@ use super::{
     errno, is_own,
 };
 use crate::{
-    prober::{Destination, Finding, RequestsSent},
+    prober::{Destination, Finding, ProbeCounters},
     schedule::pacing::Pace,
     schedule::target_state::{Credit, Schedule, Step, TargetState, Unreachable},
 };
@@ -85,7 +85,7 @@ impl Shares {
 pub(super) struct Chunk<'a> {
     destinations: &'a [Destination],
     shares: &'a Shares,
-    requests_sent: &'a RequestsSent,
+    counters: &'a ProbeCounters,
     schedule: Arc<Schedule>,
     payload: Rc<[u8]>,
     targets: Vec<Target>,
@@ -112,7 +112,7 @@ impl<'a> Chunk<'a> {
         probing: &Probing,
         destinations: &'a [Destination],
         shares: &'a Shares,
-        requests_sent: &'a RequestsSent,
+        counters: &'a ProbeCounters,
     ) -> Self {
         let schedule = Schedule::of(probing);
         let target = |_| Target {
@@ -124,7 +124,7 @@ impl<'a> Chunk<'a> {
         Self {
             destinations,
             shares,
-            requests_sent,
+            counters,
             targets: destinations.iter().map(target).collect(),
             schedule,
             payload: vec![0; usize::from(probing.size)].into(),
@@ -301,7 +301,7 @@ impl<'a> Chunk<'a> {
         match taken {
             Ok(flight) => {
                 target.state.sent(request, now());
-                self.requests_sent.add(1);
+                self.counters.add_requests(1);
                 self.flights.push(flight);
                 return self.attend(number, false);
             }

@@ -26,7 +26,7 @@ fn once(timeout: Duration) -> Probing {
 async fn stalled(opener: SurgePing) -> Vec<Finding> {
     // More than one turn of the socket's reader takes in, so that timeouts come up between its turns.
     const HOSTS: u8 = 250;
-    let sent = Arc::new(RequestsSent::default());
+    let sent = Arc::new(ProbeCounters::default());
     let prober = opener
         .open(Arc::clone(&sent))
         .expect("ICMP sockets are needed");
@@ -67,7 +67,7 @@ async fn chunks_that_are_given_up_leave_their_places_in_the_window() {
     let prober = SurgeProber {
         prefer_raw: false,
         log_once: Arc::default(),
-        requests_sent: Arc::default(),
+        counters: Arc::default(),
         clients: RefCell::default(),
     };
     let probing = once(Duration::from_mins(1));
