@@ -1,16 +1,16 @@
-//! A batch in the making: what was taken from the queues and is not yet committed. No I/O.
+//! A batch: deliveries that are taken from the queues and not yet committed. No I/O.
 //!
-//! Invariant: a tag is in the batch exactly as long as its delivery is neither committed nor given back.
+//! Invariant: a tag is in the batch exactly as long as its delivery is neither committed nor returned.
 
 use pingfleet_broker::{Delivery, DeliveryTag, Queue};
-use pingfleet_store::{Incoming, Letter};
+use pingfleet_store::{DecodedDelivery, RawMessage};
 use pingfleet_wire::{Heartbeat, Message as _, ResultChunk, WorkChunk};
 use uuid::Uuid;
 
 /// Deliveries of one batch, with the tags to ack after its commit.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) incoming: Vec<Incoming>,
+    pub(crate) incoming: Vec<DecodedDelivery>,
     pub(crate) rows: usize,
     pub(crate) results: Vec<DeliveryTag>,
     pub(crate) dead: Vec<DeliveryTag>,
@@ -22,8 +22,8 @@ impl Batch {
         self.incoming.is_empty()
     }
 
-    /// Takes a delivery in, unless it is for another database: then it returns that one's UUID, and the delivery
-    /// stays unsettled.
+    /// Adds a delivery. One for another database is not added and stays unsettled: then this returns the UUID of that
+    /// database.
     pub(crate) fn take(
         &mut self,
         queue: Queue,
@@ -39,8 +39,8 @@ impl Batch {
             }
         };
         let addressed = match &incoming {
-            Some(Incoming::Result { message, .. }) => message.database,
-            Some(Incoming::Dead { message, .. }) => message.database,
+            Some(DecodedDelivery::Result { message, .. }) => message.database,
+            Some(DecodedDelivery::Dead { message, .. }) => message.database,
             _ => database,
         };
         if addressed != database {
@@ -48,7 +48,7 @@ impl Batch {
         }
         tags.push(tag);
         if let Some(incoming) = incoming {
-            if let Incoming::Result { message, .. } = &incoming {
+            if let DecodedDelivery::Result { message, .. } = &incoming {
                 self.rows += message.outcomes.len();
             }
             self.incoming.push(incoming);
@@ -57,52 +57,52 @@ impl Batch {
     }
 }
 
-fn read_result(delivery: Delivery) -> Incoming {
-    let letter = letter(Queue::Results, delivery.body);
-    match ResultChunk::decode(&letter.body) {
-        Ok(message) => Incoming::Result {
+fn read_result(delivery: Delivery) -> DecodedDelivery {
+    let raw = raw(Queue::Results, delivery.body);
+    match ResultChunk::decode(&raw.body) {
+        Ok(message) => DecodedDelivery::Result {
             message: Box::new(message),
-            letter,
+            raw,
             redelivered: delivery.redelivered,
         },
-        Err(error) => unreadable(letter, &error),
+        Err(error) => unreadable(raw, &error),
     }
 }
 
-fn read_dead(delivery: Delivery) -> Incoming {
-    let letter = letter(Queue::Dead, delivery.body);
-    match WorkChunk::decode(&letter.body) {
-        Ok(message) => Incoming::Dead {
+fn read_dead(delivery: Delivery) -> DecodedDelivery {
+    let raw = raw(Queue::Dead, delivery.body);
+    match WorkChunk::decode(&raw.body) {
+        Ok(message) => DecodedDelivery::Dead {
             message: Box::new(message),
-            letter,
+            raw,
             reason: delivery
                 .dead_letter_reason
                 .unwrap_or_else(|| "the broker gave no reason".to_owned()),
         },
-        Err(error) => unreadable(letter, &error),
+        Err(error) => unreadable(raw, &error),
     }
 }
 
-/// Heartbeats are outside the counters: one that cannot be read is only logged.
-fn read_heartbeat(body: &[u8]) -> Option<Incoming> {
+/// Heartbeats are not counted, so one that cannot be decoded is only logged.
+fn read_heartbeat(body: &[u8]) -> Option<DecodedDelivery> {
     match Heartbeat::decode(body) {
-        Ok(heartbeat) => Some(Incoming::Heartbeat(heartbeat)),
+        Ok(heartbeat) => Some(DecodedDelivery::Heartbeat(heartbeat)),
         Err(error) => {
-            tracing::warn!(%error, "heartbeat cannot be read");
+            tracing::warn!(%error, "heartbeat cannot be decoded");
             None
         }
     }
 }
 
-fn letter(queue: Queue, body: Vec<u8>) -> Letter {
-    Letter {
+fn raw(queue: Queue, body: Vec<u8>) -> RawMessage {
+    RawMessage {
         queue: queue.suffix(),
         body,
     }
 }
 
-fn unreadable(letter: Letter, error: &pingfleet_wire::DecodeError) -> Incoming {
+fn unreadable(raw: RawMessage, error: &pingfleet_wire::DecodeError) -> DecodedDelivery {
     let reason = error.to_string();
-    tracing::warn!(queue = letter.queue, reason, "message goes to quarantine");
-    Incoming::Unreadable { letter, reason }
+    tracing::warn!(queue = raw.queue, reason, "message goes to quarantine");
+    DecodedDelivery::Unreadable { raw, reason }
 }

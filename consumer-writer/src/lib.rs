@@ -1,8 +1,8 @@
 //! The writer: drains the results queue into SQLite in batches, and acks after the commit.
 //!
-//! Invariant: a delivery is acked only after the transaction that applied it was committed. What is not acked comes
-//! again, and is then counted as a duplicate. Each delivery ends as applied, duplicate or quarantined; a result for
-//! another database is never acked at all.
+//! Invariant: a delivery is acked only after the transaction that applied it was committed. A delivery whose
+//! ack was lost is redelivered and counted as a duplicate. Each delivery is applied, a duplicate, or quarantined. A
+//! result for another database is never acked.
 
 mod batch;
 mod session;
@@ -11,47 +11,49 @@ mod settings;
 use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, Queue, Sessions, open_session};
-use pingfleet_store::{Db, Store, StoreError, Via};
+use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::session::{End, Session};
-pub use crate::settings::{Settings, WriterArgs};
+use crate::session::{SessionEnd, WriterSession};
+pub use crate::settings::{WriterArgs, WriterSettings};
 
-/// How long a second writer waits for the first one to go.
-const SECOND_WRITER: Duration = Duration::from_secs(30);
+/// How long a second writer waits for the first one to leave the queue.
+const SECOND_WRITER_WAIT: Duration = Duration::from_secs(30);
 
-/// How often a waiting second writer looks.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often a waiting second writer checks the queue.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why the writer had to stop.
+/// Why the writer stopped with an error.
 #[derive(Debug, Error)]
 pub enum WriterError {
-    /// The broker, finally.
+    /// A broker error that a new session does not fix.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// The database, finally: nothing that is not committed was acked.
+    /// A database error that waiting does not fix. Only committed deliveries were acked.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The last batch was not committed in the time that a stop allows.
+    /// The last batch was not committed within the stop deadline.
     #[error(
         "the last batch was not committed within {seconds} s of the stop signal; it was not acked, and comes again"
     )]
     StopDeadline {
-        /// How long it was waited for.
+        /// How long the writer waited, in seconds.
         seconds: u64,
     },
     /// Another consumer has the results queue.
-    #[error("queue {queue} already has a consumer{who}; one writer a broker: stop it first")]
+    #[error(
+        "queue {queue} already has a consumer{who}; only one writer for each broker: stop that one first"
+    )]
     SecondWriter {
         /// The queue.
         queue: &'static str,
-        /// " (pid 12)", when the database knows it.
+        /// " (the last writer of this database was pid 12)", or empty when it is unknown.
         who: String,
     },
-    /// Everything on the queue belongs to another database.
+    /// All results on the queue belong to another database.
     #[error(
         "the results queue holds results for database {theirs}, but {path} is database {ours}; nothing was acked: \
              start the writer on the other database, or give this one a broker prefix of its own (broker.prefix)"
@@ -66,16 +68,16 @@ pub enum WriterError {
     },
 }
 
-/// What a writer did, and left.
+/// What a writer did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct WriterSummary {
     /// Transactions committed with deliveries in them.
     pub batches: u64,
     /// Rows stored.
     pub rows: u64,
     /// Deliveries applied.
     pub applied: u64,
-    /// Deliveries that repeated what was stored.
+    /// Deliveries for chunks that were stored before.
     pub duplicates: u64,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
@@ -84,33 +86,33 @@ pub struct Summary {
 /// Drains the queues until `stop`, then commits and acks what it has in hand.
 ///
 /// # Errors
-/// [`WriterError`]; nothing was acked that was not committed.
+/// [`WriterError`]. Only committed deliveries were acked.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    db: &Db,
-    settings: &Settings,
+    db: &DatabaseThread,
+    settings: &WriterSettings,
     stop: CancellationToken,
-) -> Result<Summary, WriterError> {
-    // Nothing is taken before a commit is known to be possible.
-    db.patiently(Store::try_commit).await?;
-    let mut summary = Summary::default();
-    if settings.via == Via::Broker && !wait_for_the_other(&*broker, db, &stop).await? {
+) -> Result<WriterSummary, WriterError> {
+    // Consume nothing before a test commit has worked.
+    db.call_while_busy(Writer::try_commit).await?;
+    let mut summary = WriterSummary::default();
+    if settings.transport == Transport::Broker && !wait_for_the_other(&*broker, db, &stop).await? {
         return Ok(summary);
     }
     let holder = format!("pid {}", std::process::id());
-    let via = settings.via;
-    db.patiently(move |store| store.writer_seen(via, &holder))
+    let transport = settings.transport;
+    db.call_while_busy(move |store| store.note_writer_alive(transport, &holder))
         .await?;
     let mut sessions = Sessions::default();
     tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
     loop {
-        let open = || Session::open(&*broker, db, settings);
+        let open = || WriterSession::open(&*broker, db, settings);
         let Some(session) = sessions.open(None, &stop, open).await? else {
             break;
         };
         match session.run(&mut summary, &stop).await? {
-            End::Stopped => break,
-            End::Lost(error) => {
+            SessionEnd::Stopped => break,
+            SessionEnd::Lost(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(%error, cause, "session lost; unsettled deliveries come again");
             }
@@ -129,7 +131,7 @@ pub async fn run(
 /// Waits until the results queue has no consumer. Returns false when `stop` came first.
 async fn wait_for_the_other(
     broker: &dyn Broker,
-    db: &Db,
+    db: &DatabaseThread,
     stop: &CancellationToken,
 ) -> Result<bool, WriterError> {
     let mut seen: Option<Instant> = None;
@@ -144,8 +146,10 @@ async fn wait_for_the_other(
         if depth.consumers == 0 {
             return Ok(true);
         }
-        if seen.get_or_insert_with(Instant::now).elapsed() >= SECOND_WRITER {
-            let sign = db.call(|store| store.writer_sign(Via::Broker)).await?;
+        if seen.get_or_insert_with(Instant::now).elapsed() >= SECOND_WRITER_WAIT {
+            let sign = db
+                .call(|store| store.writer_liveness(Transport::Broker))
+                .await?;
             return Err(WriterError::SecondWriter {
                 queue: Queue::Results.suffix(),
                 who: sign.map_or_else(String::new, |sign| {
@@ -156,7 +160,7 @@ async fn wait_for_the_other(
         tracing::info!("another writer consumes the results queue; waiting for it to leave");
         tokio::select! {
             () = stop.cancelled() => return Ok(false),
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(RECHECK_INTERVAL) => {}
         }
     }
 }

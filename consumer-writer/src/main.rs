@@ -6,7 +6,7 @@ use clap::Parser;
 use consumer_writer::{WriterArgs, WriterError};
 use pingfleet_broker::RabbitBroker;
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
-use pingfleet_store::{Db, FileLock, Via};
+use pingfleet_store::{DatabaseThread, FileLock, Transport};
 
 /// Drains the results of all workers into the database, until SIGTERM
 #[derive(Debug, Parser)]
@@ -35,11 +35,11 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let common = arguments
         .common
         .resolve(&mut layers, Verbosity::Normal, "consumer-writer");
-    let settings = arguments.writer.resolve(&mut layers, Via::Broker);
+    let settings = arguments.writer.resolve(&mut layers, Transport::Broker);
     layers.finish()?;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let db = Db::open(common.database(true, true)).await?;
+    let db = DatabaseThread::open(common.database(true, true)).await?;
     let _lock = FileLock::writer(db.path())?;
     let ended = consumer_writer::run(broker, &db, &settings, stop.token).await;
     let closed = db.close().await;

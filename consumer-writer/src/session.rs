@@ -1,88 +1,89 @@
-//! One session of the writer: three consumers, batches, commits, acks.
+//! One session of the writer: three consumers, batches, commits and acks.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
-use pingfleet_store::{Applied, ClosedRun, Db, Incoming, Via};
+use pingfleet_store::{Applied, ClosedRun, DatabaseThread, DecodedDelivery, Transport};
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Settings, Summary, WriterError, batch::Batch};
+use crate::{WriterError, WriterSettings, WriterSummary, batch::Batch};
 
-/// Results in hand, at most. With the largest message that bounds the memory to 256 MiB; usual ones take 5 MB.
+/// Prefetch of the results queue. It bounds the memory to 256 MiB with the largest messages. Usual ones take 5 MB.
 const RESULTS_PREFETCH: u16 = 256;
 
-/// Dead letters and heartbeats in hand, at most.
-const SIGNS_PREFETCH: u16 = 256;
+/// Prefetch of the queues of dead letters and heartbeats.
+const OTHER_PREFETCH: u16 = 256;
 
-/// A batch to which nothing was added for this long is not worth waiting for: the last one of a run ends it.
-const QUIET: Duration = Duration::from_millis(5);
+/// A batch is committed when nothing was added to it for this long: probably it has the last result of a run.
+const QUIET_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long the last commit may take once the writer was told to stop.
+/// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Results for another database, and none of ours for this long: somebody started the writer in the wrong folder.
-const ONLY_FOREIGN: Duration = Duration::from_secs(10);
+/// The writer gives up when only results for other databases arrived for this long: it was probably started in the
+/// wrong folder.
+const ONLY_FOREIGN_WAIT: Duration = Duration::from_secs(10);
 
-/// How a session ended without a final error.
-pub(crate) enum End {
-    /// As asked: everything in hand is committed and acked.
+/// How a session ended, if not with a [`WriterError`].
+pub(crate) enum SessionEnd {
+    /// By the stop signal. Everything in hand is committed and acked.
     Stopped,
-    /// The broker; a new session goes on.
+    /// By a broker error that a new session may fix.
     Lost(BrokerError),
 }
 
-/// Deliveries for other databases: held unsettled, so that they return to the queue with the session.
+/// Deliveries for other databases. They stay unsettled, so they return to the queue when the session ends.
 #[derive(Default)]
-struct Foreign {
+struct ForeignResults {
     held: usize,
     theirs: Option<Uuid>,
     since: Option<Instant>,
     any_ours: bool,
 }
 
-/// Three consumers and the batch between them and the database.
-pub(crate) struct Session<'a> {
-    db: &'a Db,
-    settings: &'a Settings,
+/// Three consumers, and the batch that they fill.
+pub(crate) struct WriterSession<'a> {
+    db: &'a DatabaseThread,
+    settings: &'a WriterSettings,
     results: Box<dyn Consumer>,
     dead: Box<dyn Consumer>,
     heartbeats: Box<dyn Consumer>,
     batch: Batch,
-    /// Of the batch: by when it is committed at the latest, and when it has been quiet.
+    /// When the batch is committed: the latest time, and the time when nothing was added for [`QUIET_INTERVAL`].
     flush_at: Option<Instant>,
     quiet_at: Option<Instant>,
-    foreign: Foreign,
+    foreign: ForeignResults,
 }
 
-impl<'a> Session<'a> {
+impl<'a> WriterSession<'a> {
     pub(crate) async fn open(
         broker: &dyn Broker,
-        db: &'a Db,
-        settings: &'a Settings,
+        db: &'a DatabaseThread,
+        settings: &'a WriterSettings,
     ) -> Result<Self, BrokerError> {
         broker.check().await?;
         Ok(Self {
             db,
             settings,
             results: broker.consumer(Queue::Results, RESULTS_PREFETCH).await?,
-            dead: broker.consumer(Queue::Dead, SIGNS_PREFETCH).await?,
-            heartbeats: broker.consumer(Queue::Heartbeats, SIGNS_PREFETCH).await?,
+            dead: broker.consumer(Queue::Dead, OTHER_PREFETCH).await?,
+            heartbeats: broker.consumer(Queue::Heartbeats, OTHER_PREFETCH).await?,
             batch: Batch::default(),
             flush_at: None,
             quiet_at: None,
-            foreign: Foreign::default(),
+            foreign: ForeignResults::default(),
         })
     }
 
     pub(crate) async fn run(
         mut self,
-        summary: &mut Summary,
+        summary: &mut WriterSummary,
         stop: &CancellationToken,
-    ) -> Result<End, WriterError> {
+    ) -> Result<SessionEnd, WriterError> {
         match self.drain(summary, stop).await {
             Ok(()) => {
                 let Self {
@@ -94,22 +95,22 @@ impl<'a> Session<'a> {
                 results.close().await;
                 dead.close().await;
                 heartbeats.close().await;
-                Ok(End::Stopped)
+                Ok(SessionEnd::Stopped)
             }
-            Err(WriterError::Broker(error)) if error.is_transient() => Ok(End::Lost(error)),
+            Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost(error)),
             Err(error) => Err(error),
         }
     }
 
     async fn drain(
         &mut self,
-        summary: &mut Summary,
+        summary: &mut WriterSummary,
         stop: &CancellationToken,
     ) -> Result<(), WriterError> {
         let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // A writer that was killed, or a session that was lost, may have left large runs to this one.
-        close_settled(self.db, self.settings.via, stop).await?;
+        // An earlier writer or session may have ended before it closed a large run.
+        close_settled_runs(self.db, self.settings.transport, stop).await?;
         loop {
             if self.is_full() {
                 self.flush(summary, stop).await?;
@@ -120,15 +121,15 @@ impl<'a> Session<'a> {
                 biased;
                 () = stop.cancelled() => break,
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
-                _ = sign.tick() => note_sign_of_life(self.db, self.settings.via, stop).await?,
-                // The few before the many, which would starve them.
+                _ = sign.tick() => note_writer_alive(self.db, self.settings.transport, stop).await?,
+                // Heartbeats and dead letters first: they are few, and the results would starve them.
                 delivery = self.heartbeats.next() => self.take(Queue::Heartbeats, delivery?),
                 delivery = self.dead.next() => self.take(Queue::Dead, delivery?),
                 delivery = self.results.next() => self.take(Queue::Results, delivery?),
             }
         }
-        if self.settings.via == Via::Sweep {
-            // Its queues end with this process, and its worker has left: take what it published last.
+        if self.settings.transport == Transport::Sweep {
+            // The queues end with this process, and the worker has stopped: take its last results.
             while let Some(delivery) = self.results.next().now_or_never() {
                 self.take(Queue::Results, delivery?);
                 if self.is_full() {
@@ -147,7 +148,7 @@ impl<'a> Session<'a> {
             Ok(()) => {
                 if queue == Queue::Results {
                     self.foreign.any_ours = true;
-                    self.quiet_at = Some(Instant::now() + QUIET);
+                    self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
                 }
                 if self.flush_at.is_none() {
                     self.flush_at = Some(Instant::now() + self.settings.batch_interval);
@@ -164,17 +165,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A batch is full by its rows, or when half of the prefetch window is in it: the other half goes on arriving.
+    /// A batch is full when it has enough rows, or half of the prefetch. The other half arrives during the commit.
     fn is_full(&self) -> bool {
         let window = usize::from(RESULTS_PREFETCH).saturating_sub(self.foreign.held);
         self.batch.rows >= self.settings.batch_size
             || self.batch.results.len() >= (window / 2).max(1)
-            || self.batch.dead.len() >= usize::from(SIGNS_PREFETCH / 2)
-            || self.batch.heartbeats.len() >= usize::from(SIGNS_PREFETCH / 2)
+            || self.batch.dead.len() >= usize::from(OTHER_PREFETCH / 2)
+            || self.batch.heartbeats.len() >= usize::from(OTHER_PREFETCH / 2)
     }
 
     fn look_for_only_foreign(&self) -> Result<(), WriterError> {
-        let Foreign {
+        let ForeignResults {
             held,
             theirs: Some(theirs),
             since: Some(since),
@@ -183,7 +184,7 @@ impl<'a> Session<'a> {
         else {
             return Ok(());
         };
-        let waited = since.elapsed() >= ONLY_FOREIGN && !any_ours;
+        let waited = since.elapsed() >= ONLY_FOREIGN_WAIT && !any_ours;
         if waited || held >= usize::from(RESULTS_PREFETCH) {
             return Err(WriterError::OtherDatabase {
                 ours: self.db.database(),
@@ -197,7 +198,7 @@ impl<'a> Session<'a> {
     /// Commits the batch, then acks it.
     async fn flush(
         &mut self,
-        summary: &mut Summary,
+        summary: &mut WriterSummary,
         stop: &CancellationToken,
     ) -> Result<(), WriterError> {
         self.flush_at = None;
@@ -205,14 +206,14 @@ impl<'a> Session<'a> {
         let batch = std::mem::take(&mut self.batch);
         let mut is_large_run_settled = false;
         if !batch.is_empty() {
-            let applied = commit(self.db, self.settings.via, batch.incoming, stop).await?;
+            let applied = commit(self.db, self.settings.transport, batch.incoming, stop).await?;
             summary.batches += 1;
             summary.rows += applied.rows;
             summary.applied += applied.applied;
             summary.duplicates += applied.duplicates;
             summary.quarantined += applied.quarantined;
             is_large_run_settled = applied.is_large_run_settled;
-            tell(&applied.closed);
+            log_closed_runs(&applied.closed);
             tracing::debug!(
                 rows = applied.rows,
                 chunks = applied.applied,
@@ -226,42 +227,48 @@ impl<'a> Session<'a> {
         ack(&mut *self.dead, &batch.dead, held).await?;
         ack(&mut *self.heartbeats, &batch.heartbeats, false).await?;
         if is_large_run_settled {
-            close_settled(self.db, self.settings.via, stop).await?;
+            close_settled_runs(self.db, self.settings.transport, stop).await?;
         }
         Ok(())
     }
 }
 
-// Both stand outside of the session: a consumer is not `Sync`, so a borrowed session would keep the writer's future
-// from being spawned.
+// These are not methods: a consumer is not `Sync`, so a future that borrows the session cannot be spawned.
 
-/// Waits for another program's lock, too: without it nothing could be committed, and trying again at each tick would
-/// keep everything else from its turn.
-async fn note_sign_of_life(db: &Db, via: Via, stop: &CancellationToken) -> Result<(), WriterError> {
+/// Records that the writer is alive. Waits while another program has the database's lock: nothing could be committed
+/// meanwhile anyway.
+async fn note_writer_alive(
+    db: &DatabaseThread,
+    transport: Transport,
+    stop: &CancellationToken,
+) -> Result<(), WriterError> {
     let holder = format!("pid {}", std::process::id());
     tokio::select! {
-        seen = db.patiently(move |store| store.writer_seen(via, &holder)) => Ok(seen?),
+        seen = db.call_while_busy(move |store| store.note_writer_alive(transport, &holder)) => Ok(seen?),
         () = stop.cancelled() => Ok(()),
     }
 }
 
-/// Closes the large runs that are settled. A stop does not wait for a lock that is in the way: then the next writer
-/// does it.
-async fn close_settled(db: &Db, via: Via, stop: &CancellationToken) -> Result<(), WriterError> {
+/// Closes settled large runs. The stop signal ends a wait for another program's lock. The next writer closes them then.
+async fn close_settled_runs(
+    db: &DatabaseThread,
+    transport: Transport,
+    stop: &CancellationToken,
+) -> Result<(), WriterError> {
     tokio::select! {
-        // First, so that it is begun whatever comes: the database's thread ends what it has begun.
+        // First, so that the call is always sent: the database's thread completes it even when this future is dropped.
         biased;
-        closed = db.patiently(move |store| store.close_settled(via)) => tell(&closed?),
+        closed = db.call_while_busy(move |store| store.close_settled_runs(transport)) => log_closed_runs(&closed?),
         () = stop.cancelled() => {}
     }
     Ok(())
 }
 
-/// Applies a batch; waits for another program's lock, with nothing acked meanwhile.
+/// Applies a batch. Waits while another program has the database's lock. Nothing is acked meanwhile.
 async fn commit(
-    db: &Db,
-    via: Via,
-    batch: Vec<Incoming>,
+    db: &DatabaseThread,
+    transport: Transport,
+    batch: Vec<DecodedDelivery>,
     stop: &CancellationToken,
 ) -> Result<Applied, WriterError> {
     let batch = Arc::new(batch);
@@ -270,20 +277,20 @@ async fn commit(
         tokio::time::sleep(STOP_DEADLINE).await;
     };
     tokio::select! {
-        applied = db.patiently(move |store| store.apply(via, &batch)) => Ok(applied?),
-        // Whether it is committed is unknown now; it is not acked, so redelivery tells.
+        applied = db.call_while_busy(move |store| store.apply(transport, &batch)) => Ok(applied?),
+        // It is unknown whether the batch is committed. It is not acked, so it is redelivered.
         () = deadline => Err(WriterError::StopDeadline { seconds: STOP_DEADLINE.as_secs() }),
     }
 }
 
-/// Tells of runs that were closed.
-fn tell(closed: &[ClosedRun]) {
+/// Logs the runs that were closed.
+fn log_closed_runs(closed: &[ClosedRun]) {
     for run in closed {
         tracing::info!(run = run.run, complete = run.complete, "run closed");
     }
 }
 
-/// Acks tags in their order: with one frame, unless deliveries between them must stay unsettled.
+/// Acks tags in order. One `multiple` ack is enough unless deliveries between them must stay unsettled.
 async fn ack(
     consumer: &mut dyn Consumer,
     tags: &[DeliveryTag],

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 use pingfleet_settings::{Layers, duration, number};
-use pingfleet_store::Via;
+use pingfleet_store::Transport;
 
-/// Rows in a transaction: large enough that the sync of the disk is not the limit, small enough to be stored within
-/// the patience of somebody who watches.
-const BATCH_SIZE: usize = 5000;
+/// Rows in a transaction. Large enough that the disk's sync is not the limit, small enough that progress is visible.
+const DEFAULT_BATCH_SIZE: usize = 5000;
 
 /// How long a row may wait for its transaction.
-const BATCH_INTERVAL: Duration = Duration::from_millis(200);
+const DEFAULT_BATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Flags of the writer.
 #[derive(Debug, Clone, Default, Args)]
@@ -24,11 +23,11 @@ pub struct WriterArgs {
     pub batch_interval: Option<String>,
 }
 
-/// What the writer's settings resolve to.
+/// The resolved settings of the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Which queues are drained: the broker's, or those of this process.
-    pub via: Via,
+pub struct WriterSettings {
+    /// Which queues are drained: RabbitMQ's, or those of this process.
+    pub transport: Transport,
     /// A batch is committed when it has this many rows.
     pub batch_size: usize,
     /// A batch is committed when its first delivery is this old.
@@ -36,8 +35,8 @@ pub struct Settings {
 }
 
 impl WriterArgs {
-    /// Resolves the writer's settings; problems are collected in `layers`.
-    pub fn resolve(&self, layers: &mut Layers, via: Via) -> Settings {
+    /// Resolves the writer's settings. Collects problems in `layers`.
+    pub fn resolve(&self, layers: &mut Layers, transport: Transport) -> WriterSettings {
         layers.flag(
             "writer.batch_size",
             "--batch-size",
@@ -48,10 +47,14 @@ impl WriterArgs {
             "--batch-interval",
             self.batch_interval.as_deref(),
         );
-        Settings {
-            via,
-            batch_size: layers.get("writer.batch_size", BATCH_SIZE, number(1, 1_000_000)),
-            batch_interval: layers.get("writer.batch_interval", BATCH_INTERVAL, |text| {
+        WriterSettings {
+            transport,
+            batch_size: layers.get(
+                "writer.batch_size",
+                DEFAULT_BATCH_SIZE,
+                number(1, 1_000_000),
+            ),
+            batch_interval: layers.get("writer.batch_interval", DEFAULT_BATCH_INTERVAL, |text| {
                 let interval = duration(text)?;
                 if interval > Duration::from_secs(10) {
                     return Err("rows should not wait for more than 10s".to_owned());

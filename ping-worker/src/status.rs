@@ -7,7 +7,7 @@ use std::sync::{
 
 use pingfleet_prober::probe_threads::ProbeThreads;
 use pingfleet_settings::Rate;
-use pingfleet_wire::{ChunkInHand, ChunkKey, DEFAULT_GROUP, Heartbeat, Version, WorkerCounts};
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, WorkerCounts};
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
@@ -76,12 +76,6 @@ impl WorkerStatus {
             age_ms: u32::try_from(taken.elapsed().as_millis()).unwrap_or(u32::MAX),
         });
         Heartbeat {
-            version: Version,
-            worker: self.name.clone(),
-            instance: self.instance,
-            pid: std::process::id(),
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            group: DEFAULT_GROUP.to_owned(),
             threads: self.threads,
             prefetch: current.prefetch,
             rate: self.rate,
@@ -94,6 +88,7 @@ impl WorkerStatus {
                 local_losses: self.probe_threads.local_losses(),
             },
             in_hand: in_hand.collect(),
+            ..Heartbeat::new(&self.name, self.instance)
         }
     }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use pingfleet_settings::{Layers, ProbingArgs, ProbingSettings};
-use pingfleet_store::Via;
+use pingfleet_store::Transport;
 use pingfleet_targets::TargetArgs;
 
 /// What to probe, and how.
@@ -54,7 +54,7 @@ pub enum PrintFilter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerSettings {
     /// The transport of the chunks.
-    pub via: Via,
+    pub via: Transport,
     /// How targets are probed, and how large chunks are.
     pub probing: ProbingSettings,
     /// Seed of the order; absent when targets are probed in the given order.
@@ -91,7 +91,7 @@ impl ProducerSettings {
         plan: &PlanArgs,
         output: &OutputArgs,
         layers: &mut Layers,
-        via: Via,
+        via: Transport,
         detach: bool,
         quiet: bool,
     ) -> Self {

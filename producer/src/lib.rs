@@ -18,7 +18,9 @@ use std::{io::Write, sync::Arc};
 
 use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, open_session};
 use pingfleet_settings::{Exit, Failure};
-use pingfleet_store::{Db, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Via};
+use pingfleet_store::{
+    DatabaseThread, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Transport,
+};
 use pingfleet_targets::Targets;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -148,7 +150,7 @@ impl RunOutcome {
 /// [`ProducerError`]. An incomplete plan is removed.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    db: &Db,
+    db: &DatabaseThread,
     request: RunRequest,
     settings: &ProducerSettings,
     out: &mut (dyn Write + Send),
@@ -176,7 +178,9 @@ pub async fn run(
     tracing::info!(run, run_id = %planned.run_id, "run started");
     let ended = supervise::supervise(&broker, db, run, settings, out, &stop).await;
     // Also after an error the lease is released, so that the run shows as incomplete.
-    let released = db.patiently(move |store| store.hold_run(run, false)).await;
+    let released = db
+        .call_while_busy(move |store| store.release_lease(run))
+        .await;
     drop(planned.lock);
     let reason = ended?;
     released?;
@@ -203,26 +207,28 @@ pub async fn check_broker(
 /// Opens an earlier run again and takes its lock. The chunks of a run whose queues ended with their process become
 /// unpublished. With `retry`, dead chunks are published again, too. Returns `None` when every chunk is settled already.
 async fn resume(
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
-    via: Via,
+    via: Transport,
     retry: bool,
 ) -> Result<Option<PlannedRun>, ProducerError> {
-    if db.call(move |store| store.via(run)).await? != via {
+    if db.call(move |store| store.transport(run)).await? != via {
         return Err(ProducerError::OtherTransport { run });
     }
     let lock = FileLock::run(db.path(), run)?;
     if retry {
-        let chunks = db.patiently(move |store| store.retry_dead(run)).await?;
+        let chunks = db
+            .call_while_busy(move |store| store.retry_dead(run))
+            .await?;
         tracing::info!(run, chunks, "dead chunks are published again");
     }
     let before = db.call(move |store| store.summary(run)).await?;
-    let republish = match before.via {
-        Via::Sweep => Republish::All,
-        Via::Broker => Republish::None,
+    let republish = match before.transport {
+        Transport::Sweep => Republish::All,
+        Transport::Broker => Republish::None,
     };
     let open = db
-        .patiently(move |store| store.reopen_published(run, republish))
+        .call_while_busy(move |store| store.reopen_published(run, republish))
         .await?;
     if open {
         return Ok(Some(PlannedRun {

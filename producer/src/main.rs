@@ -5,7 +5,7 @@ use std::{io, process::ExitCode, sync::Arc};
 use clap::Parser;
 use pingfleet_broker::RabbitBroker;
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
-use pingfleet_store::{Db, StoreError, Via};
+use pingfleet_store::{DatabaseThread, StoreError, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunOutcome, RunRequest};
 
 /// Plans a run, publishes its chunks to RabbitMQ, and supervises it until all of them are settled
@@ -49,7 +49,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         &arguments.plan,
         &arguments.output,
         &mut layers,
-        Via::Broker,
+        Transport::Broker,
         arguments.detach,
         arguments.common.quiet,
     );
@@ -63,13 +63,13 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     };
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let db = match Db::open(common.database(false, false)).await {
+    let db = match DatabaseThread::open(common.database(false, false)).await {
         // The database is created only after the broker was reached: a wrong password must not leave one behind.
         Err(StoreError::Missing { .. }) if targets.is_some() => {
             if !producer::check_broker(&*broker, &stop.token).await? {
                 return producer::conclude(&RunOutcome::no_run(), &arguments.output, "");
             }
-            Db::open(common.database(true, false)).await?
+            DatabaseThread::open(common.database(true, false)).await?
         }
         opened => opened?,
     };

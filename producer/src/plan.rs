@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pingfleet_store::{Db, NewChunk, NewRun, PlannedRun, Store, StoreError};
+use pingfleet_store::{DatabaseThread, NewChunk, NewRun, PlannedRun, StoreError, Writer};
 use pingfleet_targets::{Order, Targets};
 use pingfleet_wire::{
     ChunkKey, MAX_CHUNK_BYTES, Message as _, Probing, Target, Token, Version, WorkChunk,
@@ -18,26 +18,30 @@ const CHUNKS_A_COMMIT: usize = 100;
 /// Writes the plan of all targets and starts the run. Returns `None`, with nothing left behind, when `stop` came
 /// first.
 pub(crate) async fn write(
-    db: &Db,
+    db: &DatabaseThread,
     targets: Targets,
     settings: &ProducerSettings,
     stop: &CancellationToken,
 ) -> Result<Option<PlannedRun>, ProducerError> {
-    for run in db.patiently(Store::remove_abandoned_plans).await? {
+    for run in db.call_while_busy(Writer::remove_abandoned_plans).await? {
         tracing::info!(
             run,
             "removed the incomplete plan of a producer that no longer runs"
         );
     }
     let new = new_run(&targets, settings);
-    let planned = db.patiently(move |store| store.begin_run(&new)).await?;
+    let planned = db
+        .call_while_busy(move |store| store.begin_run(&new))
+        .await?;
     let run = planned.run;
     let cutter = Cutter::new(targets, settings, db.database(), planned.run_id);
     let is_written = write_chunks(db, run, cutter, stop).await;
     if matches!(is_written, Ok(true)) {
         return Ok(Some(planned));
     }
-    let removed = db.patiently(move |store| store.remove_plan(run)).await;
+    let removed = db
+        .call_while_busy(move |store| store.remove_plan(run))
+        .await;
     is_written?;
     removed?;
     Ok(None)
@@ -47,7 +51,7 @@ pub(crate) async fn write(
 fn new_run(targets: &Targets, settings: &ProducerSettings) -> NewRun {
     let probing = &settings.probing;
     NewRun {
-        via: settings.via,
+        transport: settings.via,
         source: targets.sources().to_owned(),
         probing: describe(&probing.probing, probing.chunk_size),
         seed: settings.seed,
@@ -57,7 +61,7 @@ fn new_run(targets: &Targets, settings: &ProducerSettings) -> NewRun {
 
 /// Writes all chunks and starts the run. Returns false when `stop` came first.
 async fn write_chunks(
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
     mut cutter: Cutter,
     stop: &CancellationToken,
@@ -78,10 +82,11 @@ async fn write_chunks(
         if chunks.is_empty() {
             break;
         }
-        db.patiently(move |store| store.add_chunks(run, &chunks))
+        db.call_while_busy(move |store| store.add_chunks(run, &chunks))
             .await?;
     }
-    db.patiently(move |store| store.start_run(run)).await?;
+    db.call_while_busy(move |store| store.start_run(run))
+        .await?;
     Ok(true)
 }
 

@@ -10,7 +10,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, backoff};
-use pingfleet_store::{Db, Outgoing};
+use pingfleet_store::{DatabaseThread, OutboxChunk};
 use tokio_util::sync::CancellationToken;
 
 use crate::ProducerError;
@@ -41,12 +41,12 @@ enum SendEvent {
     SendAgain,
 }
 
-type InFlightChunks = FuturesUnordered<BoxFuture<'static, (Outgoing, SendEvent)>>;
+type InFlightChunks = FuturesUnordered<BoxFuture<'static, (OutboxChunk, SendEvent)>>;
 
 /// Publishes until every chunk of the source is confirmed, or `stop` came. Returns how many were confirmed.
 pub(crate) async fn publish(
     broker: Arc<dyn Broker>,
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
     source: PublishSource,
     stop: CancellationToken,
@@ -95,7 +95,7 @@ pub(crate) async fn publish(
 
 /// One session of publishing.
 struct PublishSession<'a> {
-    db: &'a Db,
+    db: &'a DatabaseThread,
     run: i64,
     /// Sent and unconfirmed, or refused and waiting for the next try.
     in_flight: InFlightChunks,
@@ -142,7 +142,7 @@ impl PublishSession<'_> {
     async fn send(
         &mut self,
         publisher: &mut dyn Publisher,
-        outgoing: Outgoing,
+        outgoing: OutboxChunk,
     ) -> Result<(), ProducerError> {
         let answer = publisher.publish(Queue::Work, &outgoing.work).await?;
         self.in_flight
@@ -165,7 +165,7 @@ impl PublishSession<'_> {
         &mut self,
         publisher: &mut dyn Publisher,
         source: &mut PublishSource,
-        (outgoing, next): (Outgoing, SendEvent),
+        (outgoing, next): (OutboxChunk, SendEvent),
     ) -> Result<(), ProducerError> {
         let answer = match next {
             SendEvent::Answer(answer) => answer?,
@@ -230,7 +230,7 @@ impl PublishSession<'_> {
         let chunks = Arc::new(std::mem::take(&mut self.confirmed));
         let run = self.run;
         self.db
-            .patiently(move |store| store.mark_published(run, &chunks))
+            .call_while_busy(move |store| store.mark_published(run, &chunks))
             .await?;
         Ok(())
     }
@@ -239,15 +239,15 @@ impl PublishSession<'_> {
 /// The next chunks to publish after chunk `after`, and the last chunk that was examined; none at the end. A page may be
 /// empty before the end: chunks that were overdue may be done by now.
 async fn next_page(
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
     source: &PublishSource,
     after: Option<u32>,
-) -> Result<(Vec<Outgoing>, Option<u32>), ProducerError> {
+) -> Result<(Vec<OutboxChunk>, Option<u32>), ProducerError> {
     let page = match source {
         PublishSource::Outbox => {
             let page = db
-                .call(move |store| store.outgoing(run, after, PAGE))
+                .call(move |store| store.unpublished_chunks(run, after, PAGE))
                 .await?;
             let last = page.last().map(|outgoing| outgoing.chunk);
             (page, last)

@@ -4,7 +4,7 @@
 use std::{io::Write, pin::pin, sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, Queue};
-use pingfleet_store::{Db, Overdue, RunState, Via};
+use pingfleet_store::{DatabaseThread, Overdue, RunState, Transport};
 use pingfleet_wire::timing::LEASE_RENEWAL_INTERVAL;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ const MAX_REPUBLISHED: usize = 1000;
 /// Publishes the run's outbox and supervises the run until its end.
 pub(crate) async fn supervise(
     broker: &Arc<dyn Broker>,
-    db: &Db,
+    db: &DatabaseThread,
     run: i64,
     settings: &ProducerSettings,
     out: &mut (dyn Write + Send),
@@ -50,7 +50,7 @@ pub(crate) async fn supervise(
         broker,
         db,
         run,
-        via: db.call(move |store| store.via(run)).await?,
+        via: db.call(move |store| store.transport(run)).await?,
         bar: RunProgressBar::start(settings.progress),
         printer: settings.print.map(|filter| TargetPrinter::new(filter, out)),
         lease_renewed: now,
@@ -81,9 +81,9 @@ enum Step {
 /// The state of a supervised run.
 struct Supervisor<'a> {
     broker: &'a Arc<dyn Broker>,
-    db: &'a Db,
+    db: &'a DatabaseThread,
     run: i64,
-    via: Via,
+    via: Transport,
     bar: RunProgressBar,
     printer: Option<TargetPrinter<'a>>,
     lease_renewed: Instant,
@@ -170,7 +170,7 @@ impl Supervisor<'_> {
         if self.lease_renewed.elapsed() >= LEASE_RENEWAL_INTERVAL {
             self.lease_renewed = Instant::now();
             self.db
-                .patiently(move |store| store.hold_run(run, true))
+                .call_while_busy(move |store| store.renew_lease(run))
                 .await?;
         }
         self.warn_without_workers(workers);
@@ -178,7 +178,7 @@ impl Supervisor<'_> {
     }
 
     fn warn_without_workers(&mut self, workers: i64) {
-        if workers > 0 || self.via == Via::Sweep {
+        if workers > 0 || self.via == Transport::Sweep {
             self.worker_seen = Instant::now();
             return;
         }

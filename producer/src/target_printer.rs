@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use pingfleet_store::Db;
+use pingfleet_store::DatabaseThread;
 
 use crate::{PrintFilter, ProducerError, progress::RunProgressBar};
 
@@ -26,7 +26,7 @@ impl<'a> TargetPrinter<'a> {
     /// Prints the targets of chunks stored since the last call. Returns false when the output was closed.
     pub(crate) async fn print_new(
         &mut self,
-        db: &Db,
+        db: &DatabaseThread,
         run: i64,
         bar: &RunProgressBar,
     ) -> Result<bool, ProducerError> {

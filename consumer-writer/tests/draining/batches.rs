@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use consumer_writer::Summary;
+use consumer_writer::WriterSummary;
 use pingfleet_broker::Queue;
 use pingfleet_wire::{Message as _, Token};
 use uuid::Uuid;
@@ -127,7 +127,7 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
     let summary = writer.stop().await?;
     assert_eq!(
         summary,
-        Summary {
+        WriterSummary {
             batches: summary.batches,
             rows: 3,
             applied: 1,

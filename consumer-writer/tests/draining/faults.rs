@@ -9,12 +9,12 @@ use pingfleet_store::StoreError;
 use pingfleet_wire::Message as _;
 use rusqlite::ErrorCode;
 
-use crate::rig::{Rig, Writer, acked};
+use crate::rig::{Rig, RunningWriter, acked};
 
-/// Longer than the writer's own patience with a lock, before it warns and tries again.
+/// Longer than the busy timeout after which the writer logs a warning and tries again.
 const LONGER_THAN_BUSY: Duration = Duration::from_secs(11);
 
-/// Waits until a program that began to wait for the lock after the writer, and has more patience, has given up.
+/// Waits until a program that began to wait for the lock after the writer, with a longer busy timeout, has given up.
 async fn outwait_the_writer(rig: &Rig) -> Result<()> {
     let witness = rig.connection()?;
     witness.busy_timeout(LONGER_THAN_BUSY)?;
@@ -79,9 +79,9 @@ async fn stop_commits_and_acks_what_is_in_hand() -> Result<()> {
     Ok(())
 }
 
-/// A writer that commits a batch by its age, and has committed the first chunk: the next thing that it does is not its
-/// own sign of life, which would meet a lock as well.
-async fn settled_in(rig: &mut Rig) -> Result<Writer> {
+/// A writer that commits a batch by its age, and has committed the first chunk. Its first liveness update
+/// is over then, so it does not meet the lock of the test.
+async fn settled_in(rig: &mut Rig) -> Result<RunningWriter> {
     rig.settings.batch_size = 1_000_000;
     rig.settings.batch_interval = Duration::from_millis(50);
     let writer = rig.start().await?;
@@ -109,13 +109,13 @@ async fn a_locked_database_delays_and_loses_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_writer_whose_own_sign_of_life_waits_for_a_lock_can_be_stopped() -> Result<()> {
+async fn a_writer_whose_liveness_update_waits_for_a_lock_can_be_stopped() -> Result<()> {
     let mut rig = Rig::new(1, 10)?;
     let writer = settled_in(&mut rig).await?;
     let other = rig.connection()?;
     other.execute_batch("BEGIN IMMEDIATE")?;
     tokio::time::pause();
-    // The clock runs ahead to the next sign of life, and only then to the end of this.
+    // The paused clock first advances to the next liveness update, and then to the end of this sleep.
     tokio::time::sleep(Duration::from_secs(4)).await;
     writer.stop.cancel();
     let (ended, db) = writer.left().await?;
@@ -143,7 +143,7 @@ async fn a_writer_that_finds_the_database_locked_waits() -> Result<()> {
 }
 
 #[tokio::test]
-async fn stop_under_a_lock_acks_nothing_and_redelivery_tells_what_was_committed() -> Result<()> {
+async fn stop_under_a_lock_acks_nothing_and_redelivery_shows_what_was_committed() -> Result<()> {
     let mut rig = Rig::new(2, 10)?;
     let writer = settled_in(&mut rig).await?;
     let other = rig.connection()?;
@@ -171,12 +171,12 @@ async fn stop_under_a_lock_acks_nothing_and_redelivery_tells_what_was_committed(
     rig.assert_complete()
 }
 
-/// A database in which the batch fails as `fails` says: nothing may be acked, all of it comes again to the next
+/// A database in which the batch fails because of `fault`: nothing may be acked, all of it comes again to the next
 /// writer, and that one counts no duplicate.
-async fn ends_with_an_error_and_acks_nothing(fails: &str, mends: &str) -> Result<()> {
+async fn ends_with_an_error_and_acks_nothing(fault: &str, fix: &str) -> Result<()> {
     let mut rig = Rig::new(4, 10)?;
     rig.settings.batch_size = 20;
-    rig.connection()?.execute_batch(fails)?;
+    rig.connection()?.execute_batch(fault)?;
     rig.put_results(0..4).await?;
     let writer = rig.start().await?;
     let ended = writer.ended().await?;
@@ -188,7 +188,7 @@ async fn ends_with_an_error_and_acks_nothing(fails: &str, mends: &str) -> Result
     assert_eq!(rig.ready(Queue::Results).await?, 2);
     assert_eq!(rig.value::<i64>("SELECT count(*) FROM results")?, 20);
 
-    rig.connection()?.execute_batch(mends)?;
+    rig.connection()?.execute_batch(fix)?;
     let writer = rig.start().await?;
     rig.acked(Queue::Results, 4).await?;
     let summary = writer.stop().await?;

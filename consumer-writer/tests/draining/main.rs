@@ -3,8 +3,8 @@
 mod batches;
 mod faults;
 mod large;
-mod neighbours;
+mod liveness;
+mod other_writers;
 mod rig;
-mod signs;
 #[path = "../../../ping-worker/tests/queue/watched.rs"]
 mod watched;

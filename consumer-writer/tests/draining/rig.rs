@@ -12,10 +12,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use consumer_writer::{Settings, Summary, WriterError};
+use consumer_writer::{WriterError, WriterSettings, WriterSummary};
 use pingfleet_broker::{Broker as _, BrokerError, Delivery, MemoryBroker, Queue};
 use pingfleet_store::{
-    Db, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, Store, Verification, Via,
+    DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, Transport, Verification,
+    Writer,
 };
 use pingfleet_wire::{
     ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
@@ -28,21 +29,21 @@ use uuid::Uuid;
 
 use crate::watched::{Log, Pass, Watch, Watched, lost, within};
 
-/// A wait that no test waits for: a batch that is committed within it is full.
+/// Longer than any test runs: a batch that is committed earlier was full.
 pub(crate) const NEVER: Duration = Duration::from_hours(1);
 
-/// Returns of a message until it is a dead letter (DESIGN section 5), and the delivery before the first of them.
+/// Deliveries of a message until it is a dead letter: the first one and 20 redeliveries.
 const DELIVERIES: usize = 21;
 
 /// What the writer did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Taken(Queue),
-    /// It acked so many deliveries at once.
+    /// It acked this number of deliveries with one ack.
     Acked(Queue, usize),
 }
 
-/// The writer's broker, as the test sees it.
+/// The test's view of the writer's broker.
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) log: Log<Event>,
@@ -50,7 +51,7 @@ pub(crate) struct Desk {
     pub(crate) cut: Notify,
     /// The next ack of results breaks the session and never arrives.
     pub(crate) ack_is_lost: AtomicBool,
-    /// Acks that came before the commit of what they ack.
+    /// Acks that came before their commit.
     pub(crate) early: Mutex<Vec<String>>,
     database: Mutex<Connection>,
     /// Deliveries of results and dead letters that were acked, or whose ack was lost.
@@ -123,7 +124,7 @@ impl Watch for Desk {
 pub(crate) struct Rig {
     pub(crate) desk: Arc<Desk>,
     pub(crate) memory: MemoryBroker,
-    pub(crate) settings: Settings,
+    pub(crate) settings: WriterSettings,
     pub(crate) planned: PlannedRun,
     pub(crate) database: Uuid,
     pub(crate) works: Vec<WorkChunk>,
@@ -131,9 +132,9 @@ pub(crate) struct Rig {
 }
 
 /// A writer that runs.
-pub(crate) struct Writer {
+pub(crate) struct RunningWriter {
     pub(crate) stop: CancellationToken,
-    running: JoinHandle<(Result<Summary, WriterError>, Db)>,
+    running: JoinHandle<(Result<WriterSummary, WriterError>, DatabaseThread)>,
 }
 
 impl Rig {
@@ -142,7 +143,7 @@ impl Rig {
         let folder = tempfile::tempdir()?;
         let mut store = options(&folder).open()?;
         let planned = store.begin_run(&NewRun {
-            via: Via::Broker,
+            transport: Transport::Broker,
             source: "test".to_owned(),
             probing: "{}".to_owned(),
             seed: None,
@@ -189,8 +190,8 @@ impl Rig {
         Ok(Self {
             desk: Arc::new(desk),
             memory: MemoryBroker::new(2000),
-            settings: Settings {
-                via: Via::Broker,
+            settings: WriterSettings {
+                transport: Transport::Broker,
                 batch_size: targets as usize,
                 batch_interval: NEVER,
             },
@@ -210,7 +211,7 @@ impl Rig {
         Ok(Connection::open(self.path())?)
     }
 
-    pub(crate) fn store(&self) -> Result<Store> {
+    pub(crate) fn store(&self) -> Result<Writer> {
         Ok(options(&self.folder).open()?)
     }
 
@@ -280,8 +281,8 @@ impl Rig {
         Ok(self.memory.depth(queue).await?.ready)
     }
 
-    pub(crate) async fn start(&self) -> Result<Writer> {
-        let db = Db::open(options(&self.folder)).await?;
+    pub(crate) async fn start(&self) -> Result<RunningWriter> {
+        let db = DatabaseThread::open(options(&self.folder)).await?;
         let broker = Arc::new(Watched {
             watch: Arc::clone(&self.desk),
             memory: self.memory.clone(),
@@ -293,7 +294,7 @@ impl Rig {
             let ended = consumer_writer::run(broker, &db, &settings, stopped).await;
             (ended, db)
         });
-        Ok(Writer { stop, running })
+        Ok(RunningWriter { stop, running })
     }
 
     /// Waits until so many deliveries of a queue were acked in all.
@@ -338,7 +339,7 @@ impl Rig {
     pub(crate) fn assert_sums(&self) -> Result<()> {
         let sign = self
             .store()?
-            .writer_sign(Via::Broker)?
+            .writer_liveness(Transport::Broker)?
             .context("no writer")?;
         assert_eq!(
             sign.taken,
@@ -349,21 +350,21 @@ impl Rig {
     }
 }
 
-impl Writer {
-    pub(crate) async fn stop(self) -> Result<Summary> {
+impl RunningWriter {
+    pub(crate) async fn stop(self) -> Result<WriterSummary> {
         self.stop.cancel();
         Ok(self.ended().await??)
     }
 
     /// How it ended. Its database is closed.
-    pub(crate) async fn ended(self) -> Result<Result<Summary, WriterError>> {
+    pub(crate) async fn ended(self) -> Result<Result<WriterSummary, WriterError>> {
         let (ended, db) = self.left().await?;
         db.close().await?;
         Ok(ended)
     }
 
-    /// How it ended, with the database that it leaves behind.
-    pub(crate) async fn left(self) -> Result<(Result<Summary, WriterError>, Db)> {
+    /// How it ended, with its database.
+    pub(crate) async fn left(self) -> Result<(Result<WriterSummary, WriterError>, DatabaseThread)> {
         Ok(within("the writer's end", self.running).await??)
     }
 }
@@ -382,7 +383,7 @@ pub(crate) fn acked(events: &[Event], queue: Queue) -> Vec<usize> {
 fn options(folder: &tempfile::TempDir) -> OpenOptions {
     OpenOptions {
         path: folder.path().join("pingfleet.db"),
-        // What a power loss may take is not what is tested here.
+        // These tests do not cover a power loss.
         durability: Durability::Off,
         create: true,
         check: false,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use pingfleet_store::{Durability, OpenOptions, RunState, RunSummary, Store, Verification};
+use pingfleet_store::{Durability, OpenOptions, RunState, RunSummary, Verification, Writer};
 use pingfleet_testbed::{Namespace, Rabbit};
 
 use crate::{
@@ -422,7 +422,7 @@ impl Deployment {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn store(&self) -> anyhow::Result<Store> {
+    pub fn store(&self) -> anyhow::Result<Writer> {
         let options = OpenOptions {
             path: self.database(),
             durability: Durability::Full,

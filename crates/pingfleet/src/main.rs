@@ -16,7 +16,7 @@ use pingfleet_broker::{Broker as _, RabbitBroker};
 use pingfleet_settings::{
     Common, CommonArgs, Exit, Failure, Layers, Verbosity, main_with, printed,
 };
-use pingfleet_store::Store;
+use pingfleet_store::Writer;
 
 /// Ping sweeps whose answer can be trusted
 #[derive(Debug, Parser)]
@@ -128,7 +128,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 /// Opens an existing database.
-fn open(layers: Layers, common: &Common) -> Result<Store, Failure> {
+fn open(layers: Layers, common: &Common) -> Result<Writer, Failure> {
     layers.finish()?;
     Ok(common.database(false, false).open()?)
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use pingfleet_settings::{Exit, Failure, printed};
-use pingfleet_store::{ReportFilter, ReportRow, Store};
+use pingfleet_store::{ReportFilter, ReportRow, Writer};
 use pingfleet_wire::Status;
 use serde::Serializer as _;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ pub(crate) struct ReportArgs {
     status: Vec<String>,
 }
 
-pub(crate) fn report(args: &ReportArgs, store: &Store) -> Result<Exit, Failure> {
+pub(crate) fn report(args: &ReportArgs, store: &Writer) -> Result<Exit, Failure> {
     let run = store.find_run(&args.run)?;
     let filter = ReportFilter {
         statuses: args.status.clone(),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use pingfleet_settings::{Exit, Failure, printed};
-use pingfleet_store::{RunSummary, Store};
+use pingfleet_store::{RunSummary, Writer};
 use pingfleet_wire::Status;
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ pub(crate) struct RunsArgs {
     json: bool,
 }
 
-pub(crate) fn runs(args: &RunsArgs, store: &Store) -> Result<Exit, Failure> {
+pub(crate) fn runs(args: &RunsArgs, store: &Writer) -> Result<Exit, Failure> {
     let summaries = store.summaries()?;
     let mut out = io::stdout().lock();
     if args.json {
@@ -32,7 +32,16 @@ pub(crate) fn runs(args: &RunsArgs, store: &Store) -> Result<Exit, Failure> {
         return Ok(Exit::Complete);
     }
     let mut table = table(&[
-        "RUN", "STATE", "STARTED", "TIME", "TARGETS", "UP", "DOWN", "OTHER", "CHUNKS", "VIA",
+        "RUN",
+        "STATE",
+        "STARTED",
+        "TIME",
+        "TARGETS",
+        "UP",
+        "DOWN",
+        "OTHER",
+        "CHUNKS",
+        "TRANSPORT",
         "SOURCE",
     ]);
     for summary in &summaries {
@@ -48,7 +57,7 @@ pub(crate) fn runs(args: &RunsArgs, store: &Store) -> Result<Exit, Failure> {
             down.to_string(),
             (summary.settled() - answered - down).to_string(),
             format!("{}/{}", summary.chunks_done, summary.chunks),
-            summary.via.name().to_owned(),
+            summary.transport.name().to_owned(),
             summary.source.clone(),
         ]);
     }
@@ -80,12 +89,12 @@ fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
     .chain([
         ("duplicates", json!(summary.duplicates)),
         ("redelivered", json!(summary.redelivered)),
-        ("via", json!(summary.via.name())),
+        ("transport", json!(summary.transport.name())),
         ("source", json!(summary.source)),
     ])
 }
 
-pub(crate) fn cancel(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
+pub(crate) fn cancel(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> {
     let run = store.find_run(wanted)?;
     let open = store.cancel_run(run)?;
     let summary = store.summary(run)?;

@@ -9,7 +9,7 @@ use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::{Broker, MemoryBroker, RabbitBroker};
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{Common, Exit, Failure, Layers, Stop};
-use pingfleet_store::{Db, Via};
+use pingfleet_store::{DatabaseThread, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerError, ProducerSettings, RunOutcome, RunRequest};
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +42,7 @@ pub(crate) enum Rerun {
 /// The settings of the roles beside the producer.
 struct Roles {
     worker: ping_worker::WorkerSettings,
-    writer: consumer_writer::Settings,
+    writer: consumer_writer::WriterSettings,
 }
 
 pub(crate) fn sweep(
@@ -55,7 +55,7 @@ pub(crate) fn sweep(
         &args.plan,
         &args.output,
         &mut layers,
-        Via::Sweep,
+        Transport::Sweep,
         false,
         quiet,
     );
@@ -80,7 +80,7 @@ pub(crate) fn rerun(
         &PlanArgs::default(),
         output,
         &mut layers,
-        Via::Sweep,
+        Transport::Sweep,
         false,
         quiet,
     );
@@ -90,7 +90,7 @@ pub(crate) fn rerun(
         Rerun::Resume(run) => (store.find_run(run)?, false),
         Rerun::Retry(run) => (store.find_run(run)?, true),
     };
-    settings.via = store.via(run)?;
+    settings.via = store.transport(run)?;
     let request = if retry {
         RunRequest::Retry(run)
     } else {
@@ -98,8 +98,8 @@ pub(crate) fn rerun(
     };
     store.close()?;
     match settings.via {
-        Via::Sweep => in_one_process(request, &settings, &roles, output, common),
-        Via::Broker => over_the_broker(request, &settings, output, common),
+        Transport::Sweep => in_one_process(request, &settings, &roles, output, common),
+        Transport::Broker => over_the_broker(request, &settings, output, common),
     }
 }
 
@@ -110,7 +110,7 @@ impl Roles {
                 exclusive: true,
                 ..WorkerArgs::default().resolve(layers)
             },
-            writer: WriterArgs::default().resolve(layers, Via::Sweep),
+            writer: WriterArgs::default().resolve(layers, Transport::Sweep),
         }
     }
 }
@@ -124,7 +124,7 @@ async fn over_the_broker(
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let db = Db::open(common.database(false, false)).await?;
+    let db = DatabaseThread::open(common.database(false, false)).await?;
     let produced = producer::run(
         broker,
         &db,
@@ -157,7 +157,7 @@ async fn in_one_process(
     let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &roles.worker)
         .map_err(|error| Failure::system(&error))?;
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
-    let db = Db::open(common.database(true, true)).await?;
+    let db = DatabaseThread::open(common.database(true, true)).await?;
 
     let worker_stop = stop.token.child_token();
     let writer_stop = CancellationToken::new();
@@ -228,11 +228,11 @@ async fn in_one_process(
 /// for each other.
 async fn write_rows(
     broker: Arc<dyn Broker>,
-    settings: &consumer_writer::Settings,
+    settings: &consumer_writer::WriterSettings,
     common: &Common,
     stop: &CancellationToken,
-) -> Result<consumer_writer::Summary, WriterError> {
-    let db = Db::open(common.database(true, false)).await?;
+) -> Result<consumer_writer::WriterSummary, WriterError> {
+    let db = DatabaseThread::open(common.database(true, false)).await?;
     let ended = consumer_writer::run(broker, &db, settings, stop.clone()).await;
     let closed = db.close().await;
     let summary = ended?;
@@ -246,7 +246,7 @@ fn conclude(
         Result<RunOutcome, ProducerError>,
         Result<ping_worker::WorkerSummary, WorkerError>,
     ),
-    written: Result<consumer_writer::Summary, WriterError>,
+    written: Result<consumer_writer::WriterSummary, WriterError>,
     output: &OutputArgs,
     resume: &str,
 ) -> Result<Exit, Failure> {

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use pingfleet_settings::{Exit, Failure, printed};
-use pingfleet_store::{RunState, Store, Verification};
+use pingfleet_store::{RunState, Verification, Writer};
 
-pub(crate) fn verify(wanted: &str, store: &mut Store) -> Result<Exit, Failure> {
+pub(crate) fn verify(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> {
     let run = store.find_run(wanted)?;
     let proof = store.verify(run)?;
     let mut text = Vec::new();
@@ -60,7 +60,10 @@ fn print_proof(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     }
     let run = summary.run;
     if proof.is_consistent() && proof.dead_count > 0 {
-        writeln!(out, "  send the dead chunks again: pingfleet retry {run}")?;
+        writeln!(
+            out,
+            "  publish the dead chunks again: pingfleet retry {run}"
+        )?;
     }
     if proof.is_consistent() && proof.outstanding_chunks > 0 {
         match summary.state {

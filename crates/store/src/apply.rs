@@ -1,6 +1,6 @@
-//! Applying deliveries: one transaction a batch; every delivery is applied, a duplicate, or quarantined.
+//! Applies deliveries, one transaction for each batch. Every delivery is applied, a duplicate, or quarantined.
 //!
-//! Invariants: a chunk's rows come from one result, whole, the first one; the caller acks nothing before this returned.
+//! Invariants: all rows of a chunk come from one result, the first one. The caller acks nothing before `apply` returned.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,120 +9,124 @@ use rusqlite::{Connection, OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    ClosedRun, Store, StoreError, Via,
-    close::{self, End},
-    now_us, signs,
+    ClosedRun, StoreError, Transport, Writer,
+    close::{self, CloseOutcome},
+    liveness, now_us,
 };
 
-/// What is kept of a quarantined message, in bytes.
+/// How many bytes of a quarantined message are kept.
 const QUARANTINED_BYTES: usize = 64 << 10;
 
-/// Quarantined messages that are kept; the oldest go first, so that a flood cannot fill the disk.
+/// How many quarantined messages are kept. The oldest are deleted first, so a flood cannot fill the disk.
 const QUARANTINED_MESSAGES: i64 = 10_000;
 
-/// A delivery, read as far as it could be.
+/// A delivery, decoded as far as possible.
 #[derive(Debug, Clone)]
-pub enum Incoming {
+pub enum DecodedDelivery {
     /// The outcomes of a chunk.
     Result {
         /// The message.
         message: Box<ResultChunk>,
         /// Its bytes, for the quarantine.
-        letter: Letter,
-        /// Whether the broker had delivered the result before.
+        raw: RawMessage,
+        /// Whether the broker redelivered the result.
         redelivered: bool,
     },
-    /// A chunk that the broker gave up.
+    /// A chunk that the broker dead-lettered.
     Dead {
         /// The message.
         message: Box<WorkChunk>,
         /// Its bytes, for the quarantine.
-        letter: Letter,
-        /// Why, as the broker tells.
+        raw: RawMessage,
+        /// The broker's reason.
         reason: String,
     },
-    /// Something that cannot be read.
+    /// A message that cannot be decoded.
     Unreadable {
         /// Its bytes.
-        letter: Letter,
-        /// Why it cannot be read.
+        raw: RawMessage,
+        /// Why it cannot be decoded.
         reason: String,
     },
-    /// A worker's sign of life; outside the counters.
+    /// A worker's heartbeat. The counters do not include it.
     Heartbeat(Heartbeat),
 }
 
-/// A message's bytes, and the queue that they came from.
+/// The bytes of a message, and the queue that they came from.
 #[derive(Debug, Clone)]
-pub struct Letter {
+pub struct RawMessage {
     /// Name of the queue.
     pub queue: &'static str,
     /// The body.
     pub body: Vec<u8>,
 }
 
-/// What a batch did.
+/// The outcome of a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Deliveries whose rows or state were stored.
     pub applied: u64,
     /// Rows stored.
     pub rows: u64,
-    /// Deliveries that repeated what was stored before.
+    /// Deliveries for chunks that were stored before.
     pub duplicates: u64,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
     /// Runs that this batch closed.
     pub closed: Vec<ClosedRun>,
-    /// Whether it settled the last chunk of a run that is too large to be closed with it: [`Store::close_settled`] is
-    /// to be called.
+    /// Whether it settled the last chunk of a run that is too large to be closed in the same transaction. Then call
+    /// [`Writer::close_settled_runs`].
     pub is_large_run_settled: bool,
 }
 
-/// What became of one delivery.
-enum Fate<'b> {
+/// The outcome of one delivery.
+enum Disposition<'b> {
     Applied { rows: u64 },
     Duplicate,
-    Quarantined { letter: &'b Letter, reason: String },
+    Quarantined { raw: &'b RawMessage, reason: String },
     Uncounted,
 }
 
-impl Store {
-    /// Applies a batch in one transaction, and counts what became of each delivery.
+impl Writer {
+    /// Applies a batch in one transaction, and counts the outcome of each delivery.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`]: nothing of the batch is stored, or after an I/O error in the commit it is unknown
-    /// whether it is; the caller acks nothing then, and redelivery repeats it.
-    pub fn apply(&mut self, via: Via, batch: &[Incoming]) -> Result<Applied, StoreError> {
+    /// [`StoreError::Sqlite`]: nothing of the batch is stored. After an I/O error in the commit it is unknown whether the
+    /// batch is stored. The caller must ack nothing, so that the broker redelivers the batch.
+    pub fn apply(
+        &mut self,
+        transport: Transport,
+        batch: &[DecodedDelivery],
+    ) -> Result<Applied, StoreError> {
         let database = self.database;
         self.write(|transaction| {
-            let mut writing = Writing::new(transaction, database)?;
-            // Counted apart from what becomes of each, so that the counters can contradict each other.
+            let mut writer = BatchWriter::new(transaction, database)?;
+            // Counted independently, so `verify` can check taken = applied + duplicates + quarantined.
             let taken = batch
                 .iter()
-                .filter(|incoming| !matches!(incoming, Incoming::Heartbeat(_)))
+                .filter(|incoming| !matches!(incoming, DecodedDelivery::Heartbeat(_)))
                 .count();
             for incoming in batch {
-                writing.take(incoming)?;
+                writer.take(incoming)?;
             }
-            writing.finish(via, taken)
+            writer.finish(transport, taken)
         })
     }
 }
 
 /// Changes of one run's counters within a batch.
 #[derive(Debug, Default)]
-struct Tally {
+struct CounterChanges {
     counts: [i64; 7],
-    /// Chunks that were done.
+    /// Chunks that became done.
     done: Vec<u32>,
     dead: i64,
     duplicates: i64,
     redelivered: i64,
 }
 
-/// What the database knows of a chunk that a message names.
-struct Known {
+/// A chunk of the plan with its state.
+struct PlannedChunk {
     run: i64,
     state: i64,
     retrying: bool,
@@ -134,24 +138,24 @@ struct Known {
 const DEAD: i64 = 2;
 const DONE: i64 = 3;
 
-struct Writing<'a> {
+struct BatchWriter<'a> {
     transaction: &'a Transaction<'a>,
     database: Uuid,
     now: i64,
     runs: HashMap<Uuid, Option<i64>>,
-    tallies: BTreeMap<i64, Tally>,
+    changes: BTreeMap<i64, CounterChanges>,
     report: Applied,
     insert: Statement<'a>,
 }
 
-impl<'a> Writing<'a> {
+impl<'a> BatchWriter<'a> {
     fn new(transaction: &'a Transaction<'a>, database: Uuid) -> Result<Self, StoreError> {
         Ok(Self {
             transaction,
             database,
             now: now_us(),
             runs: HashMap::new(),
-            tallies: BTreeMap::new(),
+            changes: BTreeMap::new(),
             report: Applied::default(),
             insert: transaction.prepare(
                 "INSERT INTO results (run, chunk, position, name, address, status, reason, sent, received,
@@ -161,38 +165,38 @@ impl<'a> Writing<'a> {
         })
     }
 
-    fn take(&mut self, incoming: &Incoming) -> Result<(), StoreError> {
-        let fate = match incoming {
-            Incoming::Result {
+    fn take(&mut self, incoming: &DecodedDelivery) -> Result<(), StoreError> {
+        let disposition = match incoming {
+            DecodedDelivery::Result {
                 message,
-                letter,
+                raw,
                 redelivered,
-            } => self.take_result(message, letter, *redelivered)?,
-            Incoming::Dead {
+            } => self.take_result(message, raw, *redelivered)?,
+            DecodedDelivery::Dead {
                 message,
-                letter,
+                raw,
                 reason,
-            } => self.take_dead(message, letter, reason)?,
-            Incoming::Unreadable { letter, reason } => Fate::Quarantined {
-                letter,
+            } => self.take_dead(message, raw, reason)?,
+            DecodedDelivery::Unreadable { raw, reason } => Disposition::Quarantined {
+                raw,
                 reason: reason.clone(),
             },
-            Incoming::Heartbeat(heartbeat) => {
-                signs::store_heartbeat(self.transaction, heartbeat, self.now)?;
-                Fate::Uncounted
+            DecodedDelivery::Heartbeat(heartbeat) => {
+                liveness::store_heartbeat(self.transaction, heartbeat, self.now)?;
+                Disposition::Uncounted
             }
         };
-        match fate {
-            Fate::Applied { rows } => {
+        match disposition {
+            Disposition::Applied { rows } => {
                 self.report.applied += 1;
                 self.report.rows += rows;
             }
-            Fate::Duplicate => self.report.duplicates += 1,
-            Fate::Quarantined { letter, reason } => {
+            Disposition::Duplicate => self.report.duplicates += 1,
+            Disposition::Quarantined { raw, reason } => {
                 self.report.quarantined += 1;
-                quarantine(self.transaction, self.now, letter, &reason)?;
+                quarantine(self.transaction, self.now, raw, &reason)?;
             }
-            Fate::Uncounted => {}
+            Disposition::Uncounted => {}
         }
         Ok(())
     }
@@ -200,53 +204,53 @@ impl<'a> Writing<'a> {
     fn take_result<'b>(
         &mut self,
         message: &ResultChunk,
-        letter: &'b Letter,
+        raw: &'b RawMessage,
         redelivered: bool,
-    ) -> Result<Fate<'b>, StoreError> {
-        let known = match self.known(message.database, message.key, message.token.0)? {
-            Ok(known) => known,
-            Err(reason) => return Ok(Fate::Quarantined { letter, reason }),
+    ) -> Result<Disposition<'b>, StoreError> {
+        let planned = match self.planned_chunk(message.database, message.key, message.token.0)? {
+            Ok(planned) => planned,
+            Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
         };
-        if message.outcomes.len() != known.targets {
+        if message.outcomes.len() != planned.targets {
             let reason = format!(
                 "{} outcomes for a chunk of {} targets",
                 message.outcomes.len(),
-                known.targets
+                planned.targets
             );
-            return Ok(Fate::Quarantined { letter, reason });
+            return Ok(Disposition::Quarantined { raw, reason });
         }
-        let work = read_plan(&known)?;
-        let tally = self.tallies.entry(known.run).or_default();
-        tally.redelivered += i64::from(redelivered || message.redelivered);
-        if known.state == DONE {
-            tally.duplicates += 1;
-            return Ok(Fate::Duplicate);
+        let work = decode_plan(&planned)?;
+        let changes = self.changes.entry(planned.run).or_default();
+        changes.redelivered += i64::from(redelivered || message.redelivered);
+        if planned.state == DONE {
+            changes.duplicates += 1;
+            return Ok(Disposition::Duplicate);
         }
-        if known.state == DEAD && !known.retrying {
-            tally.dead -= 1;
+        if planned.state == DEAD && !planned.retrying {
+            changes.dead -= 1;
         }
-        tally.done.push(message.key.chunk);
+        changes.done.push(message.key.chunk);
         for outcome in &message.outcomes {
-            tally.counts[usize::from(outcome.status.code())] += 1;
+            changes.counts[usize::from(outcome.status.code())] += 1;
         }
         for (position, (target, outcome)) in work.targets.iter().zip(&message.outcomes).enumerate()
         {
-            self.insert_row(&known, message, position, target, outcome)?;
+            self.insert_row(&planned, message, position, target, outcome)?;
         }
         self.transaction
             .prepare_cached(
                 "UPDATE chunks SET state = 3, retrying = 0, worker = ?3, settled_at_us = ?4 WHERE run = ?1 AND chunk = ?2",
             )?
-            .execute((known.run, message.key.chunk, &message.worker, self.now))?;
-        signs::note_result(self.transaction, &message.worker, self.now)?;
-        Ok(Fate::Applied {
+            .execute((planned.run, message.key.chunk, &message.worker, self.now))?;
+        liveness::note_result(self.transaction, &message.worker, self.now)?;
+        Ok(Disposition::Applied {
             rows: message.outcomes.len() as u64,
         })
     }
 
     fn insert_row(
         &mut self,
-        known: &Known,
+        planned: &PlannedChunk,
         message: &ResultChunk,
         position: usize,
         target: &Target,
@@ -270,7 +274,7 @@ impl<'a> Writing<'a> {
             .saturating_add(outcome.probed_after_us)
             .min(i64::MAX as u64) as i64;
         self.insert.execute(rusqlite::params![
-            known.run,
+            planned.run,
             message.key.chunk,
             position as i64,
             name,
@@ -292,35 +296,35 @@ impl<'a> Writing<'a> {
     fn take_dead<'b>(
         &mut self,
         message: &WorkChunk,
-        letter: &'b Letter,
+        raw: &'b RawMessage,
         reason: &str,
-    ) -> Result<Fate<'b>, StoreError> {
-        let known = match self.known(message.database, message.key, message.token.0)? {
-            Ok(known) => known,
-            Err(reason) => return Ok(Fate::Quarantined { letter, reason }),
+    ) -> Result<Disposition<'b>, StoreError> {
+        let planned = match self.planned_chunk(message.database, message.key, message.token.0)? {
+            Ok(planned) => planned,
+            Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
         };
-        let tally = self.tallies.entry(known.run).or_default();
-        if known.state == DONE || (known.state == DEAD && !known.retrying) {
-            tally.duplicates += 1;
-            return Ok(Fate::Duplicate);
+        let changes = self.changes.entry(planned.run).or_default();
+        if planned.state == DONE || (planned.state == DEAD && !planned.retrying) {
+            changes.duplicates += 1;
+            return Ok(Disposition::Duplicate);
         }
-        tally.dead += 1;
+        changes.dead += 1;
         self.transaction
             .prepare_cached(
                 "UPDATE chunks SET state = 2, retrying = 0, dead_reason = ?3, settled_at_us = ?4
                  WHERE run = ?1 AND chunk = ?2",
             )?
-            .execute((known.run, message.key.chunk, reason, self.now))?;
-        Ok(Fate::Applied { rows: 0 })
+            .execute((planned.run, message.key.chunk, reason, self.now))?;
+        Ok(Disposition::Applied { rows: 0 })
     }
 
-    /// The chunk that a message names, or why the message is not ours.
-    fn known(
+    /// The chunk that a message names, or the reason why the message is quarantined.
+    fn planned_chunk(
         &mut self,
         database: Uuid,
         key: pingfleet_wire::ChunkKey,
         token: Uuid,
-    ) -> Result<Result<Known, String>, StoreError> {
+    ) -> Result<Result<PlannedChunk, String>, StoreError> {
         if database != self.database {
             return Ok(Err(format!("it belongs to database {database}")));
         }
@@ -338,7 +342,7 @@ impl<'a> Writing<'a> {
         let Some(run) = run else {
             return Ok(Err(format!("no run {}", key.run)));
         };
-        let known = self
+        let planned = self
             .transaction
             .prepare_cached(
                 "SELECT c.state, c.retrying, c.targets, p.token, p.work
@@ -346,7 +350,7 @@ impl<'a> Writing<'a> {
                  WHERE c.run = ?1 AND c.chunk = ?2",
             )?
             .query_row((run, key.chunk), |row| {
-                Ok(Known {
+                Ok(PlannedChunk {
                     run,
                     state: row.get(0)?,
                     retrying: row.get(1)?,
@@ -356,18 +360,18 @@ impl<'a> Writing<'a> {
                 })
             })
             .optional()?;
-        Ok(match known {
+        Ok(match planned {
             None => Err(format!("run {run} has no chunk {}", key.chunk)),
-            Some(known) if known.token != token => {
+            Some(planned) if planned.token != token => {
                 Err(format!("wrong token for chunk {} of run {run}", key.chunk))
             }
-            Some(known) => Ok(known),
+            Some(planned) => Ok(planned),
         })
     }
 
-    /// Writes the counters, and closes the runs whose last chunk was settled.
-    fn finish(mut self, via: Via, taken: usize) -> Result<Applied, StoreError> {
-        for (run, tally) in std::mem::take(&mut self.tallies) {
+    /// Writes the counters, and closes the runs without outstanding chunks.
+    fn finish(mut self, transport: Transport, taken: usize) -> Result<Applied, StoreError> {
+        for (run, changes) in std::mem::take(&mut self.changes) {
             self.transaction
                 .prepare_cached(
                     "UPDATE runs SET chunks_done = chunks_done + ?2, chunks_dead = chunks_dead + ?3,
@@ -379,23 +383,23 @@ impl<'a> Writing<'a> {
                 )?
                 .execute(rusqlite::params![
                     run,
-                    tally.done.len() as i64,
-                    tally.dead,
-                    tally.counts[0],
-                    tally.counts[1],
-                    tally.counts[2],
-                    tally.counts[3],
-                    tally.counts[4],
-                    tally.counts[5],
-                    tally.counts[6],
-                    tally.duplicates,
-                    tally.redelivered,
+                    changes.done.len() as i64,
+                    changes.dead,
+                    changes.counts[0],
+                    changes.counts[1],
+                    changes.counts[2],
+                    changes.counts[3],
+                    changes.counts[4],
+                    changes.counts[5],
+                    changes.counts[6],
+                    changes.duplicates,
+                    changes.redelivered,
                 ])?;
-            if !tally.done.is_empty() || tally.dead != 0 {
-                match close::after(self.transaction, run, &tally.done, self.now)? {
-                    End::Open => {}
-                    End::Closed(closed) => self.report.closed.push(closed),
-                    End::Large => self.report.is_large_run_settled = true,
+            if !changes.done.is_empty() || changes.dead != 0 {
+                match close::after(self.transaction, run, &changes.done, self.now)? {
+                    CloseOutcome::Open => {}
+                    CloseOutcome::Closed(closed) => self.report.closed.push(closed),
+                    CloseOutcome::Large => self.report.is_large_run_settled = true,
                 }
             }
         }
@@ -405,10 +409,10 @@ impl<'a> Writing<'a> {
             .prepare_cached(
                 "UPDATE writers SET seen_us = ?2, taken = taken + ?3, applied = applied + ?4,
                         duplicates = duplicates + ?5, quarantined = quarantined + ?6
-                 WHERE via = ?1",
+                 WHERE transport = ?1",
             )?
             .execute((
-                via.name(),
+                transport.name(),
                 self.now,
                 taken as i64,
                 counted[0],
@@ -419,16 +423,16 @@ impl<'a> Writing<'a> {
     }
 }
 
-fn read_plan(known: &Known) -> Result<WorkChunk, StoreError> {
-    let work = WorkChunk::decode(&known.work).map_err(|error| StoreError::BadPlan {
-        run: known.run,
+fn decode_plan(planned: &PlannedChunk) -> Result<WorkChunk, StoreError> {
+    let work = WorkChunk::decode(&planned.work).map_err(|error| StoreError::BadPlan {
+        run: planned.run,
         reason: error.to_string(),
     })?;
-    if work.targets.len() == known.targets {
+    if work.targets.len() == planned.targets {
         Ok(work)
     } else {
         Err(StoreError::BadPlan {
-            run: known.run,
+            run: planned.run,
             reason: "a chunk's count of targets is not that of its work message".to_owned(),
         })
     }
@@ -437,15 +441,15 @@ fn read_plan(known: &Known) -> Result<WorkChunk, StoreError> {
 fn quarantine(
     connection: &Connection,
     now: i64,
-    letter: &Letter,
+    raw: &RawMessage,
     reason: &str,
 ) -> Result<(), StoreError> {
-    let kept = &letter.body[..letter.body.len().min(QUARANTINED_BYTES)];
+    let kept = &raw.body[..raw.body.len().min(QUARANTINED_BYTES)];
     connection
         .prepare_cached(
             "INSERT INTO quarantine (received_at_us, queue, reason, length, body) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute((now, letter.queue, reason, letter.body.len() as i64, kept))?;
+        .execute((now, raw.queue, reason, raw.body.len() as i64, kept))?;
     let id = connection.last_insert_rowid();
     connection
         .prepare_cached("DELETE FROM quarantine WHERE id <= ?1")?

@@ -1,58 +1,58 @@
-//! The outbox: which chunks are to be published, and which are overdue. Chunks are read in pages by key.
+//! The outbox: chunks to publish, and chunks that are overdue. Chunks are read in pages by key.
 
 use std::time::Duration;
 
 use pingfleet_wire::timing::{WORKER_TIMEOUT, WRITER_TIMEOUT};
 use rusqlite::OptionalExtension;
 
-use crate::{Store, StoreError, Via, now_us};
+use crate::{StoreError, Transport, Writer, now_us};
 
-/// A chunk may be overdue this long after its last publish, beside twice its worst case.
+/// A chunk is overdue this long, plus twice its worst case, after its last publish.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A chunk to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
+pub struct OutboxChunk {
     /// Its number in the run.
     pub chunk: u32,
     /// The encoded work message, byte for byte as it was planned.
     pub work: Vec<u8>,
 }
 
-/// Which chunks the database holds to be overdue. The queues' depth is the caller's part of the rule.
+/// The chunks that are overdue as far as the database knows. The caller checks the depth of the queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overdue {
-    /// The writer gives no sign of life: results may be waiting for it, so nothing is overdue.
+    /// No writer is alive. Results may be waiting for it, so nothing is overdue.
     WriterSilent,
-    /// These chunks, by number; at most as many as were asked for.
+    /// The overdue chunks by number, at most `limit` of them.
     Chunks(Vec<u32>),
 }
 
-/// What [`Store::reopen_published`] does with chunks that were published before.
+/// What [`Writer::reopen_published`] does with chunks that are published already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Republish {
-    /// Their messages are gone: the queues were in a process that ended.
+    /// Publish them again: the queues were in a process that has ended.
     All,
-    /// Their messages are in the broker's queues.
+    /// Leave them: their messages are in the broker's queues.
     None,
 }
 
-/// Chunks that are planned, or given up and wanted again, and not yet published.
+/// Chunks that are planned, or dead and to be retried, and not yet published.
 const UNPUBLISHED: &str =
     "published_at_us IS NULL AND (state <= 1 OR (state = 2 AND retrying = 1))";
 
-impl Store {
+impl Writer {
     /// The next chunks of a run to publish, in the order of the plan: at most `limit`, after chunk `after`.
     /// None when the run is not open.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn outgoing(
+    pub fn unpublished_chunks(
         &self,
         run: i64,
         after: Option<u32>,
         limit: usize,
-    ) -> Result<Vec<Outgoing>, StoreError> {
+    ) -> Result<Vec<OutboxChunk>, StoreError> {
         let sql = format!(
             "SELECT c.chunk, p.work FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
              WHERE c.run = ?1 AND c.chunk > ?2 AND {UNPUBLISHED}
@@ -62,7 +62,7 @@ impl Store {
         let mut statement = self.connection.prepare_cached(&sql)?;
         let rows =
             statement.query_map((run, after.map_or(-1, i64::from), limit as i64), |row| {
-                Ok(Outgoing {
+                Ok(OutboxChunk {
                     chunk: row.get(0)?,
                     work: row.get(1)?,
                 })
@@ -74,7 +74,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn outstanding_work(&self, run: i64, chunk: u32) -> Result<Option<Outgoing>, StoreError> {
+    pub fn outstanding_work(
+        &self,
+        run: i64,
+        chunk: u32,
+    ) -> Result<Option<OutboxChunk>, StoreError> {
         Ok(self
             .connection
             .prepare_cached(
@@ -83,7 +87,7 @@ impl Store {
                    AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')",
             )?
             .query_row((run, chunk), |row| {
-                Ok(Outgoing {
+                Ok(OutboxChunk {
                     chunk,
                     work: row.get(0)?,
                 })
@@ -91,7 +95,7 @@ impl Store {
             .optional()?)
     }
 
-    /// Notes that chunks were published and confirmed, now. A chunk that is done already stays done.
+    /// Records that the broker confirmed these chunks now. A chunk that is done already stays done.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -109,8 +113,8 @@ impl Store {
         })
     }
 
-    /// Opens a run for producing it on: sets it `running`, and with [`Republish::All`] lets every outstanding chunk be
-    /// published again. Returns whether the run was open (neither complete nor cancelled, nor all given up).
+    /// Resumes a run: renews its lease, and with [`Republish::All`] marks every outstanding chunk as not published.
+    /// Returns whether the run is open (state `running`).
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -118,7 +122,7 @@ impl Store {
         let now = now_us();
         self.write(|transaction| {
             let open = transaction.execute(
-                "UPDATE runs SET producer_seen_us = ?2 WHERE run = ?1 AND state = 'running'",
+                "UPDATE runs SET lease_renewed_us = ?2 WHERE run = ?1 AND state = 'running'",
                 (run, now),
             )? > 0;
             if open && republish == Republish::All {
@@ -133,23 +137,27 @@ impl Store {
     }
 
     /// The published chunks of a run that are overdue by what the database knows: the last publish is older than 10 s
-    /// and twice the worst case, doubled with each publishing again; the writer is alive; and no worker with a fresh
-    /// heartbeat has the chunk in hand.
+    /// and twice the worst case, doubled with each publishing again; the writer is alive; and no live worker has
+    /// the chunk in hand.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn overdue(&self, run: i64, via: Via, limit: usize) -> Result<Overdue, StoreError> {
+    pub fn overdue(
+        &self,
+        run: i64,
+        transport: Transport,
+        limit: usize,
+    ) -> Result<Overdue, StoreError> {
         let now = now_us();
         let alive: Option<i64> = self
             .connection
-            .prepare_cached("SELECT seen_us FROM writers WHERE via = ?1")?
-            .query_row([via.name()], |row| row.get(0))
+            .prepare_cached("SELECT seen_us FROM writers WHERE transport = ?1")?
+            .query_row([transport.name()], |row| row.get(0))
             .optional()?;
         if alive.is_none_or(|seen| seen < now - WRITER_TIMEOUT.as_micros() as i64) {
             return Ok(Overdue::WriterSilent);
         }
-        // CROSS JOIN keeps SQLite to this order: a search by key for each worker, instead of a walk over all that is in
-        // hand.
+        // CROSS JOIN forces this order: one search by key for each worker instead of a scan of the table `in_hand`.
         let mut statement = self.connection.prepare_cached(
             "SELECT c.chunk FROM chunks c JOIN runs n ON n.run = c.run
              WHERE c.run = ?1 AND n.state = 'running'

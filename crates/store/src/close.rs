@@ -1,89 +1,92 @@
-//! The end of a run: its rows go into `latest`, and it gets its last state.
+//! Closes a run: its rows go into `latest`, and it gets its final state.
 //!
-//! Invariant: a run is closed only when none of its chunks is outstanding, and after `latest` has its rows.
+//! Invariant: a run is closed only when no chunk is outstanding and `latest` has its rows.
 
 use rusqlite::Connection;
 
-use crate::{Store, StoreError, Via, latest, now_us};
+use crate::{StoreError, Transport, Writer, latest, now_us};
 
 /// A run that was closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClosedRun {
     /// The run's number.
     pub run: i64,
-    /// Whether every chunk is done; otherwise some are dead.
+    /// Whether every chunk is done. Otherwise some are dead.
     pub complete: bool,
 }
 
-/// What came of a run some of whose chunks were settled.
-pub(crate) enum End {
-    /// Nothing: it goes on, or had its last state before.
+/// The outcome of [`after`].
+pub(crate) enum CloseOutcome {
+    /// The run goes on, or had its final state before.
     Open,
-    /// It was closed.
+    /// The run was closed.
     Closed(ClosedRun),
-    /// It is settled, and too large to be closed in the transaction that settled it.
+    /// All chunks are settled, but the run is too large to be closed in the same transaction.
     Large,
 }
 
-impl Store {
-    /// Closes the runs of this way that [`Store::apply`] left open although nothing of them is outstanding: large ones,
-    /// whose end takes several transactions. A writer that ends between them leaves this to the next one.
+impl Writer {
+    /// Closes the runs of this transport whose chunks are all settled and which [`Writer::apply`] left open: large runs,
+    /// because closing them takes several transactions. A writer that ends in between leaves the rest to the next one.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`]; calling it again goes on.
-    pub fn close_settled(&mut self, via: Via) -> Result<Vec<ClosedRun>, StoreError> {
+    /// [`StoreError::Sqlite`]. A further call starts again.
+    pub fn close_settled_runs(
+        &mut self,
+        transport: Transport,
+    ) -> Result<Vec<ClosedRun>, StoreError> {
         let settled: Vec<i64> = self
             .connection
             .prepare_cached(
                 "SELECT run FROM runs
-                 WHERE state = 'running' AND via = ?1 AND chunks_done + chunks_dead = chunks",
+                 WHERE state = 'running' AND transport = ?1 AND chunks_done + chunks_dead = chunks",
             )?
-            .query_map([via.name()], |row| row.get(0))?
+            .query_map([transport.name()], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         let mut closed = Vec::new();
         for run in settled {
-            self.take_in_ahead(run)?;
+            self.upsert_latest_in_steps(run)?;
             let now = now_us();
             closed.extend(self.write(|transaction| {
-                Progress::of(transaction, run)?.close(transaction, run, now)
+                RunProgress::of(transaction, run)?.close(transaction, run, now)
             })?);
         }
         Ok(closed)
     }
 }
 
-/// Closes a run of which a batch settled chunks, those in `done` with rows, when they were the last.
+/// Closes a run after a batch settled chunks of it, if none is outstanding. `done` are the chunks that got rows.
 pub(crate) fn after(
     connection: &Connection,
     run: i64,
     done: &[u32],
     now: i64,
-) -> Result<End, StoreError> {
-    let progress = Progress::of(connection, run)?;
+) -> Result<CloseOutcome, StoreError> {
+    let progress = RunProgress::of(connection, run)?;
     match progress.state.as_str() {
-        // The rest of it was taken in when it got this state.
+        // Its other rows are in `latest` since it got this state.
         "cancelled" | "incomplete" => {
             for chunk in done {
                 latest::update_chunk(connection, run, *chunk)?;
             }
         }
         _ if progress.outstanding > 0 => {}
-        _ if progress.targets > latest::AT_ONCE => return Ok(End::Large),
+        _ if progress.targets > latest::MAX_ROWS_PER_STEP => return Ok(CloseOutcome::Large),
         _ => latest::update(connection, run)?,
     }
     let closed = progress.close(connection, run, now)?;
-    Ok(closed.map_or(End::Open, End::Closed))
+    Ok(closed.map_or(CloseOutcome::Open, CloseOutcome::Closed))
 }
 
-/// How far a run is.
-struct Progress {
+/// State and chunk counters of a run.
+struct RunProgress {
     state: String,
     targets: i64,
     outstanding: i64,
     dead: i64,
 }
 
-impl Progress {
+impl RunProgress {
     fn of(connection: &Connection, run: i64) -> Result<Self, StoreError> {
         Ok(connection
             .prepare_cached(
@@ -99,8 +102,8 @@ impl Progress {
             })?)
     }
 
-    /// Closes the run when none of its chunks is outstanding; its rows are in `latest`. One that was closed with dead
-    /// chunks is closed again when one of them was done after all; one that is cancelled or complete stays so.
+    /// Closes the run if no chunk is outstanding. Its rows must be in `latest`. An incomplete run is closed again when a
+    /// dead chunk got its result after all. A cancelled or complete run keeps its state.
     fn close(
         &self,
         connection: &Connection,

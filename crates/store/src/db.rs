@@ -1,34 +1,34 @@
-//! The database on a thread of its own, for asynchronous callers: SQLite blocks, and a broker's heartbeats must not
-//! wait for it.
+//! The database on a thread of its own, for asynchronous callers. SQLite blocks its thread, and the heartbeats of the
+//! broker's connections must not wait for it.
 
 use std::{panic::AssertUnwindSafe, path::Path, thread::JoinHandle, time::Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use crate::{OpenOptions, Store, StoreError};
+use crate::{OpenOptions, StoreError, Writer};
 
-/// How long another program's lock is waited for.
-const LOCKED_MINUTES: u64 = 15;
+/// How long [`DatabaseThread::call_while_busy`] waits for another program's lock.
+const BUSY_LIMIT_MINUTES: u64 = 15;
 
-type Call = Box<dyn FnOnce(&mut Store) + Send>;
+type Call = Box<dyn FnOnce(&mut Writer) + Send>;
 
 /// A handle of the database's thread. The thread ends with [`Self::close`] or when the handle is dropped.
 #[derive(Debug)]
-pub struct Db {
+pub struct DatabaseThread {
     calls: mpsc::Sender<Call>,
     thread: Option<JoinHandle<Result<(), StoreError>>>,
     database: Uuid,
     path: std::path::PathBuf,
 }
 
-impl Db {
+impl DatabaseThread {
     /// Opens the database on a new thread.
     ///
     /// # Errors
     /// As [`OpenOptions::open`].
     pub async fn open(options: OpenOptions) -> Result<Self, StoreError> {
-        // One caller awaits each call, so the queue never holds more than there are callers.
+        // Each caller awaits its call, so the queue holds at most one call for each caller.
         let (calls, mut queue) = mpsc::channel::<Call>(16);
         let (opened, opening) = oneshot::channel();
         let path = options.path.clone();
@@ -43,7 +43,7 @@ impl Db {
                 let mut store = match open.open() {
                     Ok(store) => store,
                     Err(error) => {
-                        // The opener waits for this answer, unless it was dropped itself.
+                        // The receiver is gone only when the caller's future was dropped.
                         drop(opened.send(Err(error)));
                         return Ok(());
                     }
@@ -86,7 +86,7 @@ impl Db {
     /// What the function returns; [`StoreError::Closed`] when it panicked or the thread has ended.
     pub async fn call<T: Send + 'static>(
         &self,
-        body: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+        body: impl FnOnce(&mut Writer) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let call: Call = Box::new(move |store| {
@@ -102,21 +102,22 @@ impl Db {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Like [`Self::call`], and again as long as another program holds the database's lock, with a warning each time.
+    /// Like [`Self::call`], but repeats the call as long as another program holds the database's lock, with a warning each
+    /// time.
     ///
     /// # Errors
-    /// As [`Self::call`]; [`StoreError::Locked`] after 15 minutes.
-    pub async fn patiently<T: Send + 'static>(
+    /// As [`Self::call`]; [`StoreError::BusyTooLong`] after 15 minutes.
+    pub async fn call_while_busy<T: Send + 'static>(
         &self,
-        body: impl Fn(&mut Store) -> Result<T, StoreError> + Clone + Send + 'static,
+        body: impl Fn(&mut Writer) -> Result<T, StoreError> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
         let began = Instant::now();
         loop {
             match self.call(body.clone()).await {
                 Err(error) if error.is_transient() => {
                     let minutes = began.elapsed().as_secs() / 60;
-                    if minutes >= LOCKED_MINUTES {
-                        return Err(StoreError::Locked { minutes });
+                    if minutes >= BUSY_LIMIT_MINUTES {
+                        return Err(StoreError::BusyTooLong { minutes });
                     }
                     tracing::warn!(%error, "the database is locked by another program; waiting");
                 }
@@ -125,10 +126,10 @@ impl Db {
         }
     }
 
-    /// Waits for the calls under way, writes the log back and closes the file.
+    /// Waits for the running calls, writes the log back and closes the file.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`] of the last checkpoint; nothing that was committed is lost by it.
+    /// [`StoreError::Sqlite`] of the last checkpoint. Committed data is safe all the same.
     pub async fn close(mut self) -> Result<(), StoreError> {
         let (calls, _) = mpsc::channel(1);
         drop(std::mem::replace(&mut self.calls, calls));

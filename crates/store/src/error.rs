@@ -1,4 +1,4 @@
-//! What can go wrong with the database, by what the caller does about it.
+//! The errors of the database, grouped by what the caller does about them.
 
 use std::path::PathBuf;
 
@@ -7,13 +7,13 @@ use thiserror::Error;
 /// Why a call to the database failed.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// There is no database yet, and the caller does not create one.
+    /// The file does not exist, and the caller does not create it.
     #[error("there is no database {path}: run `pingfleet sweep` or `producer` first, or name it with --db", path = .path.display())]
     Missing {
         /// Where it was looked for.
         path: PathBuf,
     },
-    /// The file is something else. It was not touched.
+    /// The file is not a pingfleet database. It was not changed.
     #[error("{path} is not a pingfleet database ({found}); it was not changed: name another file with --db", path = .path.display())]
     Foreign {
         /// The file.
@@ -21,7 +21,7 @@ pub enum StoreError {
         /// What it looks like.
         found: String,
     },
-    /// The database was written by a newer pingfleet. It was not touched.
+    /// A newer pingfleet wrote the database. It was not changed.
     #[error("{path} has schema version {found}, this pingfleet knows up to {known}; it was not changed: use the newer pingfleet", path = .path.display())]
     Newer {
         /// The file.
@@ -53,12 +53,12 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// Somebody else holds the lock.
-    #[error("{what} is held by another process{holder}")]
-    Held {
-        /// What is locked, for a message.
+    /// Another process has the lock.
+    #[error("{what} is in use by another process{holder}")]
+    AlreadyLocked {
+        /// What is locked, as the message names it.
         what: String,
-        /// " (pid 12 on host)", or nothing when the holder left no trace.
+        /// " (pid 12)", or empty when the holder is unknown.
         holder: String,
     },
     /// No run has that number or UUID.
@@ -90,8 +90,8 @@ pub enum StoreError {
     #[error(
         "the database was locked by another program for {minutes} minutes: end that program and start again; nothing was lost"
     )]
-    Locked {
-        /// How long it was waited for.
+    BusyTooLong {
+        /// How long the caller waited, in minutes.
         minutes: u64,
     },
     /// The database's thread has ended.
@@ -100,7 +100,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same call may succeed later. The one place that decides it.
+    /// Whether the same call may succeed later. Only this function decides it.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {

@@ -1,8 +1,8 @@
-//! Whose file it is, by its first 100 bytes, and the connection to it.
+//! Reads the file header (the first 100 bytes) to see which program's file it is, and connects to it.
 //!
-//! Invariant: no descriptor of a database's file is closed while this process has that database open, but by SQLite.
-//! Its locks are those of `fcntl`, of which a process loses all on a file with the first descriptor that it closes:
-//! then the next program that closes the database takes itself for the last one, and removes the log under us.
+//! Invariant: while this process has a database open, only SQLite closes descriptors of its file. SQLite locks with
+//! `fcntl`, and a process loses all its `fcntl` locks on a file when it closes any descriptor of that file. Then the next
+//! program that closes the database believes that it is the last one, and removes the log that we still use.
 //! Source: <https://www.sqlite.org/fileformat.html>; <https://www.sqlite.org/howtocorrupt.html>, section 2.2.
 
 use std::{
@@ -16,14 +16,14 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::StoreError;
 
-/// The databases that this process has open, each as often as it has.
+/// The databases that this process has open, with one entry for each connection.
 static OPEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// An open database of this process. To be dropped after its connection.
+/// An entry in [`OPEN`]. Must be dropped after its connection.
 #[derive(Debug)]
-pub(crate) struct Opened(PathBuf);
+pub(crate) struct OpenFile(PathBuf);
 
-impl Drop for Opened {
+impl Drop for OpenFile {
     fn drop(&mut self) {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = open.iter().position(|path| *path == self.0) {
@@ -32,20 +32,21 @@ impl Drop for Opened {
     }
 }
 
-/// Connects to a file that `judge` does not refuse. A file that this process has open was judged before.
+/// Connects to a file unless `check` refuses its header. A file that this process has open already is not checked again:
+/// reading its header would close a descriptor.
 pub(crate) fn connect(
     path: &Path,
-    judge: impl FnOnce(Header) -> Result<(), StoreError>,
-) -> Result<(Connection, Opened), StoreError> {
+    check: impl FnOnce(FileHeader) -> Result<(), StoreError>,
+) -> Result<(Connection, OpenFile), StoreError> {
     let cannot = |reason: String| StoreError::CannotOpen {
         path: path.to_owned(),
         reason,
     };
-    // Held to the end: nobody may open the database while its header is read.
+    // Locked to the end of the function: no other thread may open the database while its header is read.
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = fs::canonicalize(path).is_ok_and(|path| open.contains(&path));
     if !known {
-        judge(Header::read(path).map_err(|error| cannot(error.to_string()))?)?;
+        check(FileHeader::read(path).map_err(|error| cannot(error.to_string()))?)?;
     }
     let connection = Connection::open_with_flags(
         path,
@@ -54,20 +55,20 @@ pub(crate) fn connect(
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(|error| cannot(missing_folder(path).unwrap_or_else(|| error.to_string())))?;
-    // SQLite falls back to reading, and would leave companions behind that it may not remove.
+    // SQLite would fall back to read-only, and leave -wal and -shm files behind that it may not remove.
     if connection.is_readonly("main")? {
         return Err(cannot("no permission to write to it".to_owned()));
     }
     let opened = fs::canonicalize(path).map_err(|error| cannot(error.to_string()))?;
     open.push(opened.clone());
-    Ok((connection, Opened(opened)))
+    Ok((connection, OpenFile(opened)))
 }
 
-/// Which file a path names: its device and its number there.
+/// Device and inode of a file.
 pub(crate) type Identity = (u64, u64);
 
-/// Which file a path names now. Asks without opening it. Nothing where the system has no such numbers; an open file
-/// cannot be deleted there.
+/// Device and inode of the file that a path names now, without opening it. None on Windows, where an open file cannot be
+/// deleted.
 #[cfg(unix)]
 pub(crate) fn identity(path: &Path) -> Option<Identity> {
     use std::os::unix::fs::MetadataExt;
@@ -80,7 +81,7 @@ pub(crate) fn identity(_: &Path) -> Option<Identity> {
     None
 }
 
-/// What to tell of a folder that is not there; SQLite only says that it cannot open the file.
+/// The message for a missing folder. SQLite only reports that it cannot open the file.
 fn missing_folder(path: &Path) -> Option<String> {
     let folder = path
         .parent()
@@ -89,16 +90,16 @@ fn missing_folder(path: &Path) -> Option<String> {
     (!path.parent()?.exists()).then(|| format!("there is no folder {folder}: mkdir -p {folder}"))
 }
 
-/// What the first 100 bytes of the file say. Reading them changes nothing, unlike opening it with SQLite.
+/// What the first 100 bytes of a file show. Reading them changes nothing, unlike opening the file with SQLite.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Header {
+pub(crate) enum FileHeader {
     /// There is no file.
     Absent,
     /// The file has no bytes.
     Empty,
-    /// Something else.
+    /// The file is no SQLite database.
     NotSqlite,
-    /// A database, of whatever program.
+    /// A SQLite database of any program.
     Sqlite {
         /// `PRAGMA application_id`.
         application_id: i32,
@@ -107,7 +108,7 @@ pub(crate) enum Header {
     },
 }
 
-impl Header {
+impl FileHeader {
     fn read(path: &Path) -> io::Result<Self> {
         let file = match File::open(path) {
             Ok(file) => file,

@@ -1,55 +1,54 @@
-//! The table behind the view `latest`: the newest row of each target, brought up to date when a run ends.
+//! The table behind the view `latest`: the newest row of each target, updated when a run ends.
 //!
-//! Invariant: no transaction takes in more than [`AT_ONCE`] targets that are new to the table, so the log stays small
-//! however large a run is.
+//! Invariant: no transaction inserts more than [`MAX_ROWS_PER_STEP`] rows, so the log stays small for a run of any size.
 
 use rusqlite::Connection;
 
-use crate::{Store, StoreError};
+use crate::{StoreError, Writer};
 
-/// Targets that one transaction takes in. Each takes about 70 bytes of the log.
-pub(crate) const AT_ONCE: i64 = 100_000;
+/// Rows that one transaction upserts. Each takes about 70 bytes of the log.
+pub(crate) const MAX_ROWS_PER_STEP: i64 = 100_000;
 
-/// Rows of a run, as they are taken in.
+/// The rows of a run with the columns that the upsert needs.
 const ROWS: &str =
     "SELECT coalesce(name, address) AS target, run, chunk, position, status, probed_at_us
     FROM results WHERE run = ?1";
 
-/// Takes the rows of a run into `latest_rows`. Doing it again changes nothing. A run that ends after a newer one tells
-/// of the past only: when a target was first seen and last up, and that its status was another one for a while.
-/// `changed_at` may then be later than the true change, and never earlier.
+/// Upserts the rows of a run into `latest_rows`. Repeating it changes nothing. A run that ends after a newer run only
+/// changes the past: when a target was first seen and last up, and that its status was different for a while.
+/// `changed_at` may then be later than the true change, but never earlier.
 pub(crate) fn update(connection: &Connection, run: i64) -> Result<(), StoreError> {
     connection
-        .prepare_cached(&take_in(&format!("({ROWS})")))?
+        .prepare_cached(&upsert_latest(&format!("({ROWS})")))?
         .execute([run])?;
     Ok(())
 }
 
-/// The same for one chunk, of a run whose other rows are taken in already.
+/// The same for one chunk of a run whose other rows are in the table already.
 pub(crate) fn update_chunk(
     connection: &Connection,
     run: i64,
     chunk: u32,
 ) -> Result<(), StoreError> {
     connection
-        .prepare_cached(&take_in(&format!("({ROWS} AND chunk = ?2)")))?
+        .prepare_cached(&upsert_latest(&format!("({ROWS} AND chunk = ?2)")))?
         .execute((run, chunk))?;
     Ok(())
 }
 
-impl Store {
-    /// Takes in what a run has so far, in transactions of [`AT_ONCE`] targets. Each makes the table true of more
-    /// targets, so a process that dies between them leaves nothing wrong, and the next one begins anew.
-    pub(crate) fn take_in_ahead(&mut self, run: i64) -> Result<(), StoreError> {
-        // Sorted once, in a temporary file, which has no log: what a transaction takes in is then a stretch of the
-        // table, and no page is written in two of them.
-        self.connection.execute_batch(FORGET)?;
+impl Writer {
+    /// Upserts the rows that a run has so far, in transactions of [`MAX_ROWS_PER_STEP`] rows. Each transaction is correct
+    /// by itself. When the process dies between two of them, the next process starts again with the first row.
+    pub(crate) fn upsert_latest_in_steps(&mut self, run: i64) -> Result<(), StoreError> {
+        // The rows are sorted once, in a temporary table, which has no log. Then each transaction writes one key range of
+        // `latest_rows`, and no page is written by two of them.
+        self.connection.execute_batch(DROP_PENDING)?;
         self.connection.execute(
-            &format!("CREATE TEMP TABLE ahead AS {ROWS} ORDER BY target"),
+            &format!("CREATE TEMP TABLE pending_latest AS {ROWS} ORDER BY target"),
             [run],
         )?;
         let rows: i64 = self.connection.query_row(
-            "SELECT coalesce(max(rowid), 0) FROM temp.ahead",
+            "SELECT coalesce(max(rowid), 0) FROM temp.pending_latest",
             (),
             |row| row.get(0),
         )?;
@@ -57,21 +56,23 @@ impl Store {
         while taken < rows {
             self.write(|transaction| {
                 transaction
-                    .prepare_cached(&take_in("temp.ahead WHERE rowid > ?1 AND rowid <= ?2"))?
-                    .execute((taken, taken + AT_ONCE))?;
+                    .prepare_cached(&upsert_latest(
+                        "temp.pending_latest WHERE rowid > ?1 AND rowid <= ?2",
+                    ))?
+                    .execute((taken, taken + MAX_ROWS_PER_STEP))?;
                 Ok(())
             })?;
-            taken += AT_ONCE;
+            taken += MAX_ROWS_PER_STEP;
         }
-        Ok(self.connection.execute_batch(FORGET)?)
+        Ok(self.connection.execute_batch(DROP_PENDING)?)
     }
 }
 
-const FORGET: &str = "DROP TABLE IF EXISTS temp.ahead";
+const DROP_PENDING: &str = "DROP TABLE IF EXISTS temp.pending_latest";
 
-/// The statement that takes in what `rows` has. It is sorted, so that the b-tree of `latest_rows` is walked once from
-/// left to right.
-fn take_in(rows: &str) -> String {
+/// The statement that upserts the rows of `rows`. They are sorted by key, so the b-tree of `latest_rows` is walked once
+/// from left to right.
+fn upsert_latest(rows: &str) -> String {
     format!(
             "INSERT INTO latest_rows
                 (target, run, chunk, position, status, probed_at_us, first_seen_us, last_up_us, changed_at_us)

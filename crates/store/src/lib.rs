@@ -1,7 +1,8 @@
-//! The database: plan, outcomes and signs of life in one SQLite file. The source of truth of every run.
+//! The database: plan, results and liveness in one SQLite file. The source of truth of every run.
 //!
 //! Invariants: a chunk's state only moves forward; a chunk's rows are written whole in one transaction, once; every
-//! write is `BEGIN IMMEDIATE`. [`Store`] is the synchronous connection, [`Db`] is the same on a thread of its own.
+//! write is `BEGIN IMMEDIATE`. [`Writer`] is the synchronous connection, [`DatabaseThread`] runs one on
+//! a thread of its own.
 
 mod apply;
 mod chunks;
@@ -10,31 +11,31 @@ mod db;
 mod error;
 mod header;
 mod latest;
+mod liveness;
 mod lock;
 mod open;
 mod plan;
 mod report;
 mod runs;
 mod schema;
-mod signs;
 #[cfg(test)]
 mod tests;
 mod verify;
 
-pub use apply::{Applied, Incoming, Letter};
-pub use chunks::{Outgoing, Overdue, Republish};
+pub use apply::{Applied, DecodedDelivery, RawMessage};
+pub use chunks::{OutboxChunk, Overdue, Republish};
 pub use close::ClosedRun;
-pub use db::Db;
+pub use db::DatabaseThread;
 pub use error::StoreError;
+pub use liveness::{WorkerRow, WriterLiveness};
 pub use lock::FileLock;
-pub use open::{Durability, OpenOptions, Store};
+pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use report::{ReportFilter, ReportRow};
-pub use runs::{RunState, RunSummary, Via};
-pub use signs::{WorkerRow, WriterSign};
-pub use verify::{Finding, Verification};
+pub use runs::{RunState, RunSummary, Transport};
+pub use verify::{Verification, VerifyFinding};
 
-// The tests' plans and messages are shared with those that see the public side only.
+// The tests in `src` use the sample plans of `tests/store`, which import the crate by its public name.
 #[cfg(test)]
 extern crate self as pingfleet_store;
 

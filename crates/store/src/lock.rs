@@ -1,7 +1,7 @@
-//! Locks of the operating system beside the database: one writer, one producer a run.
+//! Operating-system locks in files beside the database: one writer, and one producer for each run.
 //!
-//! A lock ends with its process, however that ends. The file names its holder for messages, and is removed with the
-//! lock. Source: `flock(2)`; `LockFileEx` on Windows.
+//! A lock ends with its process, even when that is killed. The file contains the holder's process id for messages. It
+//! is removed with the lock. Source: `flock(2)`; `LockFileEx` on Windows.
 
 use std::{
     fs::{File, TryLockError},
@@ -11,27 +11,27 @@ use std::{
 
 use crate::StoreError;
 
-/// A held lock.
+/// A lock that this process holds.
 #[derive(Debug)]
 pub struct FileLock {
-    // Held for its lock, which ends when the file is closed.
+    // Closing the file ends the lock.
     _file: File,
     path: PathBuf,
 }
 
 impl FileLock {
-    /// Takes the lock of the database's writer.
+    /// Acquires the lock of the database's writer.
     ///
     /// # Errors
-    /// [`StoreError::Held`] when another process has it.
+    /// [`StoreError::AlreadyLocked`] when another process has it.
     pub fn writer(database: &Path) -> Result<Self, StoreError> {
         Self::take(&beside(database, "-writer.lock"), "the writer's lock")
     }
 
-    /// Takes the lock of a run: who holds it produces the run.
+    /// Acquires the lock of a run. Its holder is the producer of the run.
     ///
     /// # Errors
-    /// [`StoreError::Held`] when another process has it.
+    /// [`StoreError::AlreadyLocked`] when another process has it.
     pub fn run(database: &Path, run: i64) -> Result<Self, StoreError> {
         let path = beside(database, &format!("-run-{run}.lock"));
         Self::take(&path, &format!("run {run}"))
@@ -54,7 +54,7 @@ impl FileLock {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let mut holder = String::new();
-                    // Windows refuses to read a locked file: then the message names nobody.
+                    // Windows refuses to read a locked file. Then the message names no holder.
                     let named = Read::by_ref(&mut file)
                         .take(200)
                         .read_to_string(&mut holder)
@@ -64,14 +64,14 @@ impl FileLock {
                     } else {
                         String::new()
                     };
-                    return Err(StoreError::Held {
+                    return Err(StoreError::AlreadyLocked {
                         what: what.to_owned(),
                         holder,
                     });
                 }
                 Err(TryLockError::Error(error)) => return Err(cannot(error)),
             }
-            // The last holder may have removed the file between our opening and our locking of it.
+            // The last holder may have removed the file after we opened it and before we locked it.
             let ours = same_file::Handle::from_file(file.try_clone().map_err(cannot)?);
             let there = same_file::Handle::from_path(path);
             match (ours, there) {

@@ -1,4 +1,4 @@
-//! Opening the database file: created, migrated, or refused without a change.
+//! Opens the database file: creates it, migrates it, or refuses it without a change.
 //!
 //! Source: <https://www.sqlite.org/fileformat.html> (the header), <https://www.sqlite.org/wal.html>,
 //! <https://www.sqlite.org/pragma.html>.
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     StoreError,
-    header::{self, Header, Opened},
+    header::{self, FileHeader, OpenFile},
     now_us,
     schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
 };
@@ -21,7 +21,7 @@ use crate::{
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two tries of what SQLite does not wait for by itself.
+/// The pause between two tries of a statement for which SQLite's busy timeout does not work.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Page cache of a connection, in KiB (negative in SQLite's own notation).
@@ -57,9 +57,9 @@ impl OpenOptions {
     ///
     /// # Errors
     /// [`StoreError::Foreign`], [`StoreError::Newer`] and [`StoreError::Corrupt`] leave the file as it was.
-    pub fn open(&self) -> Result<Store, StoreError> {
-        let (connection, opened) = header::connect(&self.path, |found| self.judge(found))?;
-        let mut store = Store {
+    pub fn open(&self) -> Result<Writer, StoreError> {
+        let (connection, opened) = header::connect(&self.path, |found| self.check_header(found))?;
+        let mut store = Writer {
             connection,
             path: self.path.clone(),
             database: Uuid::nil(),
@@ -71,14 +71,14 @@ impl OpenOptions {
         Ok(store)
     }
 
-    fn judge(&self, found: Header) -> Result<(), StoreError> {
+    fn check_header(&self, found: FileHeader) -> Result<(), StoreError> {
         match found {
-            Header::Absent | Header::Empty if !self.create => Err(StoreError::Missing {
+            FileHeader::Absent | FileHeader::Empty if !self.create => Err(StoreError::Missing {
                 path: self.path.clone(),
             }),
-            Header::Absent | Header::Empty => Ok(()),
-            Header::NotSqlite => Err(self.foreign("no SQLite file")),
-            Header::Sqlite {
+            FileHeader::Absent | FileHeader::Empty => Ok(()),
+            FileHeader::NotSqlite => Err(self.foreign("no SQLite file")),
+            FileHeader::Sqlite {
                 application_id,
                 user_version,
             } => {
@@ -92,7 +92,7 @@ impl OpenOptions {
         }
     }
 
-    fn configure(&self, store: &mut Store) -> Result<(), StoreError> {
+    fn configure(&self, store: &mut Writer) -> Result<(), StoreError> {
         let connection = &mut store.connection;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(64);
@@ -137,7 +137,8 @@ impl OpenOptions {
     }
 
     /// Creates or migrates the schema. Another process may be doing the same: the version is read again in the
-    /// transaction. The schema is created before the switch to WAL, so that the header tells whose file it is.
+    /// transaction. The schema is created before the switch to WAL, so that the header already carries the
+    /// application id.
     fn migrate(&self, connection: &mut Connection) -> Result<(), StoreError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version: i64 =
@@ -193,7 +194,7 @@ impl OpenOptions {
         self.refused(error.to_string())
     }
 
-    /// Turns SQLite's own words for a damaged or read-only file into ours.
+    /// Translates SQLite's errors for a damaged or read-only file.
     fn explain(&self, error: StoreError) -> StoreError {
         let StoreError::Sqlite(source) = &error else {
             return error;
@@ -215,8 +216,8 @@ impl OpenOptions {
     }
 }
 
-/// Switches a new database to WAL; the mode that it is in then. Processes that create it together would wait for each
-/// other's read locks: SQLite gives one of them BUSY at once, without the timeout.
+/// Switches a new database to WAL and returns the mode that it has then. When two processes do this at once, each waits
+/// for the other's read lock. SQLite detects that and returns BUSY at once, without the timeout, so this tries again.
 fn switch_to_wal(connection: &Connection) -> rusqlite::Result<String> {
     let began = Instant::now();
     loop {
@@ -236,17 +237,17 @@ fn switch_to_wal(connection: &Connection) -> rusqlite::Result<String> {
 
 /// An open database: one connection, used by one thread.
 #[derive(Debug)]
-pub struct Store {
+pub struct Writer {
     pub(crate) connection: Connection,
     pub(crate) path: PathBuf,
     pub(crate) database: Uuid,
-    /// Which file it was when it was opened, where the system tells.
+    /// Device and inode of the file when it was opened, where the system has them.
     identity: Option<header::Identity>,
-    // After the connection, so that it is dropped after it.
-    _opened: Opened,
+    // Stands after the connection, so that it is dropped after it.
+    _opened: OpenFile,
 }
 
-impl Store {
+impl Writer {
     /// The UUID of this database, which work and result messages carry.
     #[must_use]
     pub fn database(&self) -> Uuid {
@@ -259,7 +260,7 @@ impl Store {
         &self.path
     }
 
-    /// Runs a transaction that takes the write lock at its beginning.
+    /// Runs a transaction that takes the write lock when it begins.
     pub(crate) fn write<T>(
         &mut self,
         body: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, StoreError>,
@@ -269,7 +270,7 @@ impl Store {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = body(&transaction)?;
         transaction.commit()?;
-        // SQLite goes on writing into a deleted file, which nobody can find any more: that is no commit.
+        // SQLite still writes into a deleted file, but nobody can find that file: this is no commit.
         if header::identity(&self.path) != self.identity {
             return Err(StoreError::Gone {
                 path: self.path.clone(),
@@ -278,7 +279,7 @@ impl Store {
         Ok(value)
     }
 
-    /// Tries that a transaction can be committed, without changing anything.
+    /// Checks that a transaction can be committed. Changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`] when the disk, a lock or a permission forbids it.
@@ -289,12 +290,12 @@ impl Store {
         })
     }
 
-    /// Closes the database; the last one to close it writes the log back into the file.
+    /// Closes the database. The last connection writes the log back into the file.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`]; nothing that was committed is lost by it.
+    /// [`StoreError::Sqlite`]. Committed data is safe all the same.
     pub fn close(self) -> Result<(), StoreError> {
-        // The last connection of all processes writes the log back and removes it, and no other one waits for readers.
+        // The last connection of all processes writes the log back and removes it. The others do not wait for readers.
         self.connection.close().map_err(|(_, error)| error.into())
     }
 }
@@ -318,7 +319,7 @@ mod tests {
         connection.busy_timeout(Duration::ZERO).unwrap();
         let refused = connection.pragma_update(None, "journal_mode", "WAL");
         assert!(refused.is_err(), "nothing was in the way");
-        // The other one ends its transaction as soon as a try has failed.
+        // The other connection ends its transaction after the first failed try.
         let mut other = Some(other);
         connection
             .trace_v2(

@@ -1,35 +1,35 @@
-//! Writing a plan: a run in `planning`, its chunks, and the one transaction that starts it.
+//! Plans a run: its row in `planning`, its chunks, and the transaction that starts it.
 
 use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 use uuid::Uuid;
 
-use crate::{FileLock, Store, StoreError, Via, now_us};
+use crate::{FileLock, StoreError, Transport, Writer, now_us};
 
-/// What is known of a run before its first chunk.
+/// A run before its first chunk.
 #[derive(Debug, Clone)]
 pub struct NewRun {
-    /// Which way its chunks take.
-    pub via: Via,
-    /// What was asked for, as a short text.
+    /// What carries its messages.
+    pub transport: Transport,
+    /// The targets as the user gave them, shortened.
     pub source: String,
     /// The probing settings, as JSON.
     pub probing: String,
-    /// Seed of the order; absent when targets are probed as given.
+    /// Seed of the random order. None when targets are probed in the given order.
     pub seed: Option<u64>,
-    /// The longest that a full chunk can take; what is overdue follows from it.
+    /// The longest time that a full chunk can take. Decides when a chunk is overdue.
     pub worst_chunk: Duration,
 }
 
-/// A run that this process produces: it holds the run's lock.
+/// A run that this process produces, with the run's lock.
 #[derive(Debug)]
 pub struct PlannedRun {
     /// The run's number.
     pub run: i64,
     /// The run's `UUIDv7`.
     pub run_id: Uuid,
-    /// Held as long as this process produces the run.
+    /// This process produces the run as long as it has this lock.
     pub lock: FileLock,
 }
 
@@ -48,21 +48,21 @@ pub struct NewChunk {
     pub labels: Vec<(u32, String)>,
 }
 
-impl Store {
-    /// Begins a run in `planning` and takes its lock.
+impl Writer {
+    /// Begins a run in `planning` and acquires its lock.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`], or a lock that cannot be taken.
+    /// [`StoreError::Sqlite`], or a lock that cannot be acquired.
     pub fn begin_run(&mut self, run: &NewRun) -> Result<PlannedRun, StoreError> {
         let path = self.path.clone();
         self.write(|transaction| {
             let run_id = Uuid::now_v7();
             transaction.execute(
-                "INSERT INTO runs (run_id, state, via, source, probing, seed, started_at_us, worst_chunk_us)
+                "INSERT INTO runs (run_id, state, transport, source, probing, seed, started_at_us, worst_chunk_us)
                  VALUES (?1, 'planning', ?2, ?3, ?4, ?5, ?6, ?7)",
                 (
                     run_id.to_string(),
-                    run.via.name(),
+                    run.transport.name(),
                     &run.source,
                     &run.probing,
                     run.seed.map(u64::cast_signed),
@@ -71,7 +71,7 @@ impl Store {
                 ),
             )?;
             let number = transaction.last_insert_rowid();
-            // Before the commit: nobody may see the run without its lock, and take it for abandoned.
+            // Locked before the commit: a run without a lock counts as abandoned.
             let lock = FileLock::run(&path, number)?;
             Ok(PlannedRun {
                 run: number,
@@ -113,7 +113,7 @@ impl Store {
     pub fn start_run(&mut self, run: i64) -> Result<(), StoreError> {
         self.write(|transaction| {
             let changed = transaction.execute(
-                "UPDATE runs SET state = 'running', producer_seen_us = ?2,
+                "UPDATE runs SET state = 'running', lease_renewed_us = ?2,
                         chunks = (SELECT count(*) FROM chunks WHERE run = ?1),
                         targets = (SELECT coalesce(sum(targets), 0) FROM chunks WHERE run = ?1)
                  WHERE run = ?1 AND state = 'planning'",
@@ -122,27 +122,27 @@ impl Store {
             if changed == 0 {
                 return Err(StoreError::BadPlan {
                     run,
-                    reason: "its planning was ended by somebody else".to_owned(),
+                    reason: "another process ended its planning".to_owned(),
                 });
             }
             Ok(())
         })
     }
 
-    /// Which way a run's chunks take, for resuming it.
+    /// The transport of a run, for resuming it.
     ///
     /// # Errors
     /// [`StoreError::NoSuchRun`].
-    pub fn via(&self, run: i64) -> Result<Via, StoreError> {
-        let via: Option<String> = self
+    pub fn transport(&self, run: i64) -> Result<Transport, StoreError> {
+        let transport: Option<String> = self
             .connection
-            .query_row("SELECT via FROM runs WHERE run = ?1", [run], |row| {
+            .query_row("SELECT transport FROM runs WHERE run = ?1", [run], |row| {
                 row.get(0)
             })
             .optional()?;
-        match via.as_deref() {
-            Some("sweep") => Ok(Via::Sweep),
-            Some(_) => Ok(Via::Broker),
+        match transport.as_deref() {
+            Some("sweep") => Ok(Transport::Sweep),
+            Some(_) => Ok(Transport::Broker),
             None => Err(StoreError::NoSuchRun {
                 wanted: run.to_string(),
             }),

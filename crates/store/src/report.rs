@@ -1,8 +1,8 @@
-//! Reading the outcomes of a run, row by row.
+//! Reads the rows of a run.
 
 use rusqlite::Row;
 
-use crate::{Store, StoreError};
+use crate::{StoreError, Writer};
 
 /// One row of the view `report`.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,23 +11,23 @@ pub struct ReportRow {
     pub run: i64,
     /// The run's `UUIDv7`.
     pub run_id: String,
-    /// The target as given; the address for an expanded CIDR.
+    /// The target as the user gave it, or the address for an expanded CIDR.
     pub target: String,
     /// The address that was probed.
     pub address: Option<String>,
     /// Name of the status.
     pub status: String,
-    /// Why, where there is a why.
+    /// The reason, for statuses that have one.
     pub reason: Option<String>,
-    /// Requests that the kernel took.
+    /// Requests that the kernel accepted.
     pub sent: i64,
     /// Distinct requests that were answered.
     pub received: i64,
-    /// 100 (1 - received / sent); absent when nothing was sent.
+    /// 100 (1 - received / sent). None when nothing was sent.
     pub loss_pct: Option<f64>,
     /// Round-trip times in milliseconds: shortest, mean, longest, standard deviation.
     pub rtt_ms: [Option<f64>; 4],
-    /// Passes of probing.
+    /// How many times the target was probed from the beginning.
     pub attempts: i64,
     /// Name of the worker.
     pub worker: Option<String>,
@@ -65,7 +65,7 @@ pub struct ReportFilter {
     pub statuses: Vec<String>,
 }
 
-impl Store {
+impl Writer {
     /// Reads the rows of a run in the order of its plan, and gives each to `each` until that returns false.
     ///
     /// # Errors

@@ -1,21 +1,21 @@
-//! Runs: finding one, its summary, and the changes of its state that are not made by outcomes.
+//! Runs: lookup, summary, and the state changes that users and producers make.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use crate::{FileLock, Store, StoreError, latest, now_us};
+use crate::{FileLock, StoreError, Writer, latest, now_us};
 
-/// Which way a run's chunks take.
+/// What carries the messages of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Via {
-    /// Queues in the process of `pingfleet sweep`.
+pub enum Transport {
+    /// Queues inside the process of `pingfleet sweep`.
     Sweep,
-    /// A RabbitMQ.
+    /// RabbitMQ.
     Broker,
 }
 
-impl Via {
-    /// As it stands in the database.
+impl Transport {
+    /// The text in the database.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -30,18 +30,18 @@ impl Via {
 pub enum RunState {
     /// The plan is being written; nothing is published.
     Planning,
-    /// A producer holds the run, and chunks are outstanding.
+    /// A producer has the lease of the run, and chunks are outstanding.
     Running,
     /// Every chunk is done.
     Complete,
-    /// Chunks are missing and no producer holds the run, or a chunk is dead.
+    /// Chunks are outstanding and no producer has the lease, or a chunk is dead.
     Incomplete,
-    /// The user gave it up.
+    /// The user cancelled it.
     Cancelled,
 }
 
 impl RunState {
-    /// As it stands in the database.
+    /// The text in the database.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -66,16 +66,16 @@ impl RunState {
     }
 }
 
-/// One row of `run_summary`, with what commands need beside it.
+/// One row of `run_summary`, and further columns that commands need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunSummary {
     /// The run's number.
     pub run: i64,
     /// The run's `UUIDv7`.
     pub run_id: Uuid,
-    /// Which way its chunks take.
-    pub via: Via,
-    /// Its state, by the rule of `run_summary`.
+    /// What carries its messages.
+    pub transport: Transport,
+    /// Its state, as `run_summary` computes it.
     pub state: RunState,
     /// RFC 3339, UTC.
     pub started_at: String,
@@ -83,7 +83,7 @@ pub struct RunSummary {
     pub finished_at: Option<String>,
     /// Seconds from the start to the end, or to now.
     pub elapsed_s: f64,
-    /// What was asked for, as a short text.
+    /// The targets as the user gave them, shortened.
     pub source: String,
     /// Targets of the plan.
     pub targets: i64,
@@ -91,13 +91,13 @@ pub struct RunSummary {
     pub chunks: i64,
     /// Chunks whose rows are stored.
     pub chunks_done: i64,
-    /// Chunks given up, and not being sent again.
+    /// Dead chunks that are not being retried.
     pub chunks_dead: i64,
     /// Targets per status, in the order of [`pingfleet_wire::Status::NAMES`].
     pub counts: [i64; 7],
-    /// Results that came again for a chunk already done.
+    /// Results for a chunk that was done already.
     pub duplicates: i64,
-    /// Results that, or whose work, the broker had delivered before.
+    /// Results that the broker redelivered, or whose work message it redelivered.
     pub redelivered: i64,
 }
 
@@ -108,13 +108,13 @@ impl RunSummary {
         self.counts.iter().sum()
     }
 
-    /// Chunks that are neither done nor given up.
+    /// Chunks that are neither done nor dead.
     #[must_use]
     pub fn outstanding(&self) -> i64 {
         self.chunks - self.chunks_done - self.chunks_dead
     }
 
-    const COLUMNS: &str = "s.run, s.run_id, n.via, s.state, s.started_at, s.finished_at,
+    const COLUMNS: &str = "s.run, s.run_id, n.transport, s.state, s.started_at, s.finished_at,
         (coalesce(n.finished_at_us, unixepoch() * 1000000) - n.started_at_us) / 1000000.0,
         n.source, s.targets, s.chunks, s.chunks_done, n.chunks_dead,
         s.up, s.late, s.unreachable, s.dns_failed, s.send_failed, s.unknown, s.down,
@@ -135,9 +135,9 @@ impl RunSummary {
         Ok(Self {
             run: row.get(0)?,
             run_id: Uuid::parse_str(&row.get::<_, String>(1)?).map_err(|_| text(1, "no UUID"))?,
-            via: match row.get::<_, String>(2)?.as_str() {
-                "sweep" => Via::Sweep,
-                _ => Via::Broker,
+            transport: match row.get::<_, String>(2)?.as_str() {
+                "sweep" => Transport::Sweep,
+                _ => Transport::Broker,
             },
             state: RunState::from_name(&row.get::<_, String>(3)?)
                 .ok_or_else(|| text(3, "no state of a run"))?,
@@ -156,11 +156,11 @@ impl RunSummary {
     }
 }
 
-/// Fewer characters of a UUID name no run.
+/// The shortest UUID prefix that names a run.
 const SHORTEST_PREFIX: usize = 4;
 
-impl Store {
-    /// The number of a run, by a number, the beginning of a UUID, or `latest`.
+impl Writer {
+    /// Finds a run by its number, a UUID prefix, or `latest`, and returns its number.
     ///
     /// # Errors
     /// [`StoreError::NoSuchRun`], [`StoreError::AmbiguousRun`].
@@ -188,7 +188,7 @@ impl Store {
             }
         }
         let prefix = wanted.to_ascii_lowercase();
-        // All UUIDs of a decade begin with the same digit: a shorter prefix is a slip.
+        // All UUIDs of a decade begin with the same digit, so a shorter prefix is probably a typing error.
         if prefix.len() < SHORTEST_PREFIX
             || !prefix.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
         {
@@ -241,21 +241,32 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Notes that a producer holds the run, or with `false` that it lets go of it.
+    /// Renews the lease of a run: its producer is alive now. `run_summary` takes the run for abandoned 15 s later.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn hold_run(&mut self, run: i64, held: bool) -> Result<(), StoreError> {
-        let seen = held.then(now_us);
+    pub fn renew_lease(&mut self, run: i64) -> Result<(), StoreError> {
+        self.set_lease(run, Some(now_us()))
+    }
+
+    /// Gives up the lease of a run: its producer leaves.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn release_lease(&mut self, run: i64) -> Result<(), StoreError> {
+        self.set_lease(run, None)
+    }
+
+    fn set_lease(&mut self, run: i64, renewed_us: Option<i64>) -> Result<(), StoreError> {
         self.write(|transaction| {
             transaction
-                .prepare_cached("UPDATE runs SET producer_seen_us = ?2 WHERE run = ?1")?
-                .execute((run, seen))?;
+                .prepare_cached("UPDATE runs SET lease_renewed_us = ?2 WHERE run = ?1")?
+                .execute((run, renewed_us))?;
             Ok(())
         })
     }
 
-    /// Gives a run up: nothing more of it is published. Results on their way are still applied.
+    /// Cancels a run: no further chunk of it is published. Results that still arrive are applied.
     /// Returns whether the run was open.
     ///
     /// # Errors
@@ -267,7 +278,7 @@ impl Store {
             .query_row([run], |row| row.get(0))
             .optional()?;
         if is_open == Some(true) {
-            self.take_in_ahead(run)?;
+            self.upsert_latest_in_steps(run)?;
         }
         self.write(|transaction| {
             let changed = transaction.execute(
@@ -276,14 +287,14 @@ impl Store {
                 (run, now_us()),
             )?;
             if changed > 0 {
-                // What was stored since then.
+                // Rows that were stored since the steps above.
                 latest::update(transaction, run)?;
             }
             Ok(changed > 0)
         })
     }
 
-    /// Marks the dead chunks of a run to be sent again, and opens the run again. Returns how many there are; none of a
+    /// Marks the dead chunks of a run for a retry and sets the run to `running`. Returns their number. Does nothing for a
     /// cancelled run.
     ///
     /// # Errors
@@ -298,7 +309,7 @@ impl Store {
             )?;
             if chunks > 0 {
                 transaction.execute(
-                    "UPDATE runs SET state = 'running', finished_at_us = NULL, producer_seen_us = ?3,
+                    "UPDATE runs SET state = 'running', finished_at_us = NULL, lease_renewed_us = ?3,
                             chunks_dead = chunks_dead - ?2
                      WHERE run = ?1",
                     (run, chunks as i64, now_us()),
@@ -308,7 +319,7 @@ impl Store {
         })
     }
 
-    /// Removes the runs whose planning ended with its producer. Returns their numbers.
+    /// Removes the runs whose producer ended while it was planning. Returns their numbers.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -321,13 +332,13 @@ impl Store {
                 .collect::<Result<_, _>>()?;
             let mut removed = Vec::new();
             for run in planning {
-                // Let go of before the commit: the next run has this number, and must find its lock free.
+                // Released before the commit: the next run may get this number, and must find its lock free.
                 match FileLock::run(&path, run) {
                     Ok(_lock) => {
                         remove_plan(transaction, run)?;
                         removed.push(run);
                     }
-                    Err(StoreError::Held { .. }) => {}
+                    Err(StoreError::AlreadyLocked { .. }) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -335,7 +346,7 @@ impl Store {
         })
     }
 
-    /// Removes a run that is still in `planning`, with all that was planned.
+    /// Removes a run that is still in `planning`, with its chunks.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].

@@ -1,6 +1,6 @@
-//! Tables, views and migrations. Invariant: a migration is never changed after a release, only followed by another.
+//! Tables, views and migrations. Invariant: a released migration is never changed. Changes are further migrations.
 //!
-//! Everything is keyed by (run, chunk[, position]), so that the rows of a run lie together, in the order of its plan.
+//! The key is (run, chunk[, position]), so the rows of a run are stored together in the order of its plan.
 
 /// `PRAGMA application_id`: "PFLT" in ASCII (<https://www.sqlite.org/fileformat.html>, offset 68).
 pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
@@ -61,13 +61,13 @@ CREATE TABLE runs (
     run              INTEGER PRIMARY KEY,
     run_id           TEXT    NOT NULL UNIQUE,
     state            TEXT    NOT NULL CHECK (state IN ('planning', 'running', 'complete', 'incomplete', 'cancelled')),
-    via              TEXT    NOT NULL CHECK (via IN ('sweep', 'broker')),
+    transport              TEXT    NOT NULL CHECK (transport IN ('sweep', 'broker')),
     source           TEXT    NOT NULL,
     probing          TEXT    NOT NULL CHECK (json_valid(probing)),
     seed             INTEGER,
     started_at_us    INTEGER NOT NULL,
     finished_at_us   INTEGER,
-    producer_seen_us INTEGER,
+    lease_renewed_us INTEGER,
     worst_chunk_us   INTEGER NOT NULL,
     targets          INTEGER NOT NULL DEFAULT 0,
     chunks           INTEGER NOT NULL DEFAULT 0,
@@ -84,7 +84,7 @@ CREATE TABLE runs (
     redelivered      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- What is sent, as it is sent; never changed after the planning.
+-- The encoded work messages. Never changed after the planning.
 CREATE TABLE plan (
     run     INTEGER NOT NULL,
     chunk   INTEGER NOT NULL,
@@ -101,7 +101,7 @@ CREATE TABLE labels (
     PRIMARY KEY (run, chunk, position)
 ) STRICT, WITHOUT ROWID;
 
--- state: 0 planned, 1 published, 2 dead, 3 done. A dead chunk with retrying = 1 is being sent again.
+-- state: 0 planned, 1 published, 2 dead, 3 done. A dead chunk with retrying = 1 is published again.
 CREATE TABLE chunks (
     run             INTEGER NOT NULL,
     chunk           INTEGER NOT NULL,
@@ -116,7 +116,7 @@ CREATE TABLE chunks (
     PRIMARY KEY (run, chunk)
 ) STRICT, WITHOUT ROWID;
 
--- name: the target's text where it is not its address. status: place in the order of precedence.
+-- name: the target's text if it is not an address. status: the code of the wire's Status.
 CREATE TABLE results (
     run           INTEGER NOT NULL,
     chunk         INTEGER NOT NULL,
@@ -148,7 +148,7 @@ CREATE TABLE latest_rows (
     changed_at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Messages that could not be applied, with the first 64 KiB of their bytes.
+-- Messages that could not be applied, with their first 64 KiB.
 CREATE TABLE quarantine (
     id             INTEGER PRIMARY KEY,
     received_at_us INTEGER NOT NULL,
@@ -158,9 +158,9 @@ CREATE TABLE quarantine (
     body           BLOB    NOT NULL
 ) STRICT;
 
--- The writer of each way: its sign of life, and what became of every delivery that it took.
+-- The writer of each transport: when it was last seen, and how many deliveries had each outcome.
 CREATE TABLE writers (
-    via         TEXT    PRIMARY KEY CHECK (via IN ('sweep', 'broker')),
+    transport         TEXT    PRIMARY KEY CHECK (transport IN ('sweep', 'broker')),
     seen_us     INTEGER NOT NULL,
     holder      TEXT    NOT NULL,
     taken       INTEGER NOT NULL DEFAULT 0,
@@ -222,7 +222,7 @@ CREATE VIEW run_summary AS
 SELECT run,
        run_id,
        CASE WHEN state = 'running' AND chunks_done < chunks
-                 AND coalesce(producer_seen_us, 0) < (CAST(strftime('%s', 'now') AS INTEGER) - 15) * 1000000
+                 AND coalesce(lease_renewed_us, 0) < (CAST(strftime('%s', 'now') AS INTEGER) - 15) * 1000000
             THEN 'incomplete' ELSE state END AS state,
        strftime('%Y-%m-%dT%H:%M:%fZ', started_at_us / 1000000.0, 'unixepoch')  AS started_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', finished_at_us / 1000000.0, 'unixepoch') AS finished_at,

@@ -1,36 +1,36 @@
-//! The proof that every target of a run ended in exactly one state: rows against the plan, and the counters against
-//! the rows. It believes no counter.
+//! Proves that every target of a run ended in exactly one state: compares the rows with the plan, and the counters with
+//! the rows. It trusts no counter.
 
 use pingfleet_wire::{Message as _, Target, WorkChunk};
 use rusqlite::OptionalExtension;
 use uuid::Uuid;
 
-use crate::{RunState, RunSummary, Store, StoreError};
+use crate::{RunState, RunSummary, StoreError, Writer};
 
-/// Findings that are listed one by one; more are only counted.
-const LISTED: usize = 20;
+/// Findings that are listed. Further ones are only counted.
+const MAX_LISTED: usize = 20;
 
 /// A contradiction between the plan and what is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding(pub String);
+pub struct VerifyFinding(pub String);
 
-/// What the proof found.
+/// The outcome of [`Writer::verify`].
 #[derive(Debug, Clone)]
 pub struct Verification {
-    /// The run, by its own counters.
+    /// The run with its stored counters.
     pub summary: RunSummary,
     /// Targets in the work messages of the plan.
     pub planned_targets: i64,
-    /// Targets with exactly one row, at the place that the plan gives them.
+    /// Targets with exactly one row, at the position that the plan gives them.
     pub proven_targets: i64,
-    /// Chunks that are neither done nor given up.
+    /// Chunks that are neither done nor dead.
     pub outstanding_chunks: i64,
-    /// Chunks given up: number and reason; the first ones.
+    /// The first dead chunks: number and reason.
     pub dead_chunks: Vec<(u32, String)>,
-    /// How many chunks are given up.
+    /// How many chunks are dead.
     pub dead_count: i64,
-    /// Contradictions; the first ones.
-    pub findings: Vec<Finding>,
+    /// The first contradictions.
+    pub findings: Vec<VerifyFinding>,
     /// How many contradictions there are.
     pub finding_count: i64,
 }
@@ -48,16 +48,16 @@ impl Verification {
         self.finding_count == 0
     }
 
-    fn find(&mut self, finding: String) {
+    fn add_finding(&mut self, finding: String) {
         self.finding_count += 1;
-        if self.findings.len() < LISTED {
-            self.findings.push(Finding(finding));
+        if self.findings.len() < MAX_LISTED {
+            self.findings.push(VerifyFinding(finding));
         }
     }
 }
 
-/// A chunk of the plan with its state, as it is walked.
-struct Chunk {
+/// A chunk of the plan with its state, while it is checked.
+struct PlannedRow {
     number: u32,
     state: i64,
     retrying: bool,
@@ -67,13 +67,13 @@ struct Chunk {
     work: Option<Vec<u8>>,
 }
 
-impl Store {
-    /// Proves a run: walks its plan chunk by chunk beside its rows, in one snapshot.
+impl Writer {
+    /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`], [`StoreError::NoSuchRun`]. What contradicts the plan is a finding, not an error.
+    /// [`StoreError::Sqlite`], [`StoreError::NoSuchRun`]. A contradiction is a finding, not an error.
     pub fn verify(&mut self, run: i64) -> Result<Verification, StoreError> {
-        // A read transaction is a snapshot in WAL: a writer that works on changes nothing for us.
+        // A read transaction is a snapshot in WAL mode: we do not see what a writer commits meanwhile.
         let database = self.database;
         let snapshot = self.connection.unchecked_transaction()?;
         let mut proof = Verification {
@@ -102,7 +102,7 @@ impl Store {
             let mut walk = chunks.query([run])?;
             let mut expected = 0;
             while let Some(row) = walk.next()? {
-                let chunk = Chunk {
+                let chunk = PlannedRow {
                     number: row.get(0)?,
                     state: row.get(1)?,
                     retrying: row.get(2)?,
@@ -112,7 +112,7 @@ impl Store {
                     work: row.get(6)?,
                 };
                 if chunk.number != expected {
-                    proof.find(format!("chunk {expected} is missing from the plan"));
+                    proof.add_finding(format!("chunk {expected} is missing from the plan"));
                 }
                 expected = chunk.number + 1;
                 rows_seen +=
@@ -125,7 +125,7 @@ impl Store {
             |row| row.get(0),
         )?;
         if stored != rows_seen {
-            proof.find(format!(
+            proof.add_finding(format!(
                 "{} rows belong to no chunk of the plan",
                 stored - rows_seen
             ));
@@ -140,7 +140,7 @@ impl Store {
             )
             .optional()?;
         if let Some(target) = twice {
-            proof.find(format!("target {target} has more than one row"));
+            proof.add_finding(format!("target {target} has more than one row"));
         }
         proof.compare_counters(counts);
         let lost: i64 = self.connection.query_row(
@@ -149,7 +149,7 @@ impl Store {
             |row| row.get(0),
         )?;
         if lost > 0 {
-            proof.find(format!(
+            proof.add_finding(format!(
                 "{lost} deliveries to the writer ended neither applied, nor as duplicates, nor in quarantine"
             ));
         }
@@ -159,10 +159,10 @@ impl Store {
 }
 
 impl Verification {
-    /// Checks one chunk and its rows; returns how many rows it has.
+    /// Checks one chunk and its rows. Returns the number of its rows.
     fn walk_chunk(
         &mut self,
-        chunk: &Chunk,
+        chunk: &PlannedRow,
         (database, run_id): (Uuid, Uuid),
         rows: &mut rusqlite::Statement<'_>,
         run: i64,
@@ -182,7 +182,7 @@ impl Verification {
                     && work.targets.len() as i64 == chunk.targets
             });
         if work.is_none() {
-            self.find(format!(
+            self.add_finding(format!(
                 "chunk {number}: its work message is not that of the plan"
             ));
         }
@@ -192,7 +192,7 @@ impl Verification {
             3 => {}
             2 if !chunk.retrying => {
                 self.dead_count += 1;
-                if self.dead_chunks.len() < LISTED {
+                if self.dead_chunks.len() < MAX_LISTED {
                     let reason = chunk.dead_reason.clone().unwrap_or_default();
                     self.dead_chunks.push((number, reason));
                 }
@@ -204,10 +204,10 @@ impl Verification {
         while let Some(row) = found.next()? {
             let position: i64 = row.get(0)?;
             let status: u8 = row.get(3)?;
-            // The table admits 0 to 6 only.
+            // A CHECK of the table limits it to 0..=6.
             counts[usize::from(status)] += 1;
             if position != expected {
-                self.find(format!("chunk {number}: no row at position {expected}"));
+                self.add_finding(format!("chunk {number}: no row at position {expected}"));
             }
             expected = position + 1;
             count += 1;
@@ -226,11 +226,11 @@ impl Verification {
             let (sent, received, timed): (i64, i64, bool) = (row.get(4)?, row.get(5)?, row.get(6)?);
             let answered = status <= 1;
             if !matches {
-                self.find(format!(
+                self.add_finding(format!(
                     "chunk {number}: the row at position {position} is of another target than the plan's"
                 ));
             } else if received > sent || answered != (received > 0) || answered != timed {
-                self.find(format!(
+                self.add_finding(format!(
                     "chunk {number}: the row at position {position} contradicts itself"
                 ));
             } else {
@@ -243,7 +243,7 @@ impl Verification {
             0
         };
         if count != wanted {
-            self.find(format!("chunk {number}: {count} rows instead of {wanted}"));
+            self.add_finding(format!("chunk {number}: {count} rows instead of {wanted}"));
         }
         Ok(count)
     }
@@ -251,17 +251,17 @@ impl Verification {
     fn compare_counters(&mut self, counts: [i64; 7]) {
         let summary = self.summary.clone();
         if summary.state == RunState::Planning {
-            // The counters are written with the end of the planning.
+            // The counters are written when the planning ends.
             return;
         }
         if summary.counts != counts {
-            self.find(format!(
+            self.add_finding(format!(
                 "the counters per status {:?} are not those of the rows {counts:?}",
                 summary.counts
             ));
         }
         if summary.targets != self.planned_targets {
-            self.find(format!(
+            self.add_finding(format!(
                 "the run counts {} targets, its plan has {}",
                 summary.targets, self.planned_targets
             ));
@@ -269,10 +269,10 @@ impl Verification {
         if summary.outstanding() != self.outstanding_chunks
             || summary.chunks_dead != self.dead_count
         {
-            self.find("the counters of chunks are not those of the chunks".to_owned());
+            self.add_finding("the counters of chunks are not those of the chunks".to_owned());
         }
         if summary.state == RunState::Complete && self.outstanding_chunks + self.dead_count > 0 {
-            self.find("the run is complete by its state, and not by its chunks".to_owned());
+            self.add_finding("the run is complete by its state, and not by its chunks".to_owned());
         }
     }
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    ChunkKey, LocalLossCounts, MAX_IN_HAND, Message, check_group, check_program_version,
-    check_worker_name,
+    ChunkKey, DEFAULT_GROUP, LocalLossCounts, MAX_IN_HAND, Message, check_group,
+    check_program_version, check_worker_name,
     codec::{Version, bounded},
 };
 
@@ -42,6 +42,27 @@ pub struct Heartbeat {
     pub in_hand: Vec<ChunkInHand>,
 }
 
+impl Heartbeat {
+    /// The heartbeat of a worker that did nothing yet.
+    #[must_use]
+    pub fn new(worker: impl Into<String>, instance: Uuid) -> Self {
+        Self {
+            version: Version,
+            worker: worker.into(),
+            instance,
+            pid: std::process::id(),
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            group: DEFAULT_GROUP.to_owned(),
+            threads: 1,
+            prefetch: 1,
+            rate: None,
+            draining: false,
+            counts: WorkerCounts::default(),
+            in_hand: Vec::new(),
+        }
+    }
+}
+
 /// What a worker did since its process started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerCounts {
@@ -64,6 +85,14 @@ pub struct ChunkInHand {
     pub key: ChunkKey,
     /// Since the worker took it, in milliseconds.
     pub age_ms: u32,
+}
+
+impl ChunkInHand {
+    /// A chunk that was taken now.
+    #[must_use]
+    pub fn just_taken(key: ChunkKey) -> Self {
+        Self { key, age_ms: 0 }
+    }
 }
 
 impl Message for Heartbeat {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use pingfleet_settings::Exit;
-use pingfleet_store::{NewChunk, NewRun, Via};
+use pingfleet_store::{NewChunk, NewRun, Transport};
 use pingfleet_wire::{MAX_CHUNK_BYTES, MAX_NAME_BYTES, Message as _, WorkChunk};
 use producer::EndReason;
 use uuid::Uuid;
@@ -98,7 +98,7 @@ async fn the_plan_of_a_producer_that_is_gone_is_removed_at_the_next_start() -> R
     let mut rig = Rig::new(10)?;
     let mut store = rig.store()?;
     let abandoned = store.begin_run(&NewRun {
-        via: Via::Broker,
+        transport: Transport::Broker,
         source: "gone".to_owned(),
         probing: "{}".to_owned(),
         seed: None,

@@ -5,8 +5,8 @@ use std::sync::{Arc, atomic::Ordering};
 use anyhow::Result;
 use pingfleet_broker::{Confirmed, Queue};
 use pingfleet_settings::Exit;
-use pingfleet_store::Via;
-use pingfleet_wire::{ChunkKey, Heartbeat, Version};
+use pingfleet_store::Transport;
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat};
 use producer::{EndReason, RunRequest};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -139,12 +139,12 @@ async fn an_interrupted_producer_has_noted_what_was_confirmed_and_resumes_with_t
 
 /// Publishes a run of four chunks, of which the first is settled and the last loses its mark of being published, and
 /// resumes it over `via`. Returns the chunks that are published then.
-async fn resumed_over(via: Via) -> Result<Vec<u32>> {
+async fn resumed_over(via: Transport) -> Result<Vec<u32>> {
     let mut rig = Rig::new(10)?;
     let run = run_of(&rig.detached(&["10.0.0.1-10.0.0.40"]).await?)?;
     rig.answer(1).await?;
     rig.connection()?.execute_batch(&format!(
-        "UPDATE runs SET via = '{}';
+        "UPDATE runs SET transport = '{}';
          UPDATE chunks SET state = 0, published_at_us = NULL, publishes = 0 WHERE chunk = 3",
         via.name()
     ))?;
@@ -159,13 +159,13 @@ async fn resumed_over(via: Via) -> Result<Vec<u32>> {
 
 #[tokio::test]
 async fn resume_over_a_broker_publishes_only_what_was_never_published() -> Result<()> {
-    assert_eq!(resumed_over(Via::Broker).await?, [3]);
+    assert_eq!(resumed_over(Transport::Broker).await?, [3]);
     Ok(())
 }
 
 #[tokio::test]
 async fn resume_of_a_sweep_publishes_everything_outstanding() -> Result<()> {
-    assert_eq!(resumed_over(Via::Sweep).await?, [1, 2, 3]);
+    assert_eq!(resumed_over(Transport::Sweep).await?, [1, 2, 3]);
     Ok(())
 }
 
@@ -177,26 +177,18 @@ async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() ->
     let run_id = outcome.summary.map(|summary| summary.run_id);
     assert_eq!(rig.memory.purge(Queue::Work), 3);
     let mut store = rig.store()?;
-    store.writer_seen(Via::Broker, "test")?;
+    store.note_writer_alive(Transport::Broker, "test")?;
     // A worker lists the second chunk as in hand: that one is not overdue.
     let heartbeat = Heartbeat {
-        version: Version,
-        worker: "busy".to_owned(),
-        instance: Uuid::new_v4(),
-        pid: 1,
-        threads: 1,
-        chunks_done: 0,
-        targets_done: 0,
-        requests_sent: 0,
-        in_hand: vec![ChunkKey {
+        in_hand: vec![ChunkInHand::just_taken(ChunkKey {
             run: run_id.unwrap_or_default(),
             chunk: 1,
-        }],
-        draining: false,
+        })],
+        ..Heartbeat::new("busy", Uuid::new_v4())
     };
     store.apply(
-        Via::Broker,
-        &[pingfleet_store::Incoming::Heartbeat(heartbeat)],
+        Transport::Broker,
+        &[pingfleet_store::DecodedDelivery::Heartbeat(heartbeat)],
     )?;
     rig.connection()?
         .execute_batch("UPDATE chunks SET published_at_us = published_at_us - 3600000000")?;

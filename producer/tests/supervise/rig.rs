@@ -16,7 +16,9 @@ use async_trait::async_trait;
 use clap::Parser;
 use pingfleet_broker::{Broker as _, BrokerError, Confirm, MemoryBroker, Queue, QueueDepth};
 use pingfleet_settings::ProbingSettings;
-use pingfleet_store::{Db, Durability, Incoming, Letter, OpenOptions, Store, Via};
+use pingfleet_store::{
+    DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Transport, Writer,
+};
 use pingfleet_targets::{TargetArgs, read};
 use pingfleet_wire::{
     Family, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Version, WorkChunk,
@@ -156,7 +158,7 @@ pub(crate) struct Rig {
 /// A running producer.
 pub(crate) struct RunningProducer {
     pub(crate) stop: CancellationToken,
-    running: JoinHandle<(Result<RunOutcome, ProducerError>, Db)>,
+    running: JoinHandle<(Result<RunOutcome, ProducerError>, DatabaseThread)>,
 }
 
 /// Where a producer prints to.
@@ -215,7 +217,7 @@ impl Rig {
             watch: Arc::new(watch),
             memory: MemoryBroker::new(10_000),
             settings: ProducerSettings {
-                via: Via::Broker,
+                via: Transport::Broker,
                 probing: ProbingSettings {
                     probing: Probing::default(),
                     chunk_size,
@@ -233,7 +235,7 @@ impl Rig {
         options(&self.folder).path
     }
 
-    pub(crate) fn store(&self) -> Result<Store> {
+    pub(crate) fn store(&self) -> Result<Writer> {
         Ok(options(&self.folder).open()?)
     }
 
@@ -264,7 +266,7 @@ impl Rig {
         request: RunRequest,
         mut output: Output,
     ) -> Result<RunningProducer> {
-        let db = Db::open(options(&self.folder)).await?;
+        let db = DatabaseThread::open(options(&self.folder)).await?;
         let broker = Arc::new(Watched {
             watch: Arc::clone(&self.watch),
             memory: self.memory.clone(),
@@ -326,7 +328,7 @@ impl Rig {
         for _ in 0..chunks {
             let delivery = within("a chunk to answer", consumer.next()).await??;
             let work = WorkChunk::decode(&delivery.body)?;
-            store.apply(Via::Broker, &[outcomes(&work)])?;
+            store.apply(Transport::Broker, &[outcomes(&work)])?;
             consumer.ack(delivery.tag, false).await?;
         }
         Ok(())
@@ -336,15 +338,15 @@ impl Rig {
     pub(crate) async fn kill(&self) -> Result<()> {
         let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
         let delivery = within("a chunk to kill", consumer.next()).await??;
-        let dead = Incoming::Dead {
+        let dead = DecodedDelivery::Dead {
             message: Box::new(WorkChunk::decode(&delivery.body)?),
-            letter: Letter {
+            raw: RawMessage {
                 queue: Queue::Dead.suffix(),
                 body: delivery.body,
             },
             reason: "delivery_limit".to_owned(),
         };
-        self.store()?.apply(Via::Broker, &[dead])?;
+        self.store()?.apply(Transport::Broker, &[dead])?;
         Ok(consumer.ack(delivery.tag, false).await?)
     }
 }
@@ -368,7 +370,7 @@ fn is_up(target: &Target) -> bool {
     target.to_string().ends_with(['0', '2', '4', '6', '8'])
 }
 
-fn outcomes(work: &WorkChunk) -> Incoming {
+fn outcomes(work: &WorkChunk) -> DecodedDelivery {
     let outcome = |target: &Target| {
         let up = is_up(target);
         Outcome {
@@ -385,7 +387,7 @@ fn outcomes(work: &WorkChunk) -> Incoming {
             probed_after_us: 0,
         }
     };
-    Incoming::Result {
+    DecodedDelivery::Result {
         message: Box::new(ResultChunk {
             version: Version,
             database: work.database,
@@ -396,7 +398,7 @@ fn outcomes(work: &WorkChunk) -> Incoming {
             started_at_us: 1_700_000_000_000_000,
             outcomes: work.targets.iter().map(outcome).collect(),
         }),
-        letter: Letter {
+        raw: RawMessage {
             queue: Queue::Results.suffix(),
             body: Vec::new(),
         },

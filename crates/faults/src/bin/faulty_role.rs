@@ -16,7 +16,7 @@ use pingfleet_faults::fault_injection::{
 };
 use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
-use pingfleet_store::{Db, FileLock, OpenOptions, Via};
+use pingfleet_store::{DatabaseThread, FileLock, OpenOptions, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 use tokio_util::sync::CancellationToken;
 
@@ -120,7 +120,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             run_worker(broker, OpenFaultyProber { inner, faults }, &settings, stop).await
         }
         Role::Writer { count, writer, .. } => {
-            let settings = writer.resolve(&mut layers, Via::Broker);
+            let settings = writer.resolve(&mut layers, Transport::Broker);
             layers.finish()?;
             let database = common.database(true, !faults.has_defect(Defect::NoCheck));
             run_writer(broker, database, &faults, &settings, stop).await?;
@@ -132,13 +132,19 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         Role::Producer { wait, plan, .. } => {
             let output = OutputArgs::default();
-            let settings =
-                ProducerSettings::resolve(plan, &output, &mut layers, Via::Broker, !wait, true);
+            let settings = ProducerSettings::resolve(
+                plan,
+                &output,
+                &mut layers,
+                Transport::Broker,
+                !wait,
+                true,
+            );
             layers.finish()?;
             let Some(targets) = producer::read_targets(plan, &settings)? else {
                 return Ok(Exit::Complete);
             };
-            let db = Db::open(common.database(true, false)).await?;
+            let db = DatabaseThread::open(common.database(true, false)).await?;
             let request = RunRequest::Plan(Box::new(targets));
             let mut out = io::sink();
             let produced = producer::run(broker, &db, request, &settings, &mut out, stop).await?;
@@ -170,10 +176,10 @@ async fn run_writer(
     broker: Arc<FaultyBroker<RabbitBroker>>,
     database: OpenOptions,
     faults: &Faults,
-    settings: &consumer_writer::Settings,
+    settings: &consumer_writer::WriterSettings,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let db = Db::open(database).await?;
+    let db = DatabaseThread::open(database).await?;
     let lock = !faults.has_defect(Defect::NoLock);
     let _lock = lock.then(|| FileLock::writer(db.path())).transpose()?;
     consumer_writer::run(broker, &db, settings, stop)

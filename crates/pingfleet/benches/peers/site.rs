@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use pingfleet_store::{Durability, OpenOptions, ReportFilter, RunState, Store};
+use pingfleet_store::{Durability, OpenOptions, ReportFilter, RunState, Writer};
 use pingfleet_testbed::Namespace;
 
 use crate::{rows::Row, targets};
@@ -122,7 +122,7 @@ pub(crate) fn outcome(database: &Path) -> anyhow::Result<Row> {
 }
 
 /// Opens a database to read it.
-pub(crate) fn open(path: &Path) -> anyhow::Result<Store> {
+pub(crate) fn open(path: &Path) -> anyhow::Result<Writer> {
     let options = OpenOptions {
         path: path.to_owned(),
         durability: Durability::Full,

@@ -117,7 +117,7 @@ fn runs_are_listed_for_people_and_for_programs() -> anyhow::Result<()> {
         ("up", json!(1)),
         ("down", json!(1)),
         ("chunks_done", json!(1)),
-        ("via", json!("sweep")),
+        ("transport", json!("sweep")),
     ] {
         assert_eq!(run[field], value, "{field} of {run:#}");
     }

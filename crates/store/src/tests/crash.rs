@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Result, ensure};
-use pingfleet_wire::{ChunkKey, Heartbeat, Message as _, Status, Version, WorkChunk};
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, Message as _, Status, WorkChunk};
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -12,30 +12,22 @@ use super::{
     child::{self, Process},
     sample::{dead_letter, delivery, options, result, start},
 };
-use crate::{Applied, Incoming, RunState, Store, Via};
+use crate::{Applied, DecodedDelivery, RunState, Transport, Writer};
 
-/// Something of everything: results, a dead letter, a duplicate, a message that answers nothing, a heartbeat.
-fn batch(works: &[WorkChunk]) -> Vec<Incoming> {
+/// One delivery of each kind: results, a dead letter, a duplicate, a message for no chunk, a heartbeat.
+fn batch(works: &[WorkChunk]) -> Vec<DecodedDelivery> {
     let mut stranger = result(&works[0], &[Status::Up]);
     stranger.token.0 = Uuid::nil();
     let heartbeat = Heartbeat {
-        version: Version,
-        worker: "worker-1".to_owned(),
-        instance: Uuid::nil(),
-        pid: 1,
-        threads: 1,
-        chunks_done: 1,
-        targets_done: 2,
-        requests_sent: 3,
-        in_hand: vec![ChunkKey {
+        in_hand: vec![ChunkInHand::just_taken(ChunkKey {
             run: works[0].key.run,
             chunk: 1,
-        }],
-        draining: false,
+        })],
+        ..Heartbeat::new("worker-1", Uuid::nil())
     };
     let down = Status::Down { no_arp: false };
     vec![
-        Incoming::Heartbeat(heartbeat),
+        DecodedDelivery::Heartbeat(heartbeat),
         delivery(result(&works[0], &[Status::Up, down])),
         delivery(stranger),
         dead_letter(&works[1]),
@@ -45,9 +37,9 @@ fn batch(works: &[WorkChunk]) -> Vec<Incoming> {
 }
 
 /// The work messages of the only run, from its plan.
-fn works(store: &Store) -> Result<Vec<WorkChunk>> {
+fn works(store: &Writer) -> Result<Vec<WorkChunk>> {
     store
-        .outgoing(1, None, 100)?
+        .unpublished_chunks(1, None, 100)?
         .iter()
         .map(|outgoing| Ok(WorkChunk::decode(&outgoing.work)?))
         .collect()
@@ -55,9 +47,9 @@ fn works(store: &Store) -> Result<Vec<WorkChunk>> {
 
 /// Does something with the store, and calls `at` at the beginning of each statement, with its number from 1.
 fn traced<T>(
-    store: &mut Store,
+    store: &mut Writer,
     mut at: impl FnMut(usize, &str) + Send + 'static,
-    act: impl FnOnce(&mut Store) -> Result<T>,
+    act: impl FnOnce(&mut Writer) -> Result<T>,
 ) -> Result<T> {
     let mut number = 0;
     store.connection.trace_v2(
@@ -77,11 +69,13 @@ fn traced<T>(
 }
 
 fn apply_traced(
-    store: &mut Store,
+    store: &mut Writer,
     at: impl FnMut(usize, &str) + Send + 'static,
 ) -> Result<Applied> {
     let batch = batch(&works(store)?);
-    traced(store, at, |store| Ok(store.apply(Via::Broker, &batch)?))
+    traced(store, at, |store| {
+        Ok(store.apply(Transport::Broker, &batch)?)
+    })
 }
 
 fn stop_at(statement: usize) -> impl FnMut(usize, &str) + Send + 'static {
@@ -112,7 +106,7 @@ fn child_closes() -> Result<()> {
     println!("waiting");
     let statement = child::wait()?.parse()?;
     traced(&mut store, stop_at(statement), |store| {
-        Ok(store.close_settled(Via::Broker)?)
+        Ok(store.close_settled_runs(Transport::Broker)?)
     })?;
     anyhow::bail!("it has no statement {statement}")
 }
@@ -124,15 +118,15 @@ fn child_at(path: &Path, statement: usize) -> Result<Process> {
 fn start_child(test: &str, path: &Path, statement: usize) -> Result<Process> {
     let mut child = Process::start(test, path)?;
     child.hear("waiting")?;
-    child.tell(&statement.to_string())?;
+    child.send_line(&statement.to_string())?;
     Ok(child)
 }
 
-fn is_whole(store: &mut Store) -> Result<()> {
+fn is_whole(store: &mut Writer) -> Result<()> {
     let summary = store.summary(1)?;
     ensure!(summary.state == RunState::Incomplete, "{summary:?}");
     ensure!((summary.chunks_done, summary.chunks_dead) == (2, 1));
-    let sign = store.writer_sign(Via::Broker)?;
+    let sign = store.writer_liveness(Transport::Broker)?;
     ensure!(sign.is_some_and(|sign| {
         (sign.taken, sign.applied, sign.duplicates, sign.quarantined) == (5, 3, 1, 1)
     }));
@@ -143,16 +137,16 @@ fn is_whole(store: &mut Store) -> Result<()> {
     Ok(())
 }
 
-fn rows(store: &Store, table: &str) -> Result<i64> {
+fn rows(store: &Writer, table: &str) -> Result<i64> {
     let sql = format!("SELECT count(*) FROM {table}");
     Ok(store.connection.query_row(&sql, (), |row| row.get(0))?)
 }
 
-fn is_untouched(store: &mut Store) -> Result<()> {
+fn is_untouched(store: &mut Writer) -> Result<()> {
     let proof = store.verify(1)?;
     ensure!(proof.is_consistent(), "{:?}", proof.findings);
     ensure!((proof.proven_targets, proof.outstanding_chunks) == (0, 3));
-    let sign = store.writer_sign(Via::Broker)?;
+    let sign = store.writer_liveness(Transport::Broker)?;
     ensure!(sign.is_some_and(|sign| sign.taken == 0));
     for table in ["results", "latest_rows", "quarantine", "workers", "in_hand"] {
         ensure!(rows(store, table)? == 0, "{table} has rows");
@@ -164,8 +158,8 @@ fn is_untouched(store: &mut Store) -> Result<()> {
 fn waiting(folder: &TempDir) -> Result<std::path::PathBuf> {
     let path = folder.path().join("fleet.db");
     let mut store = options(&path).open()?;
-    store.writer_seen(Via::Broker, "test")?;
-    drop(start(&mut store, Via::Broker, &[2, 2, 2])?);
+    store.note_writer_alive(Transport::Broker, "test")?;
+    drop(start(&mut store, Transport::Broker, &[2, 2, 2])?);
     store.close()?;
     Ok(path)
 }
@@ -176,10 +170,10 @@ fn a_process_killed_at_any_statement_leaves_nothing_of_its_batch() -> Result<()>
     let base = waiting(&folder)?;
     let copy = folder.path().join("copy.db");
     fs::copy(&base, &copy)?;
-    let (told, statements) = std::sync::mpsc::channel();
+    let (sender, statements) = std::sync::mpsc::channel();
     let mut store = options(&copy).open()?;
     apply_traced(&mut store, move |_, sql| {
-        told.send(sql.to_owned()).expect("the test listens");
+        sender.send(sql.to_owned()).expect("the test listens");
     })?;
     is_whole(&mut store)?;
     store.close()?;
@@ -199,7 +193,7 @@ fn a_process_killed_at_any_statement_leaves_nothing_of_its_batch() -> Result<()>
         let mut store = options(&copy).open()?;
         is_untouched(&mut store).map_err(|error| error.context(sql.clone()))?;
         // The broker delivers the same again, and nothing of the first attempt is in its way.
-        store.apply(Via::Broker, &batch(&works(&store)?))?;
+        store.apply(Transport::Broker, &batch(&works(&store)?))?;
         is_whole(&mut store)?;
         store.close()?;
     }
@@ -216,16 +210,16 @@ fn a_process_killed_after_its_commit_has_stored_the_batch() -> Result<()> {
     is_whole(&mut options(&path).open()?)
 }
 
-/// The control of the killing: what stops at a statement and goes on does all of its work.
+/// The control: a process that stops at a statement and then continues stores all of its batch.
 #[test]
 fn a_process_that_goes_on_stores_its_batch() -> Result<()> {
     let folder = TempDir::new()?;
     let path = waiting(&folder)?;
     let mut child = child_at(&path, 10)?;
     child.hear("reached ")?;
-    child.tell("go on")?;
+    child.send_line("go on")?;
     child.hear("applied")?;
-    child.tell("end")?;
+    child.send_line("end")?;
     child.join()?;
     is_whole(&mut options(&path).open()?)
 }
@@ -236,21 +230,21 @@ fn a_process_killed_at_any_statement_of_a_large_end_leaves_it_to_the_next() -> R
     let base = folder.path().join("fleet.db");
     let copy = folder.path().join("copy.db");
     let mut store = options(&base).open()?;
-    store.writer_seen(Via::Broker, "test")?;
-    let (_, works) = start(&mut store, Via::Broker, &[1000; 101])?;
+    store.note_writer_alive(Transport::Broker, "test")?;
+    let (_, works) = start(&mut store, Transport::Broker, &[1000; 101])?;
     let batch: Vec<_> = works
         .iter()
         .map(|work| delivery(result(work, &[Status::Up])))
         .collect();
-    store.apply(Via::Broker, &batch)?;
+    store.apply(Transport::Broker, &batch)?;
     store.close()?;
     fs::copy(&base, &copy)?;
-    let (told, statements) = std::sync::mpsc::channel();
+    let (sender, statements) = std::sync::mpsc::channel();
     let mut store = options(&copy).open()?;
     traced(
         &mut store,
-        move |_, sql| told.send(sql.to_owned()).expect("the test listens"),
-        |store| Ok(store.close_settled(Via::Broker)?),
+        move |_, sql| sender.send(sql.to_owned()).expect("the test listens"),
+        |store| Ok(store.close_settled_runs(Transport::Broker)?),
     )?;
     store.close()?;
     let statements: Vec<_> = statements.into_iter().collect();
@@ -264,7 +258,10 @@ fn a_process_killed_at_any_statement_of_a_large_end_leaves_it_to_the_next() -> R
         child.kill()?;
         let mut store = options(&copy).open()?;
         ensure!(store.verify(1)?.is_consistent(), "{sql}");
-        ensure!(store.close_settled(Via::Broker)?.len() == 1, "{sql}");
+        ensure!(
+            store.close_settled_runs(Transport::Broker)?.len() == 1,
+            "{sql}"
+        );
         ensure!(store.summary(1)?.state == RunState::Complete, "{sql}");
         ensure!(rows(&store, "latest_rows")? == 101_000, "{sql}");
         store.close()?;

@@ -1,4 +1,4 @@
-//! A full disk, and a database that somebody else has locked: the transaction that fails leaves nothing.
+//! A full disk, and a database that another program has locked: a failed transaction leaves nothing.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -14,23 +14,23 @@ use rusqlite::{
 use tempfile::TempDir;
 
 use super::sample::{delivery, options, plan, result, start};
-use crate::{Db, Incoming, PlannedRun, Store, StoreError, Via};
+use crate::{DatabaseThread, DecodedDelivery, PlannedRun, StoreError, Transport, Writer};
 
-fn waiting(folder: &TempDir, sizes: &[usize]) -> Result<(Store, PlannedRun, Vec<WorkChunk>)> {
+fn waiting(folder: &TempDir, sizes: &[usize]) -> Result<(Writer, PlannedRun, Vec<WorkChunk>)> {
     let mut store = options(&folder.path().join("fleet.db")).open()?;
-    store.writer_seen(Via::Sweep, "test")?;
-    let (planned, works) = start(&mut store, Via::Sweep, sizes)?;
+    store.note_writer_alive(Transport::Sweep, "test")?;
+    let (planned, works) = start(&mut store, Transport::Sweep, sizes)?;
     Ok((store, planned, works))
 }
 
-fn results(works: &[WorkChunk]) -> Vec<Incoming> {
+fn results(works: &[WorkChunk]) -> Vec<DecodedDelivery> {
     works
         .iter()
         .map(|work| delivery(result(work, &[Status::Up])))
         .collect()
 }
 
-fn limit(store: &Store, pages: i64) -> Result<()> {
+fn limit(store: &Writer, pages: i64) -> Result<()> {
     store
         .connection
         .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
@@ -49,7 +49,7 @@ fn a_full_disk_leaves_nothing_of_the_batch() -> Result<()> {
     // Each limit lets it come a little further.
     for room in 0.. {
         limit(&store, pages + room)?;
-        match store.apply(Via::Sweep, &batch) {
+        match store.apply(Transport::Sweep, &batch) {
             Ok(applied) => {
                 ensure!(applied.applied == 4 && applied.closed.len() == 1);
                 break;
@@ -64,7 +64,7 @@ fn a_full_disk_leaves_nothing_of_the_batch() -> Result<()> {
         let proof = store.verify(planned.run)?;
         ensure!(proof.is_consistent(), "{:?}", proof.findings);
         ensure!(proof.proven_targets == 0 && proof.outstanding_chunks == 4);
-        let sign = store.writer_sign(Via::Sweep)?;
+        let sign = store.writer_liveness(Transport::Sweep)?;
         ensure!(sign.is_some_and(|sign| sign.taken == 0));
         failures += 1;
     }
@@ -80,17 +80,17 @@ fn what_is_written_into_a_deleted_file_is_not_stored() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, planned, works) = waiting(&folder, &[2, 2])?;
     let batch = results(&works);
-    ensure!(store.apply(Via::Sweep, &batch[..1])?.applied == 1);
+    ensure!(store.apply(Transport::Sweep, &batch[..1])?.applied == 1);
     let moved = folder.path().join("moved.db");
     std::fs::rename(store.path(), &moved)?;
     for _ in 0..2 {
-        let refused = store.apply(Via::Sweep, &batch[1..]);
+        let refused = store.apply(Transport::Sweep, &batch[1..]);
         ensure!(matches!(&refused, Err(error @ StoreError::Gone { .. }) if !error.is_transient()));
-        // Another file in its place is no better.
+        // The same with another file in its place.
         std::fs::write(store.path(), "")?;
     }
     std::fs::rename(&moved, store.path())?;
-    store.apply(Via::Sweep, &batch[1..])?;
+    store.apply(Transport::Sweep, &batch[1..])?;
     ensure!(store.verify(planned.run)?.is_complete());
     Ok(())
 }
@@ -105,15 +105,15 @@ fn a_locked_database_is_transient_and_leaves_nothing() -> Result<()> {
     other.execute_batch("BEGIN IMMEDIATE")?;
     let batch = results(&works);
     let refused = [
-        store.apply(Via::Sweep, &batch).err(),
+        store.apply(Transport::Sweep, &batch).err(),
         store.mark_published(run, &[0]).err(),
         store.cancel_run(run).err(),
         store.retry_dead(run).err(),
-        store.hold_run(run, false).err(),
-        store.writer_seen(Via::Sweep, "x").err(),
+        store.release_lease(run).err(),
+        store.note_writer_alive(Transport::Sweep, "x").err(),
         store.remove_abandoned_plans().err(),
         store.try_commit().err(),
-        plan(&mut store, Via::Sweep, &[1])
+        plan(&mut store, Transport::Sweep, &[1])
             .err()
             .and_then(|error| error.downcast().ok()),
     ];
@@ -123,27 +123,27 @@ fn a_locked_database_is_transient_and_leaves_nothing() -> Result<()> {
             "call {at}: {error:?}"
         );
     }
-    // Reading goes on.
+    // Reading still works.
     ensure!(store.verify(run)?.outstanding_chunks == 2);
-    ensure!(store.outgoing(run, None, 10)?.len() == 2);
+    ensure!(store.unpublished_chunks(run, None, 10)?.len() == 2);
     other.execute_batch("ROLLBACK")?;
-    ensure!(store.apply(Via::Sweep, &batch)?.applied == 2);
+    ensure!(store.apply(Transport::Sweep, &batch)?.applied == 2);
     ensure!(store.verify(run)?.is_complete());
     ensure!(store.summaries()?.len() == 1);
     Ok(())
 }
 
 #[tokio::test]
-async fn a_patient_call_tries_again_until_the_lock_is_gone() -> Result<()> {
+async fn a_call_while_busy_repeats_until_the_lock_is_free() -> Result<()> {
     let folder = TempDir::new()?;
-    let db = Db::open(options(&folder.path().join("fleet.db"))).await?;
+    let db = DatabaseThread::open(options(&folder.path().join("fleet.db"))).await?;
     db.call(|store| Ok(store.connection.busy_timeout(Duration::ZERO)?))
         .await?;
     let other = Connection::open(db.path())?;
     other.execute_batch("BEGIN IMMEDIATE")?;
     let blocker = Arc::new(Mutex::new((0, Some(other))));
     let inside = Arc::clone(&blocker);
-    db.patiently(move |store| {
+    db.call_while_busy(move |store| {
         let mut blocker = inside.lock().unwrap_or_else(PoisonError::into_inner);
         blocker.0 += 1;
         if blocker.0 == 3 {
@@ -165,10 +165,10 @@ fn a_run_can_begin_at_once_when_an_abandoned_plan_is_removed() -> Result<()> {
     let path = folder.path().join("fleet.db");
     let mut store = options(&path).open()?;
     let mut other = options(&path).open()?;
-    let (abandoned, _works) = plan(&mut other, Via::Sweep, &[1])?;
+    let (abandoned, _works) = plan(&mut other, Transport::Sweep, &[1])?;
     let number = abandoned.run;
     drop(abandoned);
-    let (told, begun) = mpsc::channel();
+    let (sender, begun) = mpsc::channel();
     let mut other = Some(other);
     store.connection.trace_v2(
         TraceEventCodes::SQLITE_TRACE_PROFILE,
@@ -177,8 +177,9 @@ fn a_run_can_begin_at_once_when_an_abandoned_plan_is_removed() -> Result<()> {
                 && statement.sql().starts_with("COMMIT")
                 && let Some(mut other) = other.take()
             {
-                let begun = plan(&mut other, Via::Sweep, &[1]).map(|(planned, _)| planned.run);
-                told.send(begun).expect("the test listens");
+                let begun =
+                    plan(&mut other, Transport::Sweep, &[1]).map(|(planned, _)| planned.run);
+                sender.send(begun).expect("the test listens");
             }
         }),
     )?;

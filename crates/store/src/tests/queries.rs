@@ -9,22 +9,23 @@ use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use tempfile::TempDir;
 
 use super::sample::{dead_letter, delivery, options, result, start};
-use crate::{ReportFilter, Store, Via};
+use crate::{ReportFilter, Transport, Writer};
 
 /// Tables that grow with the number of workers and writers only; everything else grows with every run.
 const SMALL: [&str; 4] = ["w", "workers", "writers", "database"];
 
 /// The plans of all statements that a function runs: statement, and one line for each of its loops.
 fn plans(
-    store: &mut Store,
-    function: impl FnOnce(&mut Store) -> Result<()>,
+    store: &mut Writer,
+    function: impl FnOnce(&mut Writer) -> Result<()>,
 ) -> Result<Vec<(String, Vec<String>)>> {
-    let (told, heard) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     store.connection.trace_v2(
         TraceEventCodes::SQLITE_TRACE_STMT,
         Some(move |event: TraceEvent<'_>| {
             if let TraceEvent::Stmt(statement, _) = event {
-                told.send(statement.sql().into_owned())
+                sender
+                    .send(statement.sql().into_owned())
                     .expect("the test listens");
             }
         }),
@@ -33,7 +34,7 @@ fn plans(
     store
         .connection
         .trace_v2(TraceEventCodes::empty(), None::<fn(TraceEvent<'_>)>)?;
-    let mut statements: Vec<_> = heard.into_iter().collect();
+    let mut statements: Vec<_> = receiver.into_iter().collect();
     statements.sort();
     statements.dedup();
     statements
@@ -71,16 +72,16 @@ fn walks(lines: &[String]) -> Vec<&String> {
 fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
-    store.writer_seen(Via::Broker, "test")?;
-    let (planned, works) = start(&mut store, Via::Broker, &[2, 2, 2])?;
+    store.note_writer_alive(Transport::Broker, "test")?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[2, 2, 2])?;
     let run = planned.run;
     let seen = plans(&mut store, |store| {
-        store.outgoing(run, None, 10)?;
+        store.unpublished_chunks(run, None, 10)?;
         store.outstanding_work(run, 0)?;
         store.mark_published(run, &[0, 1, 2])?;
-        store.overdue(run, Via::Broker, 10)?;
+        store.overdue(run, Transport::Broker, 10)?;
         store.apply(
-            Via::Broker,
+            Transport::Broker,
             &[
                 delivery(result(&works[0], &[Status::Up])),
                 dead_letter(&works[1]),
@@ -88,13 +89,13 @@ fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
         )?;
         store.retry_dead(run)?;
         store.apply(
-            Via::Broker,
+            Transport::Broker,
             &[
                 delivery(result(&works[1], &[Status::Up])),
                 delivery(result(&works[2], &[Status::Up])),
             ],
         )?;
-        store.hold_run(run, true)?;
+        store.renew_lease(run)?;
         store.summary(run)?;
         store.verify(run)?;
         store.done_chunks(run)?;

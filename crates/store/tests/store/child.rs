@@ -1,4 +1,4 @@
-//! A process of its own for a test: this test binary again, running one of its tests that are marked as ignored.
+//! A child process for a test: this test binary again, running one of the tests that are marked as ignored.
 
 use std::{
     env,
@@ -15,8 +15,8 @@ const DATABASE: &str = "PINGFLEET_STORE_TEST_DATABASE";
 /// A running child. It is killed, and waited for, when this is dropped.
 pub(crate) struct Process {
     child: Child,
-    said: BufReader<ChildStdout>,
-    told: ChildStdin,
+    output: BufReader<ChildStdout>,
+    input: ChildStdin,
 }
 
 impl Process {
@@ -31,7 +31,7 @@ impl Process {
         database: &Path,
         change: impl FnOnce(&mut Command),
     ) -> Result<Self> {
-        // Linux opens this one without walking its path, which whom the child becomes may not be allowed to.
+        // Linux opens this path without a lookup: the child's user may have no permission for the real path.
         let mut command = if cfg!(target_os = "linux") {
             Command::new("/proc/self/exe")
         } else {
@@ -45,21 +45,21 @@ impl Process {
                 .stdout(Stdio::piped()),
         );
         let mut child = command.spawn().context("the test binary does not start")?;
-        let said = child.stdout.take().context("no standard output")?;
-        let told = child.stdin.take().context("no standard input")?;
+        let output = child.stdout.take().context("no standard output")?;
+        let input = child.stdin.take().context("no standard input")?;
         Ok(Self {
             child,
-            said: BufReader::new(said),
-            told,
+            output: BufReader::new(output),
+            input,
         })
     }
 
-    /// Waits until the child says something that begins so, and returns the rest of that line.
+    /// Waits until the child prints a line with this prefix, and returns the rest of that line.
     pub(crate) fn hear(&mut self, beginning: &str) -> Result<String> {
         let mut all = String::new();
         loop {
             let mut line = String::new();
-            if self.said.read_line(&mut line)? == 0 {
+            if self.output.read_line(&mut line)? == 0 {
                 bail!("the child ended without {beginning:?}: {all}");
             }
             // The test runner leaves its own line open before a test's first word.
@@ -70,12 +70,12 @@ impl Process {
         }
     }
 
-    /// Lets a child that waits in [`wait`] go on, with a word.
-    pub(crate) fn tell(&mut self, word: &str) -> Result<()> {
-        Ok(writeln!(self.told, "{word}")?)
+    /// Sends a line to a child that waits in [`wait`].
+    pub(crate) fn send_line(&mut self, word: &str) -> Result<()> {
+        Ok(writeln!(self.input, "{word}")?)
     }
 
-    /// Waits for the child's end, and that it was a good one.
+    /// Waits for the child's end and checks its exit status.
     pub(crate) fn join(mut self) -> Result<()> {
         let status = self.child.wait()?;
         ensure!(status.success(), "the child failed: {status}");
@@ -105,7 +105,7 @@ pub(crate) fn database() -> Result<PathBuf> {
         .context("this is a part of another test, which starts it")
 }
 
-/// In the child: waits for the parent's word, which is empty when the parent has ended.
+/// In the child: waits for a line of the parent. It is empty when the parent has ended.
 pub(crate) fn wait() -> Result<String> {
     let mut word = String::new();
     std::io::stdin().read_line(&mut word)?;

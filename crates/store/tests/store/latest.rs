@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use pingfleet_store::{ClosedRun, RunState, Store, Via};
+use pingfleet_store::{ClosedRun, RunState, Transport, Writer};
 use pingfleet_wire::{Message as _, Status, WorkChunk};
 use proptest::{
     collection::vec,
@@ -56,8 +56,8 @@ fn sweep() -> impl Strategy<Value = Sweep> {
 }
 
 /// Plans the n-th run; its targets are not those of the sample.
-fn begin(store: &mut Store, sweep: &Sweep) -> Result<(i64, Vec<WorkChunk>)> {
-    let (planned, mut works) = start(store, Via::Sweep, &vec![1; sweep.outcomes.len()])?;
+fn begin(store: &mut Writer, sweep: &Sweep) -> Result<(i64, Vec<WorkChunk>)> {
+    let (planned, mut works) = start(store, Transport::Sweep, &vec![1; sweep.outcomes.len()])?;
     let plan = Connection::open(store.path())?;
     for (work, (number, _)) in works.iter_mut().zip(&sweep.outcomes) {
         work.targets = vec![target(*number as u32)];
@@ -70,11 +70,11 @@ fn begin(store: &mut Store, sweep: &Sweep) -> Result<(i64, Vec<WorkChunk>)> {
 }
 
 /// Ends a run that was probed `at` seconds after the first one.
-fn end(store: &mut Store, run: i64, works: &[WorkChunk], sweep: &Sweep, at: i64) -> Result<()> {
+fn end(store: &mut Writer, run: i64, works: &[WorkChunk], sweep: &Sweep, at: i64) -> Result<()> {
     for (work, (_, status)) in works.iter().zip(&sweep.outcomes) {
         let mut message = result(work, &[*status]);
         message.started_at_us = STARTED_AT_US + at as u64 * 1_000_000;
-        store.apply(Via::Sweep, &[delivery(message)])?;
+        store.apply(Transport::Sweep, &[delivery(message)])?;
     }
     if sweep.cancelled {
         store.cancel_run(run)?;
@@ -86,7 +86,7 @@ fn seconds(time_us: i64) -> i64 {
     (time_us - STARTED_AT_US as i64) / 1_000_000
 }
 
-fn stored(store: &Store) -> Result<Latest> {
+fn stored(store: &Writer) -> Result<Latest> {
     let connection = Connection::open(store.path())?;
     let mut statement = connection.prepare(
         "SELECT l.target, l.run, l.status, t.first_seen_us, t.last_up_us, t.changed_at_us
@@ -165,7 +165,7 @@ proptest! {
         }
     }
 
-    /// The older run ends last, as one that is resumed after the next one: it can tell when a target was first seen
+    /// The older run ends last, as one that is resumed after the next one: it can only change when a target was first seen
     /// and last up, and nothing about now.
     #[test]
     fn an_older_run_that_ends_late_changes_only_the_past(
@@ -191,14 +191,17 @@ proptest! {
 fn a_run_that_is_closed_again_changes_only_what_is_new() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
     let down = Status::Down { no_arp: false };
     let batch = [delivery(result(&works[0], &[down])), dead_letter(&works[1])];
-    store.apply(Via::Broker, &batch)?;
+    store.apply(Transport::Broker, &batch)?;
     let before = stored(&store)?;
     anyhow::ensure!(before.len() == 1);
     store.retry_dead(planned.run)?;
-    store.apply(Via::Broker, &[delivery(result(&works[1], &[Status::Up]))])?;
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[1], &[Status::Up]))],
+    )?;
     let after = stored(&store)?;
     anyhow::ensure!(after.len() == 2);
     let (target, row) = before.first_key_value().context("a row")?;
@@ -210,10 +213,13 @@ fn a_run_that_is_closed_again_changes_only_what_is_new() -> Result<()> {
 fn what_arrives_after_a_cancelling_is_the_latest_too() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
     store.cancel_run(planned.run)?;
     anyhow::ensure!(stored(&store)?.is_empty());
-    store.apply(Via::Broker, &[delivery(result(&works[1], &[Status::Up]))])?;
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[1], &[Status::Up]))],
+    )?;
     anyhow::ensure!(stored(&store)?.contains_key("10.0.0.1"));
     Ok(())
 }
@@ -225,7 +231,7 @@ fn a_large_run_is_closed_after_its_last_chunk() -> Result<()> {
     let down = Status::Down { no_arp: false };
     // In the second run all targets of the first chunk have changed.
     for (first, at) in [(Status::Up, 0), (down, 60)] {
-        let (planned, works) = start(&mut store, Via::Sweep, &[1000; 101])?;
+        let (planned, works) = start(&mut store, Transport::Sweep, &[1000; 101])?;
         let batch: Vec<_> = (0..)
             .zip(&works)
             .map(|(chunk, work)| {
@@ -235,14 +241,16 @@ fn a_large_run_is_closed_after_its_last_chunk() -> Result<()> {
                 delivery(message)
             })
             .collect();
-        let applied = store.apply(Via::Sweep, &batch)?;
+        let applied = store.apply(Transport::Sweep, &batch)?;
         anyhow::ensure!(applied.is_large_run_settled && applied.closed.is_empty());
         let run = planned.run;
         anyhow::ensure!(store.summary(run)?.state == RunState::Running);
         anyhow::ensure!(store.verify(run)?.is_consistent());
         let complete = true;
-        anyhow::ensure!(store.close_settled(Via::Sweep)? == [ClosedRun { run, complete }]);
-        anyhow::ensure!(store.close_settled(Via::Sweep)?.is_empty());
+        anyhow::ensure!(
+            store.close_settled_runs(Transport::Sweep)? == [ClosedRun { run, complete }]
+        );
+        anyhow::ensure!(store.close_settled_runs(Transport::Sweep)?.is_empty());
         anyhow::ensure!(store.summary(run)?.state == RunState::Complete);
     }
     let latest = stored(&store)?;

@@ -1,4 +1,4 @@
-//! The locks beside the database end with their holder, and there is never more than one.
+//! A lock beside the database ends with its holder, and two processes never have it at once.
 
 use std::{
     fs,
@@ -17,12 +17,12 @@ fn database(folder: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn a_second_taker_learns_who_holds_it() -> Result<()> {
+fn a_second_process_learns_who_has_the_lock() -> Result<()> {
     let folder = TempDir::new()?;
     let path = database(&folder);
     let _held = FileLock::writer(&path)?;
     match FileLock::writer(&path) {
-        Err(StoreError::Held { holder, .. }) => {
+        Err(StoreError::AlreadyLocked { holder, .. }) => {
             ensure!(
                 holder == format!(" (pid {})", std::process::id()),
                 "{holder}"
@@ -45,7 +45,7 @@ fn locks_of_runs_and_of_the_writer_are_apart() -> Result<()> {
     ];
     ensure!(matches!(
         FileLock::run(&path, 2),
-        Err(StoreError::Held { .. })
+        Err(StoreError::AlreadyLocked { .. })
     ));
     Ok(())
 }
@@ -64,13 +64,13 @@ fn a_lock_leaves_no_file_behind() -> Result<()> {
 }
 
 #[test]
-fn a_killed_holder_holds_nothing() -> Result<()> {
+fn a_killed_holder_leaves_the_lock_free() -> Result<()> {
     let folder = TempDir::new()?;
     let path = database(&folder);
     let mut holder = Process::start("locks::child_holds", &path)?;
     let id = holder.hear("held by ")?;
     match FileLock::writer(&path) {
-        Err(StoreError::Held { holder: named, .. }) => {
+        Err(StoreError::AlreadyLocked { holder: named, .. }) => {
             ensure!(named == format!(" (pid {id})"), "{named}");
         }
         other => bail!("{other:?}"),
@@ -97,9 +97,9 @@ fn child_holds() -> Result<()> {
     Ok(())
 }
 
-/// A holder removes its file while others open it, lock what they opened, and must notice that it is nobody's any more.
+/// A holder removes its file while others open it. They lock the removed file, and must notice that.
 #[test]
-fn removing_the_file_never_lets_two_in() -> Result<()> {
+fn removing_the_file_never_gives_the_lock_to_two() -> Result<()> {
     const TURNS: u32 = 3000;
     let folder = TempDir::new()?;
     let path = database(&folder);
@@ -115,7 +115,7 @@ fn removing_the_file_never_lets_two_in() -> Result<()> {
                     drop(held);
                     ensure!(others == 0, "{others} others hold the lock");
                 }
-                Err(StoreError::Held { .. }) => {}
+                Err(StoreError::AlreadyLocked { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }

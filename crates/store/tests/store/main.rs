@@ -3,15 +3,15 @@
 
 mod child;
 mod latest;
+mod liveness;
 mod locks;
 mod model;
 mod opening;
 mod outbox;
 mod overdue;
-mod proof;
 mod refusals;
 mod sample;
 mod settling;
-mod signs;
 mod thread;
+mod verify;
 mod views;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{
-    Applied, ClosedRun, Incoming, Letter, ReportFilter, RunState, Store, StoreError, Via,
+    Applied, ClosedRun, DecodedDelivery, RawMessage, ReportFilter, RunState, StoreError, Transport,
+    Writer,
 };
 use pingfleet_wire::{DnsFailure, LocalLoss, ResultChunk, Status, WorkChunk};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
@@ -95,7 +96,7 @@ fn scenario() -> impl Strategy<Value = (Vec<usize>, Vec<Step>)> {
 }
 
 /// The message of a delivery.
-fn message(work: &WorkChunk, kind: &Kind) -> Incoming {
+fn message(work: &WorkChunk, kind: &Kind) -> DecodedDelivery {
     let good = || result(work, &[Status::Up]);
     let changed = |change: fn(&mut ResultChunk)| {
         let mut message = good();
@@ -112,7 +113,7 @@ fn message(work: &WorkChunk, kind: &Kind) -> Incoming {
             message.worker = format!("worker-{worker}");
             message.redelivered = *of_work;
             let mut incoming = delivery(message);
-            if let Incoming::Result { redelivered, .. } = &mut incoming {
+            if let DecodedDelivery::Result { redelivered, .. } = &mut incoming {
                 *redelivered = *of_result;
             }
             incoming
@@ -131,8 +132,8 @@ fn message(work: &WorkChunk, kind: &Kind) -> Incoming {
         Kind::UnknownChunk => changed(|message| message.key.chunk = 1000),
         Kind::UnknownRun => changed(|message| message.key.run = Uuid::now_v7()),
         Kind::OtherDatabase => changed(|message| message.database = Uuid::new_v4()),
-        Kind::Unreadable => Incoming::Unreadable {
-            letter: Letter {
+        Kind::Unreadable => DecodedDelivery::Unreadable {
+            raw: RawMessage {
                 queue: "results",
                 body: vec![1, 2, 3],
             },
@@ -236,7 +237,7 @@ impl Model {
         wanted
     }
 
-    fn step(&mut self, store: &mut Store, run: i64, step: &Step) -> Result<()> {
+    fn step(&mut self, store: &mut Writer, run: i64, step: &Step) -> Result<()> {
         match step {
             Step::Batch(batch) => {
                 let messages: Vec<_> = batch
@@ -244,7 +245,7 @@ impl Model {
                     .map(|(number, kind)| message(&self.works[*number], kind))
                     .collect();
                 let wanted = self.batch(run, batch);
-                let applied = store.apply(Via::Broker, &messages)?;
+                let applied = store.apply(Transport::Broker, &messages)?;
                 ensure!(applied == wanted, "{applied:?} instead of {wanted:?}");
             }
             Step::Publish(numbers) => {
@@ -284,9 +285,9 @@ impl Model {
         Ok(())
     }
 
-    fn compare(&self, store: &mut Store, run: i64) -> Result<()> {
+    fn compare(&self, store: &mut Writer, run: i64) -> Result<()> {
         // The state must not turn because the machine was slow.
-        store.hold_run(run, true)?;
+        store.renew_lease(run)?;
         let done: Vec<u32> = (0..)
             .zip(&self.chunks)
             .filter(|(_, chunk)| matches!(chunk, Chunk::Done(_)))
@@ -326,7 +327,7 @@ impl Model {
         ensure!(stored == wanted, "{stored:?} instead of {wanted:?}");
 
         let outgoing: BTreeSet<u32> = store
-            .outgoing(run, None, 100)?
+            .unpublished_chunks(run, None, 100)?
             .into_iter()
             .map(|outgoing| outgoing.chunk)
             .collect();
@@ -343,7 +344,9 @@ impl Model {
             .collect();
         ensure!(outgoing == wanted, "{outgoing:?} instead of {wanted:?}");
 
-        let sign = store.writer_sign(Via::Broker)?.ok_or(StoreError::Closed)?;
+        let sign = store
+            .writer_liveness(Transport::Broker)?
+            .ok_or(StoreError::Closed)?;
         ensure!([sign.applied, sign.duplicates, sign.quarantined] == self.totals);
         ensure!(sign.taken == self.totals.iter().sum::<i64>());
 
@@ -360,8 +363,8 @@ impl Model {
 fn follow(sizes: &[usize], steps: &[Step]) -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
-    store.writer_seen(Via::Broker, "test")?;
-    let (planned, works) = start(&mut store, Via::Broker, sizes)?;
+    store.note_writer_alive(Transport::Broker, "test")?;
+    let (planned, works) = start(&mut store, Transport::Broker, sizes)?;
     let mut model = Model {
         chunks: vec![Chunk::Open { published: false }; works.len()],
         works,

@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use pingfleet_store::{OpenOptions, Store, Via};
+use pingfleet_store::{OpenOptions, Transport, Writer};
 use pingfleet_wire::Status;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -33,10 +33,10 @@ const READ_ONLY: &str = "?mode=ro";
 const ROWS: &str = "SELECT (SELECT count(*) FROM report) || ' ' || (SELECT count(*) FROM latest)
     || ' ' || (SELECT state FROM run_summary)";
 
-fn sweep(store: &mut Store) -> Result<()> {
-    let (_planned, works) = start(store, Via::Sweep, &[3, 2])?;
+fn sweep(store: &mut Writer) -> Result<()> {
+    let (_planned, works) = start(store, Transport::Sweep, &[3, 2])?;
     for work in &works {
-        store.apply(Via::Sweep, &[delivery(result(work, &[Status::Up]))])?;
+        store.apply(Transport::Sweep, &[delivery(result(work, &[Status::Up]))])?;
     }
     Ok(())
 }
@@ -53,14 +53,14 @@ fn processes_that_create_at_once_create_one_database() -> Result<()> {
             child.hear("waiting")?;
         }
         for child in &mut children {
-            child.tell("go")?;
+            child.send_line("go")?;
         }
         let mut databases = children
             .iter_mut()
             .map(|child| child.hear("database "))
             .collect::<Result<Vec<_>>>()?;
         for child in &mut children {
-            child.tell("go")?;
+            child.send_line("go")?;
         }
         for child in children {
             child.join()?;
@@ -93,7 +93,7 @@ fn child_opens() -> Result<()> {
 fn an_unfinished_file_of_ours_is_migrated() -> Result<()> {
     let folder = TempDir::new()?;
     let path = folder.path().join("fleet.db");
-    // "PFLT", as the schema says.
+    // "PFLT", as in schema.rs.
     let unfinished = Connection::open(&path)?;
     unfinished
         .execute_batch("PRAGMA application_id = 0x50464c54; PRAGMA user_version = 0; VACUUM")?;
@@ -147,7 +147,7 @@ fn a_second_connection_of_the_process_takes_no_lock_from_the_first() -> Result<(
     let second = options(&path).open()?;
     sweep(&mut first)?;
     ensure!(shell(&path, "", ROWS)? == "5 5 complete");
-    start(&mut first, Via::Sweep, &[1])?;
+    start(&mut first, Transport::Sweep, &[1])?;
     ensure!(shell(&path, "", "SELECT count(*) FROM runs")? == "2");
     second.close()?;
     first.close()?;
@@ -167,7 +167,7 @@ fn a_refused_opening_takes_no_lock_from_an_open_database() -> Result<()> {
     newer.execute_batch("PRAGMA user_version = 1")?;
     drop(newer);
     shell(&path, "", ROWS)?;
-    start(&mut store, Via::Sweep, &[1])?;
+    start(&mut store, Transport::Sweep, &[1])?;
     store.close()?;
     ensure!(options(&path).open()?.summaries()?.len() == 2);
     Ok(())

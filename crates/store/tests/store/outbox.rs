@@ -1,7 +1,7 @@
-//! The plan as an outbox: what is to be published, and what is not.
+//! The plan as an outbox: which chunks are published, and which are not.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{FileLock, Republish, RunState, Store, StoreError, Via};
+use pingfleet_store::{FileLock, Republish, RunState, StoreError, Transport, Writer};
 use pingfleet_wire::{Message as _, Status, WorkChunk};
 use tempfile::TempDir;
 
@@ -10,19 +10,19 @@ use crate::{
     sample::{dead_letter, delivery, options, plan, result, start},
 };
 
-fn open(folder: &TempDir) -> Result<Store> {
+fn open(folder: &TempDir) -> Result<Writer> {
     Ok(options(&folder.path().join("fleet.db")).open()?)
 }
 
 /// The numbers of all chunks that are to be published.
-fn outgoing(store: &Store, run: i64) -> Result<Vec<u32>> {
-    let chunks = store.outgoing(run, None, 1000)?;
+fn outgoing(store: &Writer, run: i64) -> Result<Vec<u32>> {
+    let chunks = store.unpublished_chunks(run, None, 1000)?;
     Ok(chunks.into_iter().map(|outgoing| outgoing.chunk).collect())
 }
 
-fn apply_result(store: &mut Store, work: &WorkChunk) -> Result<()> {
+fn apply_result(store: &mut Writer, work: &WorkChunk) -> Result<()> {
     store.apply(
-        Via::Broker,
+        Transport::Broker,
         &[delivery(result(work, &[Status::Down { no_arp: false }]))],
     )?;
     Ok(())
@@ -32,13 +32,16 @@ fn apply_result(store: &mut Store, work: &WorkChunk) -> Result<()> {
 fn nothing_leaves_before_the_run_is_started() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = plan(&mut store, Via::Broker, &[2, 2])?;
+    let (planned, works) = plan(&mut store, Transport::Broker, &[2, 2])?;
     ensure!(outgoing(&store, planned.run)?.is_empty());
     ensure!(store.outstanding_work(planned.run, 0)?.is_none());
     ensure!(store.summary(planned.run)?.state == RunState::Planning);
     // A result that guessed the token of an unpublished plan is not applied, either.
-    store.writer_seen(Via::Broker, "test")?;
-    let applied = store.apply(Via::Broker, &[delivery(result(&works[0], &[Status::Up]))])?;
+    store.note_writer_alive(Transport::Broker, "test")?;
+    let applied = store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[0], &[Status::Up]))],
+    )?;
     ensure!(applied.quarantined == 1, "{applied:?}");
 
     store.start_run(planned.run)?;
@@ -53,7 +56,7 @@ fn nothing_leaves_before_the_run_is_started() -> Result<()> {
 fn a_run_is_started_once() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, _works) = start(&mut store, Via::Broker, &[1])?;
+    let (planned, _works) = start(&mut store, Transport::Broker, &[1])?;
     let again = store.start_run(planned.run);
     ensure!(matches!(again, Err(StoreError::BadPlan { .. })));
     Ok(())
@@ -63,11 +66,11 @@ fn a_run_is_started_once() -> Result<()> {
 fn chunks_leave_in_pages_by_key_as_the_bytes_of_the_plan() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1, 2, 3, 1, 2])?;
-    let (_other, _) = start(&mut store, Via::Broker, &[1; 9])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1, 2, 3, 1, 2])?;
+    let (_other, _) = start(&mut store, Transport::Broker, &[1; 9])?;
     let (mut after, mut read) = (None, Vec::new());
     loop {
-        let page = store.outgoing(planned.run, after, 2)?;
+        let page = store.unpublished_chunks(planned.run, after, 2)?;
         let Some(last) = page.last() else { break };
         ensure!(page.len() <= 2);
         after = Some(last.chunk);
@@ -87,10 +90,10 @@ fn chunks_leave_in_pages_by_key_as_the_bytes_of_the_plan() -> Result<()> {
 fn a_published_chunk_leaves_once_and_a_done_one_never() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1; 4])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1; 4])?;
     store.mark_published(planned.run, &[0, 2])?;
     ensure!(outgoing(&store, planned.run)? == [1, 3]);
-    // Its result overtakes the note that it was published.
+    // Its result arrives before it is recorded as published.
     apply_result(&mut store, &works[1])?;
     store.mark_published(planned.run, &[1])?;
     ensure!(store.done_chunks(planned.run)? == [1]);
@@ -106,9 +109,9 @@ fn a_published_chunk_leaves_once_and_a_done_one_never() -> Result<()> {
 fn a_run_of_the_broker_is_reopened_without_publishing_again() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, _works) = start(&mut store, Via::Broker, &[1; 3])?;
+    let (planned, _works) = start(&mut store, Transport::Broker, &[1; 3])?;
     store.mark_published(planned.run, &[0])?;
-    store.hold_run(planned.run, false)?;
+    store.release_lease(planned.run)?;
     ensure!(store.summary(planned.run)?.state == RunState::Incomplete);
     ensure!(store.reopen_published(planned.run, Republish::None)?);
     ensure!(store.summary(planned.run)?.state == RunState::Running);
@@ -120,7 +123,7 @@ fn a_run_of_the_broker_is_reopened_without_publishing_again() -> Result<()> {
 fn a_cancelled_run_publishes_nothing_more() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1; 3])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1; 3])?;
     store.mark_published(planned.run, &[0])?;
     ensure!(store.cancel_run(planned.run)?);
     ensure!(outgoing(&store, planned.run)?.is_empty());
@@ -137,7 +140,7 @@ fn a_cancelled_run_publishes_nothing_more() -> Result<()> {
 fn a_complete_run_is_neither_reopened_nor_cancelled() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1])?;
     apply_result(&mut store, &works[0])?;
     ensure!(!store.reopen_published(planned.run, Republish::All)?);
     ensure!(!store.cancel_run(planned.run)?);
@@ -150,11 +153,11 @@ fn a_complete_run_is_neither_reopened_nor_cancelled() -> Result<()> {
 fn only_dead_chunks_are_retried_and_each_as_if_new() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1; 3])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1; 3])?;
     store.mark_published(planned.run, &[0, 1, 2])?;
     apply_result(&mut store, &works[0])?;
     store.apply(
-        Via::Broker,
+        Transport::Broker,
         &[dead_letter(&works[1]), dead_letter(&works[2])],
     )?;
     let summary = store.summary(planned.run)?;
@@ -181,7 +184,7 @@ fn an_abandoned_plan_is_removed_only_when_its_producer_is_gone() -> Result<()> {
     let folder = TempDir::new()?;
     let path = folder.path().join("fleet.db");
     let mut store = options(&path).open()?;
-    let (kept, _works) = start(&mut store, Via::Broker, &[1])?;
+    let (kept, _works) = start(&mut store, Transport::Broker, &[1])?;
     drop(kept);
     let mut planner = Process::start("outbox::child_plans", &path)?;
     let run: i64 = planner.hear("planned ")?.parse()?;
@@ -207,7 +210,7 @@ fn an_abandoned_plan_is_removed_only_when_its_producer_is_gone() -> Result<()> {
 #[ignore = "a process that another test starts"]
 fn child_plans() -> Result<()> {
     let mut store = options(&child::database()?).open()?;
-    let (planned, _works) = plan(&mut store, Via::Broker, &[2, 2])?;
+    let (planned, _works) = plan(&mut store, Transport::Broker, &[2, 2])?;
     println!("planned {}", planned.run);
     child::wait()?;
     Ok(())
@@ -221,8 +224,8 @@ fn a_run_is_found_by_number_prefix_and_latest() -> Result<()> {
         store.find_run("latest"),
         Err(StoreError::NoSuchRun { .. })
     ));
-    let (first, _) = plan(&mut store, Via::Broker, &[1])?;
-    let (second, _) = plan(&mut store, Via::Broker, &[1])?;
+    let (first, _) = plan(&mut store, Transport::Broker, &[1])?;
+    let (second, _) = plan(&mut store, Transport::Broker, &[1])?;
     let text = second.run_id.to_string();
     ensure!(store.find_run("latest")? == second.run);
     ensure!(store.find_run(&first.run.to_string())? == first.run);
@@ -249,12 +252,12 @@ fn a_run_is_found_by_number_prefix_and_latest() -> Result<()> {
 }
 
 #[test]
-fn a_run_is_held_by_its_producer_alone() -> Result<()> {
+fn only_the_producer_has_the_lock_of_its_run() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, _works) = start(&mut store, Via::Broker, &[1])?;
+    let (planned, _works) = start(&mut store, Transport::Broker, &[1])?;
     let second = FileLock::run(store.path(), planned.run);
-    ensure!(matches!(second, Err(StoreError::Held { .. })));
+    ensure!(matches!(second, Err(StoreError::AlreadyLocked { .. })));
     drop(planned.lock);
     FileLock::run(store.path(), planned.run)?;
     Ok(())

@@ -2,8 +2,8 @@
 //! waits 12 s after its first publish.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{Incoming, Overdue, Store, Via};
-use pingfleet_wire::{ChunkKey, Heartbeat, Version, WorkChunk};
+use pingfleet_store::{DecodedDelivery, Overdue, Transport, Writer};
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, WorkChunk};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use crate::sample::{dead_letter, delivery, options, result, start};
 
 /// A run of two chunks, both published and, to begin with, both overdue.
 struct Late {
-    store: Store,
+    store: Writer,
     run: i64,
     works: Vec<WorkChunk>,
     clock: Connection,
@@ -23,9 +23,9 @@ impl Late {
     fn new() -> Result<Self> {
         let folder = TempDir::new()?;
         let mut store = options(&folder.path().join("fleet.db")).open()?;
-        let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+        let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
         store.mark_published(planned.run, &[0, 1])?;
-        store.writer_seen(Via::Broker, "test")?;
+        store.note_writer_alive(Transport::Broker, "test")?;
         let late = Self {
             clock: Connection::open(store.path())?,
             run: planned.run,
@@ -50,7 +50,7 @@ impl Late {
     }
 
     fn chunks(&self) -> Result<Vec<u32>> {
-        match self.store.overdue(self.run, Via::Broker, 100)? {
+        match self.store.overdue(self.run, Transport::Broker, 100)? {
             Overdue::Chunks(chunks) => Ok(chunks),
             Overdue::WriterSilent => anyhow::bail!("the writer is silent"),
         }
@@ -58,19 +58,12 @@ impl Late {
 
     fn heartbeat(&mut self, instance: u128, in_hand: Vec<ChunkKey>, draining: bool) -> Result<()> {
         let heartbeat = Heartbeat {
-            version: Version,
-            worker: "worker-1".to_owned(),
-            instance: Uuid::from_u128(instance),
-            pid: 1,
-            threads: 1,
-            chunks_done: 0,
-            targets_done: 0,
-            requests_sent: 0,
-            in_hand,
+            in_hand: in_hand.into_iter().map(ChunkInHand::just_taken).collect(),
             draining,
+            ..Heartbeat::new("worker-1", Uuid::from_u128(instance))
         };
         self.store
-            .apply(Via::Broker, &[Incoming::Heartbeat(heartbeat)])?;
+            .apply(Transport::Broker, &[DecodedDelivery::Heartbeat(heartbeat)])?;
         Ok(())
     }
 }
@@ -130,26 +123,26 @@ fn publishing_again_starts_the_wait_anew() -> Result<()> {
 fn nothing_is_overdue_while_the_writer_is_silent() -> Result<()> {
     let late = Late::new()?;
     late.change("UPDATE writers SET seen_us = seen_us - 20 * 1000000")?;
-    let overdue = late.store.overdue(late.run, Via::Broker, 100)?;
+    let overdue = late.store.overdue(late.run, Transport::Broker, 100)?;
     ensure!(overdue == Overdue::WriterSilent);
     late.change("DELETE FROM writers")?;
-    let overdue = late.store.overdue(late.run, Via::Broker, 100)?;
+    let overdue = late.store.overdue(late.run, Transport::Broker, 100)?;
     ensure!(overdue == Overdue::WriterSilent);
     Ok(())
 }
 
 #[test]
-fn the_writer_of_the_other_way_says_nothing() -> Result<()> {
+fn the_writer_of_the_other_transport_does_not_count() -> Result<()> {
     let mut late = Late::new()?;
     late.change("DELETE FROM writers")?;
-    late.store.writer_seen(Via::Sweep, "test")?;
-    let overdue = late.store.overdue(late.run, Via::Broker, 100)?;
+    late.store.note_writer_alive(Transport::Sweep, "test")?;
+    let overdue = late.store.overdue(late.run, Transport::Broker, 100)?;
     ensure!(overdue == Overdue::WriterSilent);
     Ok(())
 }
 
 #[test]
-fn a_batch_is_a_sign_of_the_writer() -> Result<()> {
+fn a_batch_shows_that_the_writer_is_alive() -> Result<()> {
     let mut late = Late::new()?;
     late.change("UPDATE writers SET seen_us = 0")?;
     late.heartbeat(1, Vec::new(), false)?;
@@ -177,7 +170,7 @@ fn a_chunk_in_hand_is_not_overdue_until_its_worker_is_silent() -> Result<()> {
 }
 
 #[test]
-fn the_last_heartbeat_alone_tells_what_is_in_hand() -> Result<()> {
+fn only_the_last_heartbeat_decides_what_is_in_hand() -> Result<()> {
     let mut late = Late::new()?;
     let [first, second] = [late.works[0].key, late.works[1].key];
     late.heartbeat(1, vec![first], false)?;
@@ -193,13 +186,14 @@ fn the_last_heartbeat_alone_tells_what_is_in_hand() -> Result<()> {
 fn a_settled_chunk_is_not_overdue() -> Result<()> {
     let mut late = Late::new()?;
     let done = delivery(result(&late.works[0], &[pingfleet_wire::Status::Up]));
-    late.store.apply(Via::Broker, &[done])?;
+    late.store.apply(Transport::Broker, &[done])?;
     ensure!(late.chunks()? == [1]);
-    let (_planned, others) = start(&mut late.store, Via::Broker, &[1])?;
-    late.store.apply(Via::Broker, &[dead_letter(&others[0])])?;
+    let (_planned, others) = start(&mut late.store, Transport::Broker, &[1])?;
+    late.store
+        .apply(Transport::Broker, &[dead_letter(&others[0])])?;
     ensure!(late.chunks()? == [1]);
     late.store
-        .apply(Via::Broker, &[dead_letter(&late.works[1])])?;
+        .apply(Transport::Broker, &[dead_letter(&late.works[1])])?;
     ensure!(late.chunks()?.is_empty());
     // Sent again, it is overdue like a new one: not before its publish.
     late.store.retry_dead(late.run)?;
@@ -220,9 +214,9 @@ fn a_cancelled_run_has_nothing_overdue() -> Result<()> {
 }
 
 #[test]
-fn as_many_are_told_as_were_asked_for() -> Result<()> {
+fn the_number_of_overdue_chunks_is_limited() -> Result<()> {
     let late = Late::new()?;
-    let overdue = late.store.overdue(late.run, Via::Broker, 1)?;
+    let overdue = late.store.overdue(late.run, Transport::Broker, 1)?;
     ensure!(overdue == Overdue::Chunks(vec![0]));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A file that is not a database of ours, or cannot be used as one, is refused and stays as it is.
+//! A file that is no pingfleet database, or cannot be used as one, is refused and not changed.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use pingfleet_store::{OpenOptions, Store, StoreError, Via};
+use pingfleet_store::{OpenOptions, StoreError, Transport, Writer};
 use pingfleet_wire::Status;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use crate::sample::{delivery, options, result, start};
 
 const PAGE: usize = 4096;
 
-/// Everything in a folder: a refused file must stay as it was, and have got no companion.
+/// All files of a folder: a refused file must not change, and no -wal or -shm file may appear.
 fn contents(folder: &Path) -> Result<BTreeMap<OsString, Vec<u8>>> {
     fs::read_dir(folder)?
         .map(|entry| {
@@ -61,9 +61,9 @@ const EVERY_WAY: [(bool, bool); 4] = [(true, true), (true, false), (false, true)
 fn filled(folder: &TempDir) -> Result<PathBuf> {
     let path = folder.path().join("fleet.db");
     let mut store = options(&path).open()?;
-    let (_planned, works) = start(&mut store, Via::Sweep, &[500; 4])?;
+    let (_planned, works) = start(&mut store, Transport::Sweep, &[500; 4])?;
     for work in &works {
-        store.apply(Via::Sweep, &[delivery(result(work, &[Status::Up]))])?;
+        store.apply(Transport::Sweep, &[delivery(result(work, &[Status::Up]))])?;
     }
     store.close()?;
     Ok(path)
@@ -166,7 +166,7 @@ fn a_damaged_file_is_corrupt() -> Result<()> {
     for error in refused(&path, &[(true, true), (false, true)])? {
         ensure!(matches!(error, StoreError::Corrupt { .. }), "{error}");
     }
-    // The control: it is the check that sees this damage, not the opening.
+    // The control: the check finds this damage, opening alone does not.
     drop(
         OpenOptions {
             check: false,
@@ -212,7 +212,7 @@ fn a_file_in_a_missing_folder_cannot_be_created() -> Result<()> {
 #[test]
 fn what_is_not_refused_can_be_written() -> Result<()> {
     let folder = TempDir::new()?;
-    let mut store: Store = OpenOptions {
+    let mut store: Writer = OpenOptions {
         check: true,
         create: false,
         ..options(&filled(&folder)?)
@@ -222,7 +222,7 @@ fn what_is_not_refused_can_be_written() -> Result<()> {
     Ok(())
 }
 
-/// Root may write everywhere: these tests open as somebody who may not.
+/// Root may write everywhere, so these tests open the file as another user.
 #[cfg(unix)]
 mod permissions {
     use std::os::unix::{
@@ -265,11 +265,11 @@ mod permissions {
     #[ignore = "a process that other tests start"]
     fn child_may_not_write() -> Result<()> {
         for error in refused(&child::database()?, &EVERY_WAY)? {
-            let told = matches!(
+            let is_expected = matches!(
                 error,
                 StoreError::CannotOpen { .. } | StoreError::Missing { .. }
             );
-            ensure!(told, "{error:?}");
+            ensure!(is_expected, "{error:?}");
         }
         Ok(())
     }

@@ -4,7 +4,8 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::Result;
 use pingfleet_store::{
-    Durability, Incoming, Letter, NewChunk, NewRun, OpenOptions, PlannedRun, Store, Via,
+    DecodedDelivery, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, RawMessage, Transport,
+    Writer,
 };
 use pingfleet_wire::{
     ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
@@ -18,7 +19,7 @@ pub(crate) const WORST_CHUNK: Duration = Duration::from_secs(1);
 /// The moment at which every result began, in microseconds since 1970-01-01 UTC.
 pub(crate) const STARTED_AT_US: u64 = 1_700_000_000_123_456;
 
-/// How the tests open a database: none of them cuts the power.
+/// How the tests open a database. No test cuts the power.
 pub(crate) fn options(path: &Path) -> OpenOptions {
     OpenOptions {
         path: path.to_owned(),
@@ -30,12 +31,12 @@ pub(crate) fn options(path: &Path) -> OpenOptions {
 
 /// A plan of one chunk for each of the sizes, still in `planning`. The targets are numbered through.
 pub(crate) fn plan(
-    store: &mut Store,
-    via: Via,
+    store: &mut Writer,
+    transport: Transport,
     sizes: &[usize],
 ) -> Result<(PlannedRun, Vec<WorkChunk>)> {
     let planned = store.begin_run(&NewRun {
-        via,
+        transport,
         source: "10.0.0.0/16".to_owned(),
         probing: "{}".to_owned(),
         seed: Some(u64::MAX),
@@ -61,13 +62,13 @@ pub(crate) fn plan(
     Ok((planned, works))
 }
 
-/// The same, started.
+/// The same for a started run.
 pub(crate) fn start(
-    store: &mut Store,
-    via: Via,
+    store: &mut Writer,
+    transport: Transport,
     sizes: &[usize],
 ) -> Result<(PlannedRun, Vec<WorkChunk>)> {
-    let (planned, works) = plan(store, via, sizes)?;
+    let (planned, works) = plan(store, transport, sizes)?;
     store.start_run(planned.run)?;
     Ok((planned, works))
 }
@@ -134,25 +135,25 @@ pub(crate) fn result(work: &WorkChunk, statuses: &[Status]) -> ResultChunk {
 }
 
 /// A result as the writer takes it from its queue.
-pub(crate) fn delivery(message: ResultChunk) -> Incoming {
-    Incoming::Result {
-        letter: letter(message.encode()),
+pub(crate) fn delivery(message: ResultChunk) -> DecodedDelivery {
+    DecodedDelivery::Result {
+        raw: raw(message.encode()),
         message: Box::new(message),
         redelivered: false,
     }
 }
 
-/// A chunk that the broker gave up.
-pub(crate) fn dead_letter(work: &WorkChunk) -> Incoming {
-    Incoming::Dead {
-        letter: letter(work.encode()),
+/// A chunk that the broker dead-lettered.
+pub(crate) fn dead_letter(work: &WorkChunk) -> DecodedDelivery {
+    DecodedDelivery::Dead {
+        raw: raw(work.encode()),
         message: Box::new(work.clone()),
         reason: "delivery_limit".to_owned(),
     }
 }
 
-fn letter(body: Vec<u8>) -> Letter {
-    Letter {
+fn raw(body: Vec<u8>) -> RawMessage {
+    RawMessage {
         queue: "results",
         body,
     }

@@ -1,7 +1,7 @@
-//! Single deliveries: what each does to its chunk, its run and the counters.
+//! The effect of single deliveries on their chunk, their run and the counters.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{Applied, Incoming, Letter, RunState, Store, Via};
+use pingfleet_store::{Applied, DecodedDelivery, RawMessage, RunState, Transport, Writer};
 use pingfleet_wire::{DnsFailure, LocalLoss, Outcome, Status};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -10,9 +10,9 @@ use crate::sample::{dead_letter, delivery, options, outcome, result, start};
 
 const DOWN: Status = Status::Down { no_arp: false };
 
-fn open(folder: &TempDir) -> Result<Store> {
+fn open(folder: &TempDir) -> Result<Writer> {
     let mut store = options(&folder.path().join("fleet.db")).open()?;
-    store.writer_seen(Via::Broker, "test")?;
+    store.note_writer_alive(Transport::Broker, "test")?;
     Ok(store)
 }
 
@@ -24,12 +24,12 @@ fn counted(applied: &Applied) -> [u64; 3] {
 fn the_first_result_wins_whole() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[3, 1])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[3, 1])?;
     let first = delivery(result(&works[0], &[Status::Up, DOWN]));
     let second = delivery(result(&works[0], &[DOWN, Status::Up]));
-    let applied = store.apply(Via::Broker, &[first, second.clone()])?;
+    let applied = store.apply(Transport::Broker, &[first, second.clone()])?;
     ensure!(counted(&applied) == [1, 1, 0] && applied.rows == 3);
-    let applied = store.apply(Via::Broker, &[second])?;
+    let applied = store.apply(Transport::Broker, &[second])?;
     ensure!(counted(&applied) == [0, 1, 0] && applied.rows == 0);
     let summary = store.summary(planned.run)?;
     ensure!(summary.duplicates == 2 && summary.settled() == 3);
@@ -43,9 +43,9 @@ fn the_first_result_wins_whole() -> Result<()> {
 fn a_dead_letter_for_a_done_chunk_is_a_duplicate() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
     let done = delivery(result(&works[0], &[DOWN]));
-    let applied = store.apply(Via::Broker, &[done, dead_letter(&works[0])])?;
+    let applied = store.apply(Transport::Broker, &[done, dead_letter(&works[0])])?;
     ensure!(counted(&applied) == [1, 1, 0]);
     ensure!(store.summary(planned.run)?.chunks_dead == 0);
     ensure!(store.done_chunks(planned.run)? == [0]);
@@ -56,13 +56,13 @@ fn a_dead_letter_for_a_done_chunk_is_a_duplicate() -> Result<()> {
 fn a_result_makes_a_dead_chunk_done_and_its_run_complete() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
     let batch = [
         delivery(result(&works[0], &[DOWN])),
         dead_letter(&works[1]),
         dead_letter(&works[1]),
     ];
-    let applied = store.apply(Via::Broker, &batch)?;
+    let applied = store.apply(Transport::Broker, &batch)?;
     ensure!(counted(&applied) == [2, 1, 0]);
     ensure!(applied.closed.len() == 1 && !applied.closed[0].complete);
     ensure!(store.summary(planned.run)?.state == RunState::Incomplete);
@@ -70,7 +70,10 @@ fn a_result_makes_a_dead_chunk_done_and_its_run_complete() -> Result<()> {
     ensure!(proof.is_consistent() && !proof.is_complete());
     ensure!(proof.dead_chunks == [(1, "delivery_limit".to_owned())]);
 
-    let applied = store.apply(Via::Broker, &[delivery(result(&works[1], &[Status::Late]))])?;
+    let applied = store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[1], &[Status::Late]))],
+    )?;
     ensure!(applied.closed.len() == 1 && applied.closed[0].complete);
     let summary = store.summary(planned.run)?;
     ensure!(summary.state == RunState::Complete && summary.chunks_dead == 0);
@@ -82,20 +85,25 @@ fn a_result_makes_a_dead_chunk_done_and_its_run_complete() -> Result<()> {
 fn the_batch_that_settles_the_last_chunk_closes_the_run() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[2, 2, 2])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[2, 2, 2])?;
     let results: Vec<_> = works
         .iter()
         .map(|work| delivery(result(work, &[Status::Up])))
         .collect();
-    ensure!(store.apply(Via::Broker, &results[..2])?.closed.is_empty());
+    ensure!(
+        store
+            .apply(Transport::Broker, &results[..2])?
+            .closed
+            .is_empty()
+    );
     ensure!(store.summary(planned.run)?.state == RunState::Running);
-    // The last one beside a repetition: the run is closed once.
-    let applied = store.apply(Via::Broker, &results)?;
+    // The last result and a duplicate of it: the run is closed once.
+    let applied = store.apply(Transport::Broker, &results)?;
     ensure!(counted(&applied) == [1, 2, 0]);
     ensure!(applied.closed.len() == 1 && applied.closed[0].run == planned.run);
     let summary = store.summary(planned.run)?;
     ensure!(summary.state == RunState::Complete && summary.finished_at.is_some());
-    ensure!(store.apply(Via::Broker, &results)?.closed.is_empty());
+    ensure!(store.apply(Transport::Broker, &results)?.closed.is_empty());
     Ok(())
 }
 
@@ -103,14 +111,14 @@ fn the_batch_that_settles_the_last_chunk_closes_the_run() -> Result<()> {
 fn one_batch_settles_several_runs() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (first, works) = start(&mut store, Via::Broker, &[2])?;
-    let (second, others) = start(&mut store, Via::Broker, &[2, 2])?;
+    let (first, works) = start(&mut store, Transport::Broker, &[2])?;
+    let (second, others) = start(&mut store, Transport::Broker, &[2, 2])?;
     let batch: Vec<_> = works
         .iter()
         .chain(&others)
         .map(|work| delivery(result(work, &[DOWN])))
         .collect();
-    let applied = store.apply(Via::Broker, &batch)?;
+    let applied = store.apply(Transport::Broker, &batch)?;
     let closed: Vec<_> = applied.closed.iter().map(|closed| closed.run).collect();
     ensure!(closed == [first.run, second.run]);
     ensure!(store.verify(first.run)?.is_complete() && store.verify(second.run)?.is_complete());
@@ -121,7 +129,7 @@ fn one_batch_settles_several_runs() -> Result<()> {
 fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[2])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[2])?;
     let good = result(&works[0], &[Status::Up]);
     let mut token = good.clone();
     token.token.0 = uuid::Uuid::new_v4();
@@ -135,8 +143,8 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     database.database = uuid::Uuid::new_v4();
     let mut dead = works[0].clone();
     dead.token.0 = uuid::Uuid::new_v4();
-    let long = Incoming::Unreadable {
-        letter: Letter {
+    let long = DecodedDelivery::Unreadable {
+        raw: RawMessage {
             queue: "dead",
             body: vec![0xff; 100_000],
         },
@@ -144,7 +152,7 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     };
     let mut batch: Vec<_> = [token, count, chunk, run, database].map(delivery).into();
     batch.extend([dead_letter(&dead), long]);
-    let applied = store.apply(Via::Broker, &batch)?;
+    let applied = store.apply(Transport::Broker, &batch)?;
     ensure!(counted(&applied) == [0, 0, 7], "{applied:?}");
     ensure!(store.summary(planned.run)?.settled() == 0);
 
@@ -175,7 +183,7 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     }
     ensure!(kept[0].1 == kept[0].2 && kept[0].3 == "results");
     ensure!((kept[6].1, kept[6].2, kept[6].3.as_str()) == (100_000, 65_536, "dead"));
-    let sign = store.writer_sign(Via::Broker)?;
+    let sign = store.writer_liveness(Transport::Broker)?;
     ensure!(sign.is_some_and(|sign| (sign.taken, sign.quarantined) == (7, 7)));
     Ok(())
 }
@@ -184,7 +192,7 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
 fn what_was_delivered_before_is_counted_as_redelivered() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1; 4])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1; 4])?;
     let mut batch = Vec::new();
     for (work, [of_work, of_result]) in
         works
@@ -194,12 +202,12 @@ fn what_was_delivered_before_is_counted_as_redelivered() -> Result<()> {
         let mut message = result(work, &[DOWN]);
         message.redelivered = of_work;
         let mut incoming = delivery(message);
-        if let Incoming::Result { redelivered, .. } = &mut incoming {
+        if let DecodedDelivery::Result { redelivered, .. } = &mut incoming {
             *redelivered = of_result;
         }
         batch.push(incoming);
     }
-    store.apply(Via::Broker, &batch)?;
+    store.apply(Transport::Broker, &batch)?;
     ensure!(store.summary(planned.run)?.redelivered == 3);
     Ok(())
 }
@@ -221,13 +229,13 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
         Status::Unknown(LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED)),
         Status::Down { no_arp: true },
     ];
-    let (planned, works) = start(&mut store, Via::Broker, &[7])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[7])?;
     let mut message = result(&works[0], &statuses);
     message.outcomes[2] = Outcome {
         address: Some("2001:db8::1".parse()?),
         ..message.outcomes[2].clone()
     };
-    store.apply(Via::Broker, &[delivery(message)])?;
+    store.apply(Transport::Broker, &[delivery(message)])?;
     let mut rows = Vec::new();
     store.report(
         planned.run,

@@ -1,4 +1,4 @@
-//! The database's own thread: a failed call is its caller's alone, and nothing that was called is left undone.
+//! The database's thread: a failed call affects only its caller, and every call that was sent is executed.
 
 use std::{
     cell::RefCell,
@@ -9,15 +9,15 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use pingfleet_store::{Db, StoreError, Via};
+use pingfleet_store::{DatabaseThread, StoreError, Transport};
 use tempfile::TempDir;
 
 use crate::sample::{options, plan};
 
-async fn open() -> Result<(TempDir, PathBuf, Db)> {
+async fn open() -> Result<(TempDir, PathBuf, DatabaseThread)> {
     let folder = TempDir::new()?;
     let path = folder.path().join("fleet.db");
-    let db = Db::open(options(&path)).await?;
+    let db = DatabaseThread::open(options(&path)).await?;
     Ok((folder, path, db))
 }
 
@@ -31,13 +31,13 @@ async fn begins<F: Future>(future: Pin<&mut F>) -> bool {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_to_its_caller_alone() -> Result<()> {
+async fn a_panic_reaches_only_its_caller() -> Result<()> {
     let (_folder, _path, db) = open().await?;
     let (panicking, working) = tokio::join!(
         db.call(|store| -> Result<(), StoreError> {
             // Half of a change is made, and must not be found later.
             let planned = store.begin_run(&pingfleet_store::NewRun {
-                via: Via::Sweep,
+                transport: Transport::Sweep,
                 source: String::new(),
                 probing: "{}".to_owned(),
                 seed: None,
@@ -63,14 +63,14 @@ async fn the_error_of_a_call_is_its_own() -> Result<()> {
     let (_folder, _path, db) = open().await?;
     let missing = db.call(|store| store.summary(7)).await;
     ensure!(matches!(missing, Err(StoreError::NoSuchRun { .. })));
-    db.call(pingfleet_store::Store::try_commit).await?;
+    db.call(pingfleet_store::Writer::try_commit).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_is_told() -> Result<()> {
+async fn a_file_that_cannot_be_opened_is_an_error() -> Result<()> {
     let folder = TempDir::new()?;
-    match Db::open(options(folder.path())).await {
+    match DatabaseThread::open(options(folder.path())).await {
         Err(StoreError::CannotOpen { .. }) => Ok(()),
         other => bail!("{other:?}"),
     }
@@ -83,9 +83,10 @@ async fn closing_waits_for_the_calls_under_way() -> Result<()> {
     {
         let mut first = Box::pin(db.call(move |store| {
             gate.recv().expect("the gate opens");
-            Ok(plan(store, Via::Sweep, &[1]).map(drop))
+            Ok(plan(store, Transport::Sweep, &[1]).map(drop))
         }));
-        let mut second = Box::pin(db.call(|store| Ok(plan(store, Via::Sweep, &[1]).map(drop))));
+        let mut second =
+            Box::pin(db.call(|store| Ok(plan(store, Transport::Sweep, &[1]).map(drop))));
         ensure!(!begins(first.as_mut()).await && !begins(second.as_mut()).await);
         // Both callers leave without an answer.
     }
@@ -106,8 +107,8 @@ thread_local! {
     static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
 }
 
-/// Hears when the database's thread has ended: its thread-local value is dropped last.
-async fn end_of_thread(db: &Db) -> Result<Receiver<()>> {
+/// Notices the end of the database's thread: its thread-local value is dropped last.
+async fn end_of_thread(db: &DatabaseThread) -> Result<Receiver<()>> {
     let (kept, ended) = channel();
     db.call(move |_| {
         LAST.with_borrow_mut(|last| {
@@ -122,7 +123,7 @@ async fn end_of_thread(db: &Db) -> Result<Receiver<()>> {
 #[tokio::test]
 async fn a_dropped_handle_ends_the_thread_and_closes_the_file() -> Result<()> {
     let (folder, _path, db) = open().await?;
-    db.call(pingfleet_store::Store::try_commit).await?;
+    db.call(pingfleet_store::Writer::try_commit).await?;
     let ended = end_of_thread(&db).await?;
     ensure!(ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty));
     drop(db);
@@ -134,7 +135,7 @@ async fn a_dropped_handle_ends_the_thread_and_closes_the_file() -> Result<()> {
 #[tokio::test]
 async fn closing_ends_the_thread() -> Result<()> {
     let (folder, _path, db) = open().await?;
-    db.call(pingfleet_store::Store::try_commit).await?;
+    db.call(pingfleet_store::Writer::try_commit).await?;
     let ended = end_of_thread(&db).await?;
     db.close().await?;
     ensure!(ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected));
@@ -143,9 +144,9 @@ async fn closing_ends_the_thread() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_patient_call_passes_on_what_waiting_does_not_mend() -> Result<()> {
+async fn a_call_while_busy_returns_errors_that_waiting_does_not_fix() -> Result<()> {
     let (_folder, _path, db) = open().await?;
-    let missing = db.patiently(|store| store.summary(7)).await;
+    let missing = db.call_while_busy(|store| store.summary(7)).await;
     ensure!(matches!(missing, Err(StoreError::NoSuchRun { .. })));
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! The views that users query: they need nothing but SQLite's own functions, and know no zero for what was not measured.
+//! The views that users query: they use only SQLite's built-in functions, and show NULL for what was not measured.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use pingfleet_store::{Store, Via};
+use pingfleet_store::{Transport, Writer};
 use pingfleet_wire::{DnsFailure, Status};
 use rusqlite::Connection;
 use serde_json::{Map, Value, json};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::sample::{dead_letter, delivery, options, result, start};
 
 /// The rows of a query, as the system's own `sqlite3` reads them.
-fn rows(store: &Store, sql: &str) -> Result<Vec<Map<String, Value>>> {
+fn rows(store: &Writer, sql: &str) -> Result<Vec<Map<String, Value>>> {
     let output = Command::new("sqlite3")
         .args(["-json", &format!("file:{}?mode=ro", store.path().display())])
         .arg(sql)
@@ -26,7 +26,7 @@ fn rows(store: &Store, sql: &str) -> Result<Vec<Map<String, Value>>> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn only(store: &Store, sql: &str) -> Result<Map<String, Value>> {
+fn only(store: &Writer, sql: &str) -> Result<Map<String, Value>> {
     let mut rows = rows(store, sql)?;
     match (rows.pop(), rows.len()) {
         (Some(row), 0) => Ok(row),
@@ -34,11 +34,11 @@ fn only(store: &Store, sql: &str) -> Result<Map<String, Value>> {
     }
 }
 
-fn state(store: &Store) -> Result<Value> {
+fn state(store: &Writer) -> Result<Value> {
     Ok(only(store, "SELECT state FROM run_summary")?["state"].clone())
 }
 
-fn open(folder: &TempDir) -> Result<Store> {
+fn open(folder: &TempDir) -> Result<Writer> {
     Ok(options(&folder.path().join("fleet.db")).open()?)
 }
 
@@ -102,8 +102,11 @@ fn the_columns_are_those_of_the_contract() -> Result<()> {
 fn an_answered_target_has_its_figures() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1])?;
-    store.apply(Via::Broker, &[delivery(result(&works[0], &[Status::Up]))])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1])?;
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[0], &[Status::Up]))],
+    )?;
     let row = only(&store, "SELECT * FROM report")?;
     let wanted = json!({
         "run": 1, "run_id": planned.run_id.to_string(), "target": "10.0.0.0", "address": "10.0.0.0",
@@ -132,13 +135,13 @@ fn an_answered_target_has_its_figures() -> Result<()> {
 fn what_was_not_measured_is_null() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (_planned, works) = start(&mut store, Via::Broker, &[3])?;
+    let (_planned, works) = start(&mut store, Transport::Broker, &[3])?;
     let statuses = [
         Status::Down { no_arp: false },
         Status::SendFailed { errno: 1 },
         Status::DnsFailed(DnsFailure::Nxdomain),
     ];
-    store.apply(Via::Broker, &[delivery(result(&works[0], &statuses))])?;
+    store.apply(Transport::Broker, &[delivery(result(&works[0], &statuses))])?;
     for view in ["report", "latest"] {
         let found = rows(&store, &format!("SELECT * FROM {view} ORDER BY status"))?;
         let [dns_failed, down, send_failed] = found.as_slice() else {
@@ -163,15 +166,15 @@ fn what_was_not_measured_is_null() -> Result<()> {
 }
 
 #[test]
-fn a_run_is_incomplete_when_nobody_holds_it() -> Result<()> {
+fn a_run_without_a_lease_is_incomplete() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[1, 1])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
     let clock = Connection::open(store.path())?;
     ensure!(state(&store)? == "running");
     let back = |seconds: i64| {
         clock.execute(
-            "UPDATE runs SET producer_seen_us = ?1",
+            "UPDATE runs SET lease_renewed_us = ?1",
             [pingfleet_store::now_us() - seconds * 1_000_000],
         )
     };
@@ -179,16 +182,16 @@ fn a_run_is_incomplete_when_nobody_holds_it() -> Result<()> {
     ensure!(state(&store)? == "running");
     back(20)?;
     ensure!(state(&store)? == "incomplete");
-    store.hold_run(planned.run, true)?;
+    store.renew_lease(planned.run)?;
     ensure!(state(&store)? == "running");
-    store.hold_run(planned.run, false)?;
+    store.release_lease(planned.run)?;
     ensure!(state(&store)? == "incomplete");
-    // Done is done, whoever looks on.
+    // A complete run does not depend on its lease.
     let batch: Vec<_> = works
         .iter()
         .map(|work| delivery(result(work, &[Status::Up])))
         .collect();
-    store.apply(Via::Broker, &batch)?;
+    store.apply(Transport::Broker, &batch)?;
     ensure!(state(&store)? == "complete");
     // A large run whose last chunk was settled, and which is not closed yet.
     clock.execute("UPDATE runs SET state = 'running'", ())?;
@@ -200,14 +203,14 @@ fn a_run_is_incomplete_when_nobody_holds_it() -> Result<()> {
 fn a_summary_counts_what_is_stored() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Via::Broker, &[2, 3, 1])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[2, 3, 1])?;
     let batch = [
         delivery(result(&works[0], &[Status::Up, Status::Late])),
         delivery(result(&works[0], &[Status::Late])),
         delivery(result(&works[1], &[Status::Down { no_arp: true }])),
         dead_letter(&works[2]),
     ];
-    store.apply(Via::Broker, &batch)?;
+    store.apply(Transport::Broker, &batch)?;
     let row = only(&store, "SELECT * FROM run_summary")?;
     let wanted = json!({
         "run": 1, "run_id": planned.run_id.to_string(), "state": "incomplete", "targets": 6, "chunks": 3,

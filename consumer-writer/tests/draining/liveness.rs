@@ -1,26 +1,28 @@
-//! Signs of life: workers appear, are heard by their heartbeats, and leave by their farewell.
+//! Liveness: workers appear with their first heartbeat and disappear with their last one.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use pingfleet_broker::Queue;
-use pingfleet_wire::{Heartbeat, Message as _, Version};
+use pingfleet_wire::{ChunkInHand, Heartbeat, Message as _, WorkerCounts};
 use uuid::Uuid;
 
 use crate::rig::Rig;
 
 fn heartbeat(rig: &Rig, instance: u128) -> Heartbeat {
     Heartbeat {
-        version: Version,
-        worker: format!("worker-{instance}"),
-        instance: Uuid::from_u128(instance),
-        pid: 12,
-        threads: 2,
-        chunks_done: 3,
-        targets_done: 750,
-        requests_sent: 1000,
-        in_hand: rig.works.iter().map(|work| work.key).collect(),
-        draining: false,
+        counts: WorkerCounts {
+            chunks_done: 3,
+            targets_done: 750,
+            requests_sent: 1000,
+            ..WorkerCounts::default()
+        },
+        in_hand: rig
+            .works
+            .iter()
+            .map(|work| ChunkInHand::just_taken(work.key))
+            .collect(),
+        ..Heartbeat::new(format!("worker-{instance}"), Uuid::from_u128(instance))
     }
 }
 
@@ -43,7 +45,7 @@ async fn a_worker_is_listed_from_its_first_heartbeat_to_its_farewell() -> Result
         .collect();
     assert_eq!(listed, [("worker-1", 2, 3), ("worker-2", 2, 3)]);
 
-    // A worker that drains is still there, and gone with its farewell.
+    // A draining worker is listed until its last heartbeat.
     let mut draining = heartbeat(&rig, 1);
     draining.draining = true;
     rig.put(Queue::Heartbeats, &draining.encode()).await?;

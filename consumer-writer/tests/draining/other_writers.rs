@@ -3,7 +3,7 @@
 use anyhow::Result;
 use consumer_writer::WriterError;
 use pingfleet_broker::{Broker as _, Queue};
-use pingfleet_store::Via;
+use pingfleet_store::Transport;
 use pingfleet_wire::Message as _;
 use uuid::Uuid;
 
@@ -27,13 +27,13 @@ async fn a_writer_that_reads_only_another_database_s_results_acks_none_and_names
     let Err(error @ WriterError::OtherDatabase { .. }) = ended else {
         panic!("{ended:?}");
     };
-    let told = error.to_string();
+    let message = error.to_string();
     for named in [
         foreigner.to_string(),
         rig.database.to_string(),
         rig.path().display().to_string(),
     ] {
-        assert!(told.contains(&named), "{told}");
+        assert!(message.contains(&named), "{message}");
     }
     assert!(acked(&rig.desk.log.events(), Queue::Results).is_empty());
     assert_eq!(rig.ready(Queue::Results).await?, 3);
@@ -79,7 +79,8 @@ async fn a_window_full_of_another_database_s_results_ends_the_writer() -> Result
 #[tokio::test(start_paused = true)]
 async fn a_second_writer_ends_and_says_who_the_first_one_is() -> Result<()> {
     let rig = Rig::new(1, 3)?;
-    rig.store()?.writer_seen(Via::Broker, "pid 4711")?;
+    rig.store()?
+        .note_writer_alive(Transport::Broker, "pid 4711")?;
     let _first = rig.memory.consumer(Queue::Results, 1).await?;
     rig.put_results([0]).await?;
     let ended = rig.start().await?.ended().await?;

@@ -1,10 +1,9 @@
-//! `verify` finds every contradiction. Each tampering here is a control of it: without the finding, the proof proves
-//! nothing.
+//! `verify` finds every contradiction. Each tampered database here must lead to its finding.
 
 use std::{fs, path::PathBuf};
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{RunState, Via};
+use pingfleet_store::{RunState, Transport};
 use pingfleet_wire::Status;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -22,16 +21,16 @@ impl Complete {
         let folder = TempDir::new()?;
         let path = folder.path().join("fleet.db");
         let mut store = options(&path).open()?;
-        let (_planned, works) = start(&mut store, Via::Sweep, &[3, 3, 3])?;
+        let (_planned, works) = start(&mut store, Transport::Sweep, &[3, 3, 3])?;
         for work in &works {
             let statuses = [Status::Up, Status::Down { no_arp: false }, Status::Up];
-            store.apply(Via::Sweep, &[delivery(result(work, &statuses))])?;
+            store.apply(Transport::Sweep, &[delivery(result(work, &statuses))])?;
         }
         store.close()?;
         Ok(Self { folder, path })
     }
 
-    /// What `verify` finds after a change behind the program's back.
+    /// The findings of `verify` after the database was tampered with.
     fn findings(&self, tampering: &str) -> Result<Vec<String>> {
         let copy = self.folder.path().join("tampered.db");
         fs::copy(&self.path, &copy)?;
@@ -93,7 +92,7 @@ fn every_tampering_is_found() -> Result<()> {
         ),
         ("UPDATE results SET chunk = 7 WHERE chunk = 1".to_owned(), "belong to no chunk"),
         ("UPDATE results SET run = 2 WHERE chunk = 1".to_owned(), "0 rows instead of 3"),
-        // A stray row does not make up for a missing one.
+        // A row of an unknown chunk does not replace a missing row.
         (format!("UPDATE results SET chunk = 7 {row} = 1"), "1 rows belong to no chunk"),
         (format!("UPDATE results SET status = 1 {row} = 0"), "counters per status"),
         (format!("UPDATE results SET status = 6 {row} = 0"), "contradicts itself"),
@@ -136,7 +135,7 @@ fn every_tampering_is_found() -> Result<()> {
             findings.iter().any(|finding| finding.contains(wanted)),
             "{tampering}: {findings:?}"
         );
-        // Nothing is counted below zero.
+        // No count is negative.
         ensure!(
             !findings.iter().any(|finding| finding.starts_with('-')),
             "{tampering}: {findings:?}"
@@ -150,7 +149,7 @@ fn a_target_that_is_planned_twice_is_found() -> Result<()> {
     let folder = TempDir::new()?;
     let path = folder.path().join("fleet.db");
     let mut store = options(&path).open()?;
-    let (planned, works) = start(&mut store, Via::Sweep, &[1, 1])?;
+    let (planned, works) = start(&mut store, Transport::Sweep, &[1, 1])?;
     let mut twin = works[1].clone();
     twin.targets.clone_from(&works[0].targets);
     Connection::open(&path)?.execute(
@@ -158,7 +157,7 @@ fn a_target_that_is_planned_twice_is_found() -> Result<()> {
         [pingfleet_wire::Message::encode(&twin)],
     )?;
     for work in &works {
-        store.apply(Via::Sweep, &[delivery(result(work, &[Status::Up]))])?;
+        store.apply(Transport::Sweep, &[delivery(result(work, &[Status::Up]))])?;
     }
     let proof = store.verify(planned.run)?;
     ensure!(
@@ -173,12 +172,12 @@ fn a_target_that_is_planned_twice_is_found() -> Result<()> {
 fn what_is_outstanding_or_dead_is_no_contradiction() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
-    let (planned, works) = start(&mut store, Via::Broker, &[2, 2, 2])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[2, 2, 2])?;
     let batch = [
         delivery(result(&works[0], &[Status::Up])),
         dead_letter(&works[2]),
     ];
-    store.apply(Via::Broker, &batch)?;
+    store.apply(Transport::Broker, &batch)?;
     let proof = store.verify(planned.run)?;
     ensure!(proof.is_consistent() && !proof.is_complete(), "{proof:?}");
     ensure!((proof.planned_targets, proof.proven_targets) == (6, 2));
@@ -191,8 +190,11 @@ fn many_findings_are_counted_and_the_first_are_listed() -> Result<()> {
     let folder = TempDir::new()?;
     let path = folder.path().join("fleet.db");
     let mut store = options(&path).open()?;
-    let (planned, works) = start(&mut store, Via::Sweep, &[100])?;
-    store.apply(Via::Sweep, &[delivery(result(&works[0], &[Status::Up]))])?;
+    let (planned, works) = start(&mut store, Transport::Sweep, &[100])?;
+    store.apply(
+        Transport::Sweep,
+        &[delivery(result(&works[0], &[Status::Up]))],
+    )?;
     Connection::open(&path)?.execute_batch("UPDATE results SET received = 0")?;
     let proof = store.verify(planned.run)?;
     ensure!((proof.finding_count, proof.findings.len()) == (100, 20));
