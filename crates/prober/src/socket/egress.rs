@@ -40,11 +40,13 @@ impl Egress {
     }
 
     /// Whether they are IPv6.
+    #[cfg(target_os = "linux")]
     pub(crate) fn is_v6(&self) -> bool {
         self.v6
     }
 
     /// The source address, if the plan names one.
+    #[cfg(target_os = "linux")]
     pub(crate) fn source(&self) -> Option<IpAddr> {
         self.source
     }
