@@ -1,7 +1,7 @@
-# Installs Debian and Ubuntu packages that a script needs. Sourced, not run: it owns `ensure_packages` alone.
+# Installs Debian and Ubuntu packages that a script needs. To be sourced: it defines `ensure_packages` and `as_root`.
 # shellcheck shell=bash
 
-# The tools of an administrator are not on every user's path.
+# Not every user has the administrator's tools on the path.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 # Runs a command as root.
@@ -13,8 +13,8 @@ as_root() {
     fi
 }
 
-# Runs a command while no package may start a service. A box that already says what may start keeps its own policy.
-# The body is a subshell, so that its trap removes the policy however it ends.
+# Runs a command while no package may start a service. A policy that the machine already has is kept.
+# The body is a subshell, so that its trap always removes the policy.
 without_services() (
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
@@ -29,7 +29,7 @@ apt_install() {
 }
 
 # ensure_packages COMMAND=PACKAGE[,PACKAGE...] ...
-# Installs the packages of every command that is not on the path. Says what is missing and fails where it cannot.
+# Installs the packages of every command that is not on the path. When it cannot, reports what is missing and fails.
 ensure_packages() {
     local pair missing=() packages=() added=()
     for pair in "$@"; do
@@ -43,7 +43,7 @@ ensure_packages() {
         return
     fi
     if ! command -v apt-get >/dev/null; then
-        echo "missing: ${missing[*]}. This is no Debian or Ubuntu: install them by its own means." >&2
+        echo "missing: ${missing[*]}. This is not Debian or Ubuntu: install them with your package manager." >&2
         return 1
     fi
     if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
@@ -55,7 +55,7 @@ ensure_packages() {
         echo "missing: ${missing[*]}. Could not install: ${packages[*]}" >&2
         return 1
     fi
-    # The tests start brokers of their own; a broker for the whole machine is not ours to add.
+    # The tests start their own brokers. The machine's own service, which the package enables, is not wanted.
     case " ${packages[*]} " in
     *" rabbitmq-server "*)
         if [ -d /run/systemd/system ]; then

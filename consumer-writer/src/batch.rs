@@ -76,7 +76,7 @@ fn read_dead(delivery: Delivery) -> DecodedDelivery {
             message: Box::new(message),
             raw,
             reason: delivery
-                .death
+                .dead_letter_reason
                 .unwrap_or_else(|| "the broker gave no reason".to_owned()),
         },
         Err(error) => unreadable(raw, &error),

@@ -10,7 +10,7 @@ mod settings;
 
 use std::{sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, Queue, Sessions, reopen};
+use pingfleet_broker::{Broker, BrokerError, Queue, Sessions, open_session};
 use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -140,7 +140,7 @@ async fn wait_for_the_other(
             broker.check().await?;
             broker.depth(Queue::Results).await
         };
-        let Some(depth) = reopen(None, stop, look).await? else {
+        let Some(depth) = open_session(None, stop, look).await? else {
             return Ok(false);
         };
         if depth.consumers == 0 {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
 use pingfleet_store::{Applied, ClosedRun, DatabaseThread, DecodedDelivery, Transport};
+use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,9 +20,6 @@ const OTHER_PREFETCH: u16 = 256;
 
 /// A batch is committed when nothing was added to it for this long: probably it has the last result of a run.
 const QUIET_INTERVAL: Duration = Duration::from_millis(5);
-
-/// How often the writer records that it is alive.
-const LIVENESS_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -109,7 +107,7 @@ impl<'a> WriterSession<'a> {
         summary: &mut WriterSummary,
         stop: &CancellationToken,
     ) -> Result<(), WriterError> {
-        let mut sign = tokio::time::interval(LIVENESS_INTERVAL);
+        let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // An earlier writer or session may have ended before it closed a large run.
         close_settled_runs(self.db, self.settings.transport, stop).await?;

@@ -1,57 +1,61 @@
-//! What the worker has in hand: chunks taken and not yet settled, with the deliveries that brought them. No I/O.
+//! The chunks that the worker has in hand: taken and not yet settled, with their deliveries. No I/O.
 //!
-//! Invariant: a chunk is probed once as long as it is in hand, however many deliveries of it arrive; each delivery is
-//! acked after the result's confirm, on the session that it came by, or comes again.
+//! Invariant: a chunk in hand is probed once, however many deliveries of it arrive. Each delivery is acked after the
+//! result's confirm on the session that delivered it, or it is delivered again.
 
 use std::collections::HashMap;
 
 use pingfleet_broker::DeliveryTag;
 use pingfleet_wire::ChunkKey;
 
-/// What to do with a delivery.
+/// What a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// Probe it.
+pub(crate) enum Receipt {
+    /// The chunk is to be probed.
     New,
-    /// It is being probed already; it will be acked with the other delivery.
-    Again,
+    /// The chunk is in hand already. This delivery is acked together with the other one.
+    Duplicate,
 }
 
 /// A chunk in hand.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct Unacked {
     /// The deliveries to settle.
     pub(crate) tags: Vec<DeliveryTag>,
-    /// It had been delivered to another process before, which did not settle it.
-    pub(crate) returned: bool,
+    /// Its first delivery here was marked as redelivered: another process had it and did not settle it.
+    pub(crate) redelivered: bool,
 }
 
-/// The chunks in hand. Bounded by the prefetch, and by twice that around a lost session.
+/// The chunks in hand. Bounded by the prefetch, and by twice the prefetch after a lost session.
 #[derive(Debug, Default)]
 pub(crate) struct InHand {
-    chunks: HashMap<ChunkKey, Held>,
+    chunks: HashMap<ChunkKey, Unacked>,
 }
 
 impl InHand {
-    pub(crate) fn take(&mut self, key: ChunkKey, tag: DeliveryTag, redelivered: bool) -> Taken {
+    pub(crate) fn take(&mut self, key: ChunkKey, tag: DeliveryTag, redelivered: bool) -> Receipt {
         let known = self.chunks.contains_key(&key);
-        let held = self.chunks.entry(key).or_insert_with(|| Held {
+        let unacked = self.chunks.entry(key).or_insert_with(|| Unacked {
             tags: Vec::new(),
-            returned: redelivered,
+            redelivered,
         });
-        held.tags.push(tag);
-        if known { Taken::Again } else { Taken::New }
+        unacked.tags.push(tag);
+        if known {
+            Receipt::Duplicate
+        } else {
+            Receipt::New
+        }
     }
 
-    /// Removes a chunk that is published and confirmed, or given back.
-    pub(crate) fn settle(&mut self, key: &ChunkKey) -> Held {
+    /// Removes a chunk whose result is confirmed, or that is returned to the queue.
+    pub(crate) fn settle(&mut self, key: &ChunkKey) -> Unacked {
         self.chunks.remove(key).unwrap_or_default()
     }
 
-    /// The session is gone, and its deliveries with it. The chunks stay in hand: their results are still wanted.
+    /// Forgets the deliveries of a lost session. The chunks stay in hand: their results are still published.
     pub(crate) fn forget_tags(&mut self) {
-        for held in self.chunks.values_mut() {
-            held.tags.clear();
+        for unacked in self.chunks.values_mut() {
+            unacked.tags.clear();
         }
     }
 
@@ -77,11 +81,11 @@ mod tests {
             chunk: 7,
         };
         let mut in_hand = InHand::default();
-        assert_eq!(in_hand.take(key, DeliveryTag(1), false), Taken::New);
-        assert_eq!(in_hand.take(key, DeliveryTag(2), true), Taken::Again);
-        let held = in_hand.settle(&key);
-        assert_eq!(held.tags, [DeliveryTag(1), DeliveryTag(2)]);
-        assert!(!held.returned);
+        assert_eq!(in_hand.take(key, DeliveryTag(1), false), Receipt::New);
+        assert_eq!(in_hand.take(key, DeliveryTag(2), true), Receipt::Duplicate);
+        let unacked = in_hand.settle(&key);
+        assert_eq!(unacked.tags, [DeliveryTag(1), DeliveryTag(2)]);
+        assert!(!unacked.redelivered);
         assert_eq!(in_hand.len(), 0);
     }
 
@@ -94,7 +98,7 @@ mod tests {
         let mut in_hand = InHand::default();
         in_hand.take(key, DeliveryTag(1), true);
         in_hand.forget_tags();
-        assert_eq!(in_hand.take(key, DeliveryTag(1), true), Taken::Again);
+        assert_eq!(in_hand.take(key, DeliveryTag(1), true), Receipt::Duplicate);
         assert_eq!(in_hand.settle(&key).tags, [DeliveryTag(1)]);
     }
 }

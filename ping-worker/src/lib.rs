@@ -1,14 +1,15 @@
 //! The worker: takes a chunk, probes its targets, publishes their outcomes, acks after the confirm.
 //!
-//! Invariant: a chunk is acked only after the broker has stored its result. Probing has threads of its own
-//! (crate `pingfleet-prober`); the broker's two connections run on the caller's runtime: `session` consumes, `outbox` publishes.
+//! Invariant: a chunk is acked only after the broker has stored its result. Probing has threads of its own (crate
+//! `pingfleet-prober`). Two broker connections run on the caller's runtime: [`work_consumer`] takes chunks and acks them,
+//! [`result_publisher`] publishes results and heartbeats.
 
-mod heartbeat;
 mod in_hand;
-mod outbox;
 mod prefetch;
-mod session;
+mod result_publisher;
 mod settings;
+mod status;
+mod work_consumer;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,67 +19,68 @@ use pingfleet_prober::{
     prober::{OpenProber, ProbeError},
     resolve::Resolver,
 };
+use pingfleet_wire::MAX_IN_HAND;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::settings::{Settings, WorkerArgs};
-use crate::{heartbeat::Pulse, session::Intake};
+pub use crate::settings::{WorkerArgs, WorkerSettings};
+use crate::{status::WorkerStatus, work_consumer::WorkConsumer};
 
-/// Results between probing and publishing: as many as there can be chunks in hand, so that neither waits for long.
-const RESULTS_WAITING: usize = 512;
+/// Results between probing and publishing. There is room for all chunks in hand, so probing never waits for long.
+const RESULTS_WAITING: usize = MAX_IN_HAND;
 
-/// How long a worker that has nothing in hand any more waits for a broker that takes its farewell.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a drained worker waits until its last heartbeat is confirmed.
+const LAST_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the worker had to stop.
 #[derive(Debug, Error)]
 pub enum WorkerError {
-    /// The broker, finally.
+    /// A final error of the broker.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// A defect: one of the worker's own tasks ended in disorder. What it had in hand is delivered again.
-    #[error("the worker's {0} ended in disorder")]
-    Disorder(&'static str),
+    /// A defect: one of the worker's own tasks failed. What it had in hand is delivered again.
+    #[error("the worker's {0} task failed")]
+    TaskFailed(&'static str),
 }
 
-/// What a worker did, and left.
+/// What a worker did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct WorkerSummary {
     /// Chunks probed, published and confirmed.
     pub chunks: u64,
     /// Targets settled.
     pub targets: u64,
     /// Requests sent.
     pub requests: u64,
-    /// Chunks left to another worker at the drain's deadline.
+    /// Chunks left to other workers when draining timed out.
     pub left: usize,
 }
 
-/// Starts the probing threads that the settings ask for. It needs a permission, but neither broker nor database.
+/// Starts the probing threads. It needs permission for ICMP sockets, but neither broker nor database.
 ///
 /// # Errors
 /// [`ProbeError`], with what is missing.
 pub fn lanes(
     opener: &Arc<dyn OpenProber>,
     resolver: Resolver,
-    settings: &Settings,
+    settings: &WorkerSettings,
 ) -> Result<ProbeThreads, ProbeError> {
     ProbeThreads::start(settings.threads, opener, settings.rate, resolver)
 }
 
-/// Has chunks probed by `lanes` until `stop`, then finishes, publishes and acks what it has in hand.
+/// Takes chunks and probes them with `lanes` until `stop`. Then finishes, publishes and acks what it has in hand.
 ///
 /// # Errors
 /// [`WorkerError`]; what was not acked is delivered to another worker.
 pub async fn run(
     broker: Arc<dyn Broker>,
     lanes: ProbeThreads,
-    settings: &Settings,
+    settings: &WorkerSettings,
     stop: CancellationToken,
-) -> Result<Summary, WorkerError> {
+) -> Result<WorkerSummary, WorkerError> {
     let lanes = Arc::new(lanes);
-    let pulse = Arc::new(Pulse::new(
+    let status = Arc::new(WorkerStatus::new(
         &settings.name,
         settings.threads.get(),
         Arc::clone(&lanes),
@@ -86,48 +88,48 @@ pub async fn run(
     let (results, outgoing) = mpsc::channel(RESULTS_WAITING);
     let (confirm, confirmed) = mpsc::channel(RESULTS_WAITING);
     let leave = CancellationToken::new();
-    let mut outbox = tokio::spawn(outbox::run(
+    let mut publisher = tokio::spawn(result_publisher::run(
         Arc::clone(&broker),
-        Arc::clone(&pulse),
+        Arc::clone(&status),
         outgoing,
         confirm,
         leave.clone(),
     ));
-    let mut intake = Intake::new(
+    let mut consumer = WorkConsumer::new(
         broker,
         Arc::clone(&lanes),
         settings.clone(),
-        Arc::clone(&pulse),
+        Arc::clone(&status),
         results,
         confirmed,
     );
     let ended = tokio::select! {
-        ended = intake.run(&stop) => ended.map_err(WorkerError::from),
-        // Only a final error ends the outbox before the intake.
-        ended = &mut outbox => {
+        ended = consumer.run(&stop) => ended.map_err(WorkerError::from),
+        // Only a final error ends the publisher before the consumer.
+        ended = &mut publisher => {
             return Err(match ended {
                 Ok(Err(error)) => error.into(),
-                _ => WorkerError::Disorder("outbox"),
+                _ => WorkerError::TaskFailed("publisher"),
             });
         }
     };
-    // The intake owns the way into the outbox: with it gone, the outbox ends after its last confirm.
-    intake.abandon().await;
-    let patience = match ended {
-        Ok(0) => FAREWELL,
+    // The consumer owns the sender of results: without it the publisher ends after its last confirm.
+    consumer.abandon().await;
+    let timeout = match ended {
+        Ok(0) => LAST_HEARTBEAT_TIMEOUT,
         _ => Duration::ZERO,
     };
-    let in_time = tokio::time::timeout(patience, &mut outbox).await;
+    let in_time = tokio::time::timeout(timeout, &mut publisher).await;
     let joined = if let Ok(joined) = in_time {
         joined
     } else {
         leave.cancel();
-        outbox.await
+        publisher.await
     };
-    joined.map_err(|_| WorkerError::Disorder("outbox"))??;
+    joined.map_err(|_| WorkerError::TaskFailed("publisher"))??;
     let left = ended?;
-    let summary = Summary {
-        chunks: pulse.chunks_done(),
+    let summary = WorkerSummary {
+        chunks: status.chunks_done(),
         targets: lanes.targets_done(),
         requests: lanes.requests_sent(),
         left,
@@ -139,12 +141,12 @@ pub async fn run(
         left = summary.left,
         "worker stopped"
     );
-    drop(pulse);
+    drop(status);
     if let Some(lanes) = Arc::into_inner(lanes) {
         // Joining threads blocks.
         tokio::task::spawn_blocking(move || lanes.close())
             .await
-            .map_err(|_| WorkerError::Disorder("threads"))?;
+            .map_err(|_| WorkerError::TaskFailed("probing"))?;
     }
     Ok(summary)
 }

@@ -15,7 +15,7 @@ use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
     after_help = "\
 Examples:
   PINGFLEET_BROKER__URL=amqp://worker@10.0.0.5:5672/%2f ping-worker
-  ping-worker --config /etc/pingfleet.toml --name box7 --rate 5000"
+  ping-worker --config /etc/pingfleet.toml --name probe7 --rate 5000"
 )]
 struct Arguments {
     #[command(flatten)]
@@ -44,7 +44,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         .await
         .map_err(|error| match error {
             WorkerError::Broker(error) => Failure::from(error),
-            other @ WorkerError::Disorder(_) => Failure::system(&other),
+            other @ WorkerError::TaskFailed(_) => Failure::system(&other),
         })?;
     Ok(Exit::Complete)
 }

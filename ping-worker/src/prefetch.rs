@@ -1,88 +1,88 @@
 //! How many chunks a worker takes ahead. No I/O.
 //!
-//! Slow start: 1 until the first chunk of a session is settled, so that a chunk which kills whatever takes it burns
-//! only its own deliveries; then what the rate of the run needs. As long as what comes was returned by somebody, one of
-//! them may be such a chunk, so the window only doubles, each time that all of it was settled: of what came before that
-//! chunk, half at least is settled at each start, and few are with it when it kills again. It only ever widens: runs
-//! that come interleaved share the widest window.
+//! Slow start: the prefetch is 1 until the first chunk of a session is settled, so a chunk that kills its worker costs
+//! no other chunk a delivery. Then it is what the rate of the run needs.
+//!
+//! Probation: while only redelivered chunks arrive, any of them may be such a chunk. So the prefetch only doubles, each
+//! time that as many chunks were settled as it allows. Then few other chunks are in hand when the worker is killed again.
+//!
+//! Within a session the prefetch is never lowered: interleaved runs share the highest one.
 
 use std::num::{NonZeroU16, NonZeroU32};
 
 use pingfleet_settings::Rate;
-use pingfleet_wire::{MAX_IN_HAND as MOST_IN_HAND, Probing, WorkChunk};
+use pingfleet_wire::{
+    MAX_IN_HAND, MAX_PREFETCH, Probing, WorkChunk, timing::BROKER_CONSUMER_TIMEOUT,
+};
 
-/// The largest prefetch.
-pub(crate) const MOST: u16 = 256;
-
-/// The first prefetch of an unlimited run; it doubles while the worker idles.
+/// The first prefetch of a run without a rate. It doubles while the worker idles.
 const UNLIMITED_START: u16 = 4;
 
-/// The same when nobody else could take the chunks. Not all of them at once: a thread that is faster than another takes
-/// more of them.
-const ALONE_START: u16 = 32;
+/// The same for an exclusive worker. Not all chunks at once: a faster thread takes more of them than a slower one.
+const EXCLUSIVE_START: u16 = 32;
 
-/// The last chunk in hand is settled within this many seconds, half of the broker's consumer timeout.
-const SETTLED_WITHIN_S: f64 = 900.0;
+/// The last chunk in hand is settled within this many seconds.
+const SETTLED_WITHIN_S: f64 = (BROKER_CONSUMER_TIMEOUT.as_secs() / 2) as f64;
 
 /// The prefetch of one session.
 #[derive(Debug)]
 pub(crate) struct Prefetch {
     size: u16,
     fixed: Option<NonZeroU16>,
-    box_rate: Rate,
+    worker_rate: Rate,
     unlimited: bool,
-    /// Of the window, as long as only returned chunks have come: how many are to be settled before it doubles.
-    trial: Option<u16>,
+    /// While only redelivered chunks arrive: how many must be settled before the prefetch doubles.
+    probation: Option<u16>,
 }
 
 impl Prefetch {
-    pub(crate) fn slow_start(fixed: Option<NonZeroU16>, box_rate: Rate) -> Self {
+    pub(crate) fn slow_start(fixed: Option<NonZeroU16>, worker_rate: Rate) -> Self {
         Self {
             size: 1,
             fixed,
-            box_rate,
+            worker_rate,
             unlimited: false,
-            trial: Some(1),
+            probation: Some(1),
         }
     }
 
-    /// A chunk like `chunk` was taken, and nobody else could take it: the prefetch to change to at once.
-    pub(crate) fn alone(&mut self, chunk: &WorkChunk, in_hand: usize) -> Option<u16> {
-        self.trial = None;
-        let wanted = self.wanted(chunk, ALONE_START);
-        self.widen(wanted, in_hand)
+    /// An exclusive worker took a chunk like `chunk`: the prefetch to raise to at once.
+    pub(crate) fn exclusive(&mut self, chunk: &WorkChunk, in_hand: usize) -> Option<u16> {
+        self.probation = None;
+        let wanted = self.wanted(chunk, EXCLUSIVE_START);
+        self.raise(wanted, in_hand)
     }
 
-    /// A chunk like `chunk` was settled, with `in_hand` left: the prefetch to change to, if it is another one.
-    /// `returned` says that it had been delivered to a process before that did not settle it.
+    /// A chunk like `chunk` was settled, and `in_hand` chunks are left: the prefetch to raise to, if it is higher.
+    /// `redelivered`: another process had the chunk before and did not settle it.
     pub(crate) fn settled(
         &mut self,
         chunk: &WorkChunk,
-        returned: bool,
+        redelivered: bool,
         in_hand: usize,
     ) -> Option<u16> {
         let wanted = self.wanted(chunk, UNLIMITED_START);
-        if !returned {
-            // What was returned comes first, so nothing of it is left.
-            self.trial = None;
+        if !redelivered {
+            // The queue delivers returned chunks first, so none is left.
+            self.probation = None;
         }
-        let Some(left) = self.trial else {
-            return self.widen(wanted, in_hand);
+        let Some(left) = self.probation else {
+            return self.raise(wanted, in_hand);
         };
         let left = left.saturating_sub(1);
-        self.trial = Some(left);
+        self.probation = Some(left);
         if left > 0 {
             return None;
         }
-        let most = if self.unlimited { MOST } else { wanted };
-        let doubled = self.widen(self.size.saturating_mul(2).min(most), in_hand);
-        self.trial = Some(self.size);
+        let most = if self.unlimited { MAX_PREFETCH } else { wanted };
+        let doubled = self.raise(self.size.saturating_mul(2).min(most), in_hand);
+        self.probation = Some(self.size);
         doubled
     }
 
-    /// What chunks like `chunk` need from the beginning: `unlimited` of them when no rate bounds the run.
+    /// The prefetch that chunks like `chunk` need: `unlimited` when the run has no rate.
     fn wanted(&mut self, chunk: &WorkChunk, unlimited: u16) -> u16 {
-        match (self.fixed, lower(chunk.probing.rate, self.box_rate)) {
+        match (self.fixed, lower(chunk.probing.rate, self.worker_rate)) {
             (Some(fixed), _) => fixed.get(),
             (None, Some(rate)) => for_rate(&chunk.probing, chunk.targets.len(), rate),
             (None, None) => {
@@ -92,22 +92,22 @@ impl Prefetch {
         }
     }
 
-    /// Whether it may grow further when the worker idles.
+    /// Whether it may double when the worker idles.
     pub(crate) fn may_grow(&self, in_hand: usize) -> bool {
         self.unlimited
-            && self.trial.is_none()
-            && self.size < MOST
+            && self.probation.is_none()
+            && self.size < MAX_PREFETCH
             && in_hand >= usize::from(self.size)
     }
 
-    /// The worker idles with everything in hand: twice as much, if that is possible.
+    /// The worker idles with everything in hand: twice as much, within the limits.
     pub(crate) fn idle(&mut self, in_hand: usize) -> Option<u16> {
-        self.widen(self.size.saturating_mul(2).min(MOST), in_hand)
+        self.raise(self.size.saturating_mul(2).min(MAX_PREFETCH), in_hand)
     }
 
-    /// Chunks of lost sessions are in hand beside those of this one, and all of them are bounded.
-    fn widen(&mut self, wanted: u16, in_hand: usize) -> Option<u16> {
-        let room = in_hand + usize::from(wanted) <= MOST_IN_HAND;
+    /// Chunks of lost sessions may be in hand beside those of this one; [`MAX_IN_HAND`] bounds all together.
+    fn raise(&mut self, wanted: u16, in_hand: usize) -> Option<u16> {
+        let room = in_hand + usize::from(wanted) <= MAX_IN_HAND;
         (wanted > self.size && room).then(|| {
             self.size = wanted;
             wanted
@@ -115,7 +115,7 @@ impl Prefetch {
     }
 }
 
-/// The window that keeps a rate busy while chunks wait for their last answers.
+/// The prefetch that keeps the worker sending at `rate` while chunks wait for their last answers.
 fn for_rate(probing: &Probing, targets: usize, rate: NonZeroU32) -> u16 {
     let rate = f64::from(rate.get());
     let targets = targets.max(1) as f64;
@@ -123,8 +123,8 @@ fn for_rate(probing: &Probing, targets: usize, rate: NonZeroU32) -> u16 {
     let busy = (rate * worst / targets).ceil() + 2.0;
     let sending = targets * f64::from(probing.most_requests()) / rate;
     let in_time = ((SETTLED_WITHIN_S - worst) / sending).floor();
-    // Out of range casts saturate.
-    busy.min(in_time).clamp(1.0, f64::from(MOST)) as u16
+    // Casts out of range saturate.
+    busy.min(in_time).clamp(1.0, f64::from(MAX_PREFETCH)) as u16
 }
 
 /// The lower of two rates.
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn window_of_the_defaults() {
+    fn prefetch_of_the_defaults() {
         // 1,000 requests a second x 4.75 s / 250 targets = 19, and two more.
         assert_eq!(for_rate(&Probing::default(), 250, rate(1000)), 21);
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn interleaved_runs_share_the_widest_window() {
+    fn interleaved_runs_share_the_highest_prefetch() {
         let mut prefetch = Prefetch::slow_start(None, None);
         let fast = chunk(Probing::default());
         let slow = chunk(Probing {
@@ -206,28 +206,28 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_alone_has_no_slow_start() {
+    fn an_exclusive_worker_has_no_slow_start() {
         let unlimited = chunk(Probing {
             rate: None,
             ..Probing::default()
         });
         let mut prefetch = Prefetch::slow_start(None, None);
-        assert_eq!(prefetch.alone(&unlimited, 1), Some(ALONE_START));
-        assert_eq!(prefetch.alone(&unlimited, 2), None);
-        assert!(prefetch.may_grow(ALONE_START.into()));
+        assert_eq!(prefetch.exclusive(&unlimited, 1), Some(EXCLUSIVE_START));
+        assert_eq!(prefetch.exclusive(&unlimited, 2), None);
+        assert!(prefetch.may_grow(EXCLUSIVE_START.into()));
         assert_eq!(
-            prefetch.idle(ALONE_START.into()),
-            Some(2 * ALONE_START),
-            "where nothing answers, much is unanswered at once"
+            prefetch.idle(EXCLUSIVE_START.into()),
+            Some(2 * EXCLUSIVE_START),
+            "targets that do not answer are in hand for longer"
         );
         let mut limited = Prefetch::slow_start(None, None);
-        assert_eq!(limited.alone(&chunk(Probing::default()), 1), Some(21));
+        assert_eq!(limited.exclusive(&chunk(Probing::default()), 1), Some(21));
         let mut fixed = Prefetch::slow_start(NonZeroU16::new(7), None);
-        assert_eq!(fixed.alone(&unlimited, 1), Some(7));
+        assert_eq!(fixed.exclusive(&unlimited, 1), Some(7));
     }
 
     #[test]
-    fn no_wider_window_while_too_much_is_in_hand() {
+    fn no_higher_prefetch_while_too_much_is_in_hand() {
         let mut prefetch = Prefetch::slow_start(NonZeroU16::new(200), None);
         assert_eq!(
             prefetch.settled(&chunk(Probing::default()), false, 313),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn returned_chunks_double_the_window_each_time_that_all_of_it_is_settled() {
+    fn redelivered_chunks_double_the_prefetch_each_time_that_all_of_it_is_settled() {
         let usual = chunk(Probing::default());
         let mut prefetch = Prefetch::slow_start(None, None);
         let mut settled = Vec::new();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_unlimited_worker_does_not_grow_into_returned_chunks() {
+    fn an_idle_unlimited_worker_does_not_grow_on_probation() {
         let mut prefetch = Prefetch::slow_start(None, None);
         let unlimited = chunk(Probing {
             rate: None,
@@ -270,8 +270,11 @@ mod tests {
     }
 
     #[test]
-    fn window_is_bounded() {
-        assert_eq!(for_rate(&Probing::default(), 1, rate(1_000_000)), MOST);
+    fn prefetch_is_bounded() {
+        assert_eq!(
+            for_rate(&Probing::default(), 1, rate(1_000_000)),
+            MAX_PREFETCH
+        );
         assert_eq!(for_rate(&Probing::default(), 10_000, rate(1)), 1);
     }
 }

@@ -4,9 +4,10 @@ use std::num::{NonZeroU16, NonZeroUsize};
 
 use clap::Args;
 use pingfleet_settings::{Layers, Rate, number, rate};
+use pingfleet_wire::{MAX_PREFETCH, check_worker_name};
 
-/// More probing threads than this only take turns at the network card.
-const MOST_THREADS: usize = 4;
+/// The most probing threads by default: more threads compete for the same network card.
+const MAX_DEFAULT_THREADS: usize = 4;
 
 /// Flags of the worker.
 #[derive(Debug, Clone, Default, Args)]
@@ -17,8 +18,8 @@ pub struct WorkerArgs {
     /// Probing threads [default: the cores, at most 4]
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
-    /// Ceiling of this box over all runs: requests a second, or `unlimited` [default: unlimited]
-    #[arg(id = "box_rate", long = "rate", value_name = "RATE")]
+    /// Ceiling of this worker over all runs: requests a second, or `unlimited` [default: unlimited]
+    #[arg(id = "worker_rate", long = "rate", value_name = "RATE")]
     pub rate: Option<String>,
     /// Chunks in hand [default: what the run's rate needs]
     #[arg(long, value_name = "N")]
@@ -27,35 +28,30 @@ pub struct WorkerArgs {
 
 /// What the worker's settings resolve to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct WorkerSettings {
     /// The worker's name; 1 to 100 printable characters.
     pub name: String,
     /// Probing threads.
     pub threads: NonZeroUsize,
-    /// Ceiling of this box over all runs.
+    /// Ceiling of this worker over all runs.
     pub rate: Rate,
-    /// Chunks in hand, when it does not follow from the run.
+    /// A fixed prefetch; without it the prefetch follows from the run's rate.
     pub prefetch: Option<NonZeroU16>,
-    /// Whether the queue ends with this process: no other worker can take a chunk that kills this one, so there is
-    /// nothing to start slowly for.
-    pub alone: bool,
+    /// Whether the queue is in this process. Then no other worker can take a chunk that killed this one, so a slow start
+    /// is useless.
+    pub exclusive: bool,
 }
 
 impl WorkerArgs {
     /// Resolves the worker's settings; problems are collected in `layers`.
-    pub fn resolve(&self, layers: &mut Layers) -> Settings {
+    pub fn resolve(&self, layers: &mut Layers) -> WorkerSettings {
         layers.flag("worker.name", "--name", self.name.as_deref());
         layers.flag("worker.threads", "--threads", self.threads.as_deref());
         layers.flag("worker.rate", "--rate", self.rate.as_deref());
         layers.flag("worker.prefetch", "--prefetch", self.prefetch.as_deref());
-        Settings {
+        WorkerSettings {
             name: layers.get("worker.name", default_name(), |text| {
-                let length = text.chars().count();
-                if (1..=100).contains(&length) && !text.chars().any(char::is_control) {
-                    Ok(text.to_owned())
-                } else {
-                    Err("a name is 1 to 100 printable characters".to_owned())
-                }
+                check_worker_name(text).map(|()| text.to_owned())
             }),
             threads: layers.get("worker.threads", default_threads(), |text| {
                 let threads = number(1_usize, 64)(text)?;
@@ -63,14 +59,14 @@ impl WorkerArgs {
             }),
             rate: layers.get("worker.rate", None, rate),
             prefetch: layers.get("worker.prefetch", None, |text| {
-                number(1_u16, 256)(text).map(NonZeroU16::new)
+                number(1_u16, MAX_PREFETCH)(text).map(NonZeroU16::new)
             }),
-            alone: false,
+            exclusive: false,
         }
     }
 }
 
-/// The host's name, made unique for two workers on one box by the process id.
+/// The host's name with the process id, so that two workers on one machine differ.
 fn default_name() -> String {
     let host = gethostname::gethostname();
     let plain: String = host
@@ -83,6 +79,6 @@ fn default_name() -> String {
 }
 
 fn default_threads() -> NonZeroUsize {
-    let most = NonZeroUsize::MIN.saturating_add(MOST_THREADS - 1);
+    let most = NonZeroUsize::MIN.saturating_add(MAX_DEFAULT_THREADS - 1);
     std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |cores| cores.min(most))
 }

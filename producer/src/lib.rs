@@ -16,7 +16,7 @@ mod target_printer;
 
 use std::{io::Write, sync::Arc};
 
-use pingfleet_broker::{Broker, BrokerError, PATIENCE, reopen};
+use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, open_session};
 use pingfleet_settings::{Exit, Failure};
 use pingfleet_store::{
     DatabaseThread, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Transport,
@@ -200,7 +200,7 @@ pub async fn check_broker(
     broker: &dyn Broker,
     stop: &CancellationToken,
 ) -> Result<bool, BrokerError> {
-    let reached = reopen(Some(PATIENCE), stop, || broker.check()).await?;
+    let reached = open_session(Some(CONNECT_TIMEOUT), stop, || broker.check()).await?;
     Ok(reached.is_some())
 }
 

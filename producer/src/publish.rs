@@ -9,7 +9,7 @@ use futures_util::{
     future::{BoxFuture, FutureExt},
     stream::FuturesUnordered,
 };
-use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, pauses};
+use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, backoff};
 use pingfleet_store::{DatabaseThread, OutboxChunk};
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +66,7 @@ pub(crate) async fn publish(
             db,
             run,
             in_flight: FuturesUnordered::new(),
-            refusal_pauses: Box::new(pauses()),
+            refusal_pauses: Box::new(backoff()),
             confirmed: Vec::new(),
             published: 0,
         };
@@ -173,7 +173,7 @@ impl PublishSession<'_> {
         };
         match answer {
             Confirmed::Stored => {
-                self.refusal_pauses = Box::new(pauses());
+                self.refusal_pauses = Box::new(backoff());
                 self.take_confirm(source, outgoing.chunk);
                 self.note(NOTED_AT_ONCE).await
             }

@@ -5,6 +5,7 @@ use std::{io::Write, pin::pin, sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, Queue};
 use pingfleet_store::{DatabaseThread, Overdue, RunState, Transport};
+use pingfleet_wire::timing::LEASE_RENEWAL_INTERVAL;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,9 +21,6 @@ use crate::{
 const MIN_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const LOOK_SHARE: u32 = 32;
-
-/// How often the run's lease is renewed; `run_summary` lets it expire after 15 s.
-const LEASE_RENEWAL: Duration = Duration::from_secs(3);
 
 /// How often overdue chunks are looked for.
 const OVERDUE_INTERVAL: Duration = Duration::from_secs(2);
@@ -169,7 +167,7 @@ impl Supervisor<'_> {
             }
             _ => {}
         }
-        if self.lease_renewed.elapsed() >= LEASE_RENEWAL {
+        if self.lease_renewed.elapsed() >= LEASE_RENEWAL_INTERVAL {
             self.lease_renewed = Instant::now();
             self.db
                 .call_while_busy(move |store| store.renew_lease(run))

@@ -1,14 +1,14 @@
-//! The queue seam: what the roles need of a broker, over RabbitMQ and in one process.
+//! The queue seam: what the roles need of a broker, implemented over RabbitMQ and inside one process.
 //!
-//! Invariant of both: a message whose publish was [`Confirmed::Stored`] is delivered until it is acked, at least once,
-//! and a delivery that is not settled when its consumer is dropped comes back.
+//! Invariant of both: a message whose publish was [`Confirmed::Stored`] is delivered at least once, until it is acked.
+//! A delivery that is unsettled when its consumer is dropped returns to the queue.
 //!
-//! One session is one fresh connection. After any [`BrokerError`] of a publisher or a consumer the caller drops it
+//! One session is one new connection. After any [`BrokerError`] of a publisher or a consumer the caller drops it
 //! and opens another one; nothing here reconnects by itself.
 
 mod memory;
 mod rabbit;
-mod reopen;
+mod sessions;
 
 use std::{fmt, time::Duration};
 
@@ -18,8 +18,8 @@ use thiserror::Error;
 
 pub use self::{
     memory::MemoryBroker,
-    rabbit::{DEFAULT_PREFIX, RabbitBroker, RabbitConfig},
-    reopen::{PATIENCE, Sessions, pauses, reopen},
+    rabbit::{RabbitBroker, RabbitConfig},
+    sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };
 
 /// The queues. Each has an exchange of its own name.
@@ -31,7 +31,7 @@ pub enum Queue {
     Results,
     /// Chunks that reached their delivery limit.
     Dead,
-    /// Signs of life of the workers; old ones are dropped.
+    /// Heartbeats of the workers; old ones are dropped.
     Heartbeats,
 }
 
@@ -59,44 +59,43 @@ pub enum Confirmed {
     /// The broker refused it (`basic.nack`: an overflow, or a queue that is not available). The same bytes may be
     /// published again later.
     Refused,
-    /// No queue is bound for it (`basic.return`). The topology is broken.
+    /// No queue is bound for it, so the broker returned it (`basic.return`). The topology is incomplete.
     Unroutable,
 }
 
 /// The future of one publish: it resolves when the broker has answered.
 pub type Confirm = BoxFuture<'static, Result<Confirmed, BrokerError>>;
 
-/// Names one delivery of one session, for settling it: its delivery tag (AMQP `basic.deliver`), from 1. Ordered by
-/// delivery.
+/// The delivery tag of one delivery in one session (AMQP `basic.deliver`), from 1. Ordered by delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryTag(pub u64);
 
-/// One message as it was delivered. It is not settled by being dropped.
+/// One delivered message. Dropping it does not settle it.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// For settling it.
+    /// Settles it.
     pub tag: DeliveryTag,
-    /// The message's bytes, as they came.
+    /// The message's bytes.
     pub body: Vec<u8>,
-    /// Whether the broker had delivered it before. Proves nothing when false.
+    /// Whether the broker delivered it before. `false` proves nothing.
     pub redelivered: bool,
-    /// Of a dead letter: why it is one, as the broker tells (`x-death`: `delivery_limit`).
-    pub death: Option<String>,
+    /// Why it is a dead letter, as the broker reports (`x-death`: `delivery_limit`). `None` for other messages.
+    pub dead_letter_reason: Option<String>,
 }
 
 /// How full a queue is (`queue.declare`, passive).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Depth {
+pub struct QueueDepth {
     /// Messages that wait for a consumer.
     pub ready: u32,
     /// Consumers of the queue.
     pub consumers: u32,
 }
 
-/// Why a session is over, by what the caller does about it.
+/// Why a session failed. Each variant is one decision of the caller.
 #[derive(Debug, Error)]
 pub enum BrokerError {
-    /// The broker cannot be reached, or the session broke: try again with a new one.
+    /// The broker cannot be reached: try again.
     #[error("broker {address} cannot be reached")]
     Unreachable {
         /// Host and port, without credentials.
@@ -105,7 +104,7 @@ pub enum BrokerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The broker does not know the user or the password: final.
+    /// The broker refuses the user or the password: final.
     #[error("broker {address} refuses the login of user {user:?}")]
     Login {
         /// Host and port, without credentials.
@@ -121,7 +120,7 @@ pub enum BrokerError {
         /// What the broker said.
         reason: String,
     },
-    /// A queue or exchange is missing, and this user may not declare it: somebody has to.
+    /// A queue or exchange is missing and this user may not declare it: try again after an administrator did.
     #[error("{what} is missing on broker {address}")]
     NoTopology {
         /// Host and port, without credentials.
@@ -129,8 +128,8 @@ pub enum BrokerError {
         /// Name of the first thing that is missing.
         what: String,
     },
-    /// A queue or exchange exists with other arguments than ours: final.
-    #[error("the topology on broker {address} is not ours: {reason}")]
+    /// A queue or exchange exists with other arguments: final.
+    #[error("a queue or exchange on broker {address} has other arguments: {reason}")]
     OtherTopology {
         /// Host and port, without credentials.
         address: String,
@@ -140,7 +139,7 @@ pub enum BrokerError {
     /// The broker's URL cannot be used: final.
     #[error("broker URL: {0}")]
     Url(String),
-    /// The session broke after it had been established: try again with a new one.
+    /// The session broke: open a new one.
     #[error("connection to the broker was lost")]
     Lost(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -162,8 +161,7 @@ impl BrokerError {
 /// A broker: opens sessions.
 #[async_trait]
 pub trait Broker: Send + Sync + fmt::Debug {
-    /// Opens a session, and makes sure that the topology stands: looks passively first, and declares only what is
-    /// missing and may be declared.
+    /// Checks that the queues and exchanges exist, and declares what is missing if this user may.
     ///
     /// # Errors
     /// Any [`BrokerError`].
@@ -175,7 +173,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Any [`BrokerError`].
     async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError>;
 
-    /// Opens a session that consumes one queue, with at most `prefetch` unsettled deliveries.
+    /// Opens a session that consumes one queue with at most `prefetch` unsettled deliveries.
     ///
     /// # Errors
     /// Any [`BrokerError`].
@@ -186,61 +184,61 @@ pub trait Broker: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Any [`BrokerError`].
-    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError>;
+    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError>;
 }
 
 /// A session for publishing. One task owns it.
 #[async_trait]
 pub trait Publisher: Send {
-    /// Sends a message, persistent and mandatory, and returns the future of its confirm. May wait while the broker
-    /// blocks publishers or an in-process queue is full. Not cancel-safe: whether it was sent is unknown after that.
+    /// Sends a message, persistent and mandatory, and returns the future of its confirm. Waits while the broker blocks
+    /// publishers or an in-process queue is full. Not cancel-safe: a cancelled call may or may not have sent it.
     ///
     /// # Errors
-    /// [`BrokerError::Lost`] and the like: the session is over, and what is unconfirmed may or may not be stored.
+    /// Any [`BrokerError`]: the session is over, and what is unconfirmed may or may not be stored.
     async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError>;
 
-    /// Ends the session in order. Unconfirmed publishes stay unknown.
+    /// Closes the connection. Whether unconfirmed messages are stored stays unknown.
     async fn close(self: Box<Self>);
 }
 
 /// A session that consumes one queue. One task owns it. Dropping it returns what is unsettled to the queue.
 #[async_trait]
 pub trait Consumer: Send {
-    /// The next delivery. Waits for it, for ever if need be. Cancel-safe.
+    /// Waits for the next delivery. Cancel-safe.
     ///
     /// # Errors
-    /// [`BrokerError`]: the session is over, and everything unsettled comes back.
+    /// [`BrokerError`]: the session is over, and everything unsettled returns to the queue.
     async fn next(&mut self) -> Result<Delivery, BrokerError>;
 
     /// Acknowledges one delivery, or with `multiple` all unsettled ones up to it. Acks of one consumer
     /// reach the broker in the order of the calls.
     ///
     /// # Errors
-    /// [`BrokerError`]: the session is over; the delivery may come back.
+    /// [`BrokerError`]: the session is over, and the delivery may return to the queue.
     async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError>;
 
     /// Returns one delivery to the queue (`basic.nack` with requeue).
     ///
     /// # Errors
-    /// [`BrokerError`]: the session is over, which returns it too.
+    /// [`BrokerError`]: the session is over, and that returns the delivery too.
     async fn requeue(&mut self, tag: DeliveryTag) -> Result<(), BrokerError>;
 
-    /// Goes on with a prefetch of `prefetch`, if that is more than before. Nothing is returned to the queue for it.
+    /// Raises the prefetch to `prefetch`. A lower value changes nothing. No delivery returns to the queue for it.
     ///
     /// # Errors
     /// [`BrokerError`]: the session is over.
-    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError>;
+    async fn raise_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError>;
 
-    /// Stops intake (`basic.cancel`). What was delivered and not yet handed out is returned to the queue; what was
-    /// handed out can still be settled. [`Self::next`] then waits for ever.
+    /// Stops taking deliveries (`basic.cancel`). Buffered deliveries return to the queue; those that [`Self::next`]
+    /// returned can still be settled. Afterwards [`Self::next`] waits forever.
     ///
     /// # Errors
     /// [`BrokerError`]: the session is over.
     async fn stop(&mut self) -> Result<(), BrokerError>;
 
-    /// Ends the session in order; what is unsettled returns to the queue.
+    /// Closes the connection. What is unsettled returns to the queue.
     async fn close(self: Box<Self>);
 }
 
-/// How long anything that should take milliseconds may take before the session counts as lost.
+/// A session counts as lost when the broker does not reply for this long.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(20);

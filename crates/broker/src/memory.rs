@@ -1,7 +1,7 @@
-//! The in-process broker, for a sweep without RabbitMQ and for tests. Nothing outlives the process. No I/O.
+//! The in-process broker, used by a sweep without RabbitMQ and by tests. Nothing outlives the process. No I/O.
 //!
-//! It keeps the promises of the seam that roles build on: bounded queues, redelivery in order, the delivery limit of
-//! `work`, the single active consumer of `results`. A publish into a full queue waits, where RabbitMQ would refuse.
+//! It keeps the promises of the seam: bounded queues, redelivery in order, the delivery limit of `work`, the single
+//! active consumer of `results`. A publish into a full queue waits; RabbitMQ would refuse it.
 
 mod queues;
 
@@ -15,10 +15,10 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 
-use self::queues::{ConsumerId, Message, Queues};
+use self::queues::{ConsumerId, QueuedMessage, Queues};
 use crate::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Depth, Publisher,
-    Queue,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, Queue,
+    QueueDepth,
 };
 
 /// A broker inside this process. Clones share their queues.
@@ -28,7 +28,7 @@ pub struct MemoryBroker(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     queues: Mutex<Queues>,
-    /// Woken at every change of the queue of that place.
+    /// Notified at every change of the queue with that index.
     changed: [Notify; Queue::ALL.len()],
 }
 
@@ -43,8 +43,8 @@ impl MemoryBroker {
         }))
     }
 
-    /// Drops what is ready in a queue, as an administrator might, and says how much that was.
-    #[must_use = "the count tells what was lost"]
+    /// Drops the ready messages of a queue, as an administrator might, and returns their number.
+    #[must_use = "the number of dropped messages"]
     pub fn purge(&self, queue: Queue) -> usize {
         let purged = self.0.lock().purge(queue);
         self.0.wake(queue);
@@ -53,7 +53,7 @@ impl MemoryBroker {
 }
 
 impl Shared {
-    /// No panic can happen halfway through a change, so a poisoned lock holds a whole state.
+    /// No panic can happen in the middle of a change, so the state behind a poisoned lock is complete.
     fn lock(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,7 +61,7 @@ impl Shared {
     fn wake(&self, queue: Queue) {
         self.changed[queue as usize].notify_waiters();
         if queue == Queue::Work || queue == Queue::Dead {
-            // A dead letter may have moved from the one to the other.
+            // A dead letter may have moved from `work` to `dead`.
             self.changed[Queue::Work as usize].notify_waiters();
             self.changed[Queue::Dead as usize].notify_waiters();
         }
@@ -95,9 +95,9 @@ impl Broker for MemoryBroker {
         }))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
         let queues = self.0.lock();
-        Ok(Depth {
+        Ok(QueueDepth {
             ready: u32::try_from(queues.ready(queue)).unwrap_or(u32::MAX),
             consumers: u32::try_from(queues.consumers(queue)).unwrap_or(u32::MAX),
         })
@@ -109,9 +109,9 @@ struct MemoryPublisher(Arc<Shared>);
 #[async_trait]
 impl Publisher for MemoryPublisher {
     async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
-        let mut message = Message::new(body);
+        let mut message = QueuedMessage::new(body);
         loop {
-            // Taken before the look at the queue: a change in between wakes it all the same.
+            // Registered before the queue is read, so a change in between is not missed.
             let changed = self.0.changed[queue as usize].notified();
             let offered = self.0.lock().offer(queue, message);
             match offered {
@@ -133,13 +133,17 @@ struct MemoryConsumer {
     id: ConsumerId,
     prefetch: usize,
     next_tag: u64,
-    unsettled: BTreeMap<DeliveryTag, Message>,
+    unsettled: BTreeMap<DeliveryTag, QueuedMessage>,
     stopped: bool,
 }
 
 impl MemoryConsumer {
-    /// What is unsettled up to `tag`, or only that very delivery.
-    fn settle(&mut self, tag: DeliveryTag, multiple: bool) -> Result<Vec<Message>, BrokerError> {
+    /// Removes the unsettled delivery `tag`, with `multiple` also all before it.
+    fn settle(
+        &mut self,
+        tag: DeliveryTag,
+        multiple: bool,
+    ) -> Result<Vec<QueuedMessage>, BrokerError> {
         let message = self.unsettled.remove(&tag).ok_or_else(|| {
             BrokerError::Lost(format!("delivery {} is not unsettled", tag.0).into())
         })?;
@@ -163,7 +167,7 @@ impl MemoryConsumer {
             tag,
             body: message.body.clone(),
             redelivered: message.returns > 0,
-            death: message.death.clone(),
+            dead_letter_reason: message.dead_letter_reason.clone(),
         };
         self.unsettled.insert(tag, message);
         Some(delivery)
@@ -200,7 +204,7 @@ impl Consumer for MemoryConsumer {
         Ok(())
     }
 
-    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+    async fn raise_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
         self.prefetch = self.prefetch.max(prefetch.into());
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! The queue seam over RabbitMQ (AMQP 0-9-1): sessions, each on a fresh connection.
+//! The queue seam over RabbitMQ (AMQP 0-9-1). Each session has a connection of its own.
 
+mod connection;
 mod consumer;
-mod death;
+mod dead_letter;
 mod endpoint;
-mod fault;
-mod link;
+mod error;
 mod publisher;
 mod topology;
 
@@ -18,23 +18,26 @@ use std::{
 
 use async_trait::async_trait;
 
-pub use self::endpoint::{DEFAULT_PREFIX, RabbitConfig};
-use self::{consumer::RabbitConsumer, endpoint::Endpoint, link::Link, publisher::RabbitPublisher};
-use crate::{Broker, BrokerError, Consumer, Depth, Publisher, Queue};
+pub use self::endpoint::RabbitConfig;
+use self::{
+    connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint,
+    publisher::RabbitPublisher,
+};
+use crate::{Broker, BrokerError, Consumer, Publisher, Queue, QueueDepth};
 
 /// A RabbitMQ broker, 3.10 or later. It connects when a session is opened, not before.
 ///
-/// A prefetch of 0, which means no limit to RabbitMQ, counts as 1 here.
+/// A prefetch of 0 counts as 1 here; for RabbitMQ it would mean no limit.
 pub struct RabbitBroker {
     endpoint: Arc<Endpoint>,
-    /// A message was returned: the next check binds, even if nothing is missing to the eye.
+    /// Set when a message was returned: the next check binds again, because a passive check cannot see a missing binding.
     unbound: Arc<AtomicBool>,
-    /// The connection of the last [`Broker::depth`], for the next one.
-    looking: Mutex<Option<Link>>,
+    /// The connection of the last [`Broker::depth`], kept for the next one.
+    depth_connection: Mutex<Option<RabbitConnection>>,
 }
 
 impl RabbitBroker {
-    /// A broker by its configuration.
+    /// Reads the configuration; opens no connection.
     ///
     /// # Errors
     /// [`BrokerError::Url`] when the URL or the prefix cannot be used. The text never holds the password.
@@ -42,7 +45,7 @@ impl RabbitBroker {
         Ok(Self {
             endpoint: Arc::new(Endpoint::new(config)?),
             unbound: Arc::default(),
-            looking: Mutex::default(),
+            depth_connection: Mutex::default(),
         })
     }
 
@@ -52,30 +55,37 @@ impl RabbitBroker {
         &self.endpoint.address
     }
 
-    /// Declares and binds everything, whether or not it seems to stand. What stands already is left as it is.
+    /// Declares and binds everything, whether or not it exists. What exists already stays as it is.
     ///
     /// # Errors
-    /// [`BrokerError::OtherTopology`] when something stands with other arguments, and any other [`BrokerError`].
+    /// [`BrokerError::OtherTopology`] when something exists with other arguments, and any other [`BrokerError`].
     pub async fn declare(&self) -> Result<(), BrokerError> {
         self.ensure(true).await
     }
 
     async fn ensure(&self, bind: bool) -> Result<(), BrokerError> {
-        let link = Link::open(&self.endpoint).await?;
-        topology::ensure(&link, bind).await?;
-        link.close().await;
+        let connection = RabbitConnection::open(&self.endpoint).await?;
+        topology::ensure(&connection, bind).await?;
+        connection.close().await;
         Ok(())
     }
 
-    /// The kept connection; whoever comes meanwhile opens another one.
-    fn kept(&self) -> Option<Link> {
-        let mut looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        looking.take().filter(|link| link.status().connected())
+    /// Takes the kept connection. A call at the same time opens another one.
+    fn kept(&self) -> Option<RabbitConnection> {
+        let mut kept = self
+            .depth_connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.take()
+            .filter(|connection| connection.status().connected())
     }
 
-    fn keep(&self, link: Link) {
-        let mut looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        *looking = Some(link);
+    fn keep(&self, connection: RabbitConnection) {
+        let mut kept = self
+            .depth_connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(connection);
     }
 }
 
@@ -96,9 +106,9 @@ impl Broker for RabbitBroker {
     }
 
     async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
-        let link = Link::open(&self.endpoint).await?;
+        let connection = RabbitConnection::open(&self.endpoint).await?;
         let unbound = Arc::clone(&self.unbound);
-        Ok(Box::new(RabbitPublisher::new(link, unbound)))
+        Ok(Box::new(RabbitPublisher::new(connection, unbound)))
     }
 
     async fn consumer(
@@ -106,19 +116,21 @@ impl Broker for RabbitBroker {
         queue: Queue,
         prefetch: u16,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
-        let link = Link::open(&self.endpoint).await?;
-        Ok(Box::new(RabbitConsumer::open(link, queue, prefetch).await?))
+        let connection = RabbitConnection::open(&self.endpoint).await?;
+        Ok(Box::new(
+            RabbitConsumer::open(connection, queue, prefetch).await?,
+        ))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
-        let link = match self.kept() {
-            Some(link) => link,
-            None => Link::open(&self.endpoint).await?,
+    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
+        let connection = match self.kept() {
+            Some(connection) => connection,
+            None => RabbitConnection::open(&self.endpoint).await?,
         };
-        let channel = link.channel().await?;
-        let depth = topology::depth(&link, &channel, queue).await?;
+        let channel = connection.channel().await?;
+        let depth = topology::depth(&connection, &channel, queue).await?;
         drop(channel);
-        self.keep(link);
+        self.keep(connection);
         depth.ok_or_else(|| BrokerError::NoTopology {
             address: self.endpoint.address.clone(),
             what: format!("queue {}", self.endpoint.name(queue)),

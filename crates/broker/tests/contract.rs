@@ -1,6 +1,7 @@
-//! The promises of the seam, kept by both brokers: each function here runs over RabbitMQ and in process.
+//! The promises of the seam: each function here runs over RabbitMQ and in process.
 //!
-//! That something does not happen is shown by what happens instead: the next message, or another consumer's.
+//! A test shows that something does not happen by what happens instead: the next message arrives, or another consumer
+//! gets it.
 
 mod rig;
 
@@ -30,23 +31,23 @@ macro_rules! contract {
 
 contract!(
     a_stored_message_is_delivered,
-    unsettled_deliveries_come_back_in_order_when_the_consumer_is_dropped,
+    unsettled_deliveries_return_in_order_when_the_consumer_is_dropped,
     an_ack_settles_that_delivery_alone,
     a_multiple_ack_settles_everything_up_to_it,
     a_second_ack_is_refused_and_harms_no_other_delivery,
     no_consumer_holds_more_than_its_prefetch,
-    widening_returns_nothing_and_holds_as_many_as_were_asked_for,
+    raising_the_prefetch_returns_nothing_and_delivers_as_many_as_were_asked_for,
     stop_returns_what_was_not_handed_out_and_keeps_the_rest,
-    stop_returns_what_a_wider_window_was_not_asked_for,
+    stop_returns_what_a_raised_prefetch_buffered,
     a_session_that_is_dropped_returns_each_delivery_once,
-    a_requeued_delivery_comes_back,
-    a_chunk_that_always_comes_back_ends_as_a_dead_letter,
-    results_come_back_more_often_than_any_limit,
+    a_requeued_delivery_returns,
+    a_chunk_that_always_returns_becomes_a_dead_letter,
+    results_have_no_practical_delivery_limit,
     results_have_one_active_consumer,
-    a_purged_queue_delivers_what_comes_afterwards,
+    a_purged_queue_delivers_later_messages,
     depth_counts_ready_messages_and_consumers,
     a_message_of_the_largest_size_arrives_whole,
-    waiting_for_a_delivery_can_be_given_up,
+    waiting_for_a_delivery_can_be_cancelled,
 );
 
 async fn a_stored_message_is_delivered(rig: &Rig) -> Result<()> {
@@ -56,7 +57,7 @@ async fn a_stored_message_is_delivered(rig: &Rig) -> Result<()> {
         let delivery = next(&mut consumer).await?;
         assert_eq!(delivery.body, b"x");
         assert!(!delivery.redelivered);
-        assert_eq!(delivery.death, None);
+        assert_eq!(delivery.dead_letter_reason, None);
         consumer.ack(delivery.tag, false).await?;
         consumer.close().await;
         assert_eq!(rig.broker.depth(queue).await?.ready, 0);
@@ -64,7 +65,7 @@ async fn a_stored_message_is_delivered(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-async fn unsettled_deliveries_come_back_in_order_when_the_consumer_is_dropped(
+async fn unsettled_deliveries_return_in_order_when_the_consumer_is_dropped(
     rig: &Rig,
 ) -> Result<()> {
     stored(rig, Queue::Work, &["1", "2", "3"]).await?;
@@ -130,7 +131,7 @@ async fn no_consumer_holds_more_than_its_prefetch(rig: &Rig) -> Result<()> {
     let mut narrow = rig.broker.consumer(Queue::Work, 2).await?;
     let one = next(&mut narrow).await?;
     assert_eq!(bodies(&mut narrow, 1).await?, ["2"]);
-    // All the others are free for another consumer, and stay so until the first one settles.
+    // Another consumer gets all the others until the first one settles something.
     let mut wide = rig.broker.consumer(Queue::Work, 10).await?;
     assert_eq!(bodies(&mut wide, 3).await?, ["3", "4", "5"]);
     wide.stop().await?;
@@ -140,12 +141,14 @@ async fn no_consumer_holds_more_than_its_prefetch(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-async fn widening_returns_nothing_and_holds_as_many_as_were_asked_for(rig: &Rig) -> Result<()> {
+async fn raising_the_prefetch_returns_nothing_and_delivers_as_many_as_were_asked_for(
+    rig: &Rig,
+) -> Result<()> {
     stored(rig, Queue::Work, &["1", "2", "3", "4", "5", "6"]).await?;
     let mut consumer = rig.broker.consumer(Queue::Work, 2).await?;
     let one = next(&mut consumer).await?;
     // "2" may be on its way.
-    consumer.widen(4).await?;
+    consumer.raise_prefetch(4).await?;
     let mut tags = vec![one.tag];
     for body in ["2", "3", "4"] {
         let delivery = next(&mut consumer).await?;
@@ -154,12 +157,12 @@ async fn widening_returns_nothing_and_holds_as_many_as_were_asked_for(rig: &Rig)
         tags.push(delivery.tag);
     }
     assert!(tags.is_sorted());
-    // Narrower is nothing that it becomes.
-    consumer.widen(3).await?;
+    // A lower value changes nothing.
+    consumer.raise_prefetch(3).await?;
     let mut other = rig.broker.consumer(Queue::Work, 10).await?;
     assert_eq!(bodies(&mut other, 2).await?, ["5", "6"]);
     other.stop().await?;
-    // What was taken before and after is settled, one by one and all at once, and makes room for as much.
+    // Deliveries from before and after are settled, singly and together, and that makes room for as many.
     consumer.ack(tags[1], false).await?;
     consumer.ack(tags[3], true).await?;
     stored(rig, Queue::Work, &["7", "8", "9", "10", "11"]).await?;
@@ -185,11 +188,11 @@ async fn stop_returns_what_was_not_handed_out_and_keeps_the_rest(rig: &Rig) -> R
     Ok(())
 }
 
-async fn stop_returns_what_a_wider_window_was_not_asked_for(rig: &Rig) -> Result<()> {
+async fn stop_returns_what_a_raised_prefetch_buffered(rig: &Rig) -> Result<()> {
     stored(rig, Queue::Work, &["1", "2", "3"]).await?;
     let mut stopped = rig.broker.consumer(Queue::Work, 1).await?;
     let one = next(&mut stopped).await?;
-    stopped.widen(10).await?;
+    stopped.raise_prefetch(10).await?;
     let two = next(&mut stopped).await?;
     assert_eq!(two.body, b"2");
     timeout(REPLY_TIMEOUT, stopped.stop()).await??;
@@ -205,11 +208,11 @@ async fn stop_returns_what_a_wider_window_was_not_asked_for(rig: &Rig) -> Result
 
 async fn a_session_that_is_dropped_returns_each_delivery_once(rig: &Rig) -> Result<()> {
     stored(rig, Queue::Work, &["killer", "other"]).await?;
-    // Delivered once, and once more for each of the 20 returns that the limit allows, whatever consumer had it.
+    // Delivered once, and once more for each of the 20 returns that the limit allows, by any consumer.
     for start in 0..21 {
         let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
         let first = next(&mut consumer).await?;
-        consumer.widen(4).await?;
+        consumer.raise_prefetch(4).await?;
         let second = next(&mut consumer).await?;
         let both = [first.body, second.body];
         assert!(
@@ -224,7 +227,7 @@ async fn a_session_that_is_dropped_returns_each_delivery_once(rig: &Rig) -> Resu
     Ok(())
 }
 
-async fn a_requeued_delivery_comes_back(rig: &Rig) -> Result<()> {
+async fn a_requeued_delivery_returns(rig: &Rig) -> Result<()> {
     stored(rig, Queue::Work, &["1"]).await?;
     let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
     let once = next(&mut consumer).await?;
@@ -236,7 +239,7 @@ async fn a_requeued_delivery_comes_back(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-async fn a_chunk_that_always_comes_back_ends_as_a_dead_letter(rig: &Rig) -> Result<()> {
+async fn a_chunk_that_always_returns_becomes_a_dead_letter(rig: &Rig) -> Result<()> {
     stored(rig, Queue::Work, &["killer"]).await?;
     let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
     // Delivered once, and once more for each of the 20 returns that the limit allows.
@@ -248,17 +251,20 @@ async fn a_chunk_that_always_comes_back_ends_as_a_dead_letter(rig: &Rig) -> Resu
     let mut dead = rig.broker.consumer(Queue::Dead, 1).await?;
     let delivery = next(&mut dead).await?;
     assert_eq!(delivery.body, b"killer");
-    assert_eq!(delivery.death.as_deref(), Some("delivery_limit"));
-    // The reason stays with it, however often it comes back itself.
+    assert_eq!(
+        delivery.dead_letter_reason.as_deref(),
+        Some("delivery_limit")
+    );
+    // The dead letter keeps its reason when it returns to its own queue.
     dead.requeue(delivery.tag).await?;
     let again = next(&mut dead).await?;
-    assert_eq!(again.death.as_deref(), Some("delivery_limit"));
+    assert_eq!(again.dead_letter_reason.as_deref(), Some("delivery_limit"));
     stored(rig, Queue::Work, &["next"]).await?;
     assert_eq!(bodies(&mut consumer, 1).await?, ["next"]);
     Ok(())
 }
 
-async fn results_come_back_more_often_than_any_limit(rig: &Rig) -> Result<()> {
+async fn results_have_no_practical_delivery_limit(rig: &Rig) -> Result<()> {
     stored(rig, Queue::Results, &["result"]).await?;
     let mut consumer = rig.broker.consumer(Queue::Results, 1).await?;
     for _ in 0..50 {
@@ -279,7 +285,7 @@ async fn results_have_one_active_consumer(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-async fn a_purged_queue_delivers_what_comes_afterwards(rig: &Rig) -> Result<()> {
+async fn a_purged_queue_delivers_later_messages(rig: &Rig) -> Result<()> {
     stored(rig, Queue::Work, &["1", "2"]).await?;
     rig.purge(Queue::Work)?;
     stored(rig, Queue::Work, &["3"]).await?;
@@ -310,12 +316,12 @@ async fn a_message_of_the_largest_size_arrives_whole(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-async fn waiting_for_a_delivery_can_be_given_up(rig: &Rig) -> Result<()> {
+async fn waiting_for_a_delivery_can_be_cancelled(rig: &Rig) -> Result<()> {
     let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
     for body in ["1", "2", "3"] {
         let published = stored(rig, Queue::Work, std::slice::from_ref(&body));
         let mut published = std::pin::pin!(published);
-        // The wait is mostly given up while the message is on its way: it must not go with it.
+        // Most waits are cancelled while the message is on its way: the message must not be lost with them.
         let early = tokio::select! {
             biased;
             early = consumer.next() => Some(early?),

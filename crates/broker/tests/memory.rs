@@ -1,4 +1,4 @@
-//! What only the in-process broker does: a full queue makes publishers wait instead of refusing.
+//! Behaviour that only the in-process broker has: a full queue makes publishers wait instead of refusing.
 
 use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, MemoryBroker, Queue};
@@ -13,7 +13,7 @@ async fn a_full_queue_makes_the_publisher_wait_for_an_ack() -> Result<(), Broker
     let mut consumer = broker.consumer(Queue::Work, 10).await?;
     let delivery = consumer.next().await?;
     let mut third = publisher.publish(Queue::Work, b"3");
-    // An unsettled delivery keeps its place.
+    // An unsettled delivery counts towards the capacity.
     assert!((&mut third).now_or_never().is_none());
     consumer.ack(delivery.tag, false).await?;
     third.await?.await?;
@@ -22,7 +22,7 @@ async fn a_full_queue_makes_the_publisher_wait_for_an_ack() -> Result<(), Broker
 }
 
 #[tokio::test]
-async fn full_heartbeats_never_make_anybody_wait() -> Result<(), BrokerError> {
+async fn a_full_heartbeats_queue_never_makes_a_publisher_wait() -> Result<(), BrokerError> {
     let broker = MemoryBroker::new(2);
     let mut publisher = broker.publisher().await?;
     for number in 0..10 {

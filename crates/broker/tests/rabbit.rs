@@ -1,4 +1,4 @@
-//! What only RabbitMQ can do to us: refusals, permissions, foreign topology, alarms and its own death.
+//! Behaviour that only RabbitMQ has: refusals, permissions, queues with other arguments, alarms, and kills of the node.
 
 #[expect(dead_code, reason = "the rig serves the contract tests, too")]
 mod rig;
@@ -102,7 +102,7 @@ async fn a_full_queue_refuses_and_stores_the_same_bytes_later() -> Result<()> {
     let rig = rabbit("full").await?;
     let limit = r#"{"max-length":2}"#;
     node(|node| node.ctl(&["set_policy", "full", "^full\\.work$", limit]))?;
-    // A quorum queue counts late, so a few more than the limit may be let in.
+    // A quorum queue counts late, so it may accept a few more than the limit.
     let mut kept = 0;
     while publish(&rig, Queue::Work, b"kept").await? == Confirmed::Stored {
         kept += 1;
@@ -136,7 +136,7 @@ async fn a_wrong_password_is_a_login_error_that_does_not_show_it() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_vhost_that_is_not_there_or_not_ours_is_forbidden_with_what_to_do() -> Result<()> {
+async fn a_missing_or_forbidden_vhost_is_reported_with_the_fix() -> Result<()> {
     let mut config = user("vhosts", ".*", ".*", ".*")?;
     let url = config.url.clone();
     config.url = format!("{url}nowhere");
@@ -154,7 +154,8 @@ async fn a_vhost_that_is_not_there_or_not_ours_is_forbidden_with_what_to_do() ->
 }
 
 #[tokio::test]
-async fn who_may_not_configure_is_told_what_is_missing_and_works_once_it_stands() -> Result<()> {
+async fn a_user_without_configure_permission_sees_what_is_missing_and_works_once_it_exists()
+-> Result<()> {
     let config = user("worker", "^$", r"^worker\.results$", r"^worker\.work$")?;
     let worker = RabbitBroker::new(&config)?;
     let error = worker.check().await.unwrap_err();
@@ -174,7 +175,7 @@ async fn who_may_not_configure_is_told_what_is_missing_and_works_once_it_stands(
     let confirm = publisher.publish(Queue::Results, b"1").await?;
     assert_eq!(confirm.await?, Confirmed::Stored);
 
-    // The broker answers a forbidden publish by closing the channel.
+    // The broker closes the channel after a forbidden publish.
     let forbidden = match publisher.publish(Queue::Work, b"1").await {
         Ok(confirm) => confirm.await.unwrap_err(),
         Err(error) => error,
@@ -184,14 +185,14 @@ async fn who_may_not_configure_is_told_what_is_missing_and_works_once_it_stands(
         "{forbidden:?}"
     );
     let Err(error) = worker.consumer(Queue::Results, 1).await else {
-        anyhow::bail!("a queue that may not be read was");
+        anyhow::bail!("a queue was read without the permission");
     };
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_missing_topology_is_named_by_whatever_needs_it() -> Result<()> {
+async fn a_missing_topology_is_named_by_every_operation() -> Result<()> {
     let broker = RabbitBroker::new(&config("absent")?)?;
     let missing = |error: BrokerError| match error {
         BrokerError::NoTopology { what, .. } => Ok(what),
@@ -213,7 +214,7 @@ async fn a_missing_topology_is_named_by_whatever_needs_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_queue_with_other_arguments_is_not_ours() -> Result<()> {
+async fn a_queue_with_other_arguments_is_refused() -> Result<()> {
     administrator()
         .await?
         .queue_declare(
@@ -237,7 +238,7 @@ async fn a_queue_with_other_arguments_is_not_ours() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_topology_that_lacks_one_part_is_completed() -> Result<()> {
+async fn a_missing_part_of_the_topology_is_declared() -> Result<()> {
     let rig = rabbit("lacking").await?;
     stored(&rig, Queue::Results, &["kept"]).await?;
     administrator()
@@ -293,7 +294,7 @@ async fn no_broker_is_unreachable() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_peer_that_says_nothing_is_unreachable_and_is_let_go() -> Result<()> {
+async fn a_silent_peer_is_unreachable_and_its_connection_is_closed() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
     let error = RabbitBroker::new(&RabbitConfig::new(url))?
@@ -314,7 +315,7 @@ async fn a_peer_that_says_nothing_is_unreachable_and_is_let_go() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_peer_that_speaks_something_else_is_unreachable() -> Result<()> {
+async fn a_peer_with_another_protocol_is_unreachable() -> Result<()> {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
     let broker = RabbitBroker::new(&RabbitConfig::new(url))?;
@@ -334,9 +335,9 @@ async fn a_peer_that_speaks_something_else_is_unreachable() -> Result<()> {
     Ok(())
 }
 
-/// A node of its own: an alarm and a kill concern everybody.
+/// It has a node of its own because an alarm and a kill affect all users of a node.
 #[tokio::test]
-async fn an_alarm_delays_and_a_kill_loses_sessions_but_nothing_that_was_stored() -> Result<()> {
+async fn an_alarm_delays_and_a_kill_loses_sessions_but_no_stored_message() -> Result<()> {
     let mut rabbit = Rabbit::start()?;
     let broker = RabbitBroker::new(&RabbitConfig::new(rabbit.url()))?;
     broker.check().await?;
@@ -346,13 +347,13 @@ async fn an_alarm_delays_and_a_kill_loses_sessions_but_nothing_that_was_stored()
 
     rabbit.ctl(&["set_vm_memory_high_watermark", "absolute", "1"])?;
     let publish = async {
-        // The first one makes the broker tell us; from then on nothing leaves.
+        // The first publish makes the broker block the connection. Nothing leaves after that.
         let first = publisher.publish(Queue::Work, b"first").await?;
         let second = publisher.publish(Queue::Work, b"second").await?;
         anyhow::Ok((publisher, first.await?, second.await?))
     };
     let mut publish = std::pin::pin!(publish);
-    // Two commands of rabbitmqctl later it still waits.
+    // It still waits after two commands of rabbitmqctl.
     rabbit.ctl(&["list_queues"])?;
     assert!(publish.as_mut().now_or_never().is_none());
     rabbit.ctl(&["list_queues"])?;
@@ -383,7 +384,7 @@ async fn an_alarm_delays_and_a_kill_loses_sessions_but_nothing_that_was_stored()
     kept.sort();
     assert_eq!(kept, ["before", "first", "second"]);
 
-    // A stop in order loses sessions as well, and says why.
+    // A regular stop of the node loses sessions as well.
     rabbit.stop()?;
     let lost = next(&mut consumer).await.unwrap_err();
     let lost: BrokerError = lost.downcast()?;

@@ -1,15 +1,15 @@
-//! What must hold of a fleet at rest, whatever was done to it. The store's own proof is one part; what that proof
-//! cannot know (the script, the queues, what is on the disk) is checked here.
+//! What must hold of an idle deployment, after any fault. `verify` is one part of it. What `verify` cannot know (the
+//! expected rows, the queues, the raw tables) is checked here.
 
 use rusqlite::Connection;
 
-use crate::{fleet::Fleet, oracle};
+use crate::{deployment::Deployment, expected_rows};
 
-/// What a case expects of the fleet at rest.
+/// The state that a case expects of the idle deployment.
 #[derive(Debug, Clone, Default)]
-pub struct Expected {
-    /// Seeds of the scripts that workers followed.
-    pub scripts: Vec<u64>,
+pub struct ExpectedState {
+    /// Seeds of the workers' scripted probers.
+    pub seeds: Vec<u64>,
     /// Chunks that are dead.
     pub dead: i64,
     /// Whether chunks may still be outstanding, each with a message on a queue.
@@ -18,24 +18,27 @@ pub struct Expected {
     pub quarantined: i64,
 }
 
-impl Expected {
-    /// All chunks done, by workers that follow one script.
+impl ExpectedState {
+    /// All chunks done, by workers with one seed.
     #[must_use]
-    pub fn done(script: u64) -> Self {
+    pub fn done(seed: u64) -> Self {
         Self {
-            scripts: vec![script],
+            seeds: vec![seed],
             ..Self::default()
         }
     }
 }
 
-/// All that does not hold. Empty is good.
+/// Everything that does not hold; empty when all does.
 ///
 /// # Errors
-/// When the database or the broker cannot be asked, which is no finding.
-pub fn violations(fleet: &Fleet, expected: &Expected) -> anyhow::Result<Vec<String>> {
+/// When the database or the broker cannot be queried, which is not a violation.
+pub fn find_violations(
+    deployment: &Deployment,
+    expected: &ExpectedState,
+) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
-    let mut store = fleet.store()?;
+    let mut store = deployment.store()?;
     let (mut outstanding, mut dead) = (0, 0);
     for summary in store.summaries()? {
         let proof = store.verify(summary.run)?;
@@ -50,7 +53,7 @@ pub fn violations(fleet: &Fleet, expected: &Expected) -> anyhow::Result<Vec<Stri
         dead += proof.dead_count;
     }
     if outstanding > 0 {
-        let messages = fleet.messages()?;
+        let messages = deployment.message_count()?;
         if messages < outstanding {
             found.push(format!(
                 "{outstanding} chunks are outstanding with {messages} messages: {} are lost",
@@ -66,17 +69,24 @@ pub fn violations(fleet: &Fleet, expected: &Expected) -> anyhow::Result<Vec<Stri
             expected.dead
         ));
     }
-    let connection = oracle::open(&fleet.database())?;
-    found.extend(oracle::contradictions(&connection, &expected.scripts)?);
-    found.extend(unclosed(&connection)?);
-    found.extend(outdated(&connection)?);
-    found.extend(counters(&connection, expected)?);
-    found.extend(fleet.oversized());
+    let connection = expected_rows::open(&deployment.database())?;
+    found.extend(expected_rows::row_differences(
+        &connection,
+        &expected.seeds,
+    )?);
+    found.extend(runs_not_closed(&connection)?);
+    found.extend(stale_latest_rows(&connection)?);
+    found.extend(counter_mismatches(&connection, expected)?);
+    found.extend(deployment.exceeded_limits());
     Ok(found)
 }
 
-/// Every delivery ended in one way, and each way has its traces.
-fn counters(connection: &Connection, expected: &Expected) -> anyhow::Result<Vec<String>> {
+/// The writer counts deliveries independently of the tables, so the two must agree: taken = applied + duplicates +
+/// quarantined.
+fn counter_mismatches(
+    connection: &Connection,
+    expected: &ExpectedState,
+) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     let [taken, applied, duplicates, quarantined]: [i64; 4] = connection.query_row(
         "SELECT coalesce(sum(taken), 0), coalesce(sum(applied), 0), coalesce(sum(duplicates), 0),
@@ -95,7 +105,7 @@ fn counters(connection: &Connection, expected: &Expected) -> anyhow::Result<Vec<
             "{taken} deliveries taken, {applied} applied, {duplicates} duplicates, {quarantined} in quarantine"
         ));
     }
-    // A chunk that was dead and is done after all was applied twice.
+    // A dead chunk that became done after a retry was applied twice.
     if !(done..=done + dead).contains(&applied) {
         found.push(format!(
             "{applied} deliveries applied, {done} chunks done and {dead} that were dead"
@@ -103,7 +113,7 @@ fn counters(connection: &Connection, expected: &Expected) -> anyhow::Result<Vec<
     }
     if duplicates != counted || quarantined != kept {
         found.push(format!(
-            "{duplicates} duplicates with {counted} of runs, {quarantined} in quarantine with {kept} kept"
+            "{duplicates} duplicates with {counted} in runs, {quarantined} quarantined with {kept} rows in quarantine"
         ));
     }
     if quarantined != expected.quarantined {
@@ -115,8 +125,9 @@ fn counters(connection: &Connection, expected: &Expected) -> anyhow::Result<Vec<
     Ok(found)
 }
 
-/// Runs of which nothing is outstanding and whose stored state, without what a view makes of it, is not their end.
-fn unclosed(connection: &Connection) -> anyhow::Result<Vec<String>> {
+/// Runs whose stored state (not the one that the view derives) contradicts their chunks: nothing is outstanding, but the
+/// run is not closed, or the reverse.
+fn runs_not_closed(connection: &Connection) -> anyhow::Result<Vec<String>> {
     let mut runs = connection.prepare(
         "SELECT run, state, finished_at_us IS NOT NULL, open, dead FROM (
             SELECT n.run, n.state, n.finished_at_us,
@@ -125,8 +136,8 @@ fn unclosed(connection: &Connection) -> anyhow::Result<Vec<String>> {
             FROM runs n WHERE n.state <> 'planning')",
     )?;
     let mut found = Vec::new();
-    let mut walk = runs.query(())?;
-    while let Some(row) = walk.next()? {
+    let mut rows = runs.query(())?;
+    while let Some(row) = rows.next()? {
         let (run, state, finished): (i64, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let (open, dead): (i64, i64) = (row.get(3)?, row.get(4)?);
         let expected = match (open, dead) {
@@ -143,8 +154,8 @@ fn unclosed(connection: &Connection) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Whether `latest` has of each target the newest row of the runs that ended, and when it was first seen and last up.
-fn outdated(connection: &Connection) -> anyhow::Result<Vec<String>> {
+/// Whether `latest` has the newest row of each target over all ended runs, and the right `first_seen` and `last_up`.
+fn stale_latest_rows(connection: &Connection) -> anyhow::Result<Vec<String>> {
     let [wrong, strange]: [i64; 2] = connection.query_row(
         "WITH newest AS (
             SELECT coalesce(r.name, r.address) AS target, max(r.probed_at_us) AS probed, min(r.probed_at_us) AS first,
@@ -165,7 +176,7 @@ fn outdated(connection: &Connection) -> anyhow::Result<Vec<String>> {
         Vec::new()
     } else {
         vec![format!(
-            "`latest` is not the newest of {wrong} targets, and {strange} of its rows are not those of results"
+            "`latest` does not have the newest row of {wrong} targets, and {strange} of its rows differ from results"
         )]
     })
 }

@@ -1,30 +1,30 @@
-//! The fault suite: the real roles as processes, over a scripted prober, with faults at their boundaries, at the broker,
+//! The fault suite: the real roles as processes, with a scripted prober, with faults at their boundaries, at the broker,
 //! the network, the disk and the clock. After each fault the same invariants must hold.
 //!
-//! Invariant: every case has an oracle that does not come from the roles, and where one can be made a control: the same
-//! harness with a promise that is kept badly, in which a violation must be seen.
+//! Invariant: every case checks against expectations that do not come from the roles. Every case has a control: the same
+//! case with one deliberate defect, in which the same checks must report a violation.
 
-pub mod acts;
-pub mod bench;
-mod bounds;
+pub mod actions;
 pub mod cases;
-mod fleet;
+mod child_process;
+mod deployment;
+mod expected_rows;
+pub mod fault_injection;
 pub mod invariants;
-mod oracle;
-mod program;
-pub mod table;
-pub mod tampered;
-mod trace;
+pub mod outcome_table;
+mod resource_usage;
+pub mod runner;
+mod strace_log;
 
 use std::time::Duration;
 
 pub use self::{
-    fleet::{Fleet, Rest},
-    program::Program,
+    child_process::ChildProcess,
+    deployment::{Deployment, Idle},
 };
 
-/// Nothing here takes longer than this, unless it hangs.
-pub const PATIENCE: Duration = Duration::from_mins(3);
+/// The longest wait for anything: what takes longer hangs.
+pub const MAX_WAIT: Duration = Duration::from_mins(3);
 
-/// The pause between two looks at a database or a process: neither can be awaited from outside.
-pub const LOOK: Duration = Duration::from_millis(20);
+/// The pause between two polls of a database or a process. Neither offers an event to await.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! `fault-suite`: runs the cases one after the other, tells how each ended, and writes the table of them.
+//! `fault-suite`: runs the cases one after the other, prints the outcome of each, and writes the table of outcomes.
 
 use std::{
     fs,
@@ -8,9 +8,9 @@ use std::{
 };
 
 use clap::Parser;
-use pingfleet_faults::{bench::Bench, cases, table};
+use pingfleet_faults::{cases, outcome_table, runner::CaseRunner};
 
-/// Does harm to a fleet, and proves that nothing is lost by it
+/// Injects faults into a running deployment, and proves that nothing is lost
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Only cases with this in their name
@@ -18,16 +18,16 @@ struct Arguments {
     only: Option<String>,
     /// The quick form of each case
     #[arg(long)]
-    bounded: bool,
-    /// The table of cases; what runs with other brokers wrote into it stays
+    quick: bool,
+    /// Where to write the table of outcomes. Rows of other brokers are kept
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let mut bench = Bench::new(!arguments.bounded);
-    let version = bench.broker_version()?;
+    let mut runner = CaseRunner::new(!arguments.quick);
+    let version = runner.broker_version()?;
     let mut out = io::stdout();
     writeln!(out, "RabbitMQ {version}")?;
     let mut judged = Vec::new();
@@ -36,26 +36,29 @@ fn main() -> anyhow::Result<ExitCode> {
         if !case.name.contains(only) {
             continue;
         }
-        let judgement = bench.judge(&case);
+        let report = runner.judge(&case);
         writeln!(
             out,
             "{} {} ({:.1} s): {}; control: {}",
-            if judgement.passed { "ok  " } else { "FAIL" },
+            if report.passed { "ok  " } else { "FAIL" },
             case.name,
-            judgement.took.as_secs_f64(),
-            judgement.story,
-            judgement.control
+            report.took.as_secs_f64(),
+            report.summary,
+            report.control
         )?;
-        judged.push((case, judgement));
+        judged.push((case, report));
     }
     if let Some(path) = &arguments.out {
         let before = match fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        fs::write(path, table::with_section(&before, &version, &judged))?;
+        fs::write(
+            path,
+            outcome_table::replace_section(&before, &version, &judged),
+        )?;
     }
-    let failed = judged.iter().filter(|(_, how)| !how.passed).count();
+    let failed = judged.iter().filter(|(_, report)| !report.passed).count();
     writeln!(out, "{} cases, {failed} failed", judged.len())?;
     Ok(if failed == 0 && !judged.is_empty() {
         ExitCode::SUCCESS

@@ -1,13 +1,13 @@
-//! The negative control of the kill tests: a worker that acks a chunk before it probes it. Whatever it has in hand when
-//! it dies is lost, which is what those tests must be able to see. It is the real worker over a broker that acks
-//! each delivery as it comes.
+//! The control of the kill tests: a worker that acks each chunk before it probes it. The chunks that it has in hand when it
+//! is killed are lost, and the tests must detect that. It is the real worker with a wrapped broker.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ping_worker::WorkerArgs;
 use pingfleet_broker::{
-    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Depth, Publisher, Queue, RabbitBroker,
+    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Publisher, Queue, QueueDepth,
+    RabbitBroker,
 };
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{CommonArgs, Verbosity};
@@ -35,7 +35,7 @@ impl Broker for AckFirst {
         Ok(Box::new(AckingConsumer(consumer)))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
         self.0.depth(queue).await
     }
 }
@@ -58,8 +58,8 @@ impl Consumer for AckingConsumer {
         Ok(())
     }
 
-    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
-        self.0.widen(prefetch).await
+    async fn raise_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.0.raise_prefetch(prefetch).await
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {

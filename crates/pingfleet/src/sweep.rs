@@ -41,7 +41,7 @@ pub(crate) enum Rerun {
 
 /// The settings of the roles beside the producer.
 struct Roles {
-    worker: ping_worker::Settings,
+    worker: ping_worker::WorkerSettings,
     writer: consumer_writer::WriterSettings,
 }
 
@@ -106,8 +106,8 @@ pub(crate) fn rerun(
 impl Roles {
     fn resolve(layers: &mut Layers) -> Self {
         Self {
-            worker: ping_worker::Settings {
-                alone: true,
+            worker: ping_worker::WorkerSettings {
+                exclusive: true,
                 ..WorkerArgs::default().resolve(layers)
             },
             writer: WriterArgs::default().resolve(layers, Transport::Sweep),
@@ -244,7 +244,7 @@ async fn write_rows(
 fn conclude(
     (produced, probed): (
         Result<RunOutcome, ProducerError>,
-        Result<ping_worker::Summary, WorkerError>,
+        Result<ping_worker::WorkerSummary, WorkerError>,
     ),
     written: Result<consumer_writer::WriterSummary, WriterError>,
     output: &OutputArgs,

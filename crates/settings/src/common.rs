@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use pingfleet_broker::{BrokerError, RabbitBroker, RabbitConfig};
 use pingfleet_store::{Durability, OpenOptions};
+use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 
 use crate::{Exit, Failure, Layers, logging};
 
 /// The broker that `docker-compose up` starts, with its default login.
 const DEFAULT_BROKER: &str = "amqp://pingfleet:pingfleet@127.0.0.1:5672/%2f";
-
-/// The prefix of all queues and exchanges.
-const DEFAULT_PREFIX: &str = "pingfleet";
 
 /// The database file, in the current folder.
 const DEFAULT_DATABASE: &str = "pingfleet.db";
@@ -126,19 +124,8 @@ impl CommonArgs {
                 Err(other) => Err(other.to_string()),
             }
         });
-        let prefix = layers.get("broker.prefix", DEFAULT_PREFIX.to_owned(), |text| {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            if (1..=100).contains(&text.len())
-                && text.bytes().all(plain)
-                && !text.starts_with("amq.")
-            {
-                Ok(text.to_owned())
-            } else {
-                Err(
-                    "a prefix is 1 to 100 letters, digits, '-', '_' or '.', and does not begin with amq."
-                        .to_owned(),
-                )
-            }
+        let prefix = layers.get("broker.prefix", DEFAULT_QUEUE_PREFIX.to_owned(), |text| {
+            check_queue_prefix(text).map(|()| text.to_owned())
         });
         let direct = layers.get("broker.password", None, |text| Ok(Some(text.to_owned())));
         let from_file = layers.get("broker.password_file", None, |path| {

@@ -2,18 +2,13 @@
 
 use std::time::Duration;
 
+use pingfleet_wire::timing::{WORKER_TIMEOUT, WRITER_TIMEOUT};
 use rusqlite::OptionalExtension;
 
 use crate::{StoreError, Transport, Writer, now_us};
 
 /// A chunk is overdue this long, plus twice its worst case, after its last publish.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// How long a writer counts as alive after its last update. Without a live writer nothing is overdue.
-const WRITER_ALIVE_FOR: Duration = Duration::from_secs(15);
-
-/// How long a worker counts as alive after its last heartbeat.
-pub(crate) const WORKER_ALIVE_FOR: Duration = Duration::from_secs(30);
 
 /// A chunk to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +154,7 @@ impl Writer {
             .prepare_cached("SELECT seen_us FROM writers WHERE transport = ?1")?
             .query_row([transport.name()], |row| row.get(0))
             .optional()?;
-        if alive.is_none_or(|seen| seen < now - WRITER_ALIVE_FOR.as_micros() as i64) {
+        if alive.is_none_or(|seen| seen < now - WRITER_TIMEOUT.as_micros() as i64) {
             return Ok(Overdue::WriterSilent);
         }
         // CROSS JOIN forces this order: one search by key for each worker instead of a scan of the table `in_hand`.
@@ -178,7 +173,7 @@ impl Writer {
                 run,
                 now,
                 GRACE.as_micros() as i64,
-                now - WORKER_ALIVE_FOR.as_micros() as i64,
+                now - WORKER_TIMEOUT.as_micros() as i64,
                 limit as i64,
             ),
             |row| row.get(0),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use pingfleet_wire::Heartbeat;
+use pingfleet_wire::{Heartbeat, timing::WORKER_TIMEOUT};
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::{StoreError, Transport, Writer, chunks::WORKER_ALIVE_FOR, now_us};
+use crate::{StoreError, Transport, Writer, now_us};
 
 /// A worker that was last seen longer ago than this is deleted. Each restart of a worker is a new row.
 const WORKER_FORGOTTEN_AFTER: Duration = Duration::from_hours(7 * 24);
@@ -101,7 +101,7 @@ impl Writer {
         Ok(self
             .connection
             .prepare_cached("SELECT count(*) FROM workers WHERE last_seen_us > ?1")?
-            .query_row([now_us() - WORKER_ALIVE_FOR.as_micros() as i64], |row| {
+            .query_row([now_us() - WORKER_TIMEOUT.as_micros() as i64], |row| {
                 row.get(0)
             })?)
     }

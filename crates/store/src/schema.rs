@@ -12,6 +12,9 @@ pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
 /// The migrations; the n-th one leads to `user_version` n + 1.
 pub(crate) const MIGRATIONS: &[&str] = &[V1];
 
+// The view `run_summary` has the lease as a number.
+const _: () = assert!(pingfleet_wire::timing::RUN_LEASE.as_secs() == 15);
+
 /// The schema version that this build writes.
 pub(crate) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 

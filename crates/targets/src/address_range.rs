@@ -1,135 +1,171 @@
-//! From what a word says to the addresses that it stands for. No I/O.
+//! Consecutive addresses of one family. No I/O.
 //!
-//! Invariant: a block of targets holds no address that cannot be probed, and IPv4-mapped addresses only as IPv4.
+//! Invariant: a range is never empty, and IPv4-mapped addresses (RFC 4291, section 2.5.5.2) are stored as IPv4 where
+//! the whole range is mapped.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use pingfleet_wire::Family;
 
-use crate::{
-    ip_range_set::Span,
-    parse::bad_target_reason::{BadTargetReason, UNPROBEABLE_V4, UNPROBEABLE_V6, unprobeable},
-};
-
-/// Consecutive addresses of one family.
+/// Addresses from the first to the last, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AddressRange {
-    V4(Span),
-    V6(Span),
-}
+pub struct AddressRange(pub(crate) Bounds);
 
-/// All IPv4-mapped addresses, `::ffff:0:0/96` (RFC 4291, section 2.5.5.2).
-const MAPPED: Span = Span {
-    first: 0xffff_0000_0000,
-    last: 0xffff_ffff_ffff,
-};
+/// First and last address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bounds {
+    V4(Ipv4Addr, Ipv4Addr),
+    V6(Ipv6Addr, Ipv6Addr),
+}
 
 impl AddressRange {
-    /// One address; an IPv4-mapped one is the IPv4 address that it names.
-    pub(crate) fn address(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(Span::one(address.to_bits().into())),
-            IpAddr::V6(address) => Self::V6(Span::one(address.to_bits())),
+    /// From the first to the last address; `None` when they are of different families or in the wrong order. A range of
+    /// IPv4-mapped addresses becomes the IPv4 range.
+    #[must_use]
+    pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
+        if last < first {
+            return None;
+        }
+        match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => Some(Self(Bounds::V4(first, last))),
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                Some(match (first.to_ipv4_mapped(), last.to_ipv4_mapped()) {
+                    (Some(first), Some(last)) => Self(Bounds::V4(first, last)),
+                    _ => Self(Bounds::V6(first, last)),
+                })
+            }
+            _ => None,
         }
     }
 
-    /// From the first to the last address, of the same family as it.
-    pub(crate) fn range(first: IpAddr, last: IpAddr) -> Self {
-        let bits = |address| match address {
-            IpAddr::V4(address) => u128::from(address.to_bits()),
-            IpAddr::V6(address) => address.to_bits(),
-        };
-        let span = Span {
-            first: bits(first),
-            last: bits(last),
-        };
+    /// The hosts of a network: without the network and broadcast address of an IPv4 network up to /30 (RFC 3021 for
+    /// /31).
+    #[must_use]
+    pub fn hosts(network: IpNet) -> Self {
+        match network {
+            IpNet::V4(network) if network.prefix_len() <= 30 => {
+                let first = Ipv4Addr::from_bits(network.network().to_bits() + 1);
+                let last = Ipv4Addr::from_bits(network.broadcast().to_bits() - 1);
+                Self(Bounds::V4(first, last))
+            }
+            _ => network.into(),
+        }
+    }
+
+    /// The first address.
+    #[must_use]
+    pub fn first(self) -> IpAddr {
+        match self.0 {
+            Bounds::V4(first, _) => first.into(),
+            Bounds::V6(first, _) => first.into(),
+        }
+    }
+
+    /// The last address.
+    #[must_use]
+    pub fn last(self) -> IpAddr {
+        match self.0 {
+            Bounds::V4(_, last) => last.into(),
+            Bounds::V6(_, last) => last.into(),
+        }
+    }
+
+    /// How many addresses; for all of IPv6 one less, which is the largest number there is.
+    #[must_use]
+    pub fn count(self) -> u128 {
+        match self.0 {
+            Bounds::V4(first, last) => u128::from(last.to_bits() - first.to_bits()) + 1,
+            Bounds::V6(first, last) => (last.to_bits() - first.to_bits()).saturating_add(1),
+        }
+    }
+
+    /// The addresses that are in both, if any.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Option<Self> {
+        match (self.0, other.0) {
+            (Bounds::V4(first, last), Bounds::V4(other_first, other_last)) => {
+                let (first, last) = (first.max(other_first), last.min(other_last));
+                (first <= last).then_some(Self(Bounds::V4(first, last)))
+            }
+            (Bounds::V6(first, last), Bounds::V6(other_first, other_last)) => {
+                let (first, last) = (first.max(other_first), last.min(other_last));
+                (first <= last).then_some(Self(Bounds::V6(first, last)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The `count` addresses from `first` on; `first` is at least `count` less one below the last address there is.
+    pub(crate) fn starting_at(first: IpAddr, count: u32) -> Self {
         match first {
-            IpAddr::V4(_) => Self::V4(span),
-            IpAddr::V6(_) if MAPPED.and(span) == Some(span) => Self::V4(Span {
-                first: span.first - MAPPED.first,
-                last: span.last - MAPPED.first,
-            }),
-            IpAddr::V6(_) => Self::V6(span),
+            IpAddr::V4(first) => {
+                let last = Ipv4Addr::from_bits(first.to_bits() + (count - 1));
+                Self(Bounds::V4(first, last))
+            }
+            IpAddr::V6(first) => {
+                let last = Ipv6Addr::from_bits(first.to_bits() + u128::from(count - 1));
+                Self(Bounds::V6(first, last))
+            }
         }
     }
+}
 
+impl From<IpAddr> for AddressRange {
+    /// One address. An IPv4-mapped address becomes the IPv4 address.
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self(Bounds::V4(address, address)),
+            IpAddr::V6(address) => Self(Bounds::V6(address, address)),
+        }
+    }
+}
+
+impl From<IpNet> for AddressRange {
     /// All addresses of a network.
-    pub(crate) fn whole(network: IpNet) -> Self {
-        Self::range(network.network(), network.broadcast())
+    fn from(network: IpNet) -> Self {
+        Self::new(network.network(), network.broadcast())
+            .expect("a network begins before it ends, in one family")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("the test's addresses are valid")
     }
 
-    /// The hosts of a network: of IPv4 up to /30 without network and broadcast address (RFC 3021 for /31).
-    pub(crate) fn hosts(network: IpNet) -> Self {
-        match (Self::whole(network), network) {
-            (Self::V4(span), IpNet::V4(network)) if network.prefix_len() <= 30 => Self::V4(Span {
-                first: span.first + 1,
-                last: span.last - 1,
-            }),
-            (whole, _) => whole,
+    #[test]
+    fn a_range_needs_one_family_and_the_right_order() {
+        let range = |first, last| AddressRange::new(address(first), address(last));
+        assert_eq!(range("10.0.0.1", "10.0.0.9").unwrap().count(), 9);
+        assert_eq!(range("10.0.0.9", "10.0.0.1"), None);
+        assert_eq!(range("10.0.0.1", "2001:db8::1"), None);
+        assert_eq!(range("2001:db8::1", "10.0.0.1"), None);
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4_and_a_range_that_leaves_them_is_ipv6() {
+        let mapped = AddressRange::new(address("::ffff:10.0.0.1"), address("::ffff:10.0.0.9"));
+        assert_eq!(mapped.unwrap().first(), address("10.0.0.1"));
+        let wider = AddressRange::new(address("::fffe:ffff:ffff"), address("::ffff:10.0.0.9"));
+        assert!(wider.unwrap().first().is_ipv6());
+    }
+
+    #[test]
+    fn hosts_leave_out_the_ends_of_ipv4_networks_only() {
+        for (network, count) in [
+            ("10.0.0.0/24", 254),
+            ("10.0.0.0/30", 2),
+            ("10.0.0.0/31", 2),
+            ("10.0.0.0/32", 1),
+            ("0.0.0.0/0", (1 << 32) - 2),
+            ("2001:db8::/120", 256),
+            ("::/0", u128::MAX),
+        ] {
+            let network: IpNet = network.parse().unwrap();
+            assert_eq!(AddressRange::hosts(network).count(), count, "{network}");
         }
-    }
-
-    /// How many addresses; one too few for all of IPv6.
-    pub(crate) fn count(self) -> u128 {
-        let (Self::V4(span) | Self::V6(span)) = self;
-        span.count()
-    }
-}
-
-/// Whether one address may be probed.
-pub(crate) fn check_address(address: IpAddr, family: Family) -> Result<(), BadTargetReason> {
-    check_family(address.to_canonical(), family)?;
-    unprobeable(address).map_or(Ok(()), Err)
-}
-
-/// Whether all addresses from the first to the last may be probed; `block` is what they make.
-pub(crate) fn check_range(
-    first: IpAddr,
-    block: AddressRange,
-    family: Family,
-) -> Result<(), BadTargetReason> {
-    check_family(first, family)?;
-    match block {
-        AddressRange::V4(span) if first.is_ipv6() => Err(mapped(span.first)),
-        AddressRange::V4(span) => unprobeable_in(
-            span,
-            UNPROBEABLE_V4.map(|(first, last)| (first.to_bits().into(), last.to_bits().into())),
-            |bits| Ipv4Addr::from_bits(bits as u32).into(),
-        ),
-        AddressRange::V6(span) => {
-            let blocks = UNPROBEABLE_V6.map(|(first, last)| (first.to_bits(), last.to_bits()));
-            unprobeable_in(span, blocks, |bits| Ipv6Addr::from_bits(bits).into())?;
-            MAPPED
-                .and(span)
-                .map_or(Ok(()), |both| Err(mapped(both.first - MAPPED.first)))
-        }
-    }
-}
-
-fn check_family(address: IpAddr, family: Family) -> Result<(), BadTargetReason> {
-    match (address, family) {
-        (IpAddr::V4(_), Family::V6) => Err(BadTargetReason::NotV6),
-        (IpAddr::V6(_), Family::V4) => Err(BadTargetReason::NotV4),
-        _ => Ok(()),
-    }
-}
-
-fn unprobeable_in<const N: usize>(
-    span: Span,
-    blocks: [(u128, u128); N],
-    address: impl Fn(u128) -> IpAddr,
-) -> Result<(), BadTargetReason> {
-    let found = blocks
-        .into_iter()
-        .find_map(|(first, last)| span.and(Span { first, last }));
-    found
-        .and_then(|both| unprobeable(address(both.first)))
-        .map_or(Ok(()), Err)
-}
-
-fn mapped(bits: u128) -> BadTargetReason {
-    BadTargetReason::Mapped {
-        meant: Ipv4Addr::from_bits(bits as u32),
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use crate::{limits::MAX_REPORTED, parse::BadTargetReason};
+use crate::{
+    collect::CollectError, error::TargetsError, limits::MAX_REPORTED, parse::BadTargetReason,
+};
 
-/// How many characters of a text are shown.
+/// How many characters of a bad target are shown.
 const MAX_SHOWN_CHARS: usize = 100;
 
 /// A text that cannot be probed.
@@ -13,7 +15,7 @@ pub struct BadTarget {
     file: Option<String>,
     line: u64,
     text: String,
-    why: BadTargetReason,
+    reason: BadTargetReason,
 }
 
 impl BadTarget {
@@ -22,6 +24,12 @@ impl BadTarget {
     pub fn place(&self) -> Option<(&str, u64)> {
         self.file.as_deref().map(|file| (file, self.line))
     }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn reason(&self) -> &BadTargetReason {
+        &self.reason
+    }
 }
 
 impl fmt::Display for BadTarget {
@@ -29,7 +37,7 @@ impl fmt::Display for BadTarget {
         if let Some((file, line)) = self.place() {
             write!(f, "{file}:{line}: ")?;
         }
-        write!(f, "{}: {}", self.text, self.why)
+        write!(f, "{}: {}", self.text, self.reason)
     }
 }
 
@@ -53,15 +61,32 @@ impl BadTargets {
         self.count
     }
 
+    /// Keeps the reason of a bad word, and passes on what makes a list impossible.
+    pub(crate) fn keep(
+        &mut self,
+        place: Option<(&str, u64)>,
+        word: &str,
+        taken: Result<(), CollectError>,
+    ) -> Result<(), TargetsError> {
+        match taken {
+            Ok(()) => Ok(()),
+            Err(CollectError::Bad(reason)) => {
+                self.add(place, word, reason);
+                Ok(())
+            }
+            Err(CollectError::Fatal(error)) => Err(error),
+        }
+    }
+
     /// Adds one; `place` is a file's name, ready to be shown, and a line.
-    pub(crate) fn add(&mut self, place: Option<(&str, u64)>, text: &str, why: BadTargetReason) {
+    pub(crate) fn add(&mut self, place: Option<(&str, u64)>, text: &str, reason: BadTargetReason) {
         self.count += 1;
         if self.reported.len() < MAX_REPORTED {
             self.reported.push(BadTarget {
                 file: place.map(|(file, _)| file.to_owned()),
                 line: place.map_or(0, |(_, line)| line),
                 text: shown(text),
-                why,
+                reason,
             });
         }
     }
@@ -82,7 +107,8 @@ impl fmt::Display for BadTargets {
     }
 }
 
-/// A text of unknown origin, fit for a terminal: unprintable characters escaped, and cut when it is long.
+/// A text of unknown origin in a form that is safe for a terminal: unprintable characters are escaped, and a long text is
+/// cut.
 pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for (index, c) in text.chars().enumerate() {

@@ -1,7 +1,13 @@
-//! Gathers mentions into the list of targets: first mentions are listed, duplicates and excludes are counted.
+//! Collects words into the list of targets: first mentions are listed, duplicates and excluded targets are counted.
 //!
-//! Excludes come first; then each mention is settled when it comes, so that a list that grows too long is given up at
-//! once. Writes names and labels to the spool.
+//! Each word is settled when it comes, so a list that grows too long fails at once. Writes names and labels to the
+//! spool.
+
+mod late_labels;
+mod mentions;
+mod name_set;
+pub(crate) mod target_list;
+pub(crate) mod text_spool;
 
 use std::{
     io,
@@ -11,21 +17,17 @@ use std::{
 use pingfleet_wire::Family;
 
 use crate::{
-    address_range::{self, AddressRange},
+    address_range::AddressRange,
     error::TargetsError,
     limits::MAX_LABELLED_ADDRESSES,
-    parse::{BadTargetReason, TargetSpec},
+    parse::{BadTargetReason, ParsedTarget, TargetSpec},
+    probeable::{check_address, check_range},
+    target_set::TargetSet,
 };
-
-pub(crate) mod mentions;
-pub(crate) mod name_set;
-pub(crate) mod target_list;
-pub(crate) mod text_spool;
-
 use mentions::{MentionCounts, Mentions};
 use name_set::{NameLookup, NameSet};
 use target_list::{TargetList, TooMany};
-use text_spool::TextSpool;
+use text_spool::{TextKind, TextSpool};
 
 /// What the options say about all targets.
 #[derive(Debug, Clone, Copy)]
@@ -34,21 +36,21 @@ pub(crate) struct CollectOptions {
     pub(crate) all_addresses: bool,
 }
 
-/// The mentions so far.
+/// The targets so far.
 #[derive(Debug)]
 pub(crate) struct Collector {
-    rules: CollectOptions,
-    v4: Mentions<u32>,
-    v6: Mentions<u128>,
-    texts: NameSet,
-    listing: TargetList,
+    options: CollectOptions,
+    excludes: TargetSet,
+    addresses: Mentions,
+    names: NameSet,
+    list: TargetList,
     spool: TextSpool,
-    /// Whether an address was spooled for its spelling.
-    respelled: bool,
-    tally: MentionCounts,
+    /// Whether an address is in the spool because of how it is written.
+    spooled_addresses: bool,
+    counts: MentionCounts,
 }
 
-/// Why a mention was not taken in.
+/// Why a word was not collected.
 #[derive(Debug)]
 pub(crate) enum CollectError {
     /// It is a bad target.
@@ -58,8 +60,8 @@ pub(crate) enum CollectError {
 }
 
 impl From<BadTargetReason> for CollectError {
-    fn from(why: BadTargetReason) -> Self {
-        Self::Bad(why)
+    fn from(reason: BadTargetReason) -> Self {
+        Self::Bad(reason)
     }
 }
 
@@ -75,165 +77,155 @@ impl From<io::Error> for CollectError {
     }
 }
 
-/// What [`Collector::finish`] gives.
+/// What [`Collector::finish`] returns.
 #[derive(Debug)]
 pub(crate) struct Collected {
-    pub(crate) listing: TargetList,
+    pub(crate) list: TargetList,
     pub(crate) spool: TextSpool,
-    pub(crate) tally: MentionCounts,
+    pub(crate) counts: MentionCounts,
 }
 
 impl Collector {
-    pub(crate) fn new(rules: CollectOptions) -> Self {
+    pub(crate) fn new(options: CollectOptions, excludes: TargetSet) -> Self {
         Self {
-            rules,
-            v4: Mentions::default(),
-            v6: Mentions::default(),
-            texts: NameSet::default(),
-            listing: TargetList::default(),
+            options,
+            excludes,
+            addresses: Mentions::default(),
+            names: NameSet::default(),
+            list: TargetList::default(),
             spool: TextSpool::new(),
-            respelled: false,
-            tally: MentionCounts::default(),
+            spooled_addresses: false,
+            counts: MentionCounts::default(),
         }
     }
 
-    /// Excludes what a word says, all addresses of a network included.
-    pub(crate) fn exclude(&mut self, spelled: TargetSpec<'_>, word: &str) {
-        let block = match spelled {
-            TargetSpec::Address(address) => AddressRange::address(address),
-            TargetSpec::Network(network) => AddressRange::whole(network),
-            TargetSpec::Range(first, last) => AddressRange::range(first, last),
-            TargetSpec::Zoned(..) | TargetSpec::Name(_) => return self.texts.exclude(word),
-        };
-        match block {
-            AddressRange::V4(span) => self.v4.exclude(span),
-            AddressRange::V6(span) => self.v6.exclude(span),
-        }
-    }
-
-    /// Takes in what a word says.
-    pub(crate) fn mention(
+    /// Adds what a word says.
+    pub(crate) fn add(
         &mut self,
-        spelled: TargetSpec<'_>,
-        word: &str,
+        target: ParsedTarget<'_>,
         labels: Option<&str>,
     ) -> Result<(), CollectError> {
-        let family = self.rules.family;
-        let (first, block) = match spelled {
+        let family = self.options.family;
+        let (first, range) = match target.spec() {
             TargetSpec::Address(address) => {
-                address_range::check_address(address, family)?;
-                // An IPv4 address has one spelling that can be read.
-                if address.is_ipv4() || address.to_canonical().to_string() == word {
-                    return self.block(AddressRange::address(address), labels);
-                }
-                return self.respelled(AddressRange::address(address), word, labels);
+                check_address(address, family)?;
+                return match address {
+                    IpAddr::V6(v6) if address.to_canonical().to_string() != target.word() => {
+                        self.add_as_written(v6, target.word(), labels)
+                    }
+                    _ => self.add_range(address.into(), labels),
+                };
             }
-            TargetSpec::Zoned(address, _) => {
-                address_range::check_address(address.into(), family)?;
-                return self.text(word, Some(address), labels);
+            TargetSpec::Zoned { address, .. } => {
+                check_address(address.into(), family)?;
+                return self.add_name(target, TextKind::Zoned(address), labels);
             }
-            TargetSpec::Name(name) => return self.text(name, None, labels),
-            TargetSpec::Network(network) if self.rules.all_addresses => {
-                (network.addr(), AddressRange::whole(network))
+            TargetSpec::Name(_) => return self.add_name(target, TextKind::Name, labels),
+            TargetSpec::Network(network) if self.options.all_addresses => {
+                (network.addr(), network.into())
             }
             TargetSpec::Network(network) => (network.addr(), AddressRange::hosts(network)),
-            TargetSpec::Range(first, last) => (first, AddressRange::range(first, last)),
+            TargetSpec::Range { first, last } => (
+                first,
+                AddressRange::new(first, last).expect("a range is parsed in order, of one family"),
+            ),
         };
-        address_range::check_range(first, block, family)?;
-        if labels.is_some() && block.count() > MAX_LABELLED_ADDRESSES {
+        check_range(first, range, family)?;
+        if labels.is_some() && range.count() > MAX_LABELLED_ADDRESSES {
             return Err(BadTargetReason::ManyLabelled {
-                count: block.count(),
+                count: range.count(),
             }
             .into());
         }
-        self.block(block, labels)
+        self.add_range(range, labels)
     }
 
-    /// The list, when everything was taken in.
+    /// The list, when everything is collected.
     pub(crate) fn finish(mut self) -> Result<Collected, TargetsError> {
-        let (v4, v6) = (self.v4.relabelled(), self.v6.relabelled());
-        if !v4.is_empty() || !v6.is_empty() {
-            self.listing = self
-                .listing
-                .relabelled(v4, v6)
+        let late = self.addresses.late_labels();
+        if !late.is_empty() {
+            self.list = self
+                .list
+                .with_late_labels(late)
                 .map_err(|TooMany(count)| TargetsError::TooMany { count })?;
-            if self.respelled {
-                self.relabel_texts().map_err(TargetsError::TextSpool)?;
+            if self.spooled_addresses {
+                self.label_spooled_addresses()
+                    .map_err(TargetsError::TextSpool)?;
             }
         }
         Ok(Collected {
-            listing: self.listing,
+            list: self.list,
             spool: self.spool,
-            tally: self.tally,
+            counts: self.counts,
         })
     }
 
-    /// Consecutive addresses in their canonical spelling.
-    fn block(&mut self, block: AddressRange, labels: Option<&str>) -> Result<(), CollectError> {
-        let slot = labels
-            .map(|labels| self.spool.add("", Some(labels)))
+    /// Adds consecutive addresses as such: their text is the canonical one.
+    fn add_range(&mut self, range: AddressRange, labels: Option<&str>) -> Result<(), CollectError> {
+        let labels = labels
+            .map(|labels| self.spool.add(TextKind::LabelsOnly, "", Some(labels)))
             .transpose()?;
-        let listing = &mut self.listing;
-        let tally = match block {
-            AddressRange::V4(span) => self
-                .v4
-                .mention(span, slot, |part| listing.add(AddressRange::V4(part), slot)),
-            AddressRange::V6(span) => self
-                .v6
-                .mention(span, slot, |part| listing.add(AddressRange::V6(part), slot)),
-        };
-        self.tally.add(tally?);
+        let list = &mut self.list;
+        let counts = self
+            .addresses
+            .add(range, labels, self.excludes.addresses(), |part| {
+                list.add(part, labels)
+            })?;
+        self.counts.add(counts);
         Ok(())
     }
 
-    /// One address whose spelling is kept.
-    fn respelled(
+    /// Adds one address, and keeps how it is written.
+    fn add_as_written(
         &mut self,
-        block: AddressRange,
+        address: Ipv6Addr,
         word: &str,
         labels: Option<&str>,
     ) -> Result<(), CollectError> {
-        let slot = self.spool.add(word, labels)?;
-        let listing = &mut self.listing;
-        // Should the address be listed already, its labels are these: a record serves with its labels alone, too.
-        let labels = labels.map(|_| slot);
-        let tally = match block {
-            AddressRange::V4(span) => self.v4.mention(span, labels, |_| listing.add_text(slot)),
-            AddressRange::V6(span) => self.v6.mention(span, labels, |_| listing.add_text(slot)),
-        };
-        self.respelled = true;
-        self.tally.add(tally?);
+        let text = self.spool.add(TextKind::Address(address), word, labels)?;
+        let list = &mut self.list;
+        // If the address is listed already, this text gives it its labels.
+        let labels = labels.map(|_| text);
+        let counts = self.addresses.add(
+            IpAddr::V6(address).into(),
+            labels,
+            self.excludes.addresses(),
+            |_| list.add_text(text),
+        )?;
+        self.spooled_addresses = true;
+        self.counts.add(counts);
         Ok(())
     }
 
-    /// A name, or an address with a zone.
-    fn text(
+    /// Adds a name, or an address with a zone.
+    fn add_name(
         &mut self,
-        text: &str,
-        address: Option<Ipv6Addr>,
+        target: ParsedTarget<'_>,
+        kind: TextKind,
         labels: Option<&str>,
     ) -> Result<(), CollectError> {
-        let excluded = address.is_some_and(|address| self.v6.excludes(address.to_bits()))
-            || self.texts.excludes(text);
-        if excluded {
-            let first = self.texts.leave_out(text);
-            self.tally.add(MentionCounts {
+        let spec = target.spec();
+        let key = spec.name_key().unwrap_or_default();
+        if self.excludes.contains_spec(spec) {
+            let first = self.names.insert_excluded(&key);
+            self.counts.add(MentionCounts {
                 duplicates: (!first).into(),
                 excluded: first.into(),
             });
             return Ok(());
         }
-        match self.texts.find(text, &mut self.spool)? {
-            NameLookup::New(place) => {
-                let slot = self.spool.add(text, labels)?;
-                self.texts.enter(&place, slot);
-                self.listing.add_text(slot)?;
+        match self.names.find(&key, &mut self.spool)? {
+            NameLookup::New(free) => {
+                let text = self.spool.add(kind, target.word(), labels)?;
+                self.names.insert(&free, text);
+                self.list.add_text(text)?;
             }
-            NameLookup::ListedTarget(slot, first) => {
+            NameLookup::Listed(text, mut first) => {
                 if labels.is_some() && first.labels.is_none() {
-                    self.spool.replace(slot, &first.text, labels)?;
+                    first.labels = labels.map(str::to_owned);
+                    self.spool.replace(text, &first)?;
                 }
-                self.tally.add(MentionCounts {
+                self.counts.add(MentionCounts {
                     duplicates: 1,
                     excluded: 0,
                 });
@@ -242,20 +234,17 @@ impl Collector {
         Ok(())
     }
 
-    /// Gives labels to the addresses in the spool that got them after they were listed.
-    fn relabel_texts(&mut self) -> io::Result<()> {
-        for slot in self.listing.texts() {
-            let record = self.spool.read(slot)?;
-            let Ok(address) = record.text.parse::<IpAddr>() else {
+    /// Gives the addresses in the spool their late labels.
+    fn label_spooled_addresses(&mut self) -> io::Result<()> {
+        let late = self.addresses.late_labels();
+        for id in self.list.texts() {
+            let mut text = self.spool.read(id)?;
+            let TextKind::Address(address) = text.kind else {
                 continue;
             };
-            let labels = match AddressRange::address(address) {
-                AddressRange::V4(span) => self.v4.labels_of(span.first),
-                AddressRange::V6(span) => self.v6.labels_of(span.first),
-            };
-            if let Some(labels) = labels {
-                let labels = self.spool.read(labels)?.labels;
-                self.spool.replace(slot, &record.text, labels.as_deref())?;
+            if let Some(labels) = late.get(address.into()) {
+                text.labels = self.spool.read(labels)?.labels;
+                self.spool.replace(id, &text)?;
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ pub enum TargetsError {
     /// Some targets cannot be probed.
     #[error("{count}:\n{0}\nnothing was probed; --skip-bad goes on without them", count = counted(.0))]
     Bad(BadTargets),
-    /// Some excludes cannot be read. They are never skipped: what they were meant to protect would be probed.
+    /// Some excludes cannot be parsed. They are never skipped: addresses that the user wants to protect would be probed.
     #[error("{count} among the excludes:\n{0}\nnothing was probed", count = counted(.0))]
     BadExcludes(BadTargets),
     /// A file cannot be read.
@@ -23,11 +23,11 @@ pub enum TargetsError {
     Unreadable {
         /// The file's name, or `standard input`.
         file: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A file is not what its name says, as a whole.
+    /// A file as a whole cannot be used.
     #[error("{file}: {problem}")]
     File {
         /// The file's name.
@@ -48,18 +48,18 @@ pub enum TargetsError {
         /// Bad targets that were skipped.
         skipped_bad: u64,
     },
-    /// There are so many that it may be a mistake.
+    /// There are so many targets that it may be a mistake.
     #[error("{count} targets: more than {MAX_WITHOUT_YES} need --yes")]
     NeedsYes {
         /// How many.
         count: u64,
     },
-    /// There are more than any plan may have.
+    /// There are more targets than a plan may have.
     #[error(
         "at least {count} targets: more than {MAX_TARGETS} cannot be planned, so split them into several runs"
     )]
     TooMany {
-        /// How many there were when reading was given up.
+        /// How many there were when reading stopped.
         count: u128,
     },
     /// The temporary file for names and labels cannot be written or read.

@@ -2,10 +2,8 @@
 //! No I/O.
 
 use crate::{
-    TargetArgs,
-    input::source::TargetSource,
-    limits::MAX_REPORTED,
-    parse::{TargetSpec, host_name},
+    TargetArgs, bad_targets::shown, input::source::TargetSource, limits::MAX_REPORTED,
+    parse::TargetSpec,
 };
 
 /// How many sources a description names.
@@ -27,9 +25,9 @@ impl Notes {
         }
     }
 
-    /// Notes a network that was written with the address of one of its hosts.
-    pub(crate) fn host_bits(&mut self, place: Option<(&str, u64)>, spelled: TargetSpec<'_>) {
-        let TargetSpec::Network(network) = spelled else {
+    /// Notes a network whose host bits are set.
+    pub(crate) fn host_bits(&mut self, place: Option<(&str, u64)>, spec: TargetSpec<'_>) {
+        let TargetSpec::Network(network) = spec else {
             return;
         };
         if network.trunc() != network {
@@ -43,11 +41,11 @@ impl Notes {
         }
     }
 
-    /// Notes a file whose name could be a host's, as it was read in the host's stead.
+    /// Notes an argument that was read as a file, and could be a host's name.
     pub(crate) fn file_like_host(&mut self, source: TargetSource<'_>, word: &str) {
-        if matches!(source, TargetSource::File(_))
-            && !word.contains('.')
-            && host_name::check(word).is_ok()
+        if let TargetSource::File {
+            may_be_host: true, ..
+        } = source
         {
             self.add(|| {
                 format!("{word}: read as a file; the host is written {word}. (with a dot)")
@@ -77,21 +75,14 @@ pub(crate) fn describe(args: &TargetArgs) -> String {
             more => format!("{joined} and {more} more"),
         }
     }
+    let file = |path| TargetSource::from_path(path).name();
     let targets = args.targets.iter().map(|word| match word.as_str() {
-        "-" => TargetSource::Input.name(),
-        word => TargetSource::Word(word).name(),
+        "-" => TargetSource::StandardInput.name(),
+        word => shown(word),
     });
-    let hosts = args
-        .hosts
-        .iter()
-        .map(|path| TargetSource::of_option(path).name());
-    let mut text = list(targets.chain(hosts));
-    let words = args
-        .exclude
-        .iter()
-        .map(|word| TargetSource::Word(word).name());
-    let files = args.exclude_file.iter();
-    let excludes = list(words.chain(files.map(|path| TargetSource::of_option(path).name())));
+    let mut text = list(targets.chain(args.hosts.iter().map(|path| file(path))));
+    let words = args.exclude.iter().map(|word| shown(word));
+    let excludes = list(words.chain(args.exclude_file.iter().map(|path| file(path))));
     if !excludes.is_empty() {
         text.push_str(" without ");
         text.push_str(&excludes);

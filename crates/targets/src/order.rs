@@ -65,7 +65,7 @@ impl Order {
 
 impl Shuffle {
     fn permute(&self, index: u64) -> u64 {
-        // Halves of no bits hold the single index 0, halves of 32 bits all there are.
+        // Halves of no bits hold the single index 0.
         let mask = (1_u64 << self.half_bits) - 1;
         let (mut left, mut right) = (index >> self.half_bits, index & mask);
         for round in 0..ROUNDS {

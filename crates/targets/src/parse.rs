@@ -1,36 +1,104 @@
 //! What one word says: an address, a network, a range, an address with a zone, or a host name. No I/O.
 //!
-//! It only reads; whether the addresses may be probed is decided in `address_range`.
-
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use ipnet::{IpNet, Ipv4Net};
-
-use crate::bad_targets::shown;
+//! It only parses. `probeable` decides whether the addresses may be probed, `input::source` whether a word is a file.
 
 pub(crate) mod bad_target_reason;
 pub(crate) mod host_name;
 
-pub(crate) use bad_target_reason::BadTargetReason;
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::{address_range::AddressRange, bad_targets::shown};
+pub use bad_target_reason::BadTargetReason;
 
 /// The longest name of a network interface on Linux (`IFNAMSIZ` less the final NUL).
 const MAX_ZONE_BYTES: usize = 15;
 
-/// One word, understood.
+/// What a word says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TargetSpec<'a> {
+pub enum TargetSpec<'a> {
+    /// An address.
     Address(IpAddr),
-    /// As written, host bits and all.
+    /// A network as it is written: its host bits may be set.
     Network(IpNet),
-    /// First and last address; of one family and in this order.
-    Range(IpAddr, IpAddr),
-    /// A link-local address and the interface that leads to it.
-    Zoned(Ipv6Addr, &'a str),
+    /// Addresses of one family, the first not after the last.
+    Range {
+        /// The first address.
+        first: IpAddr,
+        /// The last address.
+        last: IpAddr,
+    },
+    /// A link-local address in one zone, such as `fe80::1%eth0`.
+    Zoned {
+        /// The address.
+        address: Ipv6Addr,
+        /// The interface's name.
+        zone: &'a str,
+    },
+    /// A host name.
     Name(&'a str),
 }
 
-/// Reads one word.
-pub(crate) fn parse(word: &str) -> Result<TargetSpec<'_>, BadTargetReason> {
+/// A word and what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParsedTarget<'a> {
+    word: &'a str,
+    spec: TargetSpec<'a>,
+}
+
+impl<'a> ParsedTarget<'a> {
+    /// The word as it is written.
+    #[must_use]
+    pub fn word(&self) -> &'a str {
+        self.word
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn spec(&self) -> TargetSpec<'a> {
+        self.spec
+    }
+}
+
+impl<'a> TargetSpec<'a> {
+    /// All addresses of an address, network or range; `None` for a name and for an address with a zone.
+    #[must_use]
+    pub fn addresses(self) -> Option<AddressRange> {
+        match self {
+            Self::Address(address) => Some(address.into()),
+            Self::Network(network) => Some(network.into()),
+            Self::Range { first, last } => AddressRange::new(first, last),
+            Self::Zoned { .. } | Self::Name(_) => None,
+        }
+    }
+
+    /// The text that two names, or two addresses with a zone, have in common when they are the same target: names do
+    /// not differ by case (RFC 4343), nor addresses by how they are written.
+    pub(crate) fn name_key(self) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Name(name) if name.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                Some(name.to_ascii_lowercase().into())
+            }
+            Self::Name(name) => Some(name.into()),
+            Self::Zoned { address, zone } => Some(format!("{address}%{zone}").into()),
+            Self::Address(_) | Self::Network(_) | Self::Range { .. } => None,
+        }
+    }
+}
+
+/// Parses one word.
+///
+/// # Errors
+/// [`BadTargetReason`]: what is wrong with it, and how to write it where that is clear.
+pub fn parse(word: &str) -> Result<ParsedTarget<'_>, BadTargetReason> {
+    spec(word).map(|spec| ParsedTarget { word, spec })
+}
+
+fn spec(word: &str) -> Result<TargetSpec<'_>, BadTargetReason> {
     if word.is_empty() {
         return Err(BadTargetReason::Empty);
     }
@@ -70,7 +138,7 @@ fn network<'a>(address: &str, prefix: &str) -> Result<TargetSpec<'a>, BadTargetR
         });
     }
     let Ok(address) = address.parse::<IpAddr>() else {
-        // 010.0.0.0/8 deserves the same answer as 010.0.0.0.
+        // 010.0.0.0/8 gets the same reason as 010.0.0.0.
         let like_address = !address.is_empty() && address.bytes().all(is_of_ipv4);
         return Err(match host_name::check(address) {
             Err(why) if like_address => why,
@@ -120,11 +188,14 @@ fn zoned<'a>(address: &str, zone: &'a str) -> Result<TargetSpec<'a>, BadTargetRe
     if zone.is_empty() || zone.len() > MAX_ZONE_BYTES || !plain {
         return Err(BadTargetReason::Zone);
     }
-    Ok(TargetSpec::Zoned(local, zone))
+    Ok(TargetSpec::Zoned {
+        address: local,
+        zone,
+    })
 }
 
-/// Whether a word with a hyphen is meant as a range, and not as a name: by its first end if that is an address, or
-/// by being digits and dots alone.
+/// Whether a word with a hyphen is meant as a range and not as a name: it begins with an address, or it consists of
+/// digits and dots.
 fn is_range(first: &str, last: &str) -> bool {
     let numeric = |text: &str| text.bytes().all(is_of_ipv4);
     match first.parse() {
@@ -158,11 +229,11 @@ fn range<'a>(first: &str, last: &str) -> Result<TargetSpec<'a>, BadTargetReason>
     } else if last < first {
         Err(BadTargetReason::Reversed { first, last })
     } else {
-        Ok(TargetSpec::Range(first, last))
+        Ok(TargetSpec::Range { first, last })
     }
 }
 
-/// Names have neither brackets nor colons: what was meant?
+/// Why a word with brackets or colons is no target.
 fn bracket_or_colon(word: &str) -> BadTargetReason {
     let bracketed = word
         .strip_prefix('[')

@@ -1,8 +1,9 @@
 //! Reads all that the arguments name: excludes first, then targets, in the order in which they are given.
 //!
-//! Bad targets are collected and reported together at the end. Only an error that makes a list impossible stops the reading.
+//! Bad targets are collected and reported together at the end. Only an error that makes a list impossible stops the
+//! reading.
 
-use std::{io::Read, sync::Mutex};
+use std::{io::Read, path::PathBuf, sync::Mutex};
 
 use pingfleet_wire::Family;
 
@@ -11,10 +12,11 @@ use crate::{
     bad_targets::BadTargets,
     collect::{CollectError, CollectOptions, Collected, Collector},
     error::TargetsError,
-    input::{source::TargetSource, text_file::InputWord},
+    input::source::TargetSource,
     limits::MAX_WITHOUT_YES,
     notes::{Notes, describe},
-    parse::{self, TargetSpec},
+    parse::{self, ParsedTarget},
+    target_set::TargetSet,
 };
 
 /// Reads all targets that the arguments name. `stdin` is read where `-` stands, and else left alone.
@@ -23,123 +25,139 @@ use crate::{
 /// [`TargetsError`]: there is no list of targets, and nothing should be probed.
 pub fn read(args: &TargetArgs, family: Family, stdin: impl Read) -> Result<Targets, TargetsError> {
     let files = args.hosts.iter().chain(&args.exclude_file);
-    let inputs = files.filter(|path| TargetSource::of_option(path) == TargetSource::Input);
+    let inputs = files.filter(|path| TargetSource::from_path(path) == TargetSource::StandardInput);
     if inputs.count() + args.targets.iter().filter(|word| *word == "-").count() > 1 {
         return Err(TargetsError::InputTwice);
     }
-    let mut reading = TargetReader {
-        input: Some(stdin),
-        collector: Collector::new(CollectOptions {
-            family,
-            all_addresses: args.all_addresses,
-        }),
-        bad: BadTargets::default(),
-        notes: Notes::default(),
+    let mut reader = TargetReader::new(stdin);
+    let excludes = reader.set(&args.exclude, &args.exclude_file)?;
+    let options = CollectOptions {
+        family,
+        all_addresses: args.all_addresses,
     };
-    reading.excludes(args)?;
-    reading.targets(args)?;
-    reading.finish(args)
+    let collected = reader.list(args, Collector::new(options, excludes))?;
+    reader.finish(args, collected)
+}
+
+/// Reads words and files, such as the excludes of a command or a stop list, into a set. `stdin` is read where a file
+/// is named `-`.
+///
+/// # Errors
+/// [`TargetsError::BadExcludes`] when a word of them cannot be read, and what else reading can fail with.
+pub fn read_set(
+    words: &[String],
+    files: &[PathBuf],
+    stdin: impl Read,
+) -> Result<TargetSet, TargetsError> {
+    TargetReader::new(stdin).set(words, files)
 }
 
 /// The state of reading everything.
 struct TargetReader<R> {
+    /// Standard input, until it is read.
     input: Option<R>,
-    collector: Collector,
     bad: BadTargets,
     notes: Notes,
 }
 
 impl<R: Read> TargetReader<R> {
-    fn excludes(&mut self, args: &TargetArgs) -> Result<(), TargetsError> {
-        let words = args.exclude.iter().map(|word| TargetSource::Word(word));
-        let files = args
-            .exclude_file
-            .iter()
-            .map(|path| TargetSource::of_option(path));
-        for source in words.chain(files) {
-            self.take_in(source, |collector, spelled, entry| {
-                collector.exclude(spelled, entry.text);
-                Ok(())
-            })?;
+    fn new(stdin: R) -> Self {
+        Self {
+            input: Some(stdin),
+            bad: BadTargets::default(),
+            notes: Notes::default(),
+        }
+    }
+
+    /// Reads a set. No bad word is skipped.
+    fn set(&mut self, words: &[String], files: &[PathBuf]) -> Result<TargetSet, TargetsError> {
+        let mut set = TargetSet::default();
+        let mut insert = |target: ParsedTarget<'_>, _: Option<&str>| {
+            set.insert(target);
+            Ok(())
+        };
+        for word in words {
+            match parse::parse(word) {
+                Ok(target) => self.read(TargetSource::Word(target), &mut insert)?,
+                Err(reason) => self.bad.add(None, word, reason),
+            }
+        }
+        for path in files {
+            self.read(TargetSource::from_path(path), &mut insert)?;
         }
         if self.bad.count() > 0 {
             return Err(TargetsError::BadExcludes(self.bad.clone()));
         }
-        Ok(())
+        Ok(set)
     }
 
-    fn targets(&mut self, args: &TargetArgs) -> Result<(), TargetsError> {
-        let mut sources = Vec::new();
+    /// Reads the targets.
+    fn list(
+        &mut self,
+        args: &TargetArgs,
+        mut collector: Collector,
+    ) -> Result<Collected, TargetsError> {
+        let mut add =
+            |target: ParsedTarget<'_>, labels: Option<&str>| collector.add(target, labels);
         for word in &args.targets {
-            match TargetSource::of_argument(word) {
+            match TargetSource::from_argument(word) {
                 Ok(source) => {
                     self.notes.file_like_host(source, word);
-                    sources.push(source);
+                    self.read(source, &mut add)?;
                 }
-                Err(why) => self.bad.add(None, word, why),
+                Err(reason) => self.bad.add(None, word, reason),
             }
         }
-        sources.extend(args.hosts.iter().map(|path| TargetSource::of_option(path)));
-        for source in sources {
-            self.take_in(source, |collector, spelled, entry| {
-                collector.mention(spelled, entry.text, entry.labels)
-            })?;
+        for path in &args.hosts {
+            self.read(TargetSource::from_path(path), &mut add)?;
         }
-        Ok(())
+        if self.bad.count() > 0 && !args.skip_bad {
+            return Err(TargetsError::Bad(self.bad.clone()));
+        }
+        collector.finish()
     }
 
-    /// Reads one source; what is bad in it is noted, and does not end the reading.
-    fn take_in(
+    /// Reads one source. Bad words are kept for the report, and the next ones are read.
+    fn read(
         &mut self,
         source: TargetSource<'_>,
-        mut each: impl FnMut(&mut Collector, TargetSpec<'_>, &InputWord<'_>) -> Result<(), CollectError>,
+        each: &mut impl FnMut(ParsedTarget<'_>, Option<&str>) -> Result<(), CollectError>,
     ) -> Result<(), TargetsError> {
-        let Self {
-            input,
-            collector,
-            bad,
-            notes,
-        } = self;
-        let file = match source {
-            TargetSource::Word(_) => None,
-            TargetSource::File(_) | TargetSource::Input => Some(source.name()),
-        };
-        source.read(input, |entry| {
-            let place = file.as_deref().map(|file| (file, entry.line));
-            let spelled = match &entry.bad {
-                Some(why) => Err(why.clone()),
-                None => parse::parse(entry.text),
-            };
-            let taken = spelled.map_err(CollectError::Bad).and_then(|spelled| {
-                each(collector, spelled, &entry)?;
-                notes.host_bits(place, spelled);
+        let Self { input, bad, notes } = self;
+        let mut take =
+            |place: Option<(&str, u64)>, target: ParsedTarget<'_>, labels: Option<&str>| {
+                each(target, labels)?;
+                notes.host_bits(place, target.spec());
                 Ok(())
-            });
-            match taken {
-                Ok(()) => Ok(()),
-                Err(CollectError::Bad(why)) => {
-                    bad.add(place, entry.text, why);
-                    Ok(())
-                }
-                Err(CollectError::Fatal(error)) => Err(error),
-            }
+            };
+        if let TargetSource::Word(target) = source {
+            return bad.keep(None, target.word(), take(None, target, None));
+        }
+        let file = source.name();
+        source.read(input, |word| {
+            let place = Some((file.as_str(), word.line));
+            let parsed = match word.bad {
+                Some(reason) => Err(reason),
+                None => parse::parse(word.text),
+            };
+            let taken = parsed
+                .map_err(CollectError::Bad)
+                .and_then(|target| take(place, target, word.labels));
+            bad.keep(place, word.text, taken)
         })
     }
 
-    fn finish(self, args: &TargetArgs) -> Result<Targets, TargetsError> {
-        if self.bad.count() > 0 && !args.skip_bad {
-            return Err(TargetsError::Bad(self.bad));
-        }
+    fn finish(self, args: &TargetArgs, collected: Collected) -> Result<Targets, TargetsError> {
         let Collected {
-            listing,
+            list,
             spool,
-            tally,
-        } = self.collector.finish()?;
+            counts,
+        } = collected;
         let targets = Targets {
-            listing,
+            list,
             spool: Mutex::new(spool),
-            duplicates: u64::try_from(tally.duplicates).unwrap_or(u64::MAX),
-            excluded: u64::try_from(tally.excluded).unwrap_or(u64::MAX),
+            duplicates: u64::try_from(counts.duplicates).unwrap_or(u64::MAX),
+            excluded: u64::try_from(counts.excluded).unwrap_or(u64::MAX),
             skipped: self.bad,
             notes: self.notes.finish(),
             sources: describe(args),

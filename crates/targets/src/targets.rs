@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::IpAddr,
     sync::{Mutex, PoisonError},
 };
 
@@ -12,14 +11,14 @@ use crate::{
     BadTargets,
     collect::{
         target_list::{ListedTarget, TargetList},
-        text_spool::TextSpool,
+        text_spool::{TextKind, TextSpool},
     },
 };
 
 /// All targets of a plan, each once, in the order in which they were first mentioned.
 #[derive(Debug)]
 pub struct Targets {
-    pub(crate) listing: TargetList,
+    pub(crate) list: TargetList,
     pub(crate) spool: Mutex<TextSpool>,
     pub(crate) duplicates: u64,
     pub(crate) excluded: u64,
@@ -41,7 +40,7 @@ impl Targets {
     /// How many targets there are; at least 1 and at most 2^28.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.listing.count()
+        self.list.count()
     }
 
     /// How often a target was mentioned again.
@@ -50,7 +49,7 @@ impl Targets {
         self.duplicates
     }
 
-    /// How many targets were left out because they are excluded.
+    /// How many targets are excluded.
     #[must_use]
     pub fn excluded(&self) -> u64 {
         self.excluded
@@ -68,13 +67,13 @@ impl Targets {
         &self.skipped
     }
 
-    /// What the user should know of how the targets were read; at most 21 lines.
+    /// Notes for the user on how the targets were read; at most 21 lines.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Where the targets come from, for the description of a run.
+    /// Where the targets come from, as a run's description.
     #[must_use]
     pub fn sources(&self) -> &str {
         &self.sources
@@ -89,29 +88,26 @@ impl Targets {
     /// When the index is not below the count.
     pub fn get(&self, index: u64) -> io::Result<PlannedTarget> {
         assert!(index < self.count(), "target {index} of {}", self.count());
-        let read = |slot| {
+        let read = |id| {
             let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
-            spool.read(slot)
+            spool.read(id)
         };
-        Ok(match self.listing.get(index) {
+        Ok(match self.list.get(index) {
             ListedTarget::Address(address, labels) => PlannedTarget {
                 target: Target::Address(address),
-                labels: labels
-                    .map(read)
-                    .transpose()?
-                    .and_then(|record| record.labels),
+                labels: labels.map(read).transpose()?.and_then(|text| text.labels),
             },
-            ListedTarget::Text(slot) => {
-                let record = read(slot)?;
+            ListedTarget::Text(id) => {
+                let text = read(id)?;
                 PlannedTarget {
-                    // A text is kept when it is a name, or another spelling than the address's own.
-                    target: match record.text.parse::<IpAddr>() {
-                        Ok(address) if address.to_string() == record.text => {
-                            Target::Address(address)
+                    target: match text.kind {
+                        // An IPv4-mapped address may be written in its own canonical form.
+                        TextKind::Address(address) if address.to_string() == text.word => {
+                            Target::Address(address.into())
                         }
-                        _ => Target::Text(record.text),
+                        _ => Target::Text(text.word),
                     },
-                    labels: record.labels,
+                    labels: text.labels,
                 }
             }
         })

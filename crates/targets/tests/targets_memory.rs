@@ -1,4 +1,4 @@
-//! What a long list costs in memory. Alone in its file: the kernel counts the peak of a whole process.
+//! The memory of a long list. Alone in its file, because the kernel counts the peak of a whole process.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use pingfleet_targets::{TargetArgs, read};
 use pingfleet_wire::{Family, Target};
 
-/// A million lines that exist only while they are read: addresses of which no two are neighbours.
+/// A million lines that are made while they are read: addresses, of which no two are neighbours.
 struct Scattered {
     next: u32,
     line: Vec<u8>,
@@ -19,7 +19,7 @@ struct Scattered {
 const LINES: u32 = 1_000_000;
 
 fn address(number: u32) -> Ipv4Addr {
-    // An odd factor makes a bijection; its low bits are cleared by the doubling, so that none touches another.
+    // An odd factor makes a bijection; the doubling clears the lowest bit, so that no two addresses touch.
     Ipv4Addr::from_bits(0x1000_0000 + (number.wrapping_mul(0x9E37_79B1) >> 4) / 2 * 2)
 }
 

@@ -8,13 +8,13 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use crate::keeper::Keeper;
+use crate::cleanup::Cleanup;
 
-/// A small file system in memory (tmpfs). It goes with its value, and at the latest with the test process.
+/// A small file system in memory (tmpfs). It is removed when the value is dropped, at the latest with the test process.
 #[derive(Debug)]
 pub struct SmallDisk {
     path: PathBuf,
-    _keeper: Keeper,
+    _cleanup: Cleanup,
 }
 
 impl SmallDisk {
@@ -27,13 +27,13 @@ impl SmallDisk {
             .prefix("pingfleet-disk-")
             .tempdir()?;
         let path = folder.path().to_string_lossy().into_owned();
-        let keeper = Keeper::new(
+        let cleanup = Cleanup::new(
             "umount --lazy \"$1\"; rmdir \"$1\" || { sleep 1; rmdir \"$1\"; }",
             &[&path],
         )?;
         let disk = Self {
             path: folder.keep(),
-            _keeper: keeper,
+            _cleanup: cleanup,
         };
         let size = format!("size={kib}k");
         mount(&["-t", "tmpfs", "-o", &size, "pingfleet", &path])?;
@@ -46,7 +46,7 @@ impl SmallDisk {
         &self.path
     }
 
-    /// Fills it up, but for `left` bytes.
+    /// Fills it up to `left` free bytes.
     ///
     /// # Errors
     /// When it cannot be written at all.
@@ -75,10 +75,10 @@ impl SmallDisk {
         fs::remove_file(self.filling()).context("the disk was not filled")
     }
 
-    /// Lets nobody write, or anybody again. Nobody may have a file open for writing.
+    /// Makes the disk read-only, or writable again. No file may be open for writing.
     ///
     /// # Errors
-    /// When somebody has.
+    /// When a file is open for writing.
     pub fn set_read_only(&self, read_only: bool) -> anyhow::Result<()> {
         let mode = if read_only {
             "remount,ro"

@@ -3,8 +3,8 @@
 //! Invariant: everything that is started here ends with the value that started it, and at the latest with the test
 //! process, however that ends. Nothing of the machine's own broker or network is touched.
 
+mod cleanup;
 mod disk;
-mod keeper;
 mod namespace;
 mod rabbit;
 pub mod simnet;

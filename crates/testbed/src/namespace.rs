@@ -11,16 +11,16 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use crate::keeper::Keeper;
+use crate::cleanup::Cleanup;
 
-/// One end of the link. Everything probed is routed by way of the far one, so one neighbour serves all addresses.
+/// One end of the link. All targets are routed by the far end, so one neighbour serves all addresses.
 struct End {
     mac: &'static str,
     v4: &'static str,
     v6: &'static str,
 }
 
-/// In the prober's namespace. The addresses are of ranges that no test probes.
+/// In the prober's namespace. No test probes these addresses.
 const NEAR: End = End {
     mac: "02:00:00:00:00:01",
     v4: "169.254.77.1",
@@ -34,8 +34,8 @@ const FAR: End = End {
     v6: "fd77::2",
 };
 
-/// What both namespaces are set to; what a kernel does not have is left out. Any user may open ping sockets, no
-/// source address is dropped, and no answer is held back by a limit.
+/// Settings of both namespaces; those that a kernel does not have are left out. Any user may open ping sockets, no source
+/// address is dropped, and answers are not rate-limited.
 const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/ping_group_range", "0 2147483647"),
     ("ipv4/conf/all/rp_filter", "0"),
@@ -52,7 +52,7 @@ const SETTINGS: &[(&str, &str)] = &[
 pub struct Namespace {
     prober: String,
     answering: String,
-    _keeper: Keeper,
+    _cleanup: Cleanup,
 }
 
 impl Namespace {
@@ -66,14 +66,14 @@ impl Namespace {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("pingfleet-{}-{number}", std::process::id());
         let (prober, answering) = (format!("{name}-prober"), format!("{name}-answering"));
-        let keeper = Keeper::new(
+        let cleanup = Cleanup::new(
             "ip netns delete \"$1\"; ip netns delete \"$2\"",
             &[&prober, &answering],
         )?;
         let namespace = Self {
             prober,
             answering,
-            _keeper: keeper,
+            _cleanup: cleanup,
         };
         namespace.make()?;
         namespace.answer(prefix)?;
@@ -128,7 +128,7 @@ impl Namespace {
             ip(&["netns", "add", name]).context("network namespaces need root")?;
             ip(&["-n", name, "link", "set", "lo", "up"])?;
         }
-        // Both ends are called the same, each in its own namespace.
+        // Both ends have the same name, each in its own namespace.
         ip(&[
             "-n", prober, "link", "add", "name", "veth0", "address", NEAR.mac, "type", "veth",
             "peer", "name", "veth0", "address", FAR.mac, "netns", answering,

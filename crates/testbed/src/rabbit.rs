@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-use crate::{Namespace, keeper::Keeper};
+use crate::{Namespace, cleanup::Cleanup};
 
 /// Where Debian and Ubuntu have the scripts themselves; the variable names another folder.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
@@ -33,17 +33,17 @@ pub struct Rabbit {
     cookie: String,
     ipv6: bool,
     // Fields are dropped in this order: the node ends before what it needs is gone.
-    node: Option<Ended>,
+    node: Option<OwnedProcess>,
     /// Of the first node of a cluster.
-    _epmd: Option<Ended>,
+    _epmd: Option<OwnedProcess>,
     folder: Folder,
 }
 
-/// A temporary folder that is removed with the test process, and before that when it is dropped.
+/// A temporary folder that is removed when it is dropped, at the latest with the test process.
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
-    _keeper: Keeper,
+    _cleanup: Cleanup,
 }
 
 impl Folder {
@@ -51,26 +51,26 @@ impl Folder {
         let folder = tempfile::Builder::new()
             .prefix("pingfleet-rabbit-")
             .tempdir()?;
-        // The node may write to its last moment, which is this one where the test process was killed.
-        let keeper = Keeper::new(
+        // The node may still write at this moment, when the test process was killed.
+        let cleanup = Cleanup::new(
             "rm -rf \"$1\" || { sleep 1; rm -rf \"$1\"; }",
             &[&folder.path().to_string_lossy()],
         )?;
         Ok(Self {
             path: folder.keep(),
-            _keeper: keeper,
+            _cleanup: cleanup,
         })
     }
 }
 
-/// A process that ends with the test process, and before that when it is dropped.
+/// A process that ends when it is dropped, at the latest with the test process.
 #[derive(Debug)]
-struct Ended {
+struct OwnedProcess {
     process: Child,
-    keeper: Option<Keeper>,
+    cleanup: Option<Cleanup>,
 }
 
-impl Ended {
+impl OwnedProcess {
     fn spawn(command: &mut Command) -> anyhow::Result<Self> {
         let process = command
             .stdin(Stdio::null())
@@ -78,14 +78,14 @@ impl Ended {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        let keeper = Keeper::new("kill -KILL \"$1\"", &[&process.id().to_string()])?;
+        let cleanup = Cleanup::new("kill -KILL \"$1\"", &[&process.id().to_string()])?;
         Ok(Self {
             process,
-            keeper: Some(keeper),
+            cleanup: Some(cleanup),
         })
     }
 
-    /// Asks it to end, and waits until it did.
+    /// Stops it (SIGTERM) and waits until it has exited.
     fn stop(mut self) -> anyhow::Result<()> {
         let sent = Command::new("sh")
             .args(["-c", "kill -TERM \"$1\"", "stop"])
@@ -93,14 +93,14 @@ impl Ended {
             .status()?;
         ensure!(sent.success(), "the process was gone before it was stopped");
         self.process.wait()?;
-        // From here on another process may have its number.
-        self.keeper.take().map_or(Ok(()), Keeper::dismiss)
+        // From here on another process may get the same process id.
+        self.cleanup.take().map_or(Ok(()), Cleanup::dismiss)
     }
 }
 
-impl Drop for Ended {
+impl Drop for OwnedProcess {
     fn drop(&mut self) {
-        drop(self.keeper.take());
+        drop(self.cleanup.take());
         if let Err(error) = self.process.wait() {
             eprintln!("a process of a test did not end: {error}");
         }
@@ -116,8 +116,7 @@ impl Rabbit {
         Self::start_where(None)
     }
 
-    /// The same inside a namespace, on the loopback addresses of that: whatever [`Namespace::command`] runs reaches
-    /// it, and nothing else does.
+    /// The same inside a namespace, on its loopback addresses: only what [`Namespace::command`] runs reaches it.
     ///
     /// # Errors
     /// As for [`Self::start`].
@@ -146,7 +145,7 @@ impl Rabbit {
             epmd_port,
             cookie: format!("PINGFLEET{port}"),
             ipv6: TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
-            _epmd: Some(Ended::spawn(&mut epmd)?),
+            _epmd: Some(OwnedProcess::spawn(&mut epmd)?),
             node: None,
         };
         rabbit.write_configuration()?;
@@ -210,12 +209,12 @@ impl Rabbit {
     /// Stops the node in order (SIGTERM) and waits until it is gone. Its data stays.
     ///
     /// # Errors
-    /// When the signal cannot be sent. A node that does not run is none.
+    /// When the signal cannot be sent. It is no error when the node does not run.
     pub fn stop(&mut self) -> anyhow::Result<()> {
-        self.node.take().map_or(Ok(()), Ended::stop)
+        self.node.take().map_or(Ok(()), OwnedProcess::stop)
     }
 
-    /// Freezes the node (SIGSTOP): its connections stay, and nothing is read from them. Only killing it ends that.
+    /// Freezes the node (SIGSTOP): its connections stay open, and nothing is read from them, until it is killed.
     ///
     /// # Errors
     /// When it does not run.
@@ -251,10 +250,10 @@ impl Rabbit {
         self.ctl(&["purge_queue", queue]).map(drop)
     }
 
-    /// Runs `rabbitmqctl` on the node, and returns what it printed.
+    /// Runs `rabbitmqctl` on the node, and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// When it fails, with its output.
     pub fn ctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut ctl = self.script("rabbitmqctl");
         let Output {
@@ -274,11 +273,11 @@ impl Rabbit {
     fn boot(&mut self) -> anyhow::Result<()> {
         let pid_file = self.folder.path.join("pid");
         if pid_file.exists() {
-            // What a killed node left would make the wait below look at a process that is gone.
+            // A killed node leaves its file, and the wait below would look for that process.
             fs::remove_file(&pid_file)?;
         }
         let mut server = self.script("rabbitmq-server");
-        self.node = Some(Ended::spawn(&mut server)?);
+        self.node = Some(OwnedProcess::spawn(&mut server)?);
         let timeout = BOOT_TIMEOUT_S.to_string();
         let waited = self.ctl(&["wait", &pid_file.to_string_lossy(), "--timeout", &timeout]);
         if let Err(error) = waited {
@@ -313,7 +312,7 @@ impl Rabbit {
                 folder.join("advanced.config"),
             )
             .env("RABBITMQ_CONF_ENV_FILE", folder.join("none.conf"))
-            // The script then becomes the node instead of watching over it: its process is the one to kill.
+            // With this the script replaces itself by the node, so its process id is the node's.
             .env("RUNNING_UNDER_SYSTEMD", "true")
             .stdin(Stdio::null());
         command
@@ -327,7 +326,7 @@ impl Rabbit {
         } else {
             String::new()
         };
-        // Neither a full disk nor a busy machine may block a test's publishers, unless the test wants it.
+        // Neither a full disk nor a busy machine may block publishers by accident.
         let configuration = format!(
             "listeners.tcp.1 = 127.0.0.1:{port}\n{ipv6}\
             disk_free_limit.absolute = 1MB\n\
@@ -335,7 +334,7 @@ impl Rabbit {
             log.file.level = info\n"
         );
         fs::write(folder.join("rabbitmq.conf"), configuration)?;
-        // How many messages a queue has is told as of its last tick, which is every five seconds otherwise.
+        // A queue reports its message counts at each tick. The default tick of five seconds is too slow for tests.
         let ticks = "[{rabbit, [{quorum_tick_interval, 500}]}].\n";
         fs::write(folder.join("advanced.config"), ticks)?;
         fs::write(folder.join("plugins"), "[].\n")?;
@@ -365,7 +364,7 @@ fn within(namespace: Option<&str>, program: impl AsRef<OsStr>) -> Command {
     }
 }
 
-/// Ports that were free a moment ago, each another one.
+/// Different ports that were free a moment ago.
 fn free_ports() -> anyhow::Result<[u16; 3]> {
     let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let listeners = [listen()?, listen()?, listen()?];

@@ -1,5 +1,5 @@
 //! Encoding and decoding with the limits of the wire format. Invariant: a decoder never panics, and never allocates
-//! for a length that is only claimed. No I/O.
+//! memory for a length that is only claimed. No I/O.
 //!
 //! Source: the MessagePack specification; rmp-serde 1.3.1, whose `from_slice` accepts trailing bytes and depth 1,024.
 
@@ -11,18 +11,15 @@ use serde::{
 };
 use thiserror::Error;
 
-use crate::outline::end_of_message;
+use crate::{
+    limits::{MAX_DEPTH, MAX_MESSAGE_BYTES},
+    outline::end_of_message,
+};
 
 /// The version of the wire format that this build reads and writes; the first element of every message.
 pub const WIRE_VERSION: u8 = 1;
 
-/// The longest message that a reader looks at, in bytes (1 MiB).
-pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
-
-/// How deep arrays may nest in a message.
-pub const MAX_DEPTH: usize = 16;
-
-/// Why bytes are not a message. Each is a reason for quarantine; none is worth a second try.
+/// Why bytes are not a message. Each is a reason for quarantine, none for a second try.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum DecodeError {
     /// The message is longer than [`MAX_MESSAGE_BYTES`].
@@ -72,10 +69,10 @@ impl<'de> Deserialize<'de> for Version {
 
 /// A message of the wire format: an array whose first element is the version.
 pub trait Message: Serialize + DeserializeOwned {
-    /// Checks what the types cannot say, such as a bound on a length.
+    /// Checks what the types cannot express, such as a limit of a length.
     ///
     /// # Errors
-    /// A sentence that says what is wrong.
+    /// A sentence with the problem.
     fn check(&self) -> Result<(), String>;
 
     /// The message as bytes, the version first.
@@ -105,7 +102,7 @@ pub trait Message: Serialize + DeserializeOwned {
             });
         }
         let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
-        // rmp-serde stops when its counter has come to zero, which is one array early.
+        // rmp-serde stops when its counter is zero, which is one array early.
         reader.set_max_depth(MAX_DEPTH + 1);
         let message = Self::deserialize(&mut reader)
             .map_err(|error| DecodeError::Malformed(error.to_string()))?;
@@ -114,7 +111,7 @@ pub trait Message: Serialize + DeserializeOwned {
     }
 }
 
-/// Refuses another version before anything else of the message is looked at: its shape may be another one, too.
+/// Refuses another version before anything else is read, because another version may have another shape.
 fn check_version(bytes: &[u8]) -> Result<(), DecodeError> {
     let mut head = Cursor::new(bytes);
     rmp::decode::read_array_len(&mut head).map_err(|_| DecodeError::NotAMessage)?;
@@ -126,7 +123,8 @@ fn check_version(bytes: &[u8]) -> Result<(), DecodeError> {
     }
 }
 
-/// Reads an array of at most `LIMIT` elements. Memory grows with what is really there, never with the claimed length.
+/// Reads an array of at most `LIMIT` elements. Memory grows with the elements that are there, never with the claimed
+/// length.
 pub(crate) fn bounded<'de, D, T, const LIMIT: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

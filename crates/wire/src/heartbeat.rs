@@ -1,29 +1,24 @@
-//! The heartbeat: a worker's sign of life, with the chunks that it has in hand. No I/O.
+//! The heartbeat: what a worker reports about itself, with the chunks that it has in hand. No I/O.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    ChunkKey, Message,
+    ChunkKey, MAX_IN_HAND, Message, check_worker_name,
     codec::{Version, bounded},
 };
 
-/// The most chunks that a worker has in hand: twice the largest prefetch, for the moment of a change of channels.
-pub const MAX_IN_HAND: usize = 512;
-
-/// The longest name of a worker, in characters.
-const MAX_WORKER_CHARS: usize = 100;
-
-/// A worker's sign of life. Its age is the writer's receive time; no clock of the worker is trusted for it.
+/// What a worker reports about itself. Its age counts from when the writer received it: clocks of workers are not
+/// trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// The wire version; always the first element.
     pub version: Version,
     /// The worker's name; 1 to 100 printable characters.
     pub worker: String,
-    /// One start of the worker's process: two workers of one name differ in it.
+    /// Random for each start of the process: two workers of one name differ in it.
     pub instance: Uuid,
-    /// Process id on the worker's box.
+    /// Process id on the worker's machine.
     pub pid: u32,
     /// Probing threads.
     pub threads: u16,
@@ -36,7 +31,7 @@ pub struct Heartbeat {
     /// Chunks in hand: taken and not settled. At most 512.
     #[serde(deserialize_with = "bounded::<_, _, MAX_IN_HAND>")]
     pub in_hand: Vec<ChunkKey>,
-    /// Whether the worker is leaving: it takes nothing new.
+    /// Whether the worker is stopping: it takes no new chunks.
     pub draining: bool,
 }
 
@@ -49,15 +44,6 @@ impl Message for Heartbeat {
         {
             return Err("a count over 2^63".to_owned());
         }
-        check_worker(&self.worker)
-    }
-}
-
-pub(crate) fn check_worker(name: &str) -> Result<(), String> {
-    let length = name.chars().count();
-    if (1..=MAX_WORKER_CHARS).contains(&length) && !name.chars().any(char::is_control) {
-        Ok(())
-    } else {
-        Err("a worker's name is 1 to 100 printable characters".to_owned())
+        check_worker_name(&self.worker)
     }
 }

@@ -1,22 +1,29 @@
 //! The messages that pingfleet's roles exchange, and their MessagePack codec with its limits.
 //!
 //! Three messages: a [`WorkChunk`] goes from the producer to a worker, a [`ResultChunk`] from the worker to the
-//! writer, a [`Heartbeat`] from the worker to the writer. `docs/wire-format.md` specifies the bytes. Everything that
-//! is decoded here comes from a queue and is hostile until it is checked; nothing in this crate does I/O.
+//! writer, a [`Heartbeat`] from the worker to the writer. `docs/wire-format.md` specifies the bytes. Bytes
+//! from a queue are untrusted until they are checked here. Nothing in this crate does I/O.
 
 mod codec;
 mod heartbeat;
+mod limits;
 mod outcome;
 mod outline;
 mod probing;
 mod result;
 mod target;
+pub mod timing;
 mod work;
 
-pub use codec::{DecodeError, MAX_DEPTH, MAX_MESSAGE_BYTES, Message, Version, WIRE_VERSION};
-pub use heartbeat::{Heartbeat, MAX_IN_HAND};
-pub use outcome::{DnsFailure, LocalLoss, MAX_OUTCOME_BYTES, Outcome, Rtt, Status};
-pub use probing::{Family, LONGEST_TARGET, Probing};
+pub use codec::{DecodeError, Message, Version, WIRE_VERSION};
+pub use heartbeat::Heartbeat;
+pub use limits::{
+    DEFAULT_QUEUE_PREFIX, MAX_CHUNK_BYTES, MAX_CHUNK_TARGETS, MAX_DEPTH, MAX_IN_HAND,
+    MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_OUTCOME_BYTES, MAX_PREFETCH, MAX_QUEUE_PREFIX_BYTES,
+    MAX_WORKER_CHARS, check_queue_prefix, check_worker_name,
+};
+pub use outcome::{DnsFailure, LocalLoss, Outcome, Rtt, Status};
+pub use probing::{Family, Probing};
 pub use result::ResultChunk;
-pub use target::{MAX_NAME_BYTES, Target};
-pub use work::{ChunkKey, MAX_CHUNK_BYTES, MAX_CHUNK_TARGETS, Token, WorkChunk};
+pub use target::Target;
+pub use work::{ChunkKey, Token, WorkChunk};

@@ -10,9 +10,6 @@ use serde::{
 
 use crate::target::{Address, optional_address};
 
-/// The most bytes of an encoded [`Outcome`].
-pub const MAX_OUTCOME_BYTES: usize = 100;
-
 /// Why a name has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsFailure {
@@ -26,18 +23,18 @@ pub enum DnsFailure {
     Timeout,
 }
 
-/// On which part of our own box an answer may have been lost: a set of causes.
+/// Why an answer may have been lost on this machine: a set of causes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LocalLoss(pub u8);
 
 impl LocalLoss {
     /// The socket dropped what it had received.
     pub const SOCKET_DROPS: Self = Self(1);
-    /// The path of sending failed.
+    /// Sending failed: no route, a link down, or the kernel refused a request.
     pub const SEND_PATH: Self = Self(2);
     /// The loop that reads answers was late.
     pub const STALLED: Self = Self(4);
-    /// The probe of our own loopback was not answered.
+    /// An echo request to the loopback address was not answered.
     pub const CANARY: Self = Self(8);
     /// The prober ended before the answer could have come.
     pub const INTERRUPTED: Self = Self(16);
@@ -91,11 +88,11 @@ pub enum Status {
         /// The system's error number on the worker.
         errno: i32,
     },
-    /// Sent, and the answer may have been lost on our own box.
+    /// Sent, and the answer may have been lost on this machine.
     Unknown(LocalLoss),
     /// No answer.
     Down {
-        /// Whether our own kernel reported that nobody answered its ARP or neighbour solicitation.
+        /// Whether this machine's kernel reported that nobody answered its ARP or neighbour solicitation.
         no_arp: bool,
     },
 }
@@ -290,7 +287,7 @@ impl Rtt {
         })
     }
 
-    /// Whether the figures are in order, and fit the signed integers of the database.
+    /// Whether the numbers are ordered and fit the signed integers of the database.
     fn is_plausible(&self) -> bool {
         self.min_ns <= self.avg_ns
             && self.avg_ns <= self.max_ns
@@ -313,7 +310,7 @@ pub struct Outcome {
     pub received: u16,
     /// Round-trip times, when anything was answered.
     pub rtt: Option<Rtt>,
-    /// Passes of probing, 1 unless our own box may have lost an answer.
+    /// Passes of probing, 1 unless this machine may have lost an answer.
     pub attempts: u8,
     /// When the first request left, in microseconds after the result's `started_at_us`.
     pub probed_after_us: u64,
@@ -343,6 +340,7 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MAX_OUTCOME_BYTES;
 
     #[test]
     fn rtt_of_nothing_is_nothing() {
@@ -388,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_local_losses() {
+    fn local_loss_shows_the_names_of_its_causes() {
         let loss = LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED);
         assert_eq!(loss.to_string(), "socket_drops,stalled");
     }

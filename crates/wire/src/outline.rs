@@ -1,20 +1,18 @@
-//! The outline of a message: one pass over the bytes before any value is built. Invariant: nothing is allocated, and
-//! what passes has only arrays, integers, booleans, nils and short texts, with every length borne out by bytes. No I/O.
+//! Checks the structure of a message: one pass over the bytes before any value is built. Invariant: nothing is
+//! allocated, and what passes has only arrays, integers, booleans, nils and short texts, and no length claims more bytes than there are.
+//! No I/O.
 //!
 //! Source: the MessagePack specification. The pass is needed beside rmp-serde 1.3.1, which quotes a text of any length
 //! in its error, reads a struct from a map as well, and takes a string that is no UTF-8 for a binary.
 
 use rmp::Marker;
 
-use crate::codec::MAX_DEPTH;
-
-/// The longest string or binary in any message, in bytes: a worker's name of 100 characters of 4 bytes.
-const MAX_TEXT_BYTES: usize = 400;
+use crate::limits::{MAX_DEPTH, MAX_TEXT_BYTES};
 
 /// Where the message that begins `bytes` ends.
 ///
 /// # Errors
-/// What stands in the bytes that no message has.
+/// What the bytes have that no message has.
 pub(crate) fn end_of_message(bytes: &[u8]) -> Result<usize, &'static str> {
     let mut rest = bytes;
     // The number of elements that each open array still lacks, the outermost first.

@@ -1,10 +1,13 @@
-//! How a plan wants its targets probed, and what follows from it: how long a target and a chunk can take. No I/O.
+//! How the targets of a run are probed, and how long a target and a chunk can take. No I/O.
 
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::target::optional_address;
+use crate::{
+    target::optional_address,
+    timing::{MAX_TARGET_TIME, MAX_WAIT},
+};
 
 /// Which addresses of a name may be probed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub struct Probing {
     pub retries: u16,
     /// Factor of the timeout from retry to retry, in thousandths; 1,000 to 10,000.
     pub backoff_permille: u16,
-    /// Waiting at the end, for answers that are late.
+    /// How long late answers are waited for at the end.
     #[serde(with = "micros")]
     pub late_window: Duration,
     /// Bytes of ICMP payload; 0 to 65,507.
@@ -72,13 +75,6 @@ impl Default for Probing {
     }
 }
 
-/// A longer single wait than this is no setting: nothing in a run waits for an hour.
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
-
-/// Settings in which one target takes longer than this are refused: a chunk must be settled long before the broker
-/// takes a delivery back, after 30 minutes.
-pub const LONGEST_TARGET: Duration = Duration::from_mins(10);
-
 impl Probing {
     /// How long request number `request` (from 0) is waited for: timeout for the first `count`, then
     /// timeout x backoff^k for retry k (from 1).
@@ -87,7 +83,7 @@ impl Probing {
         let retry = (request + 1).saturating_sub(u32::from(self.count));
         let factor = (f64::from(self.backoff_permille) / 1000.0).powi(retry as i32);
         Duration::try_from_secs_f64(self.timeout.as_secs_f64() * factor)
-            .map_or(LONGEST_WAIT, |wait| wait.min(LONGEST_WAIT))
+            .map_or(MAX_WAIT, |wait| wait.min(MAX_WAIT))
     }
 
     /// The most requests that one target can take in one pass.
@@ -120,10 +116,10 @@ impl Probing {
         self.sending(targets as u64 * u64::from(self.most_requests())) + self.worst_target()
     }
 
-    /// Whether one target is settled within [`LONGEST_TARGET`], at the run's rate.
+    /// Whether one target is settled within [`MAX_TARGET_TIME`], at the run's rate.
     #[must_use]
     pub fn is_timely(&self) -> bool {
-        self.worst_target() + self.sending(self.most_requests().into()) <= LONGEST_TARGET
+        self.worst_target() + self.sending(self.most_requests().into()) <= MAX_TARGET_TIME
     }
 
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -135,7 +131,7 @@ impl Probing {
             && !self.timeout.is_zero()
             && [self.interval, self.timeout, self.late_window]
                 .iter()
-                .all(|wait| *wait <= LONGEST_WAIT)
+                .all(|wait| *wait <= MAX_WAIT)
             && self.interface.as_ref().is_none_or(|name| {
                 (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
             });

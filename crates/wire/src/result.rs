@@ -4,13 +4,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    ChunkKey, MAX_CHUNK_TARGETS, Message, Outcome, Token,
+    ChunkKey, MAX_CHUNK_TARGETS, Message, Outcome, Token, check_worker_name,
     codec::{Version, bounded},
-    heartbeat::check_worker,
 };
 
-/// The end of the year 9999, in microseconds since 1970: later moments have no RFC 3339 text.
-const LATEST_US: u64 = 253_402_300_799_999_999;
+/// The end of the year 9999, in microseconds since 1970: later times have no RFC 3339 text.
+const MAX_TIMESTAMP_US: u64 = 253_402_300_799_999_999;
 
 /// The outcome of one complete probing of one chunk by one worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,14 +35,14 @@ pub struct ResultChunk {
 
 impl Message for ResultChunk {
     fn check(&self) -> Result<(), String> {
-        check_worker(&self.worker)?;
+        check_worker_name(&self.worker)?;
         let latest_after_us = self
             .outcomes
             .iter()
             .map(|outcome| outcome.probed_after_us)
             .max()
             .unwrap_or(0);
-        if self.started_at_us.saturating_add(latest_after_us) > LATEST_US {
+        if self.started_at_us.saturating_add(latest_after_us) > MAX_TIMESTAMP_US {
             return Err("the worker's clock is off by thousands of years".to_owned());
         }
         self.outcomes.iter().try_for_each(Outcome::check)

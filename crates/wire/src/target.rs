@@ -7,8 +7,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
-/// The longest text of a target, in bytes: a DNS name of 253 (RFC 1035, section 3.1), or an address with a zone.
-pub const MAX_NAME_BYTES: usize = 253;
+use crate::MAX_NAME_BYTES;
 
 /// A target as a worker receives it.
 ///

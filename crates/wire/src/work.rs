@@ -4,17 +4,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    Message, Probing, Target,
+    MAX_CHUNK_TARGETS, Message, Probing, Target,
     codec::{Version, bounded},
 };
 
-/// The most targets in one chunk.
-pub const MAX_CHUNK_TARGETS: usize = 10_000;
-
-/// A chunk is cut when its encoded work message would pass this, in bytes (256 KiB).
-pub const MAX_CHUNK_BYTES: usize = 256 << 10;
-
-/// Names a chunk everywhere: the run it belongs to and its number in it, from 0.
+/// Identifies a chunk: its run and its number in the run, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChunkKey {
     /// The run's `UUIDv7`.
@@ -23,12 +17,12 @@ pub struct ChunkKey {
     pub chunk: u32,
 }
 
-/// 16 random bytes that the plan stores and a result echoes: proof that the result answers this very plan.
+/// 16 random bytes that the plan stores and a result echoes. They prove that the result belongs to this plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Token(pub Uuid);
 
-/// What a worker is asked to do. The plan stores exactly these bytes, and sends them however often it must.
+/// The work of one chunk. The plan stores exactly these bytes and sends them as often as needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkChunk {
     /// The wire version; always the first element.

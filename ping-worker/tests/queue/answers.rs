@@ -1,4 +1,4 @@
-//! What a test's broker answers to publishes of chunks, chunk by chunk, in place of storing them.
+//! Scripted answers to publishes, for each chunk, instead of storing them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,10 +11,10 @@ use tokio::sync::Semaphore;
 
 use crate::watched::{Pass, lost};
 
-/// What comes back for one publish.
+/// The answer to one publish.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    /// This, and nothing is stored.
+    /// This confirm, and nothing is stored.
     Says(Confirmed),
     /// The session breaks before the message is sent.
     Lost,
@@ -34,7 +34,7 @@ impl Answers {
         all.entry(chunk).or_default().extend(answers);
     }
 
-    /// Does with a publish what the script says.
+    /// Answers a publish by the script.
     pub(crate) async fn give(
         &self,
         chunk: u32,

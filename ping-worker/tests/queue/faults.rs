@@ -1,4 +1,4 @@
-//! What can go wrong with a chunk harms that chunk, and neither the worker nor another chunk.
+//! A failing chunk affects neither the worker nor another chunk.
 
 use std::num::NonZeroU16;
 
@@ -7,7 +7,7 @@ use pingfleet_broker::{Broker as _, Queue};
 
 use crate::rig::{Event, Panics, Rig, count, published};
 
-/// Returns of a message until it is a dead letter, and the delivery before the first of them.
+/// Deliveries of a message until it is a dead letter: one, and one more per return.
 const DELIVERIES: usize = 21;
 
 fn panics(rig: &Rig, chunk: u32, times: usize) {
@@ -38,7 +38,7 @@ async fn a_panic_in_the_prober_gives_the_chunk_back_and_the_worker_lives() -> Re
 }
 
 #[tokio::test]
-async fn a_chunk_that_always_panics_becomes_a_dead_letter_and_the_worker_goes_on() -> Result<()> {
+async fn a_chunk_that_always_panics_becomes_a_dead_letter_and_the_worker_continues() -> Result<()> {
     let mut rig = Rig::new();
     rig.settings.prefetch = Some(NonZeroU16::MIN);
     panics(&rig, 1, usize::MAX);
@@ -60,8 +60,7 @@ async fn a_chunk_that_always_panics_becomes_a_dead_letter_and_the_worker_goes_on
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_be_read_becomes_a_dead_letter_and_the_worker_goes_on() -> Result<()>
-{
+async fn an_unreadable_message_becomes_a_dead_letter_and_the_worker_continues() -> Result<()> {
     let rig = Rig::new();
     let worker = rig.start();
     rig.put(b"no chunk").await?;
@@ -77,7 +76,7 @@ async fn a_message_that_cannot_be_read_becomes_a_dead_letter_and_the_worker_goes
     let mut dead = rig.memory.consumer(Queue::Dead, 1).await?;
     let letter = dead.next().await?;
     assert_eq!(letter.body, b"no chunk");
-    assert_eq!(letter.death.as_deref(), Some("delivery_limit"));
+    assert_eq!(letter.dead_letter_reason.as_deref(), Some("delivery_limit"));
     assert_eq!(rig.ready(Queue::Work).await?, 0);
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! The worker's `run` over a watched broker and a scripted prober: when it acks, what it publishes again, how many
-//! chunks it takes, and how it leaves.
+//! chunks it takes, and how it drains.
 
 mod answers;
+mod draining;
 mod faults;
-mod leaving;
 mod rig;
 mod settling;
 mod watched;

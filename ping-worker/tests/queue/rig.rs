@@ -1,5 +1,5 @@
-//! A worker in a box: its broker notes what it does, its prober waits for permits. Chunk `n` has the addresses
-//! `n * 256 + 1` and following, so that each event can be told by its chunk.
+//! A worker under test: its broker records what it does, its prober waits for permits. Chunk `n` has the addresses from
+//! `n * 256 + 1`, so each event names its chunk.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use anyhow::Result;
 use async_trait::async_trait;
 use futures_util::future::{self, FutureExt};
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
-use ping_worker::{Settings, Summary, WorkerError};
+use ping_worker::{WorkerError, WorkerSettings, WorkerSummary};
 use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, Queue};
 use pingfleet_prober::{
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
@@ -69,15 +69,15 @@ impl fmt::Debug for Body {
     }
 }
 
-/// The worker's broker, as the test sees it.
+/// The test's side of the worker's broker.
 #[derive(Debug, Default)]
 pub(crate) struct Floor {
     pub(crate) log: Log<Event>,
-    /// What its publishes of results are answered.
+    /// The answers to its publishes of results.
     pub(crate) answers: Answers,
     /// Breaks the session of the work queue.
     pub(crate) cut: Notify,
-    /// No session can be had.
+    /// No session can be opened.
     pub(crate) away: AtomicBool,
     /// Heartbeats are stored and never confirmed.
     pub(crate) heartbeats_unconfirmed: AtomicBool,
@@ -185,7 +185,7 @@ impl Panics {
     }
 }
 
-/// Opens probers that note what they probe, wait for a permit a chunk, and then follow the script.
+/// Opens probers that record what they probe, wait for one permit per chunk, and then follow the script.
 struct Gated {
     floor: Arc<Floor>,
     permits: Arc<Semaphore>,
@@ -238,7 +238,7 @@ impl Prober for GatedProber {
     }
 }
 
-/// The box.
+/// A worker with its broker and its prober.
 pub(crate) struct Rig {
     pub(crate) floor: Arc<Floor>,
     pub(crate) memory: MemoryBroker,
@@ -248,18 +248,18 @@ pub(crate) struct Rig {
     pub(crate) panics: Arc<Mutex<Panics>>,
     /// How chunks are probed.
     pub(crate) probing: Probing,
-    pub(crate) settings: Settings,
+    pub(crate) settings: WorkerSettings,
     run: Uuid,
 }
 
 /// A worker that runs.
 pub(crate) struct Worker {
     pub(crate) stop: CancellationToken,
-    running: JoinHandle<Result<Summary, WorkerError>>,
+    running: JoinHandle<Result<WorkerSummary, WorkerError>>,
 }
 
 impl Rig {
-    /// A worker with one thread that may probe whatever it takes as fast as it can, with a prefetch of 4.
+    /// A worker with one thread, no rate and a prefetch of 4.
     pub(crate) fn new() -> Self {
         Self {
             floor: Arc::default(),
@@ -270,18 +270,18 @@ impl Rig {
                 rate: None,
                 ..Probing::default()
             },
-            settings: Settings {
-                name: "boxed".to_owned(),
+            settings: WorkerSettings {
+                name: "rigged".to_owned(),
                 threads: NonZeroUsize::MIN,
                 rate: None,
                 prefetch: NonZeroU16::new(4),
-                alone: false,
+                exclusive: false,
             },
             run: Uuid::from_u128(7),
         }
     }
 
-    /// The same with the gate closed.
+    /// The same without permits.
     pub(crate) fn gated() -> Self {
         Self {
             permits: Arc::new(Semaphore::new(0)),
@@ -289,7 +289,7 @@ impl Rig {
         }
     }
 
-    /// The gate closed, and a rate that makes the window: 20,000 requests a second, and at most 40 + 60 + 90 ms a
+    /// Without permits, and with a rate that sets the prefetch: 20,000 requests a second, at most 40 + 60 + 90 ms per
     /// target.
     pub(crate) fn limited() -> Self {
         Self {
@@ -373,12 +373,12 @@ impl Rig {
 }
 
 impl Worker {
-    pub(crate) async fn stop(self) -> Result<Summary> {
+    pub(crate) async fn stop(self) -> Result<WorkerSummary> {
         self.stop.cancel();
         self.ended().await
     }
 
-    pub(crate) async fn ended(self) -> Result<Summary> {
+    pub(crate) async fn ended(self) -> Result<WorkerSummary> {
         Ok(within("the worker's end", self.running).await???)
     }
 }

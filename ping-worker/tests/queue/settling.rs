@@ -11,15 +11,15 @@ use crate::{
     rig::{Event, Rig, count, place, published},
 };
 
-/// One chunk whose publishes are answered so: it must be probed once, published until it is stored with the same
-/// bytes, and acked once after that.
+/// Publishes of one chunk get these answers. The chunk must be probed once, published with the same bytes until it is
+/// stored, and acked once after that.
 async fn stored_in_the_end(answers: &[Answer], results: u32) -> Result<()> {
     let rig = Rig::new();
     rig.floor.answers.add(0, answers.iter().cloned());
     let worker = rig.start();
     rig.give(0).await?;
     rig.acked([0]).await?;
-    // The session goes on as before.
+    // The session still works.
     rig.give(1).await?;
     rig.acked([1]).await?;
     assert_eq!(worker.stop().await?.chunks, 2);
@@ -80,7 +80,7 @@ async fn a_result_whose_publish_breaks_the_session_is_published_again() -> Resul
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_survives_one_misfortune_after_another() -> Result<()> {
+async fn a_result_survives_several_failures_in_a_row() -> Result<()> {
     let answers = [
         Answer::Lost,
         Answer::Says(Confirmed::Refused),

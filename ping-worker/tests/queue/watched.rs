@@ -1,5 +1,5 @@
 //! A broker that a test watches and disturbs: every call of the seam goes through the test's [`Watch`], which decides
-//! whether and when it reaches the in-process broker behind. The tests of all three roles share this file.
+//! whether and when it reaches the in-process broker. The tests of all three roles share this file.
 
 use std::{
     collections::BTreeMap,
@@ -12,21 +12,21 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, Depth, MemoryBroker, Publisher,
-    Queue,
+    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, MemoryBroker, Publisher, Queue,
+    QueueDepth,
 };
 use tokio::sync::{oneshot, watch};
 
-/// Nothing in these tests takes this long, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A test fails when something takes longer than this.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A call on its way to the broker. Dropping it unasked is a call that never arrives.
+/// A call on its way to the broker. If the test drops it, the call never arrives.
 pub(crate) type Pass<'a, T> = BoxFuture<'a, Result<T, BrokerError>>;
 
 /// What a test does with the calls of a role. Left alone, each passes.
 #[async_trait]
 pub(crate) trait Watch: fmt::Debug + Send + Sync {
-    /// A look at the topology.
+    /// A check of the topology.
     async fn check(&self) -> Result<(), BrokerError> {
         Ok(())
     }
@@ -36,7 +36,11 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    async fn depth(&self, _queue: Queue, pass: Pass<'_, Depth>) -> Result<Depth, BrokerError> {
+    async fn depth(
+        &self,
+        _queue: Queue,
+        pass: Pass<'_, QueueDepth>,
+    ) -> Result<QueueDepth, BrokerError> {
         pass.await
     }
 
@@ -78,7 +82,7 @@ pub(crate) struct Watched<W> {
     pub(crate) memory: MemoryBroker,
 }
 
-/// What a lost session says.
+/// The error of a session that the test breaks.
 pub(crate) fn lost() -> BrokerError {
     BrokerError::Lost("the test cut it".into())
 }
@@ -111,7 +115,7 @@ impl<W: Watch + 'static> Broker for Watched<W> {
         }))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
         self.watch.depth(queue, self.memory.depth(queue)).await
     }
 }
@@ -166,9 +170,9 @@ impl<W: Watch> Consumer for WatchedConsumer<W> {
         self.inner.requeue(tag).await
     }
 
-    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+    async fn raise_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
         self.watch.prefetched(prefetch);
-        self.inner.widen(prefetch).await
+        self.inner.raise_prefetch(prefetch).await
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {
@@ -228,20 +232,19 @@ impl<E: Clone + fmt::Debug> Log<E> {
     }
 }
 
-/// Awaits something, but not for ever. The clock is the real one: a paused one would run away while another thread
-/// works.
+/// Awaits something with a timeout. It uses the real clock: a paused one would advance while another thread works.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
     let (done, waiting) = mpsc::channel::<()>();
-    let (bark, time_is_up) = oneshot::channel();
-    // It barks, or ends with this call, which drops `done`.
+    let (expire, expired) = oneshot::channel();
+    // The thread sends after the timeout, or ends when this call drops `done`.
     std::thread::spawn(move || {
-        if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            bark.send(()).ok();
+        if waiting.recv_timeout(TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            expire.send(()).ok();
         }
     });
     let awaited = tokio::select! {
         awaited = future => Some(awaited),
-        Ok(()) = time_is_up => None,
+        Ok(()) = expired => None,
     };
     drop(done);
     awaited.with_context(|| format!("waited in vain for {what}"))

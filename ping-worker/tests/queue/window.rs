@@ -1,11 +1,11 @@
-//! How many chunks the worker has in hand: one until the first is settled, in every session, then the window.
+//! How many chunks the worker has in hand: in every session one until the first is settled, then the full prefetch.
 
 use anyhow::Result;
 
 use crate::rig::{Event, Rig, count, place};
 
 /// 20,000 requests a second x 0.19 s / 250 targets = 15.2, so 16, and two more.
-const WINDOW: u16 = 18;
+const PREFETCH: u16 = 18;
 
 const CHUNKS: u32 = 60;
 
@@ -14,7 +14,8 @@ fn taken(events: &[Event]) -> usize {
 }
 
 #[tokio::test]
-async fn every_session_takes_one_chunk_until_that_is_settled_and_then_the_window() -> Result<()> {
+async fn every_session_takes_one_chunk_until_that_is_settled_and_then_the_full_prefetch()
+-> Result<()> {
     let mut rig = Rig::limited();
     rig.settings.prefetch = None;
     for chunk in 0..CHUNKS {
@@ -22,20 +23,20 @@ async fn every_session_takes_one_chunk_until_that_is_settled_and_then_the_window
     }
     let worker = rig.start();
     rig.permits.add_permits(1);
-    let window = usize::from(WINDOW);
+    let window = usize::from(PREFETCH);
     rig.floor
         .log
-        .wait_for("the full window", |events| taken(events) > window)
+        .wait_for("the full prefetch", |events| taken(events) > window)
         .await?;
     rig.permits.add_permits(1);
     let events = rig
         .floor
         .log
-        .wait_for("a place in the window", |events| taken(events) > window + 1)
+        .wait_for("room in the prefetch", |events| taken(events) > window + 1)
         .await?;
     let opened = Event::Opened(Some(1));
     assert_eq!(count(&events, |event| *event == opened), 1);
-    let opening = place(&events, &Event::Prefetch(WINDOW));
+    let opening = place(&events, &Event::Prefetch(PREFETCH));
     assert_eq!(taken(&events[..opening]), 1);
     assert!(place(&events, &Event::Acked(0)) < opening);
     let second_ack = place(&events, &Event::Acked(1));
@@ -50,15 +51,15 @@ async fn every_session_takes_one_chunk_until_that_is_settled_and_then_the_window
     let events = rig
         .floor
         .log
-        .wait_for_some("the window of the next session", 2, |event| {
-            *event == Event::Prefetch(WINDOW)
+        .wait_for_some("the prefetch of the next session", 2, |event| {
+            *event == Event::Prefetch(PREFETCH)
         })
         .await?;
     let again = events
         .iter()
         .rposition(|event| *event == opened)
         .map_or(&events[..], |at| &events[at..]);
-    let opening = place(again, &Event::Prefetch(WINDOW));
+    let opening = place(again, &Event::Prefetch(PREFETCH));
     assert_eq!(taken(&again[..opening]), 1, "{again:?}");
     assert_eq!(
         count(&again[..opening], |event| matches!(event, Event::Acked(_))),
@@ -70,7 +71,7 @@ async fn every_session_takes_one_chunk_until_that_is_settled_and_then_the_window
     Ok(())
 }
 
-/// Waits until the worker has sent some more heartbeats: in between, it has looked many times whether it idles.
+/// Waits until the worker has sent some more heartbeats: meanwhile it has checked many times whether it idles.
 async fn some_heartbeats_later(rig: &Rig) -> Result<Vec<Event>> {
     let heartbeat = |event: &Event| matches!(event, Event::Heartbeat(_));
     let before = count(&rig.floor.log.events(), heartbeat);
@@ -115,7 +116,7 @@ async fn an_unlimited_run_starts_with_four_and_doubles_while_the_worker_idles() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unlimited_run_keeps_its_window_while_the_queue_does_not_fill_it() -> Result<()> {
+async fn an_unlimited_run_keeps_its_prefetch_while_the_queue_does_not_fill_it() -> Result<()> {
     let mut rig = Rig::gated();
     rig.settings.prefetch = None;
     for chunk in 0..4 {
@@ -136,7 +137,7 @@ async fn an_unlimited_run_keeps_its_window_while_the_queue_does_not_fill_it() ->
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limited_run_keeps_its_window_while_the_worker_idles() -> Result<()> {
+async fn a_limited_run_keeps_its_prefetch_while_the_worker_idles() -> Result<()> {
     let mut rig = Rig::limited();
     rig.settings.prefetch = None;
     for chunk in 0..CHUNKS {
@@ -144,13 +145,13 @@ async fn a_limited_run_keeps_its_window_while_the_worker_idles() -> Result<()> {
     }
     let worker = rig.start();
     rig.permits.add_permits(1);
-    let window = usize::from(WINDOW);
+    let window = usize::from(PREFETCH);
     rig.floor
         .log
-        .wait_for("the full window", |events| taken(events) > window)
+        .wait_for("the full prefetch", |events| taken(events) > window)
         .await?;
     let events = some_heartbeats_later(&rig).await?;
-    assert_eq!(prefetches(&events), [WINDOW]);
+    assert_eq!(prefetches(&events), [PREFETCH]);
     assert_eq!(taken(&events), window + 1);
     rig.permits.add_permits(CHUNKS as usize);
     rig.acked(0..CHUNKS).await?;

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use clap::Parser;
-use pingfleet_broker::{Broker as _, BrokerError, Confirm, Depth, MemoryBroker, Queue};
+use pingfleet_broker::{Broker as _, BrokerError, Confirm, MemoryBroker, Queue, QueueDepth};
 use pingfleet_settings::ProbingSettings;
 use pingfleet_store::{
     DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Transport, Writer,
@@ -107,7 +107,11 @@ impl Watch for BrokerWatch {
         Ok(())
     }
 
-    async fn depth(&self, queue: Queue, pass: Pass<'_, Depth>) -> Result<Depth, BrokerError> {
+    async fn depth(
+        &self,
+        queue: Queue,
+        pass: Pass<'_, QueueDepth>,
+    ) -> Result<QueueDepth, BrokerError> {
         let mut depth = pass.await?;
         depth.ready +=
             self.extra_ready[usize::from(queue == Queue::Results)].load(Ordering::Relaxed);

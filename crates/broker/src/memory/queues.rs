@@ -1,53 +1,53 @@
-//! The queues of the in-process broker: what is where, and when it moves. Pure state, no waiting and no I/O.
+//! The queues of the in-process broker as plain state. No waiting and no I/O.
 //!
-//! Invariant: what a queue holds, ready, unsettled or on its way to the dead letters, never passes its capacity.
+//! Invariant: ready, unsettled and dead-lettered messages of a queue together never exceed its capacity.
 
 use std::collections::VecDeque;
 
 use crate::Queue;
 
-/// How often a message of [`Queue::Work`] may come back before it is a dead letter. Like
-/// RabbitMQ's `x-delivery-limit` it counts returns: the first delivery is not one.
+/// How often a message of [`Queue::Work`] may return before it becomes a dead letter. Like RabbitMQ's
+/// `x-delivery-limit` it counts returns, not deliveries.
 const WORK_DELIVERY_LIMIT: u32 = 20;
 
-/// A message and its past.
+/// A message and its history.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct QueuedMessage {
     pub(super) body: Vec<u8>,
-    /// How often it was delivered and came back.
+    /// How often it was delivered and returned.
     pub(super) returns: u32,
-    pub(super) death: Option<String>,
+    pub(super) dead_letter_reason: Option<String>,
 }
 
-impl Message {
+impl QueuedMessage {
     pub(super) fn new(body: &[u8]) -> Self {
         Self {
             body: body.to_vec(),
             returns: 0,
-            death: None,
+            dead_letter_reason: None,
         }
     }
 }
 
-/// Names a consumer of the broker.
+/// Identifies a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ConsumerId(u64);
 
 /// One queue.
 #[derive(Debug, Default)]
-struct State {
-    ready: VecDeque<Message>,
-    /// How many messages the consumers hold.
+struct QueueState {
+    ready: VecDeque<QueuedMessage>,
+    /// How many messages are unsettled.
     unsettled: usize,
-    /// Dead letters that wait for room; they keep their place here until then.
-    dying: VecDeque<Message>,
-    /// In the order in which they came.
+    /// Dead letters that wait until `dead` has room. They count towards the capacity here.
+    dead_letters: VecDeque<QueuedMessage>,
+    /// In the order in which they were added.
     consumers: Vec<ConsumerId>,
 }
 
-impl State {
-    fn held(&self) -> usize {
-        self.ready.len() + self.unsettled + self.dying.len()
+impl QueueState {
+    fn len(&self) -> usize {
+        self.ready.len() + self.unsettled + self.dead_letters.len()
     }
 }
 
@@ -55,7 +55,7 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Queues {
     capacity: usize,
-    states: [State; Queue::ALL.len()],
+    states: [QueueState; Queue::ALL.len()],
     next_consumer: u64,
 }
 
@@ -68,13 +68,16 @@ impl Queues {
         }
     }
 
-    /// Enqueues the message, or hands it back where there is no room.
-    pub(super) fn offer(&mut self, queue: Queue, message: Message) -> Result<(), Message> {
+    /// Enqueues the message, or returns it when there is no room.
+    pub(super) fn offer(
+        &mut self,
+        queue: Queue,
+        message: QueuedMessage,
+    ) -> Result<(), QueuedMessage> {
         let capacity = self.capacity;
         let state = self.state(queue);
-        if state.held() >= capacity {
-            // Only signs of life are worth less than the newest of their kind. Where all of them are in a consumer's
-            // hands the newest is the one that goes.
+        if state.len() >= capacity {
+            // A new heartbeat replaces the oldest ready one. When all are unsettled, the new one is dropped.
             if queue != Queue::Heartbeats {
                 return Err(message);
             }
@@ -97,8 +100,8 @@ impl Queues {
         self.state(queue).consumers.retain(|other| *other != id);
     }
 
-    /// The next message for this consumer, which now has it unsettled.
-    pub(super) fn take(&mut self, queue: Queue, id: ConsumerId) -> Option<Message> {
+    /// Takes the next message for this consumer. It is unsettled from now on.
+    pub(super) fn take(&mut self, queue: Queue, id: ConsumerId) -> Option<QueuedMessage> {
         let state = self.state(queue);
         if queue == Queue::Results && state.consumers.first() != Some(&id) {
             return None;
@@ -108,32 +111,32 @@ impl Queues {
         Some(message)
     }
 
-    /// Forgets `count` messages that were acked.
+    /// Removes `count` acked messages.
     pub(super) fn acked(&mut self, queue: Queue, count: usize) {
         self.state(queue).unsettled -= count;
-        self.bury();
+        self.move_dead_letters();
     }
 
-    /// Takes back unsettled messages, the oldest first, to the front of the queue; those over the delivery limit
-    /// become dead letters.
-    pub(super) fn returned(&mut self, queue: Queue, messages: Vec<Message>) {
+    /// Returns unsettled messages (the oldest first) to the front of the queue. Those over the delivery limit become
+    /// dead letters.
+    pub(super) fn returned(&mut self, queue: Queue, messages: Vec<QueuedMessage>) {
         let state = self.state(queue);
         for mut message in messages.into_iter().rev() {
             state.unsettled -= 1;
             message.returns += 1;
             if queue == Queue::Work && message.returns > WORK_DELIVERY_LIMIT {
-                state.dying.push_back(message);
+                state.dead_letters.push_back(message);
             } else {
                 state.ready.push_front(message);
             }
         }
-        self.bury();
+        self.move_dead_letters();
     }
 
-    /// Drops what is ready, and says how much that was.
+    /// Drops the ready messages and returns their number.
     pub(super) fn purge(&mut self, queue: Queue) -> usize {
         let purged = std::mem::take(&mut self.state(queue).ready).len();
-        self.bury();
+        self.move_dead_letters();
         purged
     }
 
@@ -145,21 +148,21 @@ impl Queues {
         self.states[queue as usize].consumers.len()
     }
 
-    /// Moves dead letters to where there is room for them.
-    fn bury(&mut self) {
-        while self.state(Queue::Dead).held() < self.capacity {
-            let Some(message) = self.state(Queue::Work).dying.pop_front() else {
+    /// Moves dead letters to `dead` as long as it has room.
+    fn move_dead_letters(&mut self) {
+        while self.state(Queue::Dead).len() < self.capacity {
+            let Some(message) = self.state(Queue::Work).dead_letters.pop_front() else {
                 return;
             };
-            self.state(Queue::Dead).ready.push_back(Message {
+            self.state(Queue::Dead).ready.push_back(QueuedMessage {
                 body: message.body,
                 returns: 0,
-                death: Some("delivery_limit".to_owned()),
+                dead_letter_reason: Some("delivery_limit".to_owned()),
             });
         }
     }
 
-    fn state(&mut self, queue: Queue) -> &mut State {
+    fn state(&mut self, queue: Queue) -> &mut QueueState {
         &mut self.states[queue as usize]
     }
 }
@@ -169,39 +172,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dead_letters_without_room_keep_their_place_in_work() {
+    fn dead_letters_count_in_work_until_dead_has_room() {
         let mut queues = Queues::new(1);
         let consumer = queues.add_consumer(Queue::Work);
-        queues.offer(Queue::Dead, Message::new(b"older")).unwrap();
-        queues.offer(Queue::Work, Message::new(b"killer")).unwrap();
+        queues
+            .offer(Queue::Dead, QueuedMessage::new(b"older"))
+            .unwrap();
+        queues
+            .offer(Queue::Work, QueuedMessage::new(b"killer"))
+            .unwrap();
         for _ in 0..=WORK_DELIVERY_LIMIT {
             let message = queues.take(Queue::Work, consumer).unwrap();
             queues.returned(Queue::Work, vec![message]);
         }
         assert!(queues.take(Queue::Work, consumer).is_none());
-        assert!(queues.offer(Queue::Work, Message::new(b"next")).is_err());
+        assert!(
+            queues
+                .offer(Queue::Work, QueuedMessage::new(b"next"))
+                .is_err()
+        );
 
         let reader = queues.add_consumer(Queue::Dead);
         assert_eq!(queues.take(Queue::Dead, reader).unwrap().body, b"older");
         queues.acked(Queue::Dead, 1);
         let dead = queues.take(Queue::Dead, reader).unwrap();
         assert_eq!(dead.body, b"killer");
-        assert_eq!(dead.death.as_deref(), Some("delivery_limit"));
-        assert!(queues.offer(Queue::Work, Message::new(b"next")).is_ok());
+        assert_eq!(dead.dead_letter_reason.as_deref(), Some("delivery_limit"));
+        assert!(
+            queues
+                .offer(Queue::Work, QueuedMessage::new(b"next"))
+                .is_ok()
+        );
     }
 
     #[test]
     fn full_heartbeats_drop_the_oldest() {
         let mut queues = Queues::new(2);
         for body in [b"1", b"2", b"3"] {
-            queues.offer(Queue::Heartbeats, Message::new(body)).unwrap();
+            queues
+                .offer(Queue::Heartbeats, QueuedMessage::new(body))
+                .unwrap();
         }
         let consumer = queues.add_consumer(Queue::Heartbeats);
         let bodies: Vec<_> = std::iter::from_fn(|| queues.take(Queue::Heartbeats, consumer))
             .map(|message| message.body)
             .collect();
         assert_eq!(bodies, [b"2", b"3"]);
-        queues.offer(Queue::Heartbeats, Message::new(b"4")).unwrap();
+        queues
+            .offer(Queue::Heartbeats, QueuedMessage::new(b"4"))
+            .unwrap();
         assert_eq!(queues.ready(Queue::Heartbeats), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Consuming one RabbitMQ queue with manual acks.
 //!
-//! Invariant: a delivery that was handed out stays in the books until it is settled, and a delivery tag is sent to the
+//! Invariant: `unsettled` has every delivery that was handed out until it is settled, and a delivery tag is sent to the
 //! broker at most once.
 
 use std::collections::BTreeSet;
@@ -15,22 +15,23 @@ use lapin::{
     types::FieldTable,
 };
 
-use super::{death::death, fault::Moment, link::Link};
+use super::{connection::RabbitConnection, dead_letter::dead_letter_reason, error::Operation};
 use crate::{BrokerError, Consumer, Delivery, DeliveryTag, Queue};
 
 /// A session that consumes one queue, on one channel.
 ///
-/// Wider means one more consumer there, with the rest of the prefetch (`basic.qos` holds for the consumers that come
-/// after it). None is cancelled for it, since what is on its way to a consumer that is cancelled comes back, and counts
-/// as a return. A second channel would cost returns as well: when the connection dies, the queue hears of its channels
-/// one after the other, and may give what the first had to the next.
+/// A higher prefetch is one more consumer on the same channel, with the difference as its prefetch (`basic.qos` applies
+/// to consumers that start after it). No consumer is cancelled for it: deliveries on their way to a cancelled consumer
+/// return to the queue, and each return counts towards the delivery limit. A second channel would cost returns as well:
+/// when a connection dies, the queue handles its channels one after the other and may give the deliveries of the first
+/// one to the next.
 pub(super) struct RabbitConsumer {
-    link: Link,
+    connection: RabbitConnection,
     queue: Queue,
     channel: Channel,
-    /// The consumers, the oldest first, each with its buffered deliveries and after `basic.cancel-ok` their end.
+    /// The consumers, the oldest first, each with its buffered deliveries.
     streams: Vec<lapin::Consumer>,
-    /// What all of them together may hold.
+    /// The prefetch of all of them together.
     prefetch: u16,
     /// Handed out and not settled.
     unsettled: BTreeSet<DeliveryTag>,
@@ -38,22 +39,26 @@ pub(super) struct RabbitConsumer {
 }
 
 impl RabbitConsumer {
-    pub(super) async fn open(link: Link, queue: Queue, prefetch: u16) -> Result<Self, BrokerError> {
+    pub(super) async fn open(
+        connection: RabbitConnection,
+        queue: Queue,
+        prefetch: u16,
+    ) -> Result<Self, BrokerError> {
         let mut consumer = Self {
-            channel: link.channel().await?,
-            link,
+            channel: connection.channel().await?,
+            connection,
             queue,
             streams: Vec::new(),
             prefetch: 0,
             unsettled: BTreeSet::new(),
             stopped: false,
         };
-        // To the broker 0 means no limit, and the limit is all that bounds the buffer.
-        consumer.widen(prefetch.max(1)).await?;
+        // For the broker 0 means no limit, and nothing else bounds the buffer.
+        consumer.raise_prefetch(prefetch.max(1)).await?;
         Ok(consumer)
     }
 
-    /// Takes a delivery out of the books. To settle one that is not in them costs the whole channel.
+    /// Removes a delivery from `unsettled`. The broker closes the channel when an unknown tag is settled.
     fn settle(&mut self, tag: DeliveryTag) -> Result<(), BrokerError> {
         if self.unsettled.remove(&tag) {
             return Ok(());
@@ -69,7 +74,7 @@ impl RabbitConsumer {
             requeue: true,
         };
         let nack = self.channel.basic_nack(tag, requeue);
-        self.link.reply(Moment::Working, nack).await
+        self.connection.reply(Operation::Transfer, nack).await
     }
 }
 
@@ -82,13 +87,17 @@ impl Consumer for RabbitConsumer {
         let (next, ..) = select_all(self.streams.iter_mut().map(StreamExt::next)).await;
         let message = next
             .ok_or_else(|| BrokerError::Lost("the broker cancelled the consumer".into()))?
-            .map_err(|error| self.link.endpoint.fault(Moment::Working, error))?;
+            .map_err(|error| {
+                self.connection
+                    .endpoint
+                    .broker_error(Operation::Transfer, error)
+            })?;
         let tag = DeliveryTag(message.delivery_tag);
         self.unsettled.insert(tag);
         Ok(Delivery {
             tag,
             redelivered: message.redelivered,
-            death: death(&message.properties),
+            dead_letter_reason: dead_letter_reason(&message.properties),
             body: message.data,
         })
     }
@@ -99,7 +108,7 @@ impl Consumer for RabbitConsumer {
             self.unsettled = self.unsettled.split_off(&tag);
         }
         let ack = self.channel.basic_ack(tag.0, BasicAckOptions { multiple });
-        self.link.reply(Moment::Working, ack).await
+        self.connection.reply(Operation::Transfer, ack).await
     }
 
     async fn requeue(&mut self, tag: DeliveryTag) -> Result<(), BrokerError> {
@@ -107,7 +116,7 @@ impl Consumer for RabbitConsumer {
         self.nack(tag.0).await
     }
 
-    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+    async fn raise_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
         let more = prefetch.saturating_sub(self.prefetch);
         if self.stopped || more == 0 {
             return Ok(());
@@ -115,15 +124,15 @@ impl Consumer for RabbitConsumer {
         let qos = self
             .channel
             .basic_qos(more, BasicQosOptions { global: false });
-        self.link.reply(Moment::Working, qos).await?;
+        self.connection.reply(Operation::Transfer, qos).await?;
         let consume = self.channel.basic_consume(
-            self.link.endpoint.name(self.queue),
+            self.connection.endpoint.name(self.queue),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
         self.streams
-            .push(self.link.reply(Moment::Working, consume).await?);
+            .push(self.connection.reply(Operation::Transfer, consume).await?);
         self.prefetch = prefetch;
         Ok(())
     }
@@ -137,12 +146,19 @@ impl Consumer for RabbitConsumer {
             let cancel = self
                 .channel
                 .basic_cancel(stream.tag(), BasicCancelOptions::default());
-            self.link.reply(Moment::Working, cancel).await?;
+            self.connection.reply(Operation::Transfer, cancel).await?;
         }
         for stream in &mut streams {
-            while let Some(message) = self.link.within(Moment::Working, stream.next()).await? {
-                let message =
-                    message.map_err(|error| self.link.endpoint.fault(Moment::Working, error))?;
+            while let Some(message) = self
+                .connection
+                .within(Operation::Transfer, stream.next())
+                .await?
+            {
+                let message = message.map_err(|error| {
+                    self.connection
+                        .endpoint
+                        .broker_error(Operation::Transfer, error)
+                })?;
                 self.nack(message.delivery_tag).await?;
             }
         }
@@ -150,6 +166,6 @@ impl Consumer for RabbitConsumer {
     }
 
     async fn close(self: Box<Self>) {
-        self.link.close().await;
+        self.connection.close().await;
     }
 }

@@ -1,34 +1,29 @@
-//! Where the broker is and who we are there: the URL, read and checked once. No I/O.
+//! The broker's URL, read and checked once. No I/O.
 //!
-//! Invariant: no text that comes from here, an error or a `Debug`, holds the password.
+//! Invariant: no error and no `Debug` text from here has the password.
 
 use std::fmt;
 
 use lapin::{types::ShortString, uri::AMQPUri};
+use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 use url::{Host, Url};
 
 use crate::{BrokerError, Queue};
 
-/// The prefix of queue and exchange names unless another one is given.
-pub const DEFAULT_PREFIX: &str = "pingfleet";
-
-/// A longer prefix might not fit AMQP's short strings of 255 bytes together with a suffix.
-const MAX_PREFIX_BYTES: usize = 200;
-
-/// In seconds. A broker that is gone is noticed after two of them; AMQP's usual minute is too long for a sweep.
+/// AMQP heartbeat in seconds. A dead broker is noticed after two; the usual 60 s is too long for a sweep.
 const DEFAULT_HEARTBEAT_S: u16 = 15;
 
-/// How to reach a RabbitMQ broker, as settings have it.
+/// How to reach a RabbitMQ broker.
 #[derive(Clone)]
 pub struct RabbitConfig {
     /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS with the system's certificate authorities.
-    /// Without a user it is `guest` with the password `guest`; an empty vhost, and a lone `/`, is the vhost `/`.
+    /// Without a user it is `guest` with the password `guest`. An empty vhost is the vhost `/`.
     pub url: String,
-    /// What the names of queues and exchanges begin with.
+    /// The prefix of queue and exchange names.
     pub prefix: String,
-    /// The password; it takes precedence over the one in the URL.
+    /// The password, instead of the one in the URL.
     pub password: Option<String>,
-    /// How the broker's tools show our connections.
+    /// The name of our connections in the broker's tools.
     pub connection_name: String,
 }
 
@@ -38,7 +33,7 @@ impl RabbitConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
-            prefix: DEFAULT_PREFIX.to_owned(),
+            prefix: DEFAULT_QUEUE_PREFIX.to_owned(),
             password: None,
             connection_name: "pingfleet".to_owned(),
         }
@@ -47,7 +42,7 @@ impl RabbitConfig {
 
 impl fmt::Debug for RabbitConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Only parts that are known not to be secret: a URL with a slip in it may hold the password anywhere.
+        // A mistyped URL may have the password anywhere, so only parts that were parsed are shown.
         let address = Endpoint::new(self).map(|endpoint| endpoint.address);
         f.debug_struct("RabbitConfig")
             .field("address", &address.as_deref().unwrap_or("unreadable"))
@@ -57,7 +52,7 @@ impl fmt::Debug for RabbitConfig {
     }
 }
 
-/// A [`RabbitConfig`] that was read and found usable.
+/// A checked [`RabbitConfig`].
 pub(super) struct Endpoint {
     pub(super) uri: AMQPUri,
     /// Host and port, for messages.
@@ -78,7 +73,7 @@ impl Endpoint {
         }
         let mut uri: AMQPUri = config.url.parse().map_err(BrokerError::Url)?;
         match url.host() {
-            // The parser of the client library knows domains only, and takes localhost for anything else.
+            // lapin's parser knows domain names only and uses localhost for anything else.
             Some(Host::Ipv6(host)) => uri.authority.host = host.to_string(),
             Some(Host::Ipv4(host)) => uri.authority.host = host.to_string(),
             Some(Host::Domain(name)) if !name.is_empty() => {}
@@ -93,7 +88,7 @@ impl Endpoint {
         if let Some(password) = &config.password {
             uri.authority.userinfo.password.clone_from(password);
         }
-        check_prefix(&config.prefix)?;
+        check_queue_prefix(&config.prefix).map_err(BrokerError::Url)?;
         let (host, port) = (&uri.authority.host, uri.authority.port);
         let address = if host.contains(':') {
             format!("[{host}]:{port}")
@@ -130,16 +125,6 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-fn check_prefix(prefix: &str) -> Result<(), BrokerError> {
-    let fits = (1..=MAX_PREFIX_BYTES).contains(&prefix.len());
-    if fits && !prefix.chars().any(char::is_control) && !prefix.starts_with("amq.") {
-        return Ok(());
-    }
-    Err(BrokerError::Url(format!(
-        "prefix {prefix:?} must have 1 to {MAX_PREFIX_BYTES} printable bytes and not begin with amq."
-    )))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_url_are_what_they_say() {
+    fn a_url_is_split_into_its_parts() {
         for (url, address, user, password, vhost) in [
             ("amqp://h", "h:5672", "guest", "guest", "/"),
             ("amqp://h/", "h:5672", "guest", "guest", "/"),
@@ -168,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeat_is_ours_unless_the_url_says_otherwise() {
+    fn heartbeat_is_15_s_unless_the_url_has_another() {
         assert_eq!(endpoint("amqp://h").uri.query.heartbeat, Some(15));
         assert_eq!(
             endpoint("amqp://h?heartbeat=60").uri.query.heartbeat,
@@ -177,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_separate_password_goes_before_the_one_in_the_url() {
+    fn a_separate_password_replaces_the_one_in_the_url() {
         let mut config = RabbitConfig::new("amqp://u:old@h");
         config.password = Some("new".to_owned());
         let endpoint = Endpoint::new(&config).unwrap();
@@ -212,7 +197,7 @@ mod tests {
             let refused = Endpoint::new(&RabbitConfig::new(url));
             assert!(matches!(refused, Err(BrokerError::Url(_))), "{url}");
         }
-        for prefix in ["", "amq.x", "a\nb", &"x".repeat(201)] {
+        for prefix in ["", "amq.x", "a\nb", &"x".repeat(101)] {
             let mut config = RabbitConfig::new("amqp://h");
             prefix.clone_into(&mut config.prefix);
             assert!(Endpoint::new(&config).is_err(), "{prefix:?}");

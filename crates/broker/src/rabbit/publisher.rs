@@ -1,4 +1,4 @@
-//! Publishing to RabbitMQ with confirms (`confirm.select`): every publish gets one answer, or the session is lost.
+//! Publishes to RabbitMQ with confirms (`confirm.select`). Every publish gets one answer, or the session is lost.
 
 use std::{
     io,
@@ -17,12 +17,12 @@ use lapin::{
 };
 
 use super::{
-    fault::Moment,
-    link::{Link, patiently},
+    connection::{RabbitConnection, while_blocked},
+    error::Operation,
 };
 use crate::{BrokerError, Confirm, Confirmed, Publisher, Queue, REPLY_TIMEOUT};
 
-/// How long a confirm may take. A quorum queue that elects a leader takes longer than any other reply.
+/// How long a confirm may take. While a quorum queue elects a leader it takes longer than other replies.
 const CONFIRM_TIMEOUT: Duration = REPLY_TIMEOUT.saturating_mul(3);
 
 /// `delivery-mode` of a message that the broker writes to disk.
@@ -30,22 +30,22 @@ const PERSISTENT: u8 = 2;
 
 /// A session for publishing.
 ///
-/// While the broker blocks the connection for an alarm, publishes and confirms wait as long as that lasts. The broker
-/// tells so by `connection.blocked`, and the client library then sends nothing, heartbeats included; RabbitMQ does not
-/// miss those of a connection that it blocks, and a dead broker is still noticed by the lack of its own.
+/// While the broker blocks the connection because of an alarm (`connection.blocked`), publishes and confirms wait. lapin
+/// then sends nothing, not even AMQP heartbeats. RabbitMQ does not expect heartbeats on a blocked connection, and a dead
+/// broker is still noticed because its own heartbeats stop.
 pub(super) struct RabbitPublisher {
-    link: Link,
-    /// A channel for each queue: the client library assigns a returned message to any publish that the same
-    /// `basic.ack` confirms, so on a channel all must share their fate.
+    connection: RabbitConnection,
+    /// One channel per queue. lapin assigns a returned message to any publish that the same `basic.ack` confirms, so one
+    /// missing binding makes all of those seem unroutable.
     channels: [Option<Channel>; Queue::ALL.len()],
-    /// Set when a message is returned: exchange and queue may be there without being bound.
+    /// Set when a message is returned: exchange and queue may exist without a binding.
     unbound: Arc<AtomicBool>,
 }
 
 impl RabbitPublisher {
-    pub(super) fn new(link: Link, unbound: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(connection: RabbitConnection, unbound: Arc<AtomicBool>) -> Self {
         Self {
-            link,
+            connection,
             channels: Default::default(),
             unbound,
         }
@@ -55,9 +55,9 @@ impl RabbitPublisher {
         if let Some(channel) = &self.channels[queue as usize] {
             return Ok(channel.clone());
         }
-        let channel = self.link.channel().await?;
+        let channel = self.connection.channel().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
-        self.link.reply(Moment::Working, select).await?;
+        self.connection.reply(Operation::Transfer, select).await?;
         self.channels[queue as usize] = Some(channel.clone());
         Ok(channel)
     }
@@ -67,8 +67,8 @@ impl RabbitPublisher {
 impl Publisher for RabbitPublisher {
     async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
         let channel = self.channel(queue).await?;
-        let endpoint = Arc::clone(&self.link.endpoint);
-        let status = self.link.status().clone();
+        let endpoint = Arc::clone(&self.connection.endpoint);
+        let status = self.connection.status().clone();
         let publish = channel.basic_publish(
             endpoint.name(queue),
             endpoint.name(queue),
@@ -79,16 +79,16 @@ impl Publisher for RabbitPublisher {
             body,
             BasicProperties::default().with_delivery_mode(PERSISTENT),
         );
-        let confirm = patiently(&status, REPLY_TIMEOUT, publish)
+        let confirm = while_blocked(&status, REPLY_TIMEOUT, publish)
             .await
-            .ok_or_else(|| endpoint.silence(Moment::Working))?
-            .map_err(|error| endpoint.fault(Moment::Working, error))?;
+            .ok_or_else(|| endpoint.timed_out(Operation::Transfer))?
+            .map_err(|error| endpoint.broker_error(Operation::Transfer, error))?;
         let unbound = Arc::clone(&self.unbound);
         let confirmed = async move {
-            let confirmation = patiently(&status, CONFIRM_TIMEOUT, confirm)
+            let confirmation = while_blocked(&status, CONFIRM_TIMEOUT, confirm)
                 .await
-                .ok_or_else(|| endpoint.silence(Moment::Working))?
-                .map_err(|error| endpoint.fault(Moment::Working, error))?;
+                .ok_or_else(|| endpoint.timed_out(Operation::Transfer))?
+                .map_err(|error| endpoint.broker_error(Operation::Transfer, error))?;
             match confirmation {
                 Confirmation::Ack(None) => Ok(Confirmed::Stored),
                 Confirmation::Ack(Some(_)) => {
@@ -105,6 +105,6 @@ impl Publisher for RabbitPublisher {
     }
 
     async fn close(self: Box<Self>) {
-        self.link.close().await;
+        self.connection.close().await;
     }
 }

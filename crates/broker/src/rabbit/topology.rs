@@ -1,6 +1,6 @@
-//! The queues and exchanges on the broker: looked for passively, declared where they are missing.
+//! The queues and exchanges on the broker: checked passively, declared where they are missing.
 //!
-//! Invariant: what exists is never changed, and a user without the permission to configure can work with it.
+//! Invariant: what exists is never changed, and a user without configure permission can use it.
 //! Source: RabbitMQ's documentation of quorum queues, dead lettering and queue arguments.
 
 use lapin::{
@@ -8,61 +8,62 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
+use pingfleet_wire::timing::WORKER_TIMEOUT;
 use tracing::info;
 
 use super::{
+    connection::RabbitConnection,
     endpoint::Endpoint,
-    fault::{Moment, is_access_refused, is_missing},
-    link::Link,
+    error::{Operation, is_access_refused, is_missing},
 };
-use crate::{BrokerError, Depth, Queue};
+use crate::{BrokerError, Queue, QueueDepth};
 
-/// How often a chunk may come back before it counts as one that kills its workers.
+/// How often a chunk may return to the queue before it becomes a dead letter: it probably kills its workers.
 const WORK_DELIVERY_LIMIT: i64 = 20;
 
-/// Out of reach, and said all the same: without a limit RabbitMQ 4 drops messages after 20 returns.
+/// Effectively unlimited, but set explicitly: RabbitMQ 4 defaults to 20 and then drops the message.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000;
 
-/// After this long without one a worker counts as lost, and what it said before is of no use.
-const HEARTBEAT_TTL_MS: i64 = 30_000;
+/// An older heartbeat says nothing: its worker counts as lost.
+const HEARTBEAT_TTL_MS: i64 = WORKER_TIMEOUT.as_millis() as i64;
 
-/// Bounds what a fleet leaves behind while no writer reads.
+/// Bounds the queue while no writer reads it.
 const MAX_HEARTBEATS: i64 = 10_000;
 
-/// Dead letters first: `work` points to their exchange.
+/// `dead` comes first because `work` sends its dead letters there.
 const ORDER: [Queue; 4] = [Queue::Dead, Queue::Work, Queue::Results, Queue::Heartbeats];
 
-/// Makes sure that all of it stands; `bind` when a binding may be missing, which nothing passive can see.
-pub(super) async fn ensure(link: &Link, bind: bool) -> Result<(), BrokerError> {
-    let missing = match first_missing(link).await? {
+/// Makes sure that everything exists. `bind` also binds again: a passive check cannot see a missing binding.
+pub(super) async fn ensure(connection: &RabbitConnection, bind: bool) -> Result<(), BrokerError> {
+    let missing = match first_missing(connection).await? {
         Some(missing) => missing,
         None if bind => "a binding of a queue".to_owned(),
         None => return Ok(()),
     };
     info!(
-        address = link.endpoint.address,
+        address = connection.endpoint.address,
         missing, "declaring broker topology"
     );
-    declare(link, &missing).await
+    declare(connection, &missing).await
 }
 
-/// Declares and binds everything. What stands already is left as it is, if it is the same.
-async fn declare(link: &Link, missing: &str) -> Result<(), BrokerError> {
-    let channel = link.channel().await?;
+/// Declares and binds everything. What exists with the same arguments stays as it is.
+async fn declare(connection: &RabbitConnection, missing: &str) -> Result<(), BrokerError> {
+    let channel = connection.channel().await?;
     for queue in ORDER {
-        let declared = link.within(
-            Moment::Declaring,
-            declare_one(&link.endpoint, &channel, queue),
+        let declared = connection.within(
+            Operation::Declare,
+            declare_one(&connection.endpoint, &channel, queue),
         );
         match declared.await? {
             Ok(()) => {}
             Err(error) if is_access_refused(&error) => {
                 return Err(BrokerError::NoTopology {
-                    address: link.endpoint.address.clone(),
+                    address: connection.endpoint.address.clone(),
                     what: missing.to_owned(),
                 });
             }
-            Err(error) => return Err(link.endpoint.fault(Moment::Declaring, error)),
+            Err(error) => return Err(connection.endpoint.broker_error(Operation::Declare, error)),
         }
     }
     Ok(())
@@ -102,12 +103,12 @@ async fn declare_one(endpoint: &Endpoint, channel: &Channel, queue: Queue) -> la
         .await
 }
 
-/// The first thing that does not exist. Its 404 closes the channel, so nothing is asked on it afterwards.
-async fn first_missing(link: &Link) -> Result<Option<String>, BrokerError> {
-    let channel = link.channel().await?;
+/// The first queue or exchange that does not exist. The 404 closes the channel, so the check ends there.
+async fn first_missing(connection: &RabbitConnection) -> Result<Option<String>, BrokerError> {
+    let channel = connection.channel().await?;
     for queue in ORDER {
-        let name = link.endpoint.name(queue);
-        let look = channel.exchange_declare(
+        let name = connection.endpoint.name(queue);
+        let passive = channel.exchange_declare(
             name.clone(),
             ExchangeKind::Direct,
             ExchangeDeclareOptions {
@@ -116,12 +117,12 @@ async fn first_missing(link: &Link) -> Result<Option<String>, BrokerError> {
             },
             FieldTable::default(),
         );
-        match link.within(Moment::Declaring, look).await? {
+        match connection.within(Operation::Declare, passive).await? {
             Ok(()) => {}
             Err(error) if is_missing(&error) => return Ok(Some(format!("exchange {name}"))),
-            Err(error) => return Err(link.endpoint.fault(Moment::Declaring, error)),
+            Err(error) => return Err(connection.endpoint.broker_error(Operation::Declare, error)),
         }
-        if depth(link, &channel, queue).await?.is_none() {
+        if depth(connection, &channel, queue).await?.is_none() {
             return Ok(Some(format!("queue {name}")));
         }
     }
@@ -130,30 +131,30 @@ async fn first_missing(link: &Link) -> Result<Option<String>, BrokerError> {
 
 /// How full a queue is, if it exists.
 pub(super) async fn depth(
-    link: &Link,
+    connection: &RabbitConnection,
     channel: &Channel,
     queue: Queue,
-) -> Result<Option<Depth>, BrokerError> {
-    let look = channel.queue_declare(
-        link.endpoint.name(queue),
+) -> Result<Option<QueueDepth>, BrokerError> {
+    let passive = channel.queue_declare(
+        connection.endpoint.name(queue),
         QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         },
         FieldTable::default(),
     );
-    match link.within(Moment::Declaring, look).await? {
-        Ok(found) => Ok(Some(Depth {
+    match connection.within(Operation::Declare, passive).await? {
+        Ok(found) => Ok(Some(QueueDepth {
             ready: found.message_count(),
             consumers: found.consumer_count(),
         })),
         Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(link.endpoint.fault(Moment::Declaring, error)),
+        Err(error) => Err(connection.endpoint.broker_error(Operation::Declare, error)),
     }
 }
 
-/// The arguments of a queue. RabbitMQ refuses a later declaration with any other, so they are part of the contract:
-/// what an administrator may want to change, such as a length, belongs in a policy.
+/// The arguments of a queue. RabbitMQ refuses a later declaration with other arguments, so they cannot change. What an
+/// administrator may want to change, such as a length, belongs in a policy.
 fn arguments(endpoint: &Endpoint, queue: Queue) -> FieldTable {
     let mut arguments = FieldTable::default();
     let mut set = |key: &str, value: AMQPValue| {
@@ -171,7 +172,7 @@ fn arguments(endpoint: &Endpoint, queue: Queue) -> FieldTable {
             set("x-dead-letter-exchange", text(dead.as_str()));
             set("x-dead-letter-routing-key", text(dead.as_str()));
             set("x-dead-letter-strategy", text("at-least-once"));
-            // Without it RabbitMQ falls back to dead lettering at most once, and says so only in its log.
+            // Without it RabbitMQ falls back to dead lettering at most once, and reports that only in its log.
             set("x-overflow", text("reject-publish"));
         }
         Queue::Results | Queue::Dead => {
@@ -185,7 +186,7 @@ fn arguments(endpoint: &Endpoint, queue: Queue) -> FieldTable {
             }
         }
         Queue::Heartbeats => {
-            // A classic queue is gone while its node is, and every role with it: all look at the whole topology.
+            // A classic queue is unavailable while its node is down.
             set("x-queue-type", text("quorum"));
             set("x-message-ttl", AMQPValue::LongLongInt(HEARTBEAT_TTL_MS));
             set("x-max-length", AMQPValue::LongLongInt(MAX_HEARTBEATS));

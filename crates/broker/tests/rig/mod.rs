@@ -1,5 +1,5 @@
-//! Brokers for tests: a private RabbitMQ node that all tests of a binary share, each with queues of its own, and the
-//! in-process one.
+//! Brokers for tests: the in-process one, and a private RabbitMQ node that all tests of a binary share. Each test has
+//! queues of its own.
 
 use std::{
     sync::{LazyLock, PoisonError, RwLock},
@@ -12,10 +12,10 @@ use pingfleet_broker::{
 };
 use pingfleet_testbed::Rabbit;
 
-/// Longer than anything takes that works; only a broken promise waits for it.
-const STUCK: Duration = Duration::from_mins(1);
+/// A test fails when something takes longer than this.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A broker and what a test may do to it from outside.
+/// A broker, with access for an administrator.
 pub(crate) struct Rig {
     pub(crate) broker: Box<dyn Broker>,
     outside: Outside,
@@ -78,7 +78,7 @@ pub(crate) fn memory() -> Rig {
 
 /// The next delivery.
 pub(crate) async fn next(consumer: &mut Box<dyn Consumer>) -> Result<Delivery> {
-    let delivery = tokio::time::timeout(STUCK, consumer.next());
+    let delivery = tokio::time::timeout(TIMEOUT, consumer.next());
     Ok(delivery.await.context("no delivery")??)
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn bodies(consumer: &mut Box<dyn Consumer>, count: usize) -> Re
 pub(crate) async fn publish(rig: &Rig, queue: Queue, body: &[u8]) -> Result<Confirmed> {
     let mut publisher = rig.broker.publisher().await?;
     let confirm = publisher.publish(queue, body).await?;
-    let confirmed = tokio::time::timeout(STUCK, confirm);
+    let confirmed = tokio::time::timeout(TIMEOUT, confirm);
     let confirmed = confirmed.await.context("no confirm")??;
     publisher.close().await;
     Ok(confirmed)
@@ -109,7 +109,7 @@ pub(crate) async fn stored(rig: &Rig, queue: Queue, bodies: &[&str]) -> Result<(
         confirms.push(publisher.publish(queue, body.as_bytes()).await?);
     }
     for confirm in confirms {
-        let confirmed = tokio::time::timeout(STUCK, confirm);
+        let confirmed = tokio::time::timeout(TIMEOUT, confirm);
         anyhow::ensure!(confirmed.await.context("no confirm")?? == Confirmed::Stored);
     }
     publisher.close().await;

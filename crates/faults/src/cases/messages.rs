@@ -1,4 +1,4 @@
-//! Messages that come twice, results that contradict each other, and writers that are not the one.
+//! Duplicate messages, contradictory results, and more than one writer or database.
 
 use std::time::Instant;
 
@@ -6,192 +6,189 @@ use anyhow::{Context, ensure};
 use pingfleet_broker::Queue;
 
 use crate::{
-    acts::{self, SCRIPT},
-    bench::{Bench, Case, Control, Outcome, Promise},
-    invariants::{Expected, violations},
-    tampered::HANDED_OVER,
+    actions::{self, SEED},
+    fault_injection::DELIVERY_COUNT,
+    invariants::{ExpectedState, find_violations},
+    runner::{Case, CaseOutcome, CaseRunner, Control, Variant},
 };
 
-/// The script of a worker that finds something else.
-const OTHER_SCRIPT: u64 = 8;
+/// The seed of a scripted prober with other outcomes.
+const OTHER_SEED: u64 = 8;
 
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "every-message-twice",
-        group: "messages",
-        fault: "the producer publishes every chunk twice, and the worker every result; a result that cannot be read",
-        holds: "one row a target; each result more is a duplicate, and counted; the database counts as many deliveries as \
-                the writer's consumers handed over",
+        fault: "the producer publishes every chunk twice, and the worker every result; one undecodable result",
+        holds: "one row a target; each further result is counted as a duplicate; the database counts as many deliveries as \
+                the writer's consumers received",
         control: Control {
-            broken: "a row of the results changed by hand, and a delivery that is not counted",
-            shown_by: &["are not those of one probing", "deliveries handed over"],
+            defect: "a row of the results changed by hand, and a delivery that is not counted",
+            expected_violations: &["are not those of one probing", "deliveries received"],
         },
         run: twice,
     },
     Case {
         name: "duplicates-with-other-outcomes",
-        group: "messages",
-        fault: "every chunk is probed twice, by two workers that find other outcomes: one after the other, and at once",
-        holds: "the first result of a chunk wins, whole; the second one is counted",
+        fault: "every chunk is probed twice, by two workers with different outcomes: one after the other, and at once",
+        holds: "the first result of a chunk wins, whole; the second one is counted as a duplicate",
         control: Control {
-            broken: "the rows of a chunk taken from the second result, whole, as if the last one won",
-            shown_by: &["run 1 chunk 3: its 10 rows are not those of one probing"],
+            defect: "the rows of a chunk replaced by those of the second result, as if the last result won",
+            expected_violations: &["run 1 chunk 3: its 10 rows are not those of one probing"],
         },
         run: other_outcomes,
     },
     Case {
         name: "writer-in-the-wrong-folder",
-        group: "messages",
-        fault: "a writer with another database reads the results",
-        holds: "it ends with 4, names both databases, and acks nothing",
+        fault: "a writer with another database consumes the results",
+        holds: "it exits with 4, names both databases, and acks nothing",
         control: Control {
-            broken: "a writer that acks first",
-            shown_by: &["results are left on the queue"],
+            defect: "a writer that acks first",
+            expected_violations: &["results are left on the queue"],
         },
         run: wrong_folder,
     },
     Case {
         name: "two-databases-on-one-broker",
-        group: "messages",
-        fault: "two databases publish runs to the same queues; the results of both come mixed, first to the writer of one",
-        holds: "each writer stores its own; the first one leaves the others' on the queue, and says so",
+        fault: "two databases publish runs to the same queues; the first writer receives the results of both",
+        holds: "each writer stores its own results; the first one leaves the others on the queue, and logs it",
         control: Control {
-            broken: "a first writer that acks first",
-            shown_by: &["results are left on the queue", "20 are lost"],
+            defect: "a first writer that acks first",
+            expected_violations: &["results are left on the queue", "20 are lost"],
         },
         run: two_databases,
     },
     Case {
         name: "second-writer",
-        group: "messages",
-        fault: "a second writer on the same database by another queue, and one on the same queue with another database",
-        holds: "each ends with 4 and says who the first one is; the first one goes on",
+        fault: "a second writer on the same database with another queue, and one on the same queue with another database",
+        holds: "each exits with 4 and names the first one; the first one keeps running",
         control: Control {
-            broken: "a writer that takes no lock",
-            shown_by: &["a second writer is ready"],
+            defect: "a writer that takes no lock",
+            expected_violations: &["a second writer is ready"],
         },
         run: second_writer,
     },
 ];
 
-fn twice(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
-    bench.with_fleet(|fleet| {
-        let mut writer = fleet.start("faulty", &["writer", "--count"])?;
-        writer.wait_for("writer ready")?;
-        let twice = ["--sabotage", "twice"];
-        let producer = acts::faulty_producer(fleet, 1000, 10, &twice)?;
-        let worker = acts::worker(fleet, "worker", &twice)?;
-        acts::send(fleet, Queue::Results, &[b"no result".to_vec()])?;
+fn twice(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
+    runner.with_deployment(|deployment| {
+        let mut writer = deployment.start("faulty_role", &["writer", "--count"])?;
+        writer.wait_for_output("writer ready")?;
+        let twice = ["--defect", "publish-twice"];
+        let producer = actions::start_faulty_producer(deployment, 1000, 10, &twice)?;
+        let worker = actions::start_worker(deployment, "worker", &twice)?;
+        actions::publish_messages(deployment, Queue::Results, &[b"no result".to_vec()])?;
         ensure!(producer.wait()?.success(), "the producer gave up");
-        fleet.rest()?;
-        fleet.wait_for_quiet_queues()?;
-        acts::dismiss(worker)?;
+        deployment.wait_until_idle()?;
+        deployment.wait_for_empty_queues()?;
+        actions::terminate_cleanly(worker)?;
         writer.signal("TERM")?;
-        ensure!(writer.ended()?.success(), "{}", writer.said());
-        let handed_over = handed_over(&writer.said())?;
-        if promise == Promise::Broken {
-            acts::tamper(
-                fleet,
+        ensure!(writer.wait_for_exit()?.success(), "{}", writer.output());
+        let received = delivery_count(&writer.output())?;
+        if variant == Variant::Control {
+            actions::edit_database(
+                deployment,
                 "update results set sent = sent + 1 where chunk = 3 and position = 3;
                  update writers set taken = taken - 1, duplicates = duplicates - 1;
                  update runs set duplicates = duplicates - 1",
             )?;
         }
-        let duplicates: i64 = fleet
+        let duplicates: i64 = deployment
             .sqlite3("select sum(duplicates) from run_summary")?
             .parse()?;
-        let counted = fleet.sqlite3("select taken from writers")?;
-        let expected = Expected {
+        let counted = deployment.sqlite3("select taken from writers")?;
+        let expected = ExpectedState {
             quarantined: 1,
-            ..Expected::done(SCRIPT)
+            ..ExpectedState::done(SEED)
         };
-        let mut found = violations(fleet, &expected)?;
-        if counted != handed_over {
+        let mut found = find_violations(deployment, &expected)?;
+        if counted != received {
             found.push(format!(
-                "{handed_over} deliveries handed over, and {counted} counted"
+                "{received} deliveries received, and {counted} counted"
             ));
         }
-        // A chunk that comes again while it is in hand is probed once; its result is published twice all the same.
+        // A chunk that is delivered again while it is in hand is probed once, but its result is still published twice.
         if !(100..=300).contains(&duplicates) {
             found.push(format!("{duplicates} duplicates of 100 chunks"));
         }
-        Ok(Outcome {
-            story: format!(
-                "100 chunks, {duplicates} duplicates, 1 in quarantine: {handed_over} deliveries"
+        Ok(CaseOutcome {
+            summary: format!(
+                "100 chunks, {duplicates} duplicates, 1 in quarantine: {received} deliveries"
             ),
             violations: found,
         })
     })
 }
 
-/// What a writer that counts has told of its deliveries at its end.
-fn handed_over(said: &str) -> anyhow::Result<String> {
-    let told = said.lines().find_map(|line| line.strip_prefix(HANDED_OVER));
-    Ok(told.context("it did not tell its deliveries")?.to_owned())
+/// The number of deliveries that a writer with `--count` printed at its exit.
+fn delivery_count(output: &str) -> anyhow::Result<String> {
+    let count = output
+        .lines()
+        .find_map(|line| line.strip_prefix(DELIVERY_COUNT));
+    Ok(count.context("it printed no delivery count")?.to_owned())
 }
 
-fn other_outcomes(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+fn other_outcomes(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
     const CHUNKS: i64 = 200;
-    bench.with_fleet(|fleet| {
-        let writer = acts::writer(fleet)?;
-        let other = OTHER_SCRIPT.to_string();
-        let flags = ["--script", &other, "--delay", "50ms", "--prefetch", "5"];
-        let both = [SCRIPT, OTHER_SCRIPT].to_vec();
+    runner.with_deployment(|deployment| {
+        let writer = actions::start_writer(deployment)?;
+        let other = OTHER_SEED.to_string();
+        let flags = ["--seed", &other, "--delay", "50ms", "--prefetch", "5"];
+        let both = [SEED, OTHER_SEED].to_vec();
 
-        // One after the other: who is the first is known.
-        let one = acts::worker(fleet, "one", &[])?;
-        acts::publish(fleet, 2000, 10)?;
-        fleet.rest()?;
-        acts::dismiss(one)?;
-        let _two = acts::worker(fleet, "two", &flags)?;
-        acts::send_again(fleet, 1)?;
-        fleet.wait_for_quiet_queues()?;
+        // One after the other: the first result is the first worker's.
+        let one = actions::start_worker(deployment, "one", &[])?;
+        actions::publish_run(deployment, 2000, 10)?;
+        deployment.wait_until_idle()?;
+        actions::terminate_cleanly(one)?;
+        let _two = actions::start_worker(deployment, "two", &flags)?;
+        actions::republish_chunks(deployment, 1)?;
+        deployment.wait_for_empty_queues()?;
         let duplicates = || -> anyhow::Result<i64> {
-            let counted = fleet.sqlite3("select sum(duplicates) from run_summary")?;
+            let counted = deployment.sqlite3("select sum(duplicates) from run_summary")?;
             Ok(counted.parse()?)
         };
         let counted = duplicates()?;
-        if promise == Promise::Broken {
-            // The second worker's findings, stored by another run.
-            acts::publish(fleet, 2000, 10)?;
-            fleet.rest()?;
-            acts::tamper(
-                fleet,
+        if variant == Variant::Control {
+            // Copy the second worker's rows from another run.
+            actions::publish_run(deployment, 2000, 10)?;
+            deployment.wait_until_idle()?;
+            actions::edit_database(
+                deployment,
                 "update results as r set (status, reason, sent, received, rtt_min_ns, rtt_avg_ns, rtt_max_ns, attempts) =
                  (select status, reason, sent, received, rtt_min_ns, rtt_avg_ns, rtt_max_ns, attempts from results o
                   where o.run = 2 and o.address = r.address) where run = 1 and chunk = 3",
             )?;
         }
-        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
+        let mut found = find_violations(deployment, &ExpectedState::done(SEED))?;
         if counted != CHUNKS {
             found.push(format!("{counted} duplicates of {CHUNKS} chunks probed again"));
         }
-        if promise == Promise::Broken {
-            return Ok(Outcome {
-                story: "a chunk with the second result".to_owned(),
+        if variant == Variant::Control {
+            return Ok(CaseOutcome {
+                summary: "a chunk with the second result".to_owned(),
                 violations: found,
             });
         }
 
-        // Both at once: whoever is the first has all rows of a chunk.
-        let _one = acts::worker(fleet, "one", &["--delay", "50ms", "--prefetch", "5"])?;
-        let producer = acts::faulty_producer(fleet, 2000, 10, &["--sabotage", "twice"])?;
+        // Both at once: all rows of a chunk come from one of them.
+        let _one = actions::start_worker(deployment, "one", &["--delay", "50ms", "--prefetch", "5"])?;
+        let producer = actions::start_faulty_producer(deployment, 2000, 10, &["--defect", "publish-twice"])?;
         ensure!(producer.wait()?.success(), "the producer gave up");
-        fleet.rest()?;
-        fleet.wait_for_quiet_queues()?;
-        acts::dismiss(writer)?;
-        let won = fleet.sqlite3(
+        deployment.wait_until_idle()?;
+        deployment.wait_for_empty_queues()?;
+        actions::terminate_cleanly(writer)?;
+        let won = deployment.sqlite3(
             "select group_concat(n) from (select count(*) n from chunks where run = 2 group by worker)",
         )?;
         ensure!(won.contains(','), "one worker did it all");
         let more = duplicates()? - counted;
-        let expected = Expected {
-            scripts: both,
-            ..Expected::default()
+        let expected = ExpectedState {
+            seeds: both,
+            ..ExpectedState::default()
         };
-        found.extend(violations(fleet, &expected)?);
-        Ok(Outcome {
-            story: format!(
+        found.extend(find_violations(deployment, &expected)?);
+        Ok(CaseOutcome {
+            summary: format!(
                 "{CHUNKS} chunks with the first result, {counted} duplicates; then {won} chunks by two workers at \
                  once, {more} duplicates"
             ),
@@ -200,125 +197,133 @@ fn other_outcomes(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome
     })
 }
 
-fn wrong_folder(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
-    bench.with_fleet(|fleet| {
-        acts::publish(fleet, 400, 10)?;
-        let worker = acts::worker(fleet, "worker", &[])?;
-        acts::wait_for_results(fleet, 40)?;
-        let ours = fleet.sqlite3("select hex(uuid) from database")?;
-        let mut wrong = match promise {
-            Promise::Kept => fleet.start("consumer-writer", &["--db", "wrong.db"])?,
-            Promise::Broken => fleet.start(
-                "faulty",
-                &["writer", "--db", "wrong.db", "--sabotage", "ack-first"],
+fn wrong_folder(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
+    runner.with_deployment(|deployment| {
+        actions::publish_run(deployment, 400, 10)?;
+        let worker = actions::start_worker(deployment, "worker", &[])?;
+        actions::wait_for_results(deployment, 40)?;
+        let ours = deployment.sqlite3("select hex(uuid) from database")?;
+        let mut wrong = match variant {
+            Variant::Normal => deployment.start("consumer-writer", &["--db", "wrong.db"])?,
+            Variant::Control => deployment.start(
+                "faulty_role",
+                &["writer", "--db", "wrong.db", "--defect", "ack-first"],
             )?,
         };
-        let status = wrong.ended()?;
-        let said = wrong.said().to_uppercase().replace('-', "");
-        ensure!(status.code() == Some(4), "{status}: {}", wrong.said());
+        let status = wrong.wait_for_exit()?;
+        let output = wrong.output().to_uppercase().replace('-', "");
+        ensure!(status.code() == Some(4), "{status}: {}", wrong.output());
         ensure!(
-            said.contains(&ours) && said.contains("WRONG.DB"),
-            "it does not name both: {}",
-            wrong.said()
+            output.contains(&ours) && output.contains("WRONG.DB"),
+            "it does not name both databases: {}",
+            wrong.output()
         );
         let mut found = Vec::new();
-        let kept = fleet.messages()?;
+        let kept = deployment.message_count()?;
         if kept < 40 {
             found.push(format!("{kept} of 40 results are left on the queue"));
         }
-        if promise == Promise::Kept {
-            let _writer = acts::writer(fleet)?;
-            fleet.rest()?;
-            acts::dismiss(worker)?;
-            found.extend(violations(fleet, &Expected::done(SCRIPT))?);
+        if variant == Variant::Normal {
+            let _writer = actions::start_writer(deployment)?;
+            deployment.wait_until_idle()?;
+            actions::terminate_cleanly(worker)?;
+            found.extend(find_violations(deployment, &ExpectedState::done(SEED))?);
         }
-        Ok(Outcome {
-            story: "40 results left alone, and stored by the right writer".to_owned(),
+        Ok(CaseOutcome {
+            summary: "40 results left on the queue, and stored by the right writer".to_owned(),
             violations: found,
         })
     })
 }
 
-fn two_databases(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
-    bench.with_fleet(|fleet| {
-        let ours = fleet.folder().to_owned();
+fn two_databases(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
+    runner.with_deployment(|deployment| {
+        let ours = deployment.folder().to_owned();
         let theirs = ours.join("theirs");
         std::fs::create_dir(&theirs)?;
         for folder in [&ours, &theirs, &ours] {
-            fleet.move_database(folder);
-            acts::publish(fleet, 200, 10)?;
+            deployment.move_database(folder);
+            actions::publish_run(deployment, 200, 10)?;
         }
-        let worker = acts::worker(fleet, "worker", &[])?;
-        acts::wait_for_results(fleet, 60)?;
-        acts::dismiss(worker)?;
+        let worker = actions::start_worker(deployment, "worker", &[])?;
+        actions::wait_for_results(deployment, 60)?;
+        actions::terminate_cleanly(worker)?;
 
-        let mut first = match promise {
-            Promise::Kept => fleet.start("consumer-writer", &[])?,
-            Promise::Broken => fleet.start("faulty", &["writer", "--sabotage", "ack-first"])?,
+        let mut first = match variant {
+            Variant::Normal => deployment.start("consumer-writer", &[])?,
+            Variant::Control => {
+                deployment.start("faulty_role", &["writer", "--defect", "ack-first"])?
+            }
         };
-        first.wait_for("it is left alone")?;
-        fleet.rest()?;
-        acts::dismiss(first)?;
-        let mut found = violations(fleet, &Expected::done(SCRIPT))?;
-        let kept = fleet.messages()?;
+        first.wait_for_output("it is left alone")?;
+        deployment.wait_until_idle()?;
+        actions::terminate_cleanly(first)?;
+        let mut found = find_violations(deployment, &ExpectedState::done(SEED))?;
+        let kept = deployment.message_count()?;
         if kept != 20 {
             found.push(format!("{kept} of 20 results are left on the queue"));
         }
 
-        fleet.move_database(&theirs);
-        let second = acts::writer(fleet)?;
-        fleet.rest()?;
-        acts::dismiss(second)?;
-        found.extend(violations(fleet, &Expected::done(SCRIPT))?);
-        Ok(Outcome {
-            story: "40 results of one and 20 of the other, each in its own database".to_owned(),
+        deployment.move_database(&theirs);
+        let second = actions::start_writer(deployment)?;
+        deployment.wait_until_idle()?;
+        actions::terminate_cleanly(second)?;
+        found.extend(find_violations(deployment, &ExpectedState::done(SEED))?);
+        Ok(CaseOutcome {
+            summary: "40 results of one and 20 of the other, each in its own database".to_owned(),
             violations: found,
         })
     })
 }
 
-fn second_writer(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
-    let both = bench.thorough && promise == Promise::Kept;
-    bench.with_fleet(|fleet| {
-        let first = acts::writer(fleet)?;
+fn second_writer(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
+    let both = runner.full && variant == Variant::Normal;
+    runner.with_deployment(|deployment| {
+        let first = actions::start_writer(deployment)?;
         let holder = format!("pid {}", first.pid());
         let began = Instant::now();
-        // Nobody consumes the other queue: nothing but the lock stands between the two.
-        fleet.set("PINGFLEET_BROKER__PREFIX", &fleet.queue("other"));
-        let mut second = match promise {
-            Promise::Kept => fleet.start("consumer-writer", &[])?,
-            Promise::Broken => fleet.start("faulty", &["writer", "--sabotage", "no-lock"])?,
+        // The other queue has no consumer, so only the lock can stop the second writer.
+        deployment.set_env("PINGFLEET_BROKER__PREFIX", &deployment.queue("other"));
+        let mut second = match variant {
+            Variant::Normal => deployment.start("consumer-writer", &[])?,
+            Variant::Control => {
+                deployment.start("faulty_role", &["writer", "--defect", "no-lock"])?
+            }
         };
-        fleet.set("PINGFLEET_BROKER__PREFIX", "");
-        acts::wait_until("the second writer", || {
-            Ok(second.has_ended()?.is_some() || second.said().contains("writer ready"))
+        deployment.set_env("PINGFLEET_BROKER__PREFIX", "");
+        actions::wait_until("the second writer", || {
+            Ok(second.try_wait()?.is_some() || second.output().contains("writer ready"))
         })?;
         let mut found = Vec::new();
-        if let Some(status) = second.has_ended()? {
-            ensure!(status.code() == Some(4), "{status}: {}", second.said());
-            ensure!(second.said().contains(&holder), "{}", second.said());
+        if let Some(status) = second.try_wait()? {
+            ensure!(status.code() == Some(4), "{status}: {}", second.output());
+            ensure!(second.output().contains(&holder), "{}", second.output());
         } else {
             found.push("a second writer is ready on the same database".to_owned());
             second.kill()?;
         }
-        let mut story = format!("refused after {} ms", began.elapsed().as_millis());
+        let mut summary = format!("rejected after {} ms", began.elapsed().as_millis());
         if both {
-            let mut other = fleet.start("consumer-writer", &["--db", "other.db"])?;
-            ensure!(other.ended()?.code() == Some(4), "{}", other.said());
+            let mut other = deployment.start("consumer-writer", &["--db", "other.db"])?;
             ensure!(
-                other.said().contains("already has a consumer"),
+                other.wait_for_exit()?.code() == Some(4),
                 "{}",
-                other.said()
+                other.output()
             );
-            story.push_str("; the one on the same queue waited 30 s for the first");
+            ensure!(
+                other.output().contains("already has a consumer"),
+                "{}",
+                other.output()
+            );
+            summary.push_str("; the one on the same queue waited 30 s for the first");
         }
-        acts::publish(fleet, 400, 10)?;
-        let _worker = acts::worker(fleet, "worker", &[])?;
-        fleet.rest()?;
-        acts::dismiss(first)?;
-        found.extend(violations(fleet, &Expected::done(SCRIPT))?);
-        Ok(Outcome {
-            story,
+        actions::publish_run(deployment, 400, 10)?;
+        let _worker = actions::start_worker(deployment, "worker", &[])?;
+        deployment.wait_until_idle()?;
+        actions::terminate_cleanly(first)?;
+        found.extend(find_violations(deployment, &ExpectedState::done(SEED))?);
+        Ok(CaseOutcome {
+            summary,
             violations: found,
         })
     })

@@ -1,24 +1,28 @@
-//! All cases, by what they do harm to.
+//! All cases, grouped by what fails.
 
-mod absence;
 mod broker;
-mod kills;
+mod database;
+mod machine;
 mod messages;
 mod network;
-mod sqlite;
+mod processes;
+mod queues;
+mod writer_absent;
 
-use crate::bench::Case;
+use crate::runner::Case;
 
 /// Every case, in the order in which the suite runs them.
 #[must_use]
 pub fn all() -> Vec<Case> {
     [
-        kills::CASES,
+        processes::CASES,
         broker::CASES,
+        queues::CASES,
         network::CASES,
         messages::CASES,
-        sqlite::CASES,
-        absence::CASES,
+        database::CASES,
+        writer_absent::CASES,
+        machine::CASES,
     ]
     .concat()
 }

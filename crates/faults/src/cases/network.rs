@@ -1,5 +1,5 @@
-//! Harm to the way between worker and broker. The worker goes by IPv6, everybody else by IPv4, all on the loopback of a
-//! namespace: so a rule for IPv6 concerns the worker alone.
+//! The network between worker and broker. The worker connects by IPv6, all other roles by IPv4, all on the loopback of a
+//! namespace. So a firewall rule for IPv6 affects only the worker.
 
 use std::{
     net::TcpListener,
@@ -9,54 +9,52 @@ use std::{
 use anyhow::ensure;
 
 use crate::{
-    acts::{self, SCRIPT},
-    bench::{Bench, Case, Control, Outcome, Promise},
-    fleet::Fleet,
-    invariants::{Expected, violations},
-    program::Program,
+    actions::{self, SEED},
+    child_process::ChildProcess,
+    deployment::Deployment,
+    invariants::{ExpectedState, find_violations},
+    runner::{Case, CaseOutcome, CaseRunner, Control, Variant},
 };
 
-/// A session is reset when it next sends, which is a heartbeat within 7.5 s. One that only misses the broker's ends after
-/// 30 s.
-const RESET_WITHIN: u64 = 20;
+/// A session is reset when it next sends, which is a heartbeat within 7.5 s. Without a reset it would end after 30 s without
+/// a heartbeat of the broker.
+const MAX_RESET_TIME: u64 = 20;
 
-/// After so many seconds without a word either side has given up the other: two heartbeats of 15 s, and some.
-const HEARTBEATS: u64 = 40;
+/// After this many seconds without data both sides have closed the connection: two heartbeats of 15 s, and a margin.
+const HEARTBEAT_TIMEOUT: u64 = 40;
 
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "network-cut",
-        group: "network",
-        fault: "the way between worker and broker cut: both ways, either way, by reset, and for longer than the heartbeat",
-        holds: "a reset and a cut longer than the heartbeat end both of the worker's sessions, a short cut none; it finds \
-                the broker again, what was in hand is settled once, and the broker keeps no dead connection",
+        fault: "the connection between worker and broker cut: in both directions, in either one, by reset, and for longer \
+                than the heartbeat timeout",
+        holds: "a reset and a long cut end both of the worker's sessions, a short cut ends none; the worker connects again, \
+                its chunks are settled once, and the broker keeps no dead connection",
         control: Control {
-            broken: "a worker that takes for stored what it has not yet sent",
-            shown_by: &["are lost"],
+            defect: "a worker that treats results as confirmed before it sends them",
+            expected_violations: &["are lost"],
         },
         run: cut,
     },
     Case {
-        name: "worker-killed-behind-a-cut",
-        group: "network",
-        fault: "the worker is killed while its way is cut: the broker hears nothing of it",
-        holds: "after two heartbeats its chunks go to another worker",
+        name: "worker-killed-while-disconnected",
+        fault: "the worker is killed while its connection is cut, so the broker does not notice",
+        holds: "after two missed heartbeats its chunks go to another worker",
         control: Control {
-            broken: "a worker that acks first",
-            shown_by: &["are lost"],
+            defect: "a worker that acks first",
+            expected_violations: &["are lost"],
         },
-        run: killed_behind,
+        run: killed_while_disconnected,
     },
     Case {
-        name: "no-broker-to-speak-with",
-        group: "network",
-        fault: "a broker that accepts and says nothing; a name that does not resolve",
-        holds: "worker and writer go on trying, say so, and end at once by SIGTERM; the producer ends with 4",
+        name: "broker-unreachable",
+        fault: "a broker that accepts connections and sends nothing; a host name that does not resolve",
+        holds: "worker and writer log it and keep trying, and exit at once on SIGTERM; the producer exits with 4",
         control: Control {
-            broken: "a worker that is deaf to SIGTERM, and a writer that gives up at once",
-            shown_by: &["had not left", "ended and never said"],
+            defect: "a worker that ignores SIGTERM, and a writer that does not connect again",
+            expected_violations: &["had not exited", "exited and never wrote"],
         },
-        run: mute,
+        run: unreachable,
     },
 ];
 
@@ -69,9 +67,9 @@ enum Cut {
     Reset,
 }
 
-/// Runs `nft` in the fleet's network.
-fn nft(fleet: &Fleet, rule: &str) -> anyhow::Result<()> {
-    let output = fleet
+/// Runs `nft` in the deployment's namespace.
+fn nft(deployment: &Deployment, rule: &str) -> anyhow::Result<()> {
+    let output = deployment
         .namespace()?
         .command("nft")
         .args(rule.split_whitespace())
@@ -84,56 +82,58 @@ fn nft(fleet: &Fleet, rule: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make(fleet: &Fleet, cut: Cut) -> anyhow::Result<()> {
-    let port = fleet.broker()?.port();
-    nft(fleet, "add table ip6 cut")?;
+fn apply_cut(deployment: &Deployment, cut: Cut) -> anyhow::Result<()> {
+    let port = deployment.broker()?.port();
+    nft(deployment, "add table ip6 cut")?;
     nft(
-        fleet,
-        "add chain ip6 cut way { type filter hook output priority 0 ; }",
+        deployment,
+        "add chain ip6 cut output { type filter hook output priority 0 ; }",
     )?;
-    let to = format!("add rule ip6 cut way tcp dport {port}");
-    let from = format!("add rule ip6 cut way tcp sport {port}");
+    let to = format!("add rule ip6 cut output tcp dport {port}");
+    let from = format!("add rule ip6 cut output tcp sport {port}");
     match cut {
         Cut::Both => {
-            nft(fleet, &format!("{to} drop"))?;
-            nft(fleet, &format!("{from} drop"))
+            nft(deployment, &format!("{to} drop"))?;
+            nft(deployment, &format!("{from} drop"))
         }
-        Cut::ToBroker => nft(fleet, &format!("{to} drop")),
-        Cut::FromBroker => nft(fleet, &format!("{from} drop")),
-        // Only this way: a rule for the other one would drop the resets, which come from there. The broker's side is
-        // reset when it next sends, after the cut.
-        Cut::Reset => nft(fleet, &format!("{to} reject with tcp reset")),
+        Cut::ToBroker => nft(deployment, &format!("{to} drop")),
+        Cut::FromBroker => nft(deployment, &format!("{from} drop")),
+        // Only in this direction: a rule for the other one would drop the resets. The broker's side is reset when it next
+        // sends after the cut.
+        Cut::Reset => nft(deployment, &format!("{to} reject with tcp reset")),
     }?;
-    let store = fleet.store()?;
+    let store = deployment.store()?;
     let left = store.summary(store.find_run("latest")?)?.outstanding();
     ensure!(left > 20, "the cut came too late: {left} chunks were left");
     Ok(())
 }
 
-fn mend(fleet: &Fleet) -> anyhow::Result<()> {
-    nft(fleet, "delete table ip6 cut")
+fn remove_cut(deployment: &Deployment) -> anyhow::Result<()> {
+    nft(deployment, "delete table ip6 cut")
 }
 
-/// What the worker says when its sessions end: the one that consumes, and the one that publishes.
-const LOST: [&str; 2] = [
+/// What the worker logs when its consuming and its publishing session end.
+const SESSION_LOST: [&str; 2] = [
     "session lost; unsettled chunks",
     "session lost; unconfirmed results",
 ];
 
-/// How often each of the worker's sessions ended so far.
-fn lost(worker: &Program) -> [usize; 2] {
-    let said = worker.said();
-    LOST.map(|words| said.matches(words).count())
+/// How often each of the worker's sessions has ended so far.
+fn lost_sessions(worker: &ChildProcess) -> [usize; 2] {
+    let output = worker.output();
+    SESSION_LOST.map(|words| output.matches(words).count())
 }
 
-/// Connections by IPv6, which are the worker's, as the broker counts them.
-fn connections(fleet: &Fleet) -> anyhow::Result<usize> {
-    let listed = fleet.broker()?.ctl(&["list_connections", "peer_host"])?;
+/// The number of IPv6 connections, which are the worker's, according to the broker.
+fn connections(deployment: &Deployment) -> anyhow::Result<usize> {
+    let listed = deployment
+        .broker()?
+        .ctl(&["list_connections", "peer_host"])?;
     Ok(listed.lines().filter(|peer| peer.contains("::")).count())
 }
 
-fn cut(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
-    let mut cuts = bench.pick(
+fn cut(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
+    let mut cuts = runner.pick(
         &[
             (Cut::Reset, 1),
             (Cut::Both, 5),
@@ -145,144 +145,148 @@ fn cut(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
         ][..],
         &[(Cut::Reset, 1), (Cut::Both, 3)],
     );
-    if promise == Promise::Broken {
-        // Its session has to end while something is held back.
+    if variant == Variant::Control {
+        // The session must end while results are delayed.
         cuts = &[(Cut::Both, 45)];
     }
-    let fleet = Fleet::new()?;
-    let writer = acts::writer(&fleet)?;
-    let url = fleet.broker()?.ipv6_url()?;
+    let deployment = Deployment::new()?;
+    let writer = actions::start_writer(&deployment)?;
+    let url = deployment.broker()?.ipv6_url()?;
     let mut flags = vec!["--broker", &url, "--delay", "300ms", "--prefetch", "4"];
-    if promise == Promise::Broken {
-        flags.extend(["--sabotage", "note-first"]);
+    if variant == Variant::Control {
+        flags.extend(["--defect", "confirm-before-send"]);
     }
-    let worker = acts::worker(&fleet, "worker", &flags)?;
-    let mut story = Vec::new();
+    let worker = actions::start_worker(&deployment, "worker", &flags)?;
+    let mut summary = Vec::new();
     let mut found = Vec::new();
     for (cut, lasting) in cuts {
-        // One that consumes, and one that publishes.
-        acts::wait_until("the worker's two connections, and no dead one", || {
-            Ok(connections(&fleet)? == 2)
+        // One for consuming, and one for publishing.
+        actions::wait_until("exactly the worker's two connections", || {
+            Ok(connections(&deployment)? == 2)
         })?;
-        acts::publish(&fleet, 2000, 20)?;
-        fleet.wait_for_run("first results", |run| run.chunks_done >= 10)?;
-        let before = lost(&worker);
-        make(&fleet, *cut)?;
+        actions::publish_run(&deployment, 2000, 20)?;
+        deployment.wait_for_run("first results", |run| run.chunks_done >= 10)?;
+        let before = lost_sessions(&worker);
+        apply_cut(&deployment, *cut)?;
         let began = Instant::now();
         let reset = || {
-            Ok(lost(&worker)
+            Ok(lost_sessions(&worker)
                 .iter()
                 .zip(before)
                 .all(|(now, was)| *now > was))
         };
         if matches!(cut, Cut::Reset) {
-            acts::wait_until("both sessions to be reset", reset)?;
+            actions::wait_until("both sessions to be reset", reset)?;
         }
         let left = Duration::from_secs(*lasting).saturating_sub(began.elapsed());
         std::thread::sleep(left);
         let cut_for = began.elapsed().as_secs();
-        let timed_out = matches!(cut, Cut::Reset) && cut_for >= RESET_WITHIN;
-        mend(&fleet)?;
+        let timed_out = matches!(cut, Cut::Reset) && cut_for >= MAX_RESET_TIME;
+        remove_cut(&deployment)?;
         let began = Instant::now();
-        fleet.rest()?;
+        deployment.wait_until_idle()?;
         let took = began.elapsed().as_secs();
-        let ended: Vec<usize> = lost(&worker)
+        let ended: Vec<usize> = lost_sessions(&worker)
             .iter()
             .zip(before)
             .map(|(now, was)| now - was)
             .collect();
-        let said =
+        let description =
             format!("{cut:?} for {cut_for} s ended {ended:?} sessions, settled {took} s after");
-        let has_to_end = matches!(cut, Cut::Reset) || *lasting > HEARTBEATS;
-        let as_told = if has_to_end {
+        let must_end = matches!(cut, Cut::Reset) || *lasting > HEARTBEAT_TIMEOUT;
+        let as_expected = if must_end {
             !timed_out && !ended.contains(&0)
         } else {
             ended == [0, 0]
         };
-        if !as_told {
-            found.push(said.clone());
+        if !as_expected {
+            found.push(description.clone());
         }
-        story.push(said);
+        summary.push(description);
     }
-    acts::wait_until("the broker to let go of dead connections", || {
-        Ok(connections(&fleet)? == 2)
+    actions::wait_until("the broker to close dead connections", || {
+        Ok(connections(&deployment)? == 2)
     })?;
-    acts::dismiss(worker)?;
-    acts::dismiss(writer)?;
-    let duplicates = fleet.sqlite3("select sum(duplicates) from run_summary")?;
-    found.extend(violations(&fleet, &Expected::done(SCRIPT))?);
-    Ok(Outcome {
-        story: format!("{}; {duplicates} duplicates", story.join("; ")),
+    actions::terminate_cleanly(worker)?;
+    actions::terminate_cleanly(writer)?;
+    let duplicates = deployment.sqlite3("select sum(duplicates) from run_summary")?;
+    found.extend(find_violations(&deployment, &ExpectedState::done(SEED))?);
+    Ok(CaseOutcome {
+        summary: format!("{}; {duplicates} duplicates", summary.join("; ")),
         violations: found,
     })
 }
 
-fn killed_behind(_: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
-    let fleet = Fleet::new()?;
-    let _writer = acts::writer(&fleet)?;
-    let url = fleet.broker()?.ipv6_url()?;
+fn killed_while_disconnected(_: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
+    let deployment = Deployment::new()?;
+    let _writer = actions::start_writer(&deployment)?;
+    let url = deployment.broker()?.ipv6_url()?;
     let mut flags = vec!["--broker", &url, "--prefetch", "8"];
-    match promise {
-        Promise::Kept => flags.extend(["--delay", "1s"]),
-        // It takes all there is at once, and is killed before it has any of it done.
-        Promise::Broken => flags.extend(["--delay", "20s", "--sabotage", "ack-first"]),
+    match variant {
+        Variant::Normal => flags.extend(["--delay", "1s"]),
+        // It takes all chunks at once, and is killed before it has probed any.
+        Variant::Control => flags.extend(["--delay", "20s", "--defect", "ack-first"]),
     }
-    let worker = acts::worker(&fleet, "doomed", &flags)?;
-    acts::publish(&fleet, 2000, 20)?;
-    if promise == Promise::Kept {
-        fleet.wait_for_run("first results", |run| run.chunks_done >= 10)?;
+    let worker = actions::start_worker(&deployment, "doomed", &flags)?;
+    actions::publish_run(&deployment, 2000, 20)?;
+    if variant == Variant::Normal {
+        deployment.wait_for_run("first results", |run| run.chunks_done >= 10)?;
     } else {
-        let work = fleet.queue("work");
-        acts::wait_until("the work to be acked", || {
-            Ok(fleet.depth(&work, "messages")? == 0)
+        let work = deployment.queue("work");
+        actions::wait_until("the work to be acked", || {
+            Ok(deployment.depth(&work, "messages")? == 0)
         })?;
     }
-    make(&fleet, Cut::Both)?;
+    apply_cut(&deployment, Cut::Both)?;
     worker.kill()?;
-    let _other = acts::worker(&fleet, "other", &[])?;
+    let _other = actions::start_worker(&deployment, "other", &[])?;
     let began = Instant::now();
-    fleet.rest()?;
-    Ok(Outcome {
-        story: format!("settled {} s after", began.elapsed().as_secs()),
-        violations: violations(&fleet, &Expected::done(SCRIPT))?,
+    deployment.wait_until_idle()?;
+    Ok(CaseOutcome {
+        summary: format!("settled {} s after", began.elapsed().as_secs()),
+        violations: find_violations(&deployment, &ExpectedState::done(SEED))?,
     })
 }
 
-fn mute(bench: &mut Bench, promise: Promise) -> anyhow::Result<Outcome> {
+fn unreachable(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let mute = format!("amqp://127.0.0.1:{}/%2f", listener.local_addr()?.port());
-    bench.with_fleet(|fleet| {
-        let mut story = Vec::new();
+    let silent = format!("amqp://127.0.0.1:{}/%2f", listener.local_addr()?.port());
+    runner.with_deployment(|deployment| {
+        let mut summary = Vec::new();
         let mut found = Vec::new();
-        for url in [mute.as_str(), "amqp://no-such-host.invalid/%2f"] {
+        for url in [silent.as_str(), "amqp://no-such-host.invalid/%2f"] {
             let mut flags = vec!["--broker", url];
-            let mut writer = match promise {
-                Promise::Kept => fleet.start("consumer-writer", &flags)?,
-                Promise::Broken => {
-                    let gives_up = ["writer", "--broker", url, "--sabotage", "give-up"];
-                    flags.extend(["--sabotage", "deaf"]);
-                    fleet.start("faulty", &gives_up)?
+            let mut writer = match variant {
+                Variant::Normal => deployment.start("consumer-writer", &flags)?,
+                Variant::Control => {
+                    let no_reconnect = ["writer", "--broker", url, "--defect", "no-reconnect"];
+                    flags.extend(["--defect", "ignore-sigterm"]);
+                    deployment.start("faulty_role", &no_reconnect)?
                 }
             };
-            let mut worker = acts::worker(fleet, "worker", &flags)?;
-            let mut producer = fleet.start("producer", &["--broker", url, "10.0.0.1"])?;
+            let mut worker = actions::start_worker(deployment, "worker", &flags)?;
+            let mut producer = deployment.start("producer", &["--broker", url, "10.0.0.1"])?;
             for program in [&mut worker, &mut writer] {
-                acts::says(program, "no session with the broker", &mut found)?;
+                actions::expect_output(program, "no session with the broker", &mut found)?;
             }
-            let mut took = acts::leaves(worker, 15, &mut found)?;
-            if writer.has_ended()?.is_none() {
-                took = took.max(acts::leaves(writer, 15, &mut found)?);
+            let mut took = actions::terminate_within(worker, 15, &mut found)?;
+            if writer.try_wait()?.is_none() {
+                took = took.max(actions::terminate_within(writer, 15, &mut found)?);
             }
-            ensure!(producer.ended()?.code() == Some(4), "{}", producer.said());
-            story.push(format!("left after {took} s"));
+            ensure!(
+                producer.wait_for_exit()?.code() == Some(4),
+                "{}",
+                producer.output()
+            );
+            summary.push(format!("exited after {took} s"));
         }
-        acts::publish(fleet, 100, 10)?;
-        let _worker = acts::worker(fleet, "worker", &[])?;
-        let _writer = acts::writer(fleet)?;
-        fleet.rest()?;
-        found.extend(violations(fleet, &Expected::done(SCRIPT))?);
-        Ok(Outcome {
-            story: story.join("; "),
+        actions::publish_run(deployment, 100, 10)?;
+        let _worker = actions::start_worker(deployment, "worker", &[])?;
+        let _writer = actions::start_writer(deployment)?;
+        deployment.wait_until_idle()?;
+        found.extend(find_violations(deployment, &ExpectedState::done(SEED))?);
+        Ok(CaseOutcome {
+            summary: summary.join("; "),
             violations: found,
         })
     })

@@ -1,5 +1,5 @@
-//! The three roles as processes, with a private RabbitMQ between them, all on this machine and in one namespace. What
-//! is timed is what a user waits for: the producer, while worker and writer run already.
+//! The three roles as processes with a private RabbitMQ, all on this machine and in one namespace. The producer is
+//! timed, because a user waits for it; worker and writer run already.
 
 use std::{
     fs,
@@ -25,14 +25,14 @@ use crate::{
 /// Silent targets in the case of a worker's memory. The first chunk of a session is taken alone.
 const SILENT: u32 = 120_000;
 
-/// How long each of them is waited for: longer than it takes to send to all of them.
+/// Their timeout: longer than it takes to send to all of them.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// That many requests must have been unanswered at once.
+/// At least this many requests must be unanswered at once.
 const OUTSTANDING: u64 = 100_000;
 
-/// How often the requests that have left are counted.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the requests sent are counted.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A worker and a writer that are ready.
 struct Fleet<'a> {
@@ -208,7 +208,7 @@ fn most_outstanding(worker: u32, ended: &AtomicBool) -> anyhow::Result<u64> {
     let mut outstanding = Outstanding::new(WAIT);
     while !ended.load(Ordering::Relaxed) {
         outstanding.note(Instant::now(), packets_sent(worker)?);
-        thread::sleep(LOOK);
+        thread::sleep(SAMPLE_INTERVAL);
     }
     Ok(outstanding.most())
 }

@@ -1,6 +1,6 @@
-//! What the probing half pays for a probe while few or many are in hand: the processor time of one probing thread, with
-//! so many targets in hand all the time, silent ones or such as answer at once. Nothing is stored. It runs in a process of
-//! its own, inside the namespace.
+//! What a probe costs while few or many are in hand: the processor time of one probing thread that always has a given
+//! number of targets in hand, either silent or answering at once. Nothing is stored. It runs in a process of its own,
+//! inside the namespace.
 
 use std::{fs, net::Ipv4Addr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -20,21 +20,21 @@ use crate::{
     site::Site,
 };
 
-/// Targets of a chunk: the fewest that are held, so that a chunk costs the same however many are.
+/// Targets of a chunk. It is the smallest number of targets in hand, so chunks have the same size in all cases.
 const CHUNK: u32 = 64;
 
-/// Probes in all: that many, or so often what is held.
+/// Probes in all: at least this many, and at least this many times the targets in hand.
 const PROBES: u32 = 40_000;
 const TURNS: u32 = 4;
 
-/// How often what has left is counted during a wait.
-const LOOKS: u32 = 20;
+/// How often the requests sent are counted during a wait.
+const COUNTS_PER_WAIT: u32 = 20;
 
 /// The first of the addresses that are silent, and of those that answer at once.
 const SILENT: u32 = Ipv4Addr::new(10, 144, 0, 0).to_bits();
 const ANSWERING: u32 = Ipv4Addr::new(10, 16, 0, 0).to_bits();
 
-/// A silent target is waited for so long. The few are not waited for as long, or it would take minutes.
+/// Timeouts of silent targets. With few targets in hand the timeout is short, or the case would take minutes.
 const SHORT: Duration = Duration::from_millis(20);
 const USUAL: Duration = Duration::from_secs(1);
 
@@ -56,7 +56,7 @@ struct Holding {
     wait: Duration,
 }
 
-/// What is measured, in turns. surge-ping holds no more than 16,384, and is there for comparison.
+/// What is measured, in turns. surge-ping is for comparison; it holds at most 16,384 targets.
 const HOLDINGS: [Holding; 9] = [
     silent("64 silent", Engine::Linux, CHUNK, SHORT),
     silent("10,000 silent", Engine::Linux, 10_000, USUAL),
@@ -145,8 +145,8 @@ pub(crate) fn held(site: &Site, rows: &mut Rows, rounds: u32) -> anyhow::Result<
     Ok(())
 }
 
-/// Holds the targets; tells requests, seconds of processor time, the most that were unanswered at once (`-` where
-/// targets answer), and how many were up.
+/// Holds the targets. Returns the number of requests, seconds of processor time, the most requests that were unanswered
+/// at once (`-` where targets answer), and how many targets were up.
 #[tokio::main]
 pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
     let Holding {
@@ -176,7 +176,7 @@ pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
     let mut in_hand = JoinSet::new();
     let mut in_flight = Outstanding::new(wait);
     let mut up = 0;
-    let mut look = tokio::time::interval(wait / LOOKS);
+    let mut count_interval = tokio::time::interval(wait / COUNTS_PER_WAIT);
     loop {
         while in_hand.len() < held.div_ceil(CHUNK) as usize
             && let Some(chunk) = waiting.next()
@@ -192,7 +192,7 @@ pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
                 let outcomes = probed??.outcomes;
                 up += outcomes.iter().filter(|outcome| outcome.status == Status::Up).count();
             }
-            now = look.tick() => in_flight.note(now.into(), lanes.requests_sent()),
+            now = count_interval.tick() => in_flight.note(now.into(), lanes.requests_sent()),
         }
     }
     let requests = lanes.requests_sent();

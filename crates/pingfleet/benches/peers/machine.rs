@@ -1,4 +1,4 @@
-//! What the figures belong to: the machine, the versions, the command. And what the benchmark needs and does not
+//! The machine, the versions and the command that the figures belong to; and what the benchmark needs but does not
 //! install.
 
 use std::{
@@ -121,7 +121,7 @@ fn arguments() -> String {
     arguments.join(" ")
 }
 
-/// The first line of what a program says.
+/// The first line of a program's output.
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
@@ -139,7 +139,7 @@ fn said(program: &str, arguments: &[&str]) -> String {
     )
 }
 
-/// The version is in the name of the folder that the scripts are in.
+/// RabbitMQ's version, from the name of the folder of its scripts.
 fn rabbitmq() -> String {
     let scripts = scripts()
         .join("rabbitmq-server")

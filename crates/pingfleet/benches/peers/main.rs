@@ -1,6 +1,6 @@
-//! pingfleet beside its peers, in network namespaces of its own: how fast it sweeps, what that costs, and how its
-//! round-trip times compare. Programs of one case run in turns, and only their ratios mean anything on a busy machine.
-//! docs/benchmarks.md says what each case is.
+//! pingfleet beside its peers, in network namespaces: how fast it sweeps, what that costs, and how its round-trip times
+//! compare. The programs of a case run in turns: on a busy machine only their ratios mean anything. docs/benchmarks.md
+//! describes the cases.
 //!
 //! `cargo bench -p pingfleet --bench peers`, as root. It prints medians and spreads, judges them by what is promised,
 //! and writes every single run to a file. It fails when a target that answers is called `down`, and only then.
@@ -32,18 +32,18 @@ struct Arguments {
     /// Runs of each program in each case
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// Where every run is written to [default: peers.csv in the target folder]
+    /// The file for the rows of all runs [default: peers.csv in the target folder]
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
     /// The case `held` starts the benchmark again, inside its namespace
     #[arg(long, hide = true, value_name = "N")]
     hold: Option<usize>,
-    /// cargo says so to every benchmark
+    /// cargo passes this to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What is compared.
+/// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Case {
     /// 60,000 targets that all answer, by `pingfleet sweep`
@@ -63,7 +63,7 @@ enum Case {
 }
 
 impl Case {
-    /// Whether it is about the three roles with a broker between them.
+    /// Whether it runs the three roles with a broker.
     fn needs_broker(self) -> bool {
         matches!(self, Self::Broker | Self::Memory)
     }

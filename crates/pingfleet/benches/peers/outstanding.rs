@@ -1,4 +1,4 @@
-//! How many requests are unanswered at once, where nothing ever answers: as many as have left within the last wait.
+//! How many requests are unanswered at once, where nothing ever answers: the requests sent within the last timeout.
 //! No I/O.
 
 use std::{
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What has left, as it was counted from time to time.
+/// Counts of requests sent, over time.
 #[derive(Debug)]
 pub(crate) struct Outstanding {
     wait: Duration,
@@ -15,7 +15,7 @@ pub(crate) struct Outstanding {
 }
 
 impl Outstanding {
-    /// For requests that are each waited for so long.
+    /// For requests with this timeout.
     pub(crate) fn new(wait: Duration) -> Self {
         Self {
             wait,
@@ -24,7 +24,7 @@ impl Outstanding {
         }
     }
 
-    /// By `now` so many have left in all.
+    /// Records how many requests were sent until `now`.
     pub(crate) fn note(&mut self, now: Instant, sent: u64) {
         self.counts.push_back((now, sent));
         while let Some((at, before)) = self.counts.front() {
@@ -36,7 +36,7 @@ impl Outstanding {
         }
     }
 
-    /// The most that were unanswered at once, or some fewer: what left between two counts is not told apart.
+    /// The most that were unanswered at once. It is a lower bound: the times between two counts are not known.
     pub(crate) fn most(&self) -> u64 {
         self.most
     }

@@ -1,4 +1,4 @@
-//! Running programs and measuring them by what the kernel knows of them: seconds, processor time, peak of memory.
+//! Runs programs and measures them: seconds, and the kernel's figures for processor time and peak memory.
 
 use std::{
     fs,
@@ -15,13 +15,13 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 /// Ticks of processor time a second in `/proc` (`USER_HZ`), on every architecture that Ubuntu has.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// How often the peak of memory is read: the kernel keeps it, so only the growth of the last moment can be missed.
+/// How often the peak of memory is read. The kernel keeps the peak, so only growth in the last moment can be missed.
 const SAMPLE: Duration = Duration::from_millis(5);
 
-/// Nothing here takes longer to start or to end, unless it hangs.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// A program that takes longer to start hangs.
+const MAX_START_TIME: Duration = Duration::from_mins(1);
 
-/// What became of some programs that ran at once.
+/// The result of programs that ran at once.
 #[derive(Debug)]
 pub(crate) struct Ran {
     /// From the start of the first to the end of the last.
@@ -34,11 +34,11 @@ pub(crate) struct Ran {
     pub(crate) success: bool,
     /// What they printed.
     pub(crate) stdout: String,
-    /// What they said on standard error.
+    /// Their standard error.
     pub(crate) stderr: String,
 }
 
-/// Runs programs at once, to their end.
+/// Runs programs at once until all have exited.
 pub(crate) fn run(commands: Vec<Command>) -> anyhow::Result<Ran> {
     let mut outputs = Vec::new();
     for _ in &commands {
@@ -99,7 +99,7 @@ pub(crate) fn run(commands: Vec<Command>) -> anyhow::Result<Ran> {
     })
 }
 
-/// Waits until all have ended, and tells their processor time. They stay to be reaped.
+/// Waits until all have exited, and returns their processor time. They are not reaped yet.
 fn wait(pids: &[u32]) -> anyhow::Result<f64> {
     for pid in pids {
         waitid(
@@ -110,7 +110,7 @@ fn wait(pids: &[u32]) -> anyhow::Result<f64> {
     pids.iter().map(|pid| cpu_seconds(*pid)).sum()
 }
 
-/// A program that goes on until it is told to end, and ends with this value at the latest.
+/// A program that runs until it is stopped, at the latest when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Service {
     name: String,
@@ -119,7 +119,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts it and waits until it says that it is `ready`.
+    /// Starts it and waits until its log contains `ready`.
     pub(crate) fn start(mut command: Command, name: &str, ready: &str) -> anyhow::Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let child = command
@@ -138,7 +138,7 @@ impl Service {
         while !service.said()?.contains(ready) {
             let ended = service.child.0.try_wait()?;
             ensure!(
-                ended.is_none() && began.elapsed() < PATIENCE,
+                ended.is_none() && began.elapsed() < MAX_START_TIME,
                 "{name} is not ready:\n{}",
                 service.said()?
             );
@@ -162,7 +162,7 @@ impl Service {
         peak_kb(self.child.0.id()).with_context(|| format!("{} has ended", self.name))
     }
 
-    /// Tells it to end, and waits for that.
+    /// Stops it (SIGTERM) and waits until it has exited.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         kill_process(process(self.child.0.id())?, Signal::TERM)?;
         let status = self.child.0.wait()?;
@@ -186,7 +186,7 @@ struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // It has ended already, unless something went wrong.
+        // It has exited already, unless something failed.
         drop(self.0.kill());
         drop(self.0.wait());
     }
@@ -196,7 +196,7 @@ fn process(pid: u32) -> anyhow::Result<Pid> {
     Pid::from_raw(pid.try_into()?).context("no process has the number 0")
 }
 
-/// `VmHWM` (`proc_pid_status(5)`); none when the process has ended.
+/// `VmHWM` (`proc_pid_status(5)`); `None` when the process has exited.
 fn peak_kb(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! Every run as a row of a CSV file, and what follows from them: medians, spreads, ratios, and whether a promise holds.
+//! Every run as a row of a CSV file; medians, spreads and ratios; whether a promise holds.
 
 use std::{fmt, fs::File, io::Write, ops::RangeInclusive, path::Path};
 
@@ -57,7 +57,7 @@ impl Rows {
         })
     }
 
-    /// Notes a run.
+    /// Writes the row of a run.
     ///
     /// # Errors
     /// When a target that answers was called down: then nothing else matters.
@@ -135,7 +135,7 @@ impl fmt::Display for Spread {
     }
 }
 
-/// Prints a figure beside what is promised of it.
+/// Prints a figure and whether it meets its promise.
 pub(crate) fn judge(what: &str, figure: f64, promised: RangeInclusive<f64>) {
     let verdict = if promised.contains(&figure) {
         "met"

@@ -15,11 +15,11 @@ use crate::{
 /// Targets, and so samples of pingfleet in a round.
 const TARGETS: u32 = 1000;
 
-/// How many of them ping asks, one after the other, and how often each: as many samples, as many a second.
-const ASKED_BY_PING: u32 = 50;
+/// How many targets ping probes, one after the other, and its interval: as many samples at the same rate.
+const PING_TARGETS: u32 = 50;
 const INTERVAL_S: &str = "0.001";
 
-/// After what time targets answer. ping prints microseconds up to 1 ms, and tens of them up to 10 ms.
+/// How long targets take to answer. ping's precision is 1 us below 1 ms, and 10 us below 10 ms.
 const CASES: [(&str, Duration); 2] = [
     ("rtt, answered at once", Duration::ZERO),
     ("rtt, answered after 2 ms", Duration::from_millis(2)),
@@ -82,8 +82,8 @@ pub(crate) fn rtt(site: &Site, rows: &mut Rows, rounds: u32) -> anyhow::Result<(
 
 fn ping(network: &SimNet) -> anyhow::Result<Vec<f64>> {
     let mut samples = Vec::new();
-    let count = (TARGETS / ASKED_BY_PING).to_string();
-    for host in 0..ASKED_BY_PING {
+    let count = (TARGETS / PING_TARGETS).to_string();
+    for host in 0..PING_TARGETS {
         let mut command = network.command("ping");
         command
             .args(["-n", "-c", &count, "-i", INTERVAL_S])

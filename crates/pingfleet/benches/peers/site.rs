@@ -1,5 +1,5 @@
-//! Where the programs run: a namespace from which everything is probed, a folder on a disk, and the programs of this
-//! workspace, built as users build them.
+//! Where the programs run: a namespace from which everything is probed, a folder on a disk, and the release builds of
+//! this workspace's programs.
 
 use std::{
     fs,
@@ -61,7 +61,7 @@ impl Site {
         self.folder.path()
     }
 
-    /// A program of this workspace, by its name, that knows nothing of the user's settings.
+    /// A program of this workspace, by its name, without the user's settings.
     pub(crate) fn program(&self, name: &str) -> Command {
         self.within(|path| self.namespace.command(path), name)
     }
@@ -138,7 +138,7 @@ pub(crate) fn workspace() -> &'static Path {
     package.ancestors().nth(2).unwrap_or(package)
 }
 
-/// A folder on the disk that the build is on, which holds what a commit costs; not in memory, as `/tmp` may be.
+/// A folder on the same disk as the build, where a commit has its real cost; `/tmp` may be in memory.
 pub(crate) fn scratch() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }

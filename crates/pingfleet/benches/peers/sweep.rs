@@ -14,7 +14,8 @@ use crate::{
 /// A request and one retry, with waits of 1 s and 1.5 s.
 const WAITS_S: f64 = 2.5;
 
-/// No gap between requests; and the smallest one, in milliseconds, with which fping has a sequence number for each.
+/// Gaps between requests in milliseconds: none, and the smallest one with which fping does not run out of sequence
+/// numbers.
 const FASTEST: &str = "0";
 const FEASIBLE: &str = "0.16";
 
@@ -70,7 +71,7 @@ fn total(ran: &Ran, what: &str) -> anyhow::Result<u64> {
     lines.map(|number| Ok(number.trim().parse::<u64>()?)).sum()
 }
 
-/// Says what fping says where it gives up.
+/// Prints fping's error where it gives up.
 fn try_fping(command: Command, what: &str) -> anyhow::Result<()> {
     let ran = run(vec![command])?;
     let said = ran.stderr.lines().find(|line| line.contains("error"));
@@ -117,7 +118,7 @@ pub(crate) fn answering(site: &Site, rows: &mut Rows, rounds: u32) -> anyhow::Re
                 ..sweep(site, &hosts, &[], round)?
             })
         };
-        // Each goes first in turn: what one leaves behind must not always meet the same other.
+        // They take turns to go first: what one leaves behind must not always affect the other.
         if round % 2 == 1 {
             peer(rows)?;
             own(rows)?;

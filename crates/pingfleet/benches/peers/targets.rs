@@ -19,7 +19,7 @@ pub(crate) const MANY: u32 = 1_000_000;
 /// One target in this many answers in the case of silent targets.
 pub(crate) const ALIVE_ONE_IN: u32 = 10;
 
-/// The first address that answers, and how far from it a silent one is.
+/// The first address that answers, and the distance to its silent counterpart.
 const FIRST: u32 = Ipv4Addr::new(10, 16, 0, 0).to_bits();
 const SILENT: u32 = 1 << 23;
 
@@ -30,7 +30,7 @@ pub(crate) fn answers(address: &str) -> bool {
         .is_ok_and(|address: Ipv4Addr| address.to_bits() & SILENT == 0)
 }
 
-/// Writes `count` targets of which those answer whose number `alive` says.
+/// Writes targets; those for whose number `alive` returns true answer.
 pub(crate) fn write(
     path: PathBuf,
     numbers: impl Iterator<Item = u32>,

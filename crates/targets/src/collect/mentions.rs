@@ -1,37 +1,25 @@
-//! Which addresses of one family were mentioned, and which of their mentions count. No I/O.
+//! Which addresses were mentioned, and which of their mentions count. No I/O.
 //!
-//! Invariant: an address is listed where it was first mentioned, once, unless it is excluded; it has the labels of its
+//! Invariant: an address is listed where it was first mentioned, once, unless it is excluded. It has the labels of its
 //! first mention with labels.
 
 use crate::{
-    collect::{
-        target_list::{LateLabels, TooMany},
-        text_spool::TextId,
-    },
-    ip_range_set::{AddressBits, IpRangeSet, Span},
+    address_range::AddressRange,
+    collect::{late_labels::LateLabels, target_list::TooMany, text_spool::TextId},
+    ip_range_set::IpRangeSet,
 };
 
-/// What was mentioned of one address family.
-#[derive(Debug)]
-pub(crate) struct Mentions<A> {
-    plain: IpRangeSet<A>,
-    labelled: IpRangeSet<A>,
-    excluded: IpRangeSet<A>,
-    relabelled: LateLabels<A>,
+/// The addresses that were mentioned.
+#[derive(Debug, Default)]
+pub(crate) struct Mentions {
+    /// Mentioned without labels.
+    plain: IpRangeSet,
+    /// Mentioned with labels.
+    labelled: IpRangeSet,
+    late_labels: LateLabels,
 }
 
-impl<A> Default for Mentions<A> {
-    fn default() -> Self {
-        Self {
-            plain: IpRangeSet::default(),
-            labelled: IpRangeSet::default(),
-            excluded: IpRangeSet::default(),
-            relabelled: LateLabels::new(),
-        }
-    }
-}
-
-/// How many addresses of a mention were there before, and how many are excluded.
+/// How many targets of a mention were mentioned before, and how many are excluded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct MentionCounts {
     pub(crate) duplicates: u128,
@@ -45,60 +33,43 @@ impl MentionCounts {
     }
 }
 
-impl<A: AddressBits> Mentions<A> {
-    pub(crate) fn exclude(&mut self, span: Span) {
-        self.excluded.insert(span);
-    }
-
-    pub(crate) fn excludes(&self, address: u128) -> bool {
-        self.excluded.contains(address)
-    }
-
-    /// Takes in one mention, and calls `add` with each part of it that is to be listed, ascending.
-    pub(crate) fn mention(
+impl Mentions {
+    /// Adds one mention, and calls `add` with each part of it that is new and not excluded, ascending.
+    pub(crate) fn add(
         &mut self,
-        span: Span,
+        range: AddressRange,
         labels: Option<TextId>,
-        mut add: impl FnMut(Span) -> Result<(), TooMany>,
+        excluded: &IpRangeSet,
+        mut add: impl FnMut(AddressRange) -> Result<(), TooMany>,
     ) -> Result<MentionCounts, TooMany> {
         let mut new = 0_u128;
-        let mut excluded = 0_u128;
-        for unlabelled in self.labelled.gaps(span) {
-            for part in self.plain.gaps(unlabelled) {
+        let mut wanted = 0_u128;
+        for unlabelled in self.labelled.gaps_of(range) {
+            for part in self.plain.gaps_of(unlabelled) {
                 new = new.saturating_add(part.count());
-                let mut wanted = 0_u128;
-                for part in self.excluded.gaps(part) {
+                for part in excluded.gaps_of(part) {
                     wanted = wanted.saturating_add(part.count());
                     add(part)?;
                 }
-                excluded = excluded.saturating_add(part.count() - wanted);
             }
             if let Some(labels) = labels {
-                for part in self.plain.parts(unlabelled) {
-                    let last = A::narrow(part.last);
-                    self.relabelled
-                        .insert(A::narrow(part.first), (last, labels));
+                for part in self.plain.members_of(unlabelled) {
+                    self.late_labels.insert(part, labels);
                 }
             }
         }
         match labels {
-            Some(_) => self.labelled.insert(span),
-            None => self.plain.insert(span),
+            Some(_) => self.labelled.insert(range),
+            None => self.plain.insert(range),
         }
         Ok(MentionCounts {
-            duplicates: span.count() - new,
-            excluded,
+            duplicates: range.count() - new,
+            excluded: new - wanted,
         })
     }
 
-    /// Labels for addresses that were listed without.
-    pub(crate) fn relabelled(&self) -> &LateLabels<A> {
-        &self.relabelled
-    }
-
-    /// The labels that an address got after it was listed, if any.
-    pub(crate) fn labels_of(&self, address: u128) -> Option<TextId> {
-        let (_, (last, labels)) = self.relabelled.range(..=A::narrow(address)).next_back()?;
-        (last.widen() >= address).then_some(*labels)
+    /// Labels for addresses that were listed without labels.
+    pub(crate) fn late_labels(&self) -> &LateLabels {
+        &self.late_labels
     }
 }

@@ -1,86 +1,75 @@
-//! Which names and zoned addresses were mentioned: a hash of each, and the texts themselves in the spool.
+//! Which names, and addresses with a zone, were mentioned: a hash of each; the texts themselves are in the spool.
 //!
-//! Invariant: two texts are the same target only when the texts say so; equal hashes only make it look. In memory a
-//! text costs 8 bytes here, in a table that is half to seven eighths full.
+//! Invariant: two texts are the same target only when their keys are equal. Equal hashes only make it compare the keys.
+//! A text costs 8 bytes of memory here, in a table that is half to seven eighths full.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     io,
-    net::Ipv6Addr,
 };
 
-use crate::collect::text_spool::{SpooledText, TextId, TextSpool};
+use crate::{
+    collect::text_spool::{SpooledText, TextId, TextKind, TextSpool},
+    parse::TargetSpec,
+};
 
-/// The texts that were mentioned or excluded.
+/// The texts that were mentioned.
 #[derive(Debug, Default)]
 pub(crate) struct NameSet {
     state: RandomState,
-    /// Hash to slot; where the place of a hash is taken by another text, the next free one is used.
-    slots: HashMap<u32, TextId>,
+    /// Hash of a key to its text. Where another text has the same hash, the next free number is used.
+    texts: HashMap<u32, TextId>,
+    /// Keys of excluded texts that were mentioned.
     excluded: HashSet<String>,
-    /// Excluded texts that were mentioned.
-    left_out: HashSet<String>,
 }
 
-/// What a mention of a text is.
+/// What is known of a text.
 #[derive(Debug)]
 pub(crate) enum NameLookup {
-    /// The first one: to be spooled, and entered by [`NameSet::enter`].
-    New(FreeNameKey),
-    /// Not the first one; the first one's slot and record.
-    ListedTarget(TextId, SpooledText),
+    /// It was not mentioned before: to be spooled, and entered by [`NameSet::insert`].
+    New(FreeHash),
+    /// It is listed already.
+    Listed(TextId, SpooledText),
 }
 
-/// A free place for a text.
+/// The free number for a text.
 #[derive(Debug)]
-pub(crate) struct FreeNameKey(u32);
+pub(crate) struct FreeHash(u32);
 
 impl NameSet {
-    pub(crate) fn exclude(&mut self, text: &str) {
-        self.excluded.insert(identity(text).into_owned());
+    /// Remembers an excluded text, and returns whether this was its first mention.
+    pub(crate) fn insert_excluded(&mut self, key: &str) -> bool {
+        self.excluded.insert(key.to_owned())
     }
 
-    pub(crate) fn excludes(&self, text: &str) -> bool {
-        self.excluded.contains(identity(text).as_ref())
-    }
-
-    /// Remembers a text that is not probed, and says whether this was its first mention.
-    pub(crate) fn leave_out(&mut self, text: &str) -> bool {
-        self.left_out.insert(identity(text).into_owned())
-    }
-
-    /// Looks a text up.
-    pub(crate) fn find(&self, text: &str, spool: &mut TextSpool) -> io::Result<NameLookup> {
-        let wanted = identity(text);
-        let mut place = self.state.hash_one(&wanted) as u32;
-        while let Some(slot) = self.slots.get(&place) {
-            let record = spool.read(*slot)?;
-            if identity(&record.text) == wanted {
-                return Ok(NameLookup::ListedTarget(*slot, record));
+    /// Looks a text up by its key.
+    pub(crate) fn find(&self, key: &str, spool: &mut TextSpool) -> io::Result<NameLookup> {
+        let mut hash = self.state.hash_one(key) as u32;
+        while let Some(id) = self.texts.get(&hash) {
+            let text = spool.read(*id)?;
+            if spec(&text).and_then(TargetSpec::name_key).as_deref() == Some(key) {
+                return Ok(NameLookup::Listed(*id, text));
             }
-            place = place.wrapping_add(1);
+            hash = hash.wrapping_add(1);
         }
-        Ok(NameLookup::New(FreeNameKey(place)))
+        Ok(NameLookup::New(FreeHash(hash)))
     }
 
-    /// Enters a text at the place that [`NameSet::find`] gave for it.
-    pub(crate) fn enter(&mut self, place: &FreeNameKey, slot: TextId) {
-        self.slots.insert(place.0, slot);
+    /// Enters a text at the number that [`NameSet::find`] gave for it.
+    pub(crate) fn insert(&mut self, free: &FreeHash, id: TextId) {
+        self.texts.insert(free.0, id);
     }
 }
 
-/// What makes two texts one target: names do not differ by case (RFC 4343), nor addresses by their spelling.
-fn identity(text: &str) -> Cow<'_, str> {
-    let zoned = text
-        .split_once('%')
-        .and_then(|(address, zone)| Some((address.parse::<Ipv6Addr>().ok()?, zone)));
-    match zoned {
-        Some((address, zone)) => format!("{address}%{zone}").into(),
-        None if text.bytes().any(|byte| byte.is_ascii_uppercase()) => {
-            text.to_ascii_lowercase().into()
+/// What a text of the set says.
+fn spec(text: &SpooledText) -> Option<TargetSpec<'_>> {
+    match text.kind {
+        TextKind::Name => Some(TargetSpec::Name(&text.word)),
+        TextKind::Zoned(address) => {
+            let (_, zone) = text.word.split_once('%')?;
+            Some(TargetSpec::Zoned { address, zone })
         }
-        None => text.into(),
+        TextKind::LabelsOnly | TextKind::Address(_) => None,
     }
 }

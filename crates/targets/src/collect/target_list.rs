@@ -4,15 +4,11 @@
 //! Invariant: at most [`MAX_TARGETS`] targets; 16 bytes a segment, and 16 more for one of IPv6. Neighbours that follow
 //! each other are one segment.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    address_range::AddressRange,
-    collect::text_spool::TextId,
-    ip_range_set::{AddressBits, Span},
+    address_range::{AddressRange, Bounds},
+    collect::{late_labels::LateLabels, text_spool::TextId},
     limits::MAX_TARGETS,
 };
 
@@ -20,13 +16,10 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooMany(pub(crate) u128);
 
-/// Labels for addresses that are listed without: first address to last address and labels.
-pub(crate) type LateLabels<A> = BTreeMap<A, (A, TextId)>;
-
 /// One target as it is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListedTarget {
-    /// An address, with the slot of its labels.
+    /// An address, with the place of its labels.
     Address(IpAddr, Option<TextId>),
     /// A text with its labels.
     Text(TextId),
@@ -46,7 +39,7 @@ struct Segment {
     /// How many targets precede it.
     before: u32,
     content: Content,
-    /// Of addresses; the labels of texts are in their own slots.
+    /// Of addresses; the spool has the labels of a text together with the text.
     labels: Option<TextId>,
 }
 
@@ -54,9 +47,9 @@ struct Segment {
 enum Content {
     /// The first address.
     V4(u32),
-    /// Where the first address is.
+    /// The index of the first address in `v6`.
     V6(u32),
-    /// The first text; the others are in the slots after it.
+    /// The first text; the others have the ids after it.
     Texts(TextId),
 }
 
@@ -69,29 +62,30 @@ impl TargetList {
     /// Appends consecutive addresses.
     pub(crate) fn add(
         &mut self,
-        block: AddressRange,
+        range: AddressRange,
         labels: Option<TextId>,
     ) -> Result<(), TooMany> {
-        let more = self.room_for(block.count())?;
+        let more = self.room_for(range.count())?;
         let last = self.segments.last();
         let length = last.map_or(0, |last| self.count - last.before);
         let follows = last.is_some_and(|last| {
             last.labels == labels
-                && match (last.content, block) {
-                    (Content::V4(first), AddressRange::V4(span)) => {
-                        u128::from(first) + u128::from(length) == span.first
+                && match (last.content, range.0) {
+                    (Content::V4(begin), Bounds::V4(first, _)) => {
+                        begin.checked_add(length) == Some(first.to_bits())
                     }
-                    (Content::V6(at), AddressRange::V6(span)) => {
-                        self.v6[at as usize] + u128::from(length) == span.first
+                    (Content::V6(at), Bounds::V6(first, _)) => {
+                        let next = self.v6[at as usize].checked_add(length.into());
+                        next == Some(first.to_bits())
                     }
                     _ => false,
                 }
         });
         if !follows {
-            let content = match block {
-                AddressRange::V4(span) => Content::V4(u32::narrow(span.first)),
-                AddressRange::V6(span) => {
-                    self.v6.push(span.first);
+            let content = match range.0 {
+                Bounds::V4(first, _) => Content::V4(first.to_bits()),
+                Bounds::V6(first, _) => {
+                    self.v6.push(first.to_bits());
                     Content::V6(self.v6.len() as u32 - 1)
                 }
             };
@@ -102,14 +96,14 @@ impl TargetList {
     }
 
     /// Appends a text.
-    pub(crate) fn add_text(&mut self, slot: TextId) -> Result<(), TooMany> {
+    pub(crate) fn add_text(&mut self, id: TextId) -> Result<(), TooMany> {
         let more = self.room_for(1)?;
         let follows = self.segments.last().is_some_and(|last| {
             matches!(last.content, Content::Texts(first)
-                if first.plus(self.count - last.before) == slot)
+                if first.plus(self.count - last.before) == id)
         });
         if !follows {
-            self.begin(Content::Texts(slot), None);
+            self.begin(Content::Texts(id), None);
         }
         self.count += more;
         Ok(())
@@ -148,35 +142,23 @@ impl TargetList {
             .flatten()
     }
 
-    /// The same targets, in which addresses without labels have those that are meant for them.
-    pub(crate) fn relabelled(
-        &self,
-        v4: &LateLabels<u32>,
-        v6: &LateLabels<u128>,
-    ) -> Result<Self, TooMany> {
-        let mut listing = Self::default();
+    /// The same targets, in which the addresses without labels have their late ones.
+    pub(crate) fn with_late_labels(&self, late: &LateLabels) -> Result<Self, TooMany> {
+        let mut list = Self::default();
         for (segment, length) in self.lengths() {
-            let span = |first: u128| Span {
-                first,
-                last: first + u128::from(length) - 1,
-            };
-            match segment.content {
+            let first = match segment.content {
                 Content::Texts(first) => {
-                    (0..length).try_for_each(|offset| listing.add_text(first.plus(offset)))?;
+                    (0..length).try_for_each(|offset| list.add_text(first.plus(offset)))?;
+                    continue;
                 }
-                Content::V4(first) => {
-                    for (part, labels) in divided(span(first.into()), segment.labels, v4) {
-                        listing.add(AddressRange::V4(part), labels)?;
-                    }
-                }
-                Content::V6(at) => {
-                    for (part, labels) in divided(span(self.v6[at as usize]), segment.labels, v6) {
-                        listing.add(AddressRange::V6(part), labels)?;
-                    }
-                }
+                Content::V4(first) => Ipv4Addr::from_bits(first).into(),
+                Content::V6(at) => Ipv6Addr::from_bits(self.v6[at as usize]).into(),
+            };
+            for (part, labels) in late.divide(AddressRange::starting_at(first, length)) {
+                list.add(part, labels.or(segment.labels))?;
             }
         }
-        Ok(listing)
+        Ok(list)
     }
 
     /// How many segments there are: what the memory follows.
@@ -212,40 +194,20 @@ impl TargetList {
     }
 }
 
-/// The parts of a span by their labels.
-fn divided<A: AddressBits>(
-    span: Span,
-    labels: Option<TextId>,
-    relabelled: &LateLabels<A>,
-) -> Vec<(Span, Option<TextId>)> {
-    let mut parts = Vec::new();
-    let mut first = span.first;
-    let before = relabelled.range(..A::narrow(span.first)).next_back();
-    let within = relabelled.range(A::narrow(span.first)..=A::narrow(span.last));
-    for (&from, &(to, slot)) in before.into_iter().chain(within) {
-        let Some(part) = span.and(Span {
-            first: from.widen(),
-            last: to.widen(),
-        }) else {
-            continue;
-        };
-        if first < part.first {
-            let last = part.first - 1;
-            parts.push((Span { first, last }, labels));
-        }
-        parts.push((part, Some(slot)));
-        first = part.last + 1;
-    }
-    if first <= span.last {
-        let last = span.last;
-        parts.push((Span { first, last }, labels));
-    }
-    parts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn v4(bits: u32) -> AddressRange {
+        IpAddr::V4(Ipv4Addr::from_bits(bits)).into()
+    }
+
+    fn v6(first: u128, last: u128) -> AddressRange {
+        AddressRange(Bounds::V6(
+            Ipv6Addr::from_bits(first),
+            Ipv6Addr::from_bits(last),
+        ))
+    }
 
     #[test]
     fn a_segment_costs_16_bytes() {
@@ -255,33 +217,29 @@ mod tests {
     #[test]
     fn consecutive_addresses_are_one_segment() {
         for (gap, segments) in [(1, 1), (2, 1_000_000)] {
-            let mut listing = TargetList::default();
+            let mut list = TargetList::default();
             for number in 0..1_000_000 {
-                let address = AddressRange::V4(Span::one(number * gap));
-                listing.add(address, None).unwrap();
+                list.add(v4(number * gap), None).unwrap();
             }
-            assert_eq!(listing.count(), 1_000_000);
-            assert_eq!(listing.segments(), segments);
+            assert_eq!(list.count(), 1_000_000);
+            assert_eq!(list.segments(), segments);
         }
     }
 
     #[test]
+    fn addresses_after_the_last_one_of_a_family_begin_a_segment() {
+        let mut list = TargetList::default();
+        for range in [v4(u32::MAX), v4(0), v6(u128::MAX, u128::MAX), v6(0, 0)] {
+            list.add(range, None).unwrap();
+        }
+        assert_eq!(list.segments(), 4);
+    }
+
+    #[test]
     fn one_more_than_the_most_is_refused() {
-        let mut listing = TargetList::default();
-        let all = Span {
-            first: 0,
-            last: u128::from(MAX_TARGETS) - 1,
-        };
-        listing.add(AddressRange::V6(all), None).unwrap();
-        let more = AddressRange::V4(Span::one(1));
-        assert_eq!(listing.add(more, None), Err(TooMany((1 << 28) + 1)));
-        let huge = Span {
-            first: 0,
-            last: u128::MAX,
-        };
-        assert_eq!(
-            listing.add(AddressRange::V6(huge), None),
-            Err(TooMany(u128::MAX))
-        );
+        let mut list = TargetList::default();
+        list.add(v6(0, u128::from(MAX_TARGETS) - 1), None).unwrap();
+        assert_eq!(list.add(v4(1), None), Err(TooMany((1 << 28) + 1)));
+        assert_eq!(list.add(v6(0, u128::MAX), None), Err(TooMany(u128::MAX)));
     }
 }

@@ -1,8 +1,8 @@
-//! A CSV file (RFC 4180): the column `target` says what to probe, the other columns are labels. Read within bounds:
-//! no record is held beyond [`MAX_LINE_BYTES`], however long it is.
+//! A CSV file (RFC 4180): the column `target` says what to probe, the other columns are labels. It holds at
+//! most [`MAX_LINE_BYTES`] of a record in memory.
 //!
-//! It stands on `csv-core`, not on `csv`: that one holds a record of any length, and counts the blank lines before a
-//! record as the record's own.
+//! It uses `csv-core` instead of `csv`, because `csv` holds a record of any length in memory, and counts the blank lines
+//! before a record as part of the record.
 
 use std::io::{self, BufRead, ErrorKind};
 
@@ -16,10 +16,10 @@ use crate::{
     parse::BadTargetReason,
 };
 
-/// Calls `each` with every target of a table, in order; `file` is its name as it is shown.
+/// Calls `each` with every target of a CSV file, in order; `file` is its name as it is shown.
 ///
 /// # Errors
-/// [`TargetsError::Unreadable`], [`TargetsError::File`], and whatever `each` says.
+/// [`TargetsError::Unreadable`], [`TargetsError::File`], and the errors of `each`.
 pub(crate) fn read(
     input: impl BufRead,
     file: &str,
@@ -65,7 +65,7 @@ pub(crate) fn read(
     Ok(())
 }
 
-/// The columns of a table.
+/// The columns of a CSV file.
 struct CsvHeader {
     names: Vec<String>,
     target: usize,
@@ -132,7 +132,7 @@ struct CsvRecords<R> {
     fields: usize,
     /// How many bytes of the record are in `text`.
     shown: usize,
-    /// Set when the record has more bytes or fields than there is room for.
+    /// Whether the record has more bytes or fields than there is room for.
     overflow: bool,
     /// The line on which the record begins, from 1.
     line: u64,
@@ -175,7 +175,7 @@ impl<R: BufRead> CsvRecords<R> {
             match result {
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                    // What follows of this record is read over what is there: it is not used any more.
+                    // The rest of this record overwrites the buffers: the record is not used.
                     self.overflow = true;
                     (used, fields) = (0, 0);
                 }
@@ -232,7 +232,7 @@ fn newlines(bytes: &[u8]) -> u64 {
     bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
-/// What is buffered of an input; empty at its end.
+/// The bytes in an input's buffer; empty at the end of the input.
 fn filled(input: &mut impl BufRead) -> io::Result<&[u8]> {
     loop {
         match input.fill_buf() {

@@ -1,4 +1,4 @@
-//! Where targets come from: an argument, a file, or standard input. Opens and reads files.
+//! Where targets come from: an argument, a file, or standard input. Looks for files, opens and reads them.
 
 use std::{
     fs::{self, File},
@@ -13,73 +13,97 @@ use crate::{
         csv_file,
         text_file::{self, InputWord},
     },
-    parse::{self, BadTargetReason, TargetSpec},
+    parse::{self, BadTargetReason, ParsedTarget, TargetSpec},
 };
 
 /// The byte order mark of UTF-8.
 const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
 
 /// The name of standard input, as an argument and as a file.
-const INPUT: &str = "-";
+const STANDARD_INPUT: &str = "-";
 
-/// Endings of arguments that are meant as files' names, and not as hosts'.
+/// An argument with one of these endings is meant as a file, not as a host.
 const FILE_ENDINGS: [&str; 4] = [".txt", ".csv", ".list", ".hosts"];
 
 /// Where targets come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TargetSource<'a> {
-    /// An argument of the command line that stands for itself.
-    Word(&'a str),
-    File(&'a Path),
+pub enum TargetSource<'a> {
+    /// A word that is a target itself.
+    Word(ParsedTarget<'a>),
+    /// A file of targets.
+    File {
+        /// Its path.
+        path: &'a Path,
+        /// Whether the path could be a host's name.
+        may_be_host: bool,
+    },
     /// Standard input.
-    Input,
+    StandardInput,
 }
 
 impl<'a> TargetSource<'a> {
-    /// What an argument among the targets is: an address, network or range always stands for itself; everything else
-    /// is a file if there is one of this name.
-    pub(crate) fn of_argument(word: &'a str) -> Result<Self, BadTargetReason> {
-        if word == INPUT {
-            return Ok(Self::Input);
+    /// What an argument among the targets is: an address, network or range is always a target; everything else is a
+    /// file if there is one of this name.
+    ///
+    /// # Errors
+    /// [`BadTargetReason`] when it is neither.
+    pub fn from_argument(word: &'a str) -> Result<Self, BadTargetReason> {
+        if word == STANDARD_INPUT {
+            return Ok(Self::StandardInput);
         }
-        let may_be_path = match parse::parse(word) {
-            Ok(TargetSpec::Name(_)) => true,
-            Ok(_) => return Ok(Self::Word(word)),
-            Err(why) => why.may_be_path(),
+        let parsed = parse::parse(word);
+        let is_name = match &parsed {
+            Ok(target) => matches!(target.spec(), TargetSpec::Name(_)),
+            Err(_) => false,
         };
+        if parsed.is_ok() && !is_name {
+            return parsed.map(Self::Word);
+        }
+        let may_be_path = parsed
+            .as_ref()
+            .map_or_else(BadTargetReason::may_be_path, |_| true);
         let path = Path::new(word);
         let has_separator = word.contains(['/', '\\']);
+        let file = Self::File {
+            path,
+            may_be_host: is_name && !word.contains('.'),
+        };
         match fs::metadata(path) {
             // A folder that happens to have a host's name is not meant.
-            Ok(found) if found.is_dir() && !has_separator => Ok(Self::Word(word)),
-            Ok(_) => Ok(Self::File(path)),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Self::File(path)),
+            Ok(found) if found.is_dir() && !has_separator => parsed.map(Self::Word),
+            Ok(_) => Ok(file),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(file),
             Err(_) if may_be_path && (has_separator || has_file_ending(word)) => {
                 Err(BadTargetReason::NoSuchFile)
             }
-            Err(_) => Ok(Self::Word(word)),
+            Err(_) => parsed.map(Self::Word),
         }
     }
 
     /// What the value of an option for files is.
-    pub(crate) fn of_option(path: &'a Path) -> Self {
-        if path == Path::new(INPUT) {
-            Self::Input
+    #[must_use]
+    pub fn from_path(path: &'a Path) -> Self {
+        if path == Path::new(STANDARD_INPUT) {
+            Self::StandardInput
         } else {
-            Self::File(path)
+            Self::File {
+                path,
+                may_be_host: false,
+            }
         }
     }
 
     /// The source's name as it is shown to the user.
     pub(crate) fn name(self) -> String {
         match self {
-            Self::Word(word) => shown(word),
-            Self::File(path) => shown(&path.to_string_lossy()),
-            Self::Input => "standard input".to_owned(),
+            Self::Word(target) => shown(target.word()),
+            Self::File { path, .. } => shown(&path.to_string_lossy()),
+            Self::StandardInput => "standard input".to_owned(),
         }
     }
 
-    /// Calls `each` with every target, in order. Standard input can be taken once.
+    /// Calls `each` with every word of a file or of standard input, in order. Standard input can be read once. A word
+    /// of the command line is parsed already: it has nothing to read.
     pub(crate) fn read(
         self,
         input: &mut Option<impl Read>,
@@ -90,18 +114,13 @@ impl<'a> TargetSource<'a> {
             source,
         };
         match self {
-            Self::Word(text) => each(InputWord {
-                line: 1,
-                text,
-                labels: None,
-                bad: None,
-            }),
-            Self::Input => {
+            Self::Word(_) => Ok(()),
+            Self::StandardInput => {
                 let input = input.take().ok_or(TargetsError::InputTwice)?;
                 let text = self.text(input)?;
                 text_file::read(text, unreadable, each)
             }
-            Self::File(path) => {
+            Self::File { path, .. } => {
                 let text = self.text(File::open(path).map_err(unreadable)?)?;
                 let is_csv = path
                     .extension()
@@ -115,7 +134,7 @@ impl<'a> TargetSource<'a> {
         }
     }
 
-    /// What is read, behind a byte order mark.
+    /// The text of an input, without its byte order mark.
     fn text(self, mut input: impl Read) -> Result<impl BufRead, TargetsError> {
         let mut head = Vec::new();
         let read: io::Result<usize> = input.by_ref().take(BOM.len() as u64).read_to_end(&mut head);

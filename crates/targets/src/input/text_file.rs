@@ -1,4 +1,4 @@
-//! A file of one target a line, read within bounds: no line is held beyond [`MAX_LINE_BYTES`], however long it is.
+//! A file of one target a line. It holds at most [`MAX_LINE_BYTES`] of a line in memory.
 
 use std::{
     io::{self, BufRead, ErrorKind},
@@ -7,24 +7,24 @@ use std::{
 
 use crate::{limits::MAX_LINE_BYTES, parse::BadTargetReason};
 
-/// One target of a file, or what is wrong with it.
+/// The word of one target in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct InputWord<'a> {
     /// Number of the line on which it begins, from 1.
     pub(crate) line: u64,
-    /// The target's text; of a bad one as much as is worth showing.
+    /// The word; where the line is bad, the begin of the line.
     pub(crate) text: &'a str,
     /// The labels as a JSON object, where the file has some for this target.
     pub(crate) labels: Option<&'a str>,
-    /// Set when the file itself shows that this is no target.
+    /// Why this is no target, where the file shows it before the word is parsed.
     pub(crate) bad: Option<BadTargetReason>,
 }
 
-/// Calls `each` with every target of a text of lines, in order. Comments begin with `#`, at the begin of a line or
+/// Calls `each` with every target of a text of lines, in order. Comments begin with `#`, at the start of a line or
 /// after a blank.
 ///
 /// # Errors
-/// `failed` of what reading says, and whatever `each` says.
+/// `failed` of a read error, and the errors of `each`.
 pub(crate) fn read<E>(
     mut input: impl BufRead,
     failed: impl Fn(io::Error) -> E,
@@ -77,7 +77,7 @@ fn without_comment(line: &str) -> &str {
     comment.map_or(line, |(at, _)| line[..at].trim_end())
 }
 
-/// Reads the next line without its end, and says whether it is all there; `None` after the last one.
+/// Reads the next line without its end, and returns whether it is complete; `None` after the last line.
 fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
     line.clear();
     let mut begun = false;
@@ -119,7 +119,7 @@ mod tests {
     type Found = (u64, String, Option<BadTargetReason>);
 
     fn found(text: &[u8]) -> Vec<Found> {
-        // A buffer of 3 bytes cuts everything everywhere.
+        // With a buffer of 3 bytes every line is read in pieces.
         let input = BufReader::with_capacity(3, text);
         let mut found = Vec::new();
         let result: Result<(), io::Error> = read(

@@ -1,15 +1,16 @@
-//! Why a target cannot be probed, each with the right way to write it where there is one. No I/O.
+//! Why a word is no target that can be probed. No I/O.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::limits::{MAX_LABELLED_ADDRESSES, MAX_LINE_BYTES};
 
-/// What is wrong with the text of one target.
+/// What is wrong with the word of one target. The message of a reason says how to write it where that is clear.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum BadTargetReason {
+#[expect(missing_docs, reason = "the message of each reason says what it is")]
+pub enum BadTargetReason {
     #[error("an empty target")]
     Empty,
     #[error("one target a line (a range is written without blanks, a comment begins with #)")]
@@ -106,7 +107,7 @@ pub(crate) enum BadTargetReason {
 }
 
 impl BadTargetReason {
-    /// Whether the text, though no target, may be a file's name.
+    /// Whether the word may be the name of a file, although it is no target.
     pub(crate) fn may_be_path(&self) -> bool {
         matches!(
             self,
@@ -122,36 +123,3 @@ impl BadTargetReason {
         )
     }
 }
-
-/// An address that no host has, if it is one.
-pub(crate) fn unprobeable(address: IpAddr) -> Option<BadTargetReason> {
-    let address = address.to_canonical();
-    if address.is_unspecified() {
-        Some(BadTargetReason::Unspecified { address })
-    } else if address == Ipv4Addr::BROADCAST {
-        Some(BadTargetReason::Broadcast)
-    } else if address.is_multicast() {
-        Some(BadTargetReason::Multicast { address })
-    } else {
-        None
-    }
-}
-
-/// The address blocks that [`unprobeable`] speaks of, as first and last addresses.
-pub(crate) const UNPROBEABLE_V4: [(Ipv4Addr, Ipv4Addr); 3] = [
-    (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED),
-    (
-        Ipv4Addr::new(224, 0, 0, 0),
-        Ipv4Addr::new(239, 255, 255, 255),
-    ),
-    (Ipv4Addr::BROADCAST, Ipv4Addr::BROADCAST),
-];
-
-/// The same of IPv6.
-pub(crate) const UNPROBEABLE_V6: [(Ipv6Addr, Ipv6Addr); 2] = [
-    (Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
-    (
-        Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),
-        Ipv6Addr::from_bits(u128::MAX),
-    ),
-];

@@ -1,4 +1,4 @@
-//! Files of targets: lines, tables and standard input, with all that can be wrong with them.
+//! Files of targets: text files, CSV files and standard input, and what can be wrong with them.
 
 use std::{
     fs,
@@ -6,8 +6,8 @@ use std::{
     path::PathBuf,
 };
 
-use pingfleet_targets::{FileProblem, Targets, TargetsError, read};
-use pingfleet_wire::Family;
+use pingfleet_targets::{FileProblem, Targets, TargetsError, read, read_set};
+use pingfleet_wire::{Family, Target};
 use tempfile::TempDir;
 
 use super::{arguments, listed, names, texts};
@@ -388,4 +388,32 @@ fn excludes_take_out_labelled_targets() {
     .unwrap();
     assert_eq!(names(&targets), ["10.0.0.9"]);
     assert_eq!(targets.excluded(), 2);
+}
+
+#[test]
+fn a_set_is_read_from_words_files_and_standard_input() {
+    let folder = Folder::new();
+    let csv = folder.write("stop.csv", "target,why\n10.0.1.0/24,quarantined\n");
+    let words = ["10.0.0.1".to_owned(), "Host".to_owned()];
+    let files = [PathBuf::from(csv), PathBuf::from("-")];
+    let set = read_set(&words, &files, "10.0.2.1-10.0.2.9 # routers\n".as_bytes()).unwrap();
+    for address in ["10.0.0.1", "10.0.1.0", "10.0.1.255", "10.0.2.9"] {
+        assert!(set.contains_address(address.parse().unwrap()), "{address}");
+    }
+    assert!(set.contains(&Target::Text("hOST".to_owned())));
+    assert!(!set.contains_address("10.0.2.10".parse().unwrap()));
+}
+
+#[test]
+fn a_set_with_a_bad_word_is_refused_as_a_whole() {
+    let folder = Folder::new();
+    let file = folder.write("stop", "10.0.0.1\n10.0.0\n");
+    let words = ["10.0.0.1-9".to_owned()];
+    let error = read_set(&words, &[PathBuf::from(file)], io::empty()).unwrap_err();
+    let TargetsError::BadExcludes(bad) = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(bad.count(), 2);
+    assert_eq!(bad.reported()[0].place(), None);
+    assert_eq!(bad.reported()[1].place().map(|(_, line)| line), Some(2));
 }

@@ -1,5 +1,5 @@
 //! From the command line to the list of targets: what is accepted, what is refused and why, and that every target
-//! stands in the list exactly once.
+//! is in the list exactly once.
 
 mod files;
 mod model;

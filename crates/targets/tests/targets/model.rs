@@ -15,7 +15,7 @@ use super::{listed, texts};
 /// The network in which the IPv6 addresses of the model lie.
 const V6: u128 = 0x2001_0db8 << 96;
 
-/// One line of a table: its target, and the value of its only label.
+/// One line of a CSV file: its target, and the value of its only label.
 #[derive(Debug, Clone)]
 struct Mention {
     word: String,
@@ -129,7 +129,7 @@ fn expected(mentions: &[Mention], excludes: &HashSet<String>) -> Expected {
 
 proptest! {
     #[test]
-    fn every_wanted_target_stands_in_the_list_once_in_its_place(
+    fn every_wanted_target_is_in_the_list_once_in_its_place(
         mentions in prop::collection::vec(mention(), 1..40),
         excludes in prop::collection::vec(word(true), 0..4),
         seed: u64,

@@ -1,4 +1,4 @@
-//! Spellings of targets, good and bad.
+//! How targets are written, and what is wrong with bad ones.
 
 use std::{fmt::Write, io};
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Hosts that there are addresses for: 0 up to this, without it.
+/// How many hosts have addresses: their numbers are below this.
 pub const HOSTS: u32 = 1 << 22;
 
 /// The hosts' IPv4 addresses: 10.64.0.0/10.

@@ -9,26 +9,26 @@ use super::Family;
 /// How some hosts behave. A host that no behaviour names is dead.
 #[derive(Debug, Clone, Default)]
 pub struct Behaviour {
-    /// The share of requests, from 0 to 1, that are lost on their way: nothing of what follows is sent for them.
+    /// The share of requests, from 0 to 1, that are lost on their way. They get no answer.
     pub loss: f64,
-    /// What a request is answered with. Nothing: dead.
+    /// The answers to a request. Empty: the host is dead.
     pub answers: Vec<Answer>,
 }
 
-/// One message, or some equal ones, that a request is answered with.
+/// One message, or several equal ones, in answer to a request.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Answer {
-    /// Which requests to a host are answered so, counted from 1. None named: every one.
+    /// Which requests to a host get this answer, counted from 1. Empty: all of them.
     pub to: Vec<u32>,
     /// What is sent.
     pub send: Send,
-    /// How long after the request came in.
+    /// How long after the request's arrival.
     #[serde(deserialize_with = "duration")]
     pub after: Duration,
-    /// How many of it besides the first.
+    /// How often it is repeated.
     pub again: u32,
-    /// Which host sends it: the router that reports an error, or a forger. Without it the host that was asked.
+    /// The sender: a router that reports an error, or a forger. By default the host itself.
     pub source: Option<u32>,
     /// Added to the identifier.
     pub identifier: u16,
@@ -36,12 +36,12 @@ pub struct Answer {
     pub sequence: u16,
     /// What is done to the payload.
     pub payload: Payload,
-    /// Which host an error says it is about. Without it the host that was asked.
+    /// The host whose request an error quotes. By default the host itself.
     pub quotes: Option<u32>,
 }
 
 impl Answer {
-    /// Whether this is what the request asked for: any other message is no answer of the host to it.
+    /// Whether this is a genuine reply of the host to the request.
     #[must_use]
     pub fn is_true(&self) -> bool {
         self.send == Send::Reply
@@ -71,12 +71,12 @@ pub enum Send {
     TtlExceeded,
     /// Parameter problem.
     ParameterProblem,
-    /// Source quench (RFC 6633 has ended it); IPv6 has none, and nothing is sent.
+    /// Source quench (deprecated by RFC 6633). IPv6 has none: nothing is sent.
     SourceQuench,
     /// Redirect for the host, to itself. In IPv6 it comes from the link-local address of the sending host (RFC 4861,
     /// section 4.5).
     Redirect,
-    /// Too big for the next link: in IPv4 destination unreachable, fragmentation needed. It tells no size.
+    /// Too big for the next link: in IPv4 destination unreachable, fragmentation needed. It contains no size.
     TooBig,
 }
 
@@ -116,11 +116,11 @@ pub enum Payload {
     FlippedAtEnd,
     /// The last byte is missing.
     Shorter,
-    /// Nothing is left of it; all that an old router quotes (RFC 792).
+    /// It is empty: an old router quotes no more than the header (RFC 792).
     Empty,
 }
 
-/// Messages that belong to no request, from hosts that nobody asked. They begin with the first request.
+/// Messages that belong to no request, from hosts that were not probed. They begin with the first request.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Noise {
@@ -128,7 +128,7 @@ pub struct Noise {
     pub messages: u32,
     /// How many a second.
     pub rate: u32,
-    /// What is sent: replies to nobody's request, or errors that quote nobody's.
+    /// The kind of message: unsolicited replies, or errors that quote a request that was never sent.
     #[serde(default)]
     pub send: Send,
     /// From which host on; the senders are this and the 255 that follow.
@@ -140,9 +140,9 @@ pub struct Noise {
 pub struct Script {
     /// Hosts and their behaviour. The first one that names a host counts.
     pub hosts: Vec<(RangeInclusive<u32>, Behaviour)>,
-    /// Messages besides.
+    /// Messages that belong to no request.
     pub noise: Vec<Noise>,
-    /// What the losses are drawn from: the same seed loses the same requests of each host.
+    /// Seed of the losses: the same seed loses the same requests of each host.
     pub seed: u64,
 }
 

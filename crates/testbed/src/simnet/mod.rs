@@ -1,8 +1,8 @@
-//! A simulated network: a TUN device in a network namespace of its own, behind which a thread of the test answers echo
-//! requests as a [`Script`] says, truly or not, and another one notes what was sent and when.
+//! A simulated network: a TUN device in a network namespace of its own. One thread of the test answers echo requests as a
+//! [`Script`] says, with genuine or forged messages. Another thread records what was sent and when.
 //!
-//! Invariant: every request that leaves the prober is noted once, with the kernel's stamp; every message that was
-//! answered with is counted once. [`SimNet::stop`] hands both over, and tells what the prober's kernel took in: a
+//! Invariant: every request that leaves the prober is recorded once, with the kernel's timestamp; every message that the
+//! network sends is counted once. [`SimNet::stop`] returns both, and how many messages the prober's kernel received: a
 //! forgery that never arrived proves nothing.
 
 mod address;
@@ -41,15 +41,15 @@ pub use self::{
     traffic::Traffic,
 };
 use self::{
-    observer::Seen,
-    responder::{Deeds, Responder},
+    observer::RequestLog,
+    responder::{Responder, ResponderCounters},
 };
-use crate::{Namespace, keeper::Keeper};
+use crate::{Namespace, cleanup::Cleanup};
 
 /// The device in the namespace.
 const DEVICE: &str = "sim0";
 
-/// What the namespace is set to: any user may open ping sockets, and no forged source address is dropped.
+/// Settings of the namespace: any user may open ping sockets, and no forged source address is dropped.
 const SETTINGS: [(&str, &str); 4] = [
     ("ipv4/ping_group_range", "0 2147483647"),
     ("ipv4/conf/all/rp_filter", "0"),
@@ -58,18 +58,18 @@ const SETTINGS: [(&str, &str); 4] = [
 ];
 
 /// How long the kernel may take for its own work.
-const PATIENCE: Duration = Duration::from_secs(10);
+const KERNEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running network. Dropping it ends its threads and removes the namespace.
 #[derive(Debug)]
 pub struct SimNet {
     namespace: String,
-    seen: Arc<Seen>,
+    request_log: Arc<RequestLog>,
     /// Closing it stops the threads.
     stop: Option<PipeWriter>,
-    responder: Option<JoinHandle<anyhow::Result<Deeds>>>,
+    responder: Option<JoinHandle<anyhow::Result<ResponderCounters>>>,
     observer: Option<JoinHandle<anyhow::Result<()>>>,
-    _keeper: Keeper,
+    _cleanup: Cleanup,
 }
 
 impl SimNet {
@@ -81,7 +81,7 @@ impl SimNet {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("pingfleet-{}-sim-{number}", std::process::id());
-        let keeper = Keeper::new("ip netns delete \"$1\"", &[&namespace])?;
+        let cleanup = Cleanup::new("ip netns delete \"$1\"", &[&namespace])?;
         ip(&["netns", "add", &namespace], "").context("network namespaces need root")?;
         let opened = inside(&namespace, || {
             let tun = tun::open(DEVICE).context("no TUN device: `modprobe tun` as root")?;
@@ -92,30 +92,30 @@ impl SimNet {
         configure(&namespace)?;
         let (stopped, stop) = std::io::pipe()?;
         let stopped = Arc::new(stopped);
-        let seen = Arc::new(Seen::default());
+        let request_log = Arc::new(RequestLog::default());
         let observer = {
-            let (seen, stopped) = (Arc::clone(&seen), Arc::clone(&stopped));
+            let (request_log, stopped) = (Arc::clone(&request_log), Arc::clone(&stopped));
             thread::Builder::new()
                 .name("observer".to_owned())
                 .spawn(move || {
-                    go_first()?;
-                    observer::run(&packets, &seen, &stopped)
+                    raise_priority()?;
+                    observer::run(&packets, &request_log, &stopped)
                 })?
         };
         let responder = Responder::new(tun, script);
         let responder = thread::Builder::new()
             .name("responder".to_owned())
             .spawn(move || {
-                go_first()?;
+                raise_priority()?;
                 responder.run(&stopped)
             })?;
         Ok(Self {
             namespace,
-            seen,
+            request_log,
             stop: Some(stop),
             responder: Some(responder),
             observer: Some(observer),
-            _keeper: keeper,
+            _cleanup: cleanup,
         })
     }
 
@@ -134,7 +134,7 @@ impl SimNet {
     /// Gives the prober one more address, and waits until it is in use.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When the address cannot be added.
     pub fn add_own_address(&self, address: IpAddr) -> anyhow::Result<()> {
         let mut arguments = vec!["address", "add"];
         let address_text = address.to_string();
@@ -157,7 +157,7 @@ impl SimNet {
     /// Sets `/proc/sys/net/NAME`, of which `name` is the part after `net`.
     ///
     /// # Errors
-    /// When there is no such setting, or it does not take the value.
+    /// When there is no such setting, or the kernel refuses the value.
     pub fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
         let path = format!("/proc/sys/net/{name}");
         let (value, at) = (value.to_owned(), path.clone());
@@ -168,19 +168,19 @@ impl SimNet {
     /// Waits until `count` requests have left the prober.
     ///
     /// # Errors
-    /// When they have not within `patience`.
-    pub fn wait_for(&self, count: usize, patience: Duration) -> anyhow::Result<()> {
+    /// When they have not within `timeout`.
+    pub fn wait_for(&self, count: usize, timeout: Duration) -> anyhow::Result<()> {
         ensure!(
-            self.seen.wait(count, patience),
-            "fewer than {count} requests in {patience:?}"
+            self.request_log.wait(count, timeout),
+            "fewer than {count} requests in {timeout:?}"
         );
         Ok(())
     }
 
-    /// Messages that the prober's kernel took in so far.
+    /// Messages that the prober's kernel has received so far.
     ///
     /// # Errors
-    /// When its counters cannot be read, or one of the messages was broken.
+    /// When its counters cannot be read, or one of the messages was malformed.
     pub fn delivered(&self) -> anyhow::Result<u64> {
         let counters = self
             .command("cat")
@@ -190,25 +190,25 @@ impl SimNet {
         delivered(&String::from_utf8(counters.stdout)?)
     }
 
-    /// Ends the network and tells what went through it.
+    /// Stops the network and returns what went through it.
     ///
     /// # Errors
-    /// When one of its threads failed, or the prober's kernel found a message of this network to be broken.
+    /// When one of its threads failed, or the prober's kernel found a message of this network to be malformed.
     pub fn stop(mut self) -> anyhow::Result<Traffic> {
         self.stop = None;
         let observed = join(self.observer.take())?;
-        let deeds = join(self.responder.take())?;
+        let counters = join(self.responder.take())?;
         observed?;
-        let deeds = deeds?;
-        let mut requests = self.seen.take();
+        let counters = counters?;
+        let mut requests = self.request_log.take();
         requests.sort_by_key(|request| request.at_ns);
         Ok(Traffic {
             delivered: self.delivered()?,
-            lost_before: (requests.len() as u64).saturating_sub(deeds.requests),
+            lost_before: (requests.len() as u64).saturating_sub(counters.requests),
             requests,
-            messages: deeds.messages,
-            refused: deeds.refused,
-            answered: deeds.answered,
+            messages: counters.messages,
+            refused: counters.refused,
+            answered: counters.answered,
         })
     }
 }
@@ -216,23 +216,23 @@ impl SimNet {
 impl Drop for SimNet {
     fn drop(&mut self) {
         self.stop = None;
-        // After `stop` there is nothing left to join; without it nobody asks for the figures.
+        // After `stop` there is nothing left to join. Without `stop` nobody needs the figures.
         let ended = (join(self.observer.take()), join(self.responder.take()));
         drop(ended);
     }
 }
 
-/// Lets the calling thread run before all others of the box: a network is not slower because a box is busy.
-fn go_first() -> anyhow::Result<()> {
+/// Lets the calling thread run before all others: the network must not get slower because the machine is busy.
+fn raise_priority() -> anyhow::Result<()> {
     be_nice(-20)
 }
 
-/// Gives the calling thread a niceness of -20 to 19, and by that each thread and process that it starts from now on.
+/// Sets the calling thread's niceness, from -20 to 19. Threads and processes that it starts later inherit it.
 ///
 /// # Errors
-/// Less than before needs root.
+/// A lower niceness than before needs root.
 pub fn be_nice(niceness: i32) -> anyhow::Result<()> {
-    // For Linux a thread is what this call takes for a process (setpriority(2)).
+    // On Linux this call works on a thread (setpriority(2)).
     rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness)
         .context("a higher priority needs root")
 }
@@ -245,7 +245,7 @@ fn join<T>(thread: Option<JoinHandle<T>>) -> anyhow::Result<T> {
         .map_err(|_| anyhow!("a thread of the simulated network panicked"))
 }
 
-/// Does something on a thread that is in a network namespace.
+/// Runs a closure on a thread in a network namespace.
 fn inside<T: std::marker::Send + 'static>(
     namespace: &str,
     act: impl FnOnce() -> anyhow::Result<T> + std::marker::Send + 'static,
@@ -261,7 +261,7 @@ fn inside<T: std::marker::Send + 'static>(
 fn configure(namespace: &str) -> anyhow::Result<()> {
     let [v4, v6] = Family::ALL.map(address::own);
     let [v4_hosts, v6_hosts] = address::PREFIXES;
-    // The queue holds what comes while the responder does not run: what does not fit would be lost in silence.
+    // The queue holds packets while the responder does not run. What does not fit would be lost silently.
     let script = format!(
         "link set lo up
          link set {DEVICE} mtu 65535 txqueuelen 131072
@@ -283,13 +283,13 @@ fn configure(namespace: &str) -> anyhow::Result<()> {
     wait_for_own(namespace, v6)
 }
 
-/// The kernel takes a new IPv6 address into use on a work queue; what is sent to it before is lost.
+/// The kernel activates a new IPv6 address asynchronously; what is sent to it before is lost.
 fn wait_for_own(namespace: &str, address: IpAddr) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + KERNEL_TIMEOUT;
     let is_local = ["-n", namespace, "route", "get", &address.to_string()];
     while let Err(error) = ip(&is_local, "") {
         if Instant::now() > deadline {
-            return Err(error.context("the address does not come into use"));
+            return Err(error.context("the address does not become active"));
         }
         thread::sleep(Duration::from_millis(1));
     }
@@ -317,8 +317,8 @@ fn ip(arguments: &[&str], input: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads `/proc/net/snmp` and `/proc/net/snmp6` (Linux: `proc_pid_net(5)`): the echo replies and errors in them, less
-/// the replies that this kernel gave itself over loopback.
+/// Reads `/proc/net/snmp` and `/proc/net/snmp6` (Linux: `proc_pid_net(5)`): the echo replies and errors in them, without
+/// the replies that this kernel sent itself over loopback.
 fn delivered(counters: &str) -> anyhow::Result<u64> {
     const V4: [&str; 6] = [
         "InEchoReps",

@@ -1,6 +1,5 @@
-//! The thread that notes every request as it leaves for the device, with the kernel's own stamp: neither a busy
-//! responder nor a busy test changes when a request is said to have left. It reads a packet socket, which sees the
-//! requests before the device's queue.
+//! The thread that records every request as it leaves for the device, with the kernel's timestamp: the time is right even
+//! when responder or test are busy. It reads a packet socket, which sees the requests before the device's queue.
 
 use std::{
     io::IoSliceMut,
@@ -52,21 +51,21 @@ pub struct Request {
     pub size: u16,
 }
 
-/// The requests so far, for whoever waits for some.
+/// The requests so far.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct RequestLog {
     requests: Mutex<Vec<Request>>,
     more: Condvar,
 }
 
-impl Seen {
+impl RequestLog {
     fn lock(&self) -> MutexGuard<'_, Vec<Request>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there are `count` requests; whether that was so within `patience`.
-    pub(super) fn wait(&self, count: usize, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+    /// Waits until there are `count` requests, and returns false when there are fewer after `timeout`.
+    pub(super) fn wait(&self, count: usize, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
         let mut requests = self.lock();
         while requests.len() < count {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -100,8 +99,8 @@ pub(super) fn open() -> nix::Result<OwnedFd> {
     Ok(packets)
 }
 
-/// Notes requests until the other end of `stop` is closed and everything that came before is noted.
-pub(super) fn run(packets: &OwnedFd, seen: &Seen, stop: &impl AsFd) -> anyhow::Result<()> {
+/// Records requests until the other end of `stop` is closed and everything before that is recorded.
+pub(super) fn run(packets: &OwnedFd, log: &RequestLog, stop: &impl AsFd) -> anyhow::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let mut polled = [
@@ -116,10 +115,10 @@ pub(super) fn run(packets: &OwnedFd, seen: &Seen, stop: &impl AsFd) -> anyhow::R
         loop {
             match receive(packets, &mut buffer) {
                 Ok(Some(request)) => {
-                    seen.lock().push(request);
-                    seen.more.notify_all();
+                    log.lock().push(request);
+                    log.more.notify_all();
                 }
-                // A device that goes down tells its packet sockets so, once.
+                // A device that goes down reports this once on its packet sockets.
                 Ok(None) | Err(nix::Error::ENETDOWN | nix::Error::EINTR) => {}
                 Err(nix::Error::EAGAIN) => break,
                 Err(error) => return Err(error).context("cannot read packets"),

@@ -18,22 +18,22 @@ use nix::{
 
 use super::{Answer, Family, Noise, Script, address, echo::Echo};
 
-/// Packets read in a row before due answers get their turn.
+/// Packets that are read before due answers are sent.
 const READ_AT_ONCE: usize = 64;
 
 /// Noise claims to come from this many hosts.
 const NOISY_HOSTS: u32 = 256;
 
-/// What the responder did.
+/// Counters of the responder.
 #[derive(Debug, Default)]
-pub(super) struct Deeds {
+pub(super) struct ResponderCounters {
     /// Echo requests that came out of the device.
     pub(super) requests: u64,
-    /// Distinct requests of a host that were answered truly.
+    /// Distinct requests of a host that got a genuine reply.
     pub(super) answered: HashMap<u32, u32>,
-    /// Messages that the device took.
+    /// Messages that the device accepted.
     pub(super) messages: u64,
-    /// Messages for which the device was down.
+    /// Messages that were not sent because the device was down.
     pub(super) refused: u64,
 }
 
@@ -42,7 +42,7 @@ struct Due {
     at: Instant,
     number: u64,
     packet: Vec<u8>,
-    /// The host whose request this is the first true answer to.
+    /// The host, when this is the first genuine reply to a request.
     answers: Option<u32>,
 }
 
@@ -94,8 +94,8 @@ impl Queue {
     }
 }
 
-/// Noise that has begun.
-struct Playing {
+/// Noise that is being sent.
+struct ActiveNoise {
     noise: Noise,
     next: Instant,
     played: u32,
@@ -108,8 +108,8 @@ pub(super) struct Responder {
     script: Script,
     asked: HashMap<u32, u32>,
     due: Queue,
-    playing: Vec<Playing>,
-    deeds: Deeds,
+    playing: Vec<ActiveNoise>,
+    counters: ResponderCounters,
 }
 
 impl Responder {
@@ -120,12 +120,12 @@ impl Responder {
             asked: HashMap::new(),
             due: Queue::default(),
             playing: Vec::new(),
-            deeds: Deeds::default(),
+            counters: ResponderCounters::default(),
         }
     }
 
     /// Answers until the other end of `stop` is closed. Answers that are not due by then are never sent.
-    pub(super) fn run(mut self, stop: &impl AsFd) -> anyhow::Result<Deeds> {
+    pub(super) fn run(mut self, stop: &impl AsFd) -> anyhow::Result<ResponderCounters> {
         let mut buffer = vec![0; 1 << 16];
         loop {
             let more = self.read(&mut buffer)?;
@@ -146,12 +146,12 @@ impl Responder {
             }
             let [tun, stop] = polled.map(|polled| polled.revents().unwrap_or(PollFlags::empty()));
             if !stop.is_empty() && !tun.contains(PollFlags::POLLIN) {
-                return Ok(self.deeds);
+                return Ok(self.counters);
             }
         }
     }
 
-    /// Reads some requests; whether there may be more.
+    /// Reads some requests, and returns whether there may be more.
     fn read(&mut self, buffer: &mut [u8]) -> anyhow::Result<bool> {
         for _ in 0..READ_AT_ONCE {
             match self.tun.read(buffer) {
@@ -173,12 +173,12 @@ impl Responder {
         let Some(host) = address::host(echo.to) else {
             return;
         };
-        if self.deeds.requests == 0 {
+        if self.counters.requests == 0 {
             self.playing = self
                 .script
                 .noise
                 .iter()
-                .map(|noise| Playing {
+                .map(|noise| ActiveNoise {
                     noise: *noise,
                     next: now,
                     played: 0,
@@ -186,7 +186,7 @@ impl Responder {
                 })
                 .collect();
         }
-        self.deeds.requests += 1;
+        self.counters.requests += 1;
         let number = self.asked.entry(host).or_default();
         *number += 1;
         let Some(behaviour) = self.script.of(host) else {
@@ -225,7 +225,7 @@ impl Responder {
                 let family = Family::of(playing.to.to);
                 let nobodys = Echo {
                     to: family.address(from),
-                    // Never that of the request which began it: what a socket gets by chance proves nothing.
+                    // Never the identifier of the first request: a socket would receive the message by accident.
                     identifier: playing.to.identifier.wrapping_add(fastrand::u16(1..)),
                     sequence: fastrand::u16(..),
                     ..playing.to.clone()
@@ -245,17 +245,17 @@ impl Responder {
             .retain(|playing| playing.played < playing.noise.messages);
     }
 
-    /// Sends what is due; when something is due next.
+    /// Sends what is due, and returns when the next message is due.
     fn send_due(&mut self, now: Instant) -> anyhow::Result<Option<Instant>> {
         while let Some(due) = self.due.pop(now) {
             match self.tun.write(&due.packet) {
                 Ok(_) => {
-                    self.deeds.messages += 1;
+                    self.counters.messages += 1;
                     if let Some(host) = due.answers {
-                        *self.deeds.answered.entry(host).or_default() += 1;
+                        *self.counters.answered.entry(host).or_default() += 1;
                     }
                 }
-                Err(error) if is_down(&error) => self.deeds.refused += 1,
+                Err(error) if is_down(&error) => self.counters.refused += 1,
                 Err(error) => return Err(error).context("cannot answer"),
             }
         }
@@ -264,7 +264,7 @@ impl Responder {
     }
 }
 
-/// Whether the device is down, which a test may want.
+/// Whether the device is down: a test may take it down.
 fn is_down(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,5 +1,5 @@
-//! What the simulated network was sent, and what it answered: the figures that a test compares with what the prober
-//! says. No I/O.
+//! What the prober sent to the simulated network, and what it answered. A test compares these figures with the prober's
+//! results. No I/O.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,11 +12,11 @@ pub struct Traffic {
     pub requests: Vec<Request>,
     /// Messages that the network sent: answers, forgeries and noise.
     pub messages: u64,
-    /// Messages that the prober's kernel took in, and handed to whatever socket wants them.
+    /// Messages that the prober's kernel received.
     pub delivered: u64,
-    /// Messages that it could not send because its link was down.
+    /// Messages that were not sent because the link was down.
     pub refused: u64,
-    /// Requests that left the prober, and were lost before the network.
+    /// Requests that left the prober and were lost before the network.
     pub lost_before: u64,
     pub(super) answered: HashMap<u32, u32>,
 }
@@ -35,7 +35,7 @@ impl Traffic {
         departures
     }
 
-    /// Requests of a host that were truly answered.
+    /// Requests of a host that got a genuine reply.
     #[must_use]
     pub fn answered(&self, host: u32) -> u32 {
         self.answered.get(&host).copied().unwrap_or(0)

@@ -24,8 +24,8 @@ nix::ioctl_write_ptr_bad!(
     InterfaceRequest
 );
 
-/// Makes the device `name` in the network namespace of the calling thread. It carries bare IP packets, one for each
-/// read or write, and goes with the file. Reading never waits.
+/// Makes the device `name` in the network namespace of the calling thread. Each read or write is one IP packet. The
+/// device is removed with the file. Reading never blocks.
 pub(super) fn open(name: &str) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)

@@ -1,5 +1,5 @@
-//! The bytes of the samples, once written down here and once in the specification: a change of the format that was not
-//! meant fails, and the specification cannot fall behind.
+//! The bytes of the samples, once here and once in the specification. An unintended change of the format fails, and so
+//! does a specification that is out of date.
 
 use std::fmt::Write;
 
@@ -20,14 +20,14 @@ const WORK: &str = "\
 
 const RESULT: &str = "\
     9801c4100f0e0d0c0b0a4908870605040302010092c4100198000000007000800000000000000107\
-    c410a0a1a2a3a4a5a6a7a8a9aaabacadaeafa5626f782d31c2cf000647484620400097979100c001\
+    c410a0a1a2a3a4a5a6a7a8a9aaabacadaeafa6686f73742d31c2cf000647484620400097979100c001\
     0194ce0003d090ce0003d090ce0003d090000100979101c41020010db80000000000000000000000\
     01030294ce4190ab00ce448b9b80ce47868c00ce02faf08001cd07d09794020301c404c00002fec0\
     0300c001cd07d097920300c00000c001cd07d097920465c00000c001cd07d097920505c00300c003\
     cd07d097920601c00300c001cd07d0";
 
 const HEARTBEAT: &str = "\
-    9a01a5626f782d31c410b0b1b2b3b4b546b7b8b9babbbcbdbebfcd1092020ccd0bb8cd0d809192c4\
+    9a01a6686f73742d31c410b0b1b2b3b4b546b7b8b9babbbcbdbebfcd1092020ccd0bb8cd0d809192c4\
     100198000000007000800000000000000107c2";
 
 /// The bytes of pairs of hexadecimal digits; white space counts nothing.

@@ -1,4 +1,4 @@
-//! Bytes that are no message are refused, whatever they are: with an error, and without a panic.
+//! Any bytes that are no message are refused with an error and without a panic.
 
 use pingfleet_wire::{
     DecodeError, Heartbeat, MAX_CHUNK_TARGETS, MAX_DEPTH, MAX_MESSAGE_BYTES, Message, ResultChunk,
@@ -111,19 +111,19 @@ fn text_that_is_not_utf8_is_refused() {
     }
     let bytes = replaced(&work, b"\xa4eth0", b"\xa4eth\xff");
     assert!(is_malformed(WorkChunk::decode(&bytes), "UTF-8"));
-    let bytes = replaced(&samples::result().encode(), b"\xa5box-1", b"\xa2\xc3\x28");
+    let bytes = replaced(&samples::result().encode(), b"\xa6host-1", b"\xa2\xc3\x28");
     assert!(is_malformed(ResultChunk::decode(&bytes), "UTF-8"));
     // A surrogate is no character.
     let bytes = replaced(
         &samples::heartbeat().encode(),
-        b"\xa5box-1",
+        b"\xa6host-1",
         b"\xa3\xed\xa0\x80",
     );
     assert!(is_malformed(Heartbeat::decode(&bytes), "UTF-8"));
 }
 
 #[test]
-fn other_version_is_told_before_anything_else_is_read() {
+fn another_version_is_reported_before_anything_else_is_read() {
     for (name, decode, bytes) in samples::kinds() {
         for (version, found) in [
             (vec![0x00], 0),
@@ -138,7 +138,7 @@ fn other_version_is_told_before_anything_else_is_read() {
                 Err(DecodeError::Version { found }),
                 "{name}"
             );
-            // Its shape may be another one, too.
+            // Another version may have another shape.
             let other = [&[0xdc, 0x00, 0x63], &version[..], b"\xca"].concat();
             assert_eq!(
                 decode(&other),

@@ -112,7 +112,7 @@ pub(crate) fn result() -> ResultChunk {
         database: DATABASE,
         key: key(),
         token: TOKEN,
-        worker: "box-1".to_owned(),
+        worker: "host-1".to_owned(),
         redelivered: false,
         started_at_us: 1_767_225_600_000_000,
         outcomes: outcomes(),
@@ -122,7 +122,7 @@ pub(crate) fn result() -> ResultChunk {
 pub(crate) fn heartbeat() -> Heartbeat {
     Heartbeat {
         version: Version,
-        worker: "box-1".to_owned(),
+        worker: "host-1".to_owned(),
         instance: Uuid::from_u128(0xb0b1_b2b3_b4b5_46b7_b8b9_babb_bcbd_bebf),
         pid: 4242,
         threads: 2,

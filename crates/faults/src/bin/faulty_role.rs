@@ -1,5 +1,4 @@
-//! The real roles as one program, over a scripted prober, with faults at their boundaries. Only the fault suite uses
-//! it.
+//! The real roles as one program, with a scripted prober and with faults at their boundaries. For the fault suite only.
 
 use std::{
     io::{self, Write},
@@ -12,12 +11,12 @@ use clap::{Parser, Subcommand};
 use consumer_writer::{WriterArgs, WriterError};
 use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::RabbitBroker;
-use pingfleet_faults::tampered::{
-    FaultArgs, Faults, HANDED_OVER, Sabotage, TamperedBroker, TamperedProber,
+use pingfleet_faults::fault_injection::{
+    DELIVERY_COUNT, Defect, FaultArgs, Faults, FaultyBroker, OpenFaultyProber,
 };
 use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
-use pingfleet_store::{DatabaseThread, FileLock, Transport};
+use pingfleet_store::{DatabaseThread, FileLock, OpenOptions, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 use tokio_util::sync::CancellationToken;
 
@@ -32,17 +31,17 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// `ping-worker`, whose prober follows a script
+    /// `ping-worker` with a scripted prober
     Worker {
-        /// Seed of the script
+        /// Seed of the scripted prober
         #[arg(long, default_value_t = 1)]
-        script: u64,
-        /// How long the probing of a chunk takes
+        seed: u64,
+        /// How long the scripted prober takes for a chunk
         #[arg(long, value_parser = duration, default_value = "5ms")]
         delay: Duration,
-        /// Probes in earnest instead
+        /// Use the default prober instead
         #[arg(long)]
-        earnest: bool,
+        real_probes: bool,
         #[command(flatten)]
         worker: WorkerArgs,
         #[command(flatten)]
@@ -50,7 +49,7 @@ enum Role {
     },
     /// `consumer-writer`
     Writer {
-        /// Tells at its end how many deliveries it was handed
+        /// Print the number of deliveries at exit
         #[arg(long)]
         count: bool,
         #[command(flatten)]
@@ -58,9 +57,9 @@ enum Role {
         #[command(flatten)]
         faults: FaultArgs,
     },
-    /// `producer`, which leaves when everything is published
+    /// `producer`, which exits when everything is published
     Producer {
-        /// It waits for the end instead
+        /// Supervise the run to its end instead
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
@@ -89,77 +88,49 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut layers = arguments.common.layers();
     let common = arguments
         .common
-        .resolve(&mut layers, Verbosity::Normal, "faulty");
+        .resolve(&mut layers, Verbosity::Normal, "faulty_role");
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let stop = if arguments.role.faults().sabotages(Sabotage::Deaf) {
+    let stop = if arguments.role.faults().has_defect(Defect::IgnoreSigterm) {
         CancellationToken::new()
     } else {
         stop.token
     };
     let broker = RabbitBroker::new(&common.broker)?;
+    let faults = Faults::new(arguments.role.faults().clone());
+    let broker = Arc::new(FaultyBroker::new(broker, Arc::clone(&faults)));
     match &arguments.role {
         Role::Worker {
-            script,
+            seed,
             delay,
-            earnest,
+            real_probes,
             worker,
-            faults,
+            ..
         } => {
             let settings = worker.resolve(&mut layers);
             layers.finish()?;
-            let faults = Faults::new(faults.clone());
-            let inner: Arc<dyn OpenProber> = if *earnest {
+            let inner: Arc<dyn OpenProber> = if *real_probes {
                 default_prober()
             } else {
                 Arc::new(Scripted {
-                    seed: *script,
+                    seed: *seed,
                     delay: *delay,
                     panics_at: None,
                 })
             };
-            let opener: Arc<dyn OpenProber> = Arc::new(TamperedProber {
-                inner,
-                faults: Arc::clone(&faults),
-            });
-            let broker = Arc::new(TamperedBroker::new(broker, faults));
-            let lanes = ping_worker::lanes(&opener, Resolver::from_system(), &settings)
-                .map_err(|error| Failure::system(&error))?;
-            ping_worker::run(broker, lanes, &settings, stop)
-                .await
-                .map_err(|error| match error {
-                    WorkerError::Broker(error) => Failure::from(error),
-                    disorder @ WorkerError::Disorder(_) => Failure::system(&disorder),
-                })?;
-            Ok(Exit::Complete)
+            run_worker(broker, OpenFaultyProber { inner, faults }, &settings, stop).await
         }
-        Role::Writer {
-            count,
-            writer,
-            faults,
-        } => {
+        Role::Writer { count, writer, .. } => {
             let settings = writer.resolve(&mut layers, Transport::Broker);
             layers.finish()?;
-            let handed = Faults::new(faults.clone());
-            let broker = Arc::new(TamperedBroker::new(broker, Arc::clone(&handed)));
-            let check = !faults.sabotages(Sabotage::NoCheck);
-            let db = DatabaseThread::open(common.database(true, check)).await?;
-            let locks = !faults.sabotages(Sabotage::NoLock);
-            let _lock = locks.then(|| FileLock::writer(db.path())).transpose()?;
-            consumer_writer::run(broker, &db, &settings, stop)
-                .await
-                .map_err(|error| match error {
-                    WriterError::Broker(error) => Failure::from(error),
-                    WriterError::Store(error) => Failure::from(error),
-                    other => Failure::system(&other),
-                })?;
-            db.close().await?;
+            let database = common.database(true, !faults.has_defect(Defect::NoCheck));
+            run_writer(broker, database, &faults, &settings, stop).await?;
             if *count {
-                writeln!(io::stderr(), "{HANDED_OVER}{}", handed.handed_over())
+                writeln!(io::stderr(), "{DELIVERY_COUNT}{}", faults.deliveries())
                     .map_err(|error| Failure::system(&error))?;
             }
             Ok(Exit::Complete)
         }
-        Role::Producer { wait, plan, faults } => {
+        Role::Producer { wait, plan, .. } => {
             let output = OutputArgs::default();
             let settings = ProducerSettings::resolve(
                 plan,
@@ -173,7 +144,6 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             let Some(targets) = producer::read_targets(plan, &settings)? else {
                 return Ok(Exit::Complete);
             };
-            let broker = Arc::new(TamperedBroker::new(broker, Faults::new(faults.clone())));
             let db = DatabaseThread::open(common.database(true, false)).await?;
             let request = RunRequest::Plan(Box::new(targets));
             let mut out = io::sink();
@@ -182,4 +152,43 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             Ok(produced.exit(false))
         }
     }
+}
+
+async fn run_worker(
+    broker: Arc<FaultyBroker<RabbitBroker>>,
+    opener: OpenFaultyProber,
+    settings: &ping_worker::WorkerSettings,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
+    let opener: Arc<dyn OpenProber> = Arc::new(opener);
+    let lanes = ping_worker::lanes(&opener, Resolver::from_system(), settings)
+        .map_err(|error| Failure::system(&error))?;
+    ping_worker::run(broker, lanes, settings, stop)
+        .await
+        .map_err(|error| match error {
+            WorkerError::Broker(error) => Failure::from(error),
+            failed @ WorkerError::TaskFailed(_) => Failure::system(&failed),
+        })?;
+    Ok(Exit::Complete)
+}
+
+async fn run_writer(
+    broker: Arc<FaultyBroker<RabbitBroker>>,
+    database: OpenOptions,
+    faults: &Faults,
+    settings: &consumer_writer::WriterSettings,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let db = DatabaseThread::open(database).await?;
+    let lock = !faults.has_defect(Defect::NoLock);
+    let _lock = lock.then(|| FileLock::writer(db.path())).transpose()?;
+    consumer_writer::run(broker, &db, settings, stop)
+        .await
+        .map_err(|error| match error {
+            WriterError::Broker(error) => Failure::from(error),
+            WriterError::Store(error) => Failure::from(error),
+            other => Failure::system(&other),
+        })?;
+    db.close().await?;
+    Ok(())
 }

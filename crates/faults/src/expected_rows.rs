@@ -1,4 +1,4 @@
-//! What must be stored: a function of the plan and of the script that the workers followed.
+//! The rows that must be stored: a function of the plan and of the seed of the workers' scripted prober.
 
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 /// The state of a chunk whose rows are stored, in the table `chunks`.
 const DONE: i64 = 3;
 
-/// What a row of the view `report` says, without the times at which things happened.
+/// A row of the view `report`, without its times.
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
     target: String,
@@ -22,32 +22,32 @@ struct Row {
     attempts: i64,
 }
 
-/// Opens the database to read what no role tells.
+/// Opens the database read-only, for queries that no role offers.
 ///
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn open(database: &Path) -> anyhow::Result<Connection> {
     let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    connection.busy_timeout(crate::PATIENCE)?;
+    connection.busy_timeout(crate::MAX_WAIT)?;
     Ok(connection)
 }
 
-/// Compares every row of `report` with what the scripts have for it. All rows of a chunk must come from one script, for
-/// they come from one probing. Returns what differs.
+/// Compares every row of `report` with the row that the scripted prober produces. All rows of a chunk must come from the
+/// same seed, because a chunk's rows come from one probing. Returns the differences.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub(crate) fn contradictions(
+pub(crate) fn row_differences(
     connection: &Connection,
-    scripts: &[u64],
+    seeds: &[u64],
 ) -> anyhow::Result<Vec<String>> {
     let mut differences = Vec::new();
-    let mut stored = stored(connection, &mut differences)?;
+    let mut stored = stored_rows(connection, &mut differences)?;
     let mut plan = connection.prepare(
         "SELECT p.run, p.chunk, p.work, c.state FROM plan p JOIN chunks c ON c.run = p.run AND c.chunk = p.chunk",
     )?;
-    let mut walk = plan.query(())?;
-    while let Some(row) = walk.next()? {
+    let mut planned = plan.query(())?;
+    while let Some(row) = planned.next()? {
         let (run, chunk): (i64, u32) = (row.get(0)?, row.get(1)?);
         let work: Vec<u8> = row.get(2)?;
         let work = WorkChunk::decode(&work).context("a work message of the plan")?;
@@ -60,11 +60,11 @@ pub(crate) fn contradictions(
             })
             .collect();
         let done = row.get::<_, i64>(3)? == DONE;
-        let expected: Vec<_> = scripts
+        let expected: Vec<_> = seeds
             .iter()
             .map(|seed| {
                 if done {
-                    script(*seed, &work)
+                    scripted_rows(*seed, &work)
                 } else {
                     Vec::new()
                 }
@@ -72,22 +72,25 @@ pub(crate) fn contradictions(
             .collect();
         if !expected.contains(&rows) {
             let first = expected.first().map(Vec::as_slice).unwrap_or_default();
-            let place = first.iter().zip(&rows).position(|(a, b)| a != b);
+            let position = first.iter().zip(&rows).position(|(a, b)| a != b);
             differences.push(format!(
-                "run {run} chunk {chunk}: its {} rows are not those of one probing of its {} targets (first at {place:?})",
+                "run {run} chunk {chunk}: its {} rows are not those of one probing of its {} targets (first difference at {position:?})",
                 rows.len(),
                 first.len()
             ));
         }
     }
     if !stored.is_empty() {
-        differences.push(format!("{} rows are of no chunk of the plan", stored.len()));
+        differences.push(format!(
+            "{} rows belong to no chunk of the plan",
+            stored.len()
+        ));
     }
     Ok(differences)
 }
 
-/// All of `report`, by run and target.
-fn stored(
+/// All rows of `report`, by run and target.
+fn stored_rows(
     connection: &Connection,
     differences: &mut Vec<String>,
 ) -> anyhow::Result<BTreeMap<(i64, String), Row>> {
@@ -95,8 +98,8 @@ fn stored(
     let mut report = connection.prepare(
         "SELECT run, target, status, reason, sent, received, rtt_min_ms, rtt_avg_ms, rtt_max_ms, attempts FROM report",
     )?;
-    let mut walk = report.query(())?;
-    while let Some(row) = walk.next()? {
+    let mut rows = report.query(())?;
+    while let Some(row) = rows.next()? {
         let (run, target): (i64, String) = (row.get(0)?, row.get(1)?);
         let rtt: [Option<f64>; 3] = [row.get(6)?, row.get(7)?, row.get(8)?];
         let found = Row {
@@ -118,8 +121,9 @@ fn stored(
     Ok(stored)
 }
 
-fn script(seed: u64, work: &WorkChunk) -> Vec<Row> {
-    let script = Scripted {
+/// The rows that the scripted prober produces for a chunk.
+fn scripted_rows(seed: u64, work: &WorkChunk) -> Vec<Row> {
+    let prober = Scripted {
         seed,
         ..Scripted::default()
     };
@@ -130,7 +134,7 @@ fn script(seed: u64, work: &WorkChunk) -> Vec<Row> {
             let Target::Address(address) = target else {
                 return None;
             };
-            let finding = script.finding(&work.probing, *address, at);
+            let finding = prober.finding(&work.probing, *address, at);
             Some(Row {
                 target: address.to_string(),
                 status: finding.status.name().to_owned(),

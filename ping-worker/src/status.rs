@@ -1,5 +1,4 @@
-//! The worker's pulse: what its heartbeats tell. Shared between the session, which changes it, and the outbox, which
-//! sends it.
+//! The worker's status, from which its heartbeats are made. The work consumer changes it, the result publisher sends it.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -11,8 +10,8 @@ use uuid::Uuid;
 
 use pingfleet_prober::probe_threads::ProbeThreads;
 
-/// What a heartbeat tells.
-pub(crate) struct Pulse {
+/// What a heartbeat reports.
+pub(crate) struct WorkerStatus {
     name: String,
     instance: Uuid,
     threads: u16,
@@ -21,7 +20,7 @@ pub(crate) struct Pulse {
     in_hand: Mutex<Vec<ChunkKey>>,
 }
 
-impl Pulse {
+impl WorkerStatus {
     pub(crate) fn new(name: &str, threads: usize, lanes: Arc<ProbeThreads>) -> Self {
         Self {
             name: name.to_owned(),

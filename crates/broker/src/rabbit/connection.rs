@@ -1,4 +1,4 @@
-//! One connection, and the patience with it: the client library waits for ever, this does not.
+//! One connection, with a timeout on everything that waits for the broker. lapin itself has none.
 
 use std::{
     net::Shutdown,
@@ -15,31 +15,31 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{endpoint::Endpoint, fault::Moment};
+use super::{endpoint::Endpoint, error::Operation};
 use crate::{BrokerError, REPLY_TIMEOUT};
 
-/// How long a connection may take, name resolution, TLS and login included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one try to connect may take, with name resolution, TLS and login.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long closing in order may take; after it the connection is dropped, which returns what is unsettled too.
+/// How long closing may take. After that the connection is dropped, which also returns what is unsettled.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Into how many parts [`patiently`] cuts its waiting, to look whether the broker blocks us.
-const LOOKS: u32 = 10;
+/// How often [`while_blocked`] checks during its timeout whether the broker blocks the connection.
+const BLOCKED_CHECKS: u32 = 10;
 
 /// An open connection. Dropping it closes it in the background.
-pub(super) struct Link {
+pub(super) struct RabbitConnection {
     pub(super) endpoint: Arc<Endpoint>,
     connection: Connection,
 }
 
-impl Link {
+impl RabbitConnection {
     pub(super) async fn open(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
         let attempt = Attempt::default();
-        let connection = timeout(CONNECT_TIMEOUT, attempt.connect(endpoint))
+        let connection = timeout(ATTEMPT_TIMEOUT, attempt.connect(endpoint))
             .await
-            .map_err(|_| endpoint.silence(Moment::Connecting))?
-            .map_err(|error| endpoint.fault(Moment::Connecting, error))?;
+            .map_err(|_| endpoint.timed_out(Operation::Connect))?
+            .map_err(|error| endpoint.broker_error(Operation::Connect, error))?;
         attempt.succeeded();
         Ok(Self {
             endpoint: Arc::clone(endpoint),
@@ -48,30 +48,30 @@ impl Link {
     }
 
     pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
-        self.reply(Moment::Working, self.connection.create_channel())
+        self.reply(Operation::Transfer, self.connection.create_channel())
             .await
     }
 
     /// Waits for the broker's reply, and translates its errors.
     pub(super) async fn reply<T>(
         &self,
-        moment: Moment,
+        operation: Operation,
         reply: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, BrokerError> {
-        self.within(moment, reply)
+        self.within(operation, reply)
             .await?
-            .map_err(|error| self.endpoint.fault(moment, error))
+            .map_err(|error| self.endpoint.broker_error(operation, error))
     }
 
-    /// Waits for the broker's reply, whatever it is.
+    /// Waits for the broker's reply.
     pub(super) async fn within<F: Future>(
         &self,
-        moment: Moment,
+        operation: Operation,
         reply: F,
     ) -> Result<F::Output, BrokerError> {
         timeout(REPLY_TIMEOUT, reply)
             .await
-            .map_err(|_| self.endpoint.silence(moment))
+            .map_err(|_| self.endpoint.timed_out(operation))
     }
 
     pub(super) fn status(&self) -> &ConnectionStatus {
@@ -82,37 +82,37 @@ impl Link {
         let closing = self.connection.close(200, "OK".into());
         match timeout(CLOSE_TIMEOUT, closing).await {
             Ok(Ok(())) => {}
-            // Whatever was worth keeping is confirmed or comes back; the connection goes with the process anyway.
-            Ok(Err(error)) => debug!(%error, "broker connection was not closed in order"),
-            Err(_) => debug!("broker connection was not closed in time"),
+            // Confirmed messages are stored and unsettled ones return to the queue, so this is harmless.
+            Ok(Err(error)) => debug!(%error, "closing the broker connection failed"),
+            Err(_) => debug!("closing the broker connection timed out"),
         }
     }
 }
 
-/// Waits until `future` is done, or until `patience` has passed in which the broker did not block the connection (a
-/// memory or disk alarm, `connection.blocked`). An alarm may last for hours and loses nothing.
-pub(super) async fn patiently<F: Future>(
+/// Waits for `future`, at most for `limit`. Time in which the broker blocks the connection (a memory or disk alarm,
+/// `connection.blocked`) does not count: an alarm may last for hours and loses nothing.
+pub(super) async fn while_blocked<F: Future>(
     status: &ConnectionStatus,
-    patience: Duration,
+    limit: Duration,
     future: F,
 ) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
-    let mut silent_looks = 0;
-    while silent_looks < LOOKS {
-        if let Ok(output) = timeout(patience / LOOKS, &mut future).await {
+    let mut silent_checks = 0;
+    while silent_checks < BLOCKED_CHECKS {
+        if let Ok(output) = timeout(limit / BLOCKED_CHECKS, &mut future).await {
             return Some(output);
         }
-        silent_looks = if status.blocked() {
+        silent_checks = if status.blocked() {
             0
         } else {
-            silent_looks + 1
+            silent_checks + 1
         };
     }
     None
 }
 
-/// One try to connect. The client library does it on a thread of its own that nothing ends while the peer is silent,
-/// so an attempt that is dropped before it succeeded ends the thread by what it waits for.
+/// One try to connect. lapin connects on a thread of its own that does not end while the peer is silent. Dropping an
+/// attempt before it succeeded shuts the socket down, and that ends the thread.
 #[derive(Default)]
 struct Attempt {
     abandoned: CancellationToken,
@@ -173,7 +173,7 @@ impl Drop for Attempt {
             .get()
             .map(|socket| socket.shutdown(Shutdown::Both))
         {
-            debug!(%error, "abandoned broker connection was closed by the other side");
+            debug!(%error, "shutting down an abandoned broker connection failed");
         }
     }
 }

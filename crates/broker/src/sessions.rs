@@ -1,4 +1,4 @@
-//! Opening a session again and again: jittered backoff from 0.5 s to 30 s, a warning a minute.
+//! Opens sessions, with jittered backoff from 0.5 s to 30 s between tries and one warning a minute.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use tokio_util::sync::CancellationToken;
 use crate::BrokerError;
 
 /// How long a command that a user waits for tries to reach the broker.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A program that stays says once in this time that it still cannot reach the broker.
-const WARNING_EVERY: Duration = Duration::from_mins(1);
+/// How often a warning repeats while the broker cannot be reached.
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
-/// A session that lasted this long was a good one: the next one is opened without a pause.
-const STEADY: Duration = Duration::from_secs(30);
+/// After a session that lasted this long, the next one is opened without a pause.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// The sessions that a program opens one after the other. One that is lost soon after it was opened counts as a try
-/// that failed, so a broker that takes logins and breaks every session is not flooded with them.
+/// The sessions that a program opens one after the other. A session that is lost soon after it was opened counts as a
+/// failed try, so a broker that accepts logins and then breaks every session is not flooded.
 pub struct Sessions {
     opened: Option<Instant>,
     warned: Option<Instant>,
-    pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    backoff: Box<dyn Iterator<Item = Duration> + Send>,
 }
 
 impl Default for Sessions {
@@ -30,20 +30,20 @@ impl Default for Sessions {
         Self {
             opened: None,
             warned: None,
-            pauses: Box::new(pauses()),
+            backoff: Box::new(backoff()),
         }
     }
 }
 
 impl Sessions {
-    /// Opens the next session, and tries again after transient errors: for `patience`, or for ever when it is absent.
-    /// Returns `None` when `stop` came first.
+    /// Opens the next session. Tries again after transient errors, for `timeout` or without an end. Returns `None` when
+    /// `stop` came first.
     ///
     /// # Errors
-    /// The last [`BrokerError`], when it is final or the patience is over.
+    /// The last [`BrokerError`], when it is final or the timeout is over.
     pub async fn open<T, F>(
         &mut self,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
         stop: &CancellationToken,
         mut open: impl FnMut() -> F,
     ) -> Result<Option<T>, BrokerError>
@@ -52,7 +52,7 @@ impl Sessions {
     {
         let began = Instant::now();
         match self.opened.take() {
-            Some(opened) if opened.elapsed() >= STEADY => *self = Self::default(),
+            Some(opened) if opened.elapsed() >= STABLE_AFTER => *self = Self::default(),
             Some(_) if !self.pause(None, stop).await => return Ok(None),
             _ => {}
         }
@@ -72,11 +72,14 @@ impl Sessions {
                 }
                 Err(error) => error,
             };
-            let left = patience.map(|patience| patience.saturating_sub(began.elapsed()));
+            let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
             if !error.is_transient() || left.is_some_and(|left| left.is_zero()) {
                 return Err(error);
             }
-            if self.warned.is_none_or(|at| at.elapsed() >= WARNING_EVERY) {
+            if self
+                .warned
+                .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL)
+            {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(%error, cause, "no session with the broker, trying again");
                 self.warned = Some(Instant::now());
@@ -87,9 +90,9 @@ impl Sessions {
         }
     }
 
-    /// Pauses, for `most` at most. Returns false when `stop` came first.
+    /// Pauses, at most for `most`. Returns false when `stop` came first.
     async fn pause(&mut self, most: Option<Duration>, stop: &CancellationToken) -> bool {
-        let pause = self.pauses.next().unwrap_or(STEADY);
+        let pause = self.backoff.next().unwrap_or(STABLE_AFTER);
         let pause = most.map_or(pause, |most| pause.min(most));
         tokio::select! {
             () = stop.cancelled() => false,
@@ -102,19 +105,19 @@ impl Sessions {
 ///
 /// # Errors
 /// As [`Sessions::open`].
-pub async fn reopen<T, F>(
-    patience: Option<Duration>,
+pub async fn open_session<T, F>(
+    timeout: Option<Duration>,
     stop: &CancellationToken,
     open: impl FnMut() -> F,
 ) -> Result<Option<T>, BrokerError>
 where
     F: Future<Output = Result<T, BrokerError>>,
 {
-    Sessions::default().open(patience, stop, open).await
+    Sessions::default().open(timeout, stop, open).await
 }
 
-/// The pauses between tries: 0.5 s, doubled up to 30 s, each with up to as much again at random.
-pub fn pauses() -> impl Iterator<Item = Duration> + Send {
+/// The pauses between tries: 0.5 s doubling up to 15 s, each with a random addition of up to its own length.
+pub fn backoff() -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(500))
         .with_max_delay(Duration::from_secs(15))

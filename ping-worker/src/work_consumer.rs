@@ -1,4 +1,5 @@
-//! The consuming half: takes chunks, has them probed, hands results to the outbox, acks after the confirm.
+//! Takes chunks from the work queue, gives them to the probing threads, sends results to the publisher, and acks after
+//! the confirm.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,57 +14,58 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Settings,
-    heartbeat::Pulse,
-    in_hand::{Held, InHand, Taken},
-    outbox::Outgoing,
+    WorkerSettings,
+    in_hand::{InHand, Receipt, Unacked},
     prefetch::Prefetch,
+    result_publisher::ResultMessage,
+    status::WorkerStatus,
 };
 
-/// All of leaving in order takes at most this long; what is not done by then is delivered again to another worker.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// Draining takes at most this long. Chunks that are not done by then are delivered to another worker.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A worker that sent nothing for this long, with all that it may take in hand, idles.
-const IDLE: Duration = Duration::from_millis(5);
+/// How often the worker checks whether it idles: it has all chunks that its prefetch allows and sent no request since
+/// the last check.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a chunk's probing ended with.
-struct Ended {
+/// A chunk whose probing ended.
+struct ProbedChunk {
     chunk: Arc<WorkChunk>,
     redelivered: bool,
     probed: Result<Probed, ProbeThreadFailed>,
 }
 
-/// The worker's consuming side, over all its sessions.
-pub(crate) struct Intake {
+/// The consuming side of the worker, over all its sessions.
+pub(crate) struct WorkConsumer {
     broker: Arc<dyn Broker>,
     lanes: Arc<ProbeThreads>,
-    settings: Settings,
-    pulse: Arc<Pulse>,
-    outbox: mpsc::Sender<Outgoing>,
+    settings: WorkerSettings,
+    status: Arc<WorkerStatus>,
+    results: mpsc::Sender<ResultMessage>,
     confirmed: mpsc::Receiver<ChunkKey>,
     in_hand: InHand,
-    probing: JoinSet<Ended>,
-    /// Which chunk each task probes, for the one that ends in disorder.
+    probing: JoinSet<ProbedChunk>,
+    /// Which chunk each task probes, needed when a task panics.
     tasks: HashMap<task::Id, ChunkKey>,
-    /// The chunk taken last: what the prefetch follows from.
+    /// The chunk taken last: the prefetch is computed from it.
     last: Option<Arc<WorkChunk>>,
 }
 
-impl Intake {
+impl WorkConsumer {
     pub(crate) fn new(
         broker: Arc<dyn Broker>,
         lanes: Arc<ProbeThreads>,
-        settings: Settings,
-        pulse: Arc<Pulse>,
-        outbox: mpsc::Sender<Outgoing>,
+        settings: WorkerSettings,
+        status: Arc<WorkerStatus>,
+        results: mpsc::Sender<ResultMessage>,
         confirmed: mpsc::Receiver<ChunkKey>,
     ) -> Self {
         Self {
             broker,
             lanes,
             settings,
-            pulse,
-            outbox,
+            status,
+            results,
             confirmed,
             in_hand: InHand::default(),
             probing: JoinSet::new(),
@@ -72,8 +74,8 @@ impl Intake {
         }
     }
 
-    /// Takes chunks until `stop`, then drains: finishes, publishes and acks what is in hand. Returns how many chunks
-    /// were left to redelivery at the deadline.
+    /// Takes chunks until `stop`. Then drains: finishes, publishes and acks what is in hand. Returns how many chunks were
+    /// left unsettled when draining timed out.
     ///
     /// # Errors
     /// A final [`BrokerError`].
@@ -96,7 +98,7 @@ impl Intake {
                 }
                 Err(error) if error.is_transient() => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(%error, cause, in_hand = self.in_hand.len(), "session lost; unsettled chunks come again");
+                    tracing::warn!(%error, cause, in_hand = self.in_hand.len(), "session lost; unsettled chunks are delivered again");
                     self.in_hand.forget_tags();
                 }
                 Err(error) => return Err(error),
@@ -104,7 +106,7 @@ impl Intake {
         }
     }
 
-    /// Gives up what is still being probed, and closes the way into the outbox.
+    /// Stops what is still being probed, and closes the channel of results.
     pub(crate) async fn abandon(mut self) {
         self.probing.shutdown().await;
     }
@@ -116,12 +118,12 @@ impl Intake {
         stop: &CancellationToken,
     ) -> Result<usize, BrokerError> {
         let mut prefetch = Prefetch::slow_start(self.settings.prefetch, self.settings.rate);
-        let mut idle = tokio::time::interval(IDLE);
+        let mut idle = tokio::time::interval(IDLE_CHECK_INTERVAL);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sent = self.lanes.requests_sent();
         let mut deadline: Option<Instant> = None;
         loop {
-            self.pulse.set_in_hand(self.in_hand.keys());
+            self.status.set_in_hand(self.in_hand.keys());
             if deadline.is_some() && self.in_hand.len() == 0 {
                 return Ok(0);
             }
@@ -134,30 +136,30 @@ impl Intake {
                     Ok((id, ended)) => {
                         self.tasks.remove(&id);
                         self.publish(consumer, ended).await?;
-                        // All that is in hand only waits for confirms.
+                        // All chunks in hand wait for confirms.
                         let idle = deadline.is_none() && self.probing.is_empty();
                         if idle && prefetch.may_grow(self.in_hand.len()) {
                             self.grow(consumer, &mut prefetch).await?;
                         }
                     }
                     Err(error) => {
-                        tracing::error!(%error, "a chunk's task ended in disorder");
+                        tracing::error!(%error, "the task of a chunk failed");
                         if let Some(key) = self.tasks.remove(&error.id()) {
-                            self.give_back(consumer, key).await?;
+                            self.return_to_queue(consumer, key).await?;
                         }
                     }
                 },
                 () = stop.cancelled(), if deadline.is_none() => {
                     consumer.stop().await?;
-                    deadline = Some(Instant::now() + DRAIN_DEADLINE);
+                    deadline = Some(Instant::now() + DRAIN_TIMEOUT);
                     tracing::info!(in_hand = self.in_hand.len(), "draining");
                 }
                 () = until(deadline) => {
-                    tracing::warn!(left = self.in_hand.len(), "drain deadline: the rest goes to another worker");
+                    tracing::warn!(left = self.in_hand.len(), "draining timed out; the rest goes to another worker");
                     return Ok(self.in_hand.len());
                 }
                 _ = idle.tick(), if deadline.is_none() && prefetch.may_grow(self.in_hand.len()) => {
-                    // Nothing was sent for a while, so everything in hand only waits for answers.
+                    // Nothing was sent since the last check, so all chunks in hand wait for answers.
                     let before = std::mem::replace(&mut sent, self.lanes.requests_sent());
                     if sent == before {
                         self.grow(consumer, &mut prefetch).await?;
@@ -165,26 +167,26 @@ impl Intake {
                 }
                 delivery = consumer.next(), if deadline.is_none() => {
                     self.take(consumer, delivery?).await?;
-                    if self.settings.alone
+                    if self.settings.exclusive
                         && let Some(chunk) = &self.last
-                        && let Some(wanted) = prefetch.alone(chunk, self.in_hand.len())
+                        && let Some(wanted) = prefetch.exclusive(chunk, self.in_hand.len())
                     {
-                        consumer.widen(wanted).await?;
+                        consumer.raise_prefetch(wanted).await?;
                     }
                 }
             }
         }
     }
 
-    /// Opens the window further, because the worker idles.
+    /// Raises the prefetch because the worker idles.
     async fn grow(
         &self,
         consumer: &mut dyn Consumer,
         prefetch: &mut Prefetch,
     ) -> Result<(), BrokerError> {
         if let Some(wanted) = prefetch.idle(self.in_hand.len()) {
-            tracing::debug!(prefetch = wanted, "prefetch widened while idle");
-            consumer.widen(wanted).await?;
+            tracing::debug!(prefetch = wanted, "prefetch raised while idle");
+            consumer.raise_prefetch(wanted).await?;
         }
         Ok(())
     }
@@ -197,7 +199,7 @@ impl Intake {
         let chunk = match WorkChunk::decode(&delivery.body) {
             Ok(chunk) => Arc::new(chunk),
             Err(error) => {
-                // After its delivery limit the broker hands it to the writer, which quarantines it.
+                // After 20 returns it is a dead letter, and the writer quarantines it.
                 tracing::warn!(%error, "work message cannot be read");
                 return consumer.requeue(delivery.tag).await;
             }
@@ -207,13 +209,13 @@ impl Intake {
         let taken = self
             .in_hand
             .take(chunk.key, delivery.tag, delivery.redelivered);
-        if taken == Taken::New {
+        if taken == Receipt::New {
             let lanes = Arc::clone(&self.lanes);
             let redelivered = delivery.redelivered;
             let key = chunk.key;
             let task = self.probing.spawn(async move {
                 let probed = lanes.probe(Arc::clone(&chunk)).await;
-                Ended {
+                ProbedChunk {
                     chunk,
                     redelivered,
                     probed,
@@ -224,11 +226,11 @@ impl Intake {
         Ok(())
     }
 
-    /// Hands the result of a chunk to the outbox; a chunk whose thread failed goes back to the queue.
+    /// Sends the result of a chunk to the publisher. A chunk whose thread failed returns to the queue.
     async fn publish(
         &mut self,
         consumer: &mut dyn Consumer,
-        ended: Ended,
+        ended: ProbedChunk,
     ) -> Result<(), BrokerError> {
         let key = ended.chunk.key;
         match ended.probed {
@@ -244,20 +246,25 @@ impl Intake {
                     outcomes: probed.outcomes,
                 };
                 let body = result.encode();
-                // The outbox holds as many results as there can be chunks in hand, so this never waits for long.
-                if self.outbox.send(Outgoing { key, body }).await.is_err() {
-                    tracing::error!(chunk = key.chunk, "the outbox is closed");
+                // The channel has room for all chunks in hand, so this never waits for long.
+                if self
+                    .results
+                    .send(ResultMessage { key, body })
+                    .await
+                    .is_err()
+                {
+                    tracing::error!(chunk = key.chunk, "the publisher ended early");
                 }
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, run = %key.run, chunk = key.chunk, "chunk goes back to the queue");
-                self.give_back(consumer, key).await
+                tracing::error!(%error, run = %key.run, chunk = key.chunk, "chunk returns to the queue");
+                self.return_to_queue(consumer, key).await
             }
         }
     }
 
-    /// Acks a chunk whose result is stored, and opens the window when there is reason to.
+    /// Acks a chunk whose result is stored, and raises the prefetch if the chunk allows it.
     async fn settle(
         &mut self,
         consumer: &mut dyn Consumer,
@@ -265,25 +272,25 @@ impl Intake {
         prefetch: &mut Prefetch,
         taking: bool,
     ) -> Result<(), BrokerError> {
-        let Held { tags, returned } = self.in_hand.settle(&key);
+        let Unacked { tags, redelivered } = self.in_hand.settle(&key);
         for tag in &tags {
             consumer.ack(*tag, false).await?;
         }
-        self.pulse.chunk_done();
-        // A chunk of an earlier session says nothing about this one.
+        self.status.chunk_done();
+        // Chunks of an earlier session do not count for the slow start of this one.
         if taking
             && !tags.is_empty()
             && let Some(chunk) = self.last.clone()
-            && let Some(wanted) = prefetch.settled(&chunk, returned, self.in_hand.len())
+            && let Some(wanted) = prefetch.settled(&chunk, redelivered, self.in_hand.len())
         {
-            tracing::debug!(prefetch = wanted, "prefetch widened");
-            consumer.widen(wanted).await?;
+            tracing::debug!(prefetch = wanted, "prefetch raised");
+            consumer.raise_prefetch(wanted).await?;
         }
         Ok(())
     }
 
-    /// Returns a chunk that was not probed as a whole to the queue.
-    async fn give_back(
+    /// Returns a chunk that was not probed completely to the queue.
+    async fn return_to_queue(
         &mut self,
         consumer: &mut dyn Consumer,
         key: ChunkKey,
@@ -295,9 +302,9 @@ impl Intake {
     }
 }
 
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! Leaving in order: what is in hand is finished within the deadline, and nobody takes the worker for lost.
+//! Draining: the worker finishes what it has in hand within the timeout, and does not count as lost afterwards.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -59,18 +59,19 @@ async fn a_drain_finishes_what_is_in_hand_and_takes_nothing_new() -> Result<()> 
     }
     assert_eq!(rig.ready(Queue::Work).await?, 6);
     assert_eq!(rig.ready(Queue::Results).await?, 5);
-    let farewell = heartbeats(&events).pop();
-    let farewell = farewell.map(|last| (last.draining, last.in_hand.len(), last.chunks_done));
-    assert_eq!(farewell, Some((true, 0, 5)));
+    let last_heartbeat = heartbeats(&events).pop();
+    let last_heartbeat =
+        last_heartbeat.map(|last| (last.draining, last.in_hand.len(), last.chunks_done));
+    assert_eq!(last_heartbeat, Some((true, 0, 5)));
     Ok(())
 }
 
-/// A worker whose only chunk never gets done leaves at the deadline, with the chunk given back and nothing acked.
-/// It is told to leave once the chunk is `so_far`.
-async fn leaves_its_chunk_behind(rig: &Rig, so_far: fn(&Event) -> bool) -> Result<()> {
+/// A worker whose only chunk never ends stops when draining times out. It returns the chunk and acks nothing.
+/// It is stopped at the event `when`.
+async fn returns_its_chunk(rig: &Rig, when: fn(&Event) -> bool) -> Result<()> {
     let worker = rig.start();
     rig.give(0).await?;
-    rig.floor.log.wait_for_some("the chunk", 1, so_far).await?;
+    rig.floor.log.wait_for_some("the chunk", 1, when).await?;
     let summary = worker.stop().await?;
     assert_eq!((summary.chunks, summary.left), (0, 1));
     let events = rig.floor.log.events();
@@ -84,20 +85,20 @@ async fn leaves_its_chunk_behind(rig: &Rig, so_far: fn(&Event) -> bool) -> Resul
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_prober_that_hangs_holds_the_worker_until_the_deadline_only() -> Result<()> {
-    leaves_its_chunk_behind(&Rig::gated(), |event| *event == Event::Probing(0)).await
+async fn a_hanging_prober_holds_the_worker_only_until_the_timeout() -> Result<()> {
+    returns_its_chunk(&Rig::gated(), |event| *event == Event::Probing(0)).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_confirm_that_never_comes_holds_the_worker_until_the_deadline_only() -> Result<()> {
+async fn a_missing_confirm_holds_the_worker_only_until_the_timeout() -> Result<()> {
     let rig = Rig::new();
     let never = Arc::new(Semaphore::new(0));
     rig.floor.answers.add(0, [Answer::Waits(never)]);
-    leaves_its_chunk_behind(&rig, |event| matches!(event, Event::Published(0, _))).await
+    returns_its_chunk(&rig, |event| matches!(event, Event::Published(0, _))).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn heartbeats_list_what_is_in_hand_and_the_last_one_says_farewell() -> Result<()> {
+async fn heartbeats_list_what_is_in_hand_and_the_last_one_is_draining() -> Result<()> {
     let rig = Rig::gated();
     let worker = rig.start();
     rig.give(0).await?;
@@ -122,8 +123,8 @@ async fn heartbeats_list_what_is_in_hand_and_the_last_one_says_farewell() -> Res
 
     let events = rig.floor.log.events();
     let heartbeats = heartbeats(&events);
-    let farewells = heartbeats.iter().filter(|last| last.draining).count();
-    assert_eq!(farewells, 1);
+    let last_heartbeats = heartbeats.iter().filter(|last| last.draining).count();
+    assert_eq!(last_heartbeats, 1);
     let last = heartbeats.last().expect("there were some");
     assert!(last.draining && last.in_hand.is_empty());
     assert_eq!(last.targets_done, u64::from(TARGETS));
@@ -131,7 +132,7 @@ async fn heartbeats_list_what_is_in_hand_and_the_last_one_says_farewell() -> Res
     assert!(
         heartbeats
             .iter()
-            .all(|heartbeat| heartbeat.worker == "boxed" && heartbeat.instance == last.instance)
+            .all(|heartbeat| heartbeat.worker == "rigged" && heartbeat.instance == last.instance)
     );
     Ok(())
 }
@@ -152,7 +153,7 @@ async fn a_worker_without_a_broker_can_be_stopped() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_farewell_that_is_never_confirmed_does_not_hold_the_worker() -> Result<()> {
+async fn an_unconfirmed_last_heartbeat_does_not_hold_the_worker() -> Result<()> {
     let rig = Rig::new();
     rig.floor
         .heartbeats_unconfirmed

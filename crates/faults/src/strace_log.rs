@@ -1,4 +1,4 @@
-//! What `strace` tells of a writer: when it synced its database's log, and when it acked. No I/O.
+//! Counts the syncs of the write-ahead log and the acks in an `strace` log of a writer. No I/O.
 //!
 //! The lines are those of `strace -f -y -xx`: descriptors with their paths, and all bytes in hexadecimal.
 
@@ -7,26 +7,26 @@ use std::collections::{HashMap, HashSet};
 /// AMQP 0-9-1: a method frame (type 1, channel, length 13), class `basic` (60), method `ack` (80).
 const ACK: &str = r"\x00\x00\x00\x0d\x00\x3c\x00\x50";
 
-/// Acks and syncs of a trace.
+/// The acks and syncs of a log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// Acks on the connection that has the most of them, which is that of the results.
+pub(crate) struct SyncCounts {
+    /// Acks on the connection that has the most of them, which is the consumer of `results`.
     pub(crate) acks: usize,
-    /// Syncs of the log that succeeded.
+    /// Successful syncs of the write-ahead log.
     pub(crate) syncs: usize,
-    /// Acks before which no sync had succeeded since the last ack. One that is still under way does not count.
+    /// Acks without a successful sync since the previous ack. A sync that has not returned yet does not count.
     pub(crate) unsynced: usize,
 }
 
 enum Event<'a> {
     /// A sync returned 0.
     Synced,
-    /// On this descriptor, so many.
+    /// This many acks on this descriptor.
     Acked(&'a str, usize),
 }
 
-/// Reads a trace.
-pub(crate) fn read(trace: &str) -> Seen {
+/// Reads a log.
+pub(crate) fn read(trace: &str) -> SyncCounts {
     let mut syncing = HashSet::new();
     let events: Vec<Event<'_>> = trace
         .lines()
@@ -40,9 +40,9 @@ pub(crate) fn read(trace: &str) -> Seen {
     }
     let results = counts.iter().max_by_key(|(_, acks)| **acks);
     let Some((results, _)) = results else {
-        return Seen::default();
+        return SyncCounts::default();
     };
-    let mut seen = Seen::default();
+    let mut seen = SyncCounts::default();
     let mut synced = false;
     for event in &events {
         match event {
@@ -53,7 +53,7 @@ pub(crate) fn read(trace: &str) -> Seen {
             Event::Acked(connection, acks) if connection == results => {
                 seen.acks += acks;
                 seen.unsynced += usize::from(!synced);
-                // Two acks in one write were both waiting for it.
+                // Several acks in one write share one sync.
                 synced = false;
             }
             Event::Acked(..) => {}
@@ -62,16 +62,17 @@ pub(crate) fn read(trace: &str) -> Seen {
     seen
 }
 
-/// What a line tells. `syncing` are the threads whose sync of the log has begun, in an earlier line, and not returned.
+/// Parses a line. `syncing` holds the threads that began a sync of the write-ahead log in an earlier line, which has not
+/// returned yet.
 fn event<'a>(line: &'a str, syncing: &mut HashSet<&'a str>) -> Option<Event<'a>> {
-    let (thread, told) = line.split_once(char::is_whitespace)?;
-    let told = told.trim_start();
-    if let Some(resumed) = told.strip_prefix("<... ") {
+    let (thread, rest) = line.split_once(char::is_whitespace)?;
+    let rest = rest.trim_start();
+    if let Some(resumed) = rest.strip_prefix("<... ") {
         let is_sync = resumed.starts_with("fsync ") || resumed.starts_with("fdatasync ");
         return (is_sync && syncing.remove(thread) && returned_0(line)).then_some(Event::Synced);
     }
-    let (call, rest) = told.split_once('(')?;
-    // `7</path>`, whose path `-xx` tells in hexadecimal as well.
+    let (call, rest) = rest.split_once('(')?;
+    // `7</path>`; `-xx` prints the path in hexadecimal as well.
     let descriptor = rest.split_once('>')?.0;
     if call == "fsync" || call == "fdatasync" {
         if is_log(descriptor) && line.ends_with("<unfinished ...>") {
@@ -115,7 +116,7 @@ mod tests {
             &ack("9"),
         ]
         .join("\n");
-        let expected = Seen {
+        let expected = SyncCounts {
             acks: 3,
             syncs: 2,
             unsynced: 1,
@@ -132,7 +133,7 @@ mod tests {
             "13 <... fdatasync resumed>) = 0",
             &ack("9"),
         ];
-        let expected = Seen {
+        let expected = SyncCounts {
             acks: 2,
             syncs: 1,
             unsynced: 1,

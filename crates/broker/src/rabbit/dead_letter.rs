@@ -1,5 +1,5 @@
-//! Why a dead letter is one, from its headers. They come from outside: whatever they hold, this yields a short text
-//! or nothing. No I/O.
+//! Why a message is a dead letter, read from its headers. Headers are untrusted: this returns a short text or nothing.
+//! No I/O.
 //!
 //! Source: RabbitMQ's guide to dead letter exchanges (`x-death`, `x-first-death-reason`).
 
@@ -11,9 +11,9 @@ use lapin::{
 /// The longest reason that is passed on, in characters.
 const MAX_REASON_CHARS: usize = 100;
 
-/// The reason of the newest death. How often the message was delivered before it, no header tells: `x-delivery-count`
-/// counts in the queue that the dead letter now comes from.
-pub(super) fn death(properties: &BasicProperties) -> Option<String> {
+/// The reason of the newest dead lettering. No header has the number of deliveries before it: `x-delivery-count` counts
+/// in the queue that the dead letter now comes from.
+pub(super) fn dead_letter_reason(properties: &BasicProperties) -> Option<String> {
     let headers = properties.headers().as_ref()?;
     newest(headers)
         .and_then(|death| text(death, "reason"))
@@ -54,7 +54,7 @@ mod tests {
         for (key, value) in headers {
             table.insert((*key).into(), value.clone());
         }
-        death(&BasicProperties::default().with_headers(table))
+        dead_letter_reason(&BasicProperties::default().with_headers(table))
     }
 
     fn deaths(deaths: Vec<AMQPValue>) -> (&'static str, AMQPValue) {
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_death_counts() {
+    fn the_newest_reason_counts() {
         let first = ("x-first-death-reason", long("expired"));
         let all = deaths(vec![one(long("delivery_limit")), one(long("expired"))]);
         assert_eq!(
@@ -101,6 +101,6 @@ mod tests {
         );
         let broken = deaths(vec![one(AMQPValue::LongString(vec![b'a', 0xff].into()))]);
         assert_eq!(reason(&[broken]).as_deref(), Some("a\u{fffd}"));
-        assert_eq!(death(&BasicProperties::default()), None);
+        assert_eq!(dead_letter_reason(&BasicProperties::default()), None);
     }
 }

@@ -1,5 +1,5 @@
-//! A whole fleet on a ground of its own: a private broker, the programs as users start them, a database in a temporary
-//! folder, and where it is wanted a network in which a prefix of addresses answers.
+//! A complete private deployment: a broker, the programs as users start them, a database in a temporary folder, and
+//! optionally a network namespace in which a prefix of addresses answers.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,55 +14,54 @@ use pingfleet_store::{Durability, OpenOptions, RunState, RunSummary, Verificatio
 use pingfleet_testbed::{Namespace, Rabbit};
 
 use crate::{
-    LOOK, PATIENCE,
-    bounds::Bounds,
-    program::{Program, built},
+    MAX_WAIT, POLL_INTERVAL,
+    child_process::{ChildProcess, program_path},
+    resource_usage::ResourceUsage,
 };
 
-/// A run in which nothing was settled for this long may be stuck: then the queues are looked at, which takes a second
-/// of computing each time.
-const STUCK: Duration = Duration::from_secs(3);
+/// When nothing was settled for this long, the queues are checked. That costs a second of CPU time, so not sooner.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
 
-/// The end of a run takes the writer several transactions when it is large, long after the last message was acked.
-const CLOSED_WITHIN: Duration = Duration::from_mins(1);
+/// The writer closes a large run in several transactions, long after it acked the last message.
+const MAX_CLOSE_TIME: Duration = Duration::from_mins(1);
 
-/// The fleet's machine room.
+/// A broker, a database and an environment in which programs are started.
 #[derive(Debug)]
-pub struct Fleet {
+pub struct Deployment {
     rabbit: Option<Rabbit>,
     namespace: Option<Namespace>,
-    /// Queues of a fleet that shares its broker are told apart by it.
+    /// The queue prefix, which separates deployments on one broker.
     prefix: String,
     folder: tempfile::TempDir,
     database: PathBuf,
     started: Cell<u32>,
     environment: RefCell<Vec<(String, String)>>,
-    bounds: Rc<Bounds>,
+    usage: Rc<ResourceUsage>,
 }
 
-/// How a run stands when nothing moves any more.
+/// Why nothing changes any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
+pub enum Idle {
     /// Every chunk is done or dead, and every run is closed.
     Settled,
-    /// Chunks are outstanding, or a run is open, and no message is left anywhere.
-    Quiet,
+    /// Chunks are outstanding, or a run is open, but the queues have no message.
+    QueuesEmpty,
 }
 
-impl Fleet {
+impl Deployment {
     fn build(
         rabbit: Option<Rabbit>,
         namespace: Option<Namespace>,
         prefix: &str,
     ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new()
-            .prefix("pingfleet-fleet-")
+            .prefix("pingfleet-deployment-")
             .tempdir()?;
         Ok(Self {
             rabbit,
             namespace,
             prefix: prefix.to_owned(),
-            bounds: Rc::new(Bounds::new(&folder.path().join("pingfleet.db"))),
+            usage: Rc::new(ResourceUsage::new(&folder.path().join("pingfleet.db"))),
             database: folder.path().join("pingfleet.db"),
             folder,
             started: Cell::new(0),
@@ -73,7 +72,7 @@ impl Fleet {
     /// A namespace in which 10.0.0.0/9 answers, and everything else is silent.
     ///
     /// # Errors
-    /// When there can be none, mostly because this is not root.
+    /// When it cannot be made, mostly because the caller is not root.
     pub fn without_broker() -> anyhow::Result<Self> {
         Self::build(None, Some(Namespace::answering("10.0.0.0/9")?), "pingfleet")
     }
@@ -81,24 +80,28 @@ impl Fleet {
     /// The same with a broker in it.
     ///
     /// # Errors
-    /// When there can be none.
+    /// When it cannot be made.
     pub fn new() -> anyhow::Result<Self> {
-        let mut fleet = Self::without_broker()?;
-        fleet.rabbit = fleet.namespace.as_ref().map(Rabbit::start_in).transpose()?;
-        Ok(fleet)
+        let mut deployment = Self::without_broker()?;
+        deployment.rabbit = deployment
+            .namespace
+            .as_ref()
+            .map(Rabbit::start_in)
+            .transpose()?;
+        Ok(deployment)
     }
 
-    /// A fleet on this machine's loopback, with a broker that is shared with fleets of other prefixes.
+    /// A deployment on this machine's loopback. Deployments with other prefixes may use the same broker.
     ///
     /// # Errors
     /// When there is no temporary folder.
-    pub fn on(rabbit: Rabbit, prefix: &str) -> anyhow::Result<Self> {
+    pub fn with_shared_broker(rabbit: Rabbit, prefix: &str) -> anyhow::Result<Self> {
         Self::build(Some(rabbit), None, prefix)
     }
 
-    /// Gives the broker back.
+    /// Returns the broker, for the next deployment.
     #[must_use]
-    pub fn into_rabbit(mut self) -> Option<Rabbit> {
+    pub fn into_broker(mut self) -> Option<Rabbit> {
         self.rabbit.take()
     }
 
@@ -106,62 +109,66 @@ impl Fleet {
     ///
     /// # Errors
     /// When there is none.
-    pub fn rabbit(&mut self) -> anyhow::Result<&mut Rabbit> {
-        self.rabbit.as_mut().context("a fleet without a broker")
+    pub fn broker_mut(&mut self) -> anyhow::Result<&mut Rabbit> {
+        self.rabbit
+            .as_mut()
+            .context("a deployment without a broker")
     }
 
-    /// The broker, for looking.
+    /// The broker, for queries.
     ///
     /// # Errors
     /// When there is none.
     pub fn broker(&self) -> anyhow::Result<&Rabbit> {
-        self.rabbit.as_ref().context("a fleet without a broker")
+        self.rabbit
+            .as_ref()
+            .context("a deployment without a broker")
     }
 
-    /// The network.
+    /// The network namespace.
     ///
     /// # Errors
     /// When there is none.
     pub fn namespace(&self) -> anyhow::Result<&Namespace> {
         self.namespace
             .as_ref()
-            .context("a fleet without a network of its own")
+            .context("a deployment without a network of its own")
     }
 
-    /// The folder that programs work in.
+    /// The working folder of the programs.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The database.
+    /// The path of the database.
     #[must_use]
     pub fn database(&self) -> PathBuf {
         self.database.clone()
     }
 
-    /// From now on the database is in another folder.
+    /// Sets another folder for the database of the programs that are started from now on.
     pub fn move_database(&mut self, folder: &Path) {
         self.database = folder.join("pingfleet.db");
-        self.bounds.move_database(&self.database);
+        self.usage.move_database(&self.database);
         let path = self.database.to_string_lossy().into_owned();
-        self.set("PINGFLEET_STORE__PATH", &path);
+        self.set_env("PINGFLEET_STORE__PATH", &path);
     }
 
-    /// What the names of this fleet's queues begin with.
+    /// The prefix of this deployment's queue names.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The name of one of this fleet's queues.
+    /// The name of one of this deployment's queues.
     #[must_use]
     pub fn queue(&self, suffix: &str) -> String {
         format!("{}.{suffix}", self.prefix)
     }
 
-    /// Gives a variable to programs that are started from now on. An empty value takes it away.
-    pub fn set(&self, name: &str, value: &str) {
+    /// Sets an environment variable of the programs that are started from now on. An empty value removes it.
+    pub fn set_env(&self, name: &str, value: &str) {
         let mut environment = self.environment.borrow_mut();
         environment.retain(|(known, _)| known != name);
         if !value.is_empty() {
@@ -169,29 +176,29 @@ impl Fleet {
         }
     }
 
-    /// From now on a program may have this many MiB of memory at most.
-    pub fn bound_memory(&self, mib: u64) {
-        self.bounds.bound_memory(mib);
+    /// Sets the most memory, in MiB, that a program may use.
+    pub fn limit_memory(&self, mib: u64) {
+        self.usage.limit_memory(mib);
     }
 
-    /// The most bytes that the database's log was seen with.
+    /// The largest size of the write-ahead log that was observed.
     #[must_use]
-    pub fn longest_log(&self) -> u64 {
-        self.bounds.longest_log()
+    pub fn peak_wal_bytes(&self) -> u64 {
+        self.usage.peak_wal_bytes()
     }
 
-    /// The most memory, in MiB, and the most threads that programs of this name had.
+    /// The peak memory, in MiB, and the peak number of threads of the programs with this name.
     #[must_use]
-    pub fn largest(&self, program: &str) -> (u64, u64) {
-        self.bounds.look_at_all();
-        self.bounds.largest(program)
+    pub fn peak(&self, program: &str) -> (u64, u64) {
+        self.usage.sample_all();
+        self.usage.peak(program)
     }
 
-    /// What of all programs, ended or not, and of the database's log was larger than it may be.
+    /// Every limit that a program, running or not, or the write-ahead log exceeded.
     #[must_use]
-    pub fn oversized(&self) -> Vec<String> {
-        self.bounds.look_at_all();
-        self.bounds.exceeded()
+    pub fn exceeded_limits(&self) -> Vec<String> {
+        self.usage.sample_all();
+        self.usage.exceeded_limits()
     }
 
     /// A file of the first `count` addresses of 10.0.0.0/9, one a line.
@@ -216,26 +223,26 @@ impl Fleet {
         Ok(path)
     }
 
-    /// Starts a program of the workspace, by its name, with the fleet's broker and database.
+    /// Starts a program of the workspace with this deployment's broker and database.
     ///
     /// # Errors
     /// When it is not built.
-    pub fn start(&self, program: &str, arguments: &[&str]) -> anyhow::Result<Program> {
-        self.start_under(&[], program, arguments)
+    pub fn start(&self, program: &str, arguments: &[&str]) -> anyhow::Result<ChildProcess> {
+        self.start_with_wrapper(&[], program, arguments)
     }
 
-    /// The same under a command that starts it, such as `strace -f`.
+    /// The same through a command that starts the program, such as `strace -f`.
     ///
     /// # Errors
     /// When it is not built.
-    pub fn start_under(
+    pub fn start_with_wrapper(
         &self,
         under: &[&str],
         program: &str,
         arguments: &[&str],
-    ) -> anyhow::Result<Program> {
-        let path = built(program)?;
-        // A killed test leaves nothing behind that looks for its broker for ever.
+    ) -> anyhow::Result<ChildProcess> {
+        let path = program_path(program)?;
+        // The program dies with the test: otherwise it would try to reach a missing broker for ever.
         let mut words: Vec<std::ffi::OsString> = ["setpriv", "--pdeathsig", "KILL"]
             .iter()
             .chain(under)
@@ -258,141 +265,150 @@ impl Fleet {
         let number = self.started.get();
         self.started.set(number + 1);
         let log = self.folder.path().join(format!("{number}.log"));
-        Program::start(program, command, log, &self.bounds)
+        ChildProcess::start(program, command, log, &self.usage)
     }
 
-    /// Waits until the database has a run of which `wanted` is true.
+    /// Waits until the latest run satisfies `condition`.
     ///
     /// # Errors
-    /// When it never has.
+    /// When it never does.
     pub fn wait_for_run(
         &self,
         what: &str,
-        mut wanted: impl FnMut(&RunSummary) -> bool,
+        mut condition: impl FnMut(&RunSummary) -> bool,
     ) -> anyhow::Result<RunSummary> {
         let began = Instant::now();
         let mut seen = None;
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < MAX_WAIT {
             if self.database().exists()
                 && let Ok(store) = self.store()
                 && let Ok(run) = store.find_run("latest")
             {
                 let summary = store.summary(run)?;
-                if wanted(&summary) {
+                if condition(&summary) {
                     return Ok(summary);
                 }
                 seen = Some(summary);
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
-        bail!("waited in vain for {what}; the run is {seen:?}")
+        bail!("timed out waiting for {what}; the run is {seen:?}")
     }
 
-    /// Waits until no message is left on the queues, delivered or not, twice in a row.
+    /// Waits until the queues had no message, ready or unacked, twice in a row.
     ///
     /// # Errors
-    /// When that never comes.
-    pub fn wait_for_quiet_queues(&self) -> anyhow::Result<()> {
-        self.wait_for_chunks_or_quiet(i64::MAX)
+    /// When that never happens.
+    pub fn wait_for_empty_queues(&self) -> anyhow::Result<()> {
+        self.wait_for_chunks_or_empty_queues(i64::MAX)
     }
 
-    /// Waits until the run has some chunks done, or no message is left on the queues.
+    /// Waits until the run has this many chunks done, or the queues had no message twice in a row.
     ///
     /// # Errors
-    /// When neither comes.
-    pub fn wait_for_chunks_or_quiet(&self, chunks: i64) -> anyhow::Result<()> {
+    /// When neither happens.
+    pub fn wait_for_chunks_or_empty_queues(&self, chunks: i64) -> anyhow::Result<()> {
         let began = Instant::now();
-        let mut quiet = 0;
-        while began.elapsed() < PATIENCE {
+        let mut empty = 0;
+        while began.elapsed() < MAX_WAIT {
             let store = self.store()?;
             if store.summary(store.find_run("latest")?)?.chunks_done >= chunks {
                 return Ok(());
             }
-            quiet = if self.messages()? > 0 { 0 } else { quiet + 1 };
-            if quiet == 2 {
+            empty = if self.message_count()? > 0 {
+                0
+            } else {
+                empty + 1
+            };
+            if empty == 2 {
                 return Ok(());
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
-        bail!("the queues did not become quiet")
+        bail!("the queues did not become empty")
     }
 
-    /// Waits until every run is settled, or nothing can settle what is outstanding any more: no message is left.
+    /// Waits until every run is settled, or nothing can settle the outstanding chunks because the queues are empty.
     ///
     /// # Errors
-    /// When neither comes: something hangs.
-    pub fn rest(&self) -> anyhow::Result<Rest> {
+    /// When neither happens: something hangs.
+    pub fn wait_until_idle(&self) -> anyhow::Result<Idle> {
         let began = Instant::now();
-        let mut moved = (Instant::now(), -1);
-        let mut quiet = 0;
-        while began.elapsed() < PATIENCE {
+        let mut last_change = (Instant::now(), -1);
+        let mut empty = 0;
+        while began.elapsed() < MAX_WAIT {
             let summaries = self.store()?.summaries()?;
             let outstanding: i64 = summaries
                 .iter()
                 .filter(|run| run.state != RunState::Planning)
                 .map(RunSummary::outstanding)
                 .sum();
-            self.bounds.look_at_all();
+            self.usage.sample_all();
             let closed = summaries
                 .iter()
                 .all(|run| run.state == RunState::Planning || run.finished_at.is_some());
             if outstanding == 0 && closed && !summaries.is_empty() {
-                return Ok(Rest::Settled);
+                return Ok(Idle::Settled);
             }
-            let stuck = if outstanding == 0 {
-                CLOSED_WITHIN
+            let stalled_after = if outstanding == 0 {
+                MAX_CLOSE_TIME
             } else {
-                STUCK
+                STALLED_AFTER
             };
-            if moved.1 != outstanding {
-                moved = (Instant::now(), outstanding);
-                quiet = 0;
-            } else if moved.0.elapsed() >= stuck {
-                quiet = if self.messages()? > 0 { 0 } else { quiet + 1 };
-                if quiet == 2 {
-                    return Ok(Rest::Quiet);
+            if last_change.1 != outstanding {
+                last_change = (Instant::now(), outstanding);
+                empty = 0;
+            } else if last_change.0.elapsed() >= stalled_after {
+                empty = if self.message_count()? > 0 {
+                    0
+                } else {
+                    empty + 1
+                };
+                if empty == 2 {
+                    return Ok(Idle::QueuesEmpty);
                 }
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         bail!(
-            "it does not come to rest: {:?}; messages: {:?}",
+            "neither settled nor idle: {:?}; messages: {:?}",
             self.store()?.summaries()?,
-            self.messages()
+            self.message_count()
         )
     }
 
-    /// Waits for a moment, and tells whether every run is settled by then.
+    /// Pauses for a poll interval, then returns whether every run is settled.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn wait_a_moment_for_rest(&self) -> anyhow::Result<Option<Rest>> {
-        std::thread::sleep(LOOK);
+    pub fn is_settled_after_pause(&self) -> anyhow::Result<bool> {
+        std::thread::sleep(POLL_INTERVAL);
         let summaries = self.store()?.summaries()?;
         let open = summaries.iter().any(|run| run.outstanding() > 0);
-        Ok((!open && !summaries.is_empty()).then_some(Rest::Settled))
+        Ok(!open && !summaries.is_empty())
     }
 
-    /// Messages of work and of results, delivered or not.
+    /// How many messages are on `work` and `results`, ready or unacked.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub fn messages(&self) -> anyhow::Result<i64> {
+    pub fn message_count(&self) -> anyhow::Result<i64> {
         let ours = [self.queue("work"), self.queue("results")];
-        self.listed(&ours, "messages")
+        self.sum_of_column(&ours, "messages")
     }
 
-    /// A number that the broker lists for a queue; 0 when there is no such queue.
+    /// A column of `rabbitmqctl list_queues` for a queue; 0 when there is no such queue.
     ///
     /// # Errors
     /// When the broker does not answer.
     pub fn depth(&self, queue: &str, column: &str) -> anyhow::Result<i64> {
-        self.listed(&[queue.to_owned()], column)
+        self.sum_of_column(&[queue.to_owned()], column)
     }
 
-    fn listed(&self, queues: &[String], column: &str) -> anyhow::Result<i64> {
-        let listed = self.broker()?.ctl(&["list_queues", "name", column])?;
-        Ok(listed
+    /// The sum of a column of `rabbitmqctl list_queues` over some queues.
+    fn sum_of_column(&self, queues: &[String], column: &str) -> anyhow::Result<i64> {
+        let listing = self.broker()?.ctl(&["list_queues", "name", column])?;
+        Ok(listing
             .lines()
             .filter_map(|line| {
                 let (name, number) = line.split_once(char::is_whitespace)?;
@@ -402,7 +418,7 @@ impl Fleet {
             .sum())
     }
 
-    /// Opens the database, as a program does that only reads.
+    /// Opens the database without creating or checking it.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -416,7 +432,7 @@ impl Fleet {
         Ok(options.open()?)
     }
 
-    /// The proof of the latest run.
+    /// Verifies the latest run.
     ///
     /// # Errors
     /// When there is none.
@@ -426,10 +442,10 @@ impl Fleet {
         Ok(store.verify(run)?)
     }
 
-    /// What `sqlite3` answers to a query, as users ask it.
+    /// The output of the command `sqlite3` for a query.
     ///
     /// # Errors
-    /// When it refuses.
+    /// When it fails.
     pub fn sqlite3(&self, query: &str) -> anyhow::Result<String> {
         let uri = format!("file:{}?mode=ro", self.database().display());
         let output = Command::new("sqlite3").arg(uri).arg(query).output()?;

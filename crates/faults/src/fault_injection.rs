@@ -1,7 +1,7 @@
-//! The broker and the prober of a role with faults put between: it dies at a boundary, or keeps a promise badly.
+//! Wraps the broker and the prober of a role, so that the process is killed at a boundary or has a deliberate defect.
 //!
-//! The roles themselves are the real ones. A boundary is where a role hands something over: what it does between two
-//! of them, another process cannot see.
+//! The roles themselves are unchanged. A boundary is a point at which a role takes something from, or passes something to,
+//! its broker or prober. What happens between two boundaries is not visible to other processes.
 
 use std::{
     collections::VecDeque,
@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Depth, Publisher,
-    Queue,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, Queue,
+    QueueDepth,
 };
 use pingfleet_prober::{
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
@@ -28,36 +28,37 @@ use pingfleet_prober::{
 use pingfleet_wire::{Probing, Rtt};
 use rustix::process::{Signal, getpid, kill_process};
 
-/// What was just sent has left the process after this time.
-const ON_THE_WIRE: Duration = Duration::from_millis(50);
+/// After this time a frame that was just written has left the process.
+const SEND_TIME: Duration = Duration::from_millis(50);
 
-/// Messages that [`Sabotage::NoteFirst`] holds back: more than a producer notes at once.
-const HELD: usize = 120;
+/// Messages that [`Defect::ConfirmBeforeSend`] delays: more than a producer records as published at once.
+const MAX_DELAYED: usize = 120;
 
-/// A worker's heartbeat takes with it what was held back for longer: so its run ends, and some are held at any moment.
-const HELD_FOR: Duration = Duration::from_secs(1);
+/// Each heartbeat of a worker sends the messages that were delayed for longer. So the run completes, and some messages are
+/// delayed at any time.
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// What a writer that counts its deliveries tells them with, on standard error, when it has ended.
-pub const HANDED_OVER: &str = "deliveries handed over: ";
+/// Precedes the number of deliveries that `--count` prints on standard error at exit.
+pub const DELIVERY_COUNT: &str = "deliveries: ";
 
-/// A boundary of a role. Heartbeats pass none.
+/// A boundary of a role. Heartbeats do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Boundary {
     /// A delivery was handed to the role.
     Delivered,
     /// The targets of a chunk were probed.
     Probed,
-    /// A message was handed to the connection; its confirm is open.
+    /// A message was handed to the connection; its confirm has not come.
     Published,
-    /// The broker confirmed a message; the role does not know it yet.
+    /// The broker confirmed a message; the role has not seen it yet.
     Confirmed,
-    /// The role is about to ack: the writer has committed.
+    /// The role is about to ack; the writer has committed.
     Acking,
-    /// An ack has left.
+    /// An ack was sent.
     Acked,
 }
 
-/// At which passing of which boundary the process kills itself.
+/// The boundary, and at which of its passings the process kills itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KillAt {
     boundary: Boundary,
@@ -75,95 +76,98 @@ impl FromStr for KillAt {
             boundary: Boundary::from_str(boundary, false)?,
             passing: passing
                 .parse()
-                .map_err(|_| format!("{passing:?} is no number"))?,
+                .map_err(|_| format!("{passing:?} is not a number"))?,
         })
     }
 }
 
-/// A promise that is kept badly: what the cases must be able to see.
+/// A deliberate defect, which the checks of a case must detect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Sabotage {
-    /// Acks each delivery as it comes.
+pub enum Defect {
+    /// Acks each delivery before it is processed.
     AckFirst,
-    /// Takes every message that was handed to the connection for stored.
-    Believe,
-    /// Takes messages for stored long before they are handed to the connection.
-    NoteFirst,
-    /// Takes the whole window from the start.
+    /// Treats every message that was handed to the connection as confirmed.
+    AssumeConfirmed,
+    /// Treats messages as confirmed long before they are handed to the connection.
+    ConfirmBeforeSend,
+    /// Consumes with the largest prefetch from the start.
     NoSlowStart,
-    /// Takes every queue for empty.
-    EmptyLook,
-    /// Takes all results at once, however many there are.
-    TakeAll,
-    /// Does not hear SIGTERM.
-    Deaf,
-    /// Takes the first failure of its broker for the last word.
-    GiveUp,
-    /// Writes without the writer's lock.
+    /// Reports every queue as empty.
+    ReportEmptyQueues,
+    /// Consumes the results with an unlimited prefetch.
+    UnlimitedPrefetch,
+    /// Ignores SIGTERM.
+    IgnoreSigterm,
+    /// Exits at the first broker failure instead of connecting again.
+    NoReconnect,
+    /// Does not take the writer's lock.
     NoLock,
-    /// Opens the database without looking for damage.
+    /// Opens the database without checking it for damage.
     NoCheck,
-    /// Takes round trips from the wall clock.
-    WallClock,
-    /// Publishes every message twice. No broken promise: the others must bear it.
-    Twice,
+    /// Measures round trips by the wall clock.
+    WallClockRtt,
+    /// Publishes every message twice. This is allowed; the other roles must handle it.
+    PublishTwice,
 }
 
 /// The faults of a process.
 #[derive(Debug, Clone, Default, Args)]
 pub struct FaultArgs {
-    /// Dies at the N-th passing of a boundary
+    /// Kill the process at the N-th passing of a boundary
     #[arg(long, value_name = "BOUNDARY:N")]
     pub kill_at: Option<KillAt>,
-    /// Dies when it is to probe this address
+    /// Kill the process when it is asked to probe this address
     #[arg(long, value_name = "ADDRESS")]
     pub poison: Option<IpAddr>,
-    /// Keeps a promise badly
+    /// Add a deliberate defect
     #[arg(long, value_enum)]
-    pub sabotage: Vec<Sabotage>,
+    pub defect: Vec<Defect>,
 }
 
 impl FaultArgs {
-    /// Whether this promise is kept badly.
+    /// Whether the process has this defect.
     #[must_use]
-    pub fn sabotages(&self, sabotage: Sabotage) -> bool {
-        self.sabotage.contains(&sabotage)
+    pub fn has_defect(&self, defect: Defect) -> bool {
+        self.defect.contains(&defect)
     }
 }
 
-/// The faults of this process, with what it has passed so far.
+/// The faults of this process, and how often it has passed the boundary so far.
 #[derive(Debug)]
 pub struct Faults {
     arguments: FaultArgs,
     passed: AtomicU64,
-    handed_over: AtomicU64,
+    deliveries: AtomicU64,
 }
 
 impl Faults {
-    /// Nothing passed yet.
+    /// Starts the counts at 0.
     #[must_use]
     pub fn new(arguments: FaultArgs) -> Arc<Self> {
         Arc::new(Self {
             arguments,
             passed: AtomicU64::new(0),
-            handed_over: AtomicU64::new(0),
+            deliveries: AtomicU64::new(0),
         })
     }
 
-    /// Results and dead letters that consumers handed to the role.
+    /// How many results and dead letters the consumers passed to the role.
     #[must_use]
-    pub fn handed_over(&self) -> u64 {
-        self.handed_over.load(Ordering::Relaxed)
+    pub fn deliveries(&self) -> u64 {
+        self.deliveries.load(Ordering::Relaxed)
     }
 
-    fn sabotages(&self, sabotage: Sabotage) -> bool {
-        self.arguments.sabotages(sabotage)
+    /// Whether the process has this defect.
+    #[must_use]
+    pub fn has_defect(&self, defect: Defect) -> bool {
+        self.arguments.has_defect(defect)
     }
 
-    /// Before the process dies behind something that it sends: the client library tells nobody when a frame has left.
-    async fn wait_for_the_wire(&self, boundary: Boundary) {
+    /// Before the process is killed at this boundary, waits until its last frame is sent: the client library does not report
+    /// when.
+    async fn wait_until_sent(&self, boundary: Boundary) {
         if self.is_next(boundary) {
-            tokio::time::sleep(ON_THE_WIRE).await;
+            tokio::time::sleep(SEND_TIME).await;
         }
     }
 
@@ -180,37 +184,37 @@ impl Faults {
         };
         if at.boundary == boundary && self.passed.fetch_add(1, Ordering::Relaxed) + 1 == at.passing
         {
-            die();
+            kill_self();
         }
     }
 }
 
-/// SIGKILL: nothing of this process runs after it.
-fn die() -> ! {
+/// Sends SIGKILL to this process.
+fn kill_self() -> ! {
     let sent = kill_process(getpid(), Signal::KILL);
-    // The signal is there before the call returns.
+    // The signal arrives before the call returns.
     unreachable!("alive after SIGKILL: {sent:?}")
 }
 
 /// A broker with faults.
 #[derive(Debug)]
-pub struct TamperedBroker<B> {
+pub struct FaultyBroker<B> {
     inner: B,
     faults: Arc<Faults>,
 }
 
-impl<B: Broker> TamperedBroker<B> {
-    /// Puts the faults between a role and its broker.
+impl<B: Broker> FaultyBroker<B> {
+    /// Wraps a broker.
     pub fn new(inner: B, faults: Arc<Faults>) -> Self {
         Self { inner, faults }
     }
 }
 
 #[async_trait]
-impl<B: Broker> Broker for TamperedBroker<B> {
+impl<B: Broker> Broker for FaultyBroker<B> {
     async fn check(&self) -> Result<(), BrokerError> {
         self.inner.check().await.map_err(|error| {
-            if self.faults.sabotages(Sabotage::GiveUp) && error.is_transient() {
+            if self.faults.has_defect(Defect::NoReconnect) && error.is_transient() {
                 return BrokerError::Url(format!("given up: {error}"));
             }
             error
@@ -218,10 +222,10 @@ impl<B: Broker> Broker for TamperedBroker<B> {
     }
 
     async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
-        Ok(Box::new(TamperedPublisher {
+        Ok(Box::new(FaultyPublisher {
             inner: self.inner.publisher().await?,
             faults: Arc::clone(&self.faults),
-            held: VecDeque::new(),
+            delayed: VecDeque::new(),
         }))
     }
 
@@ -231,49 +235,52 @@ impl<B: Broker> Broker for TamperedBroker<B> {
         prefetch: u16,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         let prefetch = match queue {
-            Queue::Work if self.faults.sabotages(Sabotage::NoSlowStart) => 256,
-            Queue::Results if self.faults.sabotages(Sabotage::TakeAll) => u16::MAX,
+            Queue::Work if self.faults.has_defect(Defect::NoSlowStart) => 256,
+            Queue::Results if self.faults.has_defect(Defect::UnlimitedPrefetch) => u16::MAX,
             _ => prefetch,
         };
-        Ok(Box::new(TamperedConsumer {
+        Ok(Box::new(FaultyConsumer {
             inner: self.inner.consumer(queue, prefetch).await?,
             faults: Arc::clone(&self.faults),
-            counts: matches!(queue, Queue::Work | Queue::Results),
-            tells: matches!(queue, Queue::Results | Queue::Dead),
+            has_boundaries: matches!(queue, Queue::Work | Queue::Results),
+            counts_deliveries: matches!(queue, Queue::Results | Queue::Dead),
         }))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
+    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
         let depth = self.inner.depth(queue).await?;
-        if self.faults.sabotages(Sabotage::EmptyLook) {
-            return Ok(Depth { ready: 0, ..depth });
+        if self.faults.has_defect(Defect::ReportEmptyQueues) {
+            return Ok(QueueDepth { ready: 0, ..depth });
         }
         Ok(depth)
     }
 }
 
-struct TamperedPublisher {
+struct FaultyPublisher {
     inner: Box<dyn Publisher>,
     faults: Arc<Faults>,
-    /// Taken for stored, and not yet handed to the connection.
-    held: VecDeque<Held>,
+    /// Treated as confirmed, and not yet handed to the connection.
+    delayed: VecDeque<Delayed>,
 }
 
-struct Held {
+struct Delayed {
     since: Instant,
     queue: Queue,
     body: Vec<u8>,
 }
 
-impl TamperedPublisher {
-    /// Hands over what is held, from the oldest on, for as long as `due` says so.
-    async fn hand_over(&mut self, due: impl Fn(&Held, usize) -> bool) -> Result<(), BrokerError> {
+impl FaultyPublisher {
+    /// Sends the delayed messages, oldest first, while `due` holds for the oldest one and their number.
+    async fn send_delayed(
+        &mut self,
+        due: impl Fn(&Delayed, usize) -> bool,
+    ) -> Result<(), BrokerError> {
         while self
-            .held
+            .delayed
             .front()
-            .is_some_and(|oldest| due(oldest, self.held.len()))
+            .is_some_and(|oldest| due(oldest, self.delayed.len()))
         {
-            if let Some(Held { queue, body, .. }) = self.held.pop_front() {
+            if let Some(Delayed { queue, body, .. }) = self.delayed.pop_front() {
                 drop(self.inner.publish(queue, &body).await?);
             }
         }
@@ -282,31 +289,31 @@ impl TamperedPublisher {
 }
 
 #[async_trait]
-impl Publisher for TamperedPublisher {
+impl Publisher for FaultyPublisher {
     async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
         if queue == Queue::Heartbeats {
-            self.hand_over(|held, _| held.since.elapsed() >= HELD_FOR)
+            self.send_delayed(|oldest, _| oldest.since.elapsed() >= MAX_DELAY)
                 .await?;
             return self.inner.publish(queue, body).await;
         }
-        if self.faults.sabotages(Sabotage::NoteFirst) {
-            self.held.push_back(Held {
+        if self.faults.has_defect(Defect::ConfirmBeforeSend) {
+            self.delayed.push_back(Delayed {
                 since: Instant::now(),
                 queue,
                 body: body.to_owned(),
             });
-            self.hand_over(|_, held| held > HELD).await?;
+            self.send_delayed(|_, count| count > MAX_DELAYED).await?;
             self.faults.pass(Boundary::Published);
             return Ok(futures_util::future::ready(Ok(Confirmed::Stored)).boxed());
         }
-        if self.faults.sabotages(Sabotage::Twice) {
-            // Whether the first one is stored shows when it is delivered; the role awaits the second one.
+        if self.faults.has_defect(Defect::PublishTwice) {
+            // The role awaits the confirm of the second one only. Whether the first one is stored shows by its delivery.
             drop(self.inner.publish(queue, body).await?);
         }
         let confirm = self.inner.publish(queue, body).await?;
-        self.faults.wait_for_the_wire(Boundary::Published).await;
+        self.faults.wait_until_sent(Boundary::Published).await;
         self.faults.pass(Boundary::Published);
-        if self.faults.sabotages(Sabotage::Believe) {
+        if self.faults.has_defect(Defect::AssumeConfirmed) {
             return Ok(futures_util::future::ready(Ok(Confirmed::Stored)).boxed());
         }
         let faults = Arc::clone(&self.faults);
@@ -321,30 +328,30 @@ impl Publisher for TamperedPublisher {
     }
 
     async fn close(mut self: Box<Self>) {
-        // Who leaves in order leaves nothing behind. Who cannot is about to lose the session anyway.
-        drop(self.hand_over(|_, _| true).await);
+        // A regular exit loses nothing. When the session is lost already, sending fails, and that is no new error.
+        drop(self.send_delayed(|_, _| true).await);
         self.inner.close().await;
     }
 }
 
-struct TamperedConsumer {
+struct FaultyConsumer {
     inner: Box<dyn Consumer>,
     faults: Arc<Faults>,
-    /// Its deliveries and acks pass boundaries.
-    counts: bool,
-    /// The database counts its deliveries.
-    tells: bool,
+    /// Whether its deliveries and acks pass boundaries.
+    has_boundaries: bool,
+    /// Whether the database counts its deliveries.
+    counts_deliveries: bool,
 }
 
 #[async_trait]
-impl Consumer for TamperedConsumer {
+impl Consumer for FaultyConsumer {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         let delivery = self.inner.next().await?;
-        if self.tells {
-            self.faults.handed_over.fetch_add(1, Ordering::Relaxed);
+        if self.counts_deliveries {
+            self.faults.deliveries.fetch_add(1, Ordering::Relaxed);
         }
-        if self.counts {
-            if self.faults.sabotages(Sabotage::AckFirst) {
+        if self.has_boundaries {
+            if self.faults.has_defect(Defect::AckFirst) {
                 self.inner.ack(delivery.tag, false).await?;
             }
             self.faults.pass(Boundary::Delivered);
@@ -353,14 +360,14 @@ impl Consumer for TamperedConsumer {
     }
 
     async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
-        if !self.counts {
+        if !self.has_boundaries {
             return self.inner.ack(tag, multiple).await;
         }
         self.faults.pass(Boundary::Acking);
-        if !self.faults.sabotages(Sabotage::AckFirst) {
+        if !self.faults.has_defect(Defect::AckFirst) {
             self.inner.ack(tag, multiple).await?;
         }
-        self.faults.wait_for_the_wire(Boundary::Acked).await;
+        self.faults.wait_until_sent(Boundary::Acked).await;
         self.faults.pass(Boundary::Acked);
         Ok(())
     }
@@ -369,11 +376,11 @@ impl Consumer for TamperedConsumer {
         self.inner.requeue(tag).await
     }
 
-    async fn widen(&mut self, prefetch: u16) -> Result<(), BrokerError> {
-        if self.counts && self.faults.sabotages(Sabotage::NoSlowStart) {
+    async fn raise_prefetch(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        if self.has_boundaries && self.faults.has_defect(Defect::NoSlowStart) {
             return Ok(());
         }
-        self.inner.widen(prefetch).await
+        self.inner.raise_prefetch(prefetch).await
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {
@@ -386,29 +393,29 @@ impl Consumer for TamperedConsumer {
 }
 
 /// A prober with faults.
-pub struct TamperedProber {
-    /// What finds out.
+pub struct OpenFaultyProber {
+    /// The real or scripted prober.
     pub inner: Arc<dyn OpenProber>,
     /// Its faults.
     pub faults: Arc<Faults>,
 }
 
-impl OpenProber for TamperedProber {
+impl OpenProber for OpenFaultyProber {
     fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
-        Ok(Box::new(Tampered {
+        Ok(Box::new(FaultyProber {
             inner: self.inner.open(requests_sent)?,
             faults: Arc::clone(&self.faults),
         }))
     }
 }
 
-struct Tampered {
+struct FaultyProber {
     inner: Box<dyn Prober>,
     faults: Arc<Faults>,
 }
 
 #[async_trait(?Send)]
-impl Prober for Tampered {
+impl Prober for FaultyProber {
     async fn probe(
         &self,
         probing: &Probing,
@@ -418,11 +425,11 @@ impl Prober for Tampered {
         let poisoned =
             |destination: &Destination| self.faults.arguments.poison == Some(destination.address);
         if destinations.iter().any(poisoned) {
-            die();
+            kill_self();
         }
         let (began, wall) = (Instant::now(), SystemTime::now());
         let mut findings = self.inner.probe(probing, destinations, pace).await;
-        if self.faults.sabotages(Sabotage::WallClock) {
+        if self.faults.has_defect(Defect::WallClockRtt) {
             let measured = began.elapsed();
             let by_wall = |rtt: Duration| match wall.elapsed() {
                 Ok(elapsed) => (rtt + elapsed).saturating_sub(measured),

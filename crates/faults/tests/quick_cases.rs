@@ -1,20 +1,20 @@
-//! The quick form of the cases that prove most for their time, each on a broker of its own. `scripts/fault-suite` runs
-//! all of them, and thoroughly.
+//! The quick form of the cases that prove most for their time, each on its own broker. `scripts/fault-suite` runs all
+//! cases in their full form.
 
-use pingfleet_faults::{bench::Bench, cases};
+use pingfleet_faults::{cases, runner::CaseRunner};
 
 /// Runs a case and its control.
 fn holds(name: &str) {
     let case = cases::named(name).expect("the suite has this case");
-    let judgement = Bench::new(false).judge(&case);
+    let report = CaseRunner::new(false).judge(&case);
     assert!(
-        judgement.passed,
+        report.passed,
         "{}; control: {}",
-        judgement.story, judgement.control
+        report.summary, report.control
     );
 }
 
-macro_rules! bounded {
+macro_rules! quick {
     ($($test:ident: $name:literal,)*) => {
         $(
             #[test]
@@ -25,7 +25,7 @@ macro_rules! bounded {
     };
 }
 
-bounded! {
+quick! {
     worker_killed_at_each_boundary: "worker-killed-at-each-boundary",
     writer_killed_at_each_boundary: "writer-killed-at-each-boundary",
     writer_killed_in_its_transaction: "writer-killed-in-its-transaction",

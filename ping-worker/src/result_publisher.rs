@@ -1,7 +1,7 @@
-//! The publishing half: results and heartbeats on a connection of their own, each result until it is confirmed.
+//! Publishes results and heartbeats on a connection of its own, each result until it is confirmed.
 //!
-//! Invariant: a result leaves the outbox only when the broker has stored it. A refused or unroutable one, and one
-//! whose confirm was lost with its session, is published again, the same bytes; nothing is probed again for it.
+//! Invariant: a result is dropped only when the broker has stored it. A result that was refused or unroutable, or whose
+//! confirm was lost with its session, is published again with the same bytes; its chunk is not probed again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,38 +10,35 @@ use futures_util::{
     future::{BoxFuture, FutureExt},
     stream::FuturesUnordered,
 };
-use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, pauses};
-use pingfleet_wire::{ChunkKey, Message};
+use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, backoff};
+use pingfleet_wire::{ChunkKey, Message, timing::HEARTBEAT_INTERVAL};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::heartbeat::Pulse;
-
-/// How often a heartbeat leaves.
-const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+use crate::status::WorkerStatus;
 
 /// A result to publish.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub(crate) struct ResultMessage {
     pub(crate) key: ChunkKey,
     pub(crate) body: Vec<u8>,
 }
 
-/// What a confirm answers.
+/// What a confirm is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
+enum Published {
     Result(ChunkKey),
     Heartbeat,
 }
 
-type Answers = FuturesUnordered<BoxFuture<'static, (Sent, Result<Confirmed, BrokerError>)>>;
+type Answers = FuturesUnordered<BoxFuture<'static, (Published, Result<Confirmed, BrokerError>)>>;
 
-/// Publishes what comes by `results` until that is closed and everything in it is confirmed, and tells each confirmed
-/// chunk by `confirmed`. `leave` ends it at once, with unconfirmed results left to redelivery.
+/// Publishes all `results` until that channel is closed and everything is confirmed. Sends each confirmed chunk to
+/// `confirmed`. `leave` ends it at once; chunks with unconfirmed results are then delivered to another worker.
 pub(crate) async fn run(
     broker: Arc<dyn Broker>,
-    pulse: Arc<Pulse>,
-    mut results: mpsc::Receiver<Outgoing>,
+    status: Arc<WorkerStatus>,
+    mut results: mpsc::Receiver<ResultMessage>,
     confirmed: mpsc::Sender<ChunkKey>,
     leave: CancellationToken,
 ) -> Result<(), BrokerError> {
@@ -59,7 +56,7 @@ pub(crate) async fn run(
         let lost = tokio::select! {
             biased;
             () = leave.cancelled() => return Ok(()),
-            lost = publish(&mut *publisher, &pulse, &mut results, &confirmed, &mut unconfirmed, &mut open) => lost,
+            lost = publish(&mut *publisher, &status, &mut results, &confirmed, &mut unconfirmed, &mut open) => lost,
         };
         match lost {
             Ok(()) => publisher.close().await,
@@ -76,71 +73,73 @@ pub(crate) async fn run(
 /// One session of publishing.
 async fn publish(
     publisher: &mut dyn Publisher,
-    pulse: &Pulse,
-    results: &mut mpsc::Receiver<Outgoing>,
+    status: &WorkerStatus,
+    results: &mut mpsc::Receiver<ResultMessage>,
     confirmed: &mpsc::Sender<ChunkKey>,
     unconfirmed: &mut HashMap<ChunkKey, Vec<u8>>,
     open: &mut bool,
 ) -> Result<(), BrokerError> {
     let mut answers: Answers = FuturesUnordered::new();
     // Refused results wait here for their next try.
-    let mut again: FuturesUnordered<BoxFuture<'static, ChunkKey>> = FuturesUnordered::new();
-    let mut patience = pauses();
+    let mut refused: FuturesUnordered<BoxFuture<'static, ChunkKey>> = FuturesUnordered::new();
+    let mut pauses = backoff();
     for (key, body) in unconfirmed.iter() {
         send(
             publisher,
             Queue::Results,
-            Sent::Result(*key),
+            Published::Result(*key),
             body,
             &mut answers,
         )
         .await?;
     }
-    let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while *open || !unconfirmed.is_empty() {
         tokio::select! {
             biased;
             Some((sent, answer)) = answers.next() => match (sent, answer?) {
-                (Sent::Heartbeat, _) => {}
-                (Sent::Result(key), Confirmed::Stored) => {
+                (Published::Heartbeat, _) => {}
+                (Published::Result(key), Confirmed::Stored) => {
                     unconfirmed.remove(&key);
-                    patience = pauses();
+                    pauses = backoff();
                     if confirmed.send(key).await.is_err() {
-                        tracing::debug!(chunk = key.chunk, "the worker leaves without acking it");
+                        tracing::debug!(chunk = key.chunk, "the worker stops without acking it");
                     }
                 }
-                (Sent::Result(_), Confirmed::Unroutable) => {
-                    // A binding is gone: the next session's look at the topology mends it.
-                    return Err(BrokerError::Lost("a result was returned, for no queue is bound for it".into()));
+                (Published::Result(_), Confirmed::Unroutable) => {
+                    // A binding is missing: the next session's check binds again.
+                    return Err(BrokerError::Lost("a result was redelivered, for no queue is bound for it".into()));
                 }
-                (Sent::Result(key), answer @ Confirmed::Refused) => {
-                    let pause = patience.next().unwrap_or(Duration::from_secs(30));
+                (Published::Result(key), answer @ Confirmed::Refused) => {
+                    let pause = pauses.next().unwrap_or(Duration::from_secs(30));
                     tracing::warn!(chunk = key.chunk, run = %key.run, ?answer, ?pause, "result not stored, trying again");
-                    again.push(async move { tokio::time::sleep(pause).await; key }.boxed());
+                    refused.push(async move { tokio::time::sleep(pause).await; key }.boxed());
                 }
             },
-            Some(key) = again.next() => {
+            Some(key) = refused.next() => {
                 if let Some(body) = unconfirmed.get(&key) {
-                    send(publisher, Queue::Results, Sent::Result(key), body, &mut answers).await?;
+                    send(publisher, Queue::Results, Published::Result(key), body, &mut answers).await?;
                 }
             }
             _ = heartbeat.tick() => {
-                let body = pulse.heartbeat(false).encode();
-                send(publisher, Queue::Heartbeats, Sent::Heartbeat, &body, &mut answers).await?;
+                let body = status.heartbeat(false).encode();
+                send(publisher, Queue::Heartbeats, Published::Heartbeat, &body, &mut answers).await?;
             }
             outgoing = results.recv(), if *open => match outgoing {
-                Some(Outgoing { key, body }) => {
-                    // Before it is sent: a publish that breaks the session must not take the result with it.
+                Some(ResultMessage { key, body }) => {
+                    // Before it is sent: a publish that breaks the session must not lose the result.
                     let body = unconfirmed.entry(key).insert_entry(body).into_mut();
-                    send(publisher, Queue::Results, Sent::Result(key), body, &mut answers).await?;
+                    send(publisher, Queue::Results, Published::Result(key), body, &mut answers).await?;
                 }
                 None => *open = false,
             },
         }
     }
-    let farewell = pulse.heartbeat(true).encode();
-    let answer = publisher.publish(Queue::Heartbeats, &farewell).await?;
+    let last_heartbeat = status.heartbeat(true).encode();
+    let answer = publisher
+        .publish(Queue::Heartbeats, &last_heartbeat)
+        .await?;
     answer.await?;
     Ok(())
 }
@@ -148,7 +147,7 @@ async fn publish(
 async fn send(
     publisher: &mut dyn Publisher,
     queue: Queue,
-    sent: Sent,
+    sent: Published,
     body: &[u8],
     answers: &mut Answers,
 ) -> Result<(), BrokerError> {

@@ -1,0 +1,132 @@
+//! Translates lapin's errors into [`BrokerError`]. The one place that does. No I/O.
+//!
+//! Source: the AMQP 0-9-1 reply codes and RabbitMQ's use of them.
+
+use std::io;
+
+use lapin::{Error, ErrorKind, protocol::AMQPError};
+
+use super::endpoint::Endpoint;
+use crate::BrokerError;
+
+/// What failed. The same reply code means different things in different operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// From the TCP connection to `connection.open-ok`.
+    Connect,
+    /// Checking or declaring queues and exchanges.
+    Declare,
+    /// Publishing or consuming.
+    Transfer,
+}
+
+/// The AMQP reply codes that this module translates.
+mod code {
+    pub(super) const ACCESS_REFUSED: u16 = 403;
+    pub(super) const NOT_FOUND: u16 = 404;
+    pub(super) const PRECONDITION_FAILED: u16 = 406;
+    pub(super) const NOT_ALLOWED: u16 = 530;
+}
+
+/// Whether a queue or exchange does not exist.
+///
+/// The same code with another text means that the queue's node is down: the queue exists and must not be declared.
+pub(super) fn is_missing(error: &Error) -> bool {
+    refusal(error).is_some_and(|refusal| {
+        refusal.get_id() == code::NOT_FOUND && text(refusal).starts_with("NOT_FOUND - no ")
+    })
+}
+
+/// Whether the user lacks the permission.
+pub(super) fn is_access_refused(error: &Error) -> bool {
+    refusal(error).is_some_and(|refusal| refusal.get_id() == code::ACCESS_REFUSED)
+}
+
+impl Endpoint {
+    /// Translates an error of lapin.
+    pub(super) fn broker_error(&self, operation: Operation, error: Error) -> BrokerError {
+        let Some(refusal) = refusal(&error) else {
+            return match operation {
+                Operation::Connect => self.unreachable(error),
+                Operation::Declare | Operation::Transfer => BrokerError::Lost(error.into()),
+            };
+        };
+        let address = self.address.clone();
+        match (refusal.get_id(), operation) {
+            (code::ACCESS_REFUSED, Operation::Connect) => BrokerError::Login {
+                address,
+                user: self.user().to_owned(),
+            },
+            // A connection limit is transient: others disconnect.
+            (code::NOT_ALLOWED, Operation::Connect) if !text(refusal).contains("limit") => {
+                BrokerError::Forbidden {
+                    address,
+                    reason: format!("{}; {}", text(refusal), self.vhost_advice(text(refusal))),
+                }
+            }
+            (code::ACCESS_REFUSED, Operation::Declare | Operation::Transfer) => {
+                BrokerError::Forbidden {
+                    address,
+                    reason: text(refusal).to_owned(),
+                }
+            }
+            (code::NOT_FOUND, Operation::Transfer) if is_missing(&error) => {
+                BrokerError::NoTopology {
+                    address,
+                    what: text(refusal)
+                        .trim_start_matches("NOT_FOUND - no ")
+                        .to_owned(),
+                }
+            }
+            // In other operations this code is about one delivery tag, and the next session has new tags.
+            (code::PRECONDITION_FAILED, Operation::Declare) => BrokerError::OtherTopology {
+                address,
+                reason: text(refusal).to_owned(),
+            },
+            (_, Operation::Connect) => self.unreachable(error),
+            (_, Operation::Declare | Operation::Transfer) => BrokerError::Lost(error.into()),
+        }
+    }
+
+    /// The error for a reply that did not come in time.
+    pub(super) fn timed_out(&self, operation: Operation) -> BrokerError {
+        let error = io::Error::new(io::ErrorKind::TimedOut, "the broker does not answer");
+        match operation {
+            Operation::Connect => self.unreachable(error),
+            Operation::Declare | Operation::Transfer => BrokerError::Lost(error.into()),
+        }
+    }
+
+    fn unreachable(
+        &self,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> BrokerError {
+        BrokerError::Unreachable {
+            address: self.address.clone(),
+            source: error.into(),
+        }
+    }
+
+    /// How an administrator fixes a refused vhost.
+    fn vhost_advice(&self, reason: &str) -> String {
+        let (vhost, user) = (&self.uri.vhost, self.user());
+        if reason.contains("not found") {
+            format!("create it with: rabbitmqctl add_vhost '{vhost}'")
+        } else {
+            format!(
+                "permit it with: rabbitmqctl set_permissions -p '{vhost}' '{user}' CONFIGURE WRITE READ"
+            )
+        }
+    }
+}
+
+fn refusal(error: &Error) -> Option<&AMQPError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(refusal) => Some(refusal),
+        _ => None,
+    }
+}
+
+fn text(refusal: &AMQPError) -> &str {
+    refusal.get_message().as_str()
+}

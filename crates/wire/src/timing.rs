@@ -1,0 +1,31 @@
+//! The times on which several roles must agree. Each stands here once, and every crate imports it.
+
+use std::time::Duration;
+
+/// How often a worker sends a heartbeat.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A worker whose last heartbeat is older than this counts as lost. The heartbeats queue drops messages of this age.
+pub const WORKER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the writer records in the database that it is alive.
+pub const WRITER_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// A writer that did not record itself for this long counts as away.
+pub const WRITER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a producer's lease on a run lasts unless the producer renews it.
+pub const RUN_LEASE: Duration = Duration::from_secs(15);
+
+/// How often a producer renews its lease on a run.
+pub const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// RabbitMQ closes the channel of a consumer that does not settle a delivery for this long (its `consumer_timeout`).
+pub const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
+
+/// Settings are refused when one target can take longer than this: a chunk is settled long before
+/// [`BROKER_CONSUMER_TIMEOUT`].
+pub const MAX_TARGET_TIME: Duration = Duration::from_mins(10);
+
+/// The longest single wait of a probing setting.
+pub(crate) const MAX_WAIT: Duration = Duration::from_hours(1);
