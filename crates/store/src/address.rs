@@ -75,11 +75,17 @@ mod tests {
 
     #[test]
     fn stored_ipv4_addresses_have_the_order_of_the_addresses() {
-        let numbers = ["0.0.0.0", "10.0.0.1", "127.255.255.255", "128.0.0.0", "255.255.255.255"]
-            .map(|text| match stored_address(text.parse().unwrap()) {
-                Value::Integer(number) => number,
-                other => panic!("{other:?}"),
-            });
+        let numbers = [
+            "0.0.0.0",
+            "10.0.0.1",
+            "127.255.255.255",
+            "128.0.0.0",
+            "255.255.255.255",
+        ]
+        .map(|text| match stored_address(text.parse().unwrap()) {
+            Value::Integer(number) => number,
+            other => panic!("{other:?}"),
+        });
         assert!(numbers.is_sorted());
         assert_eq!([numbers[0], numbers[4]], [i32::MIN.into(), i32::MAX.into()]);
     }

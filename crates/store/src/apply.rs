@@ -237,13 +237,13 @@ impl<'a> BatchWriter<'a> {
             self.insert_row(&planned, message, position, target, outcome)?;
         }
         self.transaction
-            .prepare_cached(
-                concat!(
-                    "UPDATE chunks SET state = ", chunk_state!(Done), ", retrying = 0, worker = ?3, settled_at_us = ?4,
+            .prepare_cached(concat!(
+                "UPDATE chunks SET state = ",
+                chunk_state!(Done),
+                ", retrying = 0, worker = ?3, settled_at_us = ?4,
                             started_at_us = ?5
                      WHERE run = ?1 AND chunk = ?2"
-                ),
-            )?
+            ))?
             .execute((
                 planned.run,
                 message.key.chunk,
@@ -309,18 +309,20 @@ impl<'a> BatchWriter<'a> {
             Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
         };
         let changes = self.changes.entry(planned.run).or_default();
-        if planned.state == ChunkState::Done || (planned.state == ChunkState::Dead && !planned.retrying) {
+        if planned.state == ChunkState::Done
+            || (planned.state == ChunkState::Dead && !planned.retrying)
+        {
             changes.duplicates += 1;
             return Ok(Disposition::Duplicate);
         }
         changes.dead += 1;
         self.transaction
-            .prepare_cached(
-                concat!(
-                    "UPDATE chunks SET state = ", chunk_state!(Dead), ", retrying = 0, dead_reason = ?3, settled_at_us = ?4
+            .prepare_cached(concat!(
+                "UPDATE chunks SET state = ",
+                chunk_state!(Dead),
+                ", retrying = 0, dead_reason = ?3, settled_at_us = ?4
                      WHERE run = ?1 AND chunk = ?2"
-                ),
-            )?
+            ))?
             .execute((planned.run, message.key.chunk, reason, self.now))?;
         Ok(Disposition::Applied { rows: 0 })
     }

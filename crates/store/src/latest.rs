@@ -11,7 +11,8 @@ pub(crate) const MAX_ROWS_PER_STEP: i64 = 100_000;
 
 /// The rows of a run with the columns that the upsert needs. CROSS JOIN fixes the order of the loops: chunk by chunk, as
 /// the rows are stored.
-const ROWS: &str = "SELECT coalesce(r.name, r.address) AS target, r.run, r.chunk, r.position, r.status,
+const ROWS: &str =
+    "SELECT coalesce(r.name, r.address) AS target, r.run, r.chunk, r.position, r.status,
            c.started_at_us + r.probed_after_us AS probed_at_us
     FROM chunks c CROSS JOIN results r ON r.run = c.run AND r.chunk = c.chunk WHERE c.run = ?1";
 
@@ -78,8 +79,7 @@ const DROP_PENDING: &str = "DROP TABLE IF EXISTS temp.pending_latest";
 /// has neither, and the statement computes the values of the old row first.
 fn upsert_latest(rows: &str) -> String {
     let changed_at = "coalesce(latest_rows.changed_at_us, latest_rows.first_seen_us)";
-    let last_up =
-        "iif(latest_rows.status <= 1, latest_rows.probed_at_us, latest_rows.last_up_us)";
+    let last_up = "iif(latest_rows.status <= 1, latest_rows.probed_at_us, latest_rows.last_up_us)";
     let new_up = "iif(excluded.status <= 1, excluded.probed_at_us, NULL)";
     format!(
         "INSERT INTO latest_rows (target, run, chunk, position, status, probed_at_us, first_seen_us)

@@ -137,7 +137,9 @@ impl Writer {
             .connection
             .query_row(
                 concat!(
-                    "SELECT coalesce(name, ", address_text!("address"), ") FROM results
+                    "SELECT coalesce(name, ",
+                    address_text!("address"),
+                    ") FROM results
                      WHERE run = ?1 GROUP BY coalesce(name, address) HAVING count(*) > 1 LIMIT 1"
                 ),
                 [run],

@@ -35,72 +35,44 @@ pub(crate) fn plan(
     transport: Transport,
     sizes: &[usize],
 ) -> Result<(PlannedRun, Vec<WorkChunk>)> {
-    let planned = begin(store, transport)?;
     let mut numbers = 0..;
-    let works: Vec<_> = (0..)
-        .zip(sizes)
-        .map(|(chunk, size)| {
-            let targets = numbers.by_ref().take(*size).map(target).collect();
-            work_chunk(store, &planned, chunk, targets)
-        })
+    let chunks = sizes
+        .iter()
+        .map(|size| numbers.by_ref().take(*size).map(target).collect())
         .collect();
-    let chunks: Vec<_> = works.iter().map(new_chunk).collect();
-    store.add_chunks(planned.run, &chunks)?;
-    Ok((planned, works))
+    plan_of(store, transport, chunks)
 }
 
-/// A plan of these targets in chunks of `size`, without labels, still in `planning`.
+/// A plan of these targets, chunk by chunk, still in `planning`.
 pub(crate) fn plan_of(
     store: &mut Writer,
     transport: Transport,
-    size: usize,
-    targets: &[Target],
+    chunks: Vec<Vec<Target>>,
 ) -> Result<(PlannedRun, Vec<WorkChunk>)> {
-    let planned = begin(store, transport)?;
-    let works: Vec<_> = (0..)
-        .zip(targets.chunks(size))
-        .map(|(chunk, targets)| work_chunk(store, &planned, chunk, targets.to_vec()))
-        .collect();
-    for works in works.chunks(100) {
-        let chunks: Vec<_> = works
-            .iter()
-            .map(|work| NewChunk {
-                labels: Vec::new(),
-                ..new_chunk(work)
-            })
-            .collect();
-        store.add_chunks(planned.run, &chunks)?;
-    }
-    Ok((planned, works))
-}
-
-fn begin(store: &mut Writer, transport: Transport) -> Result<PlannedRun> {
-    Ok(store.begin_run(&NewRun {
+    let planned = store.begin_run(&NewRun {
         transport,
         source: "10.0.0.0/16".to_owned(),
         probing: "{}".to_owned(),
         seed: Some(u64::MAX),
         worst_chunk: WORST_CHUNK,
-    })?)
-}
-
-fn work_chunk(
-    store: &Writer,
-    planned: &PlannedRun,
-    chunk: u32,
-    targets: Vec<Target>,
-) -> WorkChunk {
-    WorkChunk {
-        version: Version,
-        database: store.database(),
-        key: ChunkKey {
-            run: planned.run_id,
-            chunk,
-        },
-        token: Token(Uuid::new_v4()),
-        probing: Probing::default(),
-        targets,
-    }
+    })?;
+    let works: Vec<_> = (0..)
+        .zip(chunks)
+        .map(|(chunk, targets)| WorkChunk {
+            version: Version,
+            database: store.database(),
+            key: ChunkKey {
+                run: planned.run_id,
+                chunk,
+            },
+            token: Token(Uuid::new_v4()),
+            probing: Probing::default(),
+            targets,
+        })
+        .collect();
+    let chunks: Vec<_> = works.iter().map(new_chunk).collect();
+    store.add_chunks(planned.run, &chunks)?;
+    Ok((planned, works))
 }
 
 /// The same for a started run.
