@@ -1,8 +1,8 @@
-//! From a target's text to its address: texts of addresses are read, names are asked of /etc/hosts and of the DNS
-//! servers in /etc/resolv.conf, with its search domains. Answers are cached as long as they say. Does I/O on the
-//! caller's runtime.
+//! From a target's text to its address. The text of an address is parsed. A name is looked up in /etc/hosts, and then by
+//! the DNS servers and search domains of /etc/resolv.conf. Answers are cached for their TTL. Does I/O on the caller's
+//! runtime.
 //!
-//! Invariant: a text becomes one destination or one stated reason, and no fault of the name service ends a worker.
+//! Invariant: a text becomes one destination or one reason. No failure of the name service ends a worker.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -22,30 +22,30 @@ use tracing::{debug, warn};
 
 use crate::prober::Destination;
 
-/// Queries outstanding at once, over all chunks.
+/// The most queries in flight, over all chunks.
 const MAX_QUERIES: usize = 100;
 
-/// How often a query that failed or timed out is tried in all.
-const TRIES: u32 = 3;
+/// How often a query is sent when it fails or times out.
+const MAX_TRIES: u32 = 3;
 
-/// What the system calls a network interface that does not exist (ENODEV).
+/// The errno of a network interface that does not exist (ENODEV).
 const NO_SUCH_DEVICE: i32 = 19;
 
-/// What it calls a want of sockets: too many open files in the system or in the process, no memory, no buffer space
-/// (ENFILE, EMFILE, ENOMEM, ENOBUFS).
-const WANT: [i32; 4] = [23, 24, 12, 105];
+/// The errnos of a machine without a free socket: too many open files in the system or in the process, no memory, no
+/// buffer space (ENFILE, EMFILE, ENOMEM, ENOBUFS).
+const OUT_OF_SOCKETS: [i32; 4] = [23, 24, 12, 105];
 
-/// How long a query waits for others to give their sockets back.
-const WANT_PAUSE: Duration = Duration::from_millis(500);
+/// How long a query waits for other queries to close their sockets.
+const OUT_OF_SOCKETS_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a text has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unresolved {
-    /// The name has none.
+    /// The name has no address.
     Name(DnsFailure),
-    /// The zone of the address names no interface of this box (RFC 4007, section 11).
+    /// The zone of the address names no interface of this machine (RFC 4007, section 11).
     Zone,
-    /// This box had no socket for the question, which says nothing about the name.
+    /// This machine had no socket for the query, which says nothing about the name.
     NoSocket {
         /// Why the kernel refused one.
         errno: i32,
@@ -66,7 +66,7 @@ impl Unresolved {
     }
 }
 
-/// Reads the text of an address, with or without a zone. `None` when the text can only be a name.
+/// Parses the text of an address, with or without a zone. `None` when the text can only be a name.
 #[must_use]
 pub fn literal(text: &str) -> Option<Result<Destination, Unresolved>> {
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -86,7 +86,7 @@ fn interface_index(zone: &str) -> Option<u32> {
     if let Ok(index) = zone.parse() {
         return Some(index).filter(|index| *index > 0);
     }
-    // A name with a slash or a dot alone would leave the folder of interfaces.
+    // These names would lead out of the folder of interfaces.
     if !cfg!(target_os = "linux") || zone.contains('/') || matches!(zone, "" | "." | "..") {
         return None;
     }
@@ -100,15 +100,15 @@ fn interface_index(zone: &str) -> Option<u32> {
 /// Resolves names. Clones share the cache and the bound on queries.
 #[derive(Debug, Clone)]
 pub struct Resolver {
-    /// None where the system names no DNS server.
+    /// `None` when the system has no DNS server.
     dns: Option<TokioResolver>,
     hosts: Arc<Hosts>,
     queries: Arc<Semaphore>,
 }
 
 impl Resolver {
-    /// A resolver as the system is configured. A system without a usable configuration gives one that knows
-    /// /etc/hosts only, with a warning.
+    /// A resolver with the system's configuration. Without a usable configuration it uses /etc/hosts only, and logs a
+    /// warning.
     #[must_use]
     pub fn from_system() -> Self {
         let dns = match read_system_conf() {
@@ -125,7 +125,7 @@ impl Resolver {
         Self::new(dns, hosts)
     }
 
-    /// A resolver that asks the given servers, and no hosts file.
+    /// A resolver with the given servers and without a hosts file.
     #[must_use]
     pub fn with_servers(config: ResolverConfig, options: ResolverOpts) -> Self {
         Self::new(Self::dns(config, options), Hosts::default())
@@ -140,7 +140,7 @@ impl Resolver {
     }
 
     fn dns(config: ResolverConfig, mut options: ResolverOpts) -> Option<TokioResolver> {
-        // The tries, the hosts file and the bound on queries are this module's own.
+        // This module handles retries, the hosts file and the bound on queries itself.
         options.attempts = 0;
         options.use_hosts_file = ResolveHosts::Never;
         options.num_concurrent_reqs = 1;
@@ -152,7 +152,7 @@ impl Resolver {
             .ok()
     }
 
-    /// The destination of a text. Of a name's addresses the first one of the first family that has any; IPv4 comes
+    /// The destination of a text. For a name this is its first address, of the first family that has one; IPv4 comes
     /// before IPv6. Cancel-safe.
     ///
     /// # Errors
@@ -176,8 +176,8 @@ impl Resolver {
         for kind in kinds {
             match self.ask(&name, *kind).await {
                 Ok(address) => return Ok(address.into()),
-                // With search domains "no such name" is about the last one tried: the other family may stand under
-                // another. A name that exists for one family exists.
+                // With search domains "no such name" concerns only the last domain that was tried. Another domain may have
+                // an address of the other family. A name that exists for one family exists.
                 Err(Unresolved::Name(DnsFailure::Nxdomain)) => {}
                 Err(Unresolved::Name(DnsFailure::NoData)) => failure = DnsFailure::NoData,
                 Err(other) => return Err(other),
@@ -218,11 +218,11 @@ impl Resolver {
                 }
             };
             let final_answers = [DnsFailure::Nxdomain, DnsFailure::NoData].map(Unresolved::Name);
-            if final_answers.contains(&failure) || tried == TRIES {
+            if final_answers.contains(&failure) || tried == MAX_TRIES {
                 return Err(failure);
             }
             if let Unresolved::NoSocket { .. } = failure {
-                tokio::time::sleep(WANT_PAUSE).await;
+                tokio::time::sleep(OUT_OF_SOCKETS_PAUSE).await;
             }
         }
     }
@@ -247,8 +247,10 @@ fn meaning(error: &NetError) -> Unresolved {
             }
         }
         NetError::Io(error) => match error.raw_os_error() {
-            Some(errno) if WANT.contains(&errno) => return Unresolved::NoSocket { errno },
-            // Nobody listens there, or the way to the server is gone: no server answered.
+            Some(errno) if OUT_OF_SOCKETS.contains(&errno) => {
+                return Unresolved::NoSocket { errno };
+            }
+            // The server's port is closed or there is no route to it: no server answered.
             _ => DnsFailure::Timeout,
         },
         NetError::Timeout | NetError::NoConnections => DnsFailure::Timeout,

@@ -1,5 +1,5 @@
-//! A prober without a network, for tests and fault suites: the finding of an address is a pure function of a seed and
-//! the address, so that two probings of one chunk agree and a test can say what must be stored.
+//! A prober without a network, for tests and fault suites. The finding of an address is a pure function of a seed and the
+//! address. So two probings of a chunk agree, and a test knows what must be stored.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -16,20 +16,20 @@ use crate::{
     schedule::pacing::Pace,
 };
 
-/// A script: opens probers that follow it.
+/// Opens probers that answer from a seed.
 #[derive(Debug, Clone, Default)]
 pub struct Scripted {
-    /// Another seed, other findings.
+    /// Decides all findings.
     pub seed: u64,
-    /// How long the probing of a chunk takes, whatever is in it.
+    /// How long the probing of a chunk takes.
     pub delay: Duration,
-    /// Probing this address panics: for tests of what a fault in a lane does.
+    /// Probing this address panics, for tests of a panic in a probing thread.
     pub panics_at: Option<IpAddr>,
 }
 
 impl Scripted {
-    /// The finding that the script has for `address`; `at` is its first request. About seven of ten are up, and every
-    /// status of a probed address comes up.
+    /// The finding of `address`; `at` is the time of its first request. About seven of ten addresses are up, and every status
+    /// of a probed address occurs.
     #[must_use]
     pub fn finding(&self, probing: &Probing, address: IpAddr, at: Instant) -> Finding {
         let mut hasher = DefaultHasher::new();
@@ -94,7 +94,7 @@ impl Prober for ScriptedProber {
         for destination in destinations {
             assert!(
                 self.script.panics_at != Some(destination.address),
-                "the script says so"
+                "the script panics at this address"
             );
             pace.acquire().await;
             let at = tokio::time::Instant::now().into_std();

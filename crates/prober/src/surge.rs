@@ -1,40 +1,34 @@
-//! Probing with surge-ping 0.9.1: one socket for each thread and each way out, datagram where the kernel permits it.
+//! Probing with surge-ping 0.9.1: each thread has one socket for each egress, a datagram socket where the kernel permits
+//! it.
 //!
-//! Its limits, which follow from what surge-ping shows: round-trip times are taken in user space, so a reply that is
-//! read late counts as `late`; replies that the kernel drops because the receive buffer is full, and requests that a
-//! full queue of an interface drops in silence, look like no answer.
+//! Its limits follow from what surge-ping shows. Round-trip times are taken in user space, so a reply that is read late
+//! counts as `late`. Replies that the kernel drops because the receive buffer is full, and requests that a full interface
+//! queue drops silently, look like no answer.
 
 mod chunk;
 mod client;
+mod meaning;
+mod send_room;
 
-use std::{
-    cell::RefCell,
-    io,
-    net::IpAddr,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{cell::RefCell, io, net::IpAddr, rc::Rc, sync::Arc};
 
 use async_trait::async_trait;
 use pingfleet_wire::Probing;
 use socket2::Type;
-use tracing::{info, warn};
+use tracing::warn;
 
+use self::{
+    chunk::{ChunkProbing, Shares},
+    client::{Client, Share},
+};
 use crate::{
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
     schedule::pacing::Pace,
+    socket::{Egress, LogOnce, errno},
 };
-use chunk::{Chunk, Shares};
-use client::{Client, Egress, Share};
 
-/// Clients kept open on a thread; more only while chunks need them at once.
-const KEPT_CLIENTS: usize = 16;
-
-/// A receive buffer below this holds fewer replies than may arrive at once.
-const SMALL_RECEIVE_BUFFER: usize = 8 << 20;
+/// Clients kept open on a thread. There are more only while chunks need them at the same time.
+const MAX_KEPT_CLIENTS: usize = 16;
 
 /// The errno of an address family or an option that this system does not have (EOPNOTSUPP).
 const NOT_SUPPORTED: i32 = 95;
@@ -46,21 +40,14 @@ pub struct SurgePing {
     log_once: Arc<LogOnce>,
 }
 
-/// What is told once for all threads.
-#[derive(Debug, Default)]
-struct LogOnce {
-    sockets: AtomicBool,
-    small_buffer: AtomicBool,
-}
-
 impl SurgePing {
-    /// Datagram sockets where the kernel permits them, raw ones as a fallback.
+    /// Datagram sockets where the kernel permits them, raw ones otherwise.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Raw sockets, which also see ICMP errors.
+    /// Raw sockets, which also receive ICMP errors.
     #[must_use]
     pub fn raw() -> Self {
         Self {
@@ -108,14 +95,14 @@ impl Prober for SurgeProber {
             needed.then(|| self.share(&Egress::of(probing, v6)))
         });
         let shares = Shares(shares);
-        Chunk::new(probing, destinations, &shares, &self.requests_sent)
+        ChunkProbing::new(probing, destinations, &shares, &self.requests_sent)
             .run(pace)
             .await
     }
 }
 
 impl SurgeProber {
-    /// A share of the client for one way out, or the errno with which the kernel refused it.
+    /// A share of the client for one egress, or the errno with which the kernel refused the socket.
     fn share(&self, egress: &Egress) -> Result<Share, i32> {
         self.client(egress).map(Share::of).map_err(|error| {
             warn!(%error, %egress, "no socket for a chunk: its targets end as send_failed");
@@ -125,65 +112,35 @@ impl SurgeProber {
 
     fn client(&self, egress: &Egress) -> io::Result<Rc<Client>> {
         let mut clients = self.clients.borrow_mut();
-        // A client that reads nothing any more is left to the chunks that have it.
+        // A client whose replies are no longer read gets no new chunks.
         clients.retain(|(_, client)| !client.is_stuck());
         if let Some((_, client)) = clients.iter().find(|(known, _)| known == egress) {
             return Ok(Rc::clone(client));
         }
-        if clients.len() >= KEPT_CLIENTS {
+        if clients.len() >= MAX_KEPT_CLIENTS {
             clients.retain(|(_, client)| Rc::strong_count(client) > 1);
         }
-        if egress.interface.is_some() && !cfg!(target_os = "linux") {
+        if egress.interface().is_some() && !cfg!(target_os = "linux") {
             return Err(io::Error::from_raw_os_error(NOT_SUPPORTED));
         }
-        let hint = if self.prefer_raw {
+        let preferred = if self.prefer_raw {
             Type::RAW
         } else {
             Type::DGRAM
         };
-        let client = Rc::new(Client::open(egress, hint)?);
-        self.log_socket(&client, hint);
+        let client = Rc::new(Client::open(egress, preferred)?);
+        self.log_once.log_socket(
+            client.kind(),
+            preferred,
+            client.buffers(),
+            "replies may be lost at high rates",
+        );
         clients.push((egress.clone(), Rc::clone(&client)));
         Ok(client)
     }
-
-    fn log_socket(&self, client: &Client, hint: Type) {
-        let (kind, buffers) = (client.kind(), client.buffers());
-        if !self.log_once.sockets.swap(true, Ordering::Relaxed) {
-            let (receive_buffer, send_buffer) = (buffers.receive, buffers.send);
-            if kind == hint {
-                info!(?kind, receive_buffer, send_buffer, "ICMP sockets open");
-            } else {
-                info!(
-                    ?kind,
-                    receive_buffer,
-                    send_buffer,
-                    "ICMP sockets open, of another kind than preferred: that one is not permitted"
-                );
-            }
-        }
-        if buffers.receive < SMALL_RECEIVE_BUFFER
-            && !self.log_once.small_buffer.swap(true, Ordering::Relaxed)
-        {
-            warn!(
-                receive_buffer = buffers.receive,
-                "small receive buffer, replies may be lost at high rates: run `sysctl -w \
-                 net.core.rmem_max=67108864` as root"
-            );
-        }
-    }
 }
 
-/// The errno of an error; EPERM for surge-ping's own text about permissions.
-fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(match error.kind() {
-        io::ErrorKind::PermissionDenied => 1,
-        // EINVAL, as the kernel says it of what it cannot make sense of.
-        _ => 22,
-    })
-}
-
-/// Whether an address is one of this box.
+/// Whether an address is one of this machine.
 fn is_own(address: IpAddr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
 }

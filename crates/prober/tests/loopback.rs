@@ -1,5 +1,8 @@
-//! Real ICMP on this box: the threads with surge-ping, against loopback addresses. Needs ICMP sockets: as root, or with
-//! `net.ipv4.ping_group_range` open. Fails and says so without.
+//! Real ICMP with surge-ping to loopback addresses. Needs ICMP sockets, as root or by `net.ipv4.ping_group_range`, and
+//! fails with the reason without.
+
+#[path = "support/probing.rs"]
+mod support;
 
 use std::{
     fs,
@@ -11,29 +14,11 @@ use std::{
 };
 
 use pingfleet_prober::{
-    probe_threads::{ProbeThreads, Probed},
-    prober::OpenProber,
-    resolve::Resolver,
-    surge::SurgePing,
+    probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver, surge::SurgePing,
 };
-use pingfleet_wire::{
-    ChunkKey, Message, Outcome, Probing, ResultChunk, Status, Target, Token, Version, WorkChunk,
-};
-use uuid::Uuid;
+use pingfleet_wire::{Probing, Status, Target};
 
-fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
-    Arc::new(WorkChunk {
-        version: Version,
-        database: Uuid::new_v4(),
-        key: ChunkKey {
-            run: Uuid::new_v4(),
-            chunk: 0,
-        },
-        token: Token(Uuid::new_v4()),
-        probing,
-        targets,
-    })
-}
+use crate::support::{chunk, probe, quick, run_inner};
 
 fn threads(opener: SurgePing) -> ProbeThreads {
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
@@ -42,45 +27,10 @@ fn threads(opener: SurgePing) -> ProbeThreads {
         .expect("ICMP sockets are needed")
 }
 
-/// One quick request, at any rate.
-fn quick() -> Probing {
-    Probing {
-        retries: 0,
-        timeout: Duration::from_millis(300),
-        rate: None,
-        ..Probing::default()
-    }
-}
-
-fn loopback_block() -> Vec<Target> {
+fn loopback_addresses() -> Vec<Target> {
     (1..=254)
         .map(|host| Target::Address(Ipv4Addr::new(127, 0, 0, host).into()))
         .collect()
-}
-
-async fn probe(threads: &ProbeThreads, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
-    let expected = chunk.targets.len();
-    let Probed {
-        started_at_us,
-        outcomes,
-    } = threads
-        .probe(Arc::clone(&chunk))
-        .await
-        .expect("the lane stays");
-    assert_eq!(outcomes.len(), expected);
-    // What the writer will refuse must not be produced.
-    let result = ResultChunk {
-        version: Version,
-        database: chunk.database,
-        key: chunk.key,
-        token: chunk.token,
-        worker: "test".to_owned(),
-        redelivered: false,
-        started_at_us,
-        outcomes,
-    };
-    let read = ResultChunk::decode(&result.encode());
-    read.expect("the outcomes are consistent").outcomes
 }
 
 async fn every_loopback_address_is_up(opener: SurgePing, is_raw: bool) {
@@ -90,7 +40,7 @@ async fn every_loopback_address_is_up(opener: SurgePing, is_raw: bool) {
         timeout: Duration::from_secs(2),
         ..quick()
     };
-    let outcomes = probe(&threads, chunk(probing, loopback_block())).await;
+    let outcomes = probe(&threads, chunk(probing, loopback_addresses())).await;
     for outcome in &outcomes {
         assert_eq!(outcome.status, Status::Up, "{outcome:?}");
         assert_eq!((outcome.sent, outcome.received), (1, 1));
@@ -99,8 +49,8 @@ async fn every_loopback_address_is_up(opener: SurgePing, is_raw: bool) {
     }
     assert_eq!(threads.requests_sent(), 254);
     assert_eq!(threads.targets_done(), 254);
-    // A prober falls back to the other kind without an error, and would prove nothing about this one. Nobody else has
-    // ICMP sockets in this network.
+    // A prober that falls back to the other kind of socket would prove nothing. No other process has ICMP sockets in this
+    // network.
     for (table, is_wanted) in [("icmp", !is_raw), ("raw", is_raw)] {
         let path = format!("/proc/thread-self/net/{table}");
         let table = fs::read_to_string(&path).expect("the kernel has a table");
@@ -172,7 +122,7 @@ async fn many_chunks_at_once_are_each_complete() {
 }
 
 #[tokio::test]
-async fn what_the_kernel_refuses_every_time_is_send_failed() {
+async fn a_target_that_the_kernel_always_refuses_is_send_failed() {
     let threads = threads(SurgePing::new());
     let probing = Probing {
         retries: 1,
@@ -191,7 +141,7 @@ async fn what_the_kernel_refuses_every_time_is_send_failed() {
 }
 
 #[tokio::test]
-async fn a_source_or_interface_that_is_not_ours_is_send_failed() {
+async fn a_source_or_interface_of_another_machine_is_send_failed() {
     let threads = threads(SurgePing::new());
     let bad_source = Probing {
         source: Some("192.0.2.1".parse().unwrap()),
@@ -233,8 +183,8 @@ async fn count_and_size_are_sent_as_asked() {
     assert_eq!((outcomes[0].sent, outcomes[0].received), (5, 5));
 }
 
-/// Runs `inner`, an ignored test of this file, in a network namespace of its own, whose only network answers nothing:
-/// without ARP, what is sent there carries a link address that is not the receiver's.
+/// Runs `inner`, an ignored test of this file, in a new network namespace. Its only link answers nothing: without ARP,
+/// messages carry a link address that the receiver ignores.
 fn in_a_silent_network(inner: &str) {
     const SET_UP: &str = "ip link set lo up \
         && ip link add silent type veth peer name findings \
@@ -242,18 +192,10 @@ fn in_a_silent_network(inner: &str) {
         && ip link set silent arp off up \
         && ip addr add 192.0.2.254/24 dev silent \
         && echo '0 0' > /proc/sys/net/ipv4/ping_group_range \
-        && exec \"$0\" --exact \"$1\" --ignored --nocapture";
-    let output = Command::new("unshare")
-        .args(["--map-root-user", "--net", "sh", "-c", SET_UP])
-        .arg(std::env::current_exe().expect("a test has a binary"))
-        .arg(inner)
-        .output()
-        .expect("`unshare` of util-linux is needed");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}");
-    // A filter that matches nothing succeeds as well.
-    assert!(text.contains("1 passed"), "{text}{errors}");
+        && exec \"$0\" \"$@\"";
+    let mut enter = Command::new("unshare");
+    enter.args(["--map-root-user", "--net", "sh", "-c", SET_UP]);
+    run_inner(enter, inner);
 }
 
 #[test]
@@ -277,7 +219,7 @@ async fn inner_silence() {
             .chain([no_route])
             .map(|address| Target::Address(address.into()))
             .collect();
-        // Far longer than 100 + 150 + 225 ms, far shorter than what surge-ping listens for.
+        // Far longer than 100 + 150 + 225 ms, far shorter than surge-ping's own timeout.
         let bound = Duration::from_secs(30);
         let probing = probe(&threads, chunk(probing, targets));
         let mut outcomes = tokio::time::timeout(bound, probing).await.unwrap();

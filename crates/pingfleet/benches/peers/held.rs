@@ -156,7 +156,7 @@ pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
         wait,
         ..
     } = *HOLDINGS.get(number).context("no such number")?;
-    let lanes = Arc::new(ProbeThreads::start(
+    let threads = Arc::new(ProbeThreads::start(
         NonZeroUsize::MIN,
         &match engine {
             Engine::Linux => Arc::new(LinuxPing::new()) as Arc<dyn OpenProber>,
@@ -181,8 +181,8 @@ pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
         while in_hand.len() < held.div_ceil(CHUNK) as usize
             && let Some(chunk) = waiting.next()
         {
-            let lanes = Arc::clone(&lanes);
-            in_hand.spawn(async move { lanes.probe(chunk).await });
+            let threads = Arc::clone(&threads);
+            in_hand.spawn(async move { threads.probe(chunk).await });
         }
         tokio::select! {
             probed = in_hand.join_next() => {
@@ -192,10 +192,10 @@ pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
                 let outcomes = probed??.outcomes;
                 up += outcomes.iter().filter(|outcome| outcome.status == Status::Up).count();
             }
-            now = count_interval.tick() => in_flight.note(now.into(), lanes.requests_sent()),
+            now = count_interval.tick() => in_flight.note(now.into(), threads.requests_sent()),
         }
     }
-    let requests = lanes.requests_sent();
+    let requests = threads.requests_sent();
     let mut most = "-".to_owned();
     if first == SILENT {
         ensure!(up == 0, "{up} silent targets are up");
@@ -206,7 +206,10 @@ pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
         );
         most = in_flight.most().to_string();
     }
-    Ok(format!("{requests} {} {most} {up}", lane_seconds()?))
+    Ok(format!(
+        "{requests} {} {most} {up}",
+        probe_thread_seconds()?
+    ))
 }
 
 fn chunk(first: u32, number: u32, probing: &Probing) -> Arc<WorkChunk> {
@@ -227,10 +230,10 @@ fn chunk(first: u32, number: u32, probing: &Probing) -> Arc<WorkChunk> {
 }
 
 /// The processor time of the probing thread (`Documentation/scheduler/sched-stats.rst`).
-fn lane_seconds() -> anyhow::Result<f64> {
+fn probe_thread_seconds() -> anyhow::Result<f64> {
     for task in fs::read_dir("/proc/self/task")? {
         let task = task?.path();
-        if fs::read_to_string(task.join("comm"))?.trim() == "lane-0" {
+        if fs::read_to_string(task.join("comm"))?.trim() == "probe-0" {
             let stat = fs::read_to_string(task.join("schedstat"))?;
             let nanoseconds: u64 = stat
                 .split_whitespace()

@@ -1,9 +1,8 @@
-//! One socket and all that is probed by it. A turn reads everything that has come, judges what has timed out, and
-//! sends one batch; nothing in it waits. Invariant: time is judged only as far as the socket was read until nothing
-//! was left.
+//! One socket and the probes that use it. Each round of the engine reads everything that has arrived, judges what has timed
+//! out, and sends one batch; nothing in it waits. Invariant: a timeout is judged only up to the moment until which
+//! everything that arrived has been read.
 
 use std::{
-    cell::RefCell,
     io,
     num::NonZeroUsize,
     rc::Rc,
@@ -16,48 +15,48 @@ use socket2::{Socket, Type};
 use tracing::warn;
 
 use super::{
-    canary::Canary,
-    discards::Discards,
+    SocketKey,
+    local_loss::LossDetector,
     message::Echo,
     probes::{NotStaged, Probes, Staged},
-    routes::RouteTable,
-    socket::{Egress, Opened},
+    socket::Opened,
     syscall::{
-        BATCH, ErrorQueue, Incoming, Memory, Outgoing, is_back_pressure, may_be_of_another, memory,
+        ErrorQueue, Incoming, MAX_BATCH, Memory, Outgoing, is_back_pressure, may_be_of_another,
+        memory,
     },
 };
 use crate::prober::RequestsSent;
 
-/// How often the socket's counter of drops and the interfaces are checked at while something is in hand.
-const SAMPLE: Duration = Duration::from_millis(100);
+/// How often local losses are looked for while targets are in hand.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long nothing is sent after the kernel had no memory for it.
+/// How long nothing is sent after the kernel had no memory for a request.
 const BACK_PRESSURE_PAUSE: Duration = Duration::from_millis(2);
 
-/// A request is refused when the kernel said so this often in a row, with no error of another one waiting.
+/// A request is refused for good when it fails this often in a row and no error of another target is pending.
 const MAX_REFUSALS: u32 = 2;
 
-/// Errors of other targets that one turn takes for a request that wants to leave.
+/// Errors of other targets that one round accepts before the rest of its batch waits.
 const MAX_FOREIGN_ERRORS: u32 = 64;
 
-/// Batches that one turn reads at most, so that a flood cannot keep it from sending.
+/// Batches that one round reads, so that a flood cannot stop the sending.
 const MAX_READS: usize = 64;
 
-/// Errors that are read at once at most.
+/// ICMP errors that are read in a row.
 const MAX_ERRORS: usize = 4096;
 
-/// Bytes of requests in one batch, where they are so long that fewer fill it.
+/// Bytes of one batch: of long requests fewer are sent at once.
 const MAX_BATCH_BYTES: usize = 256 << 10;
 
-/// Bytes of payload that there is room for from the start.
-const USUAL_SIZE: usize = 512;
+/// Payload size for which there is room from the start.
+const DEFAULT_PAYLOAD_SIZE: usize = 512;
 
-/// When the engine wants its next turn.
+/// When the engine's next round is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// As soon as others had theirs.
+    /// After the other tasks of the thread had their turn.
     Immediately,
-    /// When something arrives, or at this moment.
+    /// When something arrives, and at this moment at the latest.
     At(Instant),
     /// When something arrives.
     OnInput,
@@ -65,55 +64,61 @@ pub(super) enum Wake {
 
 /// The state of one socket.
 pub(super) struct Engine {
-    pub(super) probes: Probes,
+    probes: Probes,
     outgoing: Outgoing,
     incoming: Incoming,
     errors: ErrorQueue,
     staged: Vec<Staged>,
     requests_sent: Arc<RequestsSent>,
-    routes: Rc<RefCell<RouteTable>>,
-    canary: Rc<RefCell<Canary>>,
-    /// Where the kernel reports nothing that it throws away on the way out.
-    discards: Option<Rc<RefCell<Discards>>>,
-    /// When the next turn should begin at the latest, if anything is in hand.
+    detector: Rc<LossDetector>,
+    /// Whether the kernel reports nothing of what it discards on the way out.
+    reads_discards: bool,
+    /// When the next round should begin at the latest, if targets are in hand.
     expected: Option<Instant>,
-    /// When counters and interfaces were checked at.
-    sampled: Instant,
-    /// Not before this does the kernel get another request.
+    /// When local losses were last looked for.
+    checked: Instant,
+    /// No request is sent before this.
     resume_at: Option<Instant>,
 }
 
 impl Engine {
-    /// For one of the sockets of `lanes` threads.
+    /// The engine of one socket. `threads` threads probe.
     pub(super) fn new(
         opened: &Opened,
-        egress: &Egress,
-        routes: &Rc<RefCell<RouteTable>>,
-        canary: &Rc<RefCell<Canary>>,
-        discards: &Rc<RefCell<Discards>>,
+        key: &SocketKey,
+        detector: &Rc<LossDetector>,
         requests_sent: Arc<RequestsSent>,
-        lanes: NonZeroUsize,
+        threads: NonZeroUsize,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        let echo = Echo::new(egress.v6, opened.kind == Type::RAW, opened.identifier);
-        let mut probes = Probes::new(egress, echo, Rc::clone(routes), lanes, now);
-        probes
-            .local_losses
-            .drops_counted(memory(&opened.socket)?.drops, now);
+        let v6 = key.egress.is_v6();
+        let echo = Echo::new(v6, opened.kind == Type::RAW, opened.identifier);
+        let mut probes = Probes::new(key, echo, Rc::clone(detector), threads, now);
+        let drops = memory(&opened.socket)?.drops;
+        probes.local_losses().drops_counted(drops, now);
         Ok(Self {
             probes,
             outgoing: Outgoing::new(),
-            incoming: Incoming::new(Echo::longest_reply(USUAL_SIZE)),
+            incoming: Incoming::new(Echo::longest_reply(DEFAULT_PAYLOAD_SIZE)),
             errors: ErrorQueue::new(),
-            staged: Vec::with_capacity(BATCH),
+            staged: Vec::with_capacity(MAX_BATCH),
             requests_sent,
-            routes: Rc::clone(routes),
-            canary: Rc::clone(canary),
-            discards: (egress.v6 && opened.kind == Type::DGRAM).then(|| Rc::clone(discards)),
+            detector: Rc::clone(detector),
+            reads_discards: v6 && opened.kind == Type::DGRAM,
             expected: None,
-            sampled: now,
+            checked: now,
             resume_at: None,
         })
+    }
+
+    /// The probes of this socket.
+    pub(super) fn probes(&mut self) -> &mut Probes {
+        &mut self.probes
+    }
+
+    /// Targets in hand.
+    pub(super) fn in_hand(&self) -> usize {
+        self.probes.in_hand()
     }
 
     /// Makes room for the replies to requests with `size` bytes of payload.
@@ -124,7 +129,7 @@ impl Engine {
         }
     }
 
-    /// Does all that can be done now.
+    /// One round: does everything that can be done now.
     pub(super) fn run_once(&mut self, socket: &Socket) -> Wake {
         self.check_memory(socket);
         let read_all = self.read(socket);
@@ -132,21 +137,21 @@ impl Engine {
             self.judge(socket);
         }
         let sending = self.send(socket);
-        let next = if read_all {
-            self.next(sending)
+        let wake = if read_all {
+            self.next_wake(sending)
         } else {
             Wake::Immediately
         };
-        let read_until = self.probes.read_until;
-        self.expected = match next {
-            _ if self.probes.in_hand() == 0 => None,
+        let read_until = self.probes.read_until();
+        self.expected = match wake {
+            _ if self.in_hand() == 0 => None,
             Wake::At(at) => Some(at.max(read_until)),
             Wake::Immediately | Wake::OnInput => Some(read_until),
         };
-        next
+        wake
     }
 
-    /// Looks at what the socket holds, before reading makes room.
+    /// Looks at the socket's memory, before reading frees it.
     fn check_memory(&mut self, socket: &Socket) {
         let now = Instant::now();
         match memory(socket) {
@@ -154,29 +159,32 @@ impl Engine {
                 is_full, unsent, ..
             }) => {
                 if is_full {
-                    self.probes.local_losses.receive_buffer_full(now);
+                    self.probes.local_losses().receive_buffer_full(now);
                 }
                 if unsent > 0 {
-                    self.probes.hold(now);
+                    self.probes.requests_wait_in_kernel(now);
                 }
             }
-            Err(error) => warn!(%error, "the kernel does not tell what a socket holds"),
+            Err(error) => warn!(%error, "cannot read the memory counters of a socket"),
         }
     }
 
-    fn next(&self, sending: Wake) -> Wake {
-        if self.probes.in_hand() == 0 || sending == Wake::Immediately {
+    fn next_wake(&self, sending: Wake) -> Wake {
+        if self.in_hand() == 0 || sending == Wake::Immediately {
             return sending;
         }
-        let tick = self.sampled + SAMPLE;
-        let deadline = self.probes.next_deadline().map_or(tick, |at| at.min(tick));
+        let check = self.checked + CHECK_INTERVAL;
+        let deadline = self
+            .probes
+            .next_deadline()
+            .map_or(check, |at| at.min(check));
         Wake::At(match sending {
             Wake::At(at) => deadline.min(at),
             Wake::Immediately | Wake::OnInput => deadline,
         })
     }
 
-    /// Reads all that has come; returns whether nothing was left.
+    /// Reads what has arrived; returns whether nothing is left.
     fn read(&mut self, socket: &Socket) -> bool {
         for _ in 0..MAX_READS {
             let before = Instant::now();
@@ -185,11 +193,11 @@ impl Engine {
                 Err(Errno::EAGAIN) => {
                     let read_all = self.read_errors(socket).read < MAX_ERRORS;
                     if read_all {
-                        self.probes.read_until = before;
+                        self.probes.all_read_until(before);
                     }
                     return read_all;
                 }
-                // An error that waited on the socket; the queue tells whose it is.
+                // An error was pending on the socket. The error queue names its request.
                 Err(_) => {
                     self.read_errors(socket);
                 }
@@ -202,21 +210,21 @@ impl Engine {
         let Self {
             probes, incoming, ..
         } = self;
-        let mut clock = None;
-        let earliest = probes.read_until;
+        let mut clocks = None;
+        let earliest = probes.read_until();
         incoming.receive(socket, |message| {
             probes.answered(message.from, message.bytes, || {
-                clock
-                    .get_or_insert_with(Clock::read)
-                    .moment(message.stamp, earliest)
+                clocks
+                    .get_or_insert_with(Clocks::read)
+                    .moment(message.arrived, earliest)
             });
         })
     }
 
     /// Reads the error queue.
-    fn read_errors(&mut self, socket: &Socket) -> Errors {
+    fn read_errors(&mut self, socket: &Socket) -> ErrorsRead {
         let Self { probes, errors, .. } = self;
-        let mut found = Errors::default();
+        let mut found = ErrorsRead::default();
         while found.read < MAX_ERRORS
             && errors
                 .read(socket, |error| {
@@ -230,48 +238,32 @@ impl Engine {
         found
     }
 
-    /// Does what time alone brings, as far as everything was read.
+    /// Handles what is due, up to the moment until which everything was read.
     fn judge(&mut self, socket: &Socket) {
         let probes = &mut self.probes;
-        let until = probes.read_until;
+        let until = probes.read_until();
         if let Some(expected) = self.expected.take() {
             let late = until.saturating_duration_since(expected);
-            probes.local_losses.stalled(late, until);
+            probes.local_losses().stalled(late, until);
         }
         let due = probes.is_due();
-        if due || (probes.in_hand() > 0 && until >= self.sampled + SAMPLE) {
+        if due || (probes.in_hand() > 0 && until >= self.checked + CHECK_INTERVAL) {
             let now = Instant::now();
-            self.sampled = now;
+            self.checked = now;
             match memory(socket) {
-                Ok(memory) => probes.local_losses.drops_counted(memory.drops, now),
-                Err(error) => warn!(%error, "the kernel does not tell what the socket dropped"),
+                Ok(memory) => probes.local_losses().drops_counted(memory.drops, now),
+                Err(error) => warn!(%error, "cannot read the drop counter of a socket"),
             }
-            let mut routes = self.routes.borrow_mut();
-            routes.check(now);
-            probes.losses_known_until = routes
-                .last_checked()
-                .map_or(now, |checked| checked.min(now));
-            let mut canary = self.canary.borrow_mut();
-            canary.check(now);
-            if let Some(at) = canary.last_lost() {
-                probes.local_losses.canary_lost(at);
-            }
-            if let Some(discards) = &self.discards {
-                let mut discards = discards.borrow_mut();
-                discards.check(now);
-                let checked = discards.last_checked().unwrap_or(now);
-                probes.losses_known_until = probes.losses_known_until.min(checked);
-                if let Some(at) = discards.last_rise() {
-                    probes.local_losses.send_path_failed(at);
-                }
-            }
+            let detector = &self.detector;
+            let known_until = detector.check(now, self.reads_discards, probes.local_losses());
+            probes.losses_known_until(known_until);
         }
         if due {
             probes.judge();
         }
     }
 
-    /// Sends one batch; says when it is worth another try.
+    /// Sends one batch; returns when to send the next one.
     fn send(&mut self, socket: &Socket) -> Wake {
         let now = Instant::now();
         if let Some(at) = self.resume_at.filter(|at| *at > now) {
@@ -279,7 +271,7 @@ impl Engine {
         }
         self.resume_at = None;
         let not_staged = loop {
-            if self.staged.len() == BATCH || self.outgoing.bytes() >= MAX_BATCH_BYTES {
+            if self.staged.len() == MAX_BATCH || self.outgoing.bytes() >= MAX_BATCH_BYTES {
                 break NotStaged::BatchFull;
             }
             match self.probes.stage(now, &mut self.outgoing) {
@@ -295,7 +287,7 @@ impl Engine {
         }
     }
 
-    /// Puts requests that the kernel did not take back in line, for a little later.
+    /// Puts requests that the kernel did not accept back at the head of their queues, for a little later.
     fn put_back(&mut self, staged: &[Staged], now: Instant) {
         for staged in staged.iter().rev() {
             self.probes.put_back(*staged);
@@ -303,78 +295,105 @@ impl Engine {
         self.resume_at = Some(now + BACK_PRESSURE_PAUSE);
     }
 
-    /// Hands the batch to the kernel, and notes what became of each request.
+    /// Hands the batch to the kernel, and records what happened to each request.
     fn flush(&mut self, socket: &Socket) {
         let staged = std::mem::take(&mut self.staged);
         let mut first = 0;
-        let mut refusals = 0;
-        let mut foreign = 0;
+        let mut refusals = Refusals::default();
         while first < staged.len() {
             let before = Instant::now();
             match self.outgoing.send(socket, first) {
-                Ok(taken) => {
-                    let sent = &staged[first..first + taken];
+                Ok(accepted) => {
+                    let sent = &staged[first..first + accepted];
                     self.probes.sent(sent, before, Instant::now());
-                    self.requests_sent.add(taken as u64);
-                    first += taken;
-                    refusals = 0;
+                    self.requests_sent.add(accepted as u64);
+                    first += accepted;
+                    refusals.in_a_row = 0;
                 }
                 Err(error) if is_back_pressure(error) => {
                     self.put_back(&staged[first..], before);
                     break;
                 }
-                Err(error) => {
-                    // It may be the error of another target, which waited on the socket: only one that comes when
-                    // nothing waits there is of this request.
-                    // What a refusal itself leaves in the queue did not wait there, and comes again each time: the
-                    // kernel's own word that a message is too long, or the ICMP error of a filter that rejects.
-                    let waited = self.read_errors(socket).by_icmp > 0;
-                    let pending = matches!(socket.take_error(), Ok(Some(_)));
-                    let is_own = !may_be_of_another(error);
-                    if !is_own && (waited || pending || refusals == 0) {
-                        foreign += 1;
-                        refusals = 1;
-                        if foreign < MAX_FOREIGN_ERRORS {
-                            continue;
-                        }
+                Err(error) => match self.judge_refusal(error, socket, &mut refusals) {
+                    Refusal::TryAgain => {}
+                    Refusal::TryLater => {
                         self.put_back(&staged[first..], before);
                         break;
                     }
-                    refusals += 1;
-                    if !is_own && refusals <= MAX_REFUSALS {
-                        continue;
+                    Refusal::Final => {
+                        if matches!(error, Errno::ENETDOWN | Errno::ENODEV) {
+                            self.probes.local_losses().send_path_failed(before);
+                        }
+                        self.probes.refused(staged[first], before, error as i32);
+                        first += 1;
                     }
-                    refusals = 0;
-                    foreign = 0;
-                    if matches!(error, Errno::ENETDOWN | Errno::ENODEV) {
-                        self.probes.local_losses.send_path_failed(before);
-                    }
-                    self.probes.refused(staged[first], before, error as i32);
-                    first += 1;
-                }
+                },
             }
         }
         self.outgoing.clear();
         self.staged = staged;
         self.staged.clear();
     }
+
+    /// Whether `error` concerns the request that was to be sent. It may be the ICMP error of another target, which was
+    /// pending on the socket. So it counts for this request only when it comes again while nothing was pending.
+    ///
+    /// A refusal can itself put an error into the queue each time: that a message is too long, or the ICMP error of a
+    /// filter that rejects. Such an error is not pending before the next try.
+    fn judge_refusal(&mut self, error: Errno, socket: &Socket, refusals: &mut Refusals) -> Refusal {
+        let was_queued = self.read_errors(socket).by_icmp > 0;
+        let was_pending = matches!(socket.take_error(), Ok(Some(_)));
+        if may_be_of_another(error) {
+            if was_queued || was_pending || refusals.in_a_row == 0 {
+                refusals.foreign += 1;
+                refusals.in_a_row = 1;
+                return if refusals.foreign < MAX_FOREIGN_ERRORS {
+                    Refusal::TryAgain
+                } else {
+                    Refusal::TryLater
+                };
+            }
+            refusals.in_a_row += 1;
+            if refusals.in_a_row <= MAX_REFUSALS {
+                return Refusal::TryAgain;
+            }
+        }
+        *refusals = Refusals::default();
+        Refusal::Final
+    }
+}
+
+/// Refusals while one batch is sent.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// Of the same request, since an error of another target was pending.
+    in_a_row: u32,
+    /// Taken for errors of other targets.
+    foreign: u32,
+}
+
+/// What to do with a refused request.
+enum Refusal {
+    TryAgain,
+    TryLater,
+    Final,
 }
 
 /// How many errors were in the queue.
 #[derive(Debug, Default, Clone, Copy)]
-struct Errors {
+struct ErrorsRead {
     read: usize,
     /// Those of them that came by ICMP.
     by_icmp: usize,
 }
 
 /// Both clocks at one moment.
-struct Clock {
+struct Clocks {
     wall: Duration,
     now: Instant,
 }
 
-impl Clock {
+impl Clocks {
     fn read() -> Self {
         Self {
             wall: SystemTime::now()
@@ -384,10 +403,10 @@ impl Clock {
         }
     }
 
-    /// The moment of a stamp of the wall clock. It was not before `earliest`, by which all older messages were read:
-    /// so no step of the wall clock can do more harm than that.
-    fn moment(&self, stamp: Option<Duration>, earliest: Instant) -> Instant {
-        let age = stamp.map_or(Duration::ZERO, |stamp| self.wall.saturating_sub(stamp));
+    /// The moment of a timestamp of the wall clock. It is not before `earliest`, up to which all earlier messages were
+    /// read, so a step of the wall clock does little harm.
+    fn moment(&self, timestamp: Option<Duration>, earliest: Instant) -> Instant {
+        let age = timestamp.map_or(Duration::ZERO, |at| self.wall.saturating_sub(at));
         self.now
             .checked_sub(age)
             .map_or(earliest, |at| at.max(earliest))

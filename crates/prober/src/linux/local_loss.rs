@@ -1,8 +1,12 @@
-//! When our own box may have lost an answer. Invariant: a probe is never called affected before the loss, and always
-//! after it, as long as it was unanswered then. Pure: no I/O and no clock.
+//! When this machine may have lost an answer ("local loss"). Invariant: a loss affects every target that was unanswered
+//! when it happened, and no target whose first request left later. Pure: no I/O and no clock.
 //!
-//! A target is judged when it is settled, so everything between its first request and now concerns it, and for each
-//! cause the end of the latest loss says all.
+//! A target is judged when it is settled. So a loss affects it if it ended after the target's first request, and for each
+//! cause the end of the latest loss is enough.
+
+mod canary;
+mod detector;
+mod discards;
 
 use std::{
     collections::VecDeque,
@@ -11,32 +15,34 @@ use std::{
 
 use pingfleet_wire::LocalLoss;
 
-/// A loop that is late by less than this is on time, however short the timeout: a busy box lets every process wait as
-/// long now and then, and what arrives meanwhile is kept by the kernel.
+pub(super) use self::detector::LossDetector;
+
+/// A delay of the loop below this is no stall, with any timeout. On a busy machine every process waits this long now and
+/// then, and the kernel keeps what arrives meanwhile.
 const MIN_STALL: Duration = Duration::from_millis(200);
 
-/// A stall concerns a probe when it took a larger part of its timeout than one in this many.
+/// A stall affects a target when it was longer than its timeout divided by this.
 const STALL_FRACTION: u32 = 5;
 
-/// Stalls remembered. The shortest are forgotten first, by longer ones that came later.
+/// Stalls that are kept.
 const MAX_STALLS: usize = 64;
 
-/// What our own box has lost, on the way of one socket.
+/// The losses that concern one socket.
 #[derive(Debug, Default)]
 pub(super) struct LocalLossLog {
-    counter: Option<u32>,
+    drop_count: Option<u32>,
     drops: Option<Instant>,
     send_path: Option<Instant>,
     canary: Option<Instant>,
-    /// End and length. Each is shorter than the one before: an older and shorter one says nothing more.
+    /// End and length, kept in decreasing length: a later, longer stall supersedes earlier, shorter ones.
     stalls: VecDeque<(Instant, Duration)>,
 }
 
 impl LocalLossLog {
-    /// The kernel's counter of what the socket dropped stood at `counter` at `now`.
+    /// The kernel's counter of messages that the socket dropped is `counter` at `now`.
     pub(super) fn drops_counted(&mut self, counter: u32, now: Instant) {
         if self
-            .counter
+            .drop_count
             .replace(counter)
             .is_some_and(|before| before != counter)
         {
@@ -44,22 +50,22 @@ impl LocalLossLog {
         }
     }
 
-    /// The socket had no room for what may have come until `now`.
+    /// The receive buffer was full until `now`, and may have had no room for a message.
     pub(super) fn receive_buffer_full(&mut self, now: Instant) {
         self.drops = Some(now);
     }
 
-    /// The way out was broken until `now`.
+    /// Requests may have been lost on their way out until `now`.
     pub(super) fn send_path_failed(&mut self, now: Instant) {
         self.send_path = self.send_path.max(Some(now));
     }
 
-    /// An echo to this box itself was lost before `now`.
+    /// A canary was lost before `now`.
     pub(super) fn canary_lost(&mut self, now: Instant) {
         self.canary = Some(now);
     }
 
-    /// Nothing was read for `late` longer than it should have been, until `now`.
+    /// The socket was read `late` too late, at `now`.
     pub(super) fn stalled(&mut self, late: Duration, now: Instant) {
         if late < MIN_STALL {
             return;
@@ -77,7 +83,7 @@ impl LocalLossLog {
         self.stalls.push_back((now, late));
     }
 
-    /// What may have taken an answer to a target whose first request left at `first`, and which is unanswered.
+    /// Causes by which an answer of an unanswered target may be lost, whose first request left at `first`.
     pub(super) fn since(&self, first: Instant, timeout: Duration) -> LocalLoss {
         let stall = self
             .stalls
@@ -107,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_counter_that_rose_after_the_request_concerns_it() {
+    fn only_a_rise_of_the_counter_after_the_request_affects_it() {
         let start = Instant::now();
         let mut losses = LocalLossLog::default();
         losses.drops_counted(7, start);
@@ -121,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_counts_from_a_fifth_of_the_timeout_on_and_not_below_a_fifth_of_a_second() {
+    fn a_stall_counts_above_a_fifth_of_the_timeout_and_not_below_200_ms() {
         let start = Instant::now();
         let mut losses = LocalLossLog::default();
         losses.stalled(ms(500), start + ms(500));

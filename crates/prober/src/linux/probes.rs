@@ -1,9 +1,15 @@
-//! All probes of one socket, without the socket: what is sent next, what an answer or an error is worth, what time
-//! brings. Invariants: an error or a reply belongs to a request only by what it quotes or echoes; a target from which
-//! nothing came is settled only after everything that arrived before its last timeout was read. No I/O.
+//! All probes of one socket, without the socket: which request is sent next, what a reply or an ICMP error counts as, what
+//! is due. No I/O.
+//!
+//! Invariants: a reply or an error belongs to a request only if it echoes or quotes that request. A silent target is
+//! settled only after everything that arrived before its last timeout has been read.
+
+mod chunk_findings;
+mod sequence;
+mod target_table;
+mod timer_wheel;
 
 use std::{
-    cell::RefCell,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     num::NonZeroUsize,
     rc::Rc,
@@ -14,47 +20,53 @@ use std::{
 use pingfleet_wire::{LocalLoss, Probing};
 use tracing::trace;
 
-use super::{
-    local_loss::LocalLossLog,
-    message::{Echo, Echoed},
-    routes::{NextHop, RouteTable},
+pub(super) use self::chunk_findings::ChunkFindings;
+use self::{
     sequence::{InFlight, SequenceMap},
-    socket::Egress,
-    syscall::{NetworkError, Outgoing},
-    target_table::{ChunkFindings, NextSend, TargetTable},
+    target_table::{NextSend, TargetTable},
     timer_wheel::TimerWheel,
+};
+use super::{
+    SocketKey,
+    local_loss::{LocalLossLog, LossDetector},
+    message::{Echo, Echoed},
+    network::NextHop,
+    syscall::{NetworkError, Outgoing},
 };
 use crate::{
     prober::Destination,
-    schedule::pacing::Pace,
-    schedule::target_state::{Credit, Schedule, Step, Unreachable},
-    schedule::window::Window,
+    schedule::{
+        pacing::Pace,
+        target_state::{Credit, Schedule, Step, Unreachable},
+        window::Window,
+    },
 };
 
-/// The most unanswered requests of one socket. They cost memory only, about 400 bytes each.
-const MAX_OUTSTANDING: usize = 1 << 18;
+/// The most unanswered requests of one socket. Each costs about 400 bytes of memory and nothing else.
+const MAX_UNANSWERED: usize = 1 << 18;
 
-/// The same to neighbours on a link, of all threads together. The kernel asks for each of them for three seconds, and the
-/// table that these share with the gateways holds 1,024 entries (`net.ipv4.neigh.default.gc_thresh3`).
-const MAX_NEIGHBOURS: usize = 256;
+/// The most unanswered requests to neighbours on a link, of all threads together. The kernel tries to resolve each for
+/// three seconds, and its neighbour table, which the gateways need as well, holds 1,024 entries
+/// (`net.ipv4.neigh.default.gc_thresh3`).
+const MAX_UNANSWERED_NEIGHBOURS: usize = 256;
 
-/// A target from which nothing came is settled this much after its last timeout: the kernel stamps a reply before it
-/// queues it, and a busy CPU takes its time between the two.
+/// A silent target is settled this long after its last timeout: the kernel timestamps a reply before it queues it, and on a
+/// busy CPU some time passes in between.
 const RECEIVE_DELAY: Duration = Duration::from_millis(2);
 
 /// Targets that are judged before the socket is read again.
 const MAX_JUDGED_AT_ONCE: usize = 512;
 
-/// How often a target is probed in all, when each time our own box may have lost the answer.
+/// The most attempts at a target, when this machine may have lost the answer each time.
 const MAX_ATTEMPTS: u8 = 3;
 
-/// How long nothing is sent after an address had no sequence number left. To look for one costs a few milliseconds.
+/// The pause after no sequence number was free for an address. Looking for one takes a few milliseconds.
 const NO_SEQUENCE_PAUSE: Duration = Duration::from_millis(100);
 
-/// The least round-trip time that is told: the stamps of requests that leave in one call are no finer.
+/// The shortest round-trip time: the departure of requests that leave in one system call is not known more exactly.
 const MIN_RTT: Duration = Duration::from_micros(1);
 
-/// A request that is about to leave.
+/// A request that is about to be sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Staged {
     target: u32,
@@ -62,66 +74,67 @@ pub(super) struct Staged {
     request_id: u32,
 }
 
-/// Why nothing more is staged.
+/// Why no request is staged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotStaged {
     /// The batch is full.
     BatchFull,
-    /// Window or pace let nothing leave before this moment.
+    /// Window or pace permit no request before this moment.
     NotBefore(Instant),
-    /// Nothing wants to leave, or the window is full for good.
+    /// No request is due, or the window is full at its largest size.
     Nothing,
 }
 
 /// The probes of one socket.
 pub(super) struct Probes {
     v6: bool,
+    /// Whether the targets are neighbours on a link.
     on_link: bool,
-    /// By which everything leaves, if the plan says so.
+    /// The interface by which all requests leave, if the plan names one.
     interface: Option<String>,
     echo: Echo,
     table: TargetTable,
     sequence: SequenceMap,
     timers: TimerWheel,
     window: Window,
-    routes: Rc<RefCell<RouteTable>>,
-    /// What our own box has lost.
-    pub(super) local_losses: LocalLossLog,
-    /// Everything that had come by then has been read.
-    pub(super) read_until: Instant,
-    /// Everything that our own box had lost by then is known.
-    pub(super) losses_known_until: Instant,
+    detector: Rc<LossDetector>,
+    local_losses: LocalLossLog,
+    /// Everything that arrived before this has been read.
+    read_until: Instant,
+    /// Every local loss before this is known.
+    losses_known_until: Instant,
+    /// Kept for its memory.
     due: Vec<u32>,
 }
 
 impl Probes {
-    /// For one of the sockets of `lanes` threads.
+    /// The probes of one socket. `threads` threads probe.
     pub(super) fn new(
-        egress: &Egress,
+        key: &SocketKey,
         echo: Echo,
-        routes: Rc<RefCell<RouteTable>>,
-        lanes: NonZeroUsize,
+        detector: Rc<LossDetector>,
+        threads: NonZeroUsize,
         now: Instant,
     ) -> Self {
-        let on_link = egress.next_hop == NextHop::OnLink;
+        let on_link = key.next_hop == NextHop::OnLink;
         Self {
-            v6: egress.v6,
+            v6: key.egress.is_v6(),
             on_link,
-            interface: egress.interface.clone(),
+            interface: key.egress.interface().map(ToOwned::to_owned),
             echo,
             table: TargetTable::default(),
             sequence: SequenceMap::starting_at(fastrand::u32(..)),
             timers: TimerWheel::new(now),
-            window: Window::up_to(max_unanswered(on_link, lanes), lanes),
+            window: Window::up_to(max_unanswered(on_link, threads), threads),
+            detector,
             local_losses: LocalLossLog::default(),
-            routes,
             read_until: now,
             losses_known_until: now,
             due: Vec::new(),
         }
     }
 
-    /// Takes in destinations of a chunk, each with its number there. There must be one at least.
+    /// Enters destinations of a chunk, each with its position there. There must be at least one.
     pub(super) fn enter(
         &mut self,
         findings: &Rc<ChunkFindings>,
@@ -131,21 +144,21 @@ impl Probes {
         destinations: impl Iterator<Item = (u32, Destination)>,
     ) {
         let part = self.table.enter_part(findings, schedule, probing, pace);
-        for (number, to) in destinations {
-            self.table.enter(part, to, number);
+        for (position, to) in destinations {
+            self.table.enter(part, to, position);
         }
     }
 
-    /// Gives up whatever is left of a chunk.
+    /// Gives up the unsettled targets of a chunk.
     pub(super) fn give_up(&mut self, findings: &Rc<ChunkFindings>) {
-        for index in self.table.of(findings) {
-            self.forget(index);
+        for index in self.table.of_chunk(findings) {
+            self.forget_requests(index);
             self.table.give_up(index);
         }
     }
 
-    /// What the kernel took has not left. Neighbours are each asked for on their own, so there that says nothing.
-    pub(super) fn hold(&mut self, now: Instant) {
+    /// Requests that the kernel accepted have not left. Neighbours are resolved one by one, so there it means nothing.
+    pub(super) fn requests_wait_in_kernel(&mut self, now: Instant) {
         if !self.on_link {
             self.window.delay_opening(now);
         }
@@ -156,17 +169,37 @@ impl Probes {
         self.table.in_hand()
     }
 
-    /// The next moment at which time alone changes something; never too late, perhaps too early.
+    /// What this machine has lost.
+    pub(super) fn local_losses(&mut self) -> &mut LocalLossLog {
+        &mut self.local_losses
+    }
+
+    /// The moment up to which everything that arrived has been read.
+    pub(super) fn read_until(&self) -> Instant {
+        self.read_until
+    }
+
+    /// Everything that arrived before `moment` has been read.
+    pub(super) fn all_read_until(&mut self, moment: Instant) {
+        self.read_until = moment;
+    }
+
+    /// Every local loss before `moment` is known.
+    pub(super) fn losses_known_until(&mut self, moment: Instant) {
+        self.losses_known_until = moment;
+    }
+
+    /// When to call [`Self::judge`] next: never too late, sometimes too early.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// Whether something is due now.
+    /// Whether a deadline has passed.
     pub(super) fn is_due(&self) -> bool {
-        self.timers.next().is_some_and(|at| at <= self.read_until)
+        self.next_deadline().is_some_and(|at| at <= self.read_until)
     }
 
-    /// Does what time alone brings, as far as everything was read.
+    /// Handles deadlines up to the moment until which everything was read.
     pub(super) fn judge(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.timers
@@ -177,14 +210,14 @@ impl Probes {
         self.due = due;
     }
 
-    /// The request that address and sequence number name.
+    /// The request with this address and sequence number.
     fn find(&self, address: SocketAddr, sequence: u16) -> Option<(u32, InFlight)> {
         self.sequence
             .candidates(sequence)
             .find(|(_, in_flight)| is_from(address, self.table.target(in_flight.target).to))
     }
 
-    /// An echo reply arrived.
+    /// A message arrived. It counts if it is a reply to a request of ours.
     pub(super) fn answered(
         &mut self,
         from: SocketAddr,
@@ -197,7 +230,7 @@ impl Probes {
         let Some((request_id, in_flight)) = self.find(from, sequence) else {
             return;
         };
-        let size = self.table.part_of(in_flight.target).size;
+        let size = self.table.payload_size(in_flight.target);
         let target = self.table.target_mut(in_flight.target);
         if !self
             .echo
@@ -220,7 +253,7 @@ impl Probes {
         self.update(in_flight.target);
     }
 
-    /// An ICMP error arrived.
+    /// An ICMP error arrived. It counts if it quotes a request of ours.
     pub(super) fn icmp_error(&mut self, error: &NetworkError<'_>, now: Instant) {
         let Some(quoted) = self.echo.quoted(error.quoted) else {
             return;
@@ -228,23 +261,23 @@ impl Probes {
         let Some((request_id, in_flight)) = self.find(error.to, quoted.sequence) else {
             return;
         };
-        let size = self.table.part_of(in_flight.target).size;
+        let size = self.table.payload_size(in_flight.target);
         let target = self.table.target_mut(in_flight.target);
         let to = target.to.address;
         if !self.echo.may_quote(quoted.payload, request_id, to, size) {
             return;
         }
-        let (unreachable, no_host) = if self.v6 {
+        let (is_unreachable, host_unreachable) = if self.v6 {
             (matches!(error.icmp_type, 1..=4), (1, 3))
         } else {
-            // Source quench and redirect are no errors of the target.
+            // Source quench and redirect say nothing about the target.
             (matches!(error.icmp_type, 3 | 11 | 12), (3, 1))
         };
-        let is_own = || self.routes.borrow().is_own(error.reporter.ip());
-        if (error.icmp_type, error.code) == no_host && is_own() {
-            // Our own neighbour discovery failed.
+        let is_from_here = || self.detector.network().is_own(error.reporter.ip());
+        if (error.icmp_type, error.code) == host_unreachable && is_from_here() {
+            // This machine could not resolve the link address.
             target.state.no_arp();
-        } else if unreachable {
+        } else if is_unreachable {
             target.state.unreachable(Unreachable {
                 icmp_type: error.icmp_type,
                 code: error.code,
@@ -254,7 +287,7 @@ impl Probes {
         }
     }
 
-    /// Does what has become due for a target: gives up what timed out, puts it in line, or settles it.
+    /// Handles what is due for a target: a timeout, the next request, or the end.
     fn update(&mut self, index: u32) {
         let until = self.read_until;
         let state = &mut self.table.target_mut(index).state;
@@ -264,37 +297,36 @@ impl Probes {
             Step::Send(_) => self.table.push_back(index),
             Step::Wait => {}
             Step::Settled if state.is_silent() => {
-                let judged_by = until.checked_sub(RECEIVE_DELAY);
-                let judged_by = judged_by.map(|by| by.min(self.losses_known_until));
-                if judged_by.is_some_and(|by| state.step(by) == Step::Settled) {
+                let judged_until = until.checked_sub(RECEIVE_DELAY);
+                let judged_until = judged_until.map(|at| at.min(self.losses_known_until));
+                if judged_until.is_some_and(|at| state.step(at) == Step::Settled) {
                     return self.settle_silent(index);
                 }
                 return self.timers.set(index, until + RECEIVE_DELAY);
             }
             Step::Settled => return self.settle(index),
         }
-        let state = &self.table.target(index).state;
-        match state.wake_at(until) {
+        match self.table.target(index).state.wake_at(until) {
             Some(at) => self.timers.set(index, at),
             None => self.timers.clear(index),
         }
     }
 
-    /// A target from which nothing came is settled, unless our own box may have lost it.
+    /// Settles a silent target, or begins its next attempt if this machine may have lost the answer.
     fn settle_silent(&mut self, index: u32) {
-        let timeout = self.table.part_of(index).timeout;
+        let timeout = self.table.timeout(index);
         let target = self.table.target(index);
         let attempts = target.attempts;
         let first = target.state.sent_at(0);
         let first = first.expect("a silent target was sent to");
-        let refused = target.state.refused_in_part();
-        let mut cause = self.local_losses.since(first, timeout).and(refused);
+        let mut cause = self.local_losses.since(first, timeout);
+        cause = cause.and(target.state.refused_in_part());
         let interface = self.interface.as_deref();
-        let routes = self.routes.borrow();
-        if routes.may_have_lost(target.to.address, interface, first) {
+        let network = self.detector.network();
+        if network.may_have_lost(target.to.address, interface, first) {
             cause = cause.and(LocalLoss::SEND_PATH);
         }
-        drop(routes);
+        drop(network);
         if cause == LocalLoss::default() {
             self.settle(index);
         } else if attempts < MAX_ATTEMPTS {
@@ -306,7 +338,7 @@ impl Probes {
     }
 
     fn probe_again(&mut self, index: u32) {
-        self.forget(index);
+        self.forget_requests(index);
         let target = self.table.target_mut(index);
         target.state = target.state.next_attempt();
         target.attempts += 1;
@@ -314,23 +346,21 @@ impl Probes {
     }
 
     fn settle(&mut self, index: u32) {
-        self.forget(index);
+        self.forget_requests(index);
         let target = self.table.target(index);
         let finding = target.state.finding(target.attempts, self.read_until);
         self.table.settle(index, finding);
     }
 
-    /// Listens no longer for any answer to a target.
-    fn forget(&mut self, index: u32) {
+    /// From now on no answer to the target's requests counts.
+    fn forget_requests(&mut self, index: u32) {
         self.timers.clear(index);
         let target = self.table.target_mut(index);
         self.window.release(target.state.in_flight());
         let mut request_id = target.newest_request.take();
-        while let Some(older) = request_id {
-            request_id = self
-                .sequence
-                .remove(older)
-                .and_then(|in_flight| in_flight.previous);
+        while let Some(id) = request_id {
+            let in_flight = self.sequence.remove(id);
+            request_id = in_flight.and_then(|in_flight| in_flight.previous);
         }
     }
 
@@ -357,48 +387,60 @@ impl Probes {
                     return Err(NotStaged::Nothing);
                 }
             };
-            let size = self.table.part_of(index).size;
             let target = self.table.target(index);
             let Step::Send(request) = target.state.step(self.read_until) else {
-                // Answered while its request was waiting to leave.
+                // It was answered while its next request was queued.
                 self.window.release(1);
                 self.update(index);
                 continue;
             };
-            let to = target.to;
-            let in_flight = InFlight {
-                request: request as u16,
-                target: index,
-                previous: target.newest_request,
-            };
-            let table = &self.table;
-            let request_id = self.sequence.insert(in_flight, |other| {
-                table.target(other).to.address == to.address
-            });
-            let Some(request_id) = request_id else {
-                self.window.release(1);
-                self.table.push_back(index);
-                return Err(NotStaged::NotBefore(now + NO_SEQUENCE_PAUSE));
-            };
-            outgoing.push(socket_address(to), |bytes| {
-                self.echo.write(bytes, request_id, to.address, size);
-            });
-            return Ok(Staged {
-                target: index,
-                request,
-                request_id,
-            });
+            return self.write_request(index, request, now, outgoing);
         }
     }
 
-    /// The kernel took these requests, one after the other from `from` until `by`.
+    /// Gives a request its sequence number, and writes it to `outgoing`.
+    fn write_request(
+        &mut self,
+        index: u32,
+        request: usize,
+        now: Instant,
+        outgoing: &mut Outgoing,
+    ) -> Result<Staged, NotStaged> {
+        let size = self.table.payload_size(index);
+        let target = self.table.target(index);
+        let to = target.to;
+        let in_flight = InFlight {
+            request: request as u16,
+            target: index,
+            previous: target.newest_request,
+        };
+        let table = &self.table;
+        let request_id = self.sequence.insert(in_flight, |other| {
+            table.target(other).to.address == to.address
+        });
+        let Some(request_id) = request_id else {
+            self.window.release(1);
+            self.table.push_back(index);
+            return Err(NotStaged::NotBefore(now + NO_SEQUENCE_PAUSE));
+        };
+        outgoing.push(socket_address(to), |bytes| {
+            self.echo.write(bytes, request_id, to.address, size);
+        });
+        Ok(Staged {
+            target: index,
+            request,
+            request_id,
+        })
+    }
+
+    /// The kernel accepted these requests, one after the other, between `from` and `by`.
     pub(super) fn sent(&mut self, staged: &[Staged], from: Instant, by: Instant) {
         let same_run = |one: &Staged, other: &Staged| {
-            let [one, other] = [one, other].map(|staged| self.table.pace_of(staged.target));
+            let [one, other] = [one, other].map(|staged| self.table.pace(staged.target));
             one.is_of_same_run(other)
         };
         for of_run in staged.chunk_by(same_run) {
-            let pace = self.table.pace_of(of_run[0].target);
+            let pace = self.table.pace(of_run[0].target);
             pace.left(of_run.len() as u32, by);
         }
         let share = by.saturating_duration_since(from) / staged.len().max(1) as u32;
@@ -420,7 +462,7 @@ impl Probes {
         self.update(staged.target);
     }
 
-    /// The kernel will take a request later. Those of one batch are put back from the last to the first.
+    /// The kernel will accept a request later. Requests of one batch must be put back from the last to the first.
     pub(super) fn put_back(&mut self, staged: Staged) {
         self.sequence.remove(staged.request_id);
         self.window.release(1);
@@ -428,12 +470,12 @@ impl Probes {
     }
 }
 
-/// The bound of a window. The table of neighbours is there once for all threads.
-fn max_unanswered(on_link: bool, lanes: NonZeroUsize) -> usize {
+/// The largest size of a window. All threads share one neighbour table.
+fn max_unanswered(on_link: bool, threads: NonZeroUsize) -> usize {
     if on_link {
-        (MAX_NEIGHBOURS / lanes).max(1)
+        (MAX_UNANSWERED_NEIGHBOURS / threads).max(1)
     } else {
-        MAX_OUTSTANDING
+        MAX_UNANSWERED
     }
 }
 
@@ -444,7 +486,7 @@ fn socket_address(to: Destination) -> SocketAddr {
     }
 }
 
-/// Whether a message comes from, or an error is about, a destination.
+/// Whether a message comes from a destination, or an error is about it.
 fn is_from(address: SocketAddr, to: Destination) -> bool {
     address.ip() == to.address
         && match address {
@@ -458,13 +500,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_threads_together_have_so_many_neighbours_unanswered() {
-        for lanes in 1..=64 {
-            let each = max_unanswered(true, NonZeroUsize::new(lanes).unwrap());
-            let all = each * lanes;
+    fn all_threads_share_the_bound_for_neighbours() {
+        for threads in 1..=64 {
+            let each = max_unanswered(true, NonZeroUsize::new(threads).unwrap());
+            let all = each * threads;
             assert!(
-                all <= MAX_NEIGHBOURS && all > MAX_NEIGHBOURS - lanes,
-                "{lanes}"
+                all <= MAX_UNANSWERED_NEIGHBOURS && all > MAX_UNANSWERED_NEIGHBOURS - threads,
+                "{threads}"
             );
         }
     }

@@ -1,6 +1,6 @@
-//! The system calls of the engine: many messages in one call, the kernel's stamps, the error queue and the socket's
-//! counter of drops. All unsafe code of the engine is here: registering a descriptor with the runtime, and
-//! reading the counter.
+//! The system calls of the engine: many messages in one call, the kernel's receive timestamps, the error queue, and the
+//! socket's memory counters. All unsafe code of the engine is here: registering a descriptor with the runtime, and reading
+//! the counters.
 //!
 //! Source: Linux `sendmmsg(2)`, `recvmmsg(2)`, `ip(7)` and `ipv6(7)` on `IP_RECVERR`, `socket(7)`, `sock_diag(7)`.
 
@@ -28,14 +28,13 @@ use socket2::Socket;
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// The most messages in one call.
-pub(super) const BATCH: usize = 64;
+pub(super) const MAX_BATCH: usize = 64;
 
-/// Bytes of a message that an ICMP error quotes and that are looked at.
-const QUOTED: usize = 512;
+/// Bytes that are read of the message that an ICMP error quotes.
+const MAX_QUOTED_BYTES: usize = 512;
 
-/// Bytes that all buffers of received messages take together, where messages are so long that a whole batch would
-/// take more.
-const RECEIVE_BYTES: usize = 1 << 20;
+/// The most bytes for received messages. Of long messages fewer than a batch are received at once.
+const MAX_RECEIVE_BYTES: usize = 1 << 20;
 
 /// `SO_MEMINFO` of Linux 4.12 (asm-generic/socket.h), which libc does not have.
 const SO_MEMINFO: libc::c_int = 55;
@@ -43,7 +42,7 @@ const SO_MEMINFO: libc::c_int = 55;
 /// Values of `SO_MEMINFO` (`linux/sock_diag.h`, `SK_MEMINFO_VARS`).
 const MEMINFO_VALUES: usize = 9;
 
-/// Watches a socket on the current runtime, for what arrives and for errors.
+/// Registers a socket with the current runtime, for incoming messages and errors.
 pub(super) fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     #[expect(
         unsafe_code,
@@ -55,7 +54,7 @@ pub(super) fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     Ok(watched?)
 }
 
-/// Asks the kernel for a stamp with every message, and for ICMP errors in the error queue.
+/// Lets the kernel add a timestamp to every message, and put ICMP errors into the error queue.
 pub(super) fn enable_timestamps_and_errors(socket: &Socket, v6: bool) -> io::Result<()> {
     setsockopt(socket, ReceiveTimestampns, &true)?;
     if v6 {
@@ -66,21 +65,21 @@ pub(super) fn enable_timestamps_and_errors(socket: &Socket, v6: bool) -> io::Res
     Ok(())
 }
 
-/// What a socket holds of the kernel's memory, and lost for want of it.
+/// The kernel memory that a socket uses, and what it lost for lack of memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory {
-    /// Messages that the receive buffer had no room for. Wraps around.
+    /// Messages for which the receive buffer had no room. Wraps around.
     pub(super) drops: u32,
-    /// Whether the receive buffer may have no room for an ICMP error, whose loss the kernel does not count.
+    /// Whether the receive buffer may have no room for an ICMP error. The kernel does not count errors that it drops.
     pub(super) is_full: bool,
-    /// Bytes of messages that were taken and have not left: they wait for a link, or for the address of a neighbour.
+    /// Bytes of messages that the kernel accepted and that have not left: they wait for a link, or for a link address.
     pub(super) unsent: u32,
 }
 
-/// More than a waiting ICMP error takes of the receive buffer, unless it quotes a very large message.
+/// An ICMP error takes less of the receive buffer than this, unless it quotes a very long message.
 const ERROR_BYTES: u32 = 4096;
 
-/// Reads the socket's use of memory.
+/// Reads the socket's memory counters.
 pub(super) fn memory(socket: &Socket) -> io::Result<Memory> {
     let mut values = [0_u32; MEMINFO_VALUES];
     let mut length = size_of_val(&values) as libc::socklen_t;
@@ -110,13 +109,13 @@ pub(super) fn memory(socket: &Socket) -> io::Result<Memory> {
     })
 }
 
-/// Whether the kernel took nothing for want of memory, and will take it later.
+/// Whether the kernel has no memory for the message now, and will accept it later.
 pub(super) fn is_back_pressure(error: Errno) -> bool {
     matches!(error, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
-/// Whether an ICMP error of an earlier message may be what a send returns (Linux: `icmp_err_convert` of
-/// `net/ipv4/icmp.c`, `icmpv6_err_convert` of `net/ipv6/icmp.c`). Any other errno is of the message itself.
+/// Whether this errno of a send may be the ICMP error of an earlier message (Linux: `icmp_err_convert` of
+/// `net/ipv4/icmp.c`, `icmpv6_err_convert` of `net/ipv6/icmp.c`). Any other errno concerns the message itself.
 pub(super) fn may_be_of_another(error: Errno) -> bool {
     matches!(
         error,
@@ -145,14 +144,14 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn new() -> Self {
         Self {
-            headers: MultiHeaders::preallocate(BATCH, None),
+            headers: MultiHeaders::preallocate(MAX_BATCH, None),
             bytes: Vec::new(),
-            ends: Vec::with_capacity(BATCH),
-            to: Vec::with_capacity(BATCH),
+            ends: Vec::with_capacity(MAX_BATCH),
+            to: Vec::with_capacity(MAX_BATCH),
         }
     }
 
-    /// Adds a message, which `write` appends to what is there. There is room for [`BATCH`].
+    /// Adds a message, which `write` appends to the bytes. There is room for [`MAX_BATCH`].
     pub(super) fn push(&mut self, to: SocketAddr, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
         self.ends.push(self.bytes.len());
@@ -170,12 +169,12 @@ impl Outgoing {
         self.to.clear();
     }
 
-    /// Hands the kernel the messages from number `first` on; returns how many it took, at least one.
+    /// Sends the messages from number `first` on. Returns how many the kernel accepted, at least one.
     ///
     /// # Errors
-    /// Why it did not take the first of them, or an error that waited on the socket and is of no message here.
+    /// Why the kernel refused the first of them, or an error of an earlier message that was pending on the socket.
     pub(super) fn send(&mut self, socket: &Socket, first: usize) -> Result<usize, Errno> {
-        let mut slices = [[IoSlice::new(&[])]; BATCH];
+        let mut slices = [[IoSlice::new(&[])]; MAX_BATCH];
         let mut start = first.checked_sub(1).map_or(0, |before| self.ends[before]);
         let ends = &self.ends[first..];
         for (slice, end) in slices.iter_mut().zip(ends) {
@@ -199,10 +198,10 @@ pub(super) struct Received<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) from: SocketAddr,
     /// When it arrived, by the wall clock, since 1970.
-    pub(super) stamp: Option<Duration>,
+    pub(super) arrived: Option<Duration>,
 }
 
-/// Room for messages to receive.
+/// Buffers for messages to receive.
 pub(super) struct Incoming {
     headers: MultiHeaders<SockaddrStorage>,
     bytes: Vec<u8>,
@@ -210,9 +209,9 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Room for messages of up to `longest` bytes; what is longer is cut off.
+    /// Buffers for messages of up to `longest` bytes; longer ones are cut off.
     pub(super) fn new(longest: usize) -> Self {
-        let messages = (RECEIVE_BYTES / longest).clamp(1, BATCH);
+        let messages = (MAX_RECEIVE_BYTES / longest).clamp(1, MAX_BATCH);
         Self {
             headers: Self::headers(),
             bytes: vec![0; messages * longest],
@@ -225,13 +224,13 @@ impl Incoming {
     }
 
     fn headers() -> MultiHeaders<SockaddrStorage> {
-        MultiHeaders::preallocate(BATCH, Some(cmsg_space!(TimeSpec)))
+        MultiHeaders::preallocate(MAX_BATCH, Some(cmsg_space!(TimeSpec)))
     }
 
-    /// Receives as many messages as there are room for, and gives each to `take`. Never waits.
+    /// Receives up to a batch of messages, and passes each to `take`. Never waits.
     ///
     /// # Errors
-    /// [`Errno::EAGAIN`] when there is none; any other is one that waited on the socket.
+    /// [`Errno::EAGAIN`] when there is none; any other error was pending on the socket.
     pub(super) fn receive(
         &mut self,
         socket: &Socket,
@@ -239,7 +238,7 @@ impl Incoming {
     ) -> Result<usize, Errno> {
         let mut parts = self.bytes.chunks_exact_mut(self.longest);
         let messages = parts.len();
-        let mut slices: [_; BATCH] =
+        let mut slices: [_; MAX_BATCH] =
             std::array::from_fn(|_| [IoSliceMut::new(parts.next().unwrap_or_default())]);
         let received = recvmmsg(
             socket.as_raw_fd(),
@@ -251,20 +250,24 @@ impl Incoming {
         let (mut count, mut unstamped) = (0, false);
         for message in received {
             count += 1;
-            let stamp = message.cmsgs().ok().and_then(|mut all| {
+            let arrived = message.cmsgs().ok().and_then(|mut all| {
                 all.find_map(|control| match control {
                     ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
                     _ => None,
                 })
             });
-            unstamped |= stamp.is_none();
+            unstamped |= arrived.is_none();
             if let Some(from) = message.address.as_ref().and_then(address) {
                 let bytes = message.iovs().next().unwrap_or_default();
-                take(Received { bytes, from, stamp });
+                take(Received {
+                    bytes,
+                    from,
+                    arrived,
+                });
             }
         }
         if unstamped {
-            // A header keeps the length of its last control message, and has no room for a stamp ever after.
+            // A header keeps the length of its last control message, and would never have room for a timestamp again.
             self.headers = Self::headers();
         }
         Ok(count)
@@ -273,16 +276,16 @@ impl Incoming {
 
 /// An ICMP error that quotes one of our messages.
 pub(super) struct NetworkError<'a> {
-    /// What is quoted, from the ICMP header on.
+    /// The quoted message, from its ICMP header on.
     pub(super) quoted: &'a [u8],
-    /// The destination that is quoted.
+    /// Destination of the quoted message.
     pub(super) to: SocketAddr,
     pub(super) icmp_type: u8,
     pub(super) code: u8,
     pub(super) reporter: SocketAddr,
 }
 
-/// Room for one error to read.
+/// Buffers for one error.
 pub(super) struct ErrorQueue {
     bytes: Box<[u8]>,
     control: Vec<u8>,
@@ -291,12 +294,12 @@ pub(super) struct ErrorQueue {
 impl ErrorQueue {
     pub(super) fn new() -> Self {
         Self {
-            bytes: vec![0; QUOTED].into(),
+            bytes: vec![0; MAX_QUOTED_BYTES].into(),
             control: cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, TimeSpec),
         }
     }
 
-    /// Reads one error off the queue and gives it to `take`, if it is one that came by ICMP. Never waits.
+    /// Removes one error from the queue, and passes it to `take` if it came by ICMP. Never waits.
     ///
     /// # Errors
     /// [`Errno::EAGAIN`] when there is none.

@@ -1,4 +1,4 @@
-//! Resolving against a DNS server of the test's own on loopback. What it answers follows from the first label.
+//! Resolving with a DNS server that the test runs on loopback. The name decides what it answers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,7 +20,7 @@ use super::*;
 const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
-/// Distinct queries so far, by name and type. A client repeats a query over UDP by itself, with the same message id.
+/// Message ids of the queries so far, by name and type. The client sends a query again over UDP with the same id.
 type Seen = Arc<Mutex<HashMap<(String, RecordType), HashSet<u16>>>>;
 
 struct Server {
@@ -129,7 +129,7 @@ async fn a_comes_before_aaaa_unless_the_plan_says_otherwise() {
 }
 
 #[tokio::test]
-async fn the_reasons_of_a_failure_are_told_apart() {
+async fn each_failure_has_its_own_reason() {
     let server = server().await;
     let cases = [
         ("gone.test.", DnsFailure::Nxdomain),
@@ -145,7 +145,7 @@ async fn the_reasons_of_a_failure_are_told_apart() {
 }
 
 #[tokio::test]
-async fn servfail_and_timeout_are_tried_three_times_in_all() {
+async fn servfail_and_timeout_are_tried_three_times() {
     let server = server().await;
     for name in ["broken.test.", "silent.test."] {
         server.resolve(name, Family::V4).await.unwrap_err();
@@ -160,14 +160,14 @@ async fn servfail_and_timeout_are_tried_three_times_in_all() {
 }
 
 #[tokio::test]
-async fn search_domains_are_tried() {
+async fn search_domains_are_used() {
     let server = server().await;
     assert_eq!(server.resolve("short", Family::Any).await, Ok(V4.into()));
     assert_eq!(server.resolve("v6only", Family::Any).await, Ok(V6.into()));
 }
 
 #[tokio::test]
-async fn an_answer_is_asked_for_once() {
+async fn an_answer_is_cached() {
     let server = server().await;
     for _ in 0..5 {
         server.resolve("both.test.", Family::V4).await.unwrap();
@@ -184,21 +184,21 @@ async fn no_server_at_all_is_servfail_and_no_panic() {
     assert_eq!(found, Ok(IpAddr::from([192, 0, 2, 7]).into()));
 }
 
-/// The server answers nothing until the bound is reached, and then one query after the other.
+/// The server collects all queries that are in flight, and then answers them.
 #[tokio::test]
-async fn at_most_100_queries_are_outstanding() {
+async fn at_most_100_queries_are_in_flight() {
     const NAMES: usize = 250;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    // So long that none is given up on a slow machine, and counted here beside the one that takes its place.
+    // Long enough that no query times out on a slow machine: its retry would be counted as well.
     let timeout = Duration::from_mins(1);
     let resolver = resolver_for(socket.local_addr().unwrap(), Vec::new(), timeout);
     let mut task = JoinSet::new();
     task.spawn(async move {
         let mut buffer = [0; 1500];
         let mut outstanding = HashMap::new();
-        let (mut answered, mut most) = (HashSet::new(), 0);
+        let (mut answered, mut max) = (HashSet::new(), 0);
         while answered.len() < NAMES {
-            // All that was sent is here when nothing more comes for a while: absence has no event.
+            // All queries are here when nothing more comes for a while: absence has no event.
             let wait = Duration::from_millis(30);
             while let Ok(received) = tokio::time::timeout(wait, socket.recv_from(&mut buffer)).await
             {
@@ -209,7 +209,7 @@ async fn at_most_100_queries_are_outstanding() {
                     outstanding.insert(name, (query, client));
                 }
             }
-            most = most.max(outstanding.len());
+            max = max.max(outstanding.len());
             for (name, (query, client)) in outstanding.drain() {
                 let mut answer = query.clone().into_response();
                 let asked = query.queries[0].name().clone();
@@ -219,7 +219,7 @@ async fn at_most_100_queries_are_outstanding() {
                 answered.insert(name);
             }
         }
-        assert_eq!(most, MAX_QUERIES);
+        assert_eq!(max, MAX_QUERIES);
     });
     let names: Vec<_> = (0..NAMES).map(|name| format!("n{name}.test.")).collect();
     let found = join_all(names.iter().map(|name| resolver.resolve(name, Family::V4))).await;
@@ -228,7 +228,7 @@ async fn at_most_100_queries_are_outstanding() {
 }
 
 #[test]
-fn texts_of_addresses_are_read_in_any_spelling() {
+fn texts_of_addresses_are_parsed_in_any_spelling() {
     let cases = [
         ("192.0.2.1", Some(V4.into())),
         ("2001:DB8:0:0::1", Some(V6.into())),
@@ -262,12 +262,12 @@ fn a_zone_is_an_index_or_the_name_of_an_interface() {
 }
 
 #[test]
-fn a_want_of_sockets_here_says_nothing_about_the_name() {
+fn a_lack_of_sockets_here_says_nothing_about_the_name() {
     let of = |errno| meaning(&NetError::from(std::io::Error::from_raw_os_error(errno)));
-    for errno in WANT {
+    for errno in OUT_OF_SOCKETS {
         let status = Status::SendFailed { errno };
         assert_eq!(of(errno).status(), status);
     }
-    // ECONNREFUSED is an answer of the network.
+    // ECONNREFUSED comes from the network.
     assert_eq!(of(111), Unresolved::Name(DnsFailure::Timeout));
 }

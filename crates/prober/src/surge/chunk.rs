@@ -1,11 +1,10 @@
-//! The probing of one chunk: one loop that sends what is due, hears what comes back and judges what timed out. Each
-//! request is a future of its own, so that a late answer to an older one is heard while a retry is out.
+//! The probing of one chunk: one loop that sends what is due, receives answers and judges timeouts. Each request is a future
+//! of its own, so a late answer to an earlier request is received while a retry is in flight.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     io,
-    net::IpAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -28,39 +27,34 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    client::{Read, Share, now},
-    errno, is_own,
+    client::{ReadUntil, Share, now},
+    meaning::{Meaning, meaning},
 };
 use crate::{
     prober::{Destination, Finding, RequestsSent},
-    schedule::pacing::Pace,
-    schedule::target_state::{Credit, Schedule, Step, TargetState, Unreachable},
+    schedule::{
+        pacing::Pace,
+        target_state::{Credit, Schedule, Step, TargetState},
+    },
+    socket::{INVALID, errno, is_back_pressure},
 };
 
-/// How long a request is left alone after the kernel had no memory for it.
+/// The pause after the kernel had no memory for a request.
 const BACK_PRESSURE_PAUSE: Duration = Duration::from_millis(5);
 
-/// A request is listened for this much longer than its target can stay unsettled by its schedule: the pace may hold
-/// up what follows it.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// A request can be answered for this much longer than its schedule needs, because the pace may delay the later requests.
+const EXTRA_LIFETIME: Duration = Duration::from_mins(1);
 
-/// "No buffer space available" (ENOBUFS), which std has no kind for.
-const NO_BUFFER_SPACE: i32 = if cfg!(windows) { 10055 } else { 105 };
-
-/// The errno of a request that makes no sense (EINVAL).
-const INVALID: i32 = 22;
-
-/// What came of one request.
-struct Landed {
+/// How a request has ended.
+struct RequestEnd {
     target: usize,
     request: usize,
     result: Result<(IcmpPacket, Duration), SurgeError>,
 }
 
-type Flight = Pin<Box<dyn Future<Output = Landed>>>;
+type PendingRequest = Pin<Box<dyn Future<Output = RequestEnd>>>;
 
-/// The shares of one chunk, for IPv4 and IPv6: none where it has no such destination, the errno where there is no
-/// socket.
+/// The shares of one chunk, for IPv4 and IPv6: `None` without such a destination, the errno without a socket.
 pub(super) struct Shares(pub(super) [Option<Result<Share, i32>>; 2]);
 
 impl Shares {
@@ -70,44 +64,44 @@ impl Shares {
         share.as_ref().map_err(|errno| *errno)
     }
 
-    fn read(&self, moment: Instant, now: Instant) -> Read {
+    fn read_until(&self, moment: Instant, now: Instant) -> ReadUntil {
         let mut until = now;
         for share in self.0.iter().flatten().flatten() {
             match share.client.read(moment, now) {
-                Read::Until(read) => until = until.min(read),
+                ReadUntil::Moment(read) => until = until.min(read),
                 other => return other,
             }
         }
-        Read::Until(until)
+        ReadUntil::Moment(until)
     }
 }
 
-pub(super) struct Chunk<'a> {
+pub(super) struct ChunkProbing<'a> {
     destinations: &'a [Destination],
     shares: &'a Shares,
     requests_sent: &'a RequestsSent,
     schedule: Arc<Schedule>,
     payload: Rc<[u8]>,
-    targets: Vec<Target>,
+    targets: Vec<TargetProgress>,
     unsettled: usize,
-    /// Targets whose next request is due, in the order in which it became so.
+    /// Targets whose next request is due, in the order in which it became due.
     waiting: VecDeque<usize>,
-    alarms: BinaryHeap<Reverse<(Instant, usize)>>,
-    flights: FuturesUnordered<Flight>,
-    /// Up to when all replies have been read: no later timeout is judged.
-    seen: Instant,
-    /// Not before this does the kernel get another request, after it had no memory for one.
+    deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
+    pending: FuturesUnordered<PendingRequest>,
+    /// Everything that arrived before this has been read. No later timeout is judged.
+    read_until: Instant,
+    /// No request is sent before this, because the kernel had no memory for one.
     resume_at: Option<Instant>,
 }
 
-struct Target {
+struct TargetProgress {
     state: TargetState,
     queued: bool,
     settled: bool,
-    alarm: Option<Instant>,
+    timer: Option<Instant>,
 }
 
-impl<'a> Chunk<'a> {
+impl<'a> ChunkProbing<'a> {
     pub(super) fn new(
         probing: &Probing,
         destinations: &'a [Destination],
@@ -115,11 +109,11 @@ impl<'a> Chunk<'a> {
         requests_sent: &'a RequestsSent,
     ) -> Self {
         let schedule = Schedule::of(probing);
-        let target = |_| Target {
+        let target = |_| TargetProgress {
             state: TargetState::new(Arc::clone(&schedule)),
             queued: false,
             settled: false,
-            alarm: None,
+            timer: None,
         };
         Self {
             destinations,
@@ -130,28 +124,28 @@ impl<'a> Chunk<'a> {
             payload: vec![0; usize::from(probing.size)].into(),
             unsettled: destinations.len(),
             waiting: VecDeque::with_capacity(destinations.len()),
-            alarms: BinaryHeap::new(),
-            flights: FuturesUnordered::new(),
-            seen: now(),
+            deadlines: BinaryHeap::new(),
+            pending: FuturesUnordered::new(),
+            read_until: now(),
             resume_at: None,
         }
     }
 
-    /// Probes all destinations. Cancel-safe in so far as dropping it gives everything up.
+    /// Probes all destinations. Dropping the future gives up all requests.
     pub(super) async fn run(mut self, pace: &Pace) -> Vec<Finding> {
         for target in 0..self.targets.len() {
             if self.shares.of(self.destinations[target]).is_ok() {
-                self.attend(target, false);
+                self.update(target, false);
             } else {
                 self.settle(target);
             }
         }
         let mut admission = pin!(Fuse::terminated());
-        let mut alarm = pin!(sleep_until(now().into()));
+        let mut timer = pin!(sleep_until(now().into()));
         loop {
-            match self.read_until() {
-                Some(read) => self.ring(read),
-                // The reader of the socket has to go first.
+            match self.due_until() {
+                Some(read) => self.expire(read),
+                // The reader of the socket has to run first.
                 None => yield_now().await,
             }
             if self.unsettled == 0 {
@@ -163,14 +157,14 @@ impl<'a> Chunk<'a> {
                 let size = self.payload.len() as u16;
                 admission.set(admit(share, size, pace, self.resume_at.take()).fuse());
             }
-            let ringing = self.set_alarm(alarm.as_mut());
+            let has_deadline = self.set_timer(timer.as_mut());
             tokio::select! {
                 biased;
-                Some(landed) = self.flights.next() => self.land(landed),
+                Some(end) = self.pending.next() => self.handle_end(end),
                 admitted = &mut admission, if !admission.is_terminated() => {
                     self.send(admitted).await;
                 }
-                () = &mut alarm, if ringing => {}
+                () = &mut timer, if has_deadline => {}
             }
         }
         let now = now();
@@ -189,72 +183,73 @@ impl<'a> Chunk<'a> {
         self.shares.of(self.destinations[target]).ok()
     }
 
-    /// Up to when timeouts can be judged, if any is due: the socket has been read up to then. `None` when it has not
-    /// been read that far.
-    fn read_until(&self) -> Option<Read> {
+    /// Up to when deadlines can be judged, if one is due. `None` when the socket has not been read that far.
+    fn due_until(&self) -> Option<ReadUntil> {
         let now = now();
-        let due = self.alarms.peek().map(|Reverse((first, _))| *first);
+        let due = self.deadlines.peek().map(|Reverse((first, _))| *first);
         match due.filter(|first| *first <= now) {
-            Some(first) => Some(self.shares.read(first, now)).filter(|read| *read != Read::NotYet),
-            None => Some(Read::Until(self.seen)),
+            Some(first) => {
+                Some(self.shares.read_until(first, now)).filter(|read| *read != ReadUntil::NotYet)
+            }
+            None => Some(ReadUntil::Moment(self.read_until)),
         }
     }
 
-    /// Attends to every target whose alarm is due, as far as replies have been read.
-    fn ring(&mut self, read: Read) {
+    /// Updates every target whose deadline has passed, as far as replies have been read.
+    fn expire(&mut self, read: ReadUntil) {
         let (until, stuck) = match read {
-            Read::Until(until) => (until, false),
-            Read::Stuck | Read::NotYet => (now(), true),
+            ReadUntil::Moment(until) => (until, false),
+            ReadUntil::Stuck | ReadUntil::NotYet => (now(), true),
         };
-        if until <= self.seen {
+        if until <= self.read_until {
             return;
         }
-        // What was read has reached the flights, not yet the state.
-        while let Some(Some(landed)) = self.flights.next().now_or_never() {
-            self.land(landed);
+        // What was read has reached the pending futures, but not yet the states.
+        while let Some(Some(end)) = self.pending.next().now_or_never() {
+            self.handle_end(end);
         }
-        self.seen = until;
-        while let Some(&Reverse((at, number))) = self.alarms.peek()
-            && at <= self.seen
+        self.read_until = until;
+        while let Some(&Reverse((at, number))) = self.deadlines.peek()
+            && at <= self.read_until
         {
-            self.alarms.pop();
+            self.deadlines.pop();
             let target = &mut self.targets[number];
-            if target.alarm == Some(at) {
-                target.alarm = None;
-                self.attend(number, stuck);
+            if target.timer == Some(at) {
+                target.timer = None;
+                self.update(number, stuck);
             }
         }
     }
 
-    /// Lets the alarm ring when time alone changes something next. Returns whether there is such a moment.
-    fn set_alarm(&self, alarm: Pin<&mut Sleep>) -> bool {
-        let Some(Reverse((at, _))) = self.alarms.peek() else {
+    /// Sets the timer to the next deadline. Returns whether there is one.
+    fn set_timer(&self, timer: Pin<&mut Sleep>) -> bool {
+        let Some(Reverse((at, _))) = self.deadlines.peek() else {
             return false;
         };
-        if alarm.deadline() != (*at).into() {
-            alarm.reset((*at).into());
+        if timer.deadline() != (*at).into() {
+            timer.reset((*at).into());
         }
         true
     }
 
-    /// Does what has become due for a target: gives up what timed out, queues its next request, or settles it.
-    fn attend(&mut self, number: usize, stuck: bool) {
+    /// Handles what is due for a target: a timeout, the next request, or the end.
+    fn update(&mut self, number: usize, stuck: bool) {
         let target = &mut self.targets[number];
         if target.settled {
             return;
         }
-        let expired = target.state.expire(self.seen);
+        let expired = target.state.expire(self.read_until);
         if stuck && expired > 0 {
             warn!(address = %self.destinations[number].address, "replies are not read in time");
             target.state.local_loss(LocalLoss::STALLED);
         }
-        let step = target.state.step(self.seen);
-        let alarm = target.state.wake_at(self.seen);
-        if let Some(at) = alarm
-            && target.alarm != alarm
+        let step = target.state.step(self.read_until);
+        let timer = target.state.wake_at(self.read_until);
+        if let Some(at) = timer
+            && target.timer != timer
         {
-            target.alarm = alarm;
-            self.alarms.push(Reverse((at, number)));
+            target.timer = timer;
+            self.deadlines.push(Reverse((at, number)));
         }
         if matches!(step, Step::Send(_)) && !target.queued {
             target.queued = true;
@@ -288,25 +283,26 @@ impl<'a> Chunk<'a> {
         };
         let target = &mut self.targets[number];
         target.queued = false;
-        let (false, Step::Send(request)) = (target.settled, target.state.step(self.seen)) else {
-            // Answered while its request was waiting to leave.
+        let (false, Step::Send(request)) = (target.settled, target.state.step(self.read_until))
+        else {
+            // It was answered while its next request was queued.
             share.release(1);
-            return self.attend(number, false);
+            return self.update(number, false);
         };
         let taken = match admitted {
-            Ok(()) => self.take_off(share, to, number, request).await,
+            Ok(()) => self.start_request(share, to, number, request).await,
             Err(error) => Err(SurgeError::IOError(error)),
         };
         let target = &mut self.targets[number];
         match taken {
-            Ok(flight) => {
+            Ok(request_future) => {
                 target.state.sent(request, now());
                 self.requests_sent.add(1);
-                self.flights.push(flight);
-                return self.attend(number, false);
+                self.pending.push(request_future);
+                return self.update(number, false);
             }
             Err(SurgeError::IOError(error)) if is_back_pressure(&error) => {
-                debug!(address = %to.address, %error, "the kernel takes no request now");
+                debug!(address = %to.address, %error, "the kernel accepts no request now");
                 self.resume_at = Some(now() + BACK_PRESSURE_PAUSE);
             }
             Err(SurgeError::NetworkError | SurgeError::ClientDestroyed) => {
@@ -322,54 +318,54 @@ impl<'a> Chunk<'a> {
             }
         }
         share.release(1);
-        self.attend(number, false);
+        self.update(number, false);
     }
 
-    /// Hands a request to surge-ping, which hands it to the kernel at once: the error, or the future of its answer.
-    async fn take_off(
+    /// Hands a request to surge-ping, which sends it at once. Returns the future of its end, or why it was not sent.
+    async fn start_request(
         &self,
         share: &Share,
         to: Destination,
         target: usize,
         request: usize,
-    ) -> Result<Flight, SurgeError> {
-        let life = self.schedule.longest_after(request) + PATIENCE;
+    ) -> Result<PendingRequest, SurgeError> {
+        let life = self.schedule.longest_after(request) + EXTRA_LIFETIME;
         loop {
             let mut pinger = share.client.pinger(to, life).await;
             let sequence = share.client.next_sequence();
             let payload = Rc::clone(&self.payload);
-            let mut flight: Flight = Box::pin(unconstrained(async move {
-                Landed {
+            let mut request_future: PendingRequest = Box::pin(unconstrained(async move {
+                RequestEnd {
                     target,
                     request,
                     result: pinger.ping(sequence, &payload).await,
                 }
             }));
-            match poll!(flight.as_mut()) {
-                Poll::Pending => return Ok(flight),
-                Poll::Ready(landed) => match landed.result {
+            match poll!(request_future.as_mut()) {
+                Poll::Pending => return Ok(request_future),
+                Poll::Ready(end) => match end.result {
                     // This number is still in flight to the same address.
                     Err(SurgeError::IdenticalRequests { .. }) => {}
                     Err(error) => return Err(error),
-                    Ok(_) => return Ok(Box::pin(ready(landed))),
+                    Ok(_) => return Ok(Box::pin(ready(end))),
                 },
             }
         }
     }
 
-    /// Takes in what came of a request that the kernel took.
-    fn land(&mut self, landed: Landed) {
-        let to = self.destinations[landed.target];
-        let target = &mut self.targets[landed.target];
+    /// Handles the end of a request that was sent.
+    fn handle_end(&mut self, end: RequestEnd) {
+        let to = self.destinations[end.target];
+        let target = &mut self.targets[end.target];
         let Ok(share) = self.shares.of(to) else {
             return;
         };
         if target.settled {
             return;
         }
-        match landed.result {
+        match end.result {
             Ok((packet, rtt)) => match meaning(&packet, to) {
-                Meaning::Reply => match target.state.answered(landed.request, rtt) {
+                Meaning::Reply => match target.state.answered(end.request, rtt) {
                     Credit::InFlight => share.answered(rtt),
                     Credit::Expired => share.traffic_seen(),
                     Credit::None => {}
@@ -379,7 +375,7 @@ impl<'a> Chunk<'a> {
                     target.state.unreachable(error);
                 }
                 Meaning::NoArp => target.state.no_arp(),
-                // surge-ping has handed us this message and listens no longer for the reply.
+                // surge-ping has returned this message and no longer waits for the reply.
                 Meaning::Other => target.state.local_loss(LocalLoss::INTERRUPTED),
             },
             Err(SurgeError::Timeout { .. }) => {}
@@ -388,7 +384,7 @@ impl<'a> Chunk<'a> {
                 target.state.local_loss(LocalLoss::INTERRUPTED);
             }
         }
-        self.attend(landed.target, false);
+        self.update(end.target, false);
     }
 }
 
@@ -402,52 +398,4 @@ async fn admit(
         sleep_until(at.into()).await;
     }
     share.admit(size, pace).await
-}
-
-/// Whether the kernel took nothing for want of memory, and will take it later.
-fn is_back_pressure(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory
-    ) || error.raw_os_error() == Some(NO_BUFFER_SPACE)
-}
-
-/// What a message that belongs to a request says.
-enum Meaning {
-    Reply,
-    Unreachable(Unreachable),
-    NoArp,
-    Other,
-}
-
-fn meaning(packet: &IcmpPacket, to: Destination) -> Meaning {
-    let (icmp_type, code, reporter) = match packet {
-        IcmpPacket::V4(packet) => (
-            packet.get_icmp_type().0,
-            packet.get_icmp_code().0,
-            IpAddr::V4(packet.get_source()),
-        ),
-        IcmpPacket::V6(packet) => (
-            packet.get_icmpv6_type().0,
-            packet.get_icmpv6_code().0,
-            IpAddr::V6(packet.get_source()),
-        ),
-    };
-    let v6 = to.address.is_ipv6();
-    match (v6, icmp_type) {
-        // Echo reply (RFC 792, RFC 4443).
-        (false, 0) | (true, 129) => Meaning::Reply,
-        // Host or address unreachable, from ourselves: our own neighbour discovery failed.
-        (false, 3) | (true, 1) if code == if v6 { 3 } else { 1 } && is_own(reporter) => {
-            Meaning::NoArp
-        }
-        // Unreachable, time exceeded, parameter problem, and for IPv6 packet too big.
-        (false, 3 | 11 | 12) | (true, 1..=4) => Meaning::Unreachable(Unreachable {
-            icmp_type,
-            code,
-            reporter,
-        }),
-        // Source quench and redirect are no errors of the target.
-        _ => Meaning::Other,
-    }
 }

@@ -1,101 +1,35 @@
-//! One socket on one thread, shared by the chunks that leave by the same way: its identifier, its sequence numbers,
-//! its window, and how far its replies have been read.
+//! One socket on one thread, shared by all chunks with the same egress: its identifier, its sequence numbers, its window,
+//! and how far its replies have been read.
 
 use std::{
     cell::{Cell, RefCell},
-    fmt, io,
-    net::{IpAddr, SocketAddr},
+    io,
     rc::Rc,
-    sync::{
-        LazyLock,
-        atomic::{AtomicU16, Ordering},
-    },
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::Probing;
 use socket2::Type;
-use surge_ping::{Config, ICMP, PingIdentifier, PingSequence, Pinger};
+use surge_ping::{PingIdentifier, PingSequence, Pinger};
 use tokio::sync::Notify;
 
+use super::send_room::{SendRoom, has_unread};
 use crate::{
     prober::Destination,
-    schedule::pacing::Pace,
-    schedule::window::Window,
-    socket::{Buffers, SendRoom, duplicate, enlarge, has_unread},
+    schedule::{pacing::Pace, window::Window},
+    socket::{Buffers, Egress, duplicate, next_identifier},
 };
 
-/// A socket that had something unread for this long has nobody who reads it in time.
-const STUCK: Duration = Duration::from_secs(1);
-
-/// What makes one socket differ from another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Egress {
-    v6: bool,
-    source: Option<IpAddr>,
-    pub(super) interface: Option<String>,
-    ttl: Option<u8>,
-}
-
-impl fmt::Display for Egress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.v6 { "IPv6" } else { "IPv4" })?;
-        if let Some(source) = self.source {
-            write!(f, " from source address {source}")?;
-        }
-        if let Some(interface) = &self.interface {
-            write!(f, " by interface {interface}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Egress {
-    /// The system's own choice of everything.
-    pub(super) fn plain(v6: bool) -> Self {
-        Self {
-            v6,
-            source: None,
-            interface: None,
-            ttl: None,
-        }
-    }
-
-    /// As a plan wants it.
-    pub(super) fn of(probing: &Probing, v6: bool) -> Self {
-        Self {
-            v6,
-            source: probing.source,
-            interface: probing.interface.clone(),
-            ttl: probing.ttl,
-        }
-    }
-
-    fn config(&self, hint: Type) -> Config {
-        Config {
-            sock_type_hint: hint,
-            kind: if self.v6 { ICMP::V6 } else { ICMP::V4 },
-            bind: self.source.map(|source| SocketAddr::new(source, 0).into()),
-            interface: self.interface.clone(),
-            interface_index: None,
-            ttl: self.ttl.map(u32::from),
-            fib: None,
-        }
-    }
-}
-
-/// Identifiers are handed out one by one from a random start: no two sockets of this process share one, and two
-/// processes on one box hardly ever do.
-static NEXT_IDENTIFIER: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+/// A socket that has had something unread for this long is not read in time.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// How far the replies of a socket have been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Read {
-    /// All that had arrived by this moment, which is not before the one in question.
-    Until(Instant),
-    /// Something is unread: let the reader go on first.
+pub(super) enum ReadUntil {
+    /// Everything that arrived before this moment is read. It is not before the moment asked for.
+    Moment(Instant),
+    /// Something is unread: its reader has to run first.
     NotYet,
-    /// Something has been unread for so long that nobody can say what was lost.
+    /// Something has been unread for so long that replies may be lost.
     Stuck,
 }
 
@@ -113,19 +47,19 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Opens a socket on the current runtime, of the kind `hint` or else of the other one.
-    pub(super) fn open(egress: &Egress, hint: Type) -> io::Result<Self> {
-        let ping = surge_ping::Client::new(&egress.config(hint))?;
-        let identifier = NEXT_IDENTIFIER.fetch_add(1, Ordering::Relaxed);
+    /// Opens a socket on the current runtime, of the kind `preferred` if possible.
+    pub(super) fn open(egress: &Egress, preferred: Type) -> io::Result<Self> {
+        let ping = surge_ping::Client::new(&egress.config(preferred))?;
+        let identifier = next_identifier();
         let socket = duplicate(&ping.get_socket())?;
-        let buffers = enlarge(&socket)?;
+        let buffers = Buffers::enlarge(&socket)?;
         #[cfg(target_os = "linux")]
         if ping.get_socket().get_type() == Type::RAW {
-            crate::socket::only_replies_to(&socket, identifier, egress.v6)?;
+            crate::socket::receive_only(&socket, identifier, egress.is_v6(), true)?;
         }
         Ok(Self {
-            // Registered with the runtime after surge-ping's own descriptor: when this one is known to be writable,
-            // that one is, too.
+            // Registered with the runtime after surge-ping's own descriptor: when this one is known to be writable, so
+            // is that one.
             room: SendRoom::new(socket, buffers)?,
             buffers,
             ping,
@@ -156,30 +90,30 @@ impl Client {
         pinger
     }
 
-    /// Whether all replies that had arrived by `moment` have been read. Timers and replies become ready together after
-    /// a stall, so a timeout is judged only then. `now` must not be before `moment`.
-    pub(super) fn read(&self, moment: Instant, now: Instant) -> Read {
+    /// Whether all replies that arrived before `moment` have been read. After a stall, timers and replies become ready
+    /// together, so a timeout may be judged only when this holds. `now` must not be before `moment`.
+    pub(super) fn read(&self, moment: Instant, now: Instant) -> ReadUntil {
         if self.read_until.get() >= moment {
-            return Read::Until(self.read_until.get());
+            return ReadUntil::Moment(self.read_until.get());
         }
         if !has_unread(self.room.socket()) {
             self.read_until.set(now);
             self.unread_since.set(None);
-            return Read::Until(now);
+            return ReadUntil::Moment(now);
         }
         let since = self.unread_since.get().unwrap_or(now);
         self.unread_since.set(Some(since));
-        if now < since + STUCK {
-            Read::NotYet
+        if now < since + STUCK_AFTER {
+            ReadUntil::NotYet
         } else {
-            Read::Stuck
+            ReadUntil::Stuck
         }
     }
 
     pub(super) fn is_stuck(&self) -> bool {
         self.unread_since
             .get()
-            .is_some_and(|since| now() >= since + STUCK)
+            .is_some_and(|since| now() >= since + STUCK_AFTER)
             && has_unread(self.room.socket())
     }
 
@@ -193,10 +127,10 @@ impl Client {
         self.window.borrow().in_flight()
     }
 
-    async fn enter(&self) {
+    async fn reserve(&self) {
         loop {
-            let entered = self.window.borrow_mut().try_reserve(now());
-            match entered {
+            let reserved = self.window.borrow_mut().try_reserve(now());
+            match reserved {
                 Ok(()) => break,
                 Err(Some(at)) => tokio::select! {
                     () = self.freed.notified() => {}
@@ -205,12 +139,12 @@ impl Client {
                 Err(None) => self.freed.notified().await,
             }
         }
-        // Several places may have come free at once, with one notice.
+        // Room for several requests may have been released with one notification.
         self.freed.notify_one();
     }
 }
 
-/// What one chunk has in flight on a client. It is given back when the chunk ends, however it ends.
+/// The requests of one chunk that are in flight on a client. Dropping it releases their room in the window.
 pub(super) struct Share {
     pub(super) client: Rc<Client>,
     in_flight: Cell<usize>,
@@ -224,11 +158,11 @@ impl Share {
         }
     }
 
-    /// Waits until a request of `size` bytes of payload may leave: for a place in the window, for room in the send
-    /// buffer, and last for the pace, so that the request leaves when the pace says so. The place in the window is
-    /// taken in any case.
+    /// Waits until a request of `size` bytes of payload may leave: for the window, for room in the send buffer, and last
+    /// for the pace, so that the request leaves when its token is taken. Even after an error the room in the window stays
+    /// reserved.
     pub(super) async fn admit(&self, size: u16, pace: &Pace) -> io::Result<()> {
-        self.client.enter().await;
+        self.client.reserve().await;
         self.in_flight.set(self.in_flight.get() + 1);
         self.client.room.take(usize::from(size)).await?;
         pace.acquire().await;

@@ -1,4 +1,4 @@
-//! What surge-ping alone would get wrong, on the loopback address. Needs ICMP sockets.
+//! What surge-ping alone would do wrong, on the loopback address. Needs ICMP sockets.
 
 use std::{future::poll_fn, net::Ipv4Addr, task::Poll, thread, time::Duration};
 
@@ -6,7 +6,7 @@ use pingfleet_wire::Status;
 
 use super::*;
 
-fn loopback(hosts: u8) -> Vec<Destination> {
+fn loopback_addresses(hosts: u8) -> Vec<Destination> {
     (1..=hosts)
         .map(|host| IpAddr::from(Ipv4Addr::new(127, 0, 0, host)).into())
         .collect()
@@ -21,10 +21,10 @@ fn once(timeout: Duration) -> Probing {
     }
 }
 
-/// The thread stands still from when the requests have left until long after their timeout. The replies lie in the
-/// socket by then, and timers and replies become ready together.
+/// The thread stalls from the departure of the requests until long after their timeout. Meanwhile the replies wait in the
+/// socket, so timers and replies become ready together.
 async fn stalled(opener: SurgePing) -> Vec<Finding> {
-    // More than one turn of the socket's reader takes in, so that timeouts come up between its turns.
+    // More replies than the socket's reader takes at once, so that timeouts are due while it has not read all.
     const HOSTS: u8 = 250;
     let sent = Arc::new(RequestsSent::default());
     let prober = opener
@@ -32,7 +32,7 @@ async fn stalled(opener: SurgePing) -> Vec<Finding> {
         .expect("ICMP sockets are needed");
     let probing = once(Duration::from_millis(100));
     let pace = Pace::unlimited();
-    let destinations = loopback(HOSTS);
+    let destinations = loopback_addresses(HOSTS);
     // The window opens with the first answers.
     for _ in 0..4 {
         prober.probe(&probing, &destinations, &pace).await;
@@ -43,7 +43,7 @@ async fn stalled(opener: SurgePing) -> Vec<Finding> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // Nothing to wait for: a thread that stands still for this long is what happens.
+        // The stall itself: there is no event to wait for.
         thread::sleep(Duration::from_millis(600));
         Poll::Ready(())
     });
@@ -52,7 +52,7 @@ async fn stalled(opener: SurgePing) -> Vec<Finding> {
 }
 
 #[tokio::test]
-async fn a_stall_of_our_own_makes_nobody_down() {
+async fn a_stall_of_the_thread_makes_no_target_down() {
     for opener in [SurgePing::new(), SurgePing::raw()] {
         let findings = stalled(opener).await;
         for finding in &findings {
@@ -63,7 +63,7 @@ async fn a_stall_of_our_own_makes_nobody_down() {
 }
 
 #[tokio::test]
-async fn chunks_that_are_given_up_leave_their_places_in_the_window() {
+async fn chunks_that_are_given_up_release_their_room_in_the_window() {
     let prober = SurgeProber {
         prefer_raw: false,
         log_once: Arc::default(),
@@ -72,9 +72,9 @@ async fn chunks_that_are_given_up_leave_their_places_in_the_window() {
     };
     let probing = once(Duration::from_mins(1));
     let pace = Pace::unlimited();
-    let destinations = loopback(40);
+    let destinations = loopback_addresses(40);
     for _ in 0..50 {
-        // Given up in the middle: at its first wait.
+        // Given up at its first wait.
         let probe = prober.probe(&probing, &destinations, &pace);
         tokio::select! {
             biased;

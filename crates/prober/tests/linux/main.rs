@@ -1,9 +1,11 @@
-//! Real ICMP with the Linux prober, on both kinds of sockets, in network namespaces that the tests make for themselves:
-//! a box may shut out its own root from datagram sockets. What our own box loses is the matter of the tests `ownloss`.
-//! Needs root. Fails and says so without.
+//! Real ICMP with the Linux prober, on both kinds of sockets, in network namespaces that the tests make: a machine may
+//! forbid datagram sockets even to root. The tests `local_loss` cover what this machine loses. Needs root, and fails with
+//! the reason without.
 #![cfg(target_os = "linux")]
 
 mod rig;
+#[path = "../support/probing.rs"]
+mod support;
 
 use std::{
     collections::HashMap,
@@ -17,9 +19,9 @@ use pingfleet_testbed::{
 };
 use pingfleet_wire::{Probing, Status, Target};
 
-use crate::rig::{
-    beside_answering, both_kinds, chunk, in_a_network, on_loopback, probe, quick, run_inner, tally,
-    v4,
+use crate::{
+    rig::{beside_answering, both_kinds, in_a_network, on_loopback, probe, tally, v4},
+    support::{chunk, quick, run_inner},
 };
 
 #[test]
@@ -100,7 +102,7 @@ async fn inner_many() {
 }
 
 #[test]
-fn every_size_comes_back_whole() {
+fn every_payload_size_is_answered() {
     on_loopback("inner_sizes");
 }
 
@@ -123,7 +125,7 @@ async fn inner_sizes() {
 }
 
 #[test]
-fn what_the_kernel_refuses_every_time_is_send_failed() {
+fn a_target_that_the_kernel_always_refuses_is_send_failed() {
     on_loopback("inner_refused");
 }
 
@@ -151,7 +153,7 @@ async fn inner_refused() {
 }
 
 #[test]
-fn a_source_interface_or_zone_that_is_not_ours_is_send_failed() {
+fn a_source_interface_or_zone_of_another_machine_is_send_failed() {
     on_loopback("inner_not_ours");
 }
 
@@ -178,7 +180,7 @@ async fn inner_not_ours() {
     }
 }
 
-/// An address of this box that nothing would choose by itself.
+/// An address of this machine that the kernel would not choose by itself.
 fn unusual_source(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 63, 0, 77).into(),
@@ -195,7 +197,7 @@ fn count_source_and_ttl_are_as_asked() {
     }
     run_inner(net.command("env"), "inner_as_asked");
     let traffic = net.stop().expect("the network runs");
-    // As they left, of two kinds of sockets.
+    // Five requests from each kind of socket.
     for family in Family::ALL {
         let mut requests = traffic.requests.clone();
         requests.retain(|request| request.family == family);
@@ -229,7 +231,7 @@ async fn inner_as_asked() {
 
 #[test]
 fn silence_is_down_and_no_route_is_send_failed() {
-    // Without ARP, what is sent there carries a link address that is not the receiver's.
+    // Without ARP, messages carry a link address that the receiver ignores.
     const SILENT: &str = "ip link add silent type veth peer name findings; ip link set findings up; \
         ip link set silent arp off up; ip addr add 192.0.2.254/24 dev silent; \
         echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
@@ -240,7 +242,7 @@ fn silence_is_down_and_no_route_is_send_failed() {
 #[ignore = "runs in the network that another test makes for it"]
 async fn inner_silence() {
     for worker in both_kinds() {
-        // A fifth of the timeout is what a busy box may let the prober wait without any doubt.
+        // With this timeout a delay below 200 ms, as on a busy machine, is no stall.
         let probing = Probing {
             retries: 2,
             timeout: Duration::from_secs(1),
@@ -260,8 +262,8 @@ async fn inner_silence() {
 }
 
 #[test]
-fn no_arp_is_down_and_takes_no_living_target_along() {
-    // Without a permanent neighbour, ARP asks in vain: nobody has these addresses.
+fn no_arp_is_down_and_affects_no_answering_target() {
+    // ARP gets no answer: nobody has these addresses.
     const DEAD_LINK: &str = "ip link add dead type veth peer name findings; ip link set findings up; \
         ip link set dead up; ip addr add 192.0.2.254/24 dev dead; \
         ip addr add fd00:2::254/64 dev dead nodad; \
@@ -278,12 +280,12 @@ async fn inner_no_arp() {
             timeout: Duration::from_secs(4),
             ..quick()
         };
-        // Fewer than the ICMP errors that the kernel sends in a row (`net.ipv4.icmp_msgs_burst`).
+        // The kernel sends more ICMP errors than this at once (`net.ipv4.icmp_msgs_burst`).
         let mut targets = v4([192, 0, 2, 1], 20);
         targets.push(Target::Address("fd00:2::1".parse().unwrap()));
         let dead = targets.len();
         targets.extend(v4([127, 0, 0, 1], 200));
-        // The living ones are asked again and again while the errors of the dead ones come in.
+        // Answering targets are probed many times while the errors of the others come in.
         let living = Probing {
             count: 40,
             interval: Duration::from_millis(100),
@@ -308,7 +310,7 @@ async fn inner_no_arp() {
 fn an_icmp_error_is_unreachable_with_its_reporter() {
     let namespace = Namespace::answering("10.0.0.0/16").expect("network namespaces need root");
     namespace.answer("fd00::/64").expect("a prefix");
-    // The answering namespace is a router for these prefixes: it sends back where it comes from.
+    // The answering namespace routes these prefixes back to the prober.
     let script = "ip route add 10.1.0.0/16 via 169.254.77.1; ip route add fd00:1::/64 via fd77::1; \
         echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
     let made = namespace
@@ -353,7 +355,7 @@ async fn inner_errors() {
 }
 
 #[test]
-fn over_65_535_outstanding_at_once_are_each_their_own() {
+fn more_than_65_535_unanswered_requests_are_kept_apart() {
     beside_answering("10.0.0.0/9", "inner_outstanding");
 }
 
@@ -365,7 +367,7 @@ async fn inner_outstanding() {
             timeout: Duration::from_secs(4),
             ..quick()
         };
-        // 80,000 that stay silent, and 20,000 that answer, in turns.
+        // 80,000 silent targets and 20,000 that answer, alternating.
         let chunks = (0..10).map(|number| {
             let mut targets = v4([10, 200 + number, 0, 0], 8000);
             targets.extend(v4([10, 1 + number, 0, 0], 2000));

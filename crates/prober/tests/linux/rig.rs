@@ -2,34 +2,15 @@
 
 use std::{
     collections::HashMap, fs, net::Ipv4Addr, num::NonZeroUsize, process::Command, sync::Arc,
-    time::Duration,
 };
 
 use pingfleet_prober::{
-    linux::LinuxPing,
-    probe_threads::{ProbeThreads, Probed},
-    prober::OpenProber,
-    resolve::Resolver,
+    linux::LinuxPing, probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver,
 };
 use pingfleet_testbed::Namespace;
-use pingfleet_wire::{
-    ChunkKey, Message, Outcome, Probing, ResultChunk, Target, Token, Version, WorkChunk,
-};
-use uuid::Uuid;
+use pingfleet_wire::{Outcome, Target, WorkChunk};
 
-pub(crate) fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
-    Arc::new(WorkChunk {
-        version: Version,
-        database: Uuid::new_v4(),
-        key: ChunkKey {
-            run: Uuid::new_v4(),
-            chunk: 0,
-        },
-        token: Token(Uuid::new_v4()),
-        probing,
-        targets,
-    })
-}
+use crate::support::{self, run_inner};
 
 /// A kind of ICMP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +19,7 @@ pub(crate) enum Kind {
     Raw,
 }
 
-/// A lane that has sockets of one kind only.
+/// A probing thread with sockets of one kind only.
 pub(crate) struct Worker {
     kind: Kind,
     pub(crate) threads: ProbeThreads,
@@ -58,8 +39,8 @@ impl Worker {
         }
     }
 
-    /// A prober falls back to the other kind without an error, and would prove nothing about this one. Nobody else has
-    /// ICMP sockets in the networks here.
+    /// Checks the kind of the open sockets: a prober that falls back to the other kind would prove nothing. No other
+    /// process has ICMP sockets in these networks.
     fn assert_kind(&self) {
         let [datagram, raw] = [["icmp", "icmp6"], ["raw", "raw6"]].map(|tables| {
             let open = tables.map(|table| {
@@ -78,17 +59,7 @@ impl Worker {
     }
 }
 
-/// One quick request, at any rate.
-pub(crate) fn quick() -> Probing {
-    Probing {
-        retries: 0,
-        timeout: Duration::from_millis(300),
-        rate: None,
-        ..Probing::default()
-    }
-}
-
-/// One after the other.
+/// Both kinds, one after the other.
 pub(crate) fn both_kinds() -> impl Iterator<Item = Worker> {
     [Kind::Datagram, Kind::Raw].into_iter().map(Worker::start)
 }
@@ -100,34 +71,14 @@ pub(crate) fn v4(first: [u8; 4], count: u32) -> Vec<Target> {
         .collect()
 }
 
+/// The outcomes of a chunk, probed with the right kind of socket.
 pub(crate) async fn probe(worker: &Worker, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
-    let expected = chunk.targets.len();
-    let Probed {
-        started_at_us,
-        outcomes,
-    } = worker
-        .threads
-        .probe(Arc::clone(&chunk))
-        .await
-        .expect("the lane stays");
+    let outcomes = support::probe(&worker.threads, chunk).await;
     worker.assert_kind();
-    assert_eq!(outcomes.len(), expected);
-    // What the writer will refuse must not be produced.
-    let result = ResultChunk {
-        version: Version,
-        database: chunk.database,
-        key: chunk.key,
-        token: chunk.token,
-        worker: "test".to_owned(),
-        redelivered: false,
-        started_at_us,
-        outcomes,
-    };
-    let read = ResultChunk::decode(&result.encode());
-    read.expect("the outcomes are consistent").outcomes
+    outcomes
 }
 
-/// How many outcomes there are of each status.
+/// The number of outcomes of each status.
 pub(crate) fn tally(outcomes: &[Outcome]) -> HashMap<&'static str, usize> {
     outcomes.iter().fold(HashMap::new(), |mut tally, outcome| {
         *tally.entry(outcome.status.name()).or_default() += 1;
@@ -135,21 +86,7 @@ pub(crate) fn tally(outcomes: &[Outcome]) -> HashMap<&'static str, usize> {
     })
 }
 
-/// Runs `inner`, an ignored test of the tests' root, by a command that enters some network.
-pub(crate) fn run_inner(mut enter: Command, inner: &str) {
-    let output = enter
-        .arg(std::env::current_exe().expect("a test has a binary"))
-        .args(["--exact", inner, "--ignored", "--nocapture"])
-        .output()
-        .expect("the command that enters the network runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}");
-    // A filter that matches nothing succeeds as well.
-    assert!(text.contains("1 passed"), "{text}{errors}");
-}
-
-/// Runs `inner` where `set_up`, a shell script, has made a network of its own.
+/// Runs `inner` in a new network that the shell script `set_up` configures.
 pub(crate) fn in_a_network(set_up: &str, inner: &str) {
     let mut enter = Command::new("unshare");
     let script = format!("set -e; ip link set lo up; {set_up}; exec \"$0\" \"$@\"");
@@ -157,7 +94,7 @@ pub(crate) fn in_a_network(set_up: &str, inner: &str) {
     run_inner(enter, inner);
 }
 
-/// Runs `inner` where this box has both kinds of sockets, and no link with anybody at its other end.
+/// Runs `inner` where both kinds of sockets are permitted and no link leads to another machine.
 pub(crate) fn on_loopback(inner: &str) {
     const ALONE: &str = "ip link add alone type veth peer name findings; ip link set findings up; \
         ip link set alone up; ip route add default dev alone; \

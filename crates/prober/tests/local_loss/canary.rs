@@ -1,4 +1,4 @@
-//! The echo to this box itself, which takes no link: where it is lost, answers may be as well.
+//! The canary, an echo to 127.0.0.1 that uses no link: when it is lost, answers may be lost as well.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use pingfleet_testbed::simnet::{Family, Script, SimNet};
 use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
-    counters::{Echoes, PATIENCE},
+    counters::{Echoes, MAX_WAIT},
     expectations::{all, is_unknown},
     probing_process::{Asked, Prober, Report},
     variants::{Network, Variant, at_once, hosts, variants},
@@ -16,15 +16,15 @@ use crate::{
 /// Targets that answer; as many others are silent.
 const LIVING: u32 = 20;
 
-/// Long enough for a firewall to be set up meanwhile.
+/// Long enough to set up a firewall meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Hosts of which half are silent.
+/// A network in which half of the hosts are silent.
 fn network() -> anyhow::Result<SimNet> {
     SimNet::start(Script::alive(1..=LIVING))
 }
 
-/// One request to each of them.
+/// One request to each host.
 fn asked(variant: Variant, timeout: Duration) -> Vec<Asked> {
     let probing = Probing {
         retries: 0,
@@ -36,20 +36,20 @@ fn asked(variant: Variant, timeout: Duration) -> Vec<Asked> {
     vec![Asked { probing, targets }]
 }
 
-/// Those that answered at once, and then the silent ones.
+/// The outcomes of the answering hosts, then those of the silent ones.
 fn halves(report: &Report) -> (&[Outcome], &[Outcome]) {
     report.outcomes[0].split_at(LIVING as usize)
 }
 
 #[test]
-fn silence_is_unknown_while_this_box_loses_its_own_echo() -> anyhow::Result<()> {
+fn silence_is_unknown_while_the_canary_is_lost() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let net = network()?;
         let running = Prober::default().start(&net, variant, asked(variant, TIMEOUT))?;
-        net.wait_for(2 * LIVING as usize, PATIENCE)?;
-        // It is IPv4 whatever is probed, and nobody else echoes here. When the second one leaves, the answer to the
-        // first one was read, without which its silence would mean nothing.
-        let deadline = Instant::now() + PATIENCE;
+        net.wait_for(2 * LIVING as usize, MAX_WAIT)?;
+        // The canary is always IPv4, and nothing else sends echo requests here. When the second canary is sent, the
+        // answer to the first one has been read; before that, a missing answer does not count.
+        let deadline = Instant::now() + MAX_WAIT;
         while Echoes::read(&net, Family::V4)?.requests_in < 2 {
             ensure!(Instant::now() < deadline, "no canary is sent");
         }
@@ -67,9 +67,9 @@ fn silence_is_unknown_while_this_box_loses_its_own_echo() -> anyhow::Result<()> 
     })
 }
 
-/// A box may be set so that it answers no echo, or none to itself. Then silence of the canary says nothing.
+/// Some machines answer no echo, or none to themselves. There a missing answer to the canary does not count.
 #[test]
-fn silence_is_down_where_this_box_never_answers_itself() -> anyhow::Result<()> {
+fn silence_is_down_where_the_canary_is_never_answered() -> anyhow::Result<()> {
     const NEVER: [&str; 2] = [
         "echo 1 > /proc/sys/net/ipv4/icmp_echo_ignore_all",
         "ip link set lo down",

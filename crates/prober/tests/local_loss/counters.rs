@@ -1,16 +1,16 @@
-//! What the kernel counts in a network: the proof that a loss was there.
+//! The kernel's counters in a network, which prove that a loss happened.
 
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, ensure};
 use pingfleet_testbed::simnet::Family;
 
-use crate::variants::Network;
+use crate::{chunk_files::SOCKET_TABLES, variants::Network};
 
-/// How long the kernel and other processes may take for what a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest wait for an event of the kernel or of another process.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// ICMP messages that a network's kernel has sent and received (Linux: `proc_pid_net(5)`, `snmp` and `snmp6`).
+/// Echo requests that a network's kernel has sent and received (Linux: `proc_pid_net(5)`, `snmp` and `snmp6`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Echoes {
     pub(crate) requests_out: u64,
@@ -18,12 +18,12 @@ pub(crate) struct Echoes {
 }
 
 impl Echoes {
-    /// The counts as they are now.
+    /// The counters now.
     pub(crate) fn read(net: &impl Network, family: Family) -> anyhow::Result<Self> {
         Self::parse(&cat(net, &["snmp", "snmp6"])?, family)
     }
 
-    /// Reads both files, one after the other.
+    /// From the text of both files, one after the other.
     pub(crate) fn parse(text: &str, family: Family) -> anyhow::Result<Self> {
         let mut icmp = text.lines().filter_map(|line| line.strip_prefix("Icmp: "));
         let (names, values) = icmp.next().zip(icmp.next()).context("no ICMP counters")?;
@@ -52,19 +52,16 @@ impl Echoes {
 pub(crate) struct Sockets {
     /// How many there are.
     pub(crate) open: usize,
-    /// Memory of what waits to be read, in bytes.
+    /// Bytes that are unread.
     pub(crate) unread: u64,
-    /// Messages that there was no room for.
+    /// Messages for which there was no room.
     pub(crate) drops: u64,
 }
-
-/// The tables of datagram and raw sockets.
-pub(crate) const TABLES: [&str; 4] = ["icmp", "icmp6", "raw", "raw6"];
 
 impl Sockets {
     /// Their state now.
     pub(crate) fn read(net: &impl Network) -> anyhow::Result<Self> {
-        Self::parse(&cat(net, &TABLES)?)
+        Self::parse(&cat(net, &SOCKET_TABLES)?)
     }
 
     /// Reads lines such as `1: 00000000:0001 00000000:0000 07 00000000:00000300 ... DROPS`.

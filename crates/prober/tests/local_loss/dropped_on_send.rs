@@ -1,4 +1,4 @@
-//! What our own kernel throws away on the way out: by a full queue of the interface, or by a filter.
+//! Requests that this machine's kernel drops on the way out: by a full interface queue, or by a filter.
 
 use std::{fs, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
 /// How many targets answer.
 const LIVING: u32 = 400;
 
-/// And how many are silent.
+/// How many targets are silent.
 const SILENT: u32 = 20;
 
-/// The living and then the silent ones, as fast as the window opens.
+/// The answering targets, then the silent ones, without pacing.
 fn asked(variant: Variant) -> Asked {
     let mut targets = addresses(pair::living(variant.family), LIVING);
     targets.extend(addresses(pair::silent(variant.family), SILENT));
@@ -35,12 +35,12 @@ fn asked(variant: Variant) -> Asked {
     }
 }
 
-/// Whether the kernel tells nothing of what it throws away.
-fn is_blind(variant: &Variant) -> bool {
+/// Whether the kernel does not report to the socket what it drops.
+fn drops_silently(variant: &Variant) -> bool {
     variant.family == Family::V6 && !variant.caller.is_raw
 }
 
-/// From now on the kernel lets no request out of this network, while its neighbours can be found.
+/// From now on the kernel drops echo requests on their way out. Neighbour discovery still works.
 fn forbid(pair: &Namespace) -> anyhow::Result<()> {
     pair.sh("nft add table ip6 strict
          nft add chain ip6 strict out '{ type filter hook output priority 0; }'
@@ -48,12 +48,12 @@ fn forbid(pair: &Namespace) -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_a_filter_drops_that_tells_nobody_is_up_after_it_is_gone() -> anyhow::Result<()> {
-    at_once(variants().filter(is_blind), |variant| {
+fn targets_behind_a_silent_filter_are_up_after_it_is_removed() -> anyhow::Result<()> {
+    at_once(variants().filter(drops_silently), |variant| {
         let pair = pair::make()?;
         forbid(&pair)?;
         let mut running = Prober::default().start(&pair, variant, vec![asked(variant)])?;
-        // The kernel counts them before the filter does away with them.
+        // The kernel counts them before the filter drops them.
         running.wait_for(variant.family, 20)?;
         pair.sh("nft delete table ip6 strict")?;
         let report = running.finish()?;
@@ -65,8 +65,8 @@ fn what_a_filter_drops_that_tells_nobody_is_up_after_it_is_gone() -> anyhow::Res
 }
 
 #[test]
-fn what_a_filter_drops_that_stays_is_unknown() -> anyhow::Result<()> {
-    at_once(variants().filter(is_blind), |variant| {
+fn targets_behind_a_silent_filter_that_stays_are_unknown() -> anyhow::Result<()> {
+    at_once(variants().filter(drops_silently), |variant| {
         let pair = pair::make()?;
         forbid(&pair)?;
         let report = Prober::default().run(&pair, variant, vec![asked(variant)])?;
@@ -79,7 +79,7 @@ fn what_a_filter_drops_that_stays_is_unknown() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_a_full_queue_throws_away_makes_nobody_down() -> anyhow::Result<()> {
+fn a_full_interface_queue_makes_no_answering_target_down() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         // Room for some twenty requests, which leave at about a thousand a second.
@@ -92,7 +92,7 @@ fn what_a_full_queue_throws_away_makes_nobody_down() -> anyhow::Result<()> {
         let nothing = shown.contains("dropped 0, ");
         ensure!(!nothing, "the queue was never full: {shown}");
         let (living, silent) = report.outcomes[0].split_at(LIVING as usize);
-        if is_blind(&variant) {
+        if drops_silently(&variant) {
             ensure!(repeated(living) > 0, "{:?}", tally(living));
             all(living, |outcome| {
                 up_or_unknown(outcome.status, LocalLoss::SEND_PATH)
@@ -102,11 +102,11 @@ fn what_a_full_queue_throws_away_makes_nobody_down() -> anyhow::Result<()> {
                     || is_unknown(outcome.status, LocalLoss::SEND_PATH)
             });
         }
-        // A flood of another test takes room from all networks of the box at once, on the way between the two.
+        // A flood of another test takes room from all networks of the machine, on the way between two namespaces.
         let flooded = backlog_drops()? - before;
         let not_up = living.iter().filter(|outcome| outcome.status != Status::Up);
         ensure!(not_up.count() as u64 <= flooded, "{:?}", tally(living));
-        // The far side throws what is for silent ones away before it counts.
+        // The far side drops requests to silent targets before it counts.
         let came = Echoes::read(&Far(&pair), variant.family)?;
         let sent = |outcome: &Outcome| u64::from(outcome.sent) * u64::from(outcome.attempts);
         let sent: u64 = living.iter().map(sent).sum();
@@ -116,7 +116,7 @@ fn what_a_full_queue_throws_away_makes_nobody_down() -> anyhow::Result<()> {
     })
 }
 
-/// Messages between networks of this box that it had no room for, of all of them (the second column of `softnet_stat`).
+/// Messages between namespaces that this machine dropped for lack of room (second column of `softnet_stat`).
 fn backlog_drops() -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/net/softnet_stat")?;
     let counts = text.lines().map(|line| {

@@ -1,4 +1,4 @@
-//! What came in a pass that was followed by another one.
+//! What arrived in an attempt that was followed by another one.
 
 use std::{thread, time::Duration};
 
@@ -6,7 +6,7 @@ use pingfleet_testbed::simnet::{Answer, Behaviour, Script, Send, SimNet};
 use pingfleet_wire::{Probing, Status};
 
 use crate::{
-    counters::PATIENCE,
+    counters::MAX_WAIT,
     expectations::all,
     probing_process::{Asked, Prober},
     variants::{at_once, hosts, variants},
@@ -19,8 +19,7 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 const EACH: u32 = 20;
 
 #[test]
-fn an_error_of_a_pass_that_own_loss_concerned_outlives_silence_and_no_answer() -> anyhow::Result<()>
-{
+fn an_icmp_error_of_an_earlier_attempt_outweighs_silence_but_no_answer() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let error = Answer {
             to: vec![1],
@@ -50,9 +49,9 @@ fn an_error_of_a_pass_that_own_loss_concerned_outlives_silence_and_no_answer() -
             targets: hosts(variant.family, 1..=2 * EACH),
         };
         let running = Prober::default().start(&net, variant, vec![asked])?;
-        net.wait_for(2 * EACH as usize, PATIENCE)?;
+        net.wait_for(2 * EACH as usize, MAX_WAIT)?;
         running.signal("-STOP")?;
-        // Nothing to wait for: standing still for this long is what happens.
+        // The stall itself: there is no event to wait for.
         thread::sleep(TIMEOUT * 2);
         running.signal("-CONT")?;
         let report = running.finish()?;

@@ -1,21 +1,21 @@
-//! What may be said of targets, and what was said.
+//! Checks of outcomes.
 
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use pingfleet_wire::{LocalLoss, Outcome, Status};
 
-/// Whether a target is up, or unknown for a cause of which `cause` is one.
+/// Whether a target is up, or unknown with `cause` among its causes.
 pub(crate) fn up_or_unknown(status: Status, cause: LocalLoss) -> bool {
     matches!(status, Status::Up) || is_unknown(status, cause)
 }
 
-/// Whether a target is unknown for a cause of which `cause` is one.
+/// Whether a target is unknown with `cause` among its causes.
 pub(crate) fn is_unknown(status: Status, cause: LocalLoss) -> bool {
     matches!(status, Status::Unknown(causes) if causes.and(cause) == causes)
 }
 
-/// Fails with the first outcome that is not as it may be, and with how many there are of each.
+/// Fails if `may_be` is false for an outcome: with the first such outcome, and the number of each kind.
 pub(crate) fn all(outcomes: &[Outcome], may_be: impl Fn(&Outcome) -> bool) -> anyhow::Result<()> {
     let wrong = outcomes.iter().find(|outcome| !may_be(outcome));
     let tally = tally(outcomes);
@@ -23,7 +23,7 @@ pub(crate) fn all(outcomes: &[Outcome], may_be: impl Fn(&Outcome) -> bool) -> an
     Ok(())
 }
 
-/// Fails with the first that is not `down`. A busy machine may stop the prober for so long that it says so.
+/// Fails if an outcome is not `down`. On a busy machine it may also be `unknown` because of a stall.
 pub(crate) fn all_silent(outcomes: &[Outcome]) -> anyhow::Result<()> {
     all(outcomes, |outcome| {
         outcome.status == Status::Down { no_arp: false }
@@ -31,7 +31,7 @@ pub(crate) fn all_silent(outcomes: &[Outcome]) -> anyhow::Result<()> {
     })
 }
 
-/// How many outcomes there are of each status, reason and number of passes.
+/// The number of outcomes of each status, reason and number of attempts.
 pub(crate) fn tally(outcomes: &[Outcome]) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();
     for outcome in outcomes {
@@ -45,7 +45,7 @@ pub(crate) fn tally(outcomes: &[Outcome]) -> BTreeMap<String, usize> {
     tally
 }
 
-/// How many were probed more than once.
+/// How many targets were probed more than once.
 pub(crate) fn repeated(outcomes: &[Outcome]) -> usize {
     let again = outcomes.iter().filter(|outcome| outcome.attempts > 1);
     again.count()

@@ -10,7 +10,7 @@ use pingfleet_testbed::{
 use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
-    counters::{Echoes, PATIENCE},
+    counters::{Echoes, MAX_WAIT},
     expectations::{all, is_unknown, repeated, tally, up_or_unknown},
     pair,
     probing_process::{Asked, Prober, Running},
@@ -20,13 +20,13 @@ use crate::{
 /// How many targets answer.
 const LIVING: u32 = 1500;
 
-/// And how many are silent.
+/// How many targets are silent.
 const SILENT: u32 = 20;
 
-/// Requests that have left when something happens to the link.
+/// Requests that have left when the outage begins.
 const MIDDLE: u64 = 400;
 
-/// A second and a half of requests, one for each target.
+/// One request for each target, over one and a half seconds.
 fn probing() -> Probing {
     Probing {
         retries: 0,
@@ -36,7 +36,7 @@ fn probing() -> Probing {
     }
 }
 
-/// What became of the living and of the silent targets of a sweep in the middle of which something happens.
+/// The outcomes of the answering and of the silent targets of a sweep. `happens` is called in the middle.
 fn sweep(
     pair: &Namespace,
     variant: Variant,
@@ -56,25 +56,25 @@ fn sweep(
 }
 
 #[test]
-fn what_a_link_loses_is_up_after_it_has_come_back() -> anyhow::Result<()> {
+fn targets_are_up_after_their_link_has_recovered() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         let far = Far(&pair);
         let (living, silent) = sweep(&pair, variant, |running| {
             far.sh("ip link set veth0 down")?;
             running.wait_for(variant.family, MIDDLE + 150)?;
-            // What left between the carrier's return and the far side's readiness would be lost by the far side.
+            // Between the carrier's return and the far side's recovery the far side would lose requests.
             running.signal("-STOP")?;
             pair::set_up(&far)?;
             running.signal("-CONT")
         })?;
         let sent = Echoes::read(&pair, variant.family)?;
         let came = Echoes::read(&far, variant.family)?;
-        // What came back to the near side is the prober's own canary.
+        // Requests that arrive on the near side are canaries.
         let lost = sent.requests_out - sent.requests_in - came.requests_in;
         ensure!(lost > SILENT.into(), "nothing was lost: {sent:?} {came:?}");
         all(&living, |outcome| outcome.status == Status::Up)?;
-        // A busy machine may stop the prober for longer than that.
+        // A busy machine may stall the prober.
         all(&silent, |outcome| {
             outcome.status == Status::Down { no_arp: false }
                 || is_unknown(outcome.status, LocalLoss::STALLED)
@@ -83,7 +83,7 @@ fn what_a_link_loses_is_up_after_it_has_come_back() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_a_link_loses_that_stays_without_carrier_is_unknown() -> anyhow::Result<()> {
+fn targets_of_a_link_that_stays_without_carrier_are_unknown() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         let (living, silent) = sweep(&pair, variant, |_| Far(&pair).sh("ip link set veth0 down"))?;
@@ -92,7 +92,7 @@ fn what_a_link_loses_that_stays_without_carrier_is_unknown() -> anyhow::Result<(
         })?;
         let lost = living.iter().filter(|outcome| outcome.status != Status::Up);
         ensure!(lost.count() > 0, "the sweep was over before");
-        // They may have been settled before the link was lost.
+        // They may have been settled before the outage.
         all(&silent, |outcome| {
             outcome.status == Status::Down { no_arp: false }
                 || is_unknown(outcome.status, LocalLoss::SEND_PATH)
@@ -101,7 +101,7 @@ fn what_a_link_loses_that_stays_without_carrier_is_unknown() -> anyhow::Result<(
 }
 
 #[test]
-fn what_a_link_refuses_that_stays_down_is_send_failed() -> anyhow::Result<()> {
+fn targets_of_a_link_that_stays_down_are_send_failed() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         let (living, silent) = sweep(&pair, variant, |_| pair.sh("ip link set veth0 down"))?;
@@ -119,7 +119,7 @@ fn what_a_link_refuses_that_stays_down_is_send_failed() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_link_without_carrier_from_the_start_makes_nobody_down() -> anyhow::Result<()> {
+fn a_link_without_carrier_from_the_start_makes_no_target_down() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         Far(&pair).sh("ip link set veth0 down")?;
@@ -135,7 +135,7 @@ fn a_link_without_carrier_from_the_start_makes_nobody_down() -> anyhow::Result<(
 }
 
 #[test]
-fn a_link_that_is_down_for_a_moment_makes_nobody_down() -> anyhow::Result<()> {
+fn a_link_that_is_down_for_a_moment_makes_no_target_down() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let net = SimNet::start(Script::alive_after(1..=6000, Duration::from_millis(200)))?;
         net.sh("echo 1 > /proc/sys/net/ipv6/conf/sim0/keep_addr_on_down")?;
@@ -147,8 +147,8 @@ fn a_link_that_is_down_for_a_moment_makes_nobody_down() -> anyhow::Result<()> {
             targets: hosts(variant.family, 1..=6000),
         };
         let running = Prober::default().start(&net, variant, vec![asked])?;
-        net.wait_for(1000, PATIENCE)?;
-        // The moment: answers to 80 requests arrive in it.
+        net.wait_for(1000, MAX_WAIT)?;
+        // The outage of 40 ms: the answers to 80 requests arrive in it.
         net.sh("ip link set sim0 down; sleep 0.04; ip link set sim0 up
              ip route add 10.64.0.0/10 dev sim0; ip route add fd00:64::/64 dev sim0")?;
         let report = running.finish()?;

@@ -6,6 +6,8 @@
 #![cfg(target_os = "linux")]
 
 mod canary;
+#[path = "../support/chunk_files.rs"]
+mod chunk_files;
 mod counters;
 mod dropped_on_send;
 mod earlier_attempts;

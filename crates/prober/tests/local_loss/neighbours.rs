@@ -1,4 +1,4 @@
-//! Next hops and neighbours whose link address is not known yet, or never will be.
+//! Next hops and neighbours whose link address is resolved late or never.
 
 use std::{process::Stdio, time::Duration};
 
@@ -20,14 +20,14 @@ const ROUTED: u32 = 3000;
 /// Targets on the link that answer.
 const LIVING_NEIGHBOURS: u32 = 10;
 
-/// How long the kernel asks for a neighbour in vain (`arp(7)`: three times, a second apart).
+/// How long the kernel tries to resolve a neighbour (`arp(7)`: three times, a second apart).
 const GIVEN_UP: Duration = Duration::from_secs(3);
 
-/// Bytes of payload with which 253 requests fill a send buffer of 4 MiB, and one of them is no fragment too many.
+/// Payload size with which 253 requests fill a send buffer of 4 MiB, and none needs too many fragments.
 const LONG: u16 = 20_000;
 
-/// What a prober loses below itself that sends everything at once: the kernel keeps some requests until it knows the
-/// next hop's link address, and drops the others.
+/// Until the kernel knows the next hop's link address, it keeps some requests and drops the others. A prober that sends
+/// everything at once loses them.
 #[test]
 fn a_next_hop_that_takes_a_second_to_resolve_costs_no_answer() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
@@ -42,11 +42,11 @@ fn a_next_hop_that_takes_a_second_to_resolve_costs_no_answer() -> anyhow::Result
             targets: addresses(pair::living(variant.family), ROUTED),
         };
         let running = Prober::default().start(&pair, variant, vec![asked])?;
-        pair::hear_the_next_question(&Far(&pair))?;
+        pair::answer_next_resolution(&Far(&pair))?;
         let report = running.finish()?;
         let sent = Echoes::read(&pair, variant.family)?;
         let came = Echoes::read(&Far(&pair), variant.family)?;
-        // What came to the near side is the prober's own canary.
+        // Requests that arrive on the near side are canaries.
         let dropped = sent.requests_out - sent.requests_in - came.requests_in;
         ensure!(
             dropped == 0,
@@ -64,7 +64,7 @@ fn a_next_hop_that_takes_a_second_to_resolve_costs_no_answer() -> anyhow::Result
     })
 }
 
-/// Its control: fping knows no window.
+/// The control: fping has no window.
 #[test]
 fn a_slow_next_hop_drops_what_is_sent_at_once() -> anyhow::Result<()> {
     let pair = slow_network(Family::V4)?;
@@ -84,7 +84,7 @@ fn a_slow_next_hop_drops_what_is_sent_at_once() -> anyhow::Result<()> {
         ])
         .stderr(Stdio::null())
         .spawn()?;
-    pair::hear_the_next_question(&Far(&pair))?;
+    pair::answer_next_resolution(&Far(&pair))?;
     fping.wait()?;
     let sent = Echoes::read(&pair, Family::V4)?;
     let came = Echoes::read(&Far(&pair), Family::V4)?;
@@ -95,18 +95,18 @@ fn a_slow_next_hop_drops_what_is_sent_at_once() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A network whose gateway answers no question for its link address.
+/// A network whose gateway does not answer ARP and neighbour solicitations.
 fn slow_network(family: Family) -> anyhow::Result<Namespace> {
     let pair = pair::make()?;
-    pair::deafen(&Far(&pair))?;
+    pair::ignore_resolution(&Far(&pair))?;
     let [_, gateway] = pair::ends(family);
     pair.sh(&format!("ip neigh del {gateway} dev veth0"))?;
     Ok(pair)
 }
 
 #[test]
-fn dead_neighbours_are_down_for_no_arp_and_hold_up_nobody() -> anyhow::Result<()> {
-    // All networks of a box share one table of neighbours: no more of them at once than it holds.
+fn dead_neighbours_are_down_with_no_arp_and_delay_no_other_target() -> anyhow::Result<()> {
+    // All namespaces of a machine share one neighbour table. It holds this many at once.
     let variants: Vec<_> = variants().collect();
     for some in variants.chunks(4) {
         at_once(some.iter().copied(), dead_neighbours)?;
@@ -121,7 +121,7 @@ fn dead_neighbours(variant: Variant) -> anyhow::Result<()> {
         Family::V6 => ("fd00:2::fe", "fd00:2::1", "fd00:2::c8", 120),
     };
     pair.sh(&format!("ip addr add {own}/{bits} dev veth0 nodad"))?;
-    // The living ones stand in the middle of the dead ones.
+    // The answering ones are in the middle of the range.
     for neighbour in texts(living, LIVING_NEIGHBOURS) {
         Far(&pair).sh(&format!("ip addr add {neighbour}/{bits} dev veth0 nodad"))?;
     }
@@ -133,7 +133,7 @@ fn dead_neighbours(variant: Variant) -> anyhow::Result<()> {
         rate: None,
         ..Probing::default()
     };
-    // Requests that wait for a link address fill the buffer that they leave by: long ones fill even a large one.
+    // Requests that wait for a link address fill the send buffer. Long ones fill even a large buffer.
     let long = Asked {
         probing: Probing {
             size: LONG,
@@ -152,10 +152,10 @@ fn dead_neighbours(variant: Variant) -> anyhow::Result<()> {
     all(beyond, |outcome| {
         outcome.status == Status::Up && outcome.attempts == 1
     })?;
-    // By the same socket the others would wait for the room that is free only then.
+    // On the same socket they would have to wait until the send buffer has room again.
     ensure!(
         report.took[1] < GIVEN_UP,
-        "the dead ones held up the others: {:?}",
+        "the dead neighbours delayed the others: {:?}",
         report.took
     );
     let (before, rest) = neighbours.split_at(199);
@@ -167,9 +167,9 @@ fn dead_neighbours(variant: Variant) -> anyhow::Result<()> {
             matches!(outcome.status, Status::Down { .. })
         })?;
     }
-    // The kernel does not say so of each neighbour that it gives up, and of fewer the busier it is.
-    let told = neighbours.iter().any(|outcome| outcome.status == no_arp);
-    ensure!(told, "{:?}", tally(neighbours));
+    // The kernel does not report each neighbour that it gives up; the busier it is, the fewer it reports.
+    let reported = neighbours.iter().any(|outcome| outcome.status == no_arp);
+    ensure!(reported, "{:?}", tally(neighbours));
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Next hops that are used at the same time: by several threads, or beside others that answer at once.
+//! Next hops that are used by several threads, or at the same time as others that answer at once.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -17,18 +17,18 @@ use crate::{
 /// Targets of each chunk.
 const TARGETS: u32 = 500;
 
-/// Threads whose windows, each as open as that of a single one, are more than a next hop's queue holds. With longer
-/// requests it would be fewer threads, but the far kernel has room for few long replies.
+/// With this many threads, windows that each open as far as a single one exceed a next hop's queue. With longer requests
+/// fewer threads would do, but the far kernel has room for few long replies.
 const THREADS: usize = 8;
 
-/// A next hop that is found slowly.
+/// A next hop whose link address is resolved slowly.
 struct Slow {
     address: &'static str,
-    /// The first of the addresses that are reached by it, all of which answer.
+    /// The first of the addresses behind it, all of which answer.
     living: &'static str,
 }
 
-/// In a network of its own beside that of the gateway.
+/// The slow next hop, in a network beside that of the gateway.
 fn slow(family: Family) -> Slow {
     match family {
         Family::V4 => Slow {
@@ -42,7 +42,8 @@ fn slow(family: Family) -> Slow {
     }
 }
 
-/// A network with a second gateway, which answers no question for its link address; the first one is known.
+/// A network with a second gateway, which does not answer ARP and neighbour solicitations. The link address of the first
+/// one is known.
 fn network(family: Family) -> anyhow::Result<Namespace> {
     let pair = pair::make()?;
     let (near, bits, prefix) = match family {
@@ -51,7 +52,7 @@ fn network(family: Family) -> anyhow::Result<Namespace> {
     };
     let far = slow(family).address;
     Far(&pair).sh(&format!("ip addr add {far}/{bits} dev veth0"))?;
-    pair::deafen(&Far(&pair))?;
+    pair::ignore_resolution(&Far(&pair))?;
     pair.sh(&format!(
         "ip addr add {near}/{bits} dev veth0 nodad; ip route add {prefix} via {far}"
     ))?;
@@ -61,8 +62,8 @@ fn network(family: Family) -> anyhow::Result<Namespace> {
     Ok(pair)
 }
 
-/// Probes a chunk of targets from each of these addresses on. The slow next hop answers the second time that it is
-/// asked, a second after the first.
+/// Probes one chunk of targets from each of these addresses on. The slow next hop answers the second resolution request, a
+/// second after the first.
 fn probe(
     pair: &Namespace,
     variant: Variant,
@@ -79,15 +80,15 @@ fn probe(
         targets: addresses(first, TARGETS),
     });
     let running = prober.start(pair, variant, asked.collect())?;
-    pair::hear_the_next_question(&Far(pair))?;
+    pair::answer_next_resolution(&Far(pair))?;
     running.finish()
 }
 
-/// Nothing was dropped below the prober, and every target answered at once.
+/// The kernel dropped nothing, and every target answered in its first attempt.
 fn nothing_lost(pair: &Namespace, variant: Variant, report: &Report) -> anyhow::Result<()> {
     let sent = Echoes::read(pair, variant.family)?;
     let came = Echoes::read(&Far(pair), variant.family)?;
-    // What came to the near side is the prober's own canary.
+    // Requests that arrive on the near side are canaries.
     let dropped = sent.requests_out - sent.requests_in - came.requests_in;
     ensure!(dropped == 0, "{dropped} requests never came");
     for outcomes in &report.outcomes {
@@ -99,7 +100,7 @@ fn nothing_lost(pair: &Namespace, variant: Variant, report: &Report) -> anyhow::
 }
 
 #[test]
-fn several_threads_open_towards_a_slow_next_hop_as_one() -> anyhow::Result<()> {
+fn several_threads_share_the_window_of_a_slow_next_hop() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = network(variant.family)?;
         let prober = Prober {
@@ -115,20 +116,20 @@ fn several_threads_open_towards_a_slow_next_hop_as_one() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_next_hop_that_answers_opens_no_way_by_a_slow_one() -> anyhow::Result<()> {
+fn a_next_hop_that_answers_does_not_open_the_window_of_a_slow_one() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = network(variant.family)?;
         let chunks = [pair::living(variant.family), slow(variant.family).living];
         let chunks = chunks.map(str::to_owned);
         let report = probe(&pair, variant, Prober::default(), &chunks)?;
         nothing_lost(&pair, variant, &report)?;
-        // The others did not wait for the slow ones.
+        // The others did not wait for the slow next hop.
         ensure!(report.took[0] < report.took[1], "{:?}", report.took);
         Ok(())
     })
 }
 
-/// The address this much after a first one.
+/// The address `more` after `first`.
 fn nth(first: &str, more: u32) -> String {
     let all = addresses(first, more + 1);
     all.last().expect("there is one at least").to_string()

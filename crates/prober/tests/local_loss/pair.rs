@@ -1,4 +1,4 @@
-//! A pair of joined networks: the prober's, and behind its gateway one in which many addresses answer.
+//! A pair of connected networks: the prober's, and behind its gateway one in which many addresses answer.
 
 use std::time::Instant;
 
@@ -6,14 +6,14 @@ use anyhow::ensure;
 use pingfleet_testbed::{Namespace, simnet::Family};
 
 use crate::{
-    counters::PATIENCE,
+    counters::MAX_WAIT,
     variants::{Far, Network},
 };
 
 /// The gateway's link address; the far end of the link.
 const NEAR_MAC: &str = "02:00:00:00:00:01";
 
-/// Both ends of the link, the near one first.
+/// The addresses of both ends of the link, the near one first.
 pub(crate) fn ends(family: Family) -> [&'static str; 2] {
     match family {
         Family::V4 => ["169.254.77.1", "169.254.77.2"],
@@ -49,60 +49,60 @@ pub(crate) fn make() -> anyhow::Result<Namespace> {
     Ok(pair)
 }
 
-/// Sets the far end of the link up again, with all that it lost.
+/// Sets the far end of the link up again, with its address.
 pub(crate) fn set_up(far: &Far<'_>) -> anyhow::Result<()> {
     let [near_end, far_end] = ends(Family::V6);
     far.sh(&format!(
         "ip link set veth0 up; ip addr replace {far_end}/64 dev veth0 nodad"
     ))?;
     know(far, near_end)?;
-    // The kernel sends nothing by a link before it has taken note of its carrier.
+    // The kernel sends nothing by a link before it has noticed the carrier.
     wait_for(far, &["link", "show", "veth0"], "state UP")?;
     wait_for_address(far, far_end)
 }
 
-/// Lets the far side know the near one's link address, so that what is lost while it asks is not its own answers.
+/// Gives the far side the near one's link address, so that it loses no answers while it resolves it.
 pub(crate) fn know(far: &Far<'_>, near: &str) -> anyhow::Result<()> {
     far.sh(&format!(
         "ip neigh replace {near} lladdr {NEAR_MAC} dev veth0 nud permanent"
     ))
 }
 
-/// From now on the far side hears no question for a link address. Whether an address is in use (RFC 4862 section 5.4.2) is
-/// asked from no address, whenever the kernel sees fit, and is none of them.
-pub(crate) fn deafen(far: &Far<'_>) -> anyhow::Result<()> {
-    far.sh("nft add table netdev deaf
-         nft add counter netdev deaf questions
-         nft add chain netdev deaf in '{ type filter hook ingress device veth0 priority 0; }'
-         nft add rule netdev deaf in ether type arp counter name questions drop
-         nft add rule netdev deaf in ip6 saddr != :: icmpv6 type nd-neighbor-solicit counter name questions drop")
+/// From now on the far side ignores ARP requests and neighbour solicitations. Solicitations from no address are duplicate
+/// address detection (RFC 4862 section 5.4.2), which the kernel sends at any time, and are not counted.
+pub(crate) fn ignore_resolution(far: &Far<'_>) -> anyhow::Result<()> {
+    far.sh("nft add table netdev ignore
+         nft add counter netdev ignore requests
+         nft add chain netdev ignore in '{ type filter hook ingress device veth0 priority 0; }'
+         nft add rule netdev ignore in ether type arp counter name requests drop
+         nft add rule netdev ignore in ip6 saddr != :: icmpv6 type nd-neighbor-solicit counter name requests drop")
 }
 
-/// Waits until a question was asked in vain; from then on the far side hears them: the next one comes a second later.
-pub(crate) fn hear_the_next_question(far: &Far<'_>) -> anyhow::Result<()> {
-    let list = ["list", "counter", "netdev", "deaf", "questions"];
+/// Waits until one such request was ignored. From then on the far side answers: the next request comes a second later.
+pub(crate) fn answer_next_resolution(far: &Far<'_>) -> anyhow::Result<()> {
+    let list = ["list", "counter", "netdev", "ignore", "requests"];
     wait_while(far, "nft", &list, |shown| shown.contains("packets 0 "))?;
-    far.sh("nft delete table netdev deaf")
+    far.sh("nft delete table netdev ignore")
 }
 
-/// The kernel takes a new IPv6 address into use on a work queue; what is sent to it before is lost.
+/// Waits until an address is in use. The kernel adds a new IPv6 address in the background; messages to it before are lost.
 pub(crate) fn wait_for_address(net: &impl Network, address: &str) -> anyhow::Result<()> {
     wait_for(net, &["route", "get", address], "local ")
 }
 
-/// Waits until `ip` shows a text.
+/// Waits until the output of `ip` contains a text.
 pub(crate) fn wait_for(net: &impl Network, arguments: &[&str], text: &str) -> anyhow::Result<()> {
     wait_while(net, "ip", arguments, |shown| !shown.contains(text))
 }
 
-/// Waits as long as a program shows something of which this holds.
+/// Waits while `holds` is true for the output of a program.
 fn wait_while(
     net: &impl Network,
     program: &str,
     arguments: &[&str],
     holds: impl Fn(&str) -> bool,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     loop {
         let output = net.command(program).args(arguments).output()?;
         let shown = String::from_utf8(output.stdout)?;

@@ -1,4 +1,4 @@
-//! Targets of which the kernel refuses some requests and took others.
+//! Targets of which the kernel accepts some requests and refuses others.
 
 use std::time::Duration;
 
@@ -22,8 +22,7 @@ const FORBIDDEN: i32 = 1;
 const NO_ROUTE: i32 = 101;
 
 #[test]
-fn a_first_request_that_the_network_lost_and_repeats_that_the_kernel_refused_are_no_down()
--> anyhow::Result<()> {
+fn a_target_with_a_lost_request_and_refused_retries_is_not_down() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         let asked = Asked {
@@ -42,7 +41,7 @@ fn a_first_request_that_the_network_lost_and_repeats_that_the_kernel_refused_are
             Family::V6 => "ip -6 route del default",
         })?;
         let report = running.finish()?;
-        // In the second pass the kernel refused all of them.
+        // In the second attempt the kernel refused all requests.
         all(&report.outcomes[0], |outcome| {
             outcome.status == Status::SendFailed { errno: NO_ROUTE }
                 && (outcome.sent, outcome.attempts) == (0, 2)
@@ -50,12 +49,12 @@ fn a_first_request_that_the_network_lost_and_repeats_that_the_kernel_refused_are
     })
 }
 
-/// A filter that rejects answers each refused request with an ICMP error, which waits on the socket before the next try.
+/// A filter that rejects answers each refused request with an ICMP error, which is pending on the socket at the next try.
 #[test]
-fn what_a_filter_rejects_with_an_error_is_refused_in_the_end() -> anyhow::Result<()> {
-    // A datagram socket of IPv6 is told of no refusal.
-    let told = |variant: &Variant| variant.family == Family::V4 || variant.caller.is_raw;
-    at_once(variants().filter(told), |variant| {
+fn a_target_that_a_filter_rejects_is_send_failed() -> anyhow::Result<()> {
+    // To an IPv6 datagram socket the kernel reports no refusal.
+    let is_reported = |variant: &Variant| variant.family == Family::V4 || variant.caller.is_raw;
+    at_once(variants().filter(is_reported), |variant| {
         let pair = pair::make()?;
         let silent = pair::silent(variant.family);
         pair.sh(&match variant.family {
@@ -83,7 +82,7 @@ fn what_a_filter_rejects_with_an_error_is_refused_in_the_end() -> anyhow::Result
     })
 }
 
-/// Rejects what leaves for these addresses.
+/// A filter that rejects requests to these addresses.
 fn filter(family: &str, to: &str, with: &str) -> String {
     format!(
         "nft add table {family} strict

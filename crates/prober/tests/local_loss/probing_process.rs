@@ -1,4 +1,4 @@
-//! A process that probes: this very test program again, so that it has a user, a network and a fate of its own.
+//! A process that probes: this test program again, with its own user and network, which can be stopped.
 
 use std::{
     env, fs,
@@ -12,46 +12,40 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use futures_util::future::try_join_all;
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use pingfleet_prober::{
     linux::LinuxPing, probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver,
 };
 use pingfleet_testbed::simnet::Family;
-use pingfleet_wire::{
-    ChunkKey, Message, Outcome, Probing, ResultChunk, Target, Token, Version, WorkChunk,
-};
+use pingfleet_wire::{Outcome, Probing, Target};
 use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
-use uuid::Uuid;
 
 use crate::{
-    counters::{Echoes, PATIENCE, Sockets, TABLES},
+    chunk_files::{probe_all, read_result, read_sockets, result_file, write_chunk},
+    counters::{Echoes, MAX_WAIT, Sockets},
     variants::{NOBODY, Network, Variant},
 };
 
-/// What the inner process is told by its environment: a folder with the chunks, and how to probe them.
+/// Environment variables of the inner process: the folder with the chunks, and how to probe them.
 const FOLDER: &str = "PINGFLEET_LOCAL_LOSS_FOLDER";
 const IS_RAW: &str = "PINGFLEET_LOCAL_LOSS_RAW";
 const RECEIVE_BUFFER: &str = "PINGFLEET_LOCAL_LOSS_RECEIVE_BUFFER";
 const THREADS: &str = "PINGFLEET_LOCAL_LOSS_THREADS";
 const BYSTANDER: &str = "PINGFLEET_LOCAL_LOSS_BYSTANDER";
 
-/// The table of sockets as the inner process leaves it.
-const SOCKETS: &str = "sockets";
-
 /// How a process probes.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Prober {
-    /// Receive buffer in bytes, in the place of a large one.
+    /// Size of the receive buffer in bytes, instead of a large one.
     pub(crate) receive_buffer: Option<usize>,
-    /// Probing threads, in the place of one.
+    /// Number of probing threads, instead of one.
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Whether there is one more raw socket in the process, which has no filter and which nobody reads.
+    /// Whether the process has one more raw socket, without a filter, that is never read.
     pub(crate) bystander: bool,
 }
 
-/// Targets that are probed alike.
+/// Targets with the same probing settings.
 pub(crate) struct Asked {
     pub(crate) probing: Probing,
     pub(crate) targets: Vec<Target>,
@@ -60,15 +54,15 @@ pub(crate) struct Asked {
 /// What a process found.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// Of each chunk, in the order of its targets.
+    /// The outcomes of each chunk, in the order of its targets.
     pub(crate) outcomes: Vec<Vec<Outcome>>,
-    /// How long each of them took.
+    /// How long each chunk took.
     pub(crate) took: Vec<Duration>,
-    /// The sockets at the end, the bystander among them.
+    /// The sockets at the end, including the bystander.
     pub(crate) sockets: Sockets,
 }
 
-/// A process that is probing. It ends with its value.
+/// A process that is probing. Dropping this value ends it.
 pub(crate) struct Running {
     child: Option<Child>,
     folder: TempDir,
@@ -76,7 +70,7 @@ pub(crate) struct Running {
 }
 
 impl Prober {
-    /// Probes in a network, and waits for the end of it.
+    /// Probes in a network, and waits for the end.
     pub(crate) fn run(
         self,
         net: &impl Network,
@@ -86,7 +80,7 @@ impl Prober {
         self.start(net, variant, asked)?.finish()
     }
 
-    /// Begins to probe in a network, each chunk as one of the same run.
+    /// Begins to probe in a network. All chunks belong to one run.
     pub(crate) fn start(
         self,
         net: &impl Network,
@@ -96,25 +90,14 @@ impl Prober {
         let folder = TempDir::new()?;
         let chunks = asked.len();
         for (number, asked) in asked.into_iter().enumerate() {
-            let chunk = WorkChunk {
-                version: Version,
-                database: Uuid::nil(),
-                key: ChunkKey {
-                    run: Uuid::from_u128(1),
-                    chunk: number as u32,
-                },
-                token: Token(Uuid::nil()),
-                probing: asked.probing,
-                targets: asked.targets,
-            };
-            fs::write(work(folder.path(), number), chunk.encode())?;
+            write_chunk(folder.path(), number, asked.probing, asked.targets)?;
         }
         let mut binary = env::current_exe()?;
         if !variant.caller.is_root {
-            // Nobody may look into the folder in which it was built.
+            // User nobody may not read the build folder.
             let copy = folder.path().join("prober");
-            // Not by this process: a copy that it has open for writing, and that a child of another thread inherits,
-            // cannot be run.
+            // Another process copies it: a file that a child of another thread has inherited open for writing cannot be
+            // executed.
             let mut install = Command::new("install");
             install.args(["-m", "755"]).args([&binary, &copy]);
             ensure!(install.status()?.success(), "cannot copy the prober");
@@ -164,12 +147,12 @@ impl Running {
         Ok(())
     }
 
-    /// Waits until so many requests have left it.
+    /// Waits until it has sent this many requests.
     pub(crate) fn wait_for(&mut self, family: Family, requests: u64) -> anyhow::Result<()> {
         let child = self.child.as_mut().context("it has ended")?;
         let folder = PathBuf::from(format!("/proc/{}", child.id()));
         let own = fs::read_link("/proc/self/ns/net")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             if let Some(status) = child.try_wait()? {
                 bail!("the prober ended before: {status}");
@@ -179,13 +162,16 @@ impl Running {
                 let [v4, v6] =
                     ["snmp", "snmp6"].map(|file| fs::read_to_string(folder.join("net").join(file)));
                 let echoes = Echoes::parse(&(v4? + &v6?), family)?;
-                // What came in is the prober's own canary, which takes no link.
+                // Requests that came in are canaries.
                 if echoes.requests_out >= requests + echoes.requests_in {
                     return Ok(());
                 }
             }
-            ensure!(Instant::now() < deadline, "{requests} requests never leave");
-            // The kernel tells nobody that it has counted.
+            ensure!(
+                Instant::now() < deadline,
+                "{requests} requests were not sent"
+            );
+            // The kernel signals no change of its counters.
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -195,24 +181,24 @@ impl Running {
         let child = self.child.take().context("it has ended")?;
         let output = child.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        // A filter that matches nothing succeeds as well.
+        // A test filter without a match also succeeds.
         let passed = output.status.success() && text.contains("1 passed");
         ensure!(passed, "the prober failed: {text}");
         let mut outcomes = Vec::with_capacity(self.chunks);
         let mut took = Vec::with_capacity(self.chunks);
         for number in 0..self.chunks {
-            let file = result(self.folder.path(), number);
-            let result = ResultChunk::decode(&fs::read(&file)?)?;
+            let result = read_result(self.folder.path(), number)?;
             outcomes.push(result.outcomes);
+            let file = result_file(self.folder.path(), number);
             let began = UNIX_EPOCH + Duration::from_micros(result.started_at_us);
-            // A file's time is that of the kernel's last tick, which may lie before the prober's own clock.
+            // A file's time is that of the kernel's last tick, which may be before the start by the prober's clock.
             let took_so_long = file.metadata()?.modified()?.duration_since(began);
             took.push(took_so_long.unwrap_or_default());
         }
         Ok(Report {
             outcomes,
             took,
-            sockets: Sockets::parse(&fs::read_to_string(self.folder.path().join(SOCKETS))?)?,
+            sockets: Sockets::parse(&read_sockets(self.folder.path())?)?,
         })
     }
 }
@@ -220,19 +206,11 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // It may have ended; then there is nothing to end or to wait for.
+            // Both calls fail if it has ended already.
             let ended = (child.kill(), child.wait());
             drop(ended);
         }
     }
-}
-
-fn work(folder: &Path, number: usize) -> PathBuf {
-    folder.join(format!("{number}.work"))
-}
-
-fn result(folder: &Path, number: usize) -> PathBuf {
-    folder.join(format!("{number}.result"))
 }
 
 #[tokio::test]
@@ -250,7 +228,7 @@ async fn inner() -> anyhow::Result<()> {
         opener = opener.receive_buffer(bytes.parse()?);
     }
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
-    // No server: nobody outside of the network is asked for a name.
+    // Without servers: no name is looked up outside of this network.
     let resolver = Resolver::with_servers(ResolverConfig::default(), ResolverOpts::default());
     let threads = env::var(THREADS).map_or(Ok(NonZeroUsize::MIN), |threads| threads.parse())?;
     let threads = ProbeThreads::start(threads, &opener, None, resolver)?;
@@ -261,29 +239,7 @@ async fn inner() -> anyhow::Result<()> {
             _ => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)),
         })
         .transpose()?;
-    let mut chunks = Vec::new();
-    while let Ok(bytes) = fs::read(work(folder, chunks.len())) {
-        chunks.push(Arc::new(WorkChunk::decode(&bytes)?));
-    }
-    let probed = chunks.into_iter().enumerate().map(async |(number, chunk)| {
-        let probed = threads.probe(Arc::clone(&chunk)).await?;
-        let result_chunk = ResultChunk {
-            version: Version,
-            database: chunk.database,
-            key: chunk.key,
-            token: chunk.token,
-            worker: "test".to_owned(),
-            redelivered: false,
-            started_at_us: probed.started_at_us,
-            outcomes: probed.outcomes,
-        };
-        fs::write(result(folder, number), result_chunk.encode())?;
-        anyhow::Ok(())
-    });
-    try_join_all(probed).await?;
-    let tables = TABLES.map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")));
-    let tables: Vec<_> = tables.into_iter().collect::<Result<_, _>>()?;
-    fs::write(folder.join(SOCKETS), tables.concat())?;
+    probe_all(folder, &threads).await?;
     drop(bystander);
     threads.close();
     Ok(())

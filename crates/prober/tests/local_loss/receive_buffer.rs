@@ -1,4 +1,4 @@
-//! What the socket cannot hold, and floods of what nobody asked for.
+//! A full receive buffer, and floods of messages that belong to no request.
 
 use std::time::{Duration, Instant};
 
@@ -7,19 +7,19 @@ use pingfleet_testbed::simnet::{Answer, Behaviour, Noise, Payload, Script, Send,
 use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
-    counters::{PATIENCE, Sockets},
+    counters::{MAX_WAIT, Sockets},
     expectations::{all, is_unknown, tally, up_or_unknown},
     probing_process::{Asked, Prober},
     variants::{at_once, hosts, variants},
 };
 
-/// Holds one reply or two: the least that the kernel gives (`SOCK_MIN_RCVBUF`).
+/// Holds one or two replies: the smallest buffer that the kernel grants (`SOCK_MIN_RCVBUF`).
 const TINY: usize = 1;
 
 /// Holds some dozens of replies.
 const SMALL: usize = 64 << 10;
 
-/// A host that answers every request so.
+/// A host that sends this answer to every request.
 fn answering(answer: Answer) -> Behaviour {
     Behaviour {
         loss: 0.0,
@@ -27,13 +27,13 @@ fn answering(answer: Answer) -> Behaviour {
     }
 }
 
-/// How many were up only when they were probed again.
+/// How many targets are up after more than one attempt.
 fn up_again(outcomes: &[Outcome]) -> usize {
     let again = |outcome: &&Outcome| outcome.status == Status::Up && outcome.attempts > 1;
     outcomes.iter().filter(again).count()
 }
 
-/// One request each, as fast as the window opens.
+/// One request for each target, without pacing.
 fn quick(timeout: Duration) -> Probing {
     Probing {
         retries: 0,
@@ -44,7 +44,7 @@ fn quick(timeout: Duration) -> Probing {
 }
 
 #[test]
-fn what_a_full_socket_drops_is_up_after_another_pass_or_unknown() -> anyhow::Result<()> {
+fn targets_whose_replies_a_full_socket_drops_are_up_later_or_unknown() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let net = SimNet::start(Script::alive(1..=3000))?;
         let prober = Prober {
@@ -72,7 +72,7 @@ fn what_a_full_socket_drops_is_up_after_another_pass_or_unknown() -> anyhow::Res
 }
 
 #[test]
-fn errors_that_a_full_socket_drops_make_nobody_down() -> anyhow::Result<()> {
+fn icmp_errors_that_a_full_socket_drops_make_no_target_down() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let error = Answer {
             send: Send::Prohibited,
@@ -97,19 +97,19 @@ fn errors_that_a_full_socket_drops_make_nobody_down() -> anyhow::Result<()> {
             matches!(outcome.status, Status::Unreachable { .. })
                 || is_unknown(outcome.status, LocalLoss::SOCKET_DROPS)
         })?;
-        // The kernel does not count the errors that find no room. To each request there was one, and it arrived: of
-        // who is unknown it was lost.
+        // The kernel does not count the errors that it drops. An error arrived for each request, so for an unknown target
+        // it was dropped.
         let (left, delivered) = (traffic.requests.len(), traffic.delivered);
         ensure!(delivered == left as u64, "{delivered} errors to {left}");
         let unknown = |outcome: &&Outcome| matches!(outcome.status, Status::Unknown(_));
         let lost = report.outcomes[0].iter().filter(unknown).count();
         ensure!(lost > 0, "the socket held everything");
-        ensure!(lost < 2000, "no error was read in the last pass");
+        ensure!(lost < 2000, "no error was read in the last attempt");
         Ok(())
     })
 }
 
-/// On raw sockets, which could receive all of it.
+/// Only on raw sockets: without a filter they would receive all of it.
 #[test]
 fn a_flood_of_foreign_icmp_costs_no_answer() -> anyhow::Result<()> {
     for send in [Send::Reply, Send::Prohibited] {
@@ -141,7 +141,7 @@ fn a_flood_of_foreign_icmp_costs_no_answer() -> anyhow::Result<()> {
             let report = prober.run(&net, variant, vec![asked])?;
             let traffic = net.stop()?;
             ensure!(traffic.delivered >= 21_000, "the flood never arrived");
-            // A socket without a filter that is not read at once.
+            // The bystander, a socket without a filter that is not read.
             ensure!(report.sockets.drops > 0, "the flood would fit any socket");
             let (living, silent) = report.outcomes[0].split_at(1000);
             all(living, |outcome| outcome.status == Status::Up)?;
@@ -153,7 +153,7 @@ fn a_flood_of_foreign_icmp_costs_no_answer() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the socket of a stopped process holds is what the process would have to read.
+/// The process is stopped, so its socket keeps what it has received.
 #[test]
 fn a_raw_socket_holds_only_the_replies_to_its_own_requests() -> anyhow::Result<()> {
     const OWN: u32 = 10;
@@ -182,10 +182,10 @@ fn a_raw_socket_holds_only_the_replies_to_its_own_requests() -> anyhow::Result<(
             targets: hosts(variant.family, 1..=OWN),
         };
         let running = Prober::default().start(&net, variant, vec![asked])?;
-        net.wait_for(OWN as usize, PATIENCE)?;
+        net.wait_for(OWN as usize, MAX_WAIT)?;
         running.signal("-STOP")?;
         let before = net.delivered()?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         while net.delivered()? < u64::from(FOREIGN + OWN) {
             ensure!(Instant::now() < deadline, "the replies never arrive");
         }
@@ -202,9 +202,9 @@ fn a_raw_socket_holds_only_the_replies_to_its_own_requests() -> anyhow::Result<(
     })
 }
 
-/// Its identifier lets all of it into the socket, where the answers are about to arrive.
+/// The forged replies have our identifier, so the socket receives them all, shortly before the real answers.
 #[test]
-fn a_flood_of_forged_replies_makes_nobody_up_and_nobody_down() -> anyhow::Result<()> {
+fn a_flood_of_forged_replies_makes_no_target_up_and_none_down() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let forged = Answer {
             payload: Payload::Flipped,
@@ -239,7 +239,7 @@ fn a_flood_of_forged_replies_makes_nobody_up_and_nobody_down() -> anyhow::Result
         ensure!(report.sockets.drops > 0, "the socket held everything");
         let (living, forgers) = report.outcomes[0].split_at(1000);
         all(living, |outcome| {
-            // The network itself has a lot to send before some of them.
+            // Some answers are late, because the simulated network sends the flood first.
             outcome.status == Status::Late || up_or_unknown(outcome.status, LocalLoss::SOCKET_DROPS)
         })?;
         all(forgers, |outcome| {

@@ -1,4 +1,4 @@
-//! An interface that goes, and another one that gets its name.
+//! An interface is removed, and another one gets its name.
 
 use std::{env, num::NonZeroUsize, process::Command, sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ fn a_socket_does_not_outlive_the_interface_that_it_is_bound_to() -> anyhow::Resu
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    // A filter that matches nothing succeeds as well.
+    // A test filter without a match also succeeds.
     let passed = output.status.success() && text.contains("1 passed");
     ensure!(passed, "{text}{errors}");
     Ok(())
@@ -46,7 +46,7 @@ async fn inner() -> anyhow::Result<()> {
         let resolver = Resolver::with_servers(ResolverConfig::default(), ResolverOpts::default());
         ProbeThreads::start(NonZeroUsize::MIN, &opener, None, resolver)
     });
-    // By the same gateway as the later one.
+    // With the same gateway as the later one.
     sh("ip link add probe0 type veth peer name probe1
         ip link set probe0 up
         ip route add default via 169.254.77.2 dev probe0 metric 500 onlink")?;
@@ -66,7 +66,7 @@ async fn inner() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Probes some targets that answer, by way of the interface.
+/// Probes some answering targets by the interface.
 async fn probe(threads: &ProbeThreads) -> anyhow::Result<Vec<Outcome>> {
     let chunk = WorkChunk {
         version: Version,

@@ -1,4 +1,4 @@
-//! Targets that the kernel refuses to send to, names that have no address, and which status wins.
+//! Targets to which the kernel refuses to send, names without an address, and which status takes precedence.
 
 use std::{thread, time::Duration};
 
@@ -7,7 +7,7 @@ use pingfleet_testbed::simnet::{Answer, Behaviour, Family, Script, Send, SimNet}
 use pingfleet_wire::{Probing, Status, Target};
 
 use crate::{
-    counters::PATIENCE,
+    counters::MAX_WAIT,
     expectations::all,
     pair,
     probing_process::{Asked, Prober},
@@ -17,7 +17,7 @@ use crate::{
 /// The timeout of requests around a stall.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Kinds of routes that refuse, and with which errno of Linux.
+/// Kinds of routes that refuse, each with its errno on Linux.
 const REFUSING: [(&str, i32); 4] = [
     ("unreachable", 113),
     ("prohibit", 13),
@@ -26,10 +26,10 @@ const REFUSING: [(&str, i32); 4] = [
 ];
 
 #[test]
-fn what_a_route_refuses_is_send_failed_with_its_errno_and_no_others_fault() -> anyhow::Result<()> {
+fn a_target_that_a_route_refuses_is_send_failed_with_its_errno() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
-        // Only a route that ends the search in its table is followed by the default one.
+        // After a `throw` route the search would continue with the default route.
         let default = match variant.family {
             Family::V4 => "ip route del default; ip route add 10.0.0.0/16 via 169.254.77.2",
             Family::V6 => "ip -6 route del default; ip route add fd00:10::/64 via fd77::2",
@@ -78,9 +78,9 @@ fn what_a_route_refuses_is_send_failed_with_its_errno_and_no_others_fault() -> a
     })
 }
 
-/// Each of them was asked before a stall that may have taken an answer. What did come decides.
+/// All targets are probed before a stall, which may have cost an answer. What did arrive decides.
 #[test]
-fn an_error_outweighs_own_loss_and_an_answer_outweighs_both() -> anyhow::Result<()> {
+fn an_icmp_error_outweighs_a_local_loss_and_an_answer_outweighs_both() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let error = || Answer {
             send: Send::Prohibited,
@@ -119,9 +119,9 @@ fn an_error_outweighs_own_loss_and_an_answer_outweighs_both() -> anyhow::Result<
                 .collect(),
         };
         let running = Prober::default().start(&net, variant, vec![asked])?;
-        net.wait_for(80, PATIENCE)?;
+        net.wait_for(80, MAX_WAIT)?;
         running.signal("-STOP")?;
-        // Nothing to wait for: standing still for this long is what happens.
+        // The stall itself: there is no event to wait for.
         thread::sleep(TIMEOUT * 5 / 2);
         running.signal("-CONT")?;
         let report = running.finish()?;

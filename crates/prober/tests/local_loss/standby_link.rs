@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[test]
-fn a_link_without_carrier_and_with_a_worse_route_makes_nobody_unknown() -> anyhow::Result<()> {
+fn a_standby_link_without_carrier_makes_no_target_unknown() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         let (own, gateway) = match variant.family {
@@ -36,7 +36,7 @@ fn a_link_without_carrier_and_with_a_worse_route_makes_nobody_unknown() -> anyho
             targets: addresses(pair::silent(variant.family), 20),
         };
         let report = Prober::default().run(&pair, variant, vec![asked])?;
-        // A busy machine may stop the prober for long.
+        // A busy machine may stall the prober.
         all(&report.outcomes[0], |outcome| {
             outcome.status == Status::Down { no_arp: false }
                 || is_unknown(outcome.status, LocalLoss::STALLED)

@@ -1,4 +1,4 @@
-//! A process that stands still for longer than its timeouts, while replies wait in its socket.
+//! A process that is stopped for longer than its timeouts, while replies wait in its socket.
 
 use std::{thread, time::Duration};
 
@@ -7,7 +7,7 @@ use pingfleet_testbed::simnet::{Answer, Behaviour, Script, SimNet};
 use pingfleet_wire::{Probing, Status};
 
 use crate::{
-    counters::{PATIENCE, Sockets},
+    counters::{MAX_WAIT, Sockets},
     expectations::all,
     probing_process::{Asked, Prober},
     variants::{at_once, hosts, variants},
@@ -17,7 +17,7 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 #[test]
-fn what_came_while_the_process_stood_still_is_up_and_nobody_is_down() -> anyhow::Result<()> {
+fn replies_that_arrive_while_the_process_is_stopped_count_as_up() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let answer = Answer {
             after: TIMEOUT / 2,
@@ -27,7 +27,7 @@ fn what_came_while_the_process_stood_still_is_up_and_nobody_is_down() -> anyhow:
             loss: 0.0,
             answers: vec![answer],
         };
-        // Some open the window; and no more are slow than the buffer of nobody's socket holds.
+        // The first hosts open the window. The slow ones are few enough for the receive buffer of an unprivileged user.
         let mut script = Script::alive(1..=100);
         script.hosts.push((101..=300, slow));
         let net = SimNet::start(script)?;
@@ -41,9 +41,9 @@ fn what_came_while_the_process_stood_still_is_up_and_nobody_is_down() -> anyhow:
             targets: hosts(variant.family, 1..=320),
         };
         let running = Prober::default().start(&net, variant, vec![asked])?;
-        net.wait_for(320, PATIENCE)?;
+        net.wait_for(320, MAX_WAIT)?;
         running.signal("-STOP")?;
-        // Nothing to wait for: standing still for this long is what happens.
+        // The stall itself: there is no event to wait for.
         thread::sleep(TIMEOUT + TIMEOUT / 2);
         let waiting = Sockets::read(&net)?;
         running.signal("-CONT")?;
@@ -51,11 +51,11 @@ fn what_came_while_the_process_stood_still_is_up_and_nobody_is_down() -> anyhow:
         ensure!(waiting.unread > 0 && waiting.drops == 0, "{waiting:?}");
         ensure!(report.sockets.drops == 0, "{:?}", report.sockets);
         let (living, silent) = report.outcomes[0].split_at(300);
-        // All requests had left, and all answers were kept: none of these is asked again.
+        // All requests had left, and all answers were kept: no answering target is probed again.
         all(living, |outcome| {
             outcome.status == Status::Up && (outcome.sent, outcome.attempts) == (1, 1)
         })?;
-        // Silent in a pass that nothing disturbed.
+        // They were silent in an attempt without a stall.
         all(silent, |outcome| {
             outcome.status == Status::Down { no_arp: false } && outcome.attempts > 1
         })

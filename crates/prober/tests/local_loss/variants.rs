@@ -1,4 +1,4 @@
-//! Who probes, by which kind of socket, over which version of IP.
+//! The variants of a test: who probes, with which kind of socket, over which version of IP.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use pingfleet_wire::Target;
 /// The user without privileges, and its group.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// A user with the right to one kind of socket.
+/// A user who may open one kind of socket.
 #[derive(Debug)]
 pub(crate) struct Caller {
     name: &'static str,
@@ -28,7 +28,7 @@ pub(crate) struct Caller {
     setpriv: &'static [&'static str],
 }
 
-/// Everybody who may probe. Root may ask for any buffers; the others get what `net.core.rmem_max` lets them have.
+/// All users who may probe. Root may have buffers of any size; for the others `net.core.rmem_max` is the limit.
 const CALLERS: [Caller; 4] = [
     Caller {
         name: "root/datagram",
@@ -48,7 +48,7 @@ const CALLERS: [Caller; 4] = [
         is_root: false,
         setpriv: &["--inh-caps=-all", "--bounding-set=-all"],
     },
-    // What a file capability gives to anybody.
+    // As with a file capability.
     Caller {
         name: "nobody/raw",
         is_raw: true,
@@ -78,18 +78,18 @@ pub(crate) fn variants() -> impl Iterator<Item = Variant> {
     })
 }
 
-/// Runs a test for all of these variants at once: they mostly wait.
+/// Runs a test for all of these variants at once, because they mostly wait.
 pub(crate) fn at_once(
     variants: impl IntoIterator<Item = Variant>,
     test: impl Fn(Variant) -> anyhow::Result<()> + Sync,
 ) -> anyhow::Result<()> {
     let test = &test;
-    let faults: Vec<_> = thread::scope(|scope| {
+    let failures: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = variants
             .into_iter()
             .map(|variant| {
                 let run = move || {
-                    // What happens to a prober in the middle must not come after its end because the box is busy.
+                    // On a busy machine, an event that a test triggers during a sweep must not come after its end.
                     be_nice(-10)?;
                     test(variant)
                 };
@@ -104,16 +104,16 @@ pub(crate) fn at_once(
             })
             .collect()
     });
-    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
 
-/// Where commands can be run from which probes are sent.
+/// A network in which commands can be run.
 pub(crate) trait Network {
-    /// A command there.
+    /// A command in this network.
     fn command(&self, program: &str) -> Command;
 
-    /// Runs a shell script there.
+    /// Runs a shell script in this network.
     fn sh(&self, script: &str) -> anyhow::Result<()> {
         run(self.command("sh").args(["-e", "-c", script]))
     }
@@ -148,15 +148,15 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 }
 
 impl Caller {
-    /// A command that runs `program` in a network as this caller, who can have no socket of the other kind there: a
-    /// prober that falls back to that one would prove nothing.
+    /// A command that runs `program` in a network as this caller. Sockets of the other kind are forbidden there: a prober
+    /// that falls back to them would prove nothing.
     pub(crate) fn command(&self, net: &impl Network, program: &str) -> anyhow::Result<Command> {
         let groups = if self.is_raw { "1 0" } else { "0 2147483647" };
         net.sh(&format!(
             "echo '{groups}' > /proc/sys/net/ipv4/ping_group_range"
         ))?;
         let mut command = net.command("nice");
-        // What else runs on this box must not stall the prober.
+        // Other processes must not stall the prober.
         command.args(["-n", "-10"]);
         if !self.setpriv.is_empty() {
             let id = NOBODY.to_string();
@@ -175,7 +175,7 @@ pub(crate) fn hosts(family: Family, hosts: RangeInclusive<u32>) -> Vec<Target> {
         .collect()
 }
 
-/// Some addresses, as targets, from this one on.
+/// `count` addresses from `first` on, as targets.
 pub(crate) fn addresses(first: &str, count: u32) -> Vec<Target> {
     let first: IpAddr = first.parse().expect("an address");
     (0..count)

@@ -1,4 +1,4 @@
-//! The probers that the scenarios are run with. A new one is one more line in [`ENGINES`].
+//! The probers with which the scenarios are run. A new one is one more entry in [`ENGINES`].
 
 use std::sync::Arc;
 
@@ -26,17 +26,17 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) name: &'static str,
-    /// With a receive buffer of so many bytes, where it can be told how large that shall be.
+    /// Opens it, with a receive buffer of this size if the prober has such a setting.
     pub(crate) open: fn(Kind, Option<usize>) -> Arc<dyn OpenProber>,
     /// Whether it promises that more than 65,535 requests can be unanswered at once.
     pub(crate) is_wide: bool,
-    /// Whether a round trip ends when the kernel received the reply, and not when the prober looked at it.
+    /// Whether a round trip ends with the kernel's receive timestamp, not when the prober reads the reply.
     pub(crate) is_stamped_by_kernel: bool,
-    /// Whether it probes a silent target again after its thread stood still. One that does not says `unknown`.
+    /// Whether it probes a silent target again after a stall. Otherwise it reports `unknown`.
     pub(crate) repeats_after_stall: bool,
 }
 
-/// All of them.
+/// All probers.
 pub(crate) const ENGINES: &[Engine] = &[
     Engine {
         name: "linux",

@@ -1,9 +1,9 @@
-//! Exact sending: how many requests leave, when, and never more at once than asked. All of it is judged by the kernel's
-//! stamps of the requests, as they leave the prober's namespace.
+//! Exact sending: how many requests leave, when, and never faster than asked. Judged by the kernel's timestamps of the
+//! requests, as they leave the prober's namespace.
 //!
-//! Tolerances: between the prober's clock and the kernel's stamp lies a wait for a processor now and then, which makes
-//! one request late, and the next one early by as much. So single requests have [`EARLY`], which no wrong schedule
-//! keeps, and the middle one of all is bounded narrowly: 1 ms early, 100 ms late.
+//! Tolerances: between the prober's clock and the kernel's timestamp the prober sometimes waits for a processor. That makes
+//! one request late, and the next one early by as much. So a single request may be early by [`EARLY`], which every wrong
+//! schedule exceeds, and the median of all is bounded narrowly: 1 ms early, 100 ms late.
 
 use std::{cell::RefCell, collections::HashSet, num::NonZeroU32, thread, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{
     variants,
 };
 
-/// By how much the middle one of all requests may be late: less than any wrong schedule makes it.
-const MIDDLE_LATE: Duration = Duration::from_millis(100);
+/// By how much the median of all requests may be late. Every wrong schedule exceeds this.
+const MEDIAN_LATE: Duration = Duration::from_millis(100);
 
-/// And by how much it may be early.
-const MIDDLE_EARLY: Duration = Duration::from_millis(1);
+/// By how much the median may be early.
+const MEDIAN_EARLY: Duration = Duration::from_millis(1);
 
-/// Runs a plan in every variant, one after the other: what else runs makes requests late.
+/// Runs a plan in every variant, one after the other, because other load makes requests late.
 fn each(script: &Script, plan: &Plan, judge: impl Fn(Variant, &[Outcome], &Traffic)) {
     for variant in variants() {
         let (outcomes, traffic) = run(script, plan, variant);
@@ -40,7 +40,7 @@ fn run(script: &Script, plan: &Plan, variant: Variant) -> (Vec<Outcome>, Traffic
     (outcomes, traffic)
 }
 
-/// Every host of the plan was sent as many requests, and no other host any.
+/// Every host of the plan was sent `requests` requests, and no other host any.
 fn assert_requests(plan: &Plan, traffic: &Traffic, requests: usize, variant: Variant) {
     let departures = traffic.departures();
     assert_eq!(departures.len(), plan.hosts.len(), "{variant}");
@@ -73,7 +73,7 @@ fn silent_targets_are_sent_the_count_and_all_retries_when_they_are_due() {
     each(&Script::default(), &plan, |variant, outcomes, traffic| {
         let is_whole = |outcome: &Outcome| outcome.sent == 6;
         assert!(outcomes.iter().all(is_whole), "{variant}");
-        // A prober that a busy machine has stopped asks again, which is a schedule of its own.
+        // After a stall on a busy machine the prober makes another attempt, with a schedule of its own.
         if outcomes.iter().any(|outcome| outcome.attempts > 1) {
             return;
         }
@@ -88,21 +88,21 @@ fn silent_targets_are_sent_the_count_and_all_retries_when_they_are_due() {
         });
         assert_on_time(late.collect(), variant);
     });
-    // One that never repeats would be judged by itself alone.
+    // Each prober must have been judged at least once.
     for Engine { name, .. } in ENGINES {
         let is_judged = undisturbed.borrow().contains(name);
         assert!(is_judged, "{name} was disturbed every time");
     }
 }
 
-/// Judges by how many nanoseconds requests were late.
+/// Judges by how many nanoseconds the requests were late.
 fn assert_on_time(mut late: Vec<i64>, variant: Variant) {
     let nanos = |duration: Duration| duration.as_nanos() as i64;
     late.sort_unstable();
-    let (first, middle) = (late[0], late[late.len() / 2]);
+    let (first, median) = (late[0], late[late.len() / 2]);
     assert!(first >= -nanos(EARLY), "{variant}: {first} ns late");
-    let bounds = -nanos(MIDDLE_EARLY)..=nanos(MIDDLE_LATE);
-    assert!(bounds.contains(&middle), "{variant}: {middle} ns late");
+    let bounds = -nanos(MEDIAN_EARLY)..=nanos(MEDIAN_LATE);
+    assert!(bounds.contains(&median), "{variant}: {median} ns late");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn answering_targets_are_sent_the_count_alone_at_its_interval() {
     });
 }
 
-/// Probing of hosts that answer, at a rate.
+/// Probes hosts that answer, at a rate.
 fn at_rate(rate: u32, hosts: u32, chunks: usize, threads: usize) -> Plan {
     Plan {
         probing: Probing {
@@ -157,21 +157,21 @@ fn chunks_on_several_threads_share_one_rate_in_every_second() {
         assert_requests(&plan, traffic, 1, variant);
         let most = traffic.busiest(Duration::from_secs(1));
         assert!(most as u32 <= RATE + RATE / 20, "{variant}: {most}");
-        // And it is used: three seconds' worth does not take twice as long.
+        // The rate is also used: requests for three seconds take at most six.
         let seconds = traffic.per_second();
         assert!(seconds.len() <= 6, "{variant}: {seconds:?}");
     });
 }
 
-/// A token is taken before its request leaves, and in between is a system call, which may send many: what begins late
-/// by so much is followed the sooner by the rest.
+/// Between taking a token and sending its request lies a system call that may send many requests. A request that leaves
+/// this late is followed by the next ones sooner.
 const SENDING: Duration = Duration::from_micros(250);
 
-/// What each lane has taken from the bucket may leave together after a wait for a processor, so there are as many
-/// buckets in a burst as threads. One lane may wait so with a bucket that it has taken, and find another full one then:
-/// for one request in a hundred that much is tolerated.
+/// After a wait for a processor the requests of each thread leave together, so a burst may hold one bucket for each thread.
+/// A thread may wait after it has taken a bucket and then find another full one: so one request in a hundred may be in a
+/// burst with one bucket more.
 #[test]
-fn a_burst_is_at_most_two_milliseconds_of_the_rate_for_each_lane() {
+fn a_burst_is_at_most_two_milliseconds_of_the_rate_for_each_thread() {
     for (rate, hosts, threads) in [(1000, 1500, 1), (20_000, 20_000, 1), (20_000, 8000, 2)] {
         let plan = at_rate(rate, hosts, 4, threads);
         each(&Script::alive(1..=hosts), &plan, |variant, _, traffic| {
@@ -191,14 +191,14 @@ fn a_burst_is_at_most_two_milliseconds_of_the_rate_for_each_lane() {
     }
 }
 
-/// For each request, by how many requests some stretch of time that begins with it, of up to 50 ms, passes the rate; in
-/// rising order. Longer stretches are [`Traffic::busiest`]'s.
+/// For each request, the largest excess over the rate, in requests, of a period of up to 50 ms that begins with it; sorted.
+/// [`Traffic::busiest`] judges longer periods.
 fn bursts(traffic: &Traffic, rate: u32) -> Vec<f64> {
     const LONGEST: f64 = 50e6;
     let gap = 1e9 / f64::from(rate);
     let burst = |first: usize| {
-        let stretch = traffic.requests[first..].iter().enumerate();
-        stretch
+        let period = traffic.requests[first..].iter().enumerate();
+        period
             .map(|(more, request)| (more + 1, request.at_ns - traffic.requests[first].at_ns))
             .take_while(|(_, time)| (*time as f64) < LONGEST)
             .map(|(requests, time)| requests as f64 - time as f64 / gap)
@@ -209,8 +209,8 @@ fn bursts(traffic: &Traffic, rate: u32) -> Vec<f64> {
     bursts
 }
 
-/// Sequence numbers repeat after 65,536 requests. A prober that promises it has that many unanswered at once; another
-/// one lets the rest wait, and finds the same.
+/// Sequence numbers repeat after 65,536 requests. A prober may promise to have more unanswered at once. Another one lets
+/// the rest wait, and finds the same.
 #[test]
 fn more_requests_than_sequence_numbers_can_be_unanswered() {
     const HOSTS: u32 = 70_000;
@@ -240,13 +240,13 @@ fn more_requests_than_sequence_numbers_can_be_unanswered() {
             most > 65_535 || !variant.engine.is_wide,
             "{variant}: {most}"
         );
-        // Nothing answers, so nothing shows before a second has passed that requests leave at all.
+        // Nothing answers, so the window stays at its initial size for a second.
         let first = traffic.requests[0].at_ns;
         let opening = |request: &&Request| request.at_ns - first < OPENING.as_nanos() as u64;
         let early = traffic.requests.iter().filter(opening).count();
         assert!(early <= 64, "{variant}: {early} in the first {OPENING:?}");
     };
-    // Both families at once; more would only wait for each other.
+    // Both families at once; more would only compete for the processor.
     for pair in variants().collect::<Vec<_>>().chunks(2) {
         thread::scope(|scope| {
             for variant in pair {

@@ -13,15 +13,15 @@ use crate::{
     scenario::{Expected, Scenario, Variant},
 };
 
-/// How much before its time a single request may leave, and by how much a round trip may be too short for a prober that
-/// reads its clock after it has sent. It may have had to wait for a processor in between. Every time that is asked for
-/// here is so long that a wrong one differs by more. What the middle one of many may do is [`crate::exact`]'s matter.
+/// By how much a single request may leave early, and by how much a round trip may be too short for a prober that reads its
+/// clock after it has sent, because it may wait for a processor in between. All times in the scenarios are so long that a
+/// wrong one differs by more. [`crate::exact`] bounds the median of many requests.
 pub(crate) const EARLY: Duration = Duration::from_millis(40);
 
-/// How often a silent target is probed at most.
+/// The most attempts at a silent target.
 const MAX_ATTEMPTS: u8 = 3;
 
-/// Everything in which one variant of a scenario is not as expected.
+/// All deviations of one variant of a scenario from what is expected.
 pub(crate) fn faults(
     scenario: &Scenario,
     variant: Variant,
@@ -63,12 +63,12 @@ pub(crate) fn faults(
             faults.extend(found.map(|fault| format!("host {host}: {fault}; {outcome:?}")));
         }
         shortest.sort_unstable();
-        let middle = shortest.get(shortest.len() / 2);
-        if let (Some([low, high]), Some(middle)) = (expected.middle_rtt, middle) {
-            let middle = Duration::from_nanos(*middle);
+        let median = shortest.get(shortest.len() / 2);
+        if let (Some([low, high]), Some(median)) = (expected.median_rtt, median) {
+            let median = Duration::from_nanos(*median);
             let is_stamped = variant.engine.is_stamped_by_kernel;
-            if middle + short(is_stamped) < low || middle > high && is_stamped {
-                faults.push(format!("{middle:?} in the middle of {:?}", group.hosts()));
+            if median + short(is_stamped) < low || median > high && is_stamped {
+                faults.push(format!("a median of {median:?} of {:?}", group.hosts()));
             }
         }
         if expected.some_up_again && up_again == 0 {
@@ -79,8 +79,8 @@ pub(crate) fn faults(
     faults
 }
 
-/// Whether a prober that repeats what its own box may have lost did so for every silent target, of which it need not
-/// have been for any. `None` where there is no such target.
+/// Whether every silent target was probed again, although no scenario event required that. `None` without such a target,
+/// or for a prober that makes one attempt only.
 pub(crate) fn repeats_all_silent(
     scenario: &Scenario,
     variant: Variant,
@@ -99,7 +99,7 @@ pub(crate) fn repeats_all_silent(
     repeats.then(|| silent.iter().all(|outcome| outcome.attempts > 1))
 }
 
-/// What the network says of itself and of all hosts together.
+/// Deviations of the network itself, and of all hosts together.
 fn network(
     scenario: &Scenario,
     departures: &HashMap<u32, Vec<u64>>,
@@ -130,7 +130,9 @@ fn network(
         .requests
         .iter()
         .find(|request| !keys.insert((request.host, request.identifier, request.sequence)));
-    faults.extend(twice.map(|request| format!("no reply could tell which: {request:?}")));
+    faults.extend(twice.map(|request| {
+        format!("two requests with the same address, identifier and sequence: {request:?}")
+    }));
     faults
 }
 
@@ -144,7 +146,7 @@ struct Seen<'a> {
 
 impl Seen<'_> {
     fn status(&self, expected: &Expected, outcome: &Outcome) -> Option<String> {
-        // A busy machine may stop any prober, and this one then cannot know who is silent.
+        // A busy machine may stall any prober. One that makes a single attempt then reports `unknown`.
         if outcome.status == Status::Unknown(LocalLoss::STALLED)
             && expected.status == "down"
             && !self.variant.engine.repeats_after_stall
@@ -178,13 +180,13 @@ impl Seen<'_> {
         let received = expected.received.or(expected
             .received_as_answered
             .then_some(self.answered as u16));
-        // A busy machine may stop the prober, which then asks the silent ones again.
-        let passes = match outcome.received {
+        // A busy machine may stall the prober, which then makes another attempt at silent targets.
+        let max_attempts = match outcome.received {
             0 => MAX_ATTEMPTS,
             _ => expected.attempts,
         };
-        if outcome.attempts > passes {
-            Some(format!("{} passes", outcome.attempts))
+        if outcome.attempts > max_attempts {
+            Some(format!("{} attempts", outcome.attempts))
         } else if expected.sent.is_some_and(|sent| sent != outcome.sent) {
             Some(format!("{} sent", outcome.sent))
         } else if received.is_some_and(|received| received != outcome.received) {
@@ -217,7 +219,7 @@ impl Seen<'_> {
         (!agrees(&rtt, outcome.received)).then(|| format!("figures that do not agree: {rtt:?}"))
     }
 
-    /// No request leaves before its time. Only one pass has a schedule of its own.
+    /// No request leaves early. Checked for targets with a single attempt, whose schedule is known.
     fn schedule(&self, probing: &Probing, outcome: &Outcome) -> Option<String> {
         (1..self.departures.len())
             .filter(|_| outcome.attempts == 1)
@@ -230,13 +232,13 @@ impl Seen<'_> {
     }
 }
 
-/// By how much a prober may find a round trip too short.
+/// By how much a round trip may be too short.
 fn short(is_stamped: bool) -> Duration {
     if is_stamped { Duration::ZERO } else { EARLY }
 }
 
-/// Whether mean and population standard deviation are those of two or three round trips, which the figures tell but
-/// for rounding. Of more they do not.
+/// Whether mean and population standard deviation agree with two or three round trips, which can be computed from the
+/// figures. More round trips cannot be checked.
 fn agrees(rtt: &Rtt, round_trips: u16) -> bool {
     const ROUNDING: f64 = 10.0;
     let [min, mean, max] = [rtt.min_ns, rtt.avg_ns, rtt.max_ns].map(|ns| ns as f64);

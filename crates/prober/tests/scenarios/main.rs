@@ -1,6 +1,8 @@
-//! What the probing half of a worker makes of a network that answers as scenario files say: `data/NAME.toml` is run by
-//! the test `NAME`, on datagram and on raw sockets, over IPv4 and IPv6, with every prober. Needs root.
+//! Probing in simulated networks that scenario files describe. The test `NAME` runs `data/NAME.toml` on datagram and on raw
+//! sockets, over IPv4 and IPv6, with every prober. Needs root.
 
+#[path = "../support/chunk_files.rs"]
+mod chunk_files;
 mod engines;
 mod exact;
 mod judging;
@@ -32,15 +34,15 @@ scenarios! {
     a_late_reply_is_not_credited_to_a_newer_request
     a_living_host_is_up_with_its_round_trip_time
     a_payload_of_a_few_bytes_is_answered
-    a_prober_that_stands_still_credits_what_came_in_time
-    a_prober_that_stands_still_makes_nobody_down
-    a_quench_or_a_redirect_is_no_error
-    a_reply_from_another_source_makes_nobody_up
+    a_stopped_prober_credits_what_came_in_time
+    a_stopped_prober_makes_no_target_down
+    a_quench_or_a_redirect_does_not_count_as_error
+    a_reply_from_another_source_makes_no_target_up
     a_reply_outweighs_an_error_to_the_same_request
     a_reply_to_one_request_is_not_credited_to_the_next
-    a_reply_with_another_identifier_makes_nobody_up
-    a_reply_with_another_payload_makes_nobody_up
-    a_reply_with_another_sequence_number_makes_nobody_up
+    a_reply_with_another_identifier_makes_no_target_up
+    a_reply_with_another_payload_makes_no_target_up
+    a_reply_with_another_sequence_number_makes_no_target_up
     a_slow_first_answer_is_one_slow_answer
     an_answer_after_its_timeout_is_late
     an_answer_after_several_timeouts_is_late
@@ -49,13 +51,13 @@ scenarios! {
     an_answer_to_the_nth_request_alone_is_enough
     an_empty_payload_is_answered
     an_error_stops_no_retry
-    an_error_that_quotes_a_foreign_request_is_nobodys
-    an_error_that_quotes_little_is_enough
+    an_error_that_quotes_a_foreign_request_is_ignored
+    an_error_with_a_short_quote_counts
     an_icmp_error_is_unreachable_with_its_reporter
-    answers_that_find_no_room_in_the_socket_make_nobody_down
+    answers_that_a_full_socket_drops_make_no_target_down
     foreign_errors_cost_no_answer
     foreign_replies_cost_no_answer
-    many_hosts_in_many_chunks_are_each_told_apart
+    many_hosts_in_many_chunks_each_get_their_outcome
     silence_is_down
     the_loss_of_the_network_is_the_loss_reported
 }
@@ -74,10 +76,10 @@ fn every_scenario_file_is_run() {
     assert_eq!(files, names);
 }
 
-/// Faults of a scenario that are shown: those of all its targets are often the same.
-const SHOWN: usize = 20;
+/// The most deviations that are shown; those of the targets of a group are often the same.
+const MAX_SHOWN: usize = 20;
 
-/// All ways to run something.
+/// All variants of a test.
 fn variants() -> impl Iterator<Item = Variant> {
     ENGINES.iter().flat_map(|engine| {
         Kind::ALL.into_iter().flat_map(move |kind| {
@@ -90,7 +92,7 @@ fn variants() -> impl Iterator<Item = Variant> {
     })
 }
 
-/// Runs every variant of a scenario, all at once: they mostly wait.
+/// Runs every variant of a scenario, all at once, because they mostly wait.
 fn run(name: &str) {
     let scenario = Scenario::read(name).expect("the file is a scenario");
     let needless = Mutex::new(Vec::new());
@@ -115,12 +117,12 @@ fn run(name: &str) {
             })
             .collect()
     });
-    // A busy machine makes one variant repeat what was silent, hardly each of them.
+    // On a busy machine one variant may probe silent targets again, but hardly all variants.
     let needless = needless.lock().expect("no thread panics");
     if !needless.is_empty() && needless.iter().all(|all| *all) {
         faults.push("every silent target was probed again, in every variant".to_owned());
     }
-    let shown = &faults[..faults.len().min(SHOWN)];
+    let shown = &faults[..faults.len().min(MAX_SHOWN)];
     assert!(
         faults.is_empty(),
         "{} faults:\n{}",
@@ -129,7 +131,7 @@ fn run(name: &str) {
     );
 }
 
-/// Runs a variant, and adds to `needless` whether it repeated all that was silent.
+/// Runs a variant, and adds to `needless` whether it probed all silent targets again.
 fn run_one(
     scenario: &Scenario,
     variant: Variant,

@@ -1,41 +1,34 @@
-//! Runs the probing half of a worker, its threads with a prober, inside a simulated network. That is a process of its
-//! own, this very test program again: a namespace belongs to a process, and a process can be stopped.
+//! Runs probing threads inside a simulated network. They run in a process of their own, this test program again: a
+//! namespace belongs to a process, and a process can be stopped.
 
 use std::{
-    env, fs,
+    env,
     num::NonZeroUsize,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::Arc,
     thread,
 };
 
 use anyhow::{Context, ensure};
-use futures_util::future::try_join_all;
 use pingfleet_prober::{probe_threads::ProbeThreads, resolve::Resolver};
 use pingfleet_testbed::simnet::SimNet;
-use pingfleet_wire::{
-    ChunkKey, Message, Outcome, Probing, ResultChunk, Target, Token, Version, WorkChunk,
-};
+use pingfleet_wire::{Outcome, Probing, Target};
 use tempfile::TempDir;
-use uuid::Uuid;
 
 use crate::{
+    chunk_files::{probe_all, read_result, read_sockets, write_chunk},
     engines::{ENGINES, Kind},
     scenario::{Stall, Variant},
 };
 
-/// What the inner process is told by its environment: a folder with the chunks, and who probes them.
+/// Environment variables of the inner process: the folder with the chunks, and the prober.
 const FOLDER: &str = "PINGFLEET_SCENARIO_FOLDER";
 const ENGINE: &str = "PINGFLEET_SCENARIO_ENGINE";
 const KIND: &str = "PINGFLEET_SCENARIO_KIND";
 const THREADS: &str = "PINGFLEET_SCENARIO_THREADS";
 const RECEIVE_BUFFER: &str = "PINGFLEET_SCENARIO_RECEIVE_BUFFER";
 
-/// The kernel's tables of ICMP sockets, as the inner process leaves them in the folder.
-const SOCKETS: &str = "sockets";
-
-/// Hosts to be probed, dealt out to chunks of one run.
+/// Hosts to probe, in chunks of one run.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) probing: Probing,
@@ -43,7 +36,7 @@ pub(crate) struct Plan {
     pub(crate) chunks: usize,
     pub(crate) threads: usize,
     pub(crate) stall: Option<Stall>,
-    /// Bytes of the receive buffer, where it is not to be large.
+    /// Size of the receive buffer in bytes, instead of a large one.
     pub(crate) receive_buffer: Option<usize>,
 }
 
@@ -61,18 +54,7 @@ impl Plan {
     pub(crate) fn run(&self, net: &SimNet, variant: Variant) -> anyhow::Result<Found> {
         let folder = TempDir::new()?;
         for (number, targets) in self.dealt(variant).into_iter().enumerate() {
-            let chunk = WorkChunk {
-                version: Version,
-                database: Uuid::nil(),
-                key: ChunkKey {
-                    run: Uuid::from_u128(1),
-                    chunk: number as u32,
-                },
-                token: Token(Uuid::nil()),
-                probing: self.probing.clone(),
-                targets,
-            };
-            fs::write(folder.path().join(format!("{number}.work")), chunk.encode())?;
+            write_chunk(folder.path(), number, self.probing.clone(), targets)?;
         }
         let child = command(net, variant)?
             .env(FOLDER, folder.path())
@@ -92,16 +74,16 @@ impl Plan {
         let output = child.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
-        // A filter that matches nothing succeeds as well.
+        // A test filter without a match also succeeds.
         let passed = output.status.success() && text.contains("1 passed");
         ensure!(passed, "the prober failed: {text}{errors}");
         Ok(Found {
             outcomes: self.gathered(folder.path())?,
-            drops: drops(&fs::read_to_string(folder.path().join(SOCKETS))?)?,
+            drops: drops(&read_sockets(folder.path())?)?,
         })
     }
 
-    /// The targets of each chunk. Neighbours are in different chunks.
+    /// The targets of each chunk. Hosts with consecutive numbers are in different chunks.
     fn dealt(&self, variant: Variant) -> Vec<Vec<Target>> {
         let mut chunks = vec![Vec::new(); self.chunks];
         for (place, host) in self.hosts.iter().enumerate() {
@@ -114,8 +96,7 @@ impl Plan {
     fn gathered(&self, folder: &Path) -> anyhow::Result<Vec<Outcome>> {
         let mut results = Vec::with_capacity(self.chunks);
         for number in 0..self.chunks {
-            let bytes = fs::read(folder.join(format!("{number}.result")))?;
-            results.push(ResultChunk::decode(&bytes)?.outcomes.into_iter());
+            results.push(read_result(folder, number)?.outcomes.into_iter());
         }
         (0..self.hosts.len())
             .map(|place| results[place % self.chunks].next())
@@ -135,19 +116,19 @@ fn drops(tables: &str) -> anyhow::Result<u64> {
         .sum()
 }
 
-/// A command that runs the inner process so that only the wanted kind of socket can be had. A prober that falls back
-/// to the other kind would prove nothing.
+/// A command for the inner process that permits only the wanted kind of socket: a prober that falls back to the other kind
+/// would prove nothing.
 fn command(net: &SimNet, variant: Variant) -> anyhow::Result<Command> {
     let mut command = net.command("nice");
-    // What else runs on this box must not make an answer late.
+    // Other processes must not make an answer late.
     command.args(["-n", "-10"]);
     match variant.kind {
-        // As any user without privileges has it.
+        // As for a user without privileges.
         Kind::Datagram => {
             let drop = ["--inh-caps=-all", "--bounding-set=-all"];
             command.arg("setpriv").args(drop);
         }
-        // A range that is empty: nobody may open ping sockets.
+        // An empty range: nobody may open datagram sockets.
         Kind::Raw => net.set("ipv4/ping_group_range", "1 0")?,
     }
     command.arg(env::current_exe()?);
@@ -155,7 +136,7 @@ fn command(net: &SimNet, variant: Variant) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Stops the prober with SIGSTOP and lets it go on.
+/// Stops the prober with SIGSTOP, and continues it after a while.
 fn stop_for_a_while(net: &SimNet, prober: &Child, stall: Stall) -> anyhow::Result<()> {
     let signal = |name: &str| {
         let status = Command::new("kill")
@@ -166,7 +147,7 @@ fn stop_for_a_while(net: &SimNet, prober: &Child, stall: Stall) -> anyhow::Resul
     };
     net.wait_for(stall.after_requests, std::time::Duration::from_secs(20))?;
     signal("-STOP")?;
-    // Nothing to wait for: standing still for this long is what happens.
+    // The stall itself: there is no event to wait for.
     thread::sleep(stall.time);
     signal("-CONT")
 }
@@ -190,29 +171,7 @@ async fn inner() -> anyhow::Result<()> {
     let receive_buffer = receive_buffer.map(|bytes| bytes.parse()).transpose()?;
     let opener = (engine.open)(kind, receive_buffer);
     let threads = ProbeThreads::start(threads, &opener, None, Resolver::from_system())?;
-    let mut chunks = Vec::new();
-    while let Ok(bytes) = fs::read(folder.join(format!("{}.work", chunks.len()))) {
-        chunks.push(Arc::new(WorkChunk::decode(&bytes)?));
-    }
-    let probed = try_join_all(chunks.iter().map(|chunk| threads.probe(Arc::clone(chunk)))).await?;
-    for (chunk, probed) in chunks.iter().zip(probed) {
-        let result = ResultChunk {
-            version: Version,
-            database: chunk.database,
-            key: chunk.key,
-            token: chunk.token,
-            worker: "scenario".to_owned(),
-            redelivered: false,
-            started_at_us: probed.started_at_us,
-            outcomes: probed.outcomes,
-        };
-        let path = folder.join(format!("{}.result", chunk.key.chunk));
-        fs::write(path, result.encode())?;
-    }
-    let tables = ["icmp", "icmp6", "raw", "raw6"]
-        .map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")));
-    let tables: Vec<_> = tables.into_iter().collect::<Result<_, _>>()?;
-    fs::write(folder.join(SOCKETS), tables.concat())?;
+    probe_all(folder, &threads).await?;
     threads.close();
     Ok(())
 }

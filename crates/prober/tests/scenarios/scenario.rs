@@ -13,46 +13,48 @@ use crate::engines::{Engine, Kind};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Scenario {
-    /// Variants of which nothing is expected.
+    /// Variants that are not run.
     #[serde(default)]
     not_with: Vec<Except>,
     #[serde(default)]
     pub(crate) probing: Asked,
-    /// How many chunks the targets are dealt out to, all probed at once.
+    /// Number of chunks, all probed at once.
     #[serde(default = "one")]
     pub(crate) chunks: usize,
-    /// How many threads probe them.
+    /// Number of probing threads.
     #[serde(default = "one")]
     pub(crate) threads: usize,
-    /// Bytes of the prober's receive buffer, where it is not to be large.
+    /// Size of the prober's receive buffer in bytes, instead of a large one.
     pub(crate) receive_buffer: Option<usize>,
     #[serde(default)]
     seed: u64,
     #[serde(default)]
     noise: Vec<Noise>,
-    /// Messages that have to have come in before the prober ended, where the outcomes would be the same without them.
+    /// The least number of messages that must arrive before the prober ends. For scenarios whose outcomes are the same
+    /// without them.
     #[serde(default)]
     pub(crate) at_least_delivered: u64,
-    /// Whether the prober's sockets have to have had no room for something.
+    /// Whether the prober's sockets must have dropped something.
     #[serde(default)]
     pub(crate) drops: bool,
-    /// What happens to the prober in the middle.
+    /// When the prober is stopped.
     pub(crate) stall: Option<Stall>,
     pub(crate) targets: Vec<Group>,
 }
 
-/// The prober stands still.
+/// The prober is stopped for a while.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Stall {
-    /// When this many requests have left it.
+    /// After it has sent this many requests.
     pub(crate) after_requests: usize,
-    /// For so long.
+    /// For this time.
     #[serde(rename = "for", deserialize_with = "duration")]
     pub(crate) time: Duration,
 }
 
-/// The settings of the probing; those that a file leaves out are the product's own defaults, but without a rate.
+/// The settings of the probing. What a file omits has the product's default, except the rate: without one there is no
+/// pacing.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Asked {
@@ -86,18 +88,18 @@ impl Asked {
     }
 }
 
-/// Some hosts that behave alike.
+/// Hosts with the same behaviour.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Group {
-    /// The first and the last one.
+    /// Numbers of the first and the last host.
     hosts: [u32; 2],
     /// See [`Behaviour::loss`].
     #[serde(default)]
     loss: f64,
     #[serde(default)]
     answers: Vec<Answer>,
-    /// What is expected of each. Without it they are not probed.
+    /// What is expected of each host. Without it they are not probed.
     pub(crate) expect: Option<Expected>,
 }
 
@@ -111,32 +113,31 @@ impl Group {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Expected {
-    /// The name of the status; several with `|` between them, where the prober may find either.
+    /// The name of the status; several, separated by `|`, when each is permitted.
     pub(crate) status: String,
-    /// The error that the reason is made of.
+    /// The ICMP error that the reason names.
     pub(crate) error: Option<Reported>,
-    /// What the reason contains, if the status has one. Without this and `error` there is no reason.
+    /// What the reason contains, if the status has a reason. Without this and `error` there must be no reason.
     pub(crate) reason: Option<String>,
     pub(crate) sent: Option<u16>,
     pub(crate) received: Option<u16>,
-    /// Whether `received` is what the network answered, for hosts that lose requests.
+    /// Whether `received` must be the number of requests that the network answered, for hosts that lose requests.
     #[serde(default)]
     pub(crate) received_as_answered: bool,
-    /// Bounds of every round-trip time, for a prober whose round trips end with the kernel's stamp. Another one may wait
-    /// for a processor, before it reads its clock, as long as it likes: the upper one does not hold for it, and the lower
-    /// one with [`crate::judging::EARLY`].
+    /// Bounds of every round-trip time, for a prober with the kernel's timestamps. Another prober may wait for a processor
+    /// before it reads its clock: for it only the lower bound holds, less [`crate::judging::EARLY`].
     #[serde(default, deserialize_with = "some_durations")]
     pub(crate) rtt: Option<[Duration; 2]>,
-    /// Narrow bounds of the middle one of the group's shortest round-trip times, which hold as those above.
+    /// Narrow bounds of the median of the targets' shortest round-trip times. They hold as those of `rtt`.
     #[serde(default, deserialize_with = "some_durations")]
-    pub(crate) middle_rtt: Option<[Duration; 2]>,
-    /// Bounds of the mean of a target's round-trip times, for a prober with the kernel's stamps.
+    pub(crate) median_rtt: Option<[Duration; 2]>,
+    /// Bounds of the mean of a target's round-trip times, for a prober with the kernel's timestamps.
     #[serde(default, deserialize_with = "some_durations")]
     pub(crate) mean_rtt: Option<[Duration; 2]>,
-    /// The most passes of probing, for one that answers.
-    #[serde(default = "one_pass")]
+    /// The most attempts at a target that answers.
+    #[serde(default = "one_attempt")]
     pub(crate) attempts: u8,
-    /// Whether some have to be up only when they were probed again.
+    /// Whether some targets must be up only after more than one attempt.
     #[serde(default)]
     pub(crate) some_up_again: bool,
     /// Variants that cannot keep this promise.
@@ -155,11 +156,11 @@ impl Expected {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reported {
     pub(crate) send: Send,
-    /// The reporting host; the target itself where none is named.
+    /// The reporting host; the target itself if none is named.
     pub(crate) source: Option<u32>,
 }
 
-/// One way to run a scenario.
+/// One variant of a scenario.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Variant {
     pub(crate) engine: &'static Engine,
@@ -178,7 +179,7 @@ impl fmt::Display for Variant {
     }
 }
 
-/// Some variants: `surge`, `v6`, `surge/datagram`, `surge/raw/v4`.
+/// A set of variants, such as `surge`, `v6`, `surge/datagram` or `surge/raw/v4`.
 #[derive(Debug)]
 struct Except(String);
 
@@ -197,7 +198,7 @@ impl<'de> Deserialize<'de> for Except {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const WORDS: [&str; 6] = ["surge", "linux", "datagram", "raw", "v4", "v6"];
         let text = String::deserialize(deserializer)?;
-        // A misspelt word would except nothing, and a new engine's name belongs in the list.
+        // A misspelt word would match no variant. The name of a new prober must be added here.
         match text.split('/').find(|word| !WORDS.contains(word)) {
             Some(word) => Err(de::Error::unknown_variant(word, &WORDS)),
             None => Ok(Self(text)),
@@ -257,7 +258,7 @@ fn one() -> usize {
     1
 }
 
-fn one_pass() -> u8 {
+fn one_attempt() -> u8 {
     1
 }
 

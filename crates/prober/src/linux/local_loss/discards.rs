@@ -1,10 +1,10 @@
-//! What the kernel throws away of outgoing IPv6, by its own count: a full queue of an interface, a filter, a full table
-//! of connections. To a datagram socket of `ICMPv6` it reports none of them, the send succeeds. Invariant: no rise is
-//! missed, and each is noted at a moment after it. The count is of the whole network of the calling thread, so that
-//! what others lose is noted as well.
+//! The kernel's counter of outgoing IPv6 messages that it discarded: by a full queue of an interface, by a filter, or by a
+//! full connection table. It reports none of them to an `ICMPv6` datagram socket; the send succeeds. Invariant: no rise
+//! is missed, and each has a time after it happened. The counter covers the whole network namespace of the calling thread,
+//! so it also rises by what other programs lose.
 //!
-//! What a send was refused for, such as the error of another target that waited on the socket, is counted in the same
-//! place, and once more as an error of `ICMPv6`: only the difference is what nobody was told of.
+//! Sends that were refused with an error are counted there as well, and a second time as `ICMPv6` errors. Only the
+//! difference was reported to nobody.
 //!
 //! Source: Linux `net/ipv6/ping.c` (`ping_v6_sendmsg` gives the length, whatever became of the message), RFC 4293
 //! (`ipSystemStatsOutDiscards`).
@@ -17,29 +17,29 @@ use std::{
 
 use tracing::warn;
 
-/// The count is not read more often than this: the kernel adds up those of all CPUs each time, in about 25 µs.
+/// The shortest time between two readings. For each the kernel adds up the counters of all CPUs, which takes about 25 µs.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Room for the whole of the kernel's counters.
-const BYTES: usize = 16 << 10;
+/// Room for the text of all counters.
+const MAX_BYTES: usize = 16 << 10;
 
-/// The count of one thread.
+/// The counter, as one thread reads it.
 #[derive(Debug)]
 pub(super) struct Discards {
-    /// Opened once: it stays that of the network in which it was opened.
+    /// Opened once. It stays that of the network namespace in which it was opened.
     file: Option<File>,
-    /// At the last two looks, the latest one first. The kernel's sums are not of one moment: a refusal that falls
-    /// between them makes one count too small.
+    /// The last two readings, the latest one first. The kernel does not add up both counters at the same moment: a refusal
+    /// in between makes one reading too small.
     counts: [Option<i64>; 2],
     checked: Option<Instant>,
     rose: Option<Instant>,
 }
 
 impl Discards {
-    /// Begins to count. Without the kernel's counters, as where IPv6 is switched off, nothing is noticed.
+    /// Takes the first reading. Without the counters, for example where IPv6 is switched off, no rise is ever found.
     pub(super) fn watch() -> Self {
         let file = File::open("/proc/thread-self/net/snmp6")
-            .inspect_err(|error| warn!(%error, "IPv6 messages thrown away here are not noticed"));
+            .inspect_err(|error| warn!(%error, "the counter of discarded IPv6 messages is not readable: such losses are not detected"));
         let mut discards = Self {
             file: file.ok(),
             counts: [None; 2],
@@ -50,7 +50,7 @@ impl Discards {
         discards
     }
 
-    /// Looks at the count, if that was not done just now.
+    /// Reads the counter, unless it was read just before.
     pub(super) fn check(&mut self, now: Instant) {
         if self
             .checked
@@ -62,10 +62,10 @@ impl Discards {
         let Some(file) = &self.file else {
             return;
         };
-        let mut bytes = [0; BYTES];
+        let mut bytes = [0; MAX_BYTES];
         match file.read_at(&mut bytes, 0) {
             Ok(length) => self.take_count(&bytes[..length], now),
-            Err(error) => warn!(%error, "the kernel does not tell what it threw away"),
+            Err(error) => warn!(%error, "cannot read the counter of discarded IPv6 messages"),
         }
     }
 
@@ -83,13 +83,13 @@ impl Discards {
         self.checked
     }
 
-    /// When it was last found to have risen.
+    /// When a rise was last found.
     pub(super) fn last_rise(&self) -> Option<Instant> {
         self.rose
     }
 }
 
-/// The difference between two lines of the form `NAME  VALUE`.
+/// Discards minus errors, from lines of the form `NAME  VALUE`.
 fn parse(text: &[u8]) -> Option<i64> {
     let text = str::from_utf8(text).ok()?;
     let value = |name| {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_nobody_was_told_of_is_a_loss_and_only_when_it_rose() {
+    fn only_a_rise_of_unreported_discards_is_a_loss() {
         let start = Instant::now();
         let mut discards = Discards {
             file: None,
@@ -113,20 +113,20 @@ mod tests {
             rose: None,
         };
         let ms = |millis| start + Duration::from_millis(millis);
-        for (after, thrown_away, errors, rose) in [
+        for (after, discarded, errors, rose) in [
             (0, 7, 3, None),
             (20, 7, 3, None),
             (40, 9, 3, Some(40)),
             (60, 9, 3, Some(40)),
-            // Refusals, the last of them between the two sums.
+            // Refusals; the last one happens between the two sums.
             (80, 12, 6, Some(40)),
             (100, 12, 7, Some(40)),
             (120, 13, 7, Some(40)),
-            // Both at once.
+            // A refusal and a discard at once.
             (140, 15, 8, Some(140)),
         ] {
             let text = format!(
-                "Ip6OutRequests\t9\nIp6OutDiscards   \t{thrown_away}\nIp6OutNoRoutes\t1\nIcmp6OutErrors \t{errors}\n"
+                "Ip6OutRequests\t9\nIp6OutDiscards   \t{discarded}\nIp6OutNoRoutes\t1\nIcmp6OutErrors \t{errors}\n"
             );
             discards.take_count(text.as_bytes(), ms(after));
             assert_eq!(discards.last_rise(), rose.map(ms), "{after}");
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn this_kernel_has_the_count() {
+    fn this_kernel_has_the_counter() {
         assert!(Discards::watch().counts[0].is_some());
     }
 }

@@ -1,15 +1,15 @@
-//! Deadlines: one for each target, set and cleared at a cost that does not grow with their number. Invariant: a
-//! deadline never rings early. Pure: no I/O and no clock.
+//! Deadlines, at most one for each target. Setting and clearing one costs the same with any number of targets. Invariant:
+//! a deadline never expires early. Pure: no I/O and no clock.
 //!
 //! A hashed timing wheel (Varghese and Lauck, 1987, scheme 6) of doubly linked lists in one array that is indexed by
 //! target.
 
 use std::time::{Duration, Instant};
 
-/// How wide a slot is, in milliseconds: the resolution of the runtime's timers.
+/// Width of a slot in milliseconds: the resolution of the runtime's timers.
 const TICK_MS: u64 = 1;
 
-/// Slots; a deadline further away than this many ticks is passed over until its turn has come.
+/// Number of slots. A deadline further away than this many ticks is skipped until the wheel comes round to it.
 const SLOTS: usize = 8192;
 
 /// No link.
@@ -23,11 +23,11 @@ struct Link {
     after: u32,
 }
 
-/// One deadline for each of any number of targets.
+/// The deadlines of all targets.
 #[derive(Debug)]
 pub(super) struct TimerWheel {
     start: Instant,
-    /// The first tick that has not rung as a whole.
+    /// The first tick that has not fully expired.
     tick: u64,
     heads: Box<[u32]>,
     links: Vec<Option<Link>>,
@@ -35,7 +35,7 @@ pub(super) struct TimerWheel {
 }
 
 impl TimerWheel {
-    /// A wheel whose time begins at `start`.
+    /// An empty wheel; its ticks are counted from `start`.
     pub(super) fn new(start: Instant) -> Self {
         Self {
             start,
@@ -46,14 +46,14 @@ impl TimerWheel {
         }
     }
 
-    /// Sets the deadline of a target, in the place of the one that it had.
+    /// Sets the deadline of a target. It replaces an earlier one.
     pub(super) fn set(&mut self, target: u32, at: Instant) {
         self.clear(target);
         let index = target as usize;
         if self.links.len() <= index {
             self.links.resize(index + 1, None);
         }
-        // What is due already rings with the next tick that does.
+        // A deadline in the past expires with the next tick.
         let slot = (self.tick_of(at).max(self.tick) % SLOTS as u64) as u32;
         let after = std::mem::replace(&mut self.heads[slot as usize], target);
         if let Some(Some(link)) = self.links.get_mut(after as usize) {
@@ -83,11 +83,11 @@ impl TimerWheel {
         self.set -= 1;
     }
 
-    /// Moves targets whose deadline is `now` or earlier to the end of `due`, and clears their deadlines, until `due`
-    /// holds `most`. The others stay, and [`Self::next`] tells of them.
-    pub(super) fn expire(&mut self, now: Instant, due: &mut Vec<u32>, most: usize) {
+    /// Appends targets whose deadline is `now` or earlier to `due`, and clears their deadlines, until `due` holds `max`.
+    /// The others stay, and [`Self::next`] accounts for them.
+    pub(super) fn expire(&mut self, now: Instant, due: &mut Vec<u32>, max: usize) {
         let last = self.tick_of(now);
-        // After a long stop each slot is looked through once.
+        // After a long pause each slot is still visited only once.
         let first = self.tick.max((last + 1).saturating_sub(SLOTS as u64));
         for tick in first..=last {
             self.tick = tick;
@@ -96,7 +96,7 @@ impl TimerWheel {
                 let (target, at) = (next, link.at);
                 next = link.after;
                 if at <= now {
-                    if due.len() == most {
+                    if due.len() == max {
                         return;
                     }
                     self.clear(target);
@@ -106,14 +106,14 @@ impl TimerWheel {
         }
     }
 
-    /// When it is worth ringing next: at most one tick after the next deadline.
+    /// When to call [`Self::expire`] next: at most one tick after the next deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         if self.set == 0 {
             return None;
         }
         let ahead = (self.tick..self.tick + SLOTS as u64)
             .find(|tick| self.heads[(tick % SLOTS as u64) as usize] != NONE)?;
-        // The slot may hold deadlines of later turns only: then nothing rings.
+        // The slot may hold only deadlines of later rounds: then nothing expires.
         Some(self.start + Duration::from_millis((ahead + 1) * TICK_MS))
     }
 
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_deadline_rings_once_and_never_early() {
+    fn every_deadline_expires_once_and_never_early() {
         let start = Instant::now();
         let mut wheel = TimerWheel::new(start);
         let mut random = fastrand::Rng::with_seed(1);
@@ -138,15 +138,15 @@ mod tests {
         for (target, at) in (0..).zip(&deadlines) {
             wheel.set(target, *at);
         }
-        // Some are set anew, some cleared.
+        // Some are set again, some are cleared.
         for target in (0..5000).step_by(7) {
             deadlines[target as usize] += Duration::from_secs(3);
             wheel.set(target, deadlines[target as usize]);
         }
-        let mut rung = vec![0; 5000];
+        let mut expired = vec![0; 5000];
         for target in (0..5000).step_by(11) {
             wheel.clear(target);
-            rung[target as usize] = 1;
+            expired[target as usize] = 1;
         }
         let mut now = start;
         while now < start + Duration::from_secs(13) {
@@ -158,17 +158,18 @@ mod tests {
                 assert!(deadlines[*target as usize] <= now);
                 let latest = deadlines[*target as usize] + Duration::from_millis(TICK_MS);
                 assert!(next.is_some_and(|next| next <= latest));
-                rung[*target as usize] += 1;
+                expired[*target as usize] += 1;
             }
-            let missed = (0..5000).find(|target| rung[*target] == 0 && deadlines[*target] <= now);
+            let missed =
+                (0..5000).find(|target| expired[*target] == 0 && deadlines[*target] <= now);
             assert_eq!(missed, None);
         }
-        assert!(rung.iter().all(|times| *times == 1));
+        assert!(expired.iter().all(|times| *times == 1));
         assert_eq!(wheel.next(), None);
     }
 
     #[test]
-    fn what_is_due_already_rings_next() {
+    fn a_deadline_in_the_past_expires_next() {
         let start = Instant::now();
         let mut wheel = TimerWheel::new(start);
         let mut due = Vec::new();

@@ -3,7 +3,7 @@
 //! address and the same sequence number. Pure: no I/O.
 //!
 //! The slots are a ring that doubles when it is half full, so a lookup is an index and costs the same with any number of
-//! requests. With more than 65,536 slots a sequence number has several candidates, and the address tells which one it is.
+//! requests. With more than 65,536 slots a sequence number has several candidates, and the address decides between them.
 
 /// Slots at the start; a few kilobytes.
 const INITIAL_SLOTS: usize = 1024;

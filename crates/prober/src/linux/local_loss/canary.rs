@@ -1,6 +1,6 @@
-//! An echo request to this box itself, every now and then. It takes no link and no router, so when it is not answered
-//! our own box loses what arrives, and may have lost more. Invariant: only an echo that this box is known to answer
-//! means something by its silence: an unbound socket of its own, and nothing counts before the first answer.
+//! The canary: an echo request to 127.0.0.1, sent at intervals. It uses no link and no router. If it is not answered, this
+//! machine loses incoming messages, and may have lost other answers. Some machines never answer it, so a missing answer
+//! counts only after a first one has come. The canary has an unbound socket of its own.
 
 use std::{
     io::Read,
@@ -11,55 +11,55 @@ use std::{
 use socket2::{Socket, Type};
 use tracing::debug;
 
-use super::{
-    message::Echo,
-    socket::{Egress, open_plain},
+use crate::{
+    linux::{message::Echo, socket::open_plain},
+    socket::Egress,
 };
 
-/// Time between two canaries, and how long each has for its way. Nothing but this box lies on it.
+/// Time between two echo requests; an answer must come within it.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Bytes of payload, room for a whole cookie.
+/// Bytes of payload: room for a full cookie.
 const PAYLOAD_SIZE: usize = 16;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The canary of one thread.
 pub(super) struct Canary {
-    loopback: Option<(Socket, Echo)>,
-    /// The place of the newest one.
+    socket: Option<(Socket, Echo)>,
+    /// Id of the newest request.
     newest: u32,
     sent_at: Option<Instant>,
-    /// Whether the newest one is out.
-    is_out: bool,
+    /// Whether the newest request is unanswered.
+    is_unanswered: bool,
     was_answered: bool,
     lost: Option<Instant>,
 }
 
 impl Canary {
-    /// Opens its socket, of the kind `hint` where that can be had. Without one, there is no canary.
-    pub(super) fn new(hint: Type) -> Self {
-        // An ICMP error about others would wait before the answer.
-        let loopback = open_plain(&Egress::plain(false), hint)
+    /// Opens its socket, of the kind `preferred` if possible. Without a socket there is no canary.
+    pub(super) fn new(preferred: Type) -> Self {
+        // This socket receives no ICMP errors: an error of other targets would wait before the answer.
+        let socket = open_plain(&Egress::plain(false), preferred)
             .map(|opened| {
                 let echo = Echo::new(false, opened.kind == Type::RAW, opened.identifier);
                 (opened.socket, echo)
             })
-            .inspect_err(|error| debug!(%error, "no canary"))
+            .inspect_err(|error| debug!(%error, "no socket for the canary"))
             .ok();
         Self {
-            loopback,
+            socket,
             newest: 0,
             sent_at: None,
-            is_out: false,
+            is_unanswered: false,
             was_answered: false,
             lost: None,
         }
     }
 
-    /// Looks for the answer to the newest canary, and lets the next one go when its time has come.
+    /// Reads the answer to the newest request, and sends the next one when it is due.
     pub(super) fn check(&mut self, now: Instant) {
-        let Some((socket, echo)) = &self.loopback else {
+        let Some((socket, echo)) = &self.socket else {
             return;
         };
         let mut bytes = [0; 128];
@@ -69,13 +69,13 @@ impl Canary {
                 echo.is_full_payload(reply.payload, self.newest, LOOPBACK, PAYLOAD_SIZE)
             }) {
                 self.was_answered = true;
-                self.is_out = false;
+                self.is_unanswered = false;
             }
         }
         if self.sent_at.is_some_and(|sent_at| now < sent_at + INTERVAL) {
             return;
         }
-        if self.is_out && self.was_answered {
+        if self.is_unanswered && self.was_answered {
             self.lost = Some(now);
         }
         self.sent_at = Some(now);
@@ -83,12 +83,12 @@ impl Canary {
         self.newest = self.newest.wrapping_add(1);
         echo.write(&mut request, self.newest, LOOPBACK, PAYLOAD_SIZE);
         let sent = socket.send_to(&request, &SocketAddr::new(LOOPBACK, 0).into());
-        self.is_out = sent
-            .inspect_err(|error| debug!(%error, "a canary could not be sent"))
+        self.is_unanswered = sent
+            .inspect_err(|error| debug!(%error, "the canary could not be sent"))
             .is_ok();
     }
 
-    /// When an echo of ours was last found to be lost.
+    /// When an echo was last found to be lost.
     pub(super) fn last_lost(&self) -> Option<Instant> {
         self.lost
     }

@@ -1,0 +1,275 @@
+//! The kernel's reports of links and addresses: the state of every link when it is asked, and what has changed in between.
+//! A link that lost its carrier only for a moment is recognised by its counter of carrier losses. Nothing here waits.
+//!
+//! Source: Linux `netlink(7)`, `rtnetlink(7)`, `linux/if_link.h`.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use netlink_packet_core::{
+    Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NlasIterator,
+};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::AddressHeader,
+    link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage},
+};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+        socket,
+    },
+};
+
+use super::interface::Interface;
+
+/// Bytes that one call receives at most. The kernel puts as many messages into them as fit.
+const MAX_RECEIVE_BYTES: usize = 16 << 10;
+
+/// Messages begin at multiples of this (`NLMSG_ALIGN`).
+const ALIGNMENT: usize = 4;
+
+/// A link, as a message describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    flags: LinkFlags,
+    carrier_down_count: Option<u32>,
+}
+
+impl Link {
+    /// Its state.
+    pub(super) fn state(&self) -> Interface {
+        Interface {
+            flags: self.flags,
+            carrier_down_count: self.carrier_down_count,
+        }
+    }
+}
+
+/// What the kernel has reported.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct LinkEvents {
+    /// States of links; of each link the newest one comes last.
+    pub(super) links: Vec<Link>,
+    /// Links that no longer exist.
+    pub(super) removed: Vec<String>,
+    /// Indices of links that lost an address.
+    pub(super) lost_address: Vec<u32>,
+    /// Addresses have been added or removed.
+    pub(super) addresses_changed: bool,
+    /// Reports were lost: any link may have changed.
+    pub(super) overrun: bool,
+}
+
+/// Receives the kernel's reports.
+#[derive(Debug)]
+pub(super) struct LinkMonitor(OwnedFd);
+
+impl LinkMonitor {
+    /// Receives from now on, in the network namespace of the calling thread.
+    pub(super) fn listen() -> io::Result<Self> {
+        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkRoute,
+        )?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups as u32))?;
+        Ok(Self(socket))
+    }
+
+    /// What has changed since the last call, and the state of every link now.
+    pub(super) fn read(&self) -> LinkEvents {
+        let socket = self.0.as_raw_fd();
+        let mut events = LinkEvents::default();
+        let mut bytes = [0; MAX_RECEIVE_BYTES];
+        // The kernel answers before this call returns. If it fails, the reports of changes are still read.
+        let mut sent = send(socket, &every_link(), MsgFlags::empty());
+        loop {
+            match sent.and_then(|_| recv(socket, &mut bytes, MsgFlags::empty())) {
+                Ok(length) => events.read_messages(&bytes[..length]),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return events,
+                // ENOBUFS is returned once when reports were lost; the rest can still be read.
+                Err(error) => {
+                    events.overrun = true;
+                    if error != Errno::ENOBUFS {
+                        return events;
+                    }
+                }
+            }
+            sent = Ok(0);
+        }
+    }
+}
+
+/// A request for the state of every link, without its packet counters.
+fn every_link() -> Vec<u8> {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(link));
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+impl LinkEvents {
+    /// Reads what one call has received: one message or several. Only the needed attributes are decoded, so that an
+    /// attribute of a newer kernel makes no message unreadable.
+    fn read_messages(&mut self, mut bytes: &[u8]) {
+        while let Ok(message) = NetlinkBuffer::new_checked(bytes) {
+            let payload = message.payload();
+            match message.message_type() {
+                libc::RTM_NEWLINK => self.links.extend(read_link(payload)),
+                libc::RTM_DELLINK => {
+                    let link = read_link(payload);
+                    self.removed.extend(link.map(|link| link.name));
+                }
+                libc::RTM_NEWADDR => self.addresses_changed = true,
+                libc::RTM_DELADDR => {
+                    self.addresses_changed = true;
+                    let address = AddressHeader::parse(payload);
+                    self.lost_address
+                        .extend(address.map(|address| address.index));
+                }
+                _ => {}
+            }
+            let next = (message.length() as usize).next_multiple_of(ALIGNMENT);
+            bytes = bytes.get(next..).unwrap_or_default();
+        }
+        // The last message is incomplete.
+        self.overrun |= !bytes.is_empty();
+    }
+}
+
+fn read_link(payload: &[u8]) -> Option<Link> {
+    let header = LinkHeader::parse(payload).ok()?;
+    let (mut name, mut carrier_down_count) = (None, None);
+    let attributes = payload.get(header.buffer_len()..)?;
+    for attribute in NlasIterator::new(attributes).map_while(Result::ok) {
+        match attribute.kind() {
+            libc::IFLA_IFNAME => {
+                let text = CStr::from_bytes_until_nul(attribute.value()).ok();
+                name = text.map(|text| text.to_string_lossy().into_owned());
+            }
+            libc::IFLA_CARRIER_DOWN_COUNT => {
+                let count = attribute.value().first_chunk();
+                carrier_down_count = count.map(|bytes| u32::from_ne_bytes(*bytes));
+            }
+            _ => {}
+        }
+    }
+    Some(Link {
+        index: header.index,
+        name: name?,
+        flags: header.flags,
+        carrier_down_count,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::address::AddressMessage;
+
+    use super::*;
+
+    fn bytes(message: RouteNetlinkMessage) -> Vec<u8> {
+        let mut message = NetlinkMessage::from(message);
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        bytes
+    }
+
+    fn link_message(index: u32, name: &str, flags: LinkFlags, downs: u32) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = flags;
+        link.attributes = vec![
+            LinkAttribute::Mtu(1500),
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::CarrierDownCount(downs),
+        ];
+        link
+    }
+
+    fn events(bytes: &[u8]) -> LinkEvents {
+        let mut events = LinkEvents::default();
+        events.read_messages(bytes);
+        events
+    }
+
+    #[test]
+    fn links_are_read_with_flags_and_carrier_losses() {
+        let mut address = AddressMessage::default();
+        address.header.index = 49;
+        let up = LinkFlags::Up;
+        let running = up | LinkFlags::Running;
+        let read = events(
+            &[
+                bytes(RouteNetlinkMessage::NewLink(link_message(
+                    40, "eth0", up, 0,
+                ))),
+                bytes(RouteNetlinkMessage::NewAddress(AddressMessage::default())),
+                bytes(RouteNetlinkMessage::NewLink(link_message(
+                    43, "eth1", running, 3,
+                ))),
+                bytes(RouteNetlinkMessage::DelLink(link_message(
+                    41, "veth17a", up, 1,
+                ))),
+                bytes(RouteNetlinkMessage::DelAddress(address)),
+            ]
+            .concat(),
+        );
+        let link = |index, name: &str, flags, downs| Link {
+            index,
+            name: name.to_owned(),
+            flags,
+            carrier_down_count: Some(downs),
+        };
+        assert_eq!(
+            read.links,
+            [link(40, "eth0", up, 0), link(43, "eth1", running, 3)]
+        );
+        assert_eq!(read.removed, ["veth17a"]);
+        assert_eq!(read.lost_address, [49]);
+        assert!(read.addresses_changed && !read.overrun);
+    }
+
+    #[test]
+    fn no_message_is_read_past_its_end() {
+        let link = link_message(40, "eth0", LinkFlags::Up, 0);
+        let whole = bytes(RouteNetlinkMessage::NewLink(link));
+        for length in 1..whole.len() {
+            let read = events(&whole[..length]);
+            assert!(read.links.is_empty() && read.overrun, "{length}");
+        }
+        let mut without_length = whole.clone();
+        without_length[..4].copy_from_slice(&0_u32.to_ne_bytes());
+        assert!(events(&without_length).links.is_empty());
+        // The length of the first attribute, after the headers of message and link.
+        let mut attribute = whole;
+        attribute[32..34].copy_from_slice(&0_u16.to_ne_bytes());
+        assert!(events(&attribute).links.is_empty());
+    }
+
+    #[test]
+    fn this_machine_has_a_loopback_link_in_each_answer() {
+        let monitor = LinkMonitor::listen().unwrap();
+        for _ in 0..2 {
+            let read = monitor.read();
+            assert!(read.links.iter().any(|link| link.name == "lo"), "{read:?}");
+        }
+    }
+}

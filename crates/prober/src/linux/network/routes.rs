@@ -1,0 +1,399 @@
+//! The routes of this machine: by which interface an address is reached, and through which next hop. Reads the main
+//! routing tables from /proc; the longest prefix decides.
+//!
+//! Source: Linux `proc_pid_net(5)` (`route`, `ipv6_route`).
+
+use std::{
+    collections::HashSet,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use ipnet::Ipv6Net;
+use prefix_trie::PrefixMap;
+
+use super::interface::{Interface, Interfaces};
+
+/// Routes are read again when they are older than this.
+const MAX_AGE: Duration = Duration::from_secs(5);
+
+/// Larger routing tables are those of a router, and are not looked up: a loss on any interface may affect any target, and
+/// no target counts as a neighbour.
+const MAX_ROUTES: usize = 10_000;
+
+/// Gateways of each family that have a number, and so a socket, of their own. All others share one more number.
+const MAX_GATEWAYS: usize = 6;
+
+/// A route by way of a gateway (`linux/route.h`).
+const RTF_GATEWAY: u32 = 0x2;
+
+/// A route that refuses what is sent (`linux/route.h`).
+const RTF_REJECT: u32 = 0x200;
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gateway {
+    /// To the target itself, on the link.
+    None,
+    /// To this router.
+    Address(IpAddr),
+    /// The routing table is too large to be looked up.
+    Unknown,
+}
+
+/// A route of one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) prefix: Ipv6Net,
+    pub(super) interface: String,
+    pub(super) gateway: Gateway,
+}
+
+/// The machine whose link address is needed to send a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::linux) enum NextHop {
+    /// The target itself, which is on a link of this machine.
+    OnLink,
+    /// The gateway of this number.
+    Gateway(usize),
+    /// No link address is needed, or the route is unknown.
+    Other,
+}
+
+/// All routes. Those of IPv4 come first; each family has a map by prefix.
+#[derive(Debug, Default)]
+pub(super) struct RouteTable {
+    /// Of equal prefixes, the preferred route comes first.
+    by_prefix: [PrefixMap<Ipv6Net, Vec<Route>>; 2],
+    /// Gateways that have a number: it is their index, in the order in which they were first needed, and stays.
+    gateways: [Vec<(String, Gateway)>; 2],
+    read_at: Option<Instant>,
+}
+
+impl RouteTable {
+    /// Whether the routes must be read again.
+    pub(super) fn are_old(&self, now: Instant) -> bool {
+        self.read_at.is_none_or(|read| now >= read + MAX_AGE)
+    }
+
+    /// Something has changed: the routes must be read again.
+    pub(super) fn mark_old(&mut self) {
+        self.read_at = None;
+    }
+
+    /// Reads the routes.
+    pub(super) fn refresh(&mut self, interfaces: &Interfaces, now: Instant) {
+        self.read_at = Some(now);
+        self.by_prefix = [&IPV4_TABLE, &IPV6_TABLE].map(|format| {
+            // Of the thread, not of the process: the two may be in different network namespaces.
+            let path = format!("/proc/thread-self/net/{}", format.file);
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let mut routes: Vec<_> = text.lines().filter_map(|line| format.parse(line)).collect();
+            if routes.len() > MAX_ROUTES {
+                routes = one_route_per_interface(routes);
+                routes.retain(|route| {
+                    let state = interfaces.get(&route.interface);
+                    state.is_none_or(Interface::is_running)
+                });
+            }
+            by_prefix(routes)
+        });
+    }
+
+    /// The route of a message to `to`; with `interface`, the best one by that interface.
+    pub(super) fn best(&self, to: IpAddr, interface: Option<&str>) -> Option<&Route> {
+        let (host, family) = host(to);
+        let by = |route: &&Route| interface.is_none_or(|name| route.interface == name);
+        // From the shortest prefix to the longest.
+        let covering = self.by_prefix[family].cover_values(&host);
+        covering.filter_map(|routes| routes.iter().find(by)).last()
+    }
+
+    /// Whether any route to `to` leaves by `interface`.
+    pub(super) fn any_by(&self, to: IpAddr, interface: &str) -> bool {
+        self.best(to, Some(interface)).is_some()
+    }
+
+    /// All routes by an interface, each with the index of its family.
+    pub(super) fn of_interface(&self, interface: &str) -> impl Iterator<Item = (usize, &Route)> {
+        let families = self.by_prefix.iter().enumerate();
+        let all = families
+            .flat_map(|(family, map)| map.values().flatten().map(move |route| (family, route)));
+        all.filter(move |(_, route)| route.interface == interface)
+    }
+
+    /// Where a message to `to` goes first. With `interface`, it leaves by that one.
+    pub(super) fn next_hop(
+        &mut self,
+        to: IpAddr,
+        interface: Option<&str>,
+        interfaces: &Interfaces,
+    ) -> NextHop {
+        let route = self.best(to, interface);
+        if let Some(route) = route.filter(|route| route.gateway != Gateway::None) {
+            let known = &self.gateways[usize::from(to.is_ipv6())];
+            let number = known
+                .iter()
+                .position(|(by, gateway)| *gateway == route.gateway && *by == route.interface);
+            return NextHop::Gateway(if let Some(number) = number {
+                number
+            } else {
+                let gateway = (route.interface.clone(), route.gateway);
+                self.number_of_new(gateway, to.is_ipv6())
+            });
+        }
+        // Without a route by the given interface, the kernel looks for an IPv4 target on its link.
+        let link = interface.filter(|_| to.is_ipv4());
+        let name = route.map(|route| route.interface.as_str()).or(link);
+        let state = name.and_then(|name| interfaces.get(name));
+        if state.is_some_and(Interface::has_neighbours) {
+            NextHop::OnLink
+        } else {
+            NextHop::Other
+        }
+    }
+
+    /// The number of a gateway that has none yet.
+    fn number_of_new(&mut self, gateway: (String, Gateway), v6: bool) -> usize {
+        let known = &mut self.gateways[usize::from(v6)];
+        if known.len() < MAX_GATEWAYS {
+            known.push(gateway);
+            known.len() - 1
+        } else {
+            MAX_GATEWAYS
+        }
+    }
+}
+
+fn by_prefix(routes: Vec<Route>) -> PrefixMap<Ipv6Net, Vec<Route>> {
+    let mut map: PrefixMap<_, Vec<_>> = PrefixMap::new();
+    for route in routes {
+        map.entry(route.prefix).or_default().push(route);
+    }
+    map
+}
+
+/// One route to everywhere for each interface.
+fn one_route_per_interface(routes: Vec<Route>) -> Vec<Route> {
+    let interfaces: HashSet<_> = routes.into_iter().map(|route| route.interface).collect();
+    let everywhere = |interface| Route {
+        prefix: Ipv6Net::default(),
+        interface,
+        gateway: Gateway::Unknown,
+    };
+    interfaces.into_iter().map(everywhere).collect()
+}
+
+/// An address as a prefix of one address, and the index of its family's map. IPv4 is mapped into IPv6 (RFC 4291, section
+/// 2.5.5.2).
+pub(super) fn host(address: IpAddr) -> (Ipv6Net, usize) {
+    match address {
+        IpAddr::V4(v4) => (v4.to_ipv6_mapped().into(), 0),
+        IpAddr::V6(v6) => (v6.into(), 1),
+    }
+}
+
+/// Where the columns of a routing table in /proc are, and how it writes addresses.
+struct TableFormat {
+    file: &'static str,
+    destination: usize,
+    length: usize,
+    gateway: usize,
+    flags: usize,
+    interface: usize,
+    address: fn(&str) -> Option<IpAddr>,
+    /// From the text of the prefix's length, or of its mask.
+    prefix_length: fn(&str) -> Option<u8>,
+}
+
+/// `Iface Destination Gateway Flags RefCnt Use Metric Mask ...`.
+const IPV4_TABLE: TableFormat = TableFormat {
+    file: "route",
+    destination: 1,
+    length: 7,
+    gateway: 2,
+    flags: 3,
+    interface: 0,
+    address: |text| Some(ipv4(text)?.into()),
+    prefix_length: |mask| Some(96 + ipv4(mask)?.to_bits().leading_ones() as u8),
+};
+
+/// `destination length source length next-hop metric refcount use flags interface`.
+const IPV6_TABLE: TableFormat = TableFormat {
+    file: "ipv6_route",
+    destination: 0,
+    length: 1,
+    gateway: 4,
+    flags: 8,
+    interface: 9,
+    address: |text| {
+        let bits = u128::from_str_radix(text, 16).ok()?;
+        Some(Ipv6Addr::from_bits(bits).into())
+    },
+    prefix_length: |text| u8::from_str_radix(text, 16).ok(),
+};
+
+/// An IPv4 address: hexadecimal, in the order of its bytes in memory.
+fn ipv4(text: &str) -> Option<Ipv4Addr> {
+    let raw = u32::from_str_radix(text, 16).ok()?;
+    Some(raw.to_ne_bytes().into())
+}
+
+impl TableFormat {
+    /// Reads a line. `None` for the heading, and for routes that refuse what is sent.
+    fn parse(&self, line: &str) -> Option<Route> {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let flags = u32::from_str_radix(fields.get(self.flags)?, 16).ok()?;
+        let (network, _) = host((self.address)(fields.get(self.destination)?)?);
+        let length = (self.prefix_length)(fields.get(self.length)?)?;
+        let route = Route {
+            prefix: Ipv6Net::new(network.addr(), length).ok()?,
+            interface: (*fields.get(self.interface)?).to_owned(),
+            gateway: if flags & RTF_GATEWAY == 0 {
+                Gateway::None
+            } else {
+                Gateway::Address((self.address)(fields.get(self.gateway)?)?)
+            },
+        };
+        (flags & RTF_REJECT == 0).then_some(route)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use netlink_packet_route::link::LinkFlags;
+
+    use super::*;
+
+    /// A table of these IPv4 routes: prefix, gateway if any, interface.
+    pub(in super::super) fn ipv4_routes(routes: &[(&str, Option<&str>, &str)]) -> RouteTable {
+        let routes = routes.iter().map(|(prefix, gateway, interface)| {
+            let (address, length) = prefix.split_once('/').unwrap();
+            let (network, _) = host(address.parse().unwrap());
+            Route {
+                prefix: Ipv6Net::new(network.addr(), 96 + length.parse::<u8>().unwrap()).unwrap(),
+                interface: (*interface).to_owned(),
+                gateway: gateway.map_or(Gateway::None, |gateway| {
+                    Gateway::Address(gateway.parse().unwrap())
+                }),
+            }
+        });
+        RouteTable {
+            by_prefix: [by_prefix(routes.collect()), PrefixMap::new()],
+            ..RouteTable::default()
+        }
+    }
+
+    #[test]
+    fn lines_of_the_kernel_are_parsed() {
+        let heading = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask";
+        assert_eq!(IPV4_TABLE.parse(heading), None);
+        let line = |network: [u8; 4], gateway: [u8; 4], mask: [u8; 4], flags: u32| {
+            let [network, gateway, mask] = [network, gateway, mask].map(u32::from_ne_bytes);
+            IPV4_TABLE.parse(&format!(
+                "eth0\t{network:08X}\t{gateway:08X}\t{flags:04X}\t0\t0\t0\t{mask:08X}\t0\t0\t0"
+            ))
+        };
+        let default = line([0; 4], [192, 168, 0, 1], [0; 4], 3).unwrap();
+        assert_eq!(default.gateway, Gateway::Address([192, 168, 0, 1].into()));
+        assert_eq!(default.prefix, "::ffff:0:0/96".parse().unwrap());
+        let on_link = line([10, 1, 2, 0], [0; 4], [255, 255, 254, 0], 1).unwrap();
+        assert_eq!(on_link.gateway, Gateway::None);
+        assert_eq!(on_link.prefix, "::ffff:10.1.2.0/119".parse().unwrap());
+        assert_eq!(line([10, 1, 2, 0], [0; 4], [255; 4], 0x201), None);
+        let v6 = IPV6_TABLE.parse(
+            "fd000002000000000000000000000000 40 00000000000000000000000000000000 00 \
+             00000000000000000000000000000000 00000100 00000001 00000000 00000001     dead",
+        );
+        let expected = Route {
+            prefix: "fd00:2::/64".parse().unwrap(),
+            interface: "dead".to_owned(),
+            gateway: Gateway::None,
+        };
+        assert_eq!(v6, Some(expected));
+    }
+
+    fn interfaces() -> Interfaces {
+        let mut interfaces = Interfaces::default();
+        for (name, flags) in [
+            ("eth0", LinkFlags::Up),
+            ("tun0", LinkFlags::Up | LinkFlags::Noarp),
+        ] {
+            let state = Interface {
+                flags,
+                carrier_down_count: None,
+            };
+            interfaces.replace(name.to_owned(), state);
+        }
+        interfaces
+    }
+
+    #[test]
+    fn the_longest_prefix_decides() {
+        let on_links = [
+            ("10.1.2.0/24", Some("10.1.0.2"), "eth0"),
+            ("10.1.0.0/16", None, "eth0"),
+            ("10.2.0.0/16", None, "tun0"),
+        ];
+        let default = ("0.0.0.0/0", Some("10.1.0.1"), "eth0");
+        let interfaces = interfaces();
+        let mut table = ipv4_routes(&[&on_links[..], &[default]].concat());
+        let mut next_hop = |text: &str, by| table.next_hop(text.parse().unwrap(), by, &interfaces);
+        assert_eq!(next_hop("10.1.1.1", None), NextHop::OnLink);
+        assert_eq!(next_hop("10.1.2.1", None), NextHop::Gateway(0));
+        assert_eq!(next_hop("10.2.0.1", None), NextHop::Other);
+        assert_eq!(next_hop("192.0.2.1", None), NextHop::Gateway(1));
+        assert_eq!(next_hop("10.1.2.2", None), NextHop::Gateway(0));
+        assert_eq!(next_hop("10.2.0.1", Some("eth0")), NextHop::Gateway(1));
+        // No route by that interface: the target counts as on its link, if it has neighbours.
+        let mut table = ipv4_routes(&on_links);
+        let mut next_hop = |text: &str, by| table.next_hop(text.parse().unwrap(), by, &interfaces);
+        assert_eq!(next_hop("192.0.2.1", Some("eth0")), NextHop::OnLink);
+        assert_eq!(next_hop("192.0.2.1", Some("tun0")), NextHop::Other);
+        assert_eq!(next_hop("fd00::1", Some("eth0")), NextHop::Other);
+    }
+
+    #[test]
+    fn gateways_above_the_bound_share_a_number() {
+        let routes: Vec<_> = (0..10)
+            .map(|number| (format!("10.0.{number}.0/24"), format!("10.1.0.{number}")))
+            .collect();
+        let routes: Vec<_> = routes
+            .iter()
+            .map(|(prefix, gateway)| (prefix.as_str(), Some(gateway.as_str()), "eth0"))
+            .collect();
+        let mut table = ipv4_routes(&routes);
+        let numbers = [0, 1, 2, 3, 4, 5, 6, 6, 6, 6].map(NextHop::Gateway);
+        for _ in 0..2 {
+            let next_hops: [_; 10] = std::array::from_fn(|number| {
+                let to = Ipv4Addr::new(10, 0, number as u8, 7);
+                table.next_hop(to.into(), None, &Interfaces::default())
+            });
+            assert_eq!(next_hops, numbers);
+        }
+    }
+
+    #[test]
+    fn a_table_too_large_for_lookup_leaves_one_route_per_interface() {
+        let table = ipv4_routes(&[
+            ("10.1.0.0/16", None, "eth0"),
+            ("10.2.0.0/16", None, "eth0"),
+            ("10.3.0.0/16", None, "eth1"),
+        ]);
+        let routes = ["eth0", "eth1"].map(|name| table.of_interface(name));
+        let routes = routes.into_iter().flatten().map(|(_, route)| route.clone());
+        let mut short = one_route_per_interface(routes.collect());
+        short.sort_by(|one, other| one.interface.cmp(&other.interface));
+        let names: Vec<_> = short.iter().map(|route| &route.interface[..]).collect();
+        assert_eq!(names, ["eth0", "eth1"]);
+        let mut table = RouteTable {
+            by_prefix: [by_prefix(short), PrefixMap::new()],
+            ..RouteTable::default()
+        };
+        let to = "10.3.0.1".parse().unwrap();
+        let next_hop = table.next_hop(to, None, &Interfaces::default());
+        assert_eq!(next_hop, NextHop::Gateway(0));
+        assert!(table.any_by(to, "eth0") && table.any_by(to, "eth1"));
+    }
+}
