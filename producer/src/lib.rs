@@ -10,6 +10,7 @@ mod dry_run;
 mod plan;
 mod progress;
 mod publish;
+mod stored_probing;
 mod summary;
 mod supervise;
 mod target_printer;
@@ -29,6 +30,7 @@ pub use crate::{
     args::{OutputArgs, PlanArgs, PrintFilter, ProducerSettings},
     cli::{conclude, read_targets},
     dry_run::dry_run,
+    stored_probing::StoredProbing,
     summary::print_summary,
 };
 

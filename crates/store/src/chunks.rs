@@ -5,7 +5,7 @@ use std::time::Duration;
 use pingfleet_wire::timing::{WORKER_TIMEOUT, WRITER_TIMEOUT};
 use rusqlite::OptionalExtension;
 
-use crate::{StoreError, Transport, Writer, now_us};
+use crate::{StoreError, Transport, Writer, chunk_state::chunk_state, now_us};
 
 /// A chunk is overdue this long, plus twice its worst case, after its last publish.
 const GRACE: Duration = Duration::from_secs(10);
@@ -37,9 +37,25 @@ pub enum Republish {
     None,
 }
 
-/// Chunks that are planned, or dead and to be retried, and not yet published.
-const UNPUBLISHED: &str =
-    "published_at_us IS NULL AND (state <= 1 OR (state = 2 AND retrying = 1))";
+/// The SQL condition of a chunk that is planned or published, or dead and to be retried.
+const OUTSTANDING: &str = concat!(
+    "(c.state IN (",
+    chunk_state!(Planned),
+    ", ",
+    chunk_state!(Published),
+    ") OR (c.state = ",
+    chunk_state!(Dead),
+    " AND c.retrying = 1))"
+);
+
+/// The SQL condition of an outstanding chunk that may have been published.
+const MAYBE_PUBLISHED: &str = concat!(
+    "(c.state = ",
+    chunk_state!(Published),
+    " OR (c.state = ",
+    chunk_state!(Dead),
+    " AND c.retrying = 1))"
+);
 
 impl Writer {
     /// The next chunks of a run to publish, in the order of the plan: at most `limit`, after chunk `after`.
@@ -55,7 +71,7 @@ impl Writer {
     ) -> Result<Vec<OutboxChunk>, StoreError> {
         let sql = format!(
             "SELECT c.chunk, p.work FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
-             WHERE c.run = ?1 AND c.chunk > ?2 AND {UNPUBLISHED}
+             WHERE c.run = ?1 AND c.chunk > ?2 AND c.published_at_us IS NULL AND {OUTSTANDING}
                AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')
              ORDER BY c.chunk LIMIT ?3"
         );
@@ -81,11 +97,11 @@ impl Writer {
     ) -> Result<Option<OutboxChunk>, StoreError> {
         Ok(self
             .connection
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT p.work FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
-                 WHERE c.run = ?1 AND c.chunk = ?2 AND (c.state <= 1 OR (c.state = 2 AND c.retrying = 1))
-                   AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')",
-            )?
+                 WHERE c.run = ?1 AND c.chunk = ?2 AND {OUTSTANDING}
+                   AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')"
+            ))?
             .query_row((run, chunk), |row| {
                 Ok(OutboxChunk {
                     chunk,
@@ -102,10 +118,13 @@ impl Writer {
     pub fn mark_published(&mut self, run: i64, chunks: &[u32]) -> Result<(), StoreError> {
         let now = now_us();
         self.write(|transaction| {
-            let mut statement = transaction.prepare_cached(
-                "UPDATE chunks SET state = max(state, 1), publishes = publishes + 1, published_at_us = ?3
-                 WHERE run = ?1 AND chunk = ?2 AND state < 3",
-            )?;
+            let mut statement = transaction.prepare_cached(concat!(
+                "UPDATE chunks SET state = max(state, ",
+                chunk_state!(Published),
+                "), publishes = publishes + 1, published_at_us = ?3
+                 WHERE run = ?1 AND chunk = ?2 AND state <> ",
+                chunk_state!(Done)
+            ))?;
             for chunk in chunks {
                 statement.execute((run, chunk, now))?;
             }
@@ -127,8 +146,7 @@ impl Writer {
             )? > 0;
             if open && republish == Republish::All {
                 transaction.execute(
-                    "UPDATE chunks SET published_at_us = NULL
-                     WHERE run = ?1 AND (state = 1 OR (state = 2 AND retrying = 1))",
+                    &format!("UPDATE chunks AS c SET published_at_us = NULL WHERE c.run = ?1 AND {MAYBE_PUBLISHED}"),
                     [run],
                 )?;
             }
@@ -158,16 +176,16 @@ impl Writer {
             return Ok(Overdue::WriterSilent);
         }
         // CROSS JOIN forces this order: one search by key for each worker instead of a scan of the table `in_hand`.
-        let mut statement = self.connection.prepare_cached(
+        let mut statement = self.connection.prepare_cached(&format!(
             "SELECT c.chunk FROM chunks c JOIN runs n ON n.run = c.run
              WHERE c.run = ?1 AND n.state = 'running'
-               AND (c.state = 1 OR (c.state = 2 AND c.retrying = 1))
+               AND {MAYBE_PUBLISHED}
                AND c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))
                AND NOT EXISTS (
                    SELECT 1 FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
                    WHERE h.run_id = n.run_id AND h.chunk = c.chunk AND w.last_seen_us > ?4)
-             ORDER BY c.chunk LIMIT ?5",
-        )?;
+             ORDER BY c.chunk LIMIT ?5"
+        ))?;
         let rows = statement.query_map(
             (
                 run,

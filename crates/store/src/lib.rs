@@ -4,7 +4,9 @@
 //! write is `BEGIN IMMEDIATE`. [`Writer`] is the synchronous connection, [`DatabaseThread`] runs one on
 //! a thread of its own.
 
+mod address;
 mod apply;
+mod chunk_state;
 mod chunks;
 mod close;
 mod db;
@@ -24,6 +26,7 @@ mod tests;
 mod verify;
 
 pub use apply::{Applied, DecodedDelivery, RawMessage};
+pub use chunk_state::ChunkState;
 pub use chunks::{OutboxChunk, Overdue, Republish};
 pub use close::ClosedRun;
 pub use db::DatabaseThread;

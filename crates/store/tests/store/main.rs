@@ -12,6 +12,7 @@ mod overdue;
 mod refusals;
 mod sample;
 mod settling;
+mod size;
 mod thread;
 mod verify;
 mod views;

@@ -179,6 +179,24 @@ fn only_dead_chunks_are_retried_and_each_as_if_new() -> Result<()> {
     Ok(())
 }
 
+/// People and scripts keep run numbers: one of a removed run must not lead to another run.
+#[test]
+fn the_number_of_a_removed_run_is_not_given_again() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let mut store = options(&path).open()?;
+    let (first, _works) = plan(&mut store, Transport::Broker, &[1])?;
+    let (second, _works) = plan(&mut store, Transport::Broker, &[1])?;
+    ensure!(second.run == first.run + 1);
+    drop(second.lock);
+    store.remove_plan(second.run)?;
+    store.close()?;
+    let mut store = options(&path).open()?;
+    let (third, _works) = plan(&mut store, Transport::Broker, &[1])?;
+    ensure!(third.run == second.run + 1, "{}", third.run);
+    Ok(())
+}
+
 #[test]
 fn an_abandoned_plan_is_removed_only_when_its_producer_is_gone() -> Result<()> {
     let folder = TempDir::new()?;

@@ -35,6 +35,20 @@ pub(crate) fn plan(
     transport: Transport,
     sizes: &[usize],
 ) -> Result<(PlannedRun, Vec<WorkChunk>)> {
+    let mut numbers = 0..;
+    let chunks = sizes
+        .iter()
+        .map(|size| numbers.by_ref().take(*size).map(target).collect())
+        .collect();
+    plan_of(store, transport, chunks)
+}
+
+/// A plan of these targets, chunk by chunk, still in `planning`.
+pub(crate) fn plan_of(
+    store: &mut Writer,
+    transport: Transport,
+    chunks: Vec<Vec<Target>>,
+) -> Result<(PlannedRun, Vec<WorkChunk>)> {
     let planned = store.begin_run(&NewRun {
         transport,
         source: "10.0.0.0/16".to_owned(),
@@ -42,10 +56,9 @@ pub(crate) fn plan(
         seed: Some(u64::MAX),
         worst_chunk: WORST_CHUNK,
     })?;
-    let mut numbers = 0..;
     let works: Vec<_> = (0..)
-        .zip(sizes)
-        .map(|(chunk, size)| WorkChunk {
+        .zip(chunks)
+        .map(|(chunk, targets)| WorkChunk {
             version: Version,
             database: store.database(),
             key: ChunkKey {
@@ -54,7 +67,7 @@ pub(crate) fn plan(
             },
             token: Token(Uuid::new_v4()),
             probing: Probing::default(),
-            targets: numbers.by_ref().take(*size).map(target).collect(),
+            targets,
         })
         .collect();
     let chunks: Vec<_> = works.iter().map(new_chunk).collect();
