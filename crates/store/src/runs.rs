@@ -302,7 +302,7 @@ impl Writer {
     pub fn retry_dead(&mut self, run: i64) -> Result<usize, StoreError> {
         self.write(|transaction| {
             let chunks = transaction.execute(
-                "UPDATE chunks SET retrying = 1, published_at_us = NULL, publishes = 0
+                "UPDATE chunks SET retrying = 1, published_at_us = NULL, publishes = 0, published_round = -1
                  WHERE run = ?1 AND state = 2 AND retrying = 0
                    AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state <> 'cancelled')",
                 [run],

@@ -102,6 +102,8 @@ CREATE TABLE labels (
 ) STRICT, WITHOUT ROWID;
 
 -- state: 0 planned, 1 published, 2 dead, 3 done. A dead chunk with retrying = 1 is published again.
+-- published_round: the publish_round in which it was sent; 0 when it was sent more than once, -1 when an earlier producer
+-- may have sent it.
 CREATE TABLE chunks (
     run             INTEGER NOT NULL,
     chunk           INTEGER NOT NULL,
@@ -109,6 +111,7 @@ CREATE TABLE chunks (
     targets         INTEGER NOT NULL,
     publishes       INTEGER NOT NULL DEFAULT 0,
     published_at_us INTEGER,
+    published_round INTEGER NOT NULL DEFAULT 0,
     retrying        INTEGER NOT NULL DEFAULT 0,
     dead_reason     TEXT,
     worker          TEXT,
@@ -166,7 +169,10 @@ CREATE TABLE writers (
     taken       INTEGER NOT NULL DEFAULT 0,
     applied     INTEGER NOT NULL DEFAULT 0,
     duplicates  INTEGER NOT NULL DEFAULT 0,
-    quarantined INTEGER NOT NULL DEFAULT 0
+    quarantined INTEGER NOT NULL DEFAULT 0,
+    -- For the producers: chunks sent from now on carry publish_round; settled_round is the largest one of a settled chunk.
+    publish_round INTEGER NOT NULL DEFAULT 0,
+    settled_round INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE workers (
