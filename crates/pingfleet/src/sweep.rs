@@ -10,7 +10,11 @@ use pingfleet_broker::{Broker, MemoryBroker, RabbitBroker};
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{Common, Exit, Failure, Layers, Stop};
 use pingfleet_store::{DatabaseThread, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerError, ProducerSettings, RunOutcome, RunRequest};
+use producer::{
+    OutputArgs, PlanArgs, ProducerError, ProducerSettings, RunOutcome, RunProgress, RunProgressBar,
+    RunRequest,
+};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Most messages in each in-process queue, ready and unacked: twice the largest prefetch, so that neither the worker
@@ -90,14 +94,14 @@ pub(crate) fn rerun(
         Rerun::Resume(run) => (store.find_run(run)?, false),
         Rerun::Retry(run) => (store.find_run(run)?, true),
     };
-    settings.via = store.transport(run)?;
+    settings.transport = store.transport(run)?;
     let request = if retry {
         RunRequest::Retry(run)
     } else {
         RunRequest::Resume(run)
     };
     store.close()?;
-    match settings.via {
+    match settings.transport {
         Transport::Sweep => in_one_process(request, &settings, &roles, output, common),
         Transport::Broker => over_the_broker(request, &settings, output, common),
     }
@@ -125,16 +129,14 @@ async fn over_the_broker(
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
     let db = DatabaseThread::open(common.database(false, false)).await?;
-    let produced = producer::run(
-        broker,
-        &db,
-        request,
-        settings,
-        &mut io::stdout(),
-        stop.token,
-    )
-    .await;
-    let closed = db.close().await;
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
+    let mut out = bar.output(io::stdout());
+    let running = producer::run(
+        broker, &db, request, settings, &mut out, &progress, stop.token,
+    );
+    let produced = bar.follow(follow, running).await;
+    let closed = producer::close(db, &produced).await;
     let produced = produced?;
     closed?;
     producer::conclude(
@@ -163,16 +165,20 @@ async fn in_one_process(
     let writer_stop = CancellationToken::new();
     // Stops the producer if a role ends early, because then it would wait forever.
     let producer_stop = stop.token.child_token();
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
     let producing = async {
-        let produced = producer::run(
+        let mut out = bar.output(io::stdout());
+        let running = producer::run(
             Arc::clone(&broker),
             &db,
             request,
             settings,
-            &mut io::stdout(),
+            &mut out,
+            &progress,
             producer_stop.clone(),
-        )
-        .await;
+        );
+        let produced = bar.follow(follow, running).await;
         worker_stop.cancel();
         produced
     };
@@ -216,7 +222,7 @@ async fn in_one_process(
         let run = before.run;
         produced.summary = Some(db.call(move |store| store.summary(run)).await?);
     }
-    let closed = db.close().await;
+    let closed = producer::close(db, &produced).await;
     let resume = format!("pingfleet{} resume", common.repeated());
     conclude((produced, probed), written, output, &resume).and_then(|exit| {
         closed?;

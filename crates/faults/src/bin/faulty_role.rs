@@ -17,7 +17,8 @@ use pingfleet_faults::fault_injection::{
 use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
 use pingfleet_store::{DatabaseThread, FileLock, OpenOptions, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunProgress, RunRequest};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// A role with faults
@@ -147,7 +148,9 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             let db = DatabaseThread::open(common.database(true, false)).await?;
             let request = RunRequest::Plan(Box::new(targets));
             let mut out = io::sink();
-            let produced = producer::run(broker, &db, request, &settings, &mut out, stop).await?;
+            let (progress, _) = watch::channel(RunProgress::default());
+            let produced =
+                producer::run(broker, &db, request, &settings, &mut out, &progress, stop).await?;
             db.close().await?;
             Ok(produced.exit(false))
         }
