@@ -65,6 +65,8 @@ pub struct ProducerSettings {
     pub print: Option<PrintFilter>,
     /// Whether to draw a progress bar, where standard error is a terminal.
     pub progress_bar: bool,
+    /// Whether lost chunks are looked for while the queues are busy. Always true; a control of the tests changes it.
+    pub finds_overtaken: bool,
 }
 
 impl OutputArgs {
@@ -107,6 +109,7 @@ impl ProducerSettings {
             detach,
             print: output.print_filter(),
             progress_bar: !quiet,
+            finds_overtaken: true,
         }
     }
 }

@@ -32,7 +32,8 @@ pub(crate) struct OverdueSearch<'a> {
     looked: Instant,
     /// Since when chunks are overdue with both queues empty, and how many chunks were settled then.
     quiet: Option<(Instant, i64)>,
-    overtaking: Overtaking,
+    /// Absent when only idle queues are looked at.
+    overtaking: Option<Overtaking>,
 }
 
 impl<'a> OverdueSearch<'a> {
@@ -41,6 +42,7 @@ impl<'a> OverdueSearch<'a> {
         db: &'a DatabaseThread,
         run: i64,
         transport: Transport,
+        finds_overtaken: bool,
         again: mpsc::Sender<Vec<u32>>,
     ) -> Self {
         let now = Instant::now();
@@ -53,7 +55,7 @@ impl<'a> OverdueSearch<'a> {
             began: now,
             looked: now,
             quiet: None,
-            overtaking: Overtaking::default(),
+            overtaking: finds_overtaken.then(Overtaking::default),
         }
     }
 
@@ -80,19 +82,22 @@ impl<'a> OverdueSearch<'a> {
 
     /// Chunks that later ones have overtaken.
     async fn overtaken(&mut self) -> Result<Vec<u32>, ProducerError> {
+        let Some(overtaking) = &mut self.overtaking else {
+            return Ok(Vec::new());
+        };
         let (run, transport) = (self.run, self.transport);
         let facts = self
             .db
             .call(move |store| store.overtaking_facts(run, transport, MAX_REPUBLISHED))
             .await?;
-        let lost = self.overtaking.observe(self.began.elapsed(), &facts);
-        if self.overtaking.needs_round() {
+        let lost = overtaking.observe(self.began.elapsed(), &facts);
+        if overtaking.needs_round() {
             let round = self
                 .db
                 .call_while_busy(move |store| store.begin_publish_round(transport))
                 .await?;
             if let Some(round) = round {
-                self.overtaking.round_began(round);
+                overtaking.round_began(round);
             }
         }
         Ok(lost)

@@ -174,7 +174,14 @@ impl<'a> Supervisor<'a> {
             is_unlimited,
             allowed,
             published: count,
-            overdue: OverdueSearch::new(&**broker, db, run, summary.transport, again),
+            overdue: OverdueSearch::new(
+                &**broker,
+                db,
+                run,
+                summary.transport,
+                settings.finds_overtaken,
+                again,
+            ),
             lease_renewed: now,
         };
         Ok((supervisor, orders))

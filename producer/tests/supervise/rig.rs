@@ -229,6 +229,7 @@ impl Rig {
                 detach: false,
                 print: None,
                 progress_bar: false,
+                finds_overtaken: true,
             },
             folder,
         })

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::sample::{dead_letter, delivery, options, result, sent_in_round, start};
 
 /// A run of five chunks whose first publish round has begun.
-struct Round {
+struct RoundTest {
     store: Writer,
     run: i64,
     works: Vec<WorkChunk>,
@@ -16,7 +16,7 @@ struct Round {
     _folder: TempDir,
 }
 
-impl Round {
+impl RoundTest {
     fn new() -> Result<Self> {
         let folder = TempDir::new()?;
         let mut store = options(&folder.path().join("fleet.db")).open()?;
@@ -55,7 +55,7 @@ impl Round {
 
 #[test]
 fn a_chunk_with_one_message_counts_for_its_round_when_it_is_settled() -> Result<()> {
-    let mut test = Round::new()?;
+    let mut test = RoundTest::new()?;
     ensure!(test.store.unpublished_chunks(test.run, None, 1)?[0].round == test.round);
     test.publish(test.round, &[0])?;
     ensure!(test.settled_round()? == 0);
@@ -66,7 +66,7 @@ fn a_chunk_with_one_message_counts_for_its_round_when_it_is_settled() -> Result<
 
 #[test]
 fn a_chunk_that_is_settled_before_it_is_recorded_counts_then() -> Result<()> {
-    let mut test = Round::new()?;
+    let mut test = RoundTest::new()?;
     test.settle(0)?;
     ensure!(test.settled_round()? == 0);
     test.publish(test.round, &[0])?;
@@ -76,7 +76,7 @@ fn a_chunk_that_is_settled_before_it_is_recorded_counts_then() -> Result<()> {
 
 #[test]
 fn a_chunk_that_was_sent_more_than_once_does_not_count() -> Result<()> {
-    let mut test = Round::new()?;
+    let mut test = RoundTest::new()?;
     // Sent again by the same producer before it was confirmed.
     test.publish(0, &[0])?;
     test.settle(0)?;
@@ -92,7 +92,7 @@ fn a_chunk_that_was_sent_more_than_once_does_not_count() -> Result<()> {
 
 #[test]
 fn a_chunk_that_an_earlier_producer_may_have_sent_does_not_count() -> Result<()> {
-    let mut test = Round::new()?;
+    let mut test = RoundTest::new()?;
     ensure!(test.store.reopen_published(test.run, Republish::None)?);
     test.publish(test.round, &[0])?;
     test.settle(0)?;
@@ -105,7 +105,7 @@ fn a_chunk_that_an_earlier_producer_may_have_sent_does_not_count() -> Result<()>
 
 #[test]
 fn a_retried_chunk_does_not_count() -> Result<()> {
-    let mut test = Round::new()?;
+    let mut test = RoundTest::new()?;
     test.publish(0, &[0, 1])?;
     let dead = [dead_letter(&test.works[0]), dead_letter(&test.works[1])];
     test.store.apply(Transport::Broker, &dead)?;
@@ -120,7 +120,7 @@ fn a_retried_chunk_does_not_count() -> Result<()> {
 
 #[test]
 fn rounds_ascend_and_need_a_writer() -> Result<()> {
-    let mut test = Round::new()?;
+    let mut test = RoundTest::new()?;
     let next = test.store.begin_publish_round(Transport::Broker)?;
     ensure!(next == Some(test.round + 1));
     ensure!(test.store.begin_publish_round(Transport::Sweep)?.is_none());
@@ -135,7 +135,7 @@ fn rounds_ascend_and_need_a_writer() -> Result<()> {
 
 #[test]
 fn published_and_unsettled_chunks_are_counted() -> Result<()> {
-    let mut test = Round::new()?;
+    let mut test = RoundTest::new()?;
     ensure!(test.store.published_unsettled(test.run)? == 0);
     test.publish(test.round, &[0, 1, 2])?;
     test.settle(0)?;
