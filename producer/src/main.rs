@@ -8,7 +8,10 @@ use pingfleet_settings::{
     BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
 };
 use pingfleet_store::{DatabaseSettings, DatabaseThread, StoreError, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerSettings, RunOutcome, RunRequest};
+use producer::{
+    OutputArgs, PlanArgs, ProducerSettings, RunOutcome, RunProgress, RunProgressBar, RunRequest,
+};
+use tokio::sync::watch;
 
 /// Plans a run, publishes its chunks to RabbitMQ, and supervises it until all of them are settled
 #[derive(Debug, Parser)]
@@ -85,9 +88,14 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             RunRequest::Resume(db.call(move |store| store.find_run(&run)).await?)
         }
     };
-    let mut out = io::stdout();
-    let outcome = producer::run(broker, &db, request, &settings, &mut out, stop.token).await;
-    let closed = db.close().await;
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
+    let mut out = bar.output(io::stdout());
+    let running = producer::run(
+        broker, &db, request, &settings, &mut out, &progress, stop.token,
+    );
+    let outcome = bar.follow(follow, running).await;
+    let closed = producer::close(db, &outcome).await;
     let outcome = outcome?;
     closed?;
     producer::conclude(

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use pingfleet_store::{DatabaseThread, NewChunk, NewRun, PlannedRun, StoreError, Writer};
+use pingfleet_store::{
+    DatabaseThread, NewChunk, NewRun, PlannedProbing, PlannedRun, StoreError, Writer,
+};
 use pingfleet_targets::{Order, Targets};
 use pingfleet_wire::{ChunkKey, MAX_CHUNK_BYTES, Message as _, Target, Token, Version, WorkChunk};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{ProducerError, ProducerSettings, StoredProbing};
+use crate::{ProducerError, ProducerSettings};
 
 /// Chunks in one transaction of the plan.
 const CHUNKS_A_COMMIT: usize = 100;
@@ -48,14 +50,14 @@ pub(crate) async fn write(
 /// What the database stores of the run before its first chunk.
 fn new_run(targets: &Targets, settings: &ProducerSettings) -> NewRun {
     let probing = &settings.probing;
+    let planned = PlannedProbing {
+        probing: probing.probing.clone(),
+        chunk_size: probing.chunk_size,
+    };
     NewRun {
-        transport: settings.via,
+        transport: settings.transport,
         source: targets.sources().to_owned(),
-        probing: StoredProbing {
-            probing: probing.probing.clone(),
-            chunk_size: probing.chunk_size,
-        }
-        .to_json(),
+        probing: planned.to_json(),
         seed: settings.seed,
         worst_chunk: probing.probing.worst_chunk(probing.chunk_size),
     }

@@ -12,7 +12,11 @@ use pingfleet_broker::{Broker, MemoryBroker};
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{Exit, Failure, Layers, Stop};
 use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
-use producer::{OutputArgs, ProducerError, ProducerSettings, RunOutcome, RunRequest};
+use producer::{
+    OutputArgs, ProducerError, ProducerSettings, RunOutcome, RunProgress, RunProgressBar,
+    RunRequest,
+};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Most messages in each in-process queue, ready and unacked: twice the largest prefetch, so that neither the worker
@@ -65,9 +69,13 @@ pub(crate) async fn run(
         worker: stop.token.child_token(),
         writer: CancellationToken::new(),
     };
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
     let producing = async {
         let (queue, stop) = (Arc::clone(&broker), stops.producer.clone());
-        let produced = producer::run(queue, &db, request, settings, &mut io::stdout(), stop).await;
+        let mut out = bar.output(io::stdout());
+        let running = producer::run(queue, &db, request, settings, &mut out, &progress, stop);
+        let produced = bar.follow(follow, running).await;
         stops.worker.cancel();
         produced
     };
@@ -95,7 +103,7 @@ pub(crate) async fn run(
         let run = before.run;
         produced.summary = Some(db.call(move |store| store.summary(run)).await?);
     }
-    let closed = db.close().await;
+    let closed = producer::close(db, &produced).await;
     // The failure that causes the others: the writer's, else the worker's, else the producer's.
     written.map_err(|error| Failure::system(&error))?;
     probed.map_err(|error| Failure::system(&error))?;

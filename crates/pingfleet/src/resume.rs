@@ -7,7 +7,8 @@ use clap::Args;
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{BrokerArgs, Exit, Failure, Layers, Stop};
 use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunProgress, RunProgressBar, RunRequest};
+use tokio::sync::watch;
 
 use crate::{
     RunArgs,
@@ -50,10 +51,10 @@ pub(crate) fn continue_run(
     layers.finish()?;
     let store = database.options(false, false).open()?;
     let run = store.find_run(&args.run.run)?;
-    settings.via = store.transport(run)?;
+    settings.transport = store.transport(run)?;
     store.close()?;
     let request = request(run);
-    match settings.via {
+    match settings.transport {
         Transport::Sweep => one_process::run(request, &settings, &roles, &args.output, &database),
         Transport::Broker => over_the_broker(request, &settings, &config, &args.output, &database),
     }
@@ -70,16 +71,14 @@ async fn over_the_broker(
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(config)?);
     let db = DatabaseThread::open(database.options(false, false)).await?;
-    let produced = producer::run(
-        broker,
-        &db,
-        request,
-        settings,
-        &mut io::stdout(),
-        stop.token,
-    )
-    .await;
-    let closed = db.close().await;
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
+    let mut out = bar.output(io::stdout());
+    let running = producer::run(
+        broker, &db, request, settings, &mut out, &progress, stop.token,
+    );
+    let produced = bar.follow(follow, running).await;
+    let closed = producer::close(db, &produced).await;
     let produced = produced?;
     closed?;
     let resume = format!("pingfleet resume{}", database.as_flags());

@@ -87,6 +87,9 @@ mod tests {
             other => panic!("{other:?}"),
         });
         assert!(numbers.is_sorted());
-        assert_eq!([numbers[0], numbers[4]], [i32::MIN.into(), i32::MAX.into()]);
+        assert_eq!(
+            [numbers[0], numbers[4]],
+            [i64::from(i32::MIN), i64::from(i32::MAX)]
+        );
     }
 }

@@ -132,6 +132,8 @@ struct PlannedChunk {
     run: i64,
     state: ChunkState,
     retrying: bool,
+    publishes: i64,
+    published_round: i64,
     targets: usize,
     token: Uuid,
     work: Vec<u8>,
@@ -144,6 +146,8 @@ struct BatchWriter<'a> {
     runs: HashMap<Uuid, Option<i64>>,
     changes: BTreeMap<i64, CounterChanges>,
     report: Applied,
+    /// The largest publish round of a chunk that this batch settled.
+    settled_round: i64,
     insert: Statement<'a>,
 }
 
@@ -156,6 +160,7 @@ impl<'a> BatchWriter<'a> {
             runs: HashMap::new(),
             changes: BTreeMap::new(),
             report: Applied::default(),
+            settled_round: 0,
             insert: transaction.prepare(
                 "INSERT INTO results (run, chunk, position, status, sent, received, attempts, probed_after_us,
                     address, rtt_avg_ns, rtt_min_ns, rtt_max_ns, rtt_stddev_ns, name, reason)
@@ -227,6 +232,10 @@ impl<'a> BatchWriter<'a> {
         }
         if planned.state == ChunkState::Dead && !planned.retrying {
             changes.dead -= 1;
+        }
+        // Only a chunk with exactly one message shows that everything sent before it was delivered.
+        if planned.state == ChunkState::Published && planned.publishes == 1 {
+            self.settled_round = self.settled_round.max(planned.published_round);
         }
         changes.done.push(message.key.chunk);
         for outcome in &message.outcomes {
@@ -354,7 +363,7 @@ impl<'a> BatchWriter<'a> {
         let planned = self
             .transaction
             .prepare_cached(
-                "SELECT c.state, c.retrying, c.targets, p.token, p.work
+                "SELECT c.state, c.retrying, c.targets, p.token, p.work, c.publishes, c.published_round
                  FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
                  WHERE c.run = ?1 AND c.chunk = ?2",
             )?
@@ -366,6 +375,8 @@ impl<'a> BatchWriter<'a> {
                     targets: row.get::<_, u32>(2)? as usize,
                     token: row.get(3)?,
                     work: row.get(4)?,
+                    publishes: row.get(5)?,
+                    published_round: row.get(6)?,
                 })
             })
             .optional()?;
@@ -417,7 +428,8 @@ impl<'a> BatchWriter<'a> {
         self.transaction
             .prepare_cached(
                 "UPDATE writers SET seen_us = ?2, taken = taken + ?3, applied = applied + ?4,
-                        duplicates = duplicates + ?5, quarantined = quarantined + ?6
+                        duplicates = duplicates + ?5, quarantined = quarantined + ?6,
+                        settled_round = max(settled_round, ?7)
                  WHERE transport = ?1",
             )?
             .execute((
@@ -427,6 +439,7 @@ impl<'a> BatchWriter<'a> {
                 counted[0],
                 counted[1],
                 counted[2],
+                self.settled_round,
             ))?;
         Ok(self.report)
     }

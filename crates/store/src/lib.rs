@@ -17,6 +17,7 @@ mod liveness;
 mod lock;
 mod open;
 mod plan;
+mod planned_probing;
 mod report;
 mod runs;
 mod schema;
@@ -27,14 +28,17 @@ mod verify;
 
 pub use apply::{Applied, DecodedDelivery, RawMessage};
 pub use chunk_state::ChunkState;
-pub use chunks::{OutboxChunk, Overdue, Republish};
+pub use chunks::{
+    MAX_UNRECORDED, OutboxChunk, Overdue, OvertakingFacts, PublishedChunk, Republish,
+};
 pub use close::ClosedRun;
 pub use db::DatabaseThread;
 pub use error::StoreError;
-pub use liveness::{WorkerRow, WriterLiveness};
+pub use liveness::{LiveWorkers, WorkerRow, WriterLiveness};
 pub use lock::FileLock;
 pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
+pub use planned_probing::PlannedProbing;
 pub use report::{ReportFilter, ReportRow};
 pub use runs::{RunState, RunSummary, Transport};
 pub use settings::DatabaseSettings;

@@ -303,7 +303,7 @@ impl Writer {
         self.write(|transaction| {
             let chunks = transaction.execute(
                 concat!(
-                    "UPDATE chunks SET retrying = 1, published_at_us = NULL, publishes = 0
+                    "UPDATE chunks SET retrying = 1, published_at_us = NULL, publishes = 0, published_round = -1
                      WHERE run = ?1 AND state = ",
                     chunk_state!(Dead),
                     " AND retrying = 0

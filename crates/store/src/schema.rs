@@ -117,6 +117,8 @@ CREATE TABLE labels (
 ) STRICT, WITHOUT ROWID;
 
 -- state: the code of a ChunkState. A dead chunk with retrying = 1 is published again.
+-- published_round: the publish_round in which it was sent; 0 when it was sent more than once, -1 when an earlier producer
+-- may have sent it.
 -- work_group: the group of workers that probes the chunk. There is one today, without a name.
 -- started_at_us: when the worker began with the chunk, once it is done.
 CREATE TABLE chunks (
@@ -132,6 +134,7 @@ CREATE TABLE chunks (
     targets         INTEGER NOT NULL,
     publishes       INTEGER NOT NULL DEFAULT 0,
     published_at_us INTEGER,
+    published_round INTEGER NOT NULL DEFAULT 0,
     retrying        INTEGER NOT NULL DEFAULT 0,
     dead_reason     TEXT,
     worker          TEXT,
@@ -197,7 +200,10 @@ CREATE TABLE writers (
     taken       INTEGER NOT NULL DEFAULT 0,
     applied     INTEGER NOT NULL DEFAULT 0,
     duplicates  INTEGER NOT NULL DEFAULT 0,
-    quarantined INTEGER NOT NULL DEFAULT 0
+    quarantined INTEGER NOT NULL DEFAULT 0,
+    -- For the producers: chunks sent from now on carry publish_round; settled_round is the largest one of a settled chunk.
+    publish_round INTEGER NOT NULL DEFAULT 0,
+    settled_round INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE workers (

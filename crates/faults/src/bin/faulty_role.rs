@@ -19,7 +19,8 @@ use pingfleet_settings::{
     BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, duration, main_with,
 };
 use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, OpenOptions, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunProgress, RunRequest};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// A role with faults
@@ -177,7 +178,9 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             let db = DatabaseThread::open(database.options(true, false)).await?;
             let request = RunRequest::Plan(Box::new(targets));
             let mut out = io::sink();
-            let produced = producer::run(broker, &db, request, &settings, &mut out, stop).await?;
+            let (progress, _) = watch::channel(RunProgress::default());
+            let produced =
+                producer::run(broker, &db, request, &settings, &mut out, &progress, stop).await?;
             db.close().await?;
             Ok(produced.exit(false))
         }

@@ -13,7 +13,7 @@ use rusqlite::{
 };
 use tempfile::TempDir;
 
-use super::sample::{delivery, options, plan, result, start};
+use super::sample::{delivery, options, plan, result, sent, start};
 use crate::{DatabaseThread, DecodedDelivery, PlannedRun, StoreError, Transport, Writer};
 
 fn waiting(folder: &TempDir, sizes: &[usize]) -> Result<(Writer, PlannedRun, Vec<WorkChunk>)> {
@@ -106,7 +106,7 @@ fn a_locked_database_is_transient_and_leaves_nothing() -> Result<()> {
     let batch = results(&works);
     let refused = [
         store.apply(Transport::Sweep, &batch).err(),
-        store.mark_published(run, &[0]).err(),
+        store.mark_published(run, &sent(&[0])).err(),
         store.cancel_run(run).err(),
         store.retry_dead(run).err(),
         store.release_lease(run).err(),

@@ -10,6 +10,7 @@ mod opening;
 mod outbox;
 mod overdue;
 mod refusals;
+mod rounds;
 mod sample;
 mod settling;
 mod size;

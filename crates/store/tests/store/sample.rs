@@ -4,8 +4,8 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::Result;
 use pingfleet_store::{
-    DecodedDelivery, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, RawMessage, Transport,
-    Writer,
+    DecodedDelivery, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk,
+    RawMessage, Transport, Writer, now_us,
 };
 use pingfleet_wire::{
     ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
@@ -27,6 +27,23 @@ pub(crate) fn options(path: &Path) -> OpenOptions {
         create: true,
         check: false,
     }
+}
+
+/// Chunks that are sent now, in no publish round.
+pub(crate) fn sent(chunks: &[u32]) -> Vec<PublishedChunk> {
+    sent_in_round(0, chunks)
+}
+
+/// Chunks that are sent now, in a publish round.
+pub(crate) fn sent_in_round(round: i64, chunks: &[u32]) -> Vec<PublishedChunk> {
+    chunks
+        .iter()
+        .map(|chunk| PublishedChunk {
+            chunk: *chunk,
+            sent_at_us: now_us(),
+            round,
+        })
+        .collect()
 }
 
 /// A plan of one chunk for each of the sizes, still in `planning`. The targets are numbered through.
