@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use pingfleet_broker::DeliveryTag;
 use pingfleet_wire::ChunkKey;
+use tokio::time::Instant;
 
 /// What a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +19,10 @@ pub(crate) enum Receipt {
 }
 
 /// A chunk in hand.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unacked {
+    /// When it was taken.
+    pub(crate) taken: Instant,
     /// The deliveries to settle.
     pub(crate) tags: Vec<DeliveryTag>,
     /// Its first delivery here was marked as redelivered: another process had it and did not settle it.
@@ -36,6 +39,7 @@ impl InHand {
     pub(crate) fn take(&mut self, key: ChunkKey, tag: DeliveryTag, redelivered: bool) -> Receipt {
         let known = self.chunks.contains_key(&key);
         let unacked = self.chunks.entry(key).or_insert_with(|| Unacked {
+            taken: Instant::now(),
             tags: Vec::new(),
             redelivered,
         });
@@ -48,8 +52,8 @@ impl InHand {
     }
 
     /// Removes a chunk whose result is confirmed, or that is returned to the queue.
-    pub(crate) fn settle(&mut self, key: &ChunkKey) -> Unacked {
-        self.chunks.remove(key).unwrap_or_default()
+    pub(crate) fn settle(&mut self, key: &ChunkKey) -> Option<Unacked> {
+        self.chunks.remove(key)
     }
 
     /// Forgets the deliveries of a lost session. The chunks stay in hand: their results are still published.
@@ -63,8 +67,10 @@ impl InHand {
         self.chunks.len()
     }
 
-    pub(crate) fn keys(&self) -> Vec<ChunkKey> {
-        self.chunks.keys().copied().collect()
+    /// The chunks, each with the time when it was taken.
+    pub(crate) fn taken(&self) -> Vec<(ChunkKey, Instant)> {
+        let taken = self.chunks.iter();
+        taken.map(|(key, unacked)| (*key, unacked.taken)).collect()
     }
 }
 
@@ -83,7 +89,7 @@ mod tests {
         let mut in_hand = InHand::default();
         assert_eq!(in_hand.take(key, DeliveryTag(1), false), Receipt::New);
         assert_eq!(in_hand.take(key, DeliveryTag(2), true), Receipt::Duplicate);
-        let unacked = in_hand.settle(&key);
+        let unacked = in_hand.settle(&key).unwrap();
         assert_eq!(unacked.tags, [DeliveryTag(1), DeliveryTag(2)]);
         assert!(!unacked.redelivered);
         assert_eq!(in_hand.len(), 0);
@@ -99,6 +105,6 @@ mod tests {
         in_hand.take(key, DeliveryTag(1), true);
         in_hand.forget_tags();
         assert_eq!(in_hand.take(key, DeliveryTag(1), true), Receipt::Duplicate);
-        assert_eq!(in_hand.settle(&key).tags, [DeliveryTag(1)]);
+        assert_eq!(in_hand.settle(&key).unwrap().tags, [DeliveryTag(1)]);
     }
 }

@@ -80,11 +80,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<WorkerSummary, WorkerError> {
     let lanes = Arc::new(lanes);
-    let status = Arc::new(WorkerStatus::new(
-        &settings.name,
-        settings.threads.get(),
-        Arc::clone(&lanes),
-    ));
+    let status = Arc::new(WorkerStatus::new(settings, Arc::clone(&lanes)));
     let (results, outgoing) = mpsc::channel(RESULTS_WAITING);
     let (confirm, confirmed) = mpsc::channel(RESULTS_WAITING);
     let leave = CancellationToken::new();

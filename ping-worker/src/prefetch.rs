@@ -92,6 +92,11 @@ impl Prefetch {
         }
     }
 
+    /// The prefetch of the session at the moment.
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
     /// Whether it may double when the worker idles.
     pub(crate) fn may_grow(&self, in_hand: usize) -> bool {
         self.unlimited

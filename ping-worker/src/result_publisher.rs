@@ -122,8 +122,13 @@ async fn publish(
                     send(publisher, Queue::Results, Published::Result(key), body, &mut answers).await?;
                 }
             }
-            _ = heartbeat.tick() => {
-                let body = status.heartbeat(false).encode();
+            () = async {
+                tokio::select! {
+                    _ = heartbeat.tick() => {}
+                    () = status.heartbeat_due.notified() => {}
+                }
+            } => {
+                let body = status.heartbeat().encode();
                 send(publisher, Queue::Heartbeats, Published::Heartbeat, &body, &mut answers).await?;
             }
             outgoing = results.recv(), if *open => match outgoing {
@@ -136,7 +141,7 @@ async fn publish(
             },
         }
     }
-    let last_heartbeat = status.heartbeat(true).encode();
+    let last_heartbeat = status.heartbeat().encode();
     let answer = publisher
         .publish(Queue::Heartbeats, &last_heartbeat)
         .await?;

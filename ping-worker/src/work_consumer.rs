@@ -30,9 +30,9 @@ const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A chunk whose probing ended.
 struct ProbedChunk {
-    chunk: Arc<WorkChunk>,
-    redelivered: bool,
-    probed: Result<Probed, ProbeThreadFailed>,
+    key: ChunkKey,
+    /// The encoded result.
+    result: Result<Vec<u8>, ProbeThreadFailed>,
 }
 
 /// The consuming side of the worker, over all its sessions.
@@ -123,7 +123,8 @@ impl WorkConsumer {
         let mut sent = self.lanes.requests_sent();
         let mut deadline: Option<Instant> = None;
         loop {
-            self.status.set_in_hand(self.in_hand.keys());
+            self.status
+                .set_in_hand(self.in_hand.taken(), prefetch.size());
             if deadline.is_some() && self.in_hand.len() == 0 {
                 return Ok(0);
             }
@@ -151,6 +152,7 @@ impl WorkConsumer {
                 },
                 () = stop.cancelled(), if deadline.is_none() => {
                     consumer.stop().await?;
+                    self.status.start_draining();
                     deadline = Some(Instant::now() + DRAIN_TIMEOUT);
                     tracing::info!(in_hand = self.in_hand.len(), "draining");
                 }
@@ -213,12 +215,12 @@ impl WorkConsumer {
             let lanes = Arc::clone(&self.lanes);
             let redelivered = delivery.redelivered;
             let key = chunk.key;
+            let worker = self.settings.name.clone();
             let task = self.probing.spawn(async move {
                 let probed = lanes.probe(Arc::clone(&chunk)).await;
                 ProbedChunk {
-                    chunk,
-                    redelivered,
-                    probed,
+                    key,
+                    result: probed.map(|probed| encode(&chunk, worker, redelivered, probed)),
                 }
             });
             self.tasks.insert(task.id(), key);
@@ -232,20 +234,9 @@ impl WorkConsumer {
         consumer: &mut dyn Consumer,
         ended: ProbedChunk,
     ) -> Result<(), BrokerError> {
-        let key = ended.chunk.key;
-        match ended.probed {
-            Ok(probed) => {
-                let result = ResultChunk {
-                    version: Version,
-                    database: ended.chunk.database,
-                    key,
-                    token: ended.chunk.token,
-                    worker: self.settings.name.clone(),
-                    redelivered: ended.redelivered,
-                    started_at_us: probed.started_at_us,
-                    outcomes: probed.outcomes,
-                };
-                let body = result.encode();
+        let key = ended.key;
+        match ended.result {
+            Ok(body) => {
                 // The channel has room for all chunks in hand, so this never waits for long.
                 if self
                     .results
@@ -272,7 +263,12 @@ impl WorkConsumer {
         prefetch: &mut Prefetch,
         taking: bool,
     ) -> Result<(), BrokerError> {
-        let Unacked { tags, redelivered } = self.in_hand.settle(&key);
+        let Some(unacked) = self.in_hand.settle(&key) else {
+            return Ok(());
+        };
+        let Unacked {
+            tags, redelivered, ..
+        } = unacked;
         for tag in &tags {
             consumer.ack(*tag, false).await?;
         }
@@ -295,11 +291,27 @@ impl WorkConsumer {
         consumer: &mut dyn Consumer,
         key: ChunkKey,
     ) -> Result<(), BrokerError> {
-        for tag in self.in_hand.settle(&key).tags {
+        let unacked = self.in_hand.settle(&key);
+        for tag in unacked.into_iter().flat_map(|unacked| unacked.tags) {
             consumer.requeue(tag).await?;
         }
         Ok(())
     }
+}
+
+/// Encodes the result of a chunk, in the chunk's own task: a defect in it fails that chunk only.
+fn encode(chunk: &WorkChunk, worker: String, redelivered: bool, probed: Probed) -> Vec<u8> {
+    let result = ResultChunk {
+        version: Version,
+        database: chunk.database,
+        key: chunk.key,
+        token: chunk.token,
+        worker,
+        redelivered,
+        started_at_us: probed.started_at_us,
+        outcomes: probed.outcomes,
+    };
+    result.encode()
 }
 
 async fn until(deadline: Option<Instant>) {

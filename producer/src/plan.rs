@@ -156,7 +156,7 @@ impl Cutter {
         work.key.chunk = self.chunk;
         work.token = Token(Uuid::new_v4());
         let mut labels = Vec::new();
-        let mut bytes = work.encode().len() + ARRAY_HEADER;
+        let mut bytes = work.encoded_len() + ARRAY_HEADER;
         while work.targets.len() < self.chunk_size && self.next < self.targets.count() {
             let planned = self
                 .targets

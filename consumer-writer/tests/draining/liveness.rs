@@ -4,23 +4,25 @@ use std::time::Duration;
 
 use anyhow::Result;
 use pingfleet_broker::Queue;
-use pingfleet_wire::{Heartbeat, Message as _, Version};
+use pingfleet_wire::{ChunkInHand, Heartbeat, Message as _, WorkerCounts};
 use uuid::Uuid;
 
 use crate::rig::Rig;
 
 fn heartbeat(rig: &Rig, instance: u128) -> Heartbeat {
     Heartbeat {
-        version: Version,
-        worker: format!("worker-{instance}"),
-        instance: Uuid::from_u128(instance),
-        pid: 12,
-        threads: 2,
-        chunks_done: 3,
-        targets_done: 750,
-        requests_sent: 1000,
-        in_hand: rig.works.iter().map(|work| work.key).collect(),
-        draining: false,
+        counts: WorkerCounts {
+            chunks_done: 3,
+            targets_done: 750,
+            requests_sent: 1000,
+            ..WorkerCounts::default()
+        },
+        in_hand: rig
+            .works
+            .iter()
+            .map(|work| ChunkInHand::just_taken(work.key))
+            .collect(),
+        ..Heartbeat::new(format!("worker-{instance}"), Uuid::from_u128(instance))
     }
 }
 

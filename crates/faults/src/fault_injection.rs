@@ -22,7 +22,7 @@ use pingfleet_broker::{
     QueueDepth,
 };
 use pingfleet_prober::{
-    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     schedule::pacing::Pace,
 };
 use pingfleet_wire::{Probing, Rtt};
@@ -401,9 +401,9 @@ pub struct OpenFaultyProber {
 }
 
 impl OpenProber for OpenFaultyProber {
-    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
         Ok(Box::new(FaultyProber {
-            inner: self.inner.open(requests_sent)?,
+            inner: self.inner.open(counters)?,
             faults: Arc::clone(&self.faults),
         }))
     }

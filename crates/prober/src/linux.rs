@@ -30,7 +30,7 @@ use socket2::Type;
 
 use self::{network::NextHop, prober::LinuxProber};
 use crate::{
-    prober::{OpenProber, ProbeError, Prober, RequestsSent},
+    prober::{OpenProber, ProbeCounters, ProbeError, Prober},
     socket::{Egress, LogOnce},
 };
 
@@ -79,8 +79,8 @@ impl LinuxPing {
 }
 
 impl OpenProber for LinuxPing {
-    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
-        Ok(Box::new(LinuxProber::open(self, requests_sent)?))
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
+        Ok(Box::new(LinuxProber::open(self, counters)?))
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures_util::future;
-use pingfleet_wire::{Family, Outcome, WorkChunk};
+use pingfleet_wire::{Family, LocalLossCounts, Outcome, Status, WorkChunk};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tracing::error;
@@ -27,7 +27,7 @@ use self::{
     thread::{Assignment, ProbeThread},
 };
 use crate::{
-    prober::{Destination, Finding, OpenProber, ProbeError, RequestsSent},
+    prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError},
     resolve::{Resolver, Unresolved},
     schedule::pacing::Paces,
 };
@@ -53,7 +53,7 @@ pub struct ProbeThreads {
     threads: Vec<ProbeThread>,
     paces: Paces,
     resolver: Resolver,
-    requests_sent: Arc<RequestsSent>,
+    counters: Arc<ProbeCounters>,
     targets_done: AtomicU64,
 }
 
@@ -69,19 +69,19 @@ impl ProbeThreads {
         machine_rate: Option<NonZeroU32>,
         resolver: Resolver,
     ) -> Result<Self, ProbeError> {
-        let requests_sent = Arc::new(RequestsSent::default());
+        let counters = Arc::new(ProbeCounters::default());
         let mut all = Self {
             threads: Vec::with_capacity(count.get()),
             paces: Paces::new(count.get(), machine_rate),
             resolver,
-            requests_sent: Arc::clone(&requests_sent),
+            counters: Arc::clone(&counters),
             targets_done: AtomicU64::new(0),
         };
         // They open their probers at the same time. After an error, dropping `all` ends those that have started.
         let mut starting = Vec::with_capacity(count.get());
         for number in 0..count.get() {
             let (thread, started) =
-                ProbeThread::start(number, Arc::clone(opener), Arc::clone(&requests_sent))?;
+                ProbeThread::start(number, Arc::clone(opener), Arc::clone(&counters))?;
             all.threads.push(thread);
             starting.push(started);
         }
@@ -125,8 +125,7 @@ impl ProbeThreads {
             error!(chunk = ?chunk.key, "the prober did not report every target");
             return Err(ProbeThreadFailed);
         };
-        self.targets_done
-            .fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+        self.count(&outcomes);
         Ok(Probed {
             started_at_us,
             outcomes,
@@ -136,7 +135,19 @@ impl ProbeThreads {
     /// Requests that the kernel accepted since the start.
     #[must_use]
     pub fn requests_sent(&self) -> u64 {
-        self.requests_sent.get()
+        self.counters.requests()
+    }
+
+    /// Replies to requests of settled targets since the start.
+    #[must_use]
+    pub fn replies(&self) -> u64 {
+        self.counters.replies()
+    }
+
+    /// Attempts that may have been lost on this machine since the start, by cause.
+    #[must_use]
+    pub fn local_losses(&self) -> LocalLossCounts {
+        self.counters.local_losses()
     }
 
     /// Targets of probed chunks since the start.
@@ -148,6 +159,18 @@ impl ProbeThreads {
     /// Gives up what is in hand and waits for the threads to end.
     pub fn close(self) {
         drop(self);
+    }
+
+    fn count(&self, outcomes: &[Outcome]) {
+        let replies = outcomes.iter().map(|outcome| u64::from(outcome.received));
+        self.counters.add_replies(replies.sum());
+        for outcome in outcomes {
+            if let Status::Unknown(causes) = outcome.status {
+                self.counters.add_local_loss(causes);
+            }
+        }
+        self.targets_done
+            .fetch_add(outcomes.len() as u64, Ordering::Relaxed);
     }
 
     /// Resolves the names of a chunk, all at once. Each keeps its position.

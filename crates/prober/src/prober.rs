@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use pingfleet_wire::{Probing, Rtt, Status};
+use pingfleet_wire::{LocalLoss, LocalLossCounts, Probing, Rtt, Status};
 use thiserror::Error;
 
 use crate::schedule::pacing::Pace;
@@ -87,27 +87,68 @@ pub trait Prober {
 /// Opens one prober on each probing thread.
 pub trait OpenProber: Send + Sync {
     /// Opens a prober on the calling thread, within that thread's tokio runtime. The prober adds each request that the
-    /// kernel accepts to `requests_sent`.
+    /// kernel accepts to `counters`, and each attempt that it repeats because of a local loss.
     ///
     /// # Errors
     /// [`ProbeError`] when this process cannot probe at all.
-    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError>;
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError>;
 }
 
-/// Counts the requests that the kernel accepted, over all probers of one owner.
+/// Counts over all probers of one owner, since its start.
 #[derive(Debug, Default)]
-pub struct RequestsSent(AtomicU64);
+pub struct ProbeCounters {
+    requests: AtomicU64,
+    replies: AtomicU64,
+    /// By cause, in the order of the bits of [`LocalLoss`].
+    local_losses: [AtomicU64; 5],
+}
 
-impl RequestsSent {
-    /// Adds `requests`.
-    pub fn add(&self, requests: u64) {
-        self.0.fetch_add(requests, Ordering::Relaxed);
+impl ProbeCounters {
+    /// Adds requests that the kernel accepted.
+    pub fn add_requests(&self, requests: u64) {
+        self.requests.fetch_add(requests, Ordering::Relaxed);
     }
 
-    /// The count so far.
+    /// Requests that the kernel accepted.
     #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Adds replies.
+    pub fn add_replies(&self, replies: u64) {
+        self.replies.fetch_add(replies, Ordering::Relaxed);
+    }
+
+    /// Replies to requests of settled targets.
+    #[must_use]
+    pub fn replies(&self) -> u64 {
+        self.replies.load(Ordering::Relaxed)
+    }
+
+    /// Adds one attempt that may have been lost on this machine.
+    pub fn add_local_loss(&self, causes: LocalLoss) {
+        for (bit, count) in self.local_losses.iter().enumerate() {
+            if causes.has(LocalLoss(1 << bit)) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Attempts that may have been lost on this machine, by cause.
+    #[must_use]
+    pub fn local_losses(&self) -> LocalLossCounts {
+        let [socket_drops, send_path, stalled, canary, interrupted] = self
+            .local_losses
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed));
+        LocalLossCounts {
+            socket_drops,
+            send_path,
+            stalled,
+            canary,
+            interrupted,
+        }
     }
 }
 
@@ -146,5 +187,27 @@ impl ProbeError {
         } else {
             Self::Socket(error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_counts_for_each_of_its_causes() {
+        let counters = ProbeCounters::default();
+        counters.add_local_loss(LocalLoss::SOCKET_DROPS.and(LocalLoss::CANARY));
+        counters.add_local_loss(LocalLoss::CANARY);
+        counters.add_local_loss(LocalLoss::INTERRUPTED);
+        assert_eq!(
+            counters.local_losses(),
+            LocalLossCounts {
+                socket_drops: 1,
+                canary: 2,
+                interrupted: 1,
+                ..LocalLossCounts::default()
+            }
+        );
     }
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use pingfleet_wire::{Probing, Rtt, Status};
 
 use crate::{
-    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     schedule::pacing::Pace,
 };
 
@@ -69,17 +69,17 @@ impl Scripted {
 }
 
 impl OpenProber for Scripted {
-    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
         Ok(Box::new(ScriptedProber {
             script: self.clone(),
-            requests_sent,
+            counters,
         }))
     }
 }
 
 struct ScriptedProber {
     script: Scripted,
-    requests_sent: Arc<RequestsSent>,
+    counters: Arc<ProbeCounters>,
 }
 
 #[async_trait(?Send)]
@@ -99,7 +99,7 @@ impl Prober for ScriptedProber {
             pace.acquire().await;
             let at = tokio::time::Instant::now().into_std();
             let finding = self.script.finding(probing, destination.address, at);
-            self.requests_sent.add(u64::from(finding.sent));
+            self.counters.add_requests(u64::from(finding.sent));
             findings.push(finding);
         }
         tokio::time::sleep(self.script.delay).await;

@@ -22,7 +22,7 @@ use self::{
     client::{Client, Share},
 };
 use crate::{
-    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     schedule::pacing::Pace,
     socket::{Egress, LogOnce, errno},
 };
@@ -58,11 +58,11 @@ impl SurgePing {
 }
 
 impl OpenProber for SurgePing {
-    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
         let prober = SurgeProber {
             prefer_raw: self.prefer_raw,
             log_once: Arc::clone(&self.log_once),
-            requests_sent,
+            counters,
             clients: RefCell::default(),
         };
         let [v4, v6] = [false, true].map(|v6| prober.client(&Egress::plain(v6)));
@@ -76,7 +76,7 @@ impl OpenProber for SurgePing {
 struct SurgeProber {
     prefer_raw: bool,
     log_once: Arc<LogOnce>,
-    requests_sent: Arc<RequestsSent>,
+    counters: Arc<ProbeCounters>,
     clients: RefCell<Vec<(Egress, Rc<Client>)>>,
 }
 
@@ -95,7 +95,7 @@ impl Prober for SurgeProber {
             needed.then(|| self.share(&Egress::of(probing, v6)))
         });
         let shares = Shares(shares);
-        ChunkProbing::new(probing, destinations, &shares, &self.requests_sent)
+        ChunkProbing::new(probing, destinations, &shares, &self.counters)
             .run(pace)
             .await
     }

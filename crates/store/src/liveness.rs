@@ -1,9 +1,9 @@
 //! Liveness: when the writers and workers were last seen, and the chunks that each worker has in hand.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
-use pingfleet_wire::{Heartbeat, timing::WORKER_TIMEOUT};
-use rusqlite::{Connection, OptionalExtension};
+use pingfleet_wire::{ChunkInHand, Heartbeat, LocalLossCounts, timing::WORKER_TIMEOUT};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use crate::{StoreError, Transport, Writer, now_us};
 
@@ -34,16 +34,65 @@ pub struct WorkerRow {
     pub worker: String,
     /// Process id on its machine.
     pub pid: i64,
-    /// Time since the worker was last seen, by the clock of the master.
+    /// The version of its program.
+    pub version: String,
+    /// Its group.
+    pub group: String,
+    /// Probing threads.
+    pub threads: i64,
+    /// How many chunks it may have in hand.
+    pub prefetch: i64,
+    /// Its ceiling over all runs, in requests a second; unlimited when absent.
+    pub rate: Option<i64>,
+    /// Whether it is stopping and takes no new chunks.
+    pub draining: bool,
+    /// Since it was last seen, by the clock of the master.
     pub age: Duration,
     /// Chunks in hand.
     pub in_hand: i64,
+    /// Since it took the oldest chunk that it has in hand, by the clock of the master.
+    pub oldest_in_hand: Option<Duration>,
     /// Chunks settled since its start.
     pub chunks_done: i64,
     /// Targets settled since its start.
     pub targets_done: i64,
-    /// Whether it finishes its chunks and then stops.
-    pub draining: bool,
+    /// Requests sent since its start.
+    pub requests_sent: i64,
+    /// Replies to requests of settled targets since its start.
+    pub replies: i64,
+    /// Attempts that its machine may have lost since its start, by cause.
+    pub local_losses: LocalLossCounts,
+}
+
+impl WorkerRow {
+    fn read(row: &Row<'_>, now: i64) -> rusqlite::Result<Self> {
+        let since = |at: i64| Duration::from_micros((now - at).max(0) as u64);
+        let count = |column: &str| row.get::<_, i64>(column).map(|count| count as u64);
+        Ok(Self {
+            worker: row.get("worker")?,
+            pid: row.get("pid")?,
+            version: row.get("version")?,
+            group: row.get("worker_group")?,
+            threads: row.get("threads")?,
+            prefetch: row.get("prefetch")?,
+            rate: row.get("rate")?,
+            draining: row.get("draining")?,
+            age: since(row.get("last_seen_us")?),
+            in_hand: row.get("in_hand")?,
+            oldest_in_hand: row.get::<_, Option<i64>>("oldest_taken_at_us")?.map(since),
+            chunks_done: row.get("chunks_done")?,
+            targets_done: row.get("targets_done")?,
+            requests_sent: row.get("requests_sent")?,
+            replies: row.get("replies")?,
+            local_losses: LocalLossCounts {
+                socket_drops: count("lost_socket_drops")?,
+                send_path: count("lost_send_path")?,
+                stalled: count("lost_stalled")?,
+                canary: count("lost_canary")?,
+                interrupted: count("lost_interrupted")?,
+            },
+        })
+    }
 }
 
 impl Writer {
@@ -106,6 +155,21 @@ impl Writer {
             })?)
     }
 
+    /// How many chunks the live workers may have in hand together, without those that drain.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn live_prefetch(&self) -> Result<i64, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached(
+                "SELECT coalesce(sum(prefetch), 0) FROM workers WHERE last_seen_us > ?1 AND NOT draining",
+            )?
+            .query_row([now_us() - WORKER_TIMEOUT.as_micros() as i64], |row| {
+                row.get(0)
+            })?)
+    }
+
     /// All known workers, by name.
     ///
     /// # Errors
@@ -113,22 +177,11 @@ impl Writer {
     pub fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
         let now = now_us();
         let mut statement = self.connection.prepare(
-            "SELECT w.worker, w.pid, w.last_seen_us, w.chunks_done, w.targets_done, w.draining,
-                    (SELECT count(*) FROM in_hand h WHERE h.instance = w.instance)
-             FROM workers w ORDER BY w.worker, w.first_seen_us",
+            "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us
+             FROM workers w LEFT JOIN in_hand h ON h.instance = w.instance
+             GROUP BY w.instance ORDER BY w.worker, w.first_seen_us",
         )?;
-        let rows = statement.query_map((), |row| {
-            let seen: i64 = row.get(2)?;
-            Ok(WorkerRow {
-                worker: row.get(0)?,
-                pid: row.get(1)?,
-                age: Duration::from_micros((now - seen).max(0) as u64),
-                chunks_done: row.get(3)?,
-                targets_done: row.get(4)?,
-                draining: row.get(5)?,
-                in_hand: row.get(6)?,
-            })
-        })?;
+        let rows = statement.query_map((), |row| WorkerRow::read(row, now))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 }
@@ -155,27 +208,7 @@ pub(crate) fn store_heartbeat(
     heartbeat: &Heartbeat,
     now: i64,
 ) -> Result<(), StoreError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO workers (instance, worker, pid, threads, first_seen_us, last_seen_us,
-                                  chunks_done, targets_done, requests_sent, draining)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9)
-             ON CONFLICT (instance) DO UPDATE SET
-                worker = excluded.worker, last_seen_us = excluded.last_seen_us,
-                chunks_done = excluded.chunks_done, targets_done = excluded.targets_done,
-                requests_sent = excluded.requests_sent, draining = excluded.draining",
-        )?
-        .execute((
-            heartbeat.instance,
-            &heartbeat.worker,
-            heartbeat.pid,
-            heartbeat.threads,
-            now,
-            heartbeat.chunks_done as i64,
-            heartbeat.targets_done as i64,
-            heartbeat.requests_sent as i64,
-            heartbeat.draining,
-        ))?;
+    store_worker(connection, heartbeat, now)?;
     connection
         .prepare_cached("DELETE FROM in_hand WHERE instance = ?1")?
         .execute([heartbeat.instance])?;
@@ -187,10 +220,11 @@ pub(crate) fn store_heartbeat(
         return Ok(());
     }
     let mut insert = connection.prepare_cached(
-        "INSERT OR IGNORE INTO in_hand (instance, run_id, chunk) VALUES (?1, ?2, ?3)",
+        "INSERT OR IGNORE INTO in_hand (instance, run_id, chunk, taken_at_us) VALUES (?1, ?2, ?3, ?4)",
     )?;
-    for key in &heartbeat.in_hand {
-        insert.execute((heartbeat.instance, key.run.to_string(), key.chunk))?;
+    for ChunkInHand { key, age_ms } in &heartbeat.in_hand {
+        let taken_at = now - i64::from(*age_ms) * 1000;
+        insert.execute((heartbeat.instance, key.run.to_string(), key.chunk, taken_at))?;
     }
     let forgotten = now - WORKER_FORGOTTEN_AFTER.as_micros() as i64;
     connection
@@ -201,5 +235,56 @@ pub(crate) fn store_heartbeat(
     connection
         .prepare_cached("DELETE FROM workers WHERE last_seen_us < ?1")?
         .execute([forgotten])?;
+    Ok(())
+}
+
+fn store_worker(
+    connection: &Connection,
+    heartbeat: &Heartbeat,
+    now: i64,
+) -> Result<(), StoreError> {
+    let counts = &heartbeat.counts;
+    let [socket_drops, send_path, stalled, canary, interrupted] = counts.local_losses.by_cause();
+    connection
+        .prepare_cached(
+            "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, rate,
+                                  first_seen_us, last_seen_us, draining,
+                                  chunks_done, targets_done, requests_sent, replies, lost_socket_drops,
+                                  lost_send_path, lost_stalled, lost_canary, lost_interrupted)
+             VALUES (:instance, :worker, :pid, :version, :group, :threads, :prefetch, :rate,
+                     :now, :now, :draining,
+                     :chunks_done, :targets_done, :requests_sent, :replies, :socket_drops,
+                     :send_path, :stalled, :canary, :interrupted)
+             ON CONFLICT (instance) DO UPDATE SET
+                worker = excluded.worker, version = excluded.version, worker_group = excluded.worker_group,
+                threads = excluded.threads, prefetch = excluded.prefetch, rate = excluded.rate,
+                last_seen_us = excluded.last_seen_us, draining = excluded.draining,
+                chunks_done = excluded.chunks_done, targets_done = excluded.targets_done,
+                requests_sent = excluded.requests_sent, replies = excluded.replies,
+                lost_socket_drops = excluded.lost_socket_drops, lost_send_path = excluded.lost_send_path,
+                lost_stalled = excluded.lost_stalled, lost_canary = excluded.lost_canary,
+                lost_interrupted = excluded.lost_interrupted",
+        )?
+        .execute(named_params! {
+            ":instance": heartbeat.instance,
+            ":worker": heartbeat.worker,
+            ":pid": heartbeat.pid,
+            ":version": heartbeat.program_version,
+            ":group": heartbeat.group,
+            ":threads": heartbeat.threads,
+            ":prefetch": heartbeat.prefetch,
+            ":rate": heartbeat.rate.map(NonZeroU32::get),
+            ":now": now,
+            ":draining": heartbeat.draining,
+            ":chunks_done": counts.chunks_done as i64,
+            ":targets_done": counts.targets_done as i64,
+            ":requests_sent": counts.requests_sent as i64,
+            ":replies": counts.replies as i64,
+            ":socket_drops": socket_drops as i64,
+            ":send_path": send_path as i64,
+            ":stalled": stalled as i64,
+            ":canary": canary as i64,
+            ":interrupted": interrupted as i64,
+        })?;
     Ok(())
 }

@@ -173,19 +173,30 @@ CREATE TABLE workers (
     instance      BLOB    PRIMARY KEY CHECK (length(instance) = 16),
     worker        TEXT    NOT NULL,
     pid           INTEGER NOT NULL,
+    version       TEXT    NOT NULL,
+    worker_group  TEXT    NOT NULL,
     threads       INTEGER NOT NULL,
+    prefetch      INTEGER NOT NULL,
+    rate          INTEGER,
     first_seen_us INTEGER NOT NULL,
     last_seen_us  INTEGER NOT NULL,
+    draining      INTEGER NOT NULL,
     chunks_done   INTEGER NOT NULL,
     targets_done  INTEGER NOT NULL,
     requests_sent INTEGER NOT NULL,
-    draining      INTEGER NOT NULL
+    replies       INTEGER NOT NULL,
+    lost_socket_drops INTEGER NOT NULL,
+    lost_send_path    INTEGER NOT NULL,
+    lost_stalled      INTEGER NOT NULL,
+    lost_canary       INTEGER NOT NULL,
+    lost_interrupted  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE in_hand (
     instance BLOB    NOT NULL,
     run_id   TEXT    NOT NULL,
     chunk    INTEGER NOT NULL,
+    taken_at_us INTEGER NOT NULL,
     PRIMARY KEY (instance, run_id, chunk)
 ) STRICT, WITHOUT ROWID;
 

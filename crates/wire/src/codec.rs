@@ -78,9 +78,23 @@ pub trait Message: Serialize + DeserializeOwned {
     /// The message as bytes, the version first.
     ///
     /// # Panics
-    /// Never: writing to a vector cannot fail and every length is known.
+    /// When the message is one that [`Self::decode`] refuses. Building such a message is a defect.
     fn encode(&self) -> Vec<u8> {
-        rmp_serde::to_vec(self).expect("a vector takes every byte and all lengths are known")
+        if let Err(problem) = self.check() {
+            panic!("no reader accepts this message: {problem}");
+        }
+        let bytes = to_bytes(self);
+        assert!(
+            bytes.len() <= MAX_MESSAGE_BYTES,
+            "no reader accepts a message of {} bytes",
+            bytes.len()
+        );
+        bytes
+    }
+
+    /// The length of the encoded message, also of one that is not complete yet.
+    fn encoded_len(&self) -> usize {
+        to_bytes(self).len()
     }
 
     /// Reads a message.
@@ -109,6 +123,10 @@ pub trait Message: Serialize + DeserializeOwned {
         message.check().map_err(DecodeError::Malformed)?;
         Ok(message)
     }
+}
+
+fn to_bytes(message: &impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec(message).expect("a vector takes every byte and all lengths are known")
 }
 
 /// Refuses another version before anything else is read, because another version may have another shape.

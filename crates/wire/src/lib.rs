@@ -16,13 +16,14 @@ pub mod timing;
 mod work;
 
 pub use codec::{DecodeError, Message, Version, WIRE_VERSION};
-pub use heartbeat::Heartbeat;
+pub use heartbeat::{ChunkInHand, Heartbeat, WorkerCounts};
 pub use limits::{
-    DEFAULT_QUEUE_PREFIX, MAX_CHUNK_BYTES, MAX_CHUNK_TARGETS, MAX_DEPTH, MAX_IN_HAND,
-    MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_OUTCOME_BYTES, MAX_PREFETCH, MAX_QUEUE_PREFIX_BYTES,
-    MAX_WORKER_CHARS, check_queue_prefix, check_worker_name,
+    DEFAULT_GROUP, DEFAULT_QUEUE_PREFIX, MAX_CHUNK_BYTES, MAX_CHUNK_TARGETS, MAX_DEPTH,
+    MAX_GROUP_BYTES, MAX_IN_HAND, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_OUTCOME_BYTES,
+    MAX_PREFETCH, MAX_PROGRAM_VERSION_CHARS, MAX_QUEUE_PREFIX_BYTES, MAX_WORKER_CHARS, check_group,
+    check_program_version, check_queue_prefix, check_worker_name,
 };
-pub use outcome::{DnsFailure, LocalLoss, Outcome, Rtt, Status};
+pub use outcome::{DnsFailure, LocalLoss, LocalLossCounts, Outcome, Rtt, Status};
 pub use probing::{Family, Probing};
 pub use result::ResultChunk;
 pub use target::Target;

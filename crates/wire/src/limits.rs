@@ -30,6 +30,15 @@ pub const MAX_IN_HAND: usize = 2 * MAX_PREFETCH as usize;
 /// The longest name of a worker, in characters.
 pub const MAX_WORKER_CHARS: usize = 100;
 
+/// The longest version of a program, in characters.
+pub const MAX_PROGRAM_VERSION_CHARS: usize = 50;
+
+/// The group of a worker unless the settings have another one.
+pub const DEFAULT_GROUP: &str = "default";
+
+/// The longest name of a worker group, in bytes.
+pub const MAX_GROUP_BYTES: usize = 32;
+
 /// The prefix of queue and exchange names unless the settings have another one.
 pub const DEFAULT_QUEUE_PREFIX: &str = "pingfleet";
 
@@ -46,6 +55,35 @@ pub fn check_worker_name(name: &str) -> Result<(), String> {
     } else {
         Err(format!(
             "a worker's name is 1 to {MAX_WORKER_CHARS} printable characters"
+        ))
+    }
+}
+
+/// Checks the version of a program.
+///
+/// # Errors
+/// A sentence with the rule.
+pub fn check_program_version(version: &str) -> Result<(), String> {
+    if (1..=MAX_PROGRAM_VERSION_CHARS).contains(&version.chars().count()) && is_printable(version) {
+        Ok(())
+    } else {
+        Err(format!(
+            "a program's version is 1 to {MAX_PROGRAM_VERSION_CHARS} printable characters"
+        ))
+    }
+}
+
+/// Checks the name of a worker group. It is part of a queue's name.
+///
+/// # Errors
+/// A sentence with the rule.
+pub fn check_group(group: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if (1..=MAX_GROUP_BYTES).contains(&group.len()) && group.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err(format!(
+            "a group's name is 1 to {MAX_GROUP_BYTES} letters, digits, '-' or '_'"
         ))
     }
 }

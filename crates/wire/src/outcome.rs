@@ -47,6 +47,12 @@ impl LocalLoss {
         (Self::INTERRUPTED, "interrupted"),
     ];
 
+    /// Whether any cause of `other` is in the set.
+    #[must_use]
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Both sets together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -58,10 +64,39 @@ impl fmt::Display for LocalLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = Self::NAMES
             .iter()
-            .filter(|(cause, _)| self.0 & cause.0 != 0)
+            .filter(|(cause, _)| self.has(*cause))
             .map(|(_, name)| *name)
             .collect();
         f.write_str(&names.join(","))
+    }
+}
+
+/// How often each cause of a [`LocalLoss`] occurred.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalLossCounts {
+    /// The socket dropped what it had received.
+    pub socket_drops: u64,
+    /// Sending failed.
+    pub send_path: u64,
+    /// The loop that reads answers was late.
+    pub stalled: u64,
+    /// An echo request to the loopback address was not answered.
+    pub canary: u64,
+    /// The prober ended before the answer could have come.
+    pub interrupted: u64,
+}
+
+impl LocalLossCounts {
+    /// The counts in the order of the bits of [`LocalLoss`].
+    #[must_use]
+    pub fn by_cause(&self) -> [u64; 5] {
+        [
+            self.socket_drops,
+            self.send_path,
+            self.stalled,
+            self.canary,
+            self.interrupted,
+        ]
     }
 }
 

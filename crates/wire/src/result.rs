@@ -36,6 +36,9 @@ pub struct ResultChunk {
 impl Message for ResultChunk {
     fn check(&self) -> Result<(), String> {
         check_worker_name(&self.worker)?;
+        if self.outcomes.len() > MAX_CHUNK_TARGETS {
+            return Err(format!("more than {MAX_CHUNK_TARGETS} outcomes"));
+        }
         let latest_after_us = self
             .outcomes
             .iter()

@@ -21,6 +21,26 @@ pub enum Target {
     Text(String),
 }
 
+impl Target {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Address(_) => Ok(()),
+            Self::Text(text) => check_text(text),
+        }
+    }
+}
+
+fn check_text(text: &str) -> Result<(), String> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if (1..=MAX_NAME_BYTES).contains(&text.len()) && plain {
+        Ok(())
+    } else {
+        Err(format!(
+            "a name is 1 to {MAX_NAME_BYTES} graphic ASCII characters"
+        ))
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -55,10 +75,7 @@ impl<'de> Deserialize<'de> for Target {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Target, E> {
-                let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
-                if text.is_empty() || text.len() > MAX_NAME_BYTES || !plain {
-                    return Err(E::custom("a name is 1 to 253 graphic ASCII characters"));
-                }
+                check_text(text).map_err(E::custom)?;
                 Ok(Target::Text(text.to_owned()))
             }
         }

@@ -45,6 +45,10 @@ impl Message for WorkChunk {
         if self.targets.is_empty() {
             return Err("a chunk without targets".to_owned());
         }
+        if self.targets.len() > MAX_CHUNK_TARGETS {
+            return Err(format!("more than {MAX_CHUNK_TARGETS} targets"));
+        }
+        self.targets.iter().try_for_each(Target::check)?;
         self.probing.check()
     }
 }

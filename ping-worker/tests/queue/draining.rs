@@ -1,15 +1,20 @@
 //! Draining: the worker finishes what it has in hand within the timeout, and does not count as lost afterwards.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, atomic::Ordering},
+};
 
 use anyhow::Result;
 use pingfleet_broker::Queue;
-use pingfleet_wire::Heartbeat;
-use tokio::sync::Semaphore;
+use pingfleet_wire::{
+    ChunkKey, Heartbeat, Message as _, Outcome, ResultChunk, Status, timing::HEARTBEAT_INTERVAL,
+};
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     answers::Answer,
-    rig::{Event, Rig, TARGETS, count, place},
+    rig::{Event, Rig, TARGETS, count, place, published},
 };
 
 fn heartbeats(events: &[Event]) -> Vec<&Heartbeat> {
@@ -20,6 +25,11 @@ fn heartbeats(events: &[Event]) -> Vec<&Heartbeat> {
             _ => None,
         })
         .collect()
+}
+
+fn keys(heartbeat: &Heartbeat) -> Vec<ChunkKey> {
+    let in_hand = heartbeat.in_hand.iter();
+    in_hand.map(|chunk| chunk.key).collect()
 }
 
 #[tokio::test]
@@ -61,7 +71,7 @@ async fn a_drain_finishes_what_is_in_hand_and_takes_nothing_new() -> Result<()> 
     assert_eq!(rig.ready(Queue::Results).await?, 5);
     let last_heartbeat = heartbeats(&events).pop();
     let last_heartbeat =
-        last_heartbeat.map(|last| (last.draining, last.in_hand.len(), last.chunks_done));
+        last_heartbeat.map(|last| (last.draining, last.in_hand.len(), last.counts.chunks_done));
     assert_eq!(last_heartbeat, Some((true, 0, 5)));
     Ok(())
 }
@@ -105,9 +115,11 @@ async fn heartbeats_list_what_is_in_hand_and_the_last_one_is_draining() -> Resul
     rig.floor
         .log
         .wait_for("a heartbeat with the chunk in hand", |events| {
-            heartbeats(events)
-                .iter()
-                .any(|heartbeat| heartbeat.in_hand == [rig.key(0)] && !heartbeat.draining)
+            heartbeats(events).iter().any(|heartbeat| {
+                keys(heartbeat) == [rig.key(0)]
+                    && heartbeat.in_hand[0].age_ms >= 5000
+                    && !heartbeat.draining
+            })
         })
         .await?;
     rig.permits.add_permits(1);
@@ -116,19 +128,17 @@ async fn heartbeats_list_what_is_in_hand_and_the_last_one_is_draining() -> Resul
         .wait_for("a heartbeat with the chunk settled", |events| {
             heartbeats(events)
                 .iter()
-                .any(|heartbeat| heartbeat.in_hand.is_empty() && heartbeat.chunks_done == 1)
+                .any(|heartbeat| heartbeat.in_hand.is_empty() && heartbeat.counts.chunks_done == 1)
         })
         .await?;
     worker.stop().await?;
 
     let events = rig.floor.log.events();
     let heartbeats = heartbeats(&events);
-    let last_heartbeats = heartbeats.iter().filter(|last| last.draining).count();
-    assert_eq!(last_heartbeats, 1);
     let last = heartbeats.last().expect("there were some");
     assert!(last.draining && last.in_hand.is_empty());
-    assert_eq!(last.targets_done, u64::from(TARGETS));
-    assert!(last.requests_sent > 0);
+    assert_eq!(last.counts.targets_done, u64::from(TARGETS));
+    assert!(last.counts.requests_sent > 0);
     assert!(
         heartbeats
             .iter()
@@ -164,4 +174,91 @@ async fn an_unconfirmed_last_heartbeat_does_not_hold_the_worker() -> Result<()> 
     let summary = worker.stop().await?;
     assert_eq!((summary.chunks, summary.left), (1, 0));
     Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_shows_at_once_and_as_long_as_it_lasts() -> Result<()> {
+    let rig = Rig::gated();
+    let worker = rig.start();
+    rig.give(0).await?;
+    rig.floor
+        .log
+        .wait_for_some("the probing", 1, |event| *event == Event::Probing(0))
+        .await?;
+    let began = Instant::now();
+    worker.stop.cancel();
+    let draining = |events: &[Event]| {
+        let heartbeats = heartbeats(events);
+        let draining = heartbeats
+            .iter()
+            .filter(|heartbeat| heartbeat.draining && keys(heartbeat) == [rig.key(0)]);
+        draining.count()
+    };
+    rig.floor
+        .log
+        .wait_for("the first draining heartbeat", |events| {
+            draining(events) >= 1
+        })
+        .await?;
+    assert!(
+        began.elapsed() < HEARTBEAT_INTERVAL,
+        "{:?}",
+        began.elapsed()
+    );
+    rig.floor
+        .log
+        .wait_for("another draining heartbeat", |events| draining(events) >= 2)
+        .await?;
+    // Draining times out because the chunk never ends.
+    assert_eq!(worker.ended().await?.left, 1);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_report_the_worker_and_its_counts() -> Result<()> {
+    let mut rig = Rig::new();
+    rig.settings.rate = NonZeroU32::new(1_000_000);
+    let worker = rig.start();
+    for chunk in 0..3 {
+        rig.give(chunk).await?;
+    }
+    rig.acked(0..3).await?;
+    worker.stop().await?;
+    let events = rig.floor.log.events();
+    let replies: u64 = (0..3).map(|chunk| received(&events, chunk)).sum();
+    let lost: u64 = (0..3).map(|chunk| unknown(&events, chunk)).sum();
+    let last = heartbeats(&events).pop().expect("there were some");
+    assert_eq!(last.program_version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(last.group, "default");
+    assert_eq!((last.threads, last.prefetch), (1, 4));
+    assert_eq!(last.rate, NonZeroU32::new(1_000_000));
+    assert!(replies > 0);
+    assert_eq!(last.counts.replies, replies);
+    let losses = last.counts.local_losses.by_cause();
+    assert!(losses.iter().all(|count| *count <= lost));
+    assert_eq!(losses.iter().any(|count| *count > 0), lost > 0);
+    Ok(())
+}
+
+fn outcomes(events: &[Event], chunk: u32) -> Vec<Outcome> {
+    let body = published(events, chunk).remove(0);
+    ResultChunk::decode(&body.0)
+        .expect("the worker sends what it can read")
+        .outcomes
+}
+
+fn received(events: &[Event], chunk: u32) -> u64 {
+    let outcomes = outcomes(events, chunk);
+    outcomes
+        .iter()
+        .map(|outcome| u64::from(outcome.received))
+        .sum()
+}
+
+fn unknown(events: &[Event], chunk: u32) -> u64 {
+    let outcomes = outcomes(events, chunk);
+    let unknown = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome.status, Status::Unknown(_)));
+    unknown.count() as u64
 }

@@ -19,7 +19,7 @@ use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use ping_worker::{WorkerError, WorkerSettings, WorkerSummary};
 use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, Queue};
 use pingfleet_prober::{
-    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     resolve::Resolver,
     schedule::pacing::Pace,
     scripted::Scripted,
@@ -200,12 +200,12 @@ struct GatedProber {
 }
 
 impl OpenProber for Gated {
-    fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
         Ok(Box::new(GatedProber {
             floor: Arc::clone(&self.floor),
             permits: Arc::clone(&self.permits),
             panics: Arc::clone(&self.panics),
-            script: Scripted::default().open(requests_sent)?,
+            script: Scripted::default().open(counters)?,
         }))
     }
 }

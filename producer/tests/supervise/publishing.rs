@@ -6,7 +6,7 @@ use anyhow::Result;
 use pingfleet_broker::{Confirmed, Queue};
 use pingfleet_settings::Exit;
 use pingfleet_store::Transport;
-use pingfleet_wire::{ChunkKey, Heartbeat, Version};
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat};
 use producer::{EndReason, RunRequest};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -180,19 +180,11 @@ async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() ->
     store.note_writer_alive(Transport::Broker, "test")?;
     // A worker lists the second chunk as in hand: that one is not overdue.
     let heartbeat = Heartbeat {
-        version: Version,
-        worker: "busy".to_owned(),
-        instance: Uuid::new_v4(),
-        pid: 1,
-        threads: 1,
-        chunks_done: 0,
-        targets_done: 0,
-        requests_sent: 0,
-        in_hand: vec![ChunkKey {
+        in_hand: vec![ChunkInHand::just_taken(ChunkKey {
             run: run_id.unwrap_or_default(),
             chunk: 1,
-        }],
-        draining: false,
+        })],
+        ..Heartbeat::new("busy", Uuid::new_v4())
     };
     store.apply(
         Transport::Broker,

@@ -25,7 +25,7 @@ use super::{
         memory,
     },
 };
-use crate::prober::RequestsSent;
+use crate::prober::ProbeCounters;
 
 /// How often local losses are looked for while targets are in hand.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -69,7 +69,7 @@ pub(super) struct Engine {
     incoming: Incoming,
     errors: ErrorQueue,
     staged: Vec<Staged>,
-    requests_sent: Arc<RequestsSent>,
+    counters: Arc<ProbeCounters>,
     detector: Rc<LossDetector>,
     /// Whether the kernel reports nothing of what it discards on the way out.
     reads_discards: bool,
@@ -87,13 +87,20 @@ impl Engine {
         opened: &Opened,
         key: &SocketKey,
         detector: &Rc<LossDetector>,
-        requests_sent: Arc<RequestsSent>,
+        counters: Arc<ProbeCounters>,
         threads: NonZeroUsize,
     ) -> io::Result<Self> {
         let now = Instant::now();
         let v6 = key.egress.is_v6();
         let echo = Echo::new(v6, opened.kind == Type::RAW, opened.identifier);
-        let mut probes = Probes::new(key, echo, Rc::clone(detector), threads, now);
+        let mut probes = Probes::new(
+            key,
+            echo,
+            Rc::clone(detector),
+            Arc::clone(&counters),
+            threads,
+            now,
+        );
         let drops = memory(&opened.socket)?.drops;
         probes.local_losses().drops_counted(drops, now);
         Ok(Self {
@@ -102,7 +109,7 @@ impl Engine {
             incoming: Incoming::new(Echo::longest_reply(DEFAULT_PAYLOAD_SIZE)),
             errors: ErrorQueue::new(),
             staged: Vec::with_capacity(MAX_BATCH),
-            requests_sent,
+            counters,
             detector: Rc::clone(detector),
             reads_discards: v6 && opened.kind == Type::DGRAM,
             expected: None,
@@ -306,7 +313,7 @@ impl Engine {
                 Ok(accepted) => {
                     let sent = &staged[first..first + accepted];
                     self.probes.sent(sent, before, Instant::now());
-                    self.requests_sent.add(accepted as u64);
+                    self.counters.add_requests(accepted as u64);
                     first += accepted;
                     refusals.in_a_row = 0;
                 }

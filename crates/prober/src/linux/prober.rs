@@ -20,7 +20,7 @@ use super::{
     socket::{Opened, open},
 };
 use crate::{
-    prober::{Destination, Finding, ProbeError, Prober, RequestsSent},
+    prober::{Destination, Finding, ProbeCounters, ProbeError, Prober},
     schedule::{pacing::Pace, target_state::Schedule},
     socket::{Egress, LogOnce, errno},
 };
@@ -33,7 +33,7 @@ pub(super) struct LinuxProber {
     receive_buffer: Option<usize>,
     log_once: Arc<LogOnce>,
     threads: ThreadCount,
-    requests_sent: Arc<RequestsSent>,
+    counters: Arc<ProbeCounters>,
     sockets: RefCell<Vec<KeptSocket>>,
     drivers: RefCell<JoinSet<()>>,
     /// Cancelled when a driver fails: the targets of its socket get no findings any more.
@@ -119,7 +119,7 @@ impl LinuxProber {
     /// Opens a prober on the calling thread.
     pub(super) fn open(
         opener: &LinuxPing,
-        requests_sent: Arc<RequestsSent>,
+        counters: Arc<ProbeCounters>,
     ) -> Result<Self, ProbeError> {
         let preferred = opener.preferred();
         let prober = Self {
@@ -127,7 +127,7 @@ impl LinuxProber {
             receive_buffer: opener.receive_buffer,
             log_once: Arc::clone(&opener.log_once),
             threads: ThreadCount::enter(&opener.threads),
-            requests_sent,
+            counters,
             sockets: RefCell::default(),
             drivers: RefCell::default(),
             driver_failed: CancellationToken::new(),
@@ -198,7 +198,7 @@ impl LinuxProber {
             &opened,
             key,
             &self.detector,
-            Arc::clone(&self.requests_sent),
+            Arc::clone(&self.counters),
             self.threads.get(),
         )?;
         let driven = Rc::new(DrivenSocket::new(opened.socket, engine)?);

@@ -34,7 +34,7 @@ use super::{
     syscall::{NetworkError, Outgoing},
 };
 use crate::{
-    prober::Destination,
+    prober::{Destination, ProbeCounters},
     schedule::{
         pacing::Pace,
         target_state::{Credit, Schedule, Step, Unreachable},
@@ -98,6 +98,7 @@ pub(super) struct Probes {
     timers: TimerWheel,
     window: Window,
     detector: Rc<LossDetector>,
+    counters: Arc<ProbeCounters>,
     local_losses: LocalLossLog,
     /// Everything that arrived before this has been read.
     read_until: Instant,
@@ -113,6 +114,7 @@ impl Probes {
         key: &SocketKey,
         echo: Echo,
         detector: Rc<LossDetector>,
+        counters: Arc<ProbeCounters>,
         threads: NonZeroUsize,
         now: Instant,
     ) -> Self {
@@ -127,6 +129,7 @@ impl Probes {
             timers: TimerWheel::new(now),
             window: Window::up_to(max_unanswered(on_link, threads), threads),
             detector,
+            counters,
             local_losses: LocalLossLog::default(),
             read_until: now,
             losses_known_until: now,
@@ -330,6 +333,7 @@ impl Probes {
         if cause == LocalLoss::default() {
             self.settle(index);
         } else if attempts < MAX_ATTEMPTS {
+            self.counters.add_local_loss(cause);
             self.probe_again(index);
         } else {
             self.table.target_mut(index).state.local_loss(cause);

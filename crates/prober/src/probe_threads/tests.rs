@@ -166,7 +166,7 @@ impl Drop for ReportEnd {
 }
 
 impl OpenProber for HoldingProber {
-    fn open(&self, _: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+    fn open(&self, _: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
         Ok(Box::new(self.clone()))
     }
 }
@@ -279,7 +279,7 @@ async fn a_panic_fails_all_chunks_of_its_thread_and_no_other() {
 struct FailingOpener(AtomicUsize);
 
 impl OpenProber for FailingOpener {
-    fn open(&self, _: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
+    fn open(&self, _: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
         if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
             return Ok(Box::new(HoldingProber::default()));
         }

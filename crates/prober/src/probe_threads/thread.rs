@@ -21,7 +21,7 @@ use tracing::{debug, error};
 
 use super::ProbeThreadFailed;
 use crate::{
-    prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     schedule::pacing::Pace,
 };
 
@@ -58,13 +58,13 @@ impl ProbeThread {
     pub(super) fn start(
         number: usize,
         opener: Arc<dyn OpenProber>,
-        requests_sent: Arc<RequestsSent>,
+        counters: Arc<ProbeCounters>,
     ) -> Result<(Self, Started), ProbeError> {
         let (assignments, incoming) = mpsc::channel(MAX_WAITING_ASSIGNMENTS);
         let (ready, started) = sync_channel(1);
         let handle = thread::Builder::new()
             .name(format!("probe-{number}"))
-            .spawn(move || run(opener.as_ref(), &requests_sent, incoming, &ready))
+            .spawn(move || run(opener.as_ref(), &counters, incoming, &ready))
             .map_err(ProbeError::Thread)?;
         let thread = Self {
             assignments: Some(assignments),
@@ -137,11 +137,11 @@ impl Drop for Load<'_> {
 /// What a probing thread does from its start to its end.
 fn run(
     opener: &dyn OpenProber,
-    requests_sent: &Arc<RequestsSent>,
+    counters: &Arc<ProbeCounters>,
     mut assignments: mpsc::Receiver<Assignment>,
     ready: &SyncSender<Result<(), ProbeError>>,
 ) {
-    let (report, started) = match start_runtime(opener, requests_sent) {
+    let (report, started) = match start_runtime(opener, counters) {
         Ok(started) => (Ok(()), Some(started)),
         Err(error) => (Err(error), None),
     };
@@ -157,7 +157,7 @@ fn run(
             Served::Closed => return,
             Served::Panicked => {}
         }
-        match reopen(opener, requests_sent, &runtime, &assignments) {
+        match reopen(opener, counters, &runtime, &assignments) {
             Some(reopened) => prober = reopened,
             None => return,
         }
@@ -166,7 +166,7 @@ fn run(
 
 fn start_runtime(
     opener: &dyn OpenProber,
-    requests_sent: &Arc<RequestsSent>,
+    counters: &Arc<ProbeCounters>,
 ) -> Result<(Runtime, Box<dyn Prober>), ProbeError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -174,7 +174,7 @@ fn start_runtime(
         .map_err(ProbeError::Thread)?;
     let prober = {
         let _context = runtime.enter();
-        opener.open(Arc::clone(requests_sent))?
+        opener.open(Arc::clone(counters))?
     };
     Ok((runtime, prober))
 }
@@ -182,13 +182,13 @@ fn start_runtime(
 /// Opens a new prober after a panic, and tries until that succeeds. `None` when the thread was closed meanwhile.
 fn reopen(
     opener: &dyn OpenProber,
-    requests_sent: &Arc<RequestsSent>,
+    counters: &Arc<ProbeCounters>,
     runtime: &Runtime,
     assignments: &mpsc::Receiver<Assignment>,
 ) -> Option<Box<dyn Prober>> {
     loop {
         let _context = runtime.enter();
-        match opener.open(Arc::clone(requests_sent)) {
+        match opener.open(Arc::clone(counters)) {
             Ok(prober) => return Some(prober),
             Err(error) if assignments.is_closed() => {
                 error!(%error, "a probing thread ends without a prober");

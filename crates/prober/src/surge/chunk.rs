@@ -31,7 +31,7 @@ use super::{
     meaning::{Meaning, meaning},
 };
 use crate::{
-    prober::{Destination, Finding, RequestsSent},
+    prober::{Destination, Finding, ProbeCounters},
     schedule::{
         pacing::Pace,
         target_state::{Credit, Schedule, Step, TargetState},
@@ -79,7 +79,7 @@ impl Shares {
 pub(super) struct ChunkProbing<'a> {
     destinations: &'a [Destination],
     shares: &'a Shares,
-    requests_sent: &'a RequestsSent,
+    counters: &'a ProbeCounters,
     schedule: Arc<Schedule>,
     payload: Rc<[u8]>,
     targets: Vec<TargetProgress>,
@@ -106,7 +106,7 @@ impl<'a> ChunkProbing<'a> {
         probing: &Probing,
         destinations: &'a [Destination],
         shares: &'a Shares,
-        requests_sent: &'a RequestsSent,
+        counters: &'a ProbeCounters,
     ) -> Self {
         let schedule = Schedule::of(probing);
         let target = |_| TargetProgress {
@@ -118,7 +118,7 @@ impl<'a> ChunkProbing<'a> {
         Self {
             destinations,
             shares,
-            requests_sent,
+            counters,
             targets: destinations.iter().map(target).collect(),
             schedule,
             payload: vec![0; usize::from(probing.size)].into(),
@@ -297,7 +297,7 @@ impl<'a> ChunkProbing<'a> {
         match taken {
             Ok(request_future) => {
                 target.state.sent(request, now());
-                self.requests_sent.add(1);
+                self.counters.add_requests(1);
                 self.pending.push(request_future);
                 return self.update(number, false);
             }

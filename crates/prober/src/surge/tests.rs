@@ -26,7 +26,7 @@ fn once(timeout: Duration) -> Probing {
 async fn stalled(opener: SurgePing) -> Vec<Finding> {
     // More replies than the socket's reader takes at once, so that timeouts are due while it has not read all.
     const HOSTS: u8 = 250;
-    let sent = Arc::new(RequestsSent::default());
+    let sent = Arc::new(ProbeCounters::default());
     let prober = opener
         .open(Arc::clone(&sent))
         .expect("ICMP sockets are needed");
@@ -37,9 +37,9 @@ async fn stalled(opener: SurgePing) -> Vec<Finding> {
     for _ in 0..4 {
         prober.probe(&probing, &destinations, &pace).await;
     }
-    let before = sent.get();
+    let before = sent.requests();
     let stall = poll_fn(|context| {
-        if sent.get() < before + u64::from(HOSTS) {
+        if sent.requests() < before + u64::from(HOSTS) {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -67,7 +67,7 @@ async fn chunks_that_are_given_up_release_their_room_in_the_window() {
     let prober = SurgeProber {
         prefer_raw: false,
         log_once: Arc::default(),
-        requests_sent: Arc::default(),
+        counters: Arc::default(),
         clients: RefCell::default(),
     };
     let probing = once(Duration::from_mins(1));

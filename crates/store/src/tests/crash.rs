@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Result, ensure};
-use pingfleet_wire::{ChunkKey, Heartbeat, Message as _, Status, Version, WorkChunk};
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, Message as _, Status, WorkChunk};
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -19,19 +19,11 @@ fn batch(works: &[WorkChunk]) -> Vec<DecodedDelivery> {
     let mut stranger = result(&works[0], &[Status::Up]);
     stranger.token.0 = Uuid::nil();
     let heartbeat = Heartbeat {
-        version: Version,
-        worker: "worker-1".to_owned(),
-        instance: Uuid::nil(),
-        pid: 1,
-        threads: 1,
-        chunks_done: 1,
-        targets_done: 2,
-        requests_sent: 3,
-        in_hand: vec![ChunkKey {
+        in_hand: vec![ChunkInHand::just_taken(ChunkKey {
             run: works[0].key.run,
             chunk: 1,
-        }],
-        draining: false,
+        })],
+        ..Heartbeat::new("worker-1", Uuid::nil())
     };
     let down = Status::Down { no_arp: false };
     vec![

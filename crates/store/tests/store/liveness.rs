@@ -1,8 +1,10 @@
 //! Liveness: who counts as alive, and who does not.
 
-use anyhow::{Result, ensure};
+use std::{num::NonZeroU32, time::Duration};
+
+use anyhow::{Context, Result, ensure};
 use pingfleet_store::{DecodedDelivery, Transport, Writer};
-use pingfleet_wire::{ChunkKey, Heartbeat, Status, Version};
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, LocalLossCounts, Status, WorkerCounts};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -11,16 +13,24 @@ use crate::sample::{delivery, options, result, start};
 
 fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) -> DecodedDelivery {
     DecodedDelivery::Heartbeat(Heartbeat {
-        version: Version,
-        worker: worker.to_owned(),
-        instance: Uuid::from_u128(instance),
         pid: 42,
         threads: 2,
-        chunks_done: 7,
-        targets_done: 70,
-        requests_sent: 71,
-        in_hand,
-        draining: false,
+        prefetch: 21,
+        counts: WorkerCounts {
+            chunks_done: 7,
+            targets_done: 70,
+            requests_sent: 71,
+            replies: 60,
+            local_losses: LocalLossCounts {
+                socket_drops: 1,
+                send_path: 2,
+                stalled: 3,
+                canary: 4,
+                interrupted: 5,
+            },
+        },
+        in_hand: in_hand.into_iter().map(ChunkInHand::just_taken).collect(),
+        ..Heartbeat::new(worker, Uuid::from_u128(instance))
     })
 }
 
@@ -127,5 +137,85 @@ fn counters_of_the_two_transports_are_separate() -> Result<()> {
             .writer_liveness(Transport::Broker)?
             .is_some_and(|sign| sign.taken == 0)
     );
+    Ok(())
+}
+
+#[test]
+fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, _connection) = open(&folder)?;
+    let key = |chunk| ChunkKey {
+        run: Uuid::now_v7(),
+        chunk,
+    };
+    let counts = WorkerCounts {
+        chunks_done: 7,
+        targets_done: 70,
+        requests_sent: 71,
+        replies: 60,
+        local_losses: LocalLossCounts {
+            socket_drops: 1,
+            send_path: 2,
+            stalled: 3,
+            canary: 4,
+            interrupted: 5,
+        },
+    };
+    let mut heartbeat = Heartbeat {
+        program_version: "1.2.3".to_owned(),
+        group: "north".to_owned(),
+        threads: 3,
+        prefetch: 21,
+        rate: NonZeroU32::new(5000),
+        counts,
+        in_hand: [(0, 1500), (1, 70_000), (2, 0)]
+            .map(|(chunk, age_ms)| ChunkInHand {
+                key: key(chunk),
+                age_ms,
+            })
+            .to_vec(),
+        ..Heartbeat::new("w", Uuid::from_u128(1))
+    };
+    store.apply(
+        Transport::Broker,
+        &[DecodedDelivery::Heartbeat(heartbeat.clone())],
+    )?;
+    let workers = store.workers()?;
+    let row = &workers[0];
+    ensure!((row.version.as_str(), row.group.as_str()) == ("1.2.3", "north"));
+    ensure!((row.threads, row.prefetch, row.rate) == (3, 21, Some(5000)));
+    ensure!((row.requests_sent, row.replies) == (71, 60));
+    ensure!(row.local_losses == counts.local_losses);
+    ensure!(row.in_hand == 3 && !row.draining);
+    let oldest = row.oldest_in_hand.context("it has chunks in hand")?;
+    ensure!(oldest >= Duration::from_secs(70), "{oldest:?}");
+    ensure!(store.live_prefetch()? == 21);
+
+    heartbeat.rate = None;
+    heartbeat.prefetch = 4;
+    heartbeat.draining = true;
+    heartbeat.counts.replies = 61;
+    heartbeat.in_hand.truncate(1);
+    store.apply(Transport::Broker, &[DecodedDelivery::Heartbeat(heartbeat)])?;
+    let workers = store.workers()?;
+    let row = &workers[0];
+    ensure!((row.prefetch, row.rate, row.replies) == (4, None, 61));
+    ensure!(row.in_hand == 1 && row.draining);
+    ensure!(store.live_prefetch()? == 0, "it takes nothing new");
+    Ok(())
+}
+
+#[test]
+fn a_lost_worker_has_no_live_prefetch() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, connection) = open(&folder)?;
+    for instance in [1, 2] {
+        store.apply(Transport::Broker, &[heartbeat("w", instance, Vec::new())])?;
+    }
+    ensure!(store.live_prefetch()? == 42);
+    connection.execute_batch(
+        "UPDATE workers SET last_seen_us = last_seen_us - 60 * 1000000 WHERE instance = (SELECT min(instance) FROM workers)",
+    )?;
+    ensure!(store.live_prefetch()? == 21);
     Ok(())
 }

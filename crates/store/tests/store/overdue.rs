@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{DecodedDelivery, Overdue, Transport, Writer};
-use pingfleet_wire::{ChunkKey, Heartbeat, Version, WorkChunk};
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, WorkChunk};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -58,16 +58,9 @@ impl Late {
 
     fn heartbeat(&mut self, instance: u128, in_hand: Vec<ChunkKey>, draining: bool) -> Result<()> {
         let heartbeat = Heartbeat {
-            version: Version,
-            worker: "worker-1".to_owned(),
-            instance: Uuid::from_u128(instance),
-            pid: 1,
-            threads: 1,
-            chunks_done: 0,
-            targets_done: 0,
-            requests_sent: 0,
-            in_hand,
+            in_hand: in_hand.into_iter().map(ChunkInHand::just_taken).collect(),
             draining,
+            ..Heartbeat::new("worker-1", Uuid::from_u128(instance))
         };
         self.store
             .apply(Transport::Broker, &[DecodedDelivery::Heartbeat(heartbeat)])?;

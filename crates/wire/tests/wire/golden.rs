@@ -27,8 +27,9 @@ const RESULT: &str = "\
     cd07d097920601c00300c001cd07d0";
 
 const HEARTBEAT: &str = "\
-    9a01a6686f73742d31c410b0b1b2b3b4b546b7b8b9babbbcbdbebfcd1092020ccd0bb8cd0d809192c4\
-    100198000000007000800000000000000107c2";
+    9c01a6686f73742d31c410b0b1b2b3b4b546b7b8b9babbbcbdbebfcd1092a5312e322e33a76465666175\
+    6c740215cd1388c2950ccd0bb8cd0d80cd0b54950400020100919292c4100198000000007000800000\
+    000000000107cd05dc";
 
 /// The bytes of pairs of hexadecimal digits; white space counts nothing.
 fn bytes_of(hex: &str) -> Vec<u8> {

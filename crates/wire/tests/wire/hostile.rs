@@ -198,17 +198,17 @@ fn another_kind_of_message_is_refused() {
 fn more_elements_than_the_limit_are_refused() {
     let mut work = samples::work();
     work.targets = vec![Target::Text("a".to_owned()); MAX_CHUNK_TARGETS + 1];
-    let decoded = WorkChunk::decode(&work.encode());
+    let decoded = WorkChunk::decode(&samples::raw(&work));
     assert!(is_malformed(decoded, "more than 10000 elements"));
 
     let mut result = samples::result();
     result.outcomes = vec![samples::outcomes()[0].clone(); MAX_CHUNK_TARGETS + 1];
-    let decoded = ResultChunk::decode(&result.encode());
+    let decoded = ResultChunk::decode(&samples::raw(&result));
     assert!(is_malformed(decoded, "more than 10000 elements"));
 
     let mut heartbeat = samples::heartbeat();
-    heartbeat.in_hand = vec![samples::key(); 513];
-    let decoded = Heartbeat::decode(&heartbeat.encode());
+    heartbeat.in_hand = vec![samples::in_hand(); 513];
+    let decoded = Heartbeat::decode(&samples::raw(&heartbeat));
     assert!(is_malformed(decoded, "more than 512 elements"));
 }
 

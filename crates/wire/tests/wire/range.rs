@@ -8,7 +8,7 @@ use pingfleet_wire::{
 
 use crate::{
     hostile::{is_malformed, replaced},
-    samples,
+    samples::{self, raw},
 };
 
 #[test]
@@ -30,7 +30,7 @@ fn probing_out_of_its_range_is_refused() {
     for (n, change) in wrong.into_iter().enumerate() {
         let mut work = samples::work();
         change(&mut work.probing);
-        let decoded = WorkChunk::decode(&work.encode());
+        let decoded = WorkChunk::decode(&raw(&work));
         assert!(is_malformed(decoded, "probing setting"), "change {n}");
     }
 }
@@ -52,7 +52,7 @@ fn a_target_that_takes_over_ten_minutes_is_refused() {
     for (n, change) in slow.into_iter().enumerate() {
         let mut work = samples::work();
         change(&mut work.probing);
-        let decoded = WorkChunk::decode(&work.encode());
+        let decoded = WorkChunk::decode(&raw(&work));
         assert!(is_malformed(decoded, "ten minutes"), "change {n}");
     }
 }
@@ -62,7 +62,7 @@ fn target_that_is_no_text_of_a_target_is_refused() {
     let refused = |text: &str| {
         let mut work = samples::work();
         work.targets.push(Target::Text(text.to_owned()));
-        WorkChunk::decode(&work.encode()).is_err()
+        WorkChunk::decode(&raw(&work)).is_err()
     };
     assert!(!refused(&"a".repeat(253)));
     for text in [
@@ -78,7 +78,7 @@ fn target_that_is_no_text_of_a_target_is_refused() {
     let mut work = samples::work();
     work.targets.clear();
     assert!(is_malformed(
-        WorkChunk::decode(&work.encode()),
+        WorkChunk::decode(&raw(&work)),
         "without targets"
     ));
     for address in [
@@ -86,11 +86,7 @@ fn target_that_is_no_text_of_a_target_is_refused() {
         b"\xc4\x05aaaaa",
         b"\xc4\x11aaaaaaaaaaaaaaaaa",
     ] {
-        let bytes = replaced(
-            &samples::work().encode(),
-            b"\xc4\x04\xc0\x00\x02\x0a",
-            address,
-        );
+        let bytes = replaced(&raw(&samples::work()), b"\xc4\x04\xc0\x00\x02\x0a", address);
         assert!(WorkChunk::decode(&bytes).is_err(), "{address:x?}");
     }
 }
@@ -100,10 +96,10 @@ fn name_of_a_worker_that_is_not_printable_is_refused() {
     for name in ["", "a\0", "a\u{1b}[2J", "\u{85}", &"a".repeat(101)] {
         let mut result = samples::result();
         name.clone_into(&mut result.worker);
-        assert!(ResultChunk::decode(&result.encode()).is_err(), "{name:?}");
+        assert!(ResultChunk::decode(&raw(&result)).is_err(), "{name:?}");
         let mut heartbeat = samples::heartbeat();
         name.clone_into(&mut heartbeat.worker);
-        assert!(Heartbeat::decode(&heartbeat.encode()).is_err(), "{name:?}");
+        assert!(Heartbeat::decode(&raw(&heartbeat)).is_err(), "{name:?}");
     }
 }
 
@@ -192,10 +188,7 @@ fn outcome_that_contradicts_itself_is_refused() {
     for (n, outcome) in wrong.into_iter().enumerate() {
         let mut result = samples::result();
         result.outcomes.push(outcome);
-        assert!(
-            ResultChunk::decode(&result.encode()).is_err(),
-            "outcome {n}"
-        );
+        assert!(ResultChunk::decode(&raw(&result)).is_err(), "outcome {n}");
     }
 }
 
@@ -224,15 +217,57 @@ fn status_that_does_not_exist_is_refused() {
 fn figure_that_the_database_cannot_hold_is_refused() {
     let mut result = samples::result();
     result.started_at_us = 253_402_300_800_000_000;
-    assert!(is_malformed(ResultChunk::decode(&result.encode()), "clock"));
-    let wrong: [fn(&mut Heartbeat); 3] = [
-        |heartbeat| heartbeat.chunks_done = 1 << 63,
-        |heartbeat| heartbeat.targets_done = 1 << 63,
-        |heartbeat| heartbeat.requests_sent = u64::MAX,
+    assert!(is_malformed(ResultChunk::decode(&raw(&result)), "clock"));
+    let wrong: [fn(&mut Heartbeat); 6] = [
+        |heartbeat| heartbeat.counts.chunks_done = 1 << 63,
+        |heartbeat| heartbeat.counts.targets_done = 1 << 63,
+        |heartbeat| heartbeat.counts.replies = 1 << 63,
+        |heartbeat| heartbeat.counts.local_losses.socket_drops = 1 << 63,
+        |heartbeat| heartbeat.counts.local_losses.interrupted = 1 << 63,
+        |heartbeat| heartbeat.counts.requests_sent = u64::MAX,
     ];
     for change in wrong {
         let mut heartbeat = samples::heartbeat();
         change(&mut heartbeat);
-        assert!(is_malformed(Heartbeat::decode(&heartbeat.encode()), "2^63"));
+        assert!(is_malformed(Heartbeat::decode(&raw(&heartbeat)), "2^63"));
     }
+}
+
+#[test]
+fn text_of_a_heartbeat_that_is_not_printable_is_refused() {
+    for version in ["", "1.2\n", "\u{1b}]0;x\u{7}", &"1".repeat(51)] {
+        let mut heartbeat = samples::heartbeat();
+        version.clone_into(&mut heartbeat.program_version);
+        let decoded = Heartbeat::decode(&raw(&heartbeat));
+        assert!(is_malformed(decoded, "version"), "{version:?}");
+    }
+    for group in ["", "a b", "a.b", "gr\u{fc}n", "a\0", &"g".repeat(33)] {
+        let mut heartbeat = samples::heartbeat();
+        group.clone_into(&mut heartbeat.group);
+        let decoded = Heartbeat::decode(&raw(&heartbeat));
+        assert!(is_malformed(decoded, "group"), "{group:?}");
+    }
+}
+
+#[test]
+fn the_encoder_refuses_what_the_decoder_refuses() {
+    fn panics(encode: impl FnOnce() -> Vec<u8> + std::panic::UnwindSafe) -> bool {
+        std::panic::catch_unwind(encode).is_err()
+    }
+    let mut work = samples::work();
+    assert!(!panics({
+        let work = work.clone();
+        move || work.encode()
+    }));
+    work.targets.push(Target::Text("a b".to_owned()));
+    assert!(panics(move || work.encode()));
+    let mut work = samples::work();
+    work.targets.clear();
+    assert!(panics(move || work.encode()));
+    let mut result = samples::result();
+    result.outcomes[0].received = 2;
+    assert!(panics(move || result.encode()));
+    let mut heartbeat = samples::heartbeat();
+    heartbeat.in_hand = vec![samples::in_hand(); 513];
+    assert!(panics(move || heartbeat.encode()));
 }

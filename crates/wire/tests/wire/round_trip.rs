@@ -106,6 +106,6 @@ fn result_of_the_most_outcomes_at_their_limit_is_a_message() {
 #[test]
 fn heartbeat_with_the_most_chunks_in_hand_is_read() {
     let mut message = samples::heartbeat();
-    message.in_hand = vec![samples::key(); 512];
+    message.in_hand = vec![samples::in_hand(); 512];
     assert_eq!(Heartbeat::decode(&message.encode()), Ok(message));
 }

@@ -3,8 +3,8 @@
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
-    ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, Message, Outcome, Probing, ResultChunk,
-    Rtt, Status, Target, Token, Version, WorkChunk,
+    ChunkInHand, ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, LocalLossCounts, Message,
+    Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version, WorkChunk, WorkerCounts,
 };
 use uuid::Uuid;
 
@@ -125,13 +125,39 @@ pub(crate) fn heartbeat() -> Heartbeat {
         worker: "host-1".to_owned(),
         instance: Uuid::from_u128(0xb0b1_b2b3_b4b5_46b7_b8b9_babb_bcbd_bebf),
         pid: 4242,
+        program_version: "1.2.3".to_owned(),
+        group: "default".to_owned(),
         threads: 2,
-        chunks_done: 12,
-        targets_done: 3000,
-        requests_sent: 3456,
-        in_hand: vec![key()],
+        prefetch: 21,
+        rate: NonZeroU32::new(5000),
         draining: false,
+        counts: WorkerCounts {
+            chunks_done: 12,
+            targets_done: 3000,
+            requests_sent: 3456,
+            replies: 2900,
+            local_losses: LocalLossCounts {
+                socket_drops: 4,
+                send_path: 0,
+                stalled: 2,
+                canary: 1,
+                interrupted: 0,
+            },
+        },
+        in_hand: vec![in_hand()],
     }
+}
+
+pub(crate) fn in_hand() -> ChunkInHand {
+    ChunkInHand {
+        key: key(),
+        age_ms: 1500,
+    }
+}
+
+/// The bytes of a message that no role may build.
+pub(crate) fn raw(message: &impl Message) -> Vec<u8> {
+    rmp_serde::to_vec(message).expect("a vector takes every byte")
 }
 
 /// A decoder as a function: why the bytes are refused, or the bytes of what they were read as.

@@ -3,8 +3,8 @@
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
-    ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, Outcome, Probing, ResultChunk, Rtt, Status,
-    Target, Token, Version, WorkChunk,
+    ChunkInHand, ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, LocalLossCounts, Outcome,
+    Probing, ResultChunk, Rtt, Status, Target, Token, Version, WorkChunk, WorkerCounts,
 };
 use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
@@ -196,29 +196,62 @@ pub(crate) fn result() -> impl Strategy<Value = ResultChunk> {
         )
 }
 
+fn counts() -> impl Strategy<Value = WorkerCounts> {
+    vec(0..=i64::MAX as u64, 9).prop_map(|counts| WorkerCounts {
+        chunks_done: counts[0],
+        targets_done: counts[1],
+        requests_sent: counts[2],
+        replies: counts[3],
+        local_losses: LocalLossCounts {
+            socket_drops: counts[4],
+            send_path: counts[5],
+            stalled: counts[6],
+            canary: counts[7],
+            interrupted: counts[8],
+        },
+    })
+}
+
+fn in_hand() -> impl Strategy<Value = ChunkInHand> {
+    (key(), any::<u32>()).prop_map(|(key, age_ms)| ChunkInHand { key, age_ms })
+}
+
 pub(crate) fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    let figure = 0..=i64::MAX as u64;
-    (
+    let texts = (
         worker(),
+        prop_oneof!["[!-~]{1,50}", "\\PC{1,50}"],
+        "[a-zA-Z0-9_-]{1,32}",
+    );
+    let state = (
+        any::<u16>(),
+        any::<u16>(),
+        any::<u32>().prop_map(NonZeroU32::new),
+        any::<bool>(),
+    );
+    (
+        texts,
         uuid(),
         any::<u32>(),
-        any::<u16>(),
-        (figure.clone(), figure.clone(), figure),
-        vec(key(), 0..40),
-        any::<bool>(),
+        state,
+        counts(),
+        vec(in_hand(), 0..40),
     )
-        .prop_map(
-            |(worker, instance, pid, threads, done, in_hand, draining)| Heartbeat {
+        .prop_map(|(texts, instance, pid, state, counts, in_hand)| {
+            let (worker, program_version, group) = texts;
+            let (threads, prefetch, rate, draining) = state;
+            Heartbeat {
                 version: Version,
                 worker,
                 instance,
                 pid,
+                program_version,
+                group,
                 threads,
-                chunks_done: done.0,
-                targets_done: done.1,
-                requests_sent: done.2,
-                in_hand,
+                prefetch,
+                rate,
                 draining,
-            },
-        )
+                counts,
+                in_hand,
+            }
+        })
 }
