@@ -9,20 +9,20 @@ use std::sync::{
 use pingfleet_wire::{ChunkKey, Heartbeat, Version};
 use uuid::Uuid;
 
-use pingfleet_prober::lanes::Lanes;
+use pingfleet_prober::probe_threads::ProbeThreads;
 
 /// What a heartbeat tells.
 pub(crate) struct Pulse {
     name: String,
     instance: Uuid,
     threads: u16,
-    lanes: Arc<Lanes>,
+    lanes: Arc<ProbeThreads>,
     chunks_done: AtomicU64,
     in_hand: Mutex<Vec<ChunkKey>>,
 }
 
 impl Pulse {
-    pub(crate) fn new(name: &str, threads: usize, lanes: Arc<Lanes>) -> Self {
+    pub(crate) fn new(name: &str, threads: usize, lanes: Arc<ProbeThreads>) -> Self {
         Self {
             name: name.to_owned(),
             instance: Uuid::new_v4(),

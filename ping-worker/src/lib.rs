@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError};
 use pingfleet_prober::{
-    lanes::Lanes,
+    probe_threads::ProbeThreads,
     prober::{OpenProber, ProbeError},
     resolve::Resolver,
 };
@@ -63,8 +63,8 @@ pub fn lanes(
     opener: &Arc<dyn OpenProber>,
     resolver: Resolver,
     settings: &Settings,
-) -> Result<Lanes, ProbeError> {
-    Lanes::start(settings.threads, opener, settings.rate, resolver)
+) -> Result<ProbeThreads, ProbeError> {
+    ProbeThreads::start(settings.threads, opener, settings.rate, resolver)
 }
 
 /// Has chunks probed by `lanes` until `stop`, then finishes, publishes and acks what it has in hand.
@@ -73,7 +73,7 @@ pub fn lanes(
 /// [`WorkerError`]; what was not acked is delivered to another worker.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    lanes: Lanes,
+    lanes: ProbeThreads,
     settings: &Settings,
     stop: CancellationToken,
 ) -> Result<Summary, WorkerError> {

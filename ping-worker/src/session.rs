@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, Queue, Sessions};
-use pingfleet_prober::lanes::{LaneGone, Lanes, Probed};
+use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
 use tokio::{
     sync::mpsc,
@@ -30,13 +30,13 @@ const IDLE: Duration = Duration::from_millis(5);
 struct Ended {
     chunk: Arc<WorkChunk>,
     redelivered: bool,
-    probed: Result<Probed, LaneGone>,
+    probed: Result<Probed, ProbeThreadFailed>,
 }
 
 /// The worker's consuming side, over all its sessions.
 pub(crate) struct Intake {
     broker: Arc<dyn Broker>,
-    lanes: Arc<Lanes>,
+    lanes: Arc<ProbeThreads>,
     settings: Settings,
     pulse: Arc<Pulse>,
     outbox: mpsc::Sender<Outgoing>,
@@ -52,7 +52,7 @@ pub(crate) struct Intake {
 impl Intake {
     pub(crate) fn new(
         broker: Arc<dyn Broker>,
-        lanes: Arc<Lanes>,
+        lanes: Arc<ProbeThreads>,
         settings: Settings,
         pulse: Arc<Pulse>,
         outbox: mpsc::Sender<Outgoing>,

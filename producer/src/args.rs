@@ -1,9 +1,8 @@
-//! Arguments of a plan and of what is printed, and what they resolve to. `producer` and `pingfleet sweep` share them.
+//! Command line arguments that `producer` and `pingfleet sweep` share, and the settings that they resolve to.
 
 use clap::Args;
 use pingfleet_settings::{Layers, ProbingArgs, ProbingSettings};
 use pingfleet_store::Via;
-
 use pingfleet_targets::TargetArgs;
 
 /// What to probe, and how.
@@ -15,7 +14,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     /// How to probe.
     pub probing: ProbingArgs,
-    /// Tell counts, order and time, and probe nothing
+    /// Print counts, order and time, and probe nothing
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
 }
@@ -42,9 +41,9 @@ pub struct OutputArgs {
     pub fail_down: bool,
 }
 
-/// Which targets are printed as their chunks are stored.
+/// Which targets are printed when their chunks are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Printed {
+pub enum PrintFilter {
     /// Those that answered.
     Answered,
     /// Those that did not.
@@ -53,17 +52,17 @@ pub enum Printed {
 
 /// What the producer's settings resolve to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Which way the chunks take.
+pub struct ProducerSettings {
+    /// The transport of the chunks.
     pub via: Via,
     /// How targets are probed, and how large chunks are.
     pub probing: ProbingSettings,
-    /// Seed of the order; absent when targets are probed as given.
+    /// Seed of the order; absent when targets are probed in the given order.
     pub seed: Option<u64>,
-    /// Whether to leave when everything is published.
+    /// Whether to exit when everything is published.
     pub detach: bool,
-    /// Targets to print as their chunks are stored.
-    pub printed: Option<Printed>,
+    /// Targets to print when their chunks are stored.
+    pub print: Option<PrintFilter>,
     /// Whether to draw a progress bar, where standard error is a terminal.
     pub progress: bool,
 }
@@ -71,22 +70,22 @@ pub struct Settings {
 impl OutputArgs {
     /// Which targets are printed.
     #[must_use]
-    pub fn printed(&self) -> Option<Printed> {
+    pub fn print_filter(&self) -> Option<PrintFilter> {
         match (self.answered, self.unanswered) {
-            (true, _) => Some(Printed::Answered),
-            (_, true) => Some(Printed::Unanswered),
+            (true, _) => Some(PrintFilter::Answered),
+            (_, true) => Some(PrintFilter::Unanswered),
             _ => None,
         }
     }
 
-    /// Whether the summary is printed: it makes way for printed targets, unless it is asked for.
+    /// Whether the summary is printed. With -a or -u it is printed only on request.
     #[must_use]
     pub fn wants_summary(&self) -> bool {
-        self.summary || self.printed().is_none()
+        self.summary || self.print_filter().is_none()
     }
 }
 
-impl Settings {
+impl ProducerSettings {
     /// Resolves the settings of a plan; problems are collected in `layers`.
     pub fn resolve(
         plan: &PlanArgs,
@@ -106,7 +105,7 @@ impl Settings {
             probing: plan.probing.resolve(layers),
             seed,
             detach,
-            printed: output.printed(),
+            print: output.print_filter(),
             progress: !quiet,
         }
     }

@@ -1,4 +1,4 @@
-//! What a plan would do, told without doing it.
+//! `--dry-run`: prints what a plan would do, and does nothing of it.
 
 use std::{
     io::{self, Write},
@@ -7,16 +7,20 @@ use std::{
 
 use pingfleet_targets::{Order, Targets};
 
-use crate::{Settings, summary::counted};
+use crate::{ProducerSettings, summary::counted};
 
-/// Targets of the order that are shown.
-const SHOWN: u64 = 5;
+/// How many targets are printed as a sample of the order.
+const SAMPLE: u64 = 5;
 
-/// Tells counts, order and time of a plan. Nothing is stored, published or probed.
+/// Prints counts, order and time of a plan. Nothing is stored, published or probed.
 ///
 /// # Errors
 /// What writing, or reading the spooled targets, returns.
-pub fn dry_run(out: &mut dyn Write, targets: &Targets, settings: &Settings) -> io::Result<()> {
+pub fn dry_run(
+    out: &mut dyn Write,
+    targets: &Targets,
+    settings: &ProducerSettings,
+) -> io::Result<()> {
     let count = targets.count();
     let probing = &settings.probing.probing;
     let chunk_size = settings.probing.chunk_size as u64;
@@ -37,10 +41,10 @@ pub fn dry_run(out: &mut dyn Write, targets: &Targets, settings: &Settings) -> i
         None => (Order::as_given(count), "as given".to_owned()),
     };
     let mut first = Vec::new();
-    for n in 0..count.min(SHOWN) {
+    for n in 0..count.min(SAMPLE) {
         first.push(targets.get(order.position(n))?.target.to_string());
     }
-    let more = if count > SHOWN { ", ..." } else { "" };
+    let more = if count > SAMPLE { ", ..." } else { "" };
     writeln!(out, "order {how}: {}{more}", first.join(", "))?;
     let fewest = count * u64::from(probing.count);
     let most = count * u64::from(probing.most_requests());
@@ -60,7 +64,7 @@ pub fn dry_run(out: &mut dyn Write, targets: &Targets, settings: &Settings) -> i
         ),
         None => writeln!(
             out,
-            "at an unlimited rate: as fast as the box sends, and up to {} for the last target",
+            "at an unlimited rate: as fast as the machine sends, and up to {} for the last target",
             seconds(probing.worst_target())
         ),
     }

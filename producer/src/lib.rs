@@ -1,37 +1,39 @@
-//! The producer: targets -> plan in SQLite -> chunks on the work queue; then it waits until every chunk is settled.
+//! The producer: targets -> plan in SQLite -> chunks on the work queue; then it supervises the run until every chunk is
+//! settled.
 //!
-//! Invariants: the plan is committed before anything is published; what is published are the plan's bytes; the
-//! database, not the queue, says what is outstanding.
+//! Invariants: the plan is committed before anything is published; messages are the plan's bytes; the database, not the
+//! queue, decides what is outstanding.
 
 mod args;
+mod cli;
 mod dry_run;
-mod frontend;
 mod plan;
 mod progress;
 mod publish;
 mod summary;
-mod wait;
+mod supervise;
+mod target_printer;
 
 use std::{io::Write, sync::Arc};
 
 use pingfleet_broker::{Broker, BrokerError, PATIENCE, reopen};
 use pingfleet_settings::{Exit, Failure};
 use pingfleet_store::{Db, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Via};
+use pingfleet_targets::Targets;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::{
-    args::{OutputArgs, PlanArgs, Printed, Settings},
+    args::{OutputArgs, PlanArgs, PrintFilter, ProducerSettings},
+    cli::{conclude, read_targets},
     dry_run::dry_run,
-    frontend::{conclude, read_targets},
     summary::print_summary,
 };
-use pingfleet_targets::Targets;
 
-/// Why the producer had to stop. The plan stands; the run can be resumed.
+/// Why the producer failed. A complete plan is kept; the run can be resumed.
 #[derive(Debug, Error)]
 pub enum ProducerError {
-    /// The broker, finally.
+    /// The broker, with an error that is not transient.
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// The database.
@@ -43,13 +45,13 @@ pub enum ProducerError {
     /// The targets that were asked for cannot be printed.
     #[error("cannot print targets")]
     Print(#[source] std::io::Error),
-    /// A run goes on in the way in which it began.
-    #[error("run {run} was made by `pingfleet sweep`: go on with it by `pingfleet resume {run}`")]
-    OtherWay {
+    /// A run keeps its transport.
+    #[error("run {run} was made by `pingfleet sweep`: continue it with `pingfleet resume {run}`")]
+    OtherTransport {
         /// The run's number.
         run: i64,
     },
-    /// A run that was given up has nothing to resume.
+    /// A cancelled run cannot be resumed.
     #[error("run {run} is {state}: start a new run")]
     NotOpen {
         /// The run's number.
@@ -57,7 +59,7 @@ pub enum ProducerError {
         /// Its state.
         state: &'static str,
     },
-    /// The plan would be too large for the numbers of chunks.
+    /// The plan has more chunks than a chunk number can count.
     #[error("more than {} chunks: raise --chunk-size", u32::MAX)]
     TooManyChunks,
 }
@@ -67,7 +69,7 @@ impl From<ProducerError> for Failure {
         match error {
             ProducerError::Broker(error) => error.into(),
             ProducerError::Store(error) => error.into(),
-            ProducerError::NotOpen { .. } | ProducerError::OtherWay { .. } => {
+            ProducerError::NotOpen { .. } | ProducerError::OtherTransport { .. } => {
                 Self::new(Exit::Usage, error)
             }
             other => Self::system(&other),
@@ -76,44 +78,44 @@ impl From<ProducerError> for Failure {
 }
 
 /// What to produce.
-pub enum Wanted {
+pub enum RunRequest {
     /// A new run.
     Plan(Box<Targets>),
-    /// What is outstanding of an earlier run, by its number.
+    /// The outstanding chunks of an earlier run, by its number.
     Resume(i64),
-    /// The dead chunks of an earlier run, and what else is outstanding of it.
+    /// The dead and the outstanding chunks of an earlier run.
     Retry(i64),
 }
 
-/// How producing ended.
+/// What became of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Produced {
-    /// The run, as it stood at the end; absent when it was interrupted before its plan stood.
+pub struct RunOutcome {
+    /// The run's summary at the end; absent when the producer was interrupted before the plan was complete.
     pub summary: Option<RunSummary>,
-    /// Why it ended.
-    pub ended: Ended,
+    /// Why the producer stopped.
+    pub reason: EndReason,
 }
 
-/// Why producing ended.
+/// Why the producer stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndReason {
     /// Every chunk is settled, or the run was cancelled.
     Settled,
-    /// Everything is published, and the caller did not want to wait.
+    /// Everything is published, and the user asked not to wait.
     Detached,
-    /// The stop signal came; the state is saved.
+    /// The stop signal came; the run can be resumed.
     Interrupted,
-    /// Nobody reads what is printed any more; the state is saved.
-    Unread,
+    /// Standard output was closed; the run can be resumed.
+    OutputClosed,
 }
 
-impl Produced {
-    /// The stop signal came before there was a plan.
+impl RunOutcome {
+    /// The stop signal came before the plan was complete.
     #[must_use]
-    pub fn nothing() -> Self {
+    pub fn no_run() -> Self {
         Self {
             summary: None,
-            ended: Ended::Interrupted,
+            reason: EndReason::Interrupted,
         }
     }
 
@@ -123,9 +125,9 @@ impl Produced {
         let Some(summary) = &self.summary else {
             return Exit::Interrupted;
         };
-        match (self.ended, summary.state) {
-            (Ended::Interrupted | Ended::Unread, _) => Exit::Interrupted,
-            (Ended::Settled, RunState::Complete) => {
+        match (self.reason, summary.state) {
+            (EndReason::Interrupted | EndReason::OutputClosed, _) => Exit::Interrupted,
+            (EndReason::Settled, RunState::Complete) => {
                 let answered = summary.counts[0] + summary.counts[1];
                 if fail_down && answered < summary.targets {
                     Exit::SomeDown
@@ -133,71 +135,73 @@ impl Produced {
                     Exit::Complete
                 }
             }
-            (Ended::Detached, _) => Exit::Complete,
-            (Ended::Settled, _) => Exit::Incomplete,
+            (EndReason::Detached, _) => Exit::Complete,
+            (EndReason::Settled, _) => Exit::Incomplete,
         }
     }
 }
 
-/// Plans or resumes a run, publishes its chunks, and waits until they are settled. Targets that `settings` asks for
-/// are printed to `out` as their chunks are stored.
+/// Plans or resumes a run, publishes its chunks, and supervises it until they are settled. Targets that `settings` asks
+/// for are printed to `out` when their chunks are stored.
 ///
 /// # Errors
-/// [`ProducerError`]. When the plan did not stand yet, nothing of it is left.
+/// [`ProducerError`]. An incomplete plan is removed.
 pub async fn run(
     broker: Arc<dyn Broker>,
     db: &Db,
-    wanted: Wanted,
-    settings: &Settings,
+    request: RunRequest,
+    settings: &ProducerSettings,
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
-) -> Result<Produced, ProducerError> {
-    let interrupted = Produced::nothing();
-    if !reach(&*broker, &stop).await? {
-        return Ok(interrupted);
+) -> Result<RunOutcome, ProducerError> {
+    if !check_broker(&*broker, &stop).await? {
+        return Ok(RunOutcome::no_run());
     }
-    let (planned, settled) = match wanted {
-        Wanted::Plan(targets) => (plan::write(db, *targets, settings, &stop).await?, None),
-        Wanted::Resume(run) => (resume(db, run, settings.via, false).await?, Some(run)),
-        Wanted::Retry(run) => (resume(db, run, settings.via, true).await?, Some(run)),
+    let (planned, settled) = match request {
+        RunRequest::Plan(targets) => (plan::write(db, *targets, settings, &stop).await?, None),
+        RunRequest::Resume(run) => (resume(db, run, settings.via, false).await?, Some(run)),
+        RunRequest::Retry(run) => (resume(db, run, settings.via, true).await?, Some(run)),
     };
     let Some(planned) = planned else {
         let Some(run) = settled else {
-            return Ok(interrupted);
+            return Ok(RunOutcome::no_run());
         };
         let summary = db.call(move |store| store.summary(run)).await?;
-        return Ok(Produced {
+        return Ok(RunOutcome {
             summary: Some(summary),
-            ended: Ended::Settled,
+            reason: EndReason::Settled,
         });
     };
     let run = planned.run;
     tracing::info!(run, run_id = %planned.run_id, "run started");
-    let ended = wait::produce(&broker, db, run, settings, out, &stop).await;
-    // Even after an error the run is let go of, so that it shows as incomplete.
+    let ended = supervise::supervise(&broker, db, run, settings, out, &stop).await;
+    // Also after an error the lease is released, so that the run shows as incomplete.
     let released = db.patiently(move |store| store.hold_run(run, false)).await;
     drop(planned.lock);
-    let ended = ended?;
+    let reason = ended?;
     released?;
     let summary = db.call(move |store| store.summary(run)).await?;
-    Ok(Produced {
+    Ok(RunOutcome {
         summary: Some(summary),
-        ended,
+        reason,
     })
 }
 
-/// Reaches the broker, for 15 s, and makes sure that its topology stands. Before a plan, and before a database is
-/// created: a wrong password must leave nothing behind. Returns false when `stop` came first.
+/// Connects to the broker, trying for 15 s, and makes sure that its topology exists. Call it before a plan is written or
+/// a database created: a wrong password must leave nothing behind. Returns false when `stop` came first.
 ///
 /// # Errors
 /// The last [`BrokerError`].
-pub async fn reach(broker: &dyn Broker, stop: &CancellationToken) -> Result<bool, BrokerError> {
+pub async fn check_broker(
+    broker: &dyn Broker,
+    stop: &CancellationToken,
+) -> Result<bool, BrokerError> {
     let reached = reopen(Some(PATIENCE), stop, || broker.check()).await?;
     Ok(reached.is_some())
 }
 
-/// Takes an earlier run up again: with its lock, and with everything published again that a process took with it.
-/// With `retry`, its dead chunks are sent again, too. Returns nothing when every chunk is settled already.
+/// Opens an earlier run again and takes its lock. The chunks of a run whose queues ended with their process become
+/// unpublished. With `retry`, dead chunks are published again, too. Returns `None` when every chunk is settled already.
 async fn resume(
     db: &Db,
     run: i64,
@@ -205,12 +209,12 @@ async fn resume(
     retry: bool,
 ) -> Result<Option<PlannedRun>, ProducerError> {
     if db.call(move |store| store.via(run)).await? != via {
-        return Err(ProducerError::OtherWay { run });
+        return Err(ProducerError::OtherTransport { run });
     }
     let lock = FileLock::run(db.path(), run)?;
     if retry {
         let chunks = db.patiently(move |store| store.retry_dead(run)).await?;
-        tracing::info!(run, chunks, "dead chunks are sent again");
+        tracing::info!(run, chunks, "dead chunks are published again");
     }
     let before = db.call(move |store| store.summary(run)).await?;
     let republish = match before.via {
@@ -229,7 +233,7 @@ async fn resume(
     }
     let after = db.call(move |store| store.summary(run)).await?;
     if matches!(after.state, RunState::Complete | RunState::Incomplete) {
-        // The writer may have settled the last chunk since the user looked: what was asked for is done.
+        // The writer settled the last chunk in the meantime: there is nothing left to do.
         return Ok(None);
     }
     Err(ProducerError::NotOpen {

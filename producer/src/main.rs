@@ -6,9 +6,9 @@ use clap::Parser;
 use pingfleet_broker::RabbitBroker;
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
 use pingfleet_store::{Db, StoreError, Via};
-use producer::{OutputArgs, PlanArgs, Produced, Settings, Wanted};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunOutcome, RunRequest};
 
-/// Plans a run, publishes its chunks to RabbitMQ, and waits until all of them are settled
+/// Plans a run, publishes its chunks to RabbitMQ, and supervises it until all of them are settled
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -25,10 +25,10 @@ struct Arguments {
     plan: PlanArgs,
     #[command(flatten)]
     output: OutputArgs,
-    /// Leave when everything is published
+    /// Exit when everything is published
     #[arg(long, help_heading = "Run")]
     detach: bool,
-    /// Go on with an earlier run: a number, the beginning of a UUID, or `latest`
+    /// Continue an earlier run: a number, the beginning of a UUID, or `latest`
     #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["targets", "hosts", "dry_run"])]
     resume: Option<String>,
     #[command(flatten)]
@@ -45,7 +45,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let common = arguments
         .common
         .resolve(&mut layers, Verbosity::Warnings, "producer");
-    let settings = Settings::resolve(
+    let settings = ProducerSettings::resolve(
         &arguments.plan,
         &arguments.output,
         &mut layers,
@@ -64,29 +64,29 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
     let db = match Db::open(common.database(false, false)).await {
-        // Only with the broker reached is one created: a wrong password must not leave it behind.
+        // The database is created only after the broker was reached: a wrong password must not leave one behind.
         Err(StoreError::Missing { .. }) if targets.is_some() => {
-            if !producer::reach(&*broker, &stop.token).await? {
-                return producer::conclude(&Produced::nothing(), &arguments.output, "");
+            if !producer::check_broker(&*broker, &stop.token).await? {
+                return producer::conclude(&RunOutcome::no_run(), &arguments.output, "");
             }
             Db::open(common.database(true, false)).await?
         }
         opened => opened?,
     };
-    let wanted = match (targets, arguments.resume.clone()) {
-        (Some(targets), _) => Wanted::Plan(Box::new(targets)),
-        (None, wanted) => {
-            let wanted = wanted.unwrap_or_default();
-            Wanted::Resume(db.call(move |store| store.find_run(&wanted)).await?)
+    let request = match (targets, arguments.resume.clone()) {
+        (Some(targets), _) => RunRequest::Plan(Box::new(targets)),
+        (None, run) => {
+            let run = run.unwrap_or_default();
+            RunRequest::Resume(db.call(move |store| store.find_run(&run)).await?)
         }
     };
     let mut out = io::stdout();
-    let produced = producer::run(broker, &db, wanted, &settings, &mut out, stop.token).await;
+    let outcome = producer::run(broker, &db, request, &settings, &mut out, stop.token).await;
     let closed = db.close().await;
-    let produced = produced?;
+    let outcome = outcome?;
     closed?;
     producer::conclude(
-        &produced,
+        &outcome,
         &arguments.output,
         &format!("producer{} --resume", common.repeated()),
     )

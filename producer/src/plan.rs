@@ -1,17 +1,18 @@
-//! Writing the plan: chunks in the order of probing, cut by count and by size, 100 to a transaction.
+//! Writes the plan: chunks in the order of probing, cut by count and by size, 100 in a transaction.
+
+use std::sync::Arc;
 
 use pingfleet_store::{Db, NewChunk, NewRun, PlannedRun, Store, StoreError};
+use pingfleet_targets::{Order, Targets};
 use pingfleet_wire::{
     ChunkKey, MAX_CHUNK_BYTES, Message as _, Probing, Target, Token, Version, WorkChunk,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use pingfleet_targets::{Order, Targets};
+use crate::{ProducerError, ProducerSettings};
 
-use crate::{ProducerError, Settings};
-
-/// Chunks in one transaction of the planning.
+/// Chunks in one transaction of the plan.
 const CHUNKS_A_COMMIT: usize = 100;
 
 /// Writes the plan of all targets and starts the run. Returns `None`, with nothing left behind, when `stop` came
@@ -19,78 +20,69 @@ const CHUNKS_A_COMMIT: usize = 100;
 pub(crate) async fn write(
     db: &Db,
     targets: Targets,
-    settings: &Settings,
+    settings: &ProducerSettings,
     stop: &CancellationToken,
 ) -> Result<Option<PlannedRun>, ProducerError> {
     for run in db.patiently(Store::remove_abandoned_plans).await? {
-        tracing::info!(run, "plan of a producer that is gone removed");
+        tracing::info!(
+            run,
+            "removed the incomplete plan of a producer that no longer runs"
+        );
     }
-    let new = NewRun {
-        via: settings.via,
-        source: targets.sources().to_owned(),
-        probing: describe(&settings.probing.probing, settings.probing.chunk_size),
-        seed: settings.seed,
-        worst_chunk: settings
-            .probing
-            .probing
-            .worst_chunk(settings.probing.chunk_size),
-    };
+    let new = new_run(&targets, settings);
     let planned = db.patiently(move |store| store.begin_run(&new)).await?;
     let run = planned.run;
-    let count = targets.count();
-    let order = match settings.seed {
-        Some(seed) => Order::shuffled(count, seed),
-        None => Order::as_given(count),
-    };
-    let mut cutter = Cutter {
-        targets,
-        order,
-        next: 0,
-        chunk: 0,
-        chunk_size: settings.probing.chunk_size,
-        template: WorkChunk {
-            version: Version,
-            database: db.database(),
-            key: ChunkKey {
-                run: planned.run_id,
-                chunk: 0,
-            },
-            token: Token(Uuid::nil()),
-            probing: settings.probing.probing.clone(),
-            targets: Vec::new(),
-        },
-    };
-    let written = async {
-        loop {
-            if stop.is_cancelled() {
-                return Ok(false);
-            }
-            // Encoding is work for a processor and reads the spool from a disk: not for the runtime's threads.
-            let (back, chunks) = tokio::task::spawn_blocking(move || {
-                let chunks = cutter.cut(CHUNKS_A_COMMIT);
-                (cutter, chunks)
-            })
-            .await
-            .map_err(|_| StoreError::Closed)?;
-            cutter = back;
-            let chunks = std::sync::Arc::new(chunks?);
-            if chunks.is_empty() {
-                break;
-            }
-            db.patiently(move |store| store.add_chunks(run, &chunks))
-                .await?;
-        }
-        db.patiently(move |store| store.start_run(run)).await?;
-        Ok::<_, ProducerError>(true)
-    }
-    .await;
-    if matches!(written, Ok(true)) {
+    let cutter = Cutter::new(targets, settings, db.database(), planned.run_id);
+    let is_written = write_chunks(db, run, cutter, stop).await;
+    if matches!(is_written, Ok(true)) {
         return Ok(Some(planned));
     }
     let removed = db.patiently(move |store| store.remove_plan(run)).await;
-    written?;
+    is_written?;
     removed?;
     Ok(None)
+}
+
+/// What the database stores of the run before its first chunk.
+fn new_run(targets: &Targets, settings: &ProducerSettings) -> NewRun {
+    let probing = &settings.probing;
+    NewRun {
+        via: settings.via,
+        source: targets.sources().to_owned(),
+        probing: describe(&probing.probing, probing.chunk_size),
+        seed: settings.seed,
+        worst_chunk: probing.probing.worst_chunk(probing.chunk_size),
+    }
+}
+
+/// Writes all chunks and starts the run. Returns false when `stop` came first.
+async fn write_chunks(
+    db: &Db,
+    run: i64,
+    mut cutter: Cutter,
+    stop: &CancellationToken,
+) -> Result<bool, ProducerError> {
+    loop {
+        if stop.is_cancelled() {
+            return Ok(false);
+        }
+        // Encoding uses the processor and reads spooled names from a disk: not on the runtime's threads.
+        let (back, chunks) = tokio::task::spawn_blocking(move || {
+            let chunks = cutter.cut(CHUNKS_A_COMMIT);
+            (cutter, chunks)
+        })
+        .await
+        .map_err(|_| StoreError::Closed)?;
+        cutter = back;
+        let chunks = Arc::new(chunks?);
+        if chunks.is_empty() {
+            break;
+        }
+        db.patiently(move |store| store.add_chunks(run, &chunks))
+            .await?;
+    }
+    db.patiently(move |store| store.start_run(run)).await?;
+    Ok(true)
 }
 
 /// The probing settings as JSON, for people who read the table `runs`.
@@ -123,6 +115,28 @@ struct Cutter {
 }
 
 impl Cutter {
+    fn new(targets: Targets, settings: &ProducerSettings, database: Uuid, run: Uuid) -> Self {
+        let count = targets.count();
+        Self {
+            targets,
+            order: match settings.seed {
+                Some(seed) => Order::shuffled(count, seed),
+                None => Order::as_given(count),
+            },
+            next: 0,
+            chunk: 0,
+            chunk_size: settings.probing.chunk_size,
+            template: WorkChunk {
+                version: Version,
+                database,
+                key: ChunkKey { run, chunk: 0 },
+                token: Token(Uuid::nil()),
+                probing: settings.probing.probing.clone(),
+                targets: Vec::new(),
+            },
+        }
+    }
+
     /// The next chunks, at most `most`; none at the end.
     fn cut(&mut self, most: usize) -> Result<Vec<NewChunk>, ProducerError> {
         let mut chunks = Vec::with_capacity(most);
@@ -167,10 +181,10 @@ impl Cutter {
     }
 }
 
-/// What the header of the array of targets may grow by.
+/// The header of the array of targets grows by at most this many bytes.
 const ARRAY_HEADER: usize = 4;
 
-/// The most bytes of an encoded target.
+/// An upper bound of the bytes of an encoded target.
 fn encoded_length(target: &Target) -> usize {
     match target {
         Target::Address(std::net::IpAddr::V4(_)) => 2 + 4,

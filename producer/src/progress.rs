@@ -1,4 +1,4 @@
-//! The progress bar of a waiting producer, on standard error, where that is a terminal and `NO_COLOR` is not set.
+//! The progress bar of a supervised run, on standard error. Hidden when that is no terminal or `NO_COLOR` is set.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::summary::counted;
 
 const TEMPLATE: &str = "{elapsed} {percent:>3}% [{wide_bar}] {pos}/{len} eta {eta} {msg}";
 
-/// A bar, or nothing.
-pub(crate) struct Progress(ProgressBar);
+/// The progress bar of a run; it may be hidden.
+pub(crate) struct RunProgressBar(ProgressBar);
 
-impl Progress {
-    pub(crate) fn start(wanted: bool) -> Self {
+impl RunProgressBar {
+    pub(crate) fn start(visible: bool) -> Self {
         let bar = ProgressBar::hidden();
-        if wanted && std::env::var_os("NO_COLOR").is_none() {
-            // Hidden by itself where standard error is no terminal.
+        if visible && std::env::var_os("NO_COLOR").is_none() {
+            // indicatif hides it when standard error is no terminal.
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
         }
         let style = ProgressStyle::with_template(TEMPLATE)
@@ -37,7 +37,7 @@ impl Progress {
         } else {
             0.0
         };
-        // Short, so that the line fits into 80 columns: only what there is of the rarer kinds.
+        // Rare kinds only when there are any, so that the line fits into 80 columns.
         let rarer = [
             (summary.counts[5], "unknown"),
             (summary.chunks_dead, "dead chunks"),
@@ -54,7 +54,7 @@ impl Progress {
         self.0.set_message(parts.join(", "));
     }
 
-    /// Runs something that prints, with the bar out of the way.
+    /// Runs a function that prints while the bar is hidden.
     pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)
     }

@@ -1,6 +1,6 @@
-//! Publishing chunks, each until its confirm, and noting in the database that they are published.
+//! Publishes chunks, waits for each confirm, and notes in the database that they are published.
 //!
-//! Invariant: only a stored message counts as published. Whatever else happens, the same bytes are published again.
+//! Invariant: only a confirmed message counts as published. After any other answer the same bytes are published again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ProducerError;
 
-/// Unconfirmed messages on the channel, at most.
-const UNCONFIRMED: usize = 500;
+/// Unconfirmed messages on the channel.
+const MAX_UNCONFIRMED: usize = 500;
 
 /// Chunks read from the outbox at once.
 const PAGE: usize = 100;
@@ -26,29 +26,29 @@ const NOTED_AT_ONCE: usize = 100;
 
 /// Which chunks to publish.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
-    /// Everything in the outbox: planned, or wanted again, and not yet published.
+pub(crate) enum PublishSource {
+    /// Every unpublished chunk.
     Outbox,
-    /// These, which are overdue.
+    /// These chunks, which are overdue.
     Overdue(Vec<u32>),
 }
 
-/// What happens next with a chunk that was sent.
-enum Next {
+/// What happens to a chunk that was sent.
+enum SendEvent {
     /// The broker answered.
     Answer(Result<Confirmed, BrokerError>),
-    /// It was refused, and its pause is over.
+    /// The broker refused it, and its pause is over.
     SendAgain,
 }
 
-type UnderWay = FuturesUnordered<BoxFuture<'static, (Outgoing, Next)>>;
+type InFlightChunks = FuturesUnordered<BoxFuture<'static, (Outgoing, SendEvent)>>;
 
-/// Publishes until every chunk of the source is stored by the broker. Returns how many were, also when `stop` came.
+/// Publishes until every chunk of the source is confirmed, or `stop` came. Returns how many were confirmed.
 pub(crate) async fn publish(
     broker: Arc<dyn Broker>,
     db: &Db,
     run: i64,
-    source: Source,
+    source: PublishSource,
     stop: CancellationToken,
 ) -> Result<u64, ProducerError> {
     let mut published = 0;
@@ -62,12 +62,12 @@ pub(crate) async fn publish(
         let Some(mut publisher) = sessions.open(None, &stop, open).await? else {
             return Ok(published);
         };
-        let mut session = Session {
+        let mut session = PublishSession {
             db,
             run,
-            under_way: FuturesUnordered::new(),
-            patience: Box::new(pauses()),
-            stored: Vec::new(),
+            in_flight: FuturesUnordered::new(),
+            refusal_pauses: Box::new(pauses()),
+            confirmed: Vec::new(),
             published: 0,
         };
         let ended = tokio::select! {
@@ -75,7 +75,7 @@ pub(crate) async fn publish(
             () = stop.cancelled() => Ok(()),
             ended = session.publish(&mut *publisher, &mut source, &stop) => ended,
         };
-        // Also after a fault: what is confirmed is confirmed.
+        // Also after an error: confirms that arrived before it count.
         session.take_confirms(&mut source);
         session.note(1).await?;
         published += session.published;
@@ -94,22 +94,22 @@ pub(crate) async fn publish(
 }
 
 /// One session of publishing.
-struct Session<'a> {
+struct PublishSession<'a> {
     db: &'a Db,
     run: i64,
     /// Sent and unconfirmed, or refused and waiting for the next try.
-    under_way: UnderWay,
-    /// The pauses before further tries, until something is stored again.
-    patience: Box<dyn Iterator<Item = Duration> + Send>,
-    stored: Vec<u32>,
+    in_flight: InFlightChunks,
+    /// The pauses before refused chunks are sent again; they start anew when a chunk is confirmed.
+    refusal_pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    confirmed: Vec<u32>,
     published: u64,
 }
 
-impl Session<'_> {
+impl PublishSession<'_> {
     async fn publish(
         &mut self,
         publisher: &mut dyn Publisher,
-        source: &mut Source,
+        source: &mut PublishSource,
         stop: &CancellationToken,
     ) -> Result<(), ProducerError> {
         let mut after = None;
@@ -120,12 +120,12 @@ impl Session<'_> {
             };
             after = Some(last);
             for outgoing in page {
-                while self.under_way.len() >= UNCONFIRMED {
+                while self.in_flight.len() >= MAX_UNCONFIRMED {
                     self.take_next(publisher, source).await?;
                 }
                 self.send(publisher, outgoing).await?;
-                // Answers that are there already, so that the database follows closely.
-                while let Some(Some(next)) = self.under_way.next().now_or_never() {
+                // Handle the answers that arrived already, so that the database follows closely.
+                while let Some(Some(next)) = self.in_flight.next().now_or_never() {
                     self.take(publisher, source, next).await?;
                 }
             }
@@ -133,7 +133,7 @@ impl Session<'_> {
                 break;
             }
         }
-        while !self.under_way.is_empty() {
+        while !self.in_flight.is_empty() {
             self.take_next(publisher, source).await?;
         }
         Ok(())
@@ -145,17 +145,17 @@ impl Session<'_> {
         outgoing: Outgoing,
     ) -> Result<(), ProducerError> {
         let answer = publisher.publish(Queue::Work, &outgoing.work).await?;
-        self.under_way
-            .push(async move { (outgoing, Next::Answer(answer.await)) }.boxed());
+        self.in_flight
+            .push(async move { (outgoing, SendEvent::Answer(answer.await)) }.boxed());
         Ok(())
     }
 
     async fn take_next(
         &mut self,
         publisher: &mut dyn Publisher,
-        source: &mut Source,
+        source: &mut PublishSource,
     ) -> Result<(), ProducerError> {
-        if let Some(next) = self.under_way.next().await {
+        if let Some(next) = self.in_flight.next().await {
             self.take(publisher, source, next).await?;
         }
         Ok(())
@@ -164,36 +164,39 @@ impl Session<'_> {
     async fn take(
         &mut self,
         publisher: &mut dyn Publisher,
-        source: &mut Source,
-        (outgoing, next): (Outgoing, Next),
+        source: &mut PublishSource,
+        (outgoing, next): (Outgoing, SendEvent),
     ) -> Result<(), ProducerError> {
         let answer = match next {
-            Next::Answer(answer) => answer?,
-            Next::SendAgain => return self.send(publisher, outgoing).await,
+            SendEvent::Answer(answer) => answer?,
+            SendEvent::SendAgain => return self.send(publisher, outgoing).await,
         };
         match answer {
             Confirmed::Stored => {
-                self.patience = Box::new(pauses());
+                self.refusal_pauses = Box::new(pauses());
                 self.take_confirm(source, outgoing.chunk);
                 self.note(NOTED_AT_ONCE).await
             }
-            // A binding is gone: the next session's look at the topology mends it.
+            // A binding is missing: the next session declares the topology again.
             Confirmed::Unroutable => Err(BrokerError::Lost(
-                "a chunk was returned, for no queue is bound for it".into(),
+                "a chunk was returned because no queue is bound for it".into(),
             )
             .into()),
             Confirmed::Refused => {
-                let pause = self.patience.next().unwrap_or(Duration::from_secs(30));
+                let pause = self
+                    .refusal_pauses
+                    .next()
+                    .unwrap_or(Duration::from_secs(30));
                 tracing::warn!(
                     chunk = outgoing.chunk,
                     ?pause,
                     "chunk refused, trying again"
                 );
-                // It waits beside the others: a full queue refuses many at once.
-                self.under_way.push(
+                // The others are not held up: a full queue refuses many at once.
+                self.in_flight.push(
                     async move {
                         tokio::time::sleep(pause).await;
-                        (outgoing, Next::SendAgain)
+                        (outgoing, SendEvent::SendAgain)
                     }
                     .boxed(),
                 );
@@ -202,29 +205,29 @@ impl Session<'_> {
         }
     }
 
-    fn take_confirm(&mut self, source: &mut Source, stored: u32) {
-        if let Source::Overdue(chunks) = source {
-            chunks.retain(|chunk| *chunk != stored);
+    fn take_confirm(&mut self, source: &mut PublishSource, confirmed: u32) {
+        if let PublishSource::Overdue(chunks) = source {
+            chunks.retain(|chunk| *chunk != confirmed);
         }
-        self.stored.push(stored);
+        self.confirmed.push(confirmed);
         self.published += 1;
     }
 
-    /// Takes the confirms that are there already, when the session is over.
-    fn take_confirms(&mut self, source: &mut Source) {
-        while let Some(Some((outgoing, next))) = self.under_way.next().now_or_never() {
-            if matches!(next, Next::Answer(Ok(Confirmed::Stored))) {
+    /// Takes the confirms that arrived before the session ended.
+    fn take_confirms(&mut self, source: &mut PublishSource) {
+        while let Some(Some((outgoing, next))) = self.in_flight.next().now_or_never() {
+            if matches!(next, SendEvent::Answer(Ok(Confirmed::Stored))) {
                 self.take_confirm(source, outgoing.chunk);
             }
         }
     }
 
-    /// Notes the stored chunks in the database, when there are at least `least`.
+    /// Notes the confirmed chunks in the database, when there are at least `least`.
     async fn note(&mut self, least: usize) -> Result<(), ProducerError> {
-        if self.stored.len() < least {
+        if self.confirmed.len() < least {
             return Ok(());
         }
-        let chunks = Arc::new(std::mem::take(&mut self.stored));
+        let chunks = Arc::new(std::mem::take(&mut self.confirmed));
         let run = self.run;
         self.db
             .patiently(move |store| store.mark_published(run, &chunks))
@@ -233,23 +236,23 @@ impl Session<'_> {
     }
 }
 
-/// What to publish after chunk `after`, and the last chunk that was looked at; none at the end. A page may be
-/// empty in the middle: chunks that were overdue may be done by now.
+/// The next chunks to publish after chunk `after`, and the last chunk that was examined; none at the end. A page may be
+/// empty before the end: chunks that were overdue may be done by now.
 async fn next_page(
     db: &Db,
     run: i64,
-    source: &Source,
+    source: &PublishSource,
     after: Option<u32>,
 ) -> Result<(Vec<Outgoing>, Option<u32>), ProducerError> {
     let page = match source {
-        Source::Outbox => {
+        PublishSource::Outbox => {
             let page = db
                 .call(move |store| store.outgoing(run, after, PAGE))
                 .await?;
             let last = page.last().map(|outgoing| outgoing.chunk);
             (page, last)
         }
-        Source::Overdue(chunks) => {
+        PublishSource::Overdue(chunks) => {
             let chunks: Vec<u32> = chunks
                 .iter()
                 .copied()

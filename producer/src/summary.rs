@@ -1,4 +1,4 @@
-//! The summary of a run, as text.
+//! The final summary of a run, as text.
 
 use std::io::{self, Write};
 
@@ -26,7 +26,7 @@ pub fn print_summary(out: &mut dyn Write, summary: &RunSummary) -> io::Result<()
     let width = summary.targets.to_string().len().max(7);
     writeln!(out, "  {:>width$}  targets", summary.targets)?;
     for (count, name) in summary.counts.iter().zip(Status::NAMES) {
-        // The two that everybody looks for are there even when they are none.
+        // The two statuses that everybody looks for are printed even when their count is 0.
         if *count > 0 || matches!(name, "up" | "down") {
             let share = 100.0 * *count as f64 / summary.targets.max(1) as f64;
             writeln!(out, "  {count:>width$}  {name} ({share:.1}%)")?;
@@ -55,7 +55,7 @@ pub fn print_summary(out: &mut dyn Write, summary: &RunSummary) -> io::Result<()
     if summary.state == RunState::Incomplete && summary.chunks_dead > 0 {
         writeln!(
             out,
-            "  dead chunks are listed by `pingfleet verify {0}` and sent again by `pingfleet retry {0}`",
+            "  dead chunks are listed by `pingfleet verify {0}` and published again by `pingfleet retry {0}`",
             summary.run
         )?;
     }

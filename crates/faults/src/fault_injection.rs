@@ -22,8 +22,8 @@ use pingfleet_broker::{
     Queue,
 };
 use pingfleet_prober::{
-    pacing::Pace,
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    schedule::pacing::Pace,
 };
 use pingfleet_wire::{Probing, Rtt};
 use rustix::process::{Signal, getpid, kill_process};

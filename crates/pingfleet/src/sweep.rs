@@ -10,7 +10,7 @@ use pingfleet_broker::{Broker, MemoryBroker, RabbitBroker};
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{Common, Exit, Failure, Layers, Stop};
 use pingfleet_store::{Db, Via};
-use producer::{OutputArgs, PlanArgs, Produced, ProducerError, Settings, Wanted};
+use producer::{OutputArgs, PlanArgs, ProducerError, ProducerSettings, RunOutcome, RunRequest};
 use tokio_util::sync::CancellationToken;
 
 /// Most messages in each in-process queue, ready and unacked: twice the largest prefetch, so that neither the worker
@@ -51,7 +51,7 @@ pub(crate) fn sweep(
     common: &Common,
     quiet: bool,
 ) -> Result<Exit, Failure> {
-    let settings = Settings::resolve(
+    let settings = ProducerSettings::resolve(
         &args.plan,
         &args.output,
         &mut layers,
@@ -64,19 +64,19 @@ pub(crate) fn sweep(
     let Some(targets) = producer::read_targets(&args.plan, &settings)? else {
         return Ok(Exit::Complete);
     };
-    let wanted = Wanted::Plan(Box::new(targets));
-    in_one_process(wanted, &settings, &roles, &args.output, common)
+    let request = RunRequest::Plan(Box::new(targets));
+    in_one_process(request, &settings, &roles, &args.output, common)
 }
 
 pub(crate) fn rerun(
-    wanted: &Rerun,
+    request: &Rerun,
     output: &OutputArgs,
     mut layers: Layers,
     common: &Common,
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let roles = Roles::resolve(&mut layers);
-    let mut settings = Settings::resolve(
+    let mut settings = ProducerSettings::resolve(
         &PlanArgs::default(),
         output,
         &mut layers,
@@ -86,20 +86,20 @@ pub(crate) fn rerun(
     );
     layers.finish()?;
     let store = common.database(false, false).open()?;
-    let (run, retry) = match wanted {
+    let (run, retry) = match request {
         Rerun::Resume(run) => (store.find_run(run)?, false),
         Rerun::Retry(run) => (store.find_run(run)?, true),
     };
     settings.via = store.via(run)?;
-    let wanted = if retry {
-        Wanted::Retry(run)
+    let request = if retry {
+        RunRequest::Retry(run)
     } else {
-        Wanted::Resume(run)
+        RunRequest::Resume(run)
     };
     store.close()?;
     match settings.via {
-        Via::Sweep => in_one_process(wanted, &settings, &roles, output, common),
-        Via::Broker => over_the_broker(wanted, &settings, output, common),
+        Via::Sweep => in_one_process(request, &settings, &roles, output, common),
+        Via::Broker => over_the_broker(request, &settings, output, common),
     }
 }
 
@@ -117,16 +117,23 @@ impl Roles {
 
 #[tokio::main]
 async fn over_the_broker(
-    wanted: Wanted,
-    settings: &Settings,
+    request: RunRequest,
+    settings: &ProducerSettings,
     output: &OutputArgs,
     common: &Common,
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&common.broker)?);
     let db = Db::open(common.database(false, false)).await?;
-    let produced =
-        producer::run(broker, &db, wanted, settings, &mut io::stdout(), stop.token).await;
+    let produced = producer::run(
+        broker,
+        &db,
+        request,
+        settings,
+        &mut io::stdout(),
+        stop.token,
+    )
+    .await;
     let closed = db.close().await;
     let produced = produced?;
     closed?;
@@ -139,8 +146,8 @@ async fn over_the_broker(
 
 #[tokio::main]
 async fn in_one_process(
-    wanted: Wanted,
-    settings: &Settings,
+    request: RunRequest,
+    settings: &ProducerSettings,
     roles: &Roles,
     output: &OutputArgs,
     common: &Common,
@@ -160,7 +167,7 @@ async fn in_one_process(
         let produced = producer::run(
             Arc::clone(&broker),
             &db,
-            wanted,
+            request,
             settings,
             &mut io::stdout(),
             producer_stop.clone(),
@@ -236,7 +243,7 @@ async fn write_rows(
 /// Reports the failure that causes the others: the writer's, else the worker's, else the producer's.
 fn conclude(
     (produced, probed): (
-        Result<Produced, ProducerError>,
+        Result<RunOutcome, ProducerError>,
         Result<ping_worker::Summary, WorkerError>,
     ),
     written: Result<consumer_writer::Summary, WriterError>,

@@ -1,28 +1,34 @@
 //! Probing: destinations in, one finding for each of them out. No broker, no database, no settings files.
 //!
-//! Start at [`prober`], the seam, and at [`mod@lanes`], the threads that probe.
+//! | module | job |
+//! |---|---|
+//! | [`mod@probe_threads`] | the threads that probe; a chunk in, its outcomes out. Start reading here |
+//! | [`mod@prober`] | the seam: what every prober does |
+//! | [`resolve`] | from a target's text to its address |
+//! | [`schedule`] | when requests leave and when a target is settled: pure rules, the same for every prober |
+//! | [`linux`] | the prober that uses the kernel's own means; the default on Linux |
+//! | [`surge`] | the prober that uses surge-ping; the default elsewhere, and the reference on Linux |
+//! | [`scripted`] | the prober without a network, for tests |
 
-pub mod course;
-pub mod lanes;
 #[cfg(target_os = "linux")]
 pub mod linux;
-pub mod pacing;
+pub mod probe_threads;
 pub mod prober;
 pub mod resolve;
+pub mod schedule;
 pub mod scripted;
 mod socket;
 pub mod surge;
-pub mod window;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
 use crate::{
-    lanes::Lanes,
+    probe_threads::ProbeThreads,
     prober::{OpenProber, ProbeError},
     resolve::Resolver,
 };
 
-/// The prober of this system: the kernel's own means on Linux, surge-ping elsewhere.
+/// The prober of this system: [`linux`] on Linux, [`surge`] elsewhere.
 #[must_use]
 pub fn default_prober() -> Arc<dyn OpenProber> {
     #[cfg(target_os = "linux")]
@@ -31,11 +37,11 @@ pub fn default_prober() -> Arc<dyn OpenProber> {
     Arc::new(surge::SurgePing::new())
 }
 
-/// Tries whether this process may probe at all, and opens nothing for longer than that.
+/// Checks whether this process may probe: opens a prober and closes it again.
 ///
 /// # Errors
 /// [`ProbeError`], with what is missing.
 pub fn check(opener: &Arc<dyn OpenProber>) -> Result<(), ProbeError> {
     let resolver = Resolver::from_system();
-    Lanes::start(NonZeroUsize::MIN, opener, None, resolver).map(Lanes::close)
+    ProbeThreads::start(NonZeroUsize::MIN, opener, None, resolver).map(ProbeThreads::close)
 }

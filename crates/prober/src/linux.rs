@@ -8,19 +8,19 @@
 //! One engine for each thread and each way out, driven by a task of the thread: it must run in a
 //! [`LocalSet`](tokio::task::LocalSet).
 
-mod book;
 mod canary;
 mod discards;
 mod engine;
 mod links;
-mod loss;
+mod local_loss;
 mod message;
-mod places;
 mod probes;
+mod routes;
+mod sequence;
 mod socket;
 mod syscall;
-mod ways;
-mod wheel;
+mod target_table;
+mod timer_wheel;
 
 use std::{
     cell::{Cell, RefCell},
@@ -48,21 +48,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::{
-    book::Sink,
     canary::Canary,
     discards::Discards,
-    engine::{Engine, Next},
-    socket::{Opened, WayOut, open},
-    ways::{Hop, Ways},
+    engine::{Engine, Wake},
+    routes::{NextHop, RouteTable},
+    socket::{Egress, Opened, open},
+    target_table::ChunkFindings,
 };
 use crate::{
-    course::Schedule,
-    pacing::Pace,
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    schedule::pacing::Pace,
+    schedule::target_state::Schedule,
 };
 
 /// Sockets kept open on a thread, of all next hops that are told apart; more only while chunks need them at once.
-const KEPT_SOCKETS: usize = 16;
+const MAX_KEPT_SOCKETS: usize = 16;
 
 /// A receive buffer below this holds fewer replies than may arrive at once.
 const SMALL_RECEIVE_BUFFER: usize = 8 << 20;
@@ -75,14 +75,14 @@ const INVALID: i32 = 22;
 pub struct LinuxPing {
     prefer_raw: bool,
     receive_buffer: Option<usize>,
-    told: Arc<Told>,
+    log_once: Arc<LogOnce>,
     lanes: Arc<AtomicUsize>,
 }
 
 /// Counts a prober among the lanes that share what is there once for the box, as long as it is there.
-struct Lane(Arc<AtomicUsize>);
+struct ProbeThread(Arc<AtomicUsize>);
 
-impl Lane {
+impl ProbeThread {
     fn enter(lanes: &Arc<AtomicUsize>) -> Self {
         lanes.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(lanes))
@@ -94,7 +94,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for ProbeThread {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -102,7 +102,7 @@ impl Drop for Lane {
 
 /// What is told once for all threads.
 #[derive(Debug, Default)]
-struct Told {
+struct LogOnce {
     sockets: AtomicBool,
     small_buffer: AtomicBool,
 }
@@ -143,20 +143,20 @@ impl OpenProber for LinuxPing {
         let prober = LinuxProber {
             hint,
             receive_buffer: self.receive_buffer,
-            told: Arc::clone(&self.told),
-            lane: Lane::enter(&self.lanes),
+            log_once: Arc::clone(&self.log_once),
+            lane: ProbeThread::enter(&self.lanes),
             requests_sent,
             sockets: RefCell::default(),
             drivers: RefCell::default(),
             fault: CancellationToken::new(),
-            ways: Rc::new(RefCell::new(Ways::watch())),
+            routes: Rc::new(RefCell::new(RouteTable::watch())),
             canary: Rc::new(RefCell::new(Canary::new(hint))),
             discards: Rc::new(RefCell::new(Discards::watch())),
         };
         // Only to know that they can be had: nobody reads a socket before something is probed by it.
         let [v4, v6] = [false, true].map(|v6| {
-            let opened = open(&WayOut::plain(v6), hint, prober.receive_buffer);
-            opened.inspect(|opened| prober.tell(opened))
+            let opened = open(&Egress::plain(v6), hint, prober.receive_buffer);
+            opened.inspect(|opened| prober.log_socket(opened))
         });
         match (v4, v6) {
             (Err(error), Err(_)) => Err(ProbeError::from_socket(error)),
@@ -169,14 +169,14 @@ struct LinuxProber {
     /// The kind of socket that is preferred.
     hint: Type,
     receive_buffer: Option<usize>,
-    told: Arc<Told>,
-    lane: Lane,
+    log_once: Arc<LogOnce>,
+    lane: ProbeThread,
     requests_sent: Arc<RequestsSent>,
-    sockets: RefCell<Vec<Known>>,
+    sockets: RefCell<Vec<KeptSocket>>,
     drivers: RefCell<JoinSet<()>>,
     /// Cancelled when a driver ends in disorder: nothing more comes of what its socket has in hand.
     fault: CancellationToken,
-    ways: Rc<RefCell<Ways>>,
+    routes: Rc<RefCell<RouteTable>>,
     canary: Rc<RefCell<Canary>>,
     discards: Rc<RefCell<Discards>>,
 }
@@ -184,26 +184,26 @@ struct LinuxProber {
 /// Destinations that need one socket, each with its number.
 struct Group {
     v6: bool,
-    hop: Hop,
+    next_hop: NextHop,
     members: Vec<(u32, Destination)>,
 }
 
 /// A socket that is kept.
-struct Known {
-    way_out: WayOut,
+struct KeptSocket {
+    egress: Egress,
     /// Of its interface, when it was opened.
     index: Option<u32>,
-    driven: Rc<Driven>,
+    driven: Rc<DrivenSocket>,
 }
 
-impl Known {
-    fn is(&self, way_out: &WayOut, index: Option<u32>) -> bool {
-        self.way_out == *way_out && self.index == index
+impl KeptSocket {
+    fn is(&self, egress: &Egress, index: Option<u32>) -> bool {
+        self.egress == *egress && self.index == index
     }
 }
 
 /// A socket, its engine, and what its driver waits for.
-struct Driven {
+struct DrivenSocket {
     socket: AsyncFd<Socket>,
     engine: RefCell<Engine>,
     /// Something was entered or given up.
@@ -220,32 +220,37 @@ impl Prober for LinuxProber {
         destinations: &[Destination],
         pace: &Pace,
     ) -> Vec<Finding> {
-        let sink = Sink::new(destinations.len());
+        let findings = ChunkFindings::new(destinations.len());
         let schedule = Schedule::of(probing);
         let mut parts = Vec::new();
-        for Group { v6, hop, members } in self.groups(destinations, probing.interface.as_deref()) {
+        for Group {
+            v6,
+            next_hop,
+            members,
+        } in self.groups(destinations, probing.interface.as_deref())
+        {
             let members = members.into_iter();
-            let way_out = WayOut::of(probing, v6, hop);
-            match self.socket(&way_out) {
+            let egress = Egress::of(probing, v6, next_hop);
+            match self.socket(&egress) {
                 Ok(driven) => {
                     self.drive(&driven);
                     let mut engine = driven.engine.borrow_mut();
                     engine.expect_size(probing.size.into());
                     engine
                         .probes
-                        .enter(&sink, &schedule, probing, pace, members);
+                        .enter(&findings, &schedule, probing, pace, members);
                     drop(engine);
                     driven.changed.notify_one();
-                    parts.push(Entered {
+                    parts.push(PartInHand {
                         driven,
-                        sink: Rc::clone(&sink),
+                        findings: Rc::clone(&findings),
                     });
                 }
                 Err(error) => {
-                    warn!(%error, ?way_out, "no socket for a chunk");
+                    warn!(%error, ?egress, "no socket for a chunk");
                     let now = Instant::now();
                     for (number, _) in members {
-                        sink.put(number, Finding::refused(errno(&error), now));
+                        findings.put(number, Finding::refused(errno(&error), now));
                     }
                 }
             }
@@ -255,7 +260,7 @@ impl Prober for LinuxProber {
         }
         tokio::select! {
             biased;
-            findings = sink.complete() => findings,
+            findings = findings.complete() => findings,
             () = self.fault.cancelled() => panic!("the driver of a socket has ended"),
         }
     }
@@ -264,21 +269,21 @@ impl Prober for LinuxProber {
 impl LinuxProber {
     /// The destinations by the socket that they need.
     fn groups(&self, destinations: &[Destination], interface: Option<&str>) -> Vec<Group> {
-        let mut ways = self.ways.borrow_mut();
-        ways.refresh(Instant::now());
+        let mut routes = self.routes.borrow_mut();
+        routes.refresh(Instant::now());
         let mut groups: Vec<Group> = Vec::new();
         for (number, to) in (0..).zip(destinations) {
             let v6 = to.address.is_ipv6();
-            let hop = ways.hop(to.address, interface);
+            let next_hop = routes.next_hop(to.address, interface);
             let member = (number, *to);
             match groups
                 .iter_mut()
-                .find(|group| group.v6 == v6 && group.hop == hop)
+                .find(|group| group.v6 == v6 && group.next_hop == next_hop)
             {
                 Some(group) => group.members.push(member),
                 None => groups.push(Group {
                     v6,
-                    hop,
+                    next_hop,
                     members: vec![member],
                 }),
             }
@@ -287,43 +292,43 @@ impl LinuxProber {
     }
 
     /// The socket for one way out.
-    fn socket(&self, way_out: &WayOut) -> io::Result<Rc<Driven>> {
+    fn socket(&self, egress: &Egress) -> io::Result<Rc<DrivenSocket>> {
         let mut sockets = self.sockets.borrow_mut();
         // A socket stays bound to the interface that it was opened for, when another one has its name.
-        let index = way_out.interface.as_deref().map(if_nametoindex);
+        let index = egress.interface.as_deref().map(if_nametoindex);
         let index = index.transpose().map_err(io::Error::from)?;
-        if let Some(known) = sockets.iter().find(|known| known.is(way_out, index)) {
+        if let Some(known) = sockets.iter().find(|known| known.is(egress, index)) {
             return Ok(Rc::clone(&known.driven));
         }
-        let is_full = sockets.len() >= KEPT_SOCKETS;
+        let is_full = sockets.len() >= MAX_KEPT_SOCKETS;
         sockets.retain(|known| {
-            let is_outlived = known.way_out == *way_out;
+            let is_outlived = known.egress == *egress;
             let in_use = known.driven.engine.borrow().probes.in_hand() > 0;
             let stays = in_use || !is_full && !is_outlived;
             known.driven.is_retired.set(!stays);
             known.driven.changed.notify_one();
             stays
         });
-        let opened = open(way_out, self.hint, self.receive_buffer)?;
-        self.tell(&opened);
+        let opened = open(egress, self.hint, self.receive_buffer)?;
+        self.log_socket(&opened);
         let engine = Engine::new(
             &opened,
-            way_out,
-            &self.ways,
+            egress,
+            &self.routes,
             &self.canary,
             &self.discards,
             Arc::clone(&self.requests_sent),
             self.lane.count(),
         )?;
-        let driven = Rc::new(Driven {
+        let driven = Rc::new(DrivenSocket {
             engine: RefCell::new(engine),
             socket: syscall::watch(opened.socket)?,
             changed: Notify::new(),
             has_driver: Cell::new(false),
             is_retired: Cell::new(false),
         });
-        sockets.push(Known {
-            way_out: way_out.clone(),
+        sockets.push(KeptSocket {
+            egress: egress.clone(),
             index,
             driven: Rc::clone(&driven),
         });
@@ -331,7 +336,7 @@ impl LinuxProber {
     }
 
     /// Makes sure that a socket has a driver.
-    fn drive(&self, driven: &Rc<Driven>) {
+    fn drive(&self, driven: &Rc<DrivenSocket>) {
         if driven.has_driver.replace(true) {
             return;
         }
@@ -345,9 +350,9 @@ impl LinuxProber {
         });
     }
 
-    fn tell(&self, opened: &Opened) {
+    fn log_socket(&self, opened: &Opened) {
         let Opened { kind, buffers, .. } = opened;
-        if !self.told.sockets.swap(true, Ordering::Relaxed) {
+        if !self.log_once.sockets.swap(true, Ordering::Relaxed) {
             let (receive_buffer, send_buffer) = (buffers.receive, buffers.send);
             if *kind == self.hint {
                 info!(?kind, receive_buffer, send_buffer, "ICMP sockets open");
@@ -361,7 +366,7 @@ impl LinuxProber {
             }
         }
         if buffers.receive < SMALL_RECEIVE_BUFFER
-            && !self.told.small_buffer.swap(true, Ordering::Relaxed)
+            && !self.log_once.small_buffer.swap(true, Ordering::Relaxed)
         {
             warn!(
                 receive_buffer = buffers.receive,
@@ -372,18 +377,18 @@ impl LinuxProber {
     }
 }
 
-impl Driven {
+impl DrivenSocket {
     /// Gives the engine its turns until the socket is retired.
     async fn run(&self) -> io::Result<()> {
         while !self.is_retired.get() {
-            let next = self.engine.borrow_mut().turn(self.socket.get_ref());
+            let next = self.engine.borrow_mut().run_once(self.socket.get_ref());
             let deadline = match next {
-                Next::AtOnce => {
+                Wake::Immediately => {
                     yield_now().await;
                     continue;
                 }
-                Next::At(at) => Some(at),
-                Next::Idle => None,
+                Wake::At(at) => Some(at),
+                Wake::OnInput => None,
             };
             tokio::select! {
                 biased;
@@ -400,15 +405,19 @@ impl Driven {
 }
 
 /// A part of a chunk on a socket. What is left of it when it is dropped is given up.
-struct Entered {
-    driven: Rc<Driven>,
-    sink: Rc<Sink>,
+struct PartInHand {
+    driven: Rc<DrivenSocket>,
+    findings: Rc<ChunkFindings>,
 }
 
-impl Drop for Entered {
+impl Drop for PartInHand {
     fn drop(&mut self) {
-        if !self.sink.is_complete() {
-            self.driven.engine.borrow_mut().probes.give_up(&self.sink);
+        if !self.findings.is_complete() {
+            self.driven
+                .engine
+                .borrow_mut()
+                .probes
+                .give_up(&self.findings);
             self.driven.changed.notify_one();
         }
     }

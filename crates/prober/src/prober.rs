@@ -1,5 +1,5 @@
-//! The seam between lanes and whatever sends echo requests. Its invariant: every destination that goes in comes out
-//! as exactly one [`Finding`], in order. No I/O here.
+//! The seam between the probing threads and the probers, which send the echo requests. Invariant: every destination that
+//! goes in comes out as exactly one [`Finding`], in the same order. No I/O here.
 //!
 //! A prober belongs to one thread. Several chunks are probed on it at once, so its methods take `&self`.
 
@@ -18,14 +18,14 @@ use async_trait::async_trait;
 use pingfleet_wire::{Probing, Rtt, Status};
 use thiserror::Error;
 
-use crate::pacing::Pace;
+use crate::schedule::pacing::Pace;
 
 /// Where echo requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Destination {
     /// The address.
     pub address: IpAddr,
-    /// The interface's index for a link-local IPv6 address (RFC 4007, section 11); 0 where none is named.
+    /// Index of the interface for a link-local IPv6 address (RFC 4007, section 11); 0 when none is named.
     pub scope_id: u32,
 }
 
@@ -43,20 +43,20 @@ impl From<IpAddr> for Destination {
 pub struct Finding {
     /// The final state.
     pub status: Status,
-    /// Requests that the kernel took, in the pass that counts.
+    /// Requests that the kernel accepted in the last attempt.
     pub sent: u16,
     /// Distinct requests that were answered.
     pub received: u16,
     /// Round-trip times, when anything was answered.
     pub rtt: Option<Rtt>,
-    /// Passes of probing; 1 unless our own box may have lost an answer.
+    /// How often the target was probed; 1 unless this machine may have lost an answer.
     pub attempts: u8,
-    /// When the first request left, or was first refused.
+    /// When the first request left, or the kernel refused it.
     pub first_request: Instant,
 }
 
 impl Finding {
-    /// A destination for which no socket could be had: the kernel refused whatever would have been sent.
+    /// The finding of a destination for which no socket could be opened.
     #[must_use]
     pub fn refused(errno: i32, at: Instant) -> Self {
         Self {
@@ -70,13 +70,12 @@ impl Finding {
     }
 }
 
-/// Sends echo requests from one thread and listens to what comes back.
+/// Sends echo requests from one thread and receives what comes back.
 #[async_trait(?Send)]
 pub trait Prober {
-    /// Probes all destinations as `probing` asks, each request no sooner than `pace` lets it. The findings are in
-    /// the order of the destinations. What goes wrong for a chunk only, such as a source address that this box does
-    /// not have, is the finding of its destinations. Dropping the future gives its requests up; nothing else is
-    /// touched by that.
+    /// Probes all destinations with the settings `probing`; each request waits for `pace`. The findings are in the order
+    /// of the destinations. An error that concerns only this chunk, such as a source address that this machine does not
+    /// have, becomes the finding of its destinations. Dropping the future gives up its requests and nothing else.
     async fn probe(
         &self,
         probing: &Probing,
@@ -87,32 +86,32 @@ pub trait Prober {
 
 /// Opens one prober on each probing thread.
 pub trait OpenProber: Send + Sync {
-    /// Opens a prober on the calling thread, within that thread's tokio runtime. The prober counts into
-    /// `requests_sent` what the kernel takes.
+    /// Opens a prober on the calling thread, within that thread's tokio runtime. The prober adds each request that the
+    /// kernel accepts to `requests_sent`.
     ///
     /// # Errors
     /// [`ProbeError`] when this process cannot probe at all.
     fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError>;
 }
 
-/// Counts the requests that the kernel took, over all probers of one owner.
+/// Counts the requests that the kernel accepted, over all probers of one owner.
 #[derive(Debug, Default)]
 pub struct RequestsSent(AtomicU64);
 
 impl RequestsSent {
-    /// Counts `requests` more.
+    /// Adds `requests`.
     pub fn add(&self, requests: u64) {
         self.0.fetch_add(requests, Ordering::Relaxed);
     }
 
-    /// How many so far.
+    /// The count so far.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Why this process cannot probe. All of them are final for its start.
+/// Why this process cannot probe. No retry helps.
 #[derive(Debug, Error)]
 pub enum ProbeError {
     /// Neither a datagram nor a raw ICMP socket is permitted.
@@ -122,22 +121,22 @@ pub enum ProbeError {
         binary.display()
     )]
     NoPermission {
-        /// The running binary, which the capability is for.
+        /// The running binary, which needs the capability.
         binary: PathBuf,
     },
-    /// The system gave no ICMP socket for another reason.
-    #[error("no ICMP socket")]
+    /// The system refused an ICMP socket for another reason.
+    #[error("cannot open an ICMP socket")]
     Socket(#[source] io::Error),
-    /// The system gave no thread or no runtime.
-    #[error("no probing thread")]
+    /// The system refused a thread or a runtime.
+    #[error("cannot start a probing thread")]
     Thread(#[source] io::Error),
-    /// A probing thread ended before it could say that it is ready.
+    /// A probing thread ended before it was ready.
     #[error("a probing thread ended while it was starting")]
     Ended,
 }
 
 impl ProbeError {
-    /// What the refusal of an ICMP socket means.
+    /// From the error of opening an ICMP socket.
     #[must_use]
     pub fn from_socket(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::PermissionDenied {

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use crate::prober::Destination;
 
 /// Queries outstanding at once, over all chunks.
-const MOST_QUERIES: usize = 100;
+const MAX_QUERIES: usize = 100;
 
 /// How often a query that failed or timed out is tried in all.
 const TRIES: u32 = 3;
@@ -135,7 +135,7 @@ impl Resolver {
         Self {
             dns,
             hosts: Arc::new(hosts),
-            queries: Arc::new(Semaphore::new(MOST_QUERIES)),
+            queries: Arc::new(Semaphore::new(MAX_QUERIES)),
         }
     }
 
@@ -144,7 +144,7 @@ impl Resolver {
         options.attempts = 0;
         options.use_hosts_file = ResolveHosts::Never;
         options.num_concurrent_reqs = 1;
-        options.max_active_requests = MOST_QUERIES;
+        options.max_active_requests = MAX_QUERIES;
         TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options)
             .build()

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use pingfleet_wire::{Probing, Rtt, Status};
 
 use crate::{
-    pacing::Pace,
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    schedule::pacing::Pace,
 };
 
 /// A script: opens probers that follow it.

@@ -24,11 +24,11 @@ use socket2::Type;
 use tracing::{info, warn};
 
 use crate::{
-    pacing::Pace,
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
+    schedule::pacing::Pace,
 };
 use chunk::{Chunk, Shares};
-use client::{Client, Share, WayOut};
+use client::{Client, Egress, Share};
 
 /// Clients kept open on a thread; more only while chunks need them at once.
 const KEPT_CLIENTS: usize = 16;
@@ -43,12 +43,12 @@ const NOT_SUPPORTED: i32 = 95;
 #[derive(Debug, Default)]
 pub struct SurgePing {
     prefer_raw: bool,
-    told: Arc<Told>,
+    log_once: Arc<LogOnce>,
 }
 
 /// What is told once for all threads.
 #[derive(Debug, Default)]
-struct Told {
+struct LogOnce {
     sockets: AtomicBool,
     small_buffer: AtomicBool,
 }
@@ -74,11 +74,11 @@ impl OpenProber for SurgePing {
     fn open(&self, requests_sent: Arc<RequestsSent>) -> Result<Box<dyn Prober>, ProbeError> {
         let prober = SurgeProber {
             prefer_raw: self.prefer_raw,
-            told: Arc::clone(&self.told),
+            log_once: Arc::clone(&self.log_once),
             requests_sent,
             clients: RefCell::default(),
         };
-        let [v4, v6] = [false, true].map(|v6| prober.client(&WayOut::plain(v6)));
+        let [v4, v6] = [false, true].map(|v6| prober.client(&Egress::plain(v6)));
         match (v4, v6) {
             (Err(error), Err(_)) => Err(ProbeError::from_socket(error)),
             _ => Ok(Box::new(prober)),
@@ -88,9 +88,9 @@ impl OpenProber for SurgePing {
 
 struct SurgeProber {
     prefer_raw: bool,
-    told: Arc<Told>,
+    log_once: Arc<LogOnce>,
     requests_sent: Arc<RequestsSent>,
-    clients: RefCell<Vec<(WayOut, Rc<Client>)>>,
+    clients: RefCell<Vec<(Egress, Rc<Client>)>>,
 }
 
 #[async_trait(?Send)]
@@ -105,7 +105,7 @@ impl Prober for SurgeProber {
             let needed = destinations
                 .iter()
                 .any(|destination| destination.address.is_ipv6() == v6);
-            needed.then(|| self.share(&WayOut::of(probing, v6)))
+            needed.then(|| self.share(&Egress::of(probing, v6)))
         });
         let shares = Shares(shares);
         Chunk::new(probing, destinations, &shares, &self.requests_sent)
@@ -116,24 +116,24 @@ impl Prober for SurgeProber {
 
 impl SurgeProber {
     /// A share of the client for one way out, or the errno with which the kernel refused it.
-    fn share(&self, way_out: &WayOut) -> Result<Share, i32> {
-        self.client(way_out).map(Share::of).map_err(|error| {
-            warn!(%error, %way_out, "no socket for a chunk: its targets end as send_failed");
+    fn share(&self, egress: &Egress) -> Result<Share, i32> {
+        self.client(egress).map(Share::of).map_err(|error| {
+            warn!(%error, %egress, "no socket for a chunk: its targets end as send_failed");
             errno(&error)
         })
     }
 
-    fn client(&self, way_out: &WayOut) -> io::Result<Rc<Client>> {
+    fn client(&self, egress: &Egress) -> io::Result<Rc<Client>> {
         let mut clients = self.clients.borrow_mut();
         // A client that reads nothing any more is left to the chunks that have it.
         clients.retain(|(_, client)| !client.is_stuck());
-        if let Some((_, client)) = clients.iter().find(|(known, _)| known == way_out) {
+        if let Some((_, client)) = clients.iter().find(|(known, _)| known == egress) {
             return Ok(Rc::clone(client));
         }
         if clients.len() >= KEPT_CLIENTS {
             clients.retain(|(_, client)| Rc::strong_count(client) > 1);
         }
-        if way_out.interface.is_some() && !cfg!(target_os = "linux") {
+        if egress.interface.is_some() && !cfg!(target_os = "linux") {
             return Err(io::Error::from_raw_os_error(NOT_SUPPORTED));
         }
         let hint = if self.prefer_raw {
@@ -141,15 +141,15 @@ impl SurgeProber {
         } else {
             Type::DGRAM
         };
-        let client = Rc::new(Client::open(way_out, hint)?);
-        self.tell(&client, hint);
-        clients.push((way_out.clone(), Rc::clone(&client)));
+        let client = Rc::new(Client::open(egress, hint)?);
+        self.log_socket(&client, hint);
+        clients.push((egress.clone(), Rc::clone(&client)));
         Ok(client)
     }
 
-    fn tell(&self, client: &Client, hint: Type) {
+    fn log_socket(&self, client: &Client, hint: Type) {
         let (kind, buffers) = (client.kind(), client.buffers());
-        if !self.told.sockets.swap(true, Ordering::Relaxed) {
+        if !self.log_once.sockets.swap(true, Ordering::Relaxed) {
             let (receive_buffer, send_buffer) = (buffers.receive, buffers.send);
             if kind == hint {
                 info!(?kind, receive_buffer, send_buffer, "ICMP sockets open");
@@ -163,7 +163,7 @@ impl SurgeProber {
             }
         }
         if buffers.receive < SMALL_RECEIVE_BUFFER
-            && !self.told.small_buffer.swap(true, Ordering::Relaxed)
+            && !self.log_once.small_buffer.swap(true, Ordering::Relaxed)
         {
             warn!(
                 receive_buffer = buffers.receive,

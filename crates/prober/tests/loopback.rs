@@ -1,4 +1,4 @@
-//! Real ICMP on this box: the lanes with surge-ping, against loopback addresses. Needs ICMP sockets: as root, or with
+//! Real ICMP on this box: the threads with surge-ping, against loopback addresses. Needs ICMP sockets: as root, or with
 //! `net.ipv4.ping_group_range` open. Fails and says so without.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 
 use pingfleet_prober::{
-    lanes::{Lanes, Probed},
+    probe_threads::{ProbeThreads, Probed},
     prober::OpenProber,
     resolve::Resolver,
     surge::SurgePing,
@@ -35,10 +35,11 @@ fn chunk(probing: Probing, targets: Vec<Target>) -> Arc<WorkChunk> {
     })
 }
 
-fn lanes(opener: SurgePing) -> Lanes {
+fn threads(opener: SurgePing) -> ProbeThreads {
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
     let threads = NonZeroUsize::new(2).expect("two is not zero");
-    Lanes::start(threads, &opener, None, Resolver::from_system()).expect("ICMP sockets are needed")
+    ProbeThreads::start(threads, &opener, None, Resolver::from_system())
+        .expect("ICMP sockets are needed")
 }
 
 /// One quick request, at any rate.
@@ -57,12 +58,12 @@ fn loopback_block() -> Vec<Target> {
         .collect()
 }
 
-async fn probe(lanes: &Lanes, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
+async fn probe(threads: &ProbeThreads, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
     let expected = chunk.targets.len();
     let Probed {
         started_at_us,
         outcomes,
-    } = lanes
+    } = threads
         .probe(Arc::clone(&chunk))
         .await
         .expect("the lane stays");
@@ -83,21 +84,21 @@ async fn probe(lanes: &Lanes, chunk: Arc<WorkChunk>) -> Vec<Outcome> {
 }
 
 async fn every_loopback_address_is_up(opener: SurgePing, is_raw: bool) {
-    let lanes = lanes(opener);
+    let threads = threads(opener);
     let probing = Probing {
         retries: 2,
         timeout: Duration::from_secs(2),
         ..quick()
     };
-    let outcomes = probe(&lanes, chunk(probing, loopback_block())).await;
+    let outcomes = probe(&threads, chunk(probing, loopback_block())).await;
     for outcome in &outcomes {
         assert_eq!(outcome.status, Status::Up, "{outcome:?}");
         assert_eq!((outcome.sent, outcome.received), (1, 1));
         assert_eq!((outcome.attempts, outcome.address), (1, None));
         assert!(outcome.rtt.is_some_and(|rtt| rtt.min_ns > 0));
     }
-    assert_eq!(lanes.requests_sent(), 254);
-    assert_eq!(lanes.targets_done(), 254);
+    assert_eq!(threads.requests_sent(), 254);
+    assert_eq!(threads.targets_done(), 254);
     // A prober falls back to the other kind without an error, and would prove nothing about this one. Nobody else has
     // ICMP sockets in this network.
     for (table, is_wanted) in [("icmp", !is_raw), ("raw", is_raw)] {
@@ -132,13 +133,13 @@ async fn inner_raw() {
 
 #[tokio::test]
 async fn ipv6_loopback_is_up_also_by_text() {
-    let lanes = lanes(SurgePing::new());
+    let threads = threads(SurgePing::new());
     let targets = vec![
         Target::Address(Ipv6Addr::LOCALHOST.into()),
         Target::Text("0:0:0:0:0:0:0:1".to_owned()),
         Target::Text("localhost".to_owned()),
     ];
-    let outcomes = probe(&lanes, chunk(quick(), targets)).await;
+    let outcomes = probe(&threads, chunk(quick(), targets)).await;
     let seen: Vec<_> = outcomes
         .iter()
         .map(|outcome| (outcome.status, outcome.address))
@@ -155,7 +156,7 @@ async fn ipv6_loopback_is_up_also_by_text() {
 
 #[tokio::test]
 async fn many_chunks_at_once_are_each_complete() {
-    let lanes = lanes(SurgePing::new());
+    let threads = threads(SurgePing::new());
     let targets: Vec<_> = (0..10_000_u32)
         .map(|host| Target::Address(Ipv4Addr::from(0x7f01_0000 + host).into()))
         .collect();
@@ -164,7 +165,7 @@ async fn many_chunks_at_once_are_each_complete() {
         retries: 2,
         ..quick()
     };
-    let chunks = (0..4).map(|_| probe(&lanes, chunk(probing.clone(), targets.clone())));
+    let chunks = (0..4).map(|_| probe(&threads, chunk(probing.clone(), targets.clone())));
     for outcomes in futures_util::future::join_all(chunks).await {
         assert!(outcomes.iter().all(|outcome| outcome.status == Status::Up));
     }
@@ -172,7 +173,7 @@ async fn many_chunks_at_once_are_each_complete() {
 
 #[tokio::test]
 async fn what_the_kernel_refuses_every_time_is_send_failed() {
-    let lanes = lanes(SurgePing::new());
+    let threads = threads(SurgePing::new());
     let probing = Probing {
         retries: 1,
         timeout: Duration::from_millis(50),
@@ -183,7 +184,7 @@ async fn what_the_kernel_refuses_every_time_is_send_failed() {
         Target::Address(Ipv4Addr::BROADCAST.into()),
         Target::Address(Ipv4Addr::LOCALHOST.into()),
     ];
-    let outcomes = probe(&lanes, chunk(probing, targets)).await;
+    let outcomes = probe(&threads, chunk(probing, targets)).await;
     assert_eq!(outcomes[0].status, Status::SendFailed { errno: 13 });
     assert_eq!((outcomes[0].sent, outcomes[0].rtt), (0, None));
     assert_eq!(outcomes[1].status, Status::Up);
@@ -191,7 +192,7 @@ async fn what_the_kernel_refuses_every_time_is_send_failed() {
 
 #[tokio::test]
 async fn a_source_or_interface_that_is_not_ours_is_send_failed() {
-    let lanes = lanes(SurgePing::new());
+    let threads = threads(SurgePing::new());
     let bad_source = Probing {
         source: Some("192.0.2.1".parse().unwrap()),
         ..quick()
@@ -202,22 +203,22 @@ async fn a_source_or_interface_that_is_not_ours_is_send_failed() {
     };
     let targets = vec![Target::Address(Ipv4Addr::LOCALHOST.into())];
     for (probing, errno) in [(bad_source, 99), (bad_interface, 19)] {
-        let outcomes = probe(&lanes, chunk(probing, targets.clone())).await;
+        let outcomes = probe(&threads, chunk(probing, targets.clone())).await;
         assert_eq!(outcomes[0].status, Status::SendFailed { errno });
     }
 }
 
 #[tokio::test]
 async fn a_zone_that_does_not_exist_is_send_failed() {
-    let lanes = lanes(SurgePing::new());
+    let threads = threads(SurgePing::new());
     let targets = vec![Target::Text("fe80::1%no-such-if".to_owned())];
-    let outcomes = probe(&lanes, chunk(quick(), targets)).await;
+    let outcomes = probe(&threads, chunk(quick(), targets)).await;
     assert_eq!(outcomes[0].status, Status::SendFailed { errno: 19 });
 }
 
 #[tokio::test]
 async fn count_and_size_are_sent_as_asked() {
-    let lanes = lanes(SurgePing::new());
+    let threads = threads(SurgePing::new());
     let probing = Probing {
         count: 5,
         interval: Duration::from_millis(10),
@@ -227,7 +228,7 @@ async fn count_and_size_are_sent_as_asked() {
         ..quick()
     };
     let targets = vec![Target::Address(Ipv4Addr::LOCALHOST.into())];
-    let outcomes = probe(&lanes, chunk(probing, targets)).await;
+    let outcomes = probe(&threads, chunk(probing, targets)).await;
     assert_eq!(outcomes[0].status, Status::Up);
     assert_eq!((outcomes[0].sent, outcomes[0].received), (5, 5));
 }
@@ -236,8 +237,8 @@ async fn count_and_size_are_sent_as_asked() {
 /// without ARP, what is sent there carries a link address that is not the receiver's.
 fn in_a_silent_network(inner: &str) {
     const SET_UP: &str = "ip link set lo up \
-        && ip link add silent type veth peer name sink \
-        && ip link set sink up \
+        && ip link add silent type veth peer name findings \
+        && ip link set findings up \
         && ip link set silent arp off up \
         && ip addr add 192.0.2.254/24 dev silent \
         && echo '0 0' > /proc/sys/net/ipv4/ping_group_range \
@@ -264,7 +265,7 @@ fn silence_is_down_and_no_route_is_send_failed() {
 #[ignore = "runs in the network that another test makes for it"]
 async fn inner_silence() {
     for opener in [SurgePing::new(), SurgePing::raw()] {
-        let lanes = lanes(opener);
+        let threads = threads(opener);
         let probing = Probing {
             retries: 2,
             timeout: Duration::from_millis(100),
@@ -278,7 +279,7 @@ async fn inner_silence() {
             .collect();
         // Far longer than 100 + 150 + 225 ms, far shorter than what surge-ping listens for.
         let bound = Duration::from_secs(30);
-        let probing = probe(&lanes, chunk(probing, targets));
+        let probing = probe(&threads, chunk(probing, targets));
         let mut outcomes = tokio::time::timeout(bound, probing).await.unwrap();
         let refused = outcomes.pop().unwrap();
         assert_eq!(refused.status, Status::SendFailed { errno: 101 });
@@ -286,6 +287,6 @@ async fn inner_silence() {
             assert_eq!(outcome.status, Status::Down { no_arp: false });
             assert_eq!((outcome.sent, outcome.received), (3, 0));
         }
-        assert_eq!(lanes.requests_sent(), 600);
+        assert_eq!(threads.requests_sent(), 600);
     }
 }

@@ -19,9 +19,9 @@ use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use ping_worker::{Settings, Summary, WorkerError};
 use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, Queue};
 use pingfleet_prober::{
-    pacing::Pace,
     prober::{Destination, Finding, OpenProber, ProbeError, Prober, RequestsSent},
     resolve::Resolver,
+    schedule::pacing::Pace,
     scripted::Scripted,
 };
 use pingfleet_wire::{

@@ -17,7 +17,7 @@ use pingfleet_faults::fault_injection::{
 use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
 use pingfleet_store::{Db, FileLock, OpenOptions, Via};
-use producer::{OutputArgs, PlanArgs, Settings, Wanted};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 use tokio_util::sync::CancellationToken;
 
 /// A role with faults
@@ -132,15 +132,16 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         Role::Producer { wait, plan, .. } => {
             let output = OutputArgs::default();
-            let settings = Settings::resolve(plan, &output, &mut layers, Via::Broker, !wait, true);
+            let settings =
+                ProducerSettings::resolve(plan, &output, &mut layers, Via::Broker, !wait, true);
             layers.finish()?;
             let Some(targets) = producer::read_targets(plan, &settings)? else {
                 return Ok(Exit::Complete);
             };
             let db = Db::open(common.database(true, false)).await?;
-            let wanted = Wanted::Plan(Box::new(targets));
+            let request = RunRequest::Plan(Box::new(targets));
             let mut out = io::sink();
-            let produced = producer::run(broker, &db, wanted, &settings, &mut out, stop).await?;
+            let produced = producer::run(broker, &db, request, &settings, &mut out, stop).await?;
             db.close().await?;
             Ok(produced.exit(false))
         }

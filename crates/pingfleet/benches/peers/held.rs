@@ -6,7 +6,8 @@ use std::{fs, net::Ipv4Addr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use pingfleet_prober::{
-    lanes::Lanes, linux::LinuxPing, prober::OpenProber, resolve::Resolver, surge::SurgePing,
+    linux::LinuxPing, probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver,
+    surge::SurgePing,
 };
 use pingfleet_wire::{ChunkKey, Probing, Status, Target, Token, Version, WorkChunk};
 use tokio::task::JoinSet;
@@ -155,7 +156,7 @@ pub(crate) async fn hold(number: usize) -> anyhow::Result<String> {
         wait,
         ..
     } = *HOLDINGS.get(number).context("no such number")?;
-    let lanes = Arc::new(Lanes::start(
+    let lanes = Arc::new(ProbeThreads::start(
         NonZeroUsize::MIN,
         &match engine {
             Engine::Linux => Arc::new(LinuxPing::new()) as Arc<dyn OpenProber>,

@@ -13,34 +13,34 @@ use tracing::debug;
 
 use super::{
     message::Echo,
-    socket::{WayOut, open_plain},
+    socket::{Egress, open_plain},
 };
 
 /// Time between two canaries, and how long each has for its way. Nothing but this box lies on it.
-const GAP: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes of payload, room for a whole cookie.
-const SIZE: usize = 16;
+const PAYLOAD_SIZE: usize = 16;
 
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The canary of one thread.
 pub(super) struct Canary {
-    cage: Option<(Socket, Echo)>,
+    loopback: Option<(Socket, Echo)>,
     /// The place of the newest one.
     newest: u32,
-    left: Option<Instant>,
+    sent_at: Option<Instant>,
     /// Whether the newest one is out.
     is_out: bool,
     was_answered: bool,
-    missed: Option<Instant>,
+    lost: Option<Instant>,
 }
 
 impl Canary {
     /// Opens its socket, of the kind `hint` where that can be had. Without one, there is no canary.
     pub(super) fn new(hint: Type) -> Self {
         // An ICMP error about others would wait before the answer.
-        let cage = open_plain(&WayOut::plain(false), hint)
+        let loopback = open_plain(&Egress::plain(false), hint)
             .map(|opened| {
                 let echo = Echo::new(false, opened.kind == Type::RAW, opened.identifier);
                 (opened.socket, echo)
@@ -48,46 +48,48 @@ impl Canary {
             .inspect_err(|error| debug!(%error, "no canary"))
             .ok();
         Self {
-            cage,
+            loopback,
             newest: 0,
-            left: None,
+            sent_at: None,
             is_out: false,
             was_answered: false,
-            missed: None,
+            lost: None,
         }
     }
 
     /// Looks for the answer to the newest canary, and lets the next one go when its time has come.
-    pub(super) fn look(&mut self, now: Instant) {
-        let Some((socket, echo)) = &self.cage else {
+    pub(super) fn check(&mut self, now: Instant) {
+        let Some((socket, echo)) = &self.loopback else {
             return;
         };
         let mut bytes = [0; 128];
         while let Ok(length) = (&mut &*socket).read(&mut bytes) {
             let reply = echo.reply(&bytes[..length]);
-            if reply.is_some_and(|reply| echo.is_whole(reply.payload, self.newest, HERE, SIZE)) {
+            if reply.is_some_and(|reply| {
+                echo.is_full_payload(reply.payload, self.newest, LOOPBACK, PAYLOAD_SIZE)
+            }) {
                 self.was_answered = true;
                 self.is_out = false;
             }
         }
-        if self.left.is_some_and(|left| now < left + GAP) {
+        if self.sent_at.is_some_and(|sent_at| now < sent_at + INTERVAL) {
             return;
         }
         if self.is_out && self.was_answered {
-            self.missed = Some(now);
+            self.lost = Some(now);
         }
-        self.left = Some(now);
+        self.sent_at = Some(now);
         let mut request = Vec::new();
         self.newest = self.newest.wrapping_add(1);
-        echo.write(&mut request, self.newest, HERE, SIZE);
-        let sent = socket.send_to(&request, &SocketAddr::new(HERE, 0).into());
+        echo.write(&mut request, self.newest, LOOPBACK, PAYLOAD_SIZE);
+        let sent = socket.send_to(&request, &SocketAddr::new(LOOPBACK, 0).into());
         self.is_out = sent
             .inspect_err(|error| debug!(%error, "a canary could not be sent"))
             .is_ok();
     }
 
     /// When an echo of ours was last found to be lost.
-    pub(super) fn missed(&self) -> Option<Instant> {
-        self.missed
+    pub(super) fn last_lost(&self) -> Option<Instant> {
+        self.lost
     }
 }

@@ -18,7 +18,7 @@ use std::{
 use tracing::warn;
 
 /// The count is not read more often than this: the kernel adds up those of all CPUs each time, in about 25 µs.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Room for the whole of the kernel's counters.
 const BYTES: usize = 16 << 10;
@@ -31,7 +31,7 @@ pub(super) struct Discards {
     /// At the last two looks, the latest one first. The kernel's sums are not of one moment: a refusal that falls
     /// between them makes one count too small.
     counts: [Option<i64>; 2],
-    looked: Option<Instant>,
+    checked: Option<Instant>,
     rose: Option<Instant>,
 }
 
@@ -43,30 +43,33 @@ impl Discards {
         let mut discards = Self {
             file: file.ok(),
             counts: [None; 2],
-            looked: None,
+            checked: None,
             rose: None,
         };
-        discards.look(Instant::now());
+        discards.check(Instant::now());
         discards
     }
 
     /// Looks at the count, if that was not done just now.
-    pub(super) fn look(&mut self, now: Instant) {
-        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+    pub(super) fn check(&mut self, now: Instant) {
+        if self
+            .checked
+            .is_some_and(|checked| now < checked + CHECK_INTERVAL)
+        {
             return;
         }
-        self.looked = Some(now);
+        self.checked = Some(now);
         let Some(file) = &self.file else {
             return;
         };
         let mut bytes = [0; BYTES];
         match file.read_at(&mut bytes, 0) {
-            Ok(length) => self.counted(&bytes[..length], now),
+            Ok(length) => self.take_count(&bytes[..length], now),
             Err(error) => warn!(%error, "the kernel does not tell what it threw away"),
         }
     }
 
-    fn counted(&mut self, text: &[u8], now: Instant) {
+    fn take_count(&mut self, text: &[u8], now: Instant) {
         let count = parse(text);
         let before = self.counts.into_iter().flatten().max();
         if before.is_some_and(|before| count.is_some_and(|count| count > before)) {
@@ -75,13 +78,13 @@ impl Discards {
         self.counts = [count, self.counts[0]];
     }
 
-    /// When the count was looked at.
-    pub(super) fn looked(&self) -> Option<Instant> {
-        self.looked
+    /// When the count was checked at.
+    pub(super) fn last_checked(&self) -> Option<Instant> {
+        self.checked
     }
 
     /// When it was last found to have risen.
-    pub(super) fn rose(&self) -> Option<Instant> {
+    pub(super) fn last_rise(&self) -> Option<Instant> {
         self.rose
     }
 }
@@ -106,7 +109,7 @@ mod tests {
         let mut discards = Discards {
             file: None,
             counts: [None; 2],
-            looked: None,
+            checked: None,
             rose: None,
         };
         let ms = |millis| start + Duration::from_millis(millis);
@@ -125,8 +128,8 @@ mod tests {
             let text = format!(
                 "Ip6OutRequests\t9\nIp6OutDiscards   \t{thrown_away}\nIp6OutNoRoutes\t1\nIcmp6OutErrors \t{errors}\n"
             );
-            discards.counted(text.as_bytes(), ms(after));
-            assert_eq!(discards.rose(), rose.map(ms), "{after}");
+            discards.take_count(text.as_bytes(), ms(after));
+            assert_eq!(discards.last_rise(), rose.map(ms), "{after}");
         }
     }
 

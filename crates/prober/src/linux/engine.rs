@@ -19,48 +19,48 @@ use super::{
     canary::Canary,
     discards::Discards,
     message::Echo,
-    probes::{Halt, Probes, Staged},
-    socket::{Opened, WayOut},
+    probes::{NotStaged, Probes, Staged},
+    routes::RouteTable,
+    socket::{Egress, Opened},
     syscall::{
         BATCH, ErrorQueue, Incoming, Memory, Outgoing, is_back_pressure, may_be_of_another, memory,
     },
-    ways::Ways,
 };
 use crate::prober::RequestsSent;
 
-/// How often the socket's counter of drops and the interfaces are looked at while something is in hand.
+/// How often the socket's counter of drops and the interfaces are checked at while something is in hand.
 const SAMPLE: Duration = Duration::from_millis(100);
 
 /// How long nothing is sent after the kernel had no memory for it.
 const BACK_PRESSURE_PAUSE: Duration = Duration::from_millis(2);
 
 /// A request is refused when the kernel said so this often in a row, with no error of another one waiting.
-const REFUSALS: u32 = 2;
+const MAX_REFUSALS: u32 = 2;
 
 /// Errors of other targets that one turn takes for a request that wants to leave.
-const FOREIGN_ERRORS: u32 = 64;
+const MAX_FOREIGN_ERRORS: u32 = 64;
 
 /// Batches that one turn reads at most, so that a flood cannot keep it from sending.
-const READS: usize = 64;
+const MAX_READS: usize = 64;
 
 /// Errors that are read at once at most.
-const ERRORS: usize = 4096;
+const MAX_ERRORS: usize = 4096;
 
 /// Bytes of requests in one batch, where they are so long that fewer fill it.
-const BATCH_BYTES: usize = 256 << 10;
+const MAX_BATCH_BYTES: usize = 256 << 10;
 
 /// Bytes of payload that there is room for from the start.
 const USUAL_SIZE: usize = 512;
 
 /// When the engine wants its next turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum Wake {
     /// As soon as others had theirs.
-    AtOnce,
+    Immediately,
     /// When something arrives, or at this moment.
     At(Instant),
     /// When something arrives.
-    Idle,
+    OnInput,
 }
 
 /// The state of one socket.
@@ -71,13 +71,13 @@ pub(super) struct Engine {
     errors: ErrorQueue,
     staged: Vec<Staged>,
     requests_sent: Arc<RequestsSent>,
-    ways: Rc<RefCell<Ways>>,
+    routes: Rc<RefCell<RouteTable>>,
     canary: Rc<RefCell<Canary>>,
     /// Where the kernel reports nothing that it throws away on the way out.
     discards: Option<Rc<RefCell<Discards>>>,
     /// When the next turn should begin at the latest, if anything is in hand.
     expected: Option<Instant>,
-    /// When counters and interfaces were looked at.
+    /// When counters and interfaces were checked at.
     sampled: Instant,
     /// Not before this does the kernel get another request.
     resume_at: Option<Instant>,
@@ -87,17 +87,19 @@ impl Engine {
     /// For one of the sockets of `lanes` threads.
     pub(super) fn new(
         opened: &Opened,
-        way_out: &WayOut,
-        ways: &Rc<RefCell<Ways>>,
+        egress: &Egress,
+        routes: &Rc<RefCell<RouteTable>>,
         canary: &Rc<RefCell<Canary>>,
         discards: &Rc<RefCell<Discards>>,
         requests_sent: Arc<RequestsSent>,
         lanes: NonZeroUsize,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        let echo = Echo::new(way_out.v6, opened.kind == Type::RAW, opened.identifier);
-        let mut probes = Probes::new(way_out, echo, Rc::clone(ways), lanes, now);
-        probes.losses.counted(memory(&opened.socket)?.drops, now);
+        let echo = Echo::new(egress.v6, opened.kind == Type::RAW, opened.identifier);
+        let mut probes = Probes::new(egress, echo, Rc::clone(routes), lanes, now);
+        probes
+            .local_losses
+            .drops_counted(memory(&opened.socket)?.drops, now);
         Ok(Self {
             probes,
             outgoing: Outgoing::new(),
@@ -105,9 +107,9 @@ impl Engine {
             errors: ErrorQueue::new(),
             staged: Vec::with_capacity(BATCH),
             requests_sent,
-            ways: Rc::clone(ways),
+            routes: Rc::clone(routes),
             canary: Rc::clone(canary),
-            discards: (way_out.v6 && opened.kind == Type::DGRAM).then(|| Rc::clone(discards)),
+            discards: (egress.v6 && opened.kind == Type::DGRAM).then(|| Rc::clone(discards)),
             expected: None,
             sampled: now,
             resume_at: None,
@@ -123,8 +125,8 @@ impl Engine {
     }
 
     /// Does all that can be done now.
-    pub(super) fn turn(&mut self, socket: &Socket) -> Next {
-        self.look_at_memory(socket);
+    pub(super) fn run_once(&mut self, socket: &Socket) -> Wake {
+        self.check_memory(socket);
         let read_all = self.read(socket);
         if read_all {
             self.judge(socket);
@@ -133,26 +135,26 @@ impl Engine {
         let next = if read_all {
             self.next(sending)
         } else {
-            Next::AtOnce
+            Wake::Immediately
         };
         let read_until = self.probes.read_until;
         self.expected = match next {
             _ if self.probes.in_hand() == 0 => None,
-            Next::At(at) => Some(at.max(read_until)),
-            Next::AtOnce | Next::Idle => Some(read_until),
+            Wake::At(at) => Some(at.max(read_until)),
+            Wake::Immediately | Wake::OnInput => Some(read_until),
         };
         next
     }
 
     /// Looks at what the socket holds, before reading makes room.
-    fn look_at_memory(&mut self, socket: &Socket) {
+    fn check_memory(&mut self, socket: &Socket) {
         let now = Instant::now();
         match memory(socket) {
             Ok(Memory {
                 is_full, unsent, ..
             }) => {
                 if is_full {
-                    self.probes.losses.full(now);
+                    self.probes.local_losses.receive_buffer_full(now);
                 }
                 if unsent > 0 {
                     self.probes.hold(now);
@@ -162,26 +164,26 @@ impl Engine {
         }
     }
 
-    fn next(&self, sending: Next) -> Next {
-        if self.probes.in_hand() == 0 || sending == Next::AtOnce {
+    fn next(&self, sending: Wake) -> Wake {
+        if self.probes.in_hand() == 0 || sending == Wake::Immediately {
             return sending;
         }
         let tick = self.sampled + SAMPLE;
         let deadline = self.probes.next_deadline().map_or(tick, |at| at.min(tick));
-        Next::At(match sending {
-            Next::At(at) => deadline.min(at),
-            Next::AtOnce | Next::Idle => deadline,
+        Wake::At(match sending {
+            Wake::At(at) => deadline.min(at),
+            Wake::Immediately | Wake::OnInput => deadline,
         })
     }
 
     /// Reads all that has come; returns whether nothing was left.
     fn read(&mut self, socket: &Socket) -> bool {
-        for _ in 0..READS {
+        for _ in 0..MAX_READS {
             let before = Instant::now();
             match self.receive(socket) {
                 Ok(_) => {}
                 Err(Errno::EAGAIN) => {
-                    let read_all = self.read_errors(socket).read < ERRORS;
+                    let read_all = self.read_errors(socket).read < MAX_ERRORS;
                     if read_all {
                         self.probes.read_until = before;
                     }
@@ -215,10 +217,10 @@ impl Engine {
     fn read_errors(&mut self, socket: &Socket) -> Errors {
         let Self { probes, errors, .. } = self;
         let mut found = Errors::default();
-        while found.read < ERRORS
+        while found.read < MAX_ERRORS
             && errors
                 .read(socket, |error| {
-                    probes.reported(&error, Instant::now());
+                    probes.icmp_error(&error, Instant::now());
                     found.by_icmp += 1;
                 })
                 .is_ok()
@@ -234,31 +236,33 @@ impl Engine {
         let until = probes.read_until;
         if let Some(expected) = self.expected.take() {
             let late = until.saturating_duration_since(expected);
-            probes.losses.stalled(late, until);
+            probes.local_losses.stalled(late, until);
         }
         let due = probes.is_due();
         if due || (probes.in_hand() > 0 && until >= self.sampled + SAMPLE) {
             let now = Instant::now();
             self.sampled = now;
             match memory(socket) {
-                Ok(memory) => probes.losses.counted(memory.drops, now),
+                Ok(memory) => probes.local_losses.drops_counted(memory.drops, now),
                 Err(error) => warn!(%error, "the kernel does not tell what the socket dropped"),
             }
-            let mut ways = self.ways.borrow_mut();
-            ways.look(now);
-            probes.losses_until = ways.looked().map_or(now, |looked| looked.min(now));
+            let mut routes = self.routes.borrow_mut();
+            routes.check(now);
+            probes.losses_known_until = routes
+                .last_checked()
+                .map_or(now, |checked| checked.min(now));
             let mut canary = self.canary.borrow_mut();
-            canary.look(now);
-            if let Some(at) = canary.missed() {
-                probes.losses.canary_missed(at);
+            canary.check(now);
+            if let Some(at) = canary.last_lost() {
+                probes.local_losses.canary_lost(at);
             }
             if let Some(discards) = &self.discards {
                 let mut discards = discards.borrow_mut();
-                discards.look(now);
-                let looked = discards.looked().unwrap_or(now);
-                probes.losses_until = probes.losses_until.min(looked);
-                if let Some(at) = discards.rose() {
-                    probes.losses.no_way_out(at);
+                discards.check(now);
+                let checked = discards.last_checked().unwrap_or(now);
+                probes.losses_known_until = probes.losses_known_until.min(checked);
+                if let Some(at) = discards.last_rise() {
+                    probes.local_losses.send_path_failed(at);
                 }
             }
         }
@@ -268,26 +272,26 @@ impl Engine {
     }
 
     /// Sends one batch; says when it is worth another try.
-    fn send(&mut self, socket: &Socket) -> Next {
+    fn send(&mut self, socket: &Socket) -> Wake {
         let now = Instant::now();
         if let Some(at) = self.resume_at.filter(|at| *at > now) {
-            return Next::At(at);
+            return Wake::At(at);
         }
         self.resume_at = None;
-        let halt = loop {
-            if self.staged.len() == BATCH || self.outgoing.bytes() >= BATCH_BYTES {
-                break Halt::Full;
+        let not_staged = loop {
+            if self.staged.len() == BATCH || self.outgoing.bytes() >= MAX_BATCH_BYTES {
+                break NotStaged::BatchFull;
             }
             match self.probes.stage(now, &mut self.outgoing) {
                 Ok(staged) => self.staged.push(staged),
-                Err(halt) => break halt,
+                Err(not_staged) => break not_staged,
             }
         };
         self.flush(socket);
-        match (self.resume_at, halt) {
-            (Some(at), _) | (None, Halt::NotBefore(at)) => Next::At(at),
-            (None, Halt::Full) => Next::AtOnce,
-            (None, Halt::Nothing) => Next::Idle,
+        match (self.resume_at, not_staged) {
+            (Some(at), _) | (None, NotStaged::NotBefore(at)) => Wake::At(at),
+            (None, NotStaged::BatchFull) => Wake::Immediately,
+            (None, NotStaged::Nothing) => Wake::OnInput,
         }
     }
 
@@ -330,20 +334,20 @@ impl Engine {
                     if !is_own && (waited || pending || refusals == 0) {
                         foreign += 1;
                         refusals = 1;
-                        if foreign < FOREIGN_ERRORS {
+                        if foreign < MAX_FOREIGN_ERRORS {
                             continue;
                         }
                         self.put_back(&staged[first..], before);
                         break;
                     }
                     refusals += 1;
-                    if !is_own && refusals <= REFUSALS {
+                    if !is_own && refusals <= MAX_REFUSALS {
                         continue;
                     }
                     refusals = 0;
                     foreign = 0;
                     if matches!(error, Errno::ENETDOWN | Errno::ENODEV) {
-                        self.probes.losses.no_way_out(before);
+                        self.probes.local_losses.send_path_failed(before);
                     }
                     self.probes.refused(staged[first], before, error as i32);
                     first += 1;

@@ -1,5 +1,5 @@
 //! What the kernel tells of this box's links and addresses: their state when it is asked, and what changes in between.
-//! A link without carrier is told at once, and one that lost it for a moment by its counter of such losses. Nothing
+//! A link without carrier is events at once, and one that lost it for a moment by its counter of such losses. Nothing
 //! here waits.
 //!
 //! Source: Linux `netlink(7)`, `rtnetlink(7)`, `linux/if_link.h`.
@@ -36,29 +36,29 @@ pub(super) struct Link {
     /// As `netdevice(7)` has them.
     pub(super) flags: u32,
     /// How often it has lost its carrier, where the kernel tells (Linux 4.16).
-    pub(super) downs: Option<u32>,
+    pub(super) carrier_down_count: Option<u32>,
 }
 
-/// What was told.
+/// What was events.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct News {
+pub(super) struct LinkEvents {
     /// Links as they were, the newest state of each last.
     pub(super) links: Vec<Link>,
-    /// Links that are there no more.
-    pub(super) gone: Vec<String>,
+    /// Links that no longer exist.
+    pub(super) removed: Vec<String>,
     /// Indices of links that lost an address.
-    pub(super) poorer: Vec<u32>,
+    pub(super) lost_address: Vec<u32>,
     /// Addresses have changed.
-    pub(super) addresses: bool,
+    pub(super) addresses_changed: bool,
     /// More has changed than the kernel had room to tell.
-    pub(super) untold: bool,
+    pub(super) overrun: bool,
 }
 
-/// The kernel's news of links.
+/// The kernel's events of links.
 #[derive(Debug)]
-pub(super) struct Links(OwnedFd);
+pub(super) struct LinkMonitor(OwnedFd);
 
-impl Links {
+impl LinkMonitor {
     /// Listens from now on, in the network of the calling thread.
     pub(super) fn listen() -> io::Result<Self> {
         let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
@@ -73,22 +73,22 @@ impl Links {
     }
 
     /// What has changed since the last time, and the state of every link now.
-    pub(super) fn read(&self) -> News {
+    pub(super) fn read(&self) -> LinkEvents {
         let socket = self.0.as_raw_fd();
-        let mut news = News::default();
+        let mut events = LinkEvents::default();
         let mut bytes = [0; MESSAGES];
-        // The answer is in the socket when the call returns. Without one there is still the news.
+        // The answer is in the socket when the call returns. Without one there is still the events.
         let mut asked = send(socket, &every_link(), MsgFlags::empty());
         loop {
             match asked.and_then(|_| recv(socket, &mut bytes, MsgFlags::empty())) {
-                Ok(length) => news.take(&bytes[..length]),
+                Ok(length) => events.read_messages(&bytes[..length]),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return news,
-                // ENOBUFS, which is told once, or something that is no news at all.
+                Err(Errno::EAGAIN) => return events,
+                // ENOBUFS, which is events once, or something that is no events at all.
                 Err(error) => {
-                    news.untold = true;
+                    events.overrun = true;
                     if error != Errno::ENOBUFS {
-                        return news;
+                        return events;
                     }
                 }
             }
@@ -113,20 +113,20 @@ fn every_link() -> Vec<u8> {
     bytes
 }
 
-impl News {
+impl LinkEvents {
     /// Reads what one call has received: one message or several.
-    fn take(&mut self, mut bytes: &[u8]) {
+    fn read_messages(&mut self, mut bytes: &[u8]) {
         while let Some((message, kind)) = first_message(bytes) {
             match kind {
                 libc::RTM_NEWLINK => self.links.extend(read_link(&message[HEADER..])),
                 libc::RTM_DELLINK => {
                     let link = read_link(&message[HEADER..]);
-                    self.gone.extend(link.map(|link| link.name));
+                    self.removed.extend(link.map(|link| link.name));
                 }
-                libc::RTM_NEWADDR => self.addresses = true,
+                libc::RTM_NEWADDR => self.addresses_changed = true,
                 libc::RTM_DELADDR => {
-                    self.addresses = true;
-                    self.poorer.extend(u32_at(message, HEADER + INDEX));
+                    self.addresses_changed = true;
+                    self.lost_address.extend(u32_at(message, HEADER + INDEX));
                 }
                 _ => {}
             }
@@ -135,7 +135,7 @@ impl News {
             bytes = bytes.get(next..).unwrap_or_default();
         }
         // A message that is not all there.
-        self.untold |= !bytes.is_empty();
+        self.overrun |= !bytes.is_empty();
     }
 }
 
@@ -149,7 +149,7 @@ fn first_message(bytes: &[u8]) -> Option<(&[u8], u16)> {
 
 fn read_link(link: &[u8]) -> Option<Link> {
     let (index, flags) = (u32_at(link, INDEX)?, u32_at(link, 8)?);
-    let (mut name, mut downs) = (None, None);
+    let (mut name, mut carrier_down_count) = (None, None);
     let mut attributes = link.get(LINK..)?;
     while let Some(length) = u16_at(attributes, 0).map(usize::from) {
         let (Some(value), Some(kind)) = (attributes.get(ATTRIBUTE..length), u16_at(attributes, 2))
@@ -161,7 +161,7 @@ fn read_link(link: &[u8]) -> Option<Link> {
                 let text = value.strip_suffix(&[0]).unwrap_or(value);
                 name = Some(String::from_utf8_lossy(text).into_owned());
             }
-            libc::IFLA_CARRIER_DOWN_COUNT => downs = u32_at(value, 0),
+            libc::IFLA_CARRIER_DOWN_COUNT => carrier_down_count = u32_at(value, 0),
             _ => {}
         }
         attributes = attributes
@@ -172,7 +172,7 @@ fn read_link(link: &[u8]) -> Option<Link> {
         index,
         name: name?,
         flags,
-        downs,
+        carrier_down_count,
     })
 }
 
@@ -190,15 +190,18 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn message(kind: u16, flags: u32, name: &str, downs: u32) -> Vec<u8> {
+    fn message(kind: u16, flags: u32, name: &str, carrier_down_count: u32) -> Vec<u8> {
         let mut bytes = vec![0; HEADER + LINK];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-        bytes[HEADER + INDEX] = 40 + downs as u8;
+        bytes[HEADER + INDEX] = 40 + carrier_down_count as u8;
         bytes[HEADER + 8..HEADER + 12].copy_from_slice(&flags.to_ne_bytes());
         for (kind, value) in [
             (13, vec![7]),
             (libc::IFLA_IFNAME, [name.as_bytes(), &[0]].concat()),
-            (libc::IFLA_CARRIER_DOWN_COUNT, downs.to_ne_bytes().to_vec()),
+            (
+                libc::IFLA_CARRIER_DOWN_COUNT,
+                carrier_down_count.to_ne_bytes().to_vec(),
+            ),
         ] {
             bytes.extend(((ATTRIBUTE + value.len()) as u16).to_ne_bytes());
             bytes.extend(kind.to_ne_bytes());
@@ -210,21 +213,21 @@ mod tests {
         bytes
     }
 
-    fn news(bytes: &[u8]) -> News {
-        let mut news = News::default();
-        news.take(bytes);
-        news
+    fn events(bytes: &[u8]) -> LinkEvents {
+        let mut events = LinkEvents::default();
+        events.read_messages(bytes);
+        events
     }
 
     #[test]
     fn links_are_told_with_flags_and_losses_of_carrier() {
-        let link = |name: &str, flags, downs| Link {
-            index: 40 + downs,
+        let link = |name: &str, flags, carrier_down_count| Link {
+            index: 40 + carrier_down_count,
             name: name.to_owned(),
             flags,
-            downs: Some(downs),
+            carrier_down_count: Some(carrier_down_count),
         };
-        let told = news(
+        let events = events(
             &[
                 message(libc::RTM_NEWLINK, 1, "eth0", 0),
                 message(libc::RTM_NEWADDR, 0, "an-address", 0),
@@ -234,33 +237,36 @@ mod tests {
             ]
             .concat(),
         );
-        assert_eq!(told.links, [link("eth0", 1, 0), link("eth1", 65, 3)]);
-        assert_eq!(told.gone, ["veth17a"]);
-        assert_eq!(told.poorer, [49]);
-        assert!(told.addresses && !told.untold);
+        assert_eq!(events.links, [link("eth0", 1, 0), link("eth1", 65, 3)]);
+        assert_eq!(events.removed, ["veth17a"]);
+        assert_eq!(events.lost_address, [49]);
+        assert!(events.addresses_changed && !events.overrun);
     }
 
     #[test]
     fn no_message_is_read_past_its_end() {
         let whole = message(libc::RTM_NEWLINK, 0, "eth0", 0);
         for length in 1..whole.len() {
-            let told = news(&whole[..length]);
-            assert!(told.links.is_empty() && told.untold, "{length}");
+            let events = events(&whole[..length]);
+            assert!(events.links.is_empty() && events.overrun, "{length}");
         }
         let mut endless = whole.clone();
         endless[..4].copy_from_slice(&0_u32.to_ne_bytes());
-        assert!(news(&endless).links.is_empty());
+        assert!(events(&endless).links.is_empty());
         let mut attribute = whole;
         attribute[HEADER + LINK..HEADER + LINK + 2].copy_from_slice(&0_u16.to_ne_bytes());
-        assert!(news(&attribute).links.is_empty());
+        assert!(events(&attribute).links.is_empty());
     }
 
     #[test]
     fn this_box_has_a_loopback_link_that_is_told_each_time() {
-        let links = Links::listen().unwrap();
+        let links = LinkMonitor::listen().unwrap();
         for _ in 0..2 {
-            let told = links.read();
-            assert!(told.links.iter().any(|link| link.name == "lo"), "{told:?}");
+            let events = links.read();
+            assert!(
+                events.links.iter().any(|link| link.name == "lo"),
+                "{events:?}"
+            );
         }
     }
 }

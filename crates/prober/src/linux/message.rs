@@ -1,5 +1,5 @@
-//! Echo requests as bytes, and what comes back. Every request carries a cookie that only its own reply can echo: a
-//! keyed hash of its place and its address, with a key of this process. Pure: no I/O.
+//! Echo requests as bytes, and what comes back. Every request carries a cookie that only its own reply can echo: a hash of
+//! its id and its address, keyed with a secret of this process. Pure: no I/O.
 //!
 //! Source: RFC 792 (ICMP), RFC 4443 (`ICMPv6`), section 4.
 
@@ -19,7 +19,7 @@ use pnet_packet::{
 /// Bytes of an echo message before its payload.
 pub(super) const HEADER: usize = 8;
 
-/// How the messages of one socket look.
+/// The format of one socket's messages.
 #[derive(Debug)]
 pub(super) struct Echo {
     v6: bool,
@@ -28,7 +28,7 @@ pub(super) struct Echo {
     key: RandomState,
 }
 
-/// A message that belongs to an echo request, if address and cookie agree.
+/// A message that may belong to an echo request: the address and the cookie decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Echoed<'a> {
     pub(super) sequence: u16,
@@ -36,7 +36,7 @@ pub(super) struct Echoed<'a> {
 }
 
 impl Echo {
-    /// For a socket that is `raw` or else a datagram socket, with the identifier that its requests carry.
+    /// For a raw or a datagram socket, with the identifier of its requests.
     pub(super) fn new(v6: bool, raw: bool, identifier: u16) -> Self {
         Self {
             v6,
@@ -46,17 +46,18 @@ impl Echo {
         }
     }
 
-    /// The longest message that can come back for a request of `size` bytes of payload.
+    /// Length of the longest message that can answer a request with `size` bytes of payload.
     pub(super) fn longest_reply(size: usize) -> usize {
-        // An IPv4 raw socket shows the IP header, with up to 40 bytes of options (RFC 791).
+        // An IPv4 raw socket also receives the IP header, with up to 40 bytes of options (RFC 791).
         60 + HEADER + size
     }
 
-    /// Appends the request of `place` to `to`, with `size` bytes of payload.
-    pub(super) fn write(&self, bytes: &mut Vec<u8>, place: u32, to: IpAddr, size: usize) {
+    /// Appends an echo request to `to` with `size` bytes of payload. Its id is `request_id`, of which the lower 16 bits
+    /// are its sequence number.
+    pub(super) fn write(&self, bytes: &mut Vec<u8>, request_id: u32, to: IpAddr, size: usize) {
         let start = bytes.len();
         bytes.resize(start + HEADER, 0);
-        let cookie = self.cookie(place, to);
+        let cookie = self.cookie(request_id, to);
         bytes.extend_from_slice(&cookie[..size.min(cookie.len())]);
         bytes.extend((cookie.len()..size).map(filling));
         let message = &mut bytes[start..];
@@ -65,25 +66,25 @@ impl Echo {
             if let Some(mut request) = echo_request_v6::MutableEchoRequestPacket::new(message) {
                 request.set_icmpv6_type(Icmpv6Types::EchoRequest);
                 request.set_identifier(self.identifier);
-                request.set_sequence_number(place as u16);
+                request.set_sequence_number(request_id as u16);
             }
         } else {
             if let Some(mut request) = echo_request::MutableEchoRequestPacket::new(message) {
                 request.set_icmp_type(IcmpTypes::EchoRequest);
                 request.set_identifier(self.identifier);
-                request.set_sequence_number(place as u16);
+                request.set_sequence_number(request_id as u16);
             }
             let checksum = IcmpPacket::new(message).map_or(0, |packet| icmp::checksum(&packet));
             message[2..4].copy_from_slice(&checksum.to_be_bytes());
         }
     }
 
-    /// Reads an echo reply to this socket's identifier as it was received; `None` when it is something else.
+    /// Reads a received message. `None` when it is not an echo reply with this socket's identifier.
     pub(super) fn reply<'a>(&self, bytes: &'a [u8]) -> Option<Echoed<'a>> {
         let message = if self.raw && !self.v6 {
             let header = usize::from(Ipv4Packet::new(bytes)?.get_header_length()) * 4;
             let message = bytes.get(header..)?;
-            // A raw socket sees a message before the kernel has checked it.
+            // A raw socket receives a message before the kernel has checked it.
             let packet = IcmpPacket::new(message)?;
             if icmp::checksum(&packet) != packet.get_checksum() {
                 return None;
@@ -113,7 +114,8 @@ impl Echo {
         })
     }
 
-    /// Reads an echo request of this socket as an ICMP error quotes it, from its ICMP header on: as much as there is.
+    /// Reads the echo request that an ICMP error quotes, from its ICMP header on. The payload may be cut off. `None` when
+    /// it is not a request of this socket.
     pub(super) fn quoted<'a>(&self, bytes: &'a [u8]) -> Option<Echoed<'a>> {
         let (is_request, identifier, sequence) = if self.v6 {
             Icmpv6Packet::new(bytes)?;
@@ -137,21 +139,33 @@ impl Echo {
         })
     }
 
-    /// Whether a reply carries the payload of the request of `place` to `to`: all of it, and nothing else.
-    pub(super) fn is_whole(&self, payload: &[u8], place: u32, to: IpAddr, size: usize) -> bool {
-        payload.len() == size && self.begins(payload, place, to)
+    /// Whether `payload` is exactly the payload of request `request_id` to `to`.
+    pub(super) fn is_full_payload(
+        &self,
+        payload: &[u8],
+        request_id: u32,
+        to: IpAddr,
+        size: usize,
+    ) -> bool {
+        payload.len() == size && self.starts_with_payload(payload, request_id, to)
     }
 
-    /// Whether what was quoted is not of another request than that of `place` to `to`. Routers quote eight bytes of
-    /// the request or more (RFC 792, RFC 1812 section 4.3.2.3), and some pad what they quote; so the cookie decides.
-    pub(super) fn may_quote(&self, payload: &[u8], place: u32, to: IpAddr, size: usize) -> bool {
-        let cookie = self.cookie(place, to);
+    /// Whether an error may quote request `request_id` to `to`. Routers quote eight bytes of the request or more (RFC 792,
+    /// RFC 1812 section 4.3.2.3), and some pad the quote. So only the cookie is compared, if all of it is quoted.
+    pub(super) fn may_quote(
+        &self,
+        payload: &[u8],
+        request_id: u32,
+        to: IpAddr,
+        size: usize,
+    ) -> bool {
+        let cookie = self.cookie(request_id, to);
         let whole = cookie.len().min(size);
         payload.len() < whole || payload[..whole] == cookie[..whole]
     }
 
-    fn begins(&self, payload: &[u8], place: u32, to: IpAddr) -> bool {
-        let cookie = self.cookie(place, to);
+    fn starts_with_payload(&self, payload: &[u8], request_id: u32, to: IpAddr) -> bool {
+        let cookie = self.cookie(request_id, to);
         let (head, rest) = payload.split_at(payload.len().min(cookie.len()));
         head == &cookie[..head.len()]
             && rest
@@ -160,12 +174,12 @@ impl Echo {
                 .all(|(index, byte)| *byte == filling(cookie.len() + index))
     }
 
-    fn cookie(&self, place: u32, to: IpAddr) -> [u8; 8] {
-        self.key.hash_one((place, to)).to_ne_bytes()
+    fn cookie(&self, request_id: u32, to: IpAddr) -> [u8; 8] {
+        self.key.hash_one((request_id, to)).to_ne_bytes()
     }
 }
 
-/// What follows the cookie.
+/// The payload byte at `index`, after the cookie.
 fn filling(index: usize) -> u8 {
     index as u8
 }
@@ -174,13 +188,13 @@ fn filling(index: usize) -> u8 {
 mod tests {
     use super::*;
 
-    fn turned(mut request: Vec<u8>, v6: bool) -> Vec<u8> {
+    fn as_reply(mut request: Vec<u8>, v6: bool) -> Vec<u8> {
         request[0] = if v6 { 129 } else { 0 };
         request
     }
 
     #[test]
-    fn only_the_very_payload_of_a_request_is_its_reply() {
+    fn a_reply_needs_the_exact_payload_of_its_request() {
         for v6 in [false, true] {
             let echo = Echo::new(v6, false, 77);
             let to: IpAddr = if v6 {
@@ -197,21 +211,21 @@ mod tests {
                 let mut bytes = Vec::new();
                 echo.write(&mut bytes, 0x0001_0005, to, size);
                 assert_eq!(bytes.len(), HEADER + size);
-                assert_eq!(echo.reply(&bytes), None, "a request is no reply");
-                let bytes = turned(bytes, v6);
+                assert_eq!(echo.reply(&bytes), None, "a request is not a reply");
+                let bytes = as_reply(bytes, v6);
                 let reply = echo.reply(&bytes).unwrap();
                 assert_eq!(reply.sequence, 5);
-                assert!(echo.is_whole(reply.payload, 0x0001_0005, to, size));
-                assert!(!echo.is_whole(reply.payload, 0x0001_0005, to, size + 1));
+                assert!(echo.is_full_payload(reply.payload, 0x0001_0005, to, size));
+                assert!(!echo.is_full_payload(reply.payload, 0x0001_0005, to, size + 1));
                 if size >= 8 {
-                    assert!(!echo.is_whole(reply.payload, 5, to, size));
-                    assert!(!echo.is_whole(reply.payload, 0x0001_0005, other, size));
+                    assert!(!echo.is_full_payload(reply.payload, 5, to, size));
+                    assert!(!echo.is_full_payload(reply.payload, 0x0001_0005, other, size));
                 }
                 for flipped in HEADER..bytes.len() {
                     let mut wrong = bytes.clone();
                     wrong[flipped] ^= 0x10;
                     let reply = echo.reply(&wrong).unwrap();
-                    assert!(!echo.is_whole(reply.payload, 0x0001_0005, to, size));
+                    assert!(!echo.is_full_payload(reply.payload, 0x0001_0005, to, size));
                 }
                 assert_eq!(Echo::new(v6, false, 78).reply(&bytes), None);
             }
@@ -219,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_socket_takes_no_reply_with_a_wrong_checksum() {
+    fn a_raw_socket_ignores_a_reply_with_a_wrong_checksum() {
         let echo = Echo::new(false, true, 9);
         let mut request = Vec::new();
         echo.write(&mut request, 3, "10.0.0.1".parse().unwrap(), 20);
         let mut reply = vec![0; 20];
         reply[0] = 0x45;
-        reply.extend(turned(request, false));
+        reply.extend(as_reply(request, false));
         assert_eq!(echo.reply(&reply), None);
         let checksum = icmp::checksum(&IcmpPacket::new(&reply[20..]).unwrap());
         reply[22..24].copy_from_slice(&checksum.to_be_bytes());
@@ -233,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_is_matched_as_far_as_it_goes() {
+    fn a_short_quote_is_compared_as_far_as_it_goes() {
         let echo = Echo::new(false, true, 9);
         let to = "10.0.0.1".parse().unwrap();
         let mut request = Vec::new();

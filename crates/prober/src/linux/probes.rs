@@ -15,58 +15,58 @@ use pingfleet_wire::{LocalLoss, Probing};
 use tracing::trace;
 
 use super::{
-    book::{Book, Sink, Turn},
-    loss::Losses,
+    local_loss::LocalLossLog,
     message::{Echo, Echoed},
-    places::{Entry, Places},
-    socket::WayOut,
+    routes::{NextHop, RouteTable},
+    sequence::{InFlight, SequenceMap},
+    socket::Egress,
     syscall::{NetworkError, Outgoing},
-    ways::{Hop, Ways},
-    wheel::Wheel,
+    target_table::{ChunkFindings, NextSend, TargetTable},
+    timer_wheel::TimerWheel,
 };
 use crate::{
-    course::{Credit, Schedule, Step, Unreachable},
-    pacing::Pace,
     prober::Destination,
-    window::Window,
+    schedule::pacing::Pace,
+    schedule::target_state::{Credit, Schedule, Step, Unreachable},
+    schedule::window::Window,
 };
 
 /// The most unanswered requests of one socket. They cost memory only, about 400 bytes each.
-const MOST_OUTSTANDING: usize = 1 << 18;
+const MAX_OUTSTANDING: usize = 1 << 18;
 
 /// The same to neighbours on a link, of all threads together. The kernel asks for each of them for three seconds, and the
 /// table that these share with the gateways holds 1,024 entries (`net.ipv4.neigh.default.gc_thresh3`).
-const MOST_NEIGHBOURS: usize = 256;
+const MAX_NEIGHBOURS: usize = 256;
 
 /// A target from which nothing came is settled this much after its last timeout: the kernel stamps a reply before it
 /// queues it, and a busy CPU takes its time between the two.
-const SOFTIRQ: Duration = Duration::from_millis(2);
+const RECEIVE_DELAY: Duration = Duration::from_millis(2);
 
 /// Targets that are judged before the socket is read again.
-const JUDGED_AT_ONCE: usize = 512;
+const MAX_JUDGED_AT_ONCE: usize = 512;
 
 /// How often a target is probed in all, when each time our own box may have lost the answer.
-const PASSES: u8 = 3;
+const MAX_ATTEMPTS: u8 = 3;
 
 /// How long nothing is sent after an address had no sequence number left. To look for one costs a few milliseconds.
 const NO_SEQUENCE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The least round-trip time that is told: the stamps of requests that leave in one call are no finer.
-const SHORTEST: Duration = Duration::from_micros(1);
+const MIN_RTT: Duration = Duration::from_micros(1);
 
 /// A request that is about to leave.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Staged {
     target: u32,
     request: usize,
-    place: u32,
+    request_id: u32,
 }
 
 /// Why nothing more is staged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Halt {
+pub(super) enum NotStaged {
     /// The batch is full.
-    Full,
+    BatchFull,
     /// Window or pace let nothing leave before this moment.
     NotBefore(Instant),
     /// Nothing wants to leave, or the window is full for good.
@@ -80,43 +80,43 @@ pub(super) struct Probes {
     /// By which everything leaves, if the plan says so.
     interface: Option<String>,
     echo: Echo,
-    book: Book,
-    places: Places,
-    wheel: Wheel,
+    table: TargetTable,
+    sequence: SequenceMap,
+    timers: TimerWheel,
     window: Window,
-    ways: Rc<RefCell<Ways>>,
+    routes: Rc<RefCell<RouteTable>>,
     /// What our own box has lost.
-    pub(super) losses: Losses,
+    pub(super) local_losses: LocalLossLog,
     /// Everything that had come by then has been read.
     pub(super) read_until: Instant,
     /// Everything that our own box had lost by then is known.
-    pub(super) losses_until: Instant,
+    pub(super) losses_known_until: Instant,
     due: Vec<u32>,
 }
 
 impl Probes {
     /// For one of the sockets of `lanes` threads.
     pub(super) fn new(
-        way_out: &WayOut,
+        egress: &Egress,
         echo: Echo,
-        ways: Rc<RefCell<Ways>>,
+        routes: Rc<RefCell<RouteTable>>,
         lanes: NonZeroUsize,
         now: Instant,
     ) -> Self {
-        let on_link = way_out.hop == Hop::OnLink;
+        let on_link = egress.next_hop == NextHop::OnLink;
         Self {
-            v6: way_out.v6,
+            v6: egress.v6,
             on_link,
-            interface: way_out.interface.clone(),
+            interface: egress.interface.clone(),
             echo,
-            book: Book::default(),
-            places: Places::starting_at(fastrand::u32(..)),
-            wheel: Wheel::new(now),
-            window: Window::up_to(most_unanswered(on_link, lanes), lanes),
-            losses: Losses::default(),
-            ways,
+            table: TargetTable::default(),
+            sequence: SequenceMap::starting_at(fastrand::u32(..)),
+            timers: TimerWheel::new(now),
+            window: Window::up_to(max_unanswered(on_link, lanes), lanes),
+            local_losses: LocalLossLog::default(),
+            routes,
             read_until: now,
-            losses_until: now,
+            losses_known_until: now,
             due: Vec::new(),
         }
     }
@@ -124,63 +124,64 @@ impl Probes {
     /// Takes in destinations of a chunk, each with its number there. There must be one at least.
     pub(super) fn enter(
         &mut self,
-        sink: &Rc<Sink>,
+        findings: &Rc<ChunkFindings>,
         schedule: &Arc<Schedule>,
         probing: &Probing,
         pace: &Pace,
         destinations: impl Iterator<Item = (u32, Destination)>,
     ) {
-        let part = self.book.enter_part(sink, schedule, probing, pace);
+        let part = self.table.enter_part(findings, schedule, probing, pace);
         for (number, to) in destinations {
-            self.book.enter(part, to, number);
+            self.table.enter(part, to, number);
         }
     }
 
     /// Gives up whatever is left of a chunk.
-    pub(super) fn give_up(&mut self, sink: &Rc<Sink>) {
-        for index in self.book.of(sink) {
+    pub(super) fn give_up(&mut self, findings: &Rc<ChunkFindings>) {
+        for index in self.table.of(findings) {
             self.forget(index);
-            self.book.give_up(index);
+            self.table.give_up(index);
         }
     }
 
     /// What the kernel took has not left. Neighbours are each asked for on their own, so there that says nothing.
     pub(super) fn hold(&mut self, now: Instant) {
         if !self.on_link {
-            self.window.hold(now);
+            self.window.delay_opening(now);
         }
     }
 
     /// Targets in hand.
     pub(super) fn in_hand(&self) -> usize {
-        self.book.in_hand()
+        self.table.in_hand()
     }
 
     /// The next moment at which time alone changes something; never too late, perhaps too early.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.wheel.next()
+        self.timers.next()
     }
 
     /// Whether something is due now.
     pub(super) fn is_due(&self) -> bool {
-        self.wheel.next().is_some_and(|at| at <= self.read_until)
+        self.timers.next().is_some_and(|at| at <= self.read_until)
     }
 
     /// Does what time alone brings, as far as everything was read.
     pub(super) fn judge(&mut self) {
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.ring(self.read_until, &mut due, JUDGED_AT_ONCE);
+        self.timers
+            .expire(self.read_until, &mut due, MAX_JUDGED_AT_ONCE);
         for index in due.drain(..) {
-            self.attend(index);
+            self.update(index);
         }
         self.due = due;
     }
 
     /// The request that address and sequence number name.
-    fn find(&self, address: SocketAddr, sequence: u16) -> Option<(u32, Entry)> {
-        self.places
+    fn find(&self, address: SocketAddr, sequence: u16) -> Option<(u32, InFlight)> {
+        self.sequence
             .candidates(sequence)
-            .find(|(_, entry)| is_from(address, self.book.target(entry.target).to))
+            .find(|(_, in_flight)| is_from(address, self.table.target(in_flight.target).to))
     }
 
     /// An echo reply arrived.
@@ -193,41 +194,44 @@ impl Probes {
         let Some(Echoed { sequence, payload }) = self.echo.reply(bytes) else {
             return;
         };
-        let Some((place, entry)) = self.find(from, sequence) else {
+        let Some((request_id, in_flight)) = self.find(from, sequence) else {
             return;
         };
-        let size = self.book.part_of(entry.target).size;
-        let target = self.book.target_mut(entry.target);
-        if !self.echo.is_whole(payload, place, target.to.address, size) {
+        let size = self.table.part_of(in_flight.target).size;
+        let target = self.table.target_mut(in_flight.target);
+        if !self
+            .echo
+            .is_full_payload(payload, request_id, target.to.address, size)
+        {
             trace!(%from, "a reply with another payload");
             return;
         }
-        let request = usize::from(entry.request);
-        let Some(sent) = target.course.sent_at(request) else {
+        let request = usize::from(in_flight.request);
+        let Some(sent) = target.state.sent_at(request) else {
             return;
         };
         let arrived = arrived();
-        let rtt = arrived.saturating_duration_since(sent).max(SHORTEST);
-        match target.course.answered(request, rtt) {
+        let rtt = arrived.saturating_duration_since(sent).max(MIN_RTT);
+        match target.state.answered(request, rtt) {
             Credit::InFlight => self.window.answered(sent, arrived),
-            Credit::Expired => self.window.heard(arrived),
+            Credit::Expired => self.window.traffic_seen(arrived),
             Credit::None => return,
         }
-        self.attend(entry.target);
+        self.update(in_flight.target);
     }
 
     /// An ICMP error arrived.
-    pub(super) fn reported(&mut self, error: &NetworkError<'_>, now: Instant) {
+    pub(super) fn icmp_error(&mut self, error: &NetworkError<'_>, now: Instant) {
         let Some(quoted) = self.echo.quoted(error.quoted) else {
             return;
         };
-        let Some((place, entry)) = self.find(error.to, quoted.sequence) else {
+        let Some((request_id, in_flight)) = self.find(error.to, quoted.sequence) else {
             return;
         };
-        let size = self.book.part_of(entry.target).size;
-        let target = self.book.target_mut(entry.target);
+        let size = self.table.part_of(in_flight.target).size;
+        let target = self.table.target_mut(in_flight.target);
         let to = target.to.address;
-        if !self.echo.may_quote(quoted.payload, place, to, size) {
+        if !self.echo.may_quote(quoted.payload, request_id, to, size) {
             return;
         }
         let (unreachable, no_host) = if self.v6 {
@@ -236,146 +240,153 @@ impl Probes {
             // Source quench and redirect are no errors of the target.
             (matches!(error.icmp_type, 3 | 11 | 12), (3, 1))
         };
-        let is_own = || self.ways.borrow().is_own(error.reporter.ip());
+        let is_own = || self.routes.borrow().is_own(error.reporter.ip());
         if (error.icmp_type, error.code) == no_host && is_own() {
             // Our own neighbour discovery failed.
-            target.course.no_arp();
+            target.state.no_arp();
         } else if unreachable {
-            target.course.unreachable(Unreachable {
+            target.state.unreachable(Unreachable {
                 icmp_type: error.icmp_type,
                 code: error.code,
                 reporter: error.reporter.ip(),
             });
-            self.window.heard(now);
+            self.window.traffic_seen(now);
         }
     }
 
     /// Does what has become due for a target: gives up what timed out, puts it in line, or settles it.
-    fn attend(&mut self, index: u32) {
+    fn update(&mut self, index: u32) {
         let until = self.read_until;
-        let course = &mut self.book.target_mut(index).course;
-        let expired = course.expire(until);
-        self.window.leave(expired);
-        match course.step(until) {
-            Step::Send(_) => self.book.queue(index),
+        let state = &mut self.table.target_mut(index).state;
+        let expired = state.expire(until);
+        self.window.release(expired);
+        match state.step(until) {
+            Step::Send(_) => self.table.push_back(index),
             Step::Wait => {}
-            Step::Settled if course.is_silent() => {
-                let judged_by = until.checked_sub(SOFTIRQ);
-                let judged_by = judged_by.map(|by| by.min(self.losses_until));
-                if judged_by.is_some_and(|by| course.step(by) == Step::Settled) {
+            Step::Settled if state.is_silent() => {
+                let judged_by = until.checked_sub(RECEIVE_DELAY);
+                let judged_by = judged_by.map(|by| by.min(self.losses_known_until));
+                if judged_by.is_some_and(|by| state.step(by) == Step::Settled) {
                     return self.settle_silent(index);
                 }
-                return self.wheel.set(index, until + SOFTIRQ);
+                return self.timers.set(index, until + RECEIVE_DELAY);
             }
             Step::Settled => return self.settle(index),
         }
-        let course = &self.book.target(index).course;
-        match course.wake_at(until) {
-            Some(at) => self.wheel.set(index, at),
-            None => self.wheel.clear(index),
+        let state = &self.table.target(index).state;
+        match state.wake_at(until) {
+            Some(at) => self.timers.set(index, at),
+            None => self.timers.clear(index),
         }
     }
 
     /// A target from which nothing came is settled, unless our own box may have lost it.
     fn settle_silent(&mut self, index: u32) {
-        let timeout = self.book.part_of(index).timeout;
-        let target = self.book.target(index);
+        let timeout = self.table.part_of(index).timeout;
+        let target = self.table.target(index);
         let attempts = target.attempts;
-        let first = target.course.sent_at(0);
+        let first = target.state.sent_at(0);
         let first = first.expect("a silent target was sent to");
-        let refused = target.course.refused_in_part();
-        let mut cause = self.losses.since(first, timeout).and(refused);
+        let refused = target.state.refused_in_part();
+        let mut cause = self.local_losses.since(first, timeout).and(refused);
         let interface = self.interface.as_deref();
-        let ways = self.ways.borrow();
-        if ways.is_broken(target.to.address, interface, first) {
+        let routes = self.routes.borrow();
+        if routes.may_have_lost(target.to.address, interface, first) {
             cause = cause.and(LocalLoss::SEND_PATH);
         }
-        drop(ways);
+        drop(routes);
         if cause == LocalLoss::default() {
             self.settle(index);
-        } else if attempts < PASSES {
-            self.begin_again(index);
+        } else if attempts < MAX_ATTEMPTS {
+            self.probe_again(index);
         } else {
-            self.book.target_mut(index).course.lost(cause);
+            self.table.target_mut(index).state.local_loss(cause);
             self.settle(index);
         }
     }
 
-    fn begin_again(&mut self, index: u32) {
+    fn probe_again(&mut self, index: u32) {
         self.forget(index);
-        let target = self.book.target_mut(index);
-        target.course = target.course.again();
+        let target = self.table.target_mut(index);
+        target.state = target.state.next_attempt();
         target.attempts += 1;
-        self.book.queue(index);
+        self.table.push_back(index);
     }
 
     fn settle(&mut self, index: u32) {
         self.forget(index);
-        let target = self.book.target(index);
-        let finding = target.course.finding(target.attempts, self.read_until);
-        self.book.settle(index, finding);
+        let target = self.table.target(index);
+        let finding = target.state.finding(target.attempts, self.read_until);
+        self.table.settle(index, finding);
     }
 
     /// Listens no longer for any answer to a target.
     fn forget(&mut self, index: u32) {
-        self.wheel.clear(index);
-        let target = self.book.target_mut(index);
-        self.window.leave(target.course.in_flight());
-        let mut place = target.newest.take();
-        while let Some(older) = place {
-            place = self.places.free(older).and_then(|entry| entry.previous);
+        self.timers.clear(index);
+        let target = self.table.target_mut(index);
+        self.window.release(target.state.in_flight());
+        let mut request_id = target.newest_request.take();
+        while let Some(older) = request_id {
+            request_id = self
+                .sequence
+                .remove(older)
+                .and_then(|in_flight| in_flight.previous);
         }
     }
 
     /// Stages the next request that may leave, and writes it to `outgoing`.
-    pub(super) fn stage(&mut self, now: Instant, outgoing: &mut Outgoing) -> Result<Staged, Halt> {
+    pub(super) fn stage(
+        &mut self,
+        now: Instant,
+        outgoing: &mut Outgoing,
+    ) -> Result<Staged, NotStaged> {
         loop {
-            match self.window.enter(now) {
+            match self.window.try_reserve(now) {
                 Ok(()) => {}
-                Err(None) => return Err(Halt::Nothing),
-                Err(Some(at)) => return Err(Halt::NotBefore(at)),
+                Err(None) => return Err(NotStaged::Nothing),
+                Err(Some(at)) => return Err(NotStaged::NotBefore(at)),
             }
-            let index = match self.book.turn(now) {
-                Turn::Of(index) => index,
-                Turn::NotBefore(at) => {
-                    self.window.leave(1);
-                    return Err(Halt::NotBefore(at));
+            let index = match self.table.next_send(now) {
+                NextSend::Target(index) => index,
+                NextSend::NotBefore(at) => {
+                    self.window.release(1);
+                    return Err(NotStaged::NotBefore(at));
                 }
-                Turn::Nobody => {
-                    self.window.leave(1);
-                    return Err(Halt::Nothing);
+                NextSend::Nothing => {
+                    self.window.release(1);
+                    return Err(NotStaged::Nothing);
                 }
             };
-            let size = self.book.part_of(index).size;
-            let target = self.book.target(index);
-            let Step::Send(request) = target.course.step(self.read_until) else {
+            let size = self.table.part_of(index).size;
+            let target = self.table.target(index);
+            let Step::Send(request) = target.state.step(self.read_until) else {
                 // Answered while its request was waiting to leave.
-                self.window.leave(1);
-                self.attend(index);
+                self.window.release(1);
+                self.update(index);
                 continue;
             };
             let to = target.to;
-            let entry = Entry {
+            let in_flight = InFlight {
                 request: request as u16,
                 target: index,
-                previous: target.newest,
+                previous: target.newest_request,
             };
-            let book = &self.book;
-            let place = self
-                .places
-                .take(entry, |other| book.target(other).to.address == to.address);
-            let Some(place) = place else {
-                self.window.leave(1);
-                self.book.queue(index);
-                return Err(Halt::NotBefore(now + NO_SEQUENCE_PAUSE));
+            let table = &self.table;
+            let request_id = self.sequence.insert(in_flight, |other| {
+                table.target(other).to.address == to.address
+            });
+            let Some(request_id) = request_id else {
+                self.window.release(1);
+                self.table.push_back(index);
+                return Err(NotStaged::NotBefore(now + NO_SEQUENCE_PAUSE));
             };
             outgoing.push(socket_address(to), |bytes| {
-                self.echo.write(bytes, place, to.address, size);
+                self.echo.write(bytes, request_id, to.address, size);
             });
             return Ok(Staged {
                 target: index,
                 request,
-                place,
+                request_id,
             });
         }
     }
@@ -383,46 +394,46 @@ impl Probes {
     /// The kernel took these requests, one after the other from `from` until `by`.
     pub(super) fn sent(&mut self, staged: &[Staged], from: Instant, by: Instant) {
         let same_run = |one: &Staged, other: &Staged| {
-            let [one, other] = [one, other].map(|staged| self.book.pace_of(staged.target));
+            let [one, other] = [one, other].map(|staged| self.table.pace_of(staged.target));
             one.is_of_same_run(other)
         };
         for of_run in staged.chunk_by(same_run) {
-            let pace = self.book.pace_of(of_run[0].target);
+            let pace = self.table.pace_of(of_run[0].target);
             pace.left(of_run.len() as u32, by);
         }
         let share = by.saturating_duration_since(from) / staged.len().max(1) as u32;
         for (order, staged) in (0..).zip(staged) {
-            let target = self.book.target_mut(staged.target);
-            target.newest = Some(staged.place);
+            let target = self.table.target_mut(staged.target);
+            target.newest_request = Some(staged.request_id);
             let left = from + share * order;
-            target.course.sent_by(staged.request, left, by);
-            self.attend(staged.target);
+            target.state.sent_by(staged.request, left, by);
+            self.update(staged.target);
         }
     }
 
     /// The kernel refused a request for good.
     pub(super) fn refused(&mut self, staged: Staged, at: Instant, errno: i32) {
-        self.places.free(staged.place);
-        self.window.leave(1);
-        let target = self.book.target_mut(staged.target);
-        target.course.refused(staged.request, at, errno);
-        self.attend(staged.target);
+        self.sequence.remove(staged.request_id);
+        self.window.release(1);
+        let target = self.table.target_mut(staged.target);
+        target.state.refused(staged.request, at, errno);
+        self.update(staged.target);
     }
 
     /// The kernel will take a request later. Those of one batch are put back from the last to the first.
     pub(super) fn put_back(&mut self, staged: Staged) {
-        self.places.free(staged.place);
-        self.window.leave(1);
-        self.book.put_back(staged.target);
+        self.sequence.remove(staged.request_id);
+        self.window.release(1);
+        self.table.push_front(staged.target);
     }
 }
 
 /// The bound of a window. The table of neighbours is there once for all threads.
-fn most_unanswered(on_link: bool, lanes: NonZeroUsize) -> usize {
+fn max_unanswered(on_link: bool, lanes: NonZeroUsize) -> usize {
     if on_link {
-        (MOST_NEIGHBOURS / lanes).max(1)
+        (MAX_NEIGHBOURS / lanes).max(1)
     } else {
-        MOST_OUTSTANDING
+        MAX_OUTSTANDING
     }
 }
 
@@ -449,10 +460,10 @@ mod tests {
     #[test]
     fn all_threads_together_have_so_many_neighbours_unanswered() {
         for lanes in 1..=64 {
-            let each = most_unanswered(true, NonZeroUsize::new(lanes).unwrap());
+            let each = max_unanswered(true, NonZeroUsize::new(lanes).unwrap());
             let all = each * lanes;
             assert!(
-                all <= MOST_NEIGHBOURS && all > MOST_NEIGHBOURS - lanes,
+                all <= MAX_NEIGHBOURS && all > MAX_NEIGHBOURS - lanes,
                 "{lanes}"
             );
         }

@@ -14,26 +14,26 @@ use pingfleet_wire::Probing;
 use socket2::{SockFilter, Socket, Type};
 use surge_ping::{AsyncSocket, Config, ICMP};
 
-use super::{syscall, ways::Hop};
+use super::{routes::NextHop, syscall};
 use crate::socket::{Buffers, duplicate, enlarge};
 
 /// What makes one socket differ from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WayOut {
+pub(super) struct Egress {
     pub(super) v6: bool,
-    /// What waits for the link address of one next hop holds up no other, and neighbours hold up nobody.
-    pub(super) hop: Hop,
+    /// Each next hop has a socket of its own: requests that wait for one link address must not delay the others.
+    pub(super) next_hop: NextHop,
     source: Option<IpAddr>,
     pub(super) interface: Option<String>,
     ttl: Option<u8>,
 }
 
-impl WayOut {
+impl Egress {
     /// The system's own choice of everything.
     pub(super) fn plain(v6: bool) -> Self {
         Self {
             v6,
-            hop: Hop::Plain,
+            next_hop: NextHop::Other,
             source: None,
             interface: None,
             ttl: None,
@@ -41,10 +41,10 @@ impl WayOut {
     }
 
     /// As a plan wants it.
-    pub(super) fn of(probing: &Probing, v6: bool, hop: Hop) -> Self {
+    pub(super) fn of(probing: &Probing, v6: bool, next_hop: NextHop) -> Self {
         Self {
             v6,
-            hop,
+            next_hop,
             source: probing.source,
             interface: probing.interface.clone(),
             ttl: probing.ttl,
@@ -79,33 +79,33 @@ static NEXT_IDENTIFIER: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fa
 /// Opens a socket on the current runtime, of the kind `hint` or else of the other one, with large buffers and with all
 /// that the kernel tells. `receive_buffer` takes the place of the large one.
 pub(super) fn open(
-    way_out: &WayOut,
+    egress: &Egress,
     hint: Type,
     receive_buffer: Option<usize>,
 ) -> io::Result<Opened> {
-    let mut opened = open_plain(way_out, hint)?;
+    let mut opened = open_plain(egress, hint)?;
     opened.buffers = enlarge(&opened.socket)?;
     if let Some(bytes) = receive_buffer {
         opened.socket.set_recv_buffer_size(bytes)?;
         opened.buffers.receive = opened.socket.recv_buffer_size()?;
     }
-    syscall::tell_all(&opened.socket, way_out.v6)?;
+    syscall::enable_timestamps_and_errors(&opened.socket, egress.v6)?;
     Ok(opened)
 }
 
 /// Opens a socket that is told of no ICMP error, and has the buffers that every socket has.
-pub(super) fn open_plain(way_out: &WayOut, hint: Type) -> io::Result<Opened> {
-    let surge = AsyncSocket::new(&way_out.config(hint))?;
+pub(super) fn open_plain(egress: &Egress, hint: Type) -> io::Result<Opened> {
+    let surge = AsyncSocket::new(&egress.config(hint))?;
     let kind = surge.get_type();
     let socket = duplicate(&surge)?;
     // Its descriptor is watched for room to send, which would wake the runtime after every request.
     drop(surge);
     let identifier = if kind == Type::RAW {
         let identifier = NEXT_IDENTIFIER.fetch_add(1, Ordering::Relaxed);
-        only_replies_to(&socket, identifier, way_out.v6)?;
+        only_replies_to(&socket, identifier, egress.v6)?;
         identifier
     } else {
-        own_identifier(&socket, way_out)?
+        own_identifier(&socket, egress)?
     };
     Ok(Opened {
         buffers: Buffers {
@@ -119,9 +119,9 @@ pub(super) fn open_plain(way_out: &WayOut, hint: Type) -> io::Result<Opened> {
 }
 
 /// The identifier of a datagram socket, which the kernel hands out as it does ports.
-fn own_identifier(socket: &Socket, way_out: &WayOut) -> io::Result<u16> {
-    if way_out.source.is_none() {
-        let any = if way_out.v6 {
+fn own_identifier(socket: &Socket, egress: &Egress) -> io::Result<u16> {
+    if egress.source.is_none() {
+        let any = if egress.v6 {
             IpAddr::from(Ipv6Addr::UNSPECIFIED)
         } else {
             Ipv4Addr::UNSPECIFIED.into()

@@ -56,7 +56,7 @@ pub(super) fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 }
 
 /// Asks the kernel for a stamp with every message, and for ICMP errors in the error queue.
-pub(super) fn tell_all(socket: &Socket, v6: bool) -> io::Result<()> {
+pub(super) fn enable_timestamps_and_errors(socket: &Socket, v6: bool) -> io::Result<()> {
     setsockopt(socket, ReceiveTimestampns, &true)?;
     if v6 {
         setsockopt(socket, Ipv6RecvErr, &true)?;

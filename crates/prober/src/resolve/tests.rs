@@ -219,7 +219,7 @@ async fn at_most_100_queries_are_outstanding() {
                 answered.insert(name);
             }
         }
-        assert_eq!(most, MOST_QUERIES);
+        assert_eq!(most, MAX_QUERIES);
     });
     let names: Vec<_> = (0..NAMES).map(|name| format!("n{name}.test.")).collect();
     let found = join_all(names.iter().map(|name| resolver.resolve(name, Family::V4))).await;

@@ -32,9 +32,9 @@ use super::{
     errno, is_own,
 };
 use crate::{
-    course::{Course, Credit, Schedule, Step, Unreachable},
-    pacing::Pace,
     prober::{Destination, Finding, RequestsSent},
+    schedule::pacing::Pace,
+    schedule::target_state::{Credit, Schedule, Step, TargetState, Unreachable},
 };
 
 /// How long a request is left alone after the kernel had no memory for it.
@@ -101,7 +101,7 @@ pub(super) struct Chunk<'a> {
 }
 
 struct Target {
-    course: Course,
+    state: TargetState,
     queued: bool,
     settled: bool,
     alarm: Option<Instant>,
@@ -116,7 +116,7 @@ impl<'a> Chunk<'a> {
     ) -> Self {
         let schedule = Schedule::of(probing);
         let target = |_| Target {
-            course: Course::new(Arc::clone(&schedule)),
+            state: TargetState::new(Arc::clone(&schedule)),
             queued: false,
             settled: false,
             alarm: None,
@@ -178,7 +178,7 @@ impl<'a> Chunk<'a> {
             .iter()
             .zip(self.destinations)
             .map(|(target, to)| match self.shares.of(*to) {
-                Ok(_) => target.course.finding(1, now),
+                Ok(_) => target.state.finding(1, now),
                 Err(errno) => Finding::refused(errno, now),
             })
             .collect()
@@ -209,7 +209,7 @@ impl<'a> Chunk<'a> {
         if until <= self.seen {
             return;
         }
-        // What was read has reached the flights, not yet the courses.
+        // What was read has reached the flights, not yet the state.
         while let Some(Some(landed)) = self.flights.next().now_or_never() {
             self.land(landed);
         }
@@ -243,13 +243,13 @@ impl<'a> Chunk<'a> {
         if target.settled {
             return;
         }
-        let expired = target.course.expire(self.seen);
+        let expired = target.state.expire(self.seen);
         if stuck && expired > 0 {
             warn!(address = %self.destinations[number].address, "replies are not read in time");
-            target.course.lost(LocalLoss::STALLED);
+            target.state.local_loss(LocalLoss::STALLED);
         }
-        let step = target.course.step(self.seen);
-        let alarm = target.course.wake_at(self.seen);
+        let step = target.state.step(self.seen);
+        let alarm = target.state.wake_at(self.seen);
         if let Some(at) = alarm
             && target.alarm != alarm
         {
@@ -261,7 +261,7 @@ impl<'a> Chunk<'a> {
             self.waiting.push_back(number);
         }
         if let Ok(share) = self.shares.of(self.destinations[number]) {
-            share.leave(expired);
+            share.release(expired);
         }
         if step == Step::Settled {
             self.settle(number);
@@ -273,7 +273,7 @@ impl<'a> Chunk<'a> {
         target.settled = true;
         self.unsettled -= 1;
         if let Ok(share) = self.shares.of(self.destinations[number]) {
-            share.leave(target.course.in_flight());
+            share.release(target.state.in_flight());
         }
     }
 
@@ -288,9 +288,9 @@ impl<'a> Chunk<'a> {
         };
         let target = &mut self.targets[number];
         target.queued = false;
-        let (false, Step::Send(request)) = (target.settled, target.course.step(self.seen)) else {
+        let (false, Step::Send(request)) = (target.settled, target.state.step(self.seen)) else {
             // Answered while its request was waiting to leave.
-            share.leave(1);
+            share.release(1);
             return self.attend(number, false);
         };
         let taken = match admitted {
@@ -300,7 +300,7 @@ impl<'a> Chunk<'a> {
         let target = &mut self.targets[number];
         match taken {
             Ok(flight) => {
-                target.course.sent(request, now());
+                target.state.sent(request, now());
                 self.requests_sent.add(1);
                 self.flights.push(flight);
                 return self.attend(number, false);
@@ -310,18 +310,18 @@ impl<'a> Chunk<'a> {
                 self.resume_at = Some(now() + BACK_PRESSURE_PAUSE);
             }
             Err(SurgeError::NetworkError | SurgeError::ClientDestroyed) => {
-                target.course.refused(request, now(), 0);
-                target.course.lost(LocalLoss::INTERRUPTED);
+                target.state.refused(request, now(), 0);
+                target.state.local_loss(LocalLoss::INTERRUPTED);
             }
             Err(SurgeError::IOError(error)) => {
-                target.course.refused(request, now(), errno(&error));
+                target.state.refused(request, now(), errno(&error));
             }
             Err(error) => {
                 warn!(address = %to.address, %error, "surge-ping cannot send");
-                target.course.refused(request, now(), INVALID);
+                target.state.refused(request, now(), INVALID);
             }
         }
-        share.leave(1);
+        share.release(1);
         self.attend(number, false);
     }
 
@@ -369,23 +369,23 @@ impl<'a> Chunk<'a> {
         }
         match landed.result {
             Ok((packet, rtt)) => match meaning(&packet, to) {
-                Meaning::Reply => match target.course.answered(landed.request, rtt) {
+                Meaning::Reply => match target.state.answered(landed.request, rtt) {
                     Credit::InFlight => share.answered(rtt),
-                    Credit::Expired => share.heard(),
+                    Credit::Expired => share.traffic_seen(),
                     Credit::None => {}
                 },
                 Meaning::Unreachable(error) => {
-                    share.heard();
-                    target.course.unreachable(error);
+                    share.traffic_seen();
+                    target.state.unreachable(error);
                 }
-                Meaning::NoArp => target.course.no_arp(),
+                Meaning::NoArp => target.state.no_arp(),
                 // surge-ping has handed us this message and listens no longer for the reply.
-                Meaning::Other => target.course.lost(LocalLoss::INTERRUPTED),
+                Meaning::Other => target.state.local_loss(LocalLoss::INTERRUPTED),
             },
             Err(SurgeError::Timeout { .. }) => {}
             Err(error) => {
                 warn!(address = %to.address, %error, "a request was given up by surge-ping");
-                target.course.lost(LocalLoss::INTERRUPTED);
+                target.state.local_loss(LocalLoss::INTERRUPTED);
             }
         }
         self.attend(landed.target, false);

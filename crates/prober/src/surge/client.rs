@@ -19,10 +19,10 @@ use surge_ping::{Config, ICMP, PingIdentifier, PingSequence, Pinger};
 use tokio::sync::Notify;
 
 use crate::{
-    pacing::Pace,
     prober::Destination,
+    schedule::pacing::Pace,
+    schedule::window::Window,
     socket::{Buffers, SendRoom, duplicate, enlarge, has_unread},
-    window::Window,
 };
 
 /// A socket that had something unread for this long has nobody who reads it in time.
@@ -30,14 +30,14 @@ const STUCK: Duration = Duration::from_secs(1);
 
 /// What makes one socket differ from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct WayOut {
+pub(super) struct Egress {
     v6: bool,
     source: Option<IpAddr>,
     pub(super) interface: Option<String>,
     ttl: Option<u8>,
 }
 
-impl fmt::Display for WayOut {
+impl fmt::Display for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.v6 { "IPv6" } else { "IPv4" })?;
         if let Some(source) = self.source {
@@ -50,7 +50,7 @@ impl fmt::Display for WayOut {
     }
 }
 
-impl WayOut {
+impl Egress {
     /// The system's own choice of everything.
     pub(super) fn plain(v6: bool) -> Self {
         Self {
@@ -114,14 +114,14 @@ pub(super) struct Client {
 
 impl Client {
     /// Opens a socket on the current runtime, of the kind `hint` or else of the other one.
-    pub(super) fn open(way_out: &WayOut, hint: Type) -> io::Result<Self> {
-        let ping = surge_ping::Client::new(&way_out.config(hint))?;
+    pub(super) fn open(egress: &Egress, hint: Type) -> io::Result<Self> {
+        let ping = surge_ping::Client::new(&egress.config(hint))?;
         let identifier = NEXT_IDENTIFIER.fetch_add(1, Ordering::Relaxed);
         let socket = duplicate(&ping.get_socket())?;
         let buffers = enlarge(&socket)?;
         #[cfg(target_os = "linux")]
         if ping.get_socket().get_type() == Type::RAW {
-            crate::socket::only_replies_to(&socket, identifier, way_out.v6)?;
+            crate::socket::only_replies_to(&socket, identifier, egress.v6)?;
         }
         Ok(Self {
             // Registered with the runtime after surge-ping's own descriptor: when this one is known to be writable,
@@ -195,7 +195,7 @@ impl Client {
 
     async fn enter(&self) {
         loop {
-            let entered = self.window.borrow_mut().enter(now());
+            let entered = self.window.borrow_mut().try_reserve(now());
             match entered {
                 Ok(()) => break,
                 Err(Some(at)) => tokio::select! {
@@ -243,14 +243,14 @@ impl Share {
         self.client.freed.notify_one();
     }
 
-    pub(super) fn heard(&self) {
-        self.client.window.borrow_mut().heard(now());
+    pub(super) fn traffic_seen(&self) {
+        self.client.window.borrow_mut().traffic_seen(now());
     }
 
-    pub(super) fn leave(&self, requests: usize) {
+    pub(super) fn release(&self, requests: usize) {
         if requests > 0 {
             self.in_flight.set(self.in_flight.get() - requests);
-            self.client.window.borrow_mut().leave(requests);
+            self.client.window.borrow_mut().release(requests);
             self.client.freed.notify_one();
         }
     }
@@ -258,7 +258,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.leave(self.in_flight.get());
+        self.release(self.in_flight.get());
     }
 }
 

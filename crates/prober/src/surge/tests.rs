@@ -66,7 +66,7 @@ async fn a_stall_of_our_own_makes_nobody_down() {
 async fn chunks_that_are_given_up_leave_their_places_in_the_window() {
     let prober = SurgeProber {
         prefer_raw: false,
-        told: Arc::default(),
+        log_once: Arc::default(),
         requests_sent: Arc::default(),
         clients: RefCell::default(),
     };
@@ -90,7 +90,7 @@ async fn chunks_that_are_given_up_leave_their_places_in_the_window() {
 
 #[tokio::test]
 async fn no_two_sockets_share_an_identifier() {
-    let open = || Client::open(&WayOut::plain(false), Type::RAW).expect("ICMP sockets are needed");
+    let open = || Client::open(&Egress::plain(false), Type::RAW).expect("ICMP sockets are needed");
     let clients = [open(), open(), open()];
     let identifiers: std::collections::HashSet<_> =
         clients.iter().map(Client::identifier).collect();

@@ -43,7 +43,7 @@ async fn inner_loopback() {
             assert_eq!((outcome.attempts, outcome.address), (1, None));
             assert!(outcome.rtt.is_some_and(|rtt| rtt.min_ns > 0));
         }
-        assert_eq!(worker.lanes.requests_sent(), 254);
+        assert_eq!(worker.threads.requests_sent(), 254);
     }
 }
 
@@ -230,7 +230,7 @@ async fn inner_as_asked() {
 #[test]
 fn silence_is_down_and_no_route_is_send_failed() {
     // Without ARP, what is sent there carries a link address that is not the receiver's.
-    const SILENT: &str = "ip link add silent type veth peer name sink; ip link set sink up; \
+    const SILENT: &str = "ip link add silent type veth peer name findings; ip link set findings up; \
         ip link set silent arp off up; ip addr add 192.0.2.254/24 dev silent; \
         echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
     in_a_network(SILENT, "inner_silence");
@@ -262,7 +262,7 @@ async fn inner_silence() {
 #[test]
 fn no_arp_is_down_and_takes_no_living_target_along() {
     // Without a permanent neighbour, ARP asks in vain: nobody has these addresses.
-    const DEAD_LINK: &str = "ip link add dead type veth peer name sink; ip link set sink up; \
+    const DEAD_LINK: &str = "ip link add dead type veth peer name findings; ip link set findings up; \
         ip link set dead up; ip addr add 192.0.2.254/24 dev dead; \
         ip addr add fd00:2::254/64 dev dead nodad; \
         echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
@@ -375,6 +375,6 @@ async fn inner_outstanding() {
             let expected = HashMap::from([("down", 8000), ("up", 2000)]);
             assert_eq!(tally(&outcomes), expected);
         }
-        assert_eq!(worker.lanes.requests_sent(), 100_000);
+        assert_eq!(worker.threads.requests_sent(), 100_000);
     }
 }

@@ -1,4 +1,4 @@
-//! Lanes with sockets of one kind only, and the networks that they run in.
+//! Probing threads with one kind of socket only, and the networks in which they probe.
 
 use std::{
     collections::HashMap, fs, net::Ipv4Addr, num::NonZeroUsize, process::Command, sync::Arc,
@@ -6,8 +6,8 @@ use std::{
 };
 
 use pingfleet_prober::{
-    lanes::{Lanes, Probed},
     linux::LinuxPing,
+    probe_threads::{ProbeThreads, Probed},
     prober::OpenProber,
     resolve::Resolver,
 };
@@ -41,7 +41,7 @@ pub(crate) enum Kind {
 /// A lane that has sockets of one kind only.
 pub(crate) struct Worker {
     kind: Kind,
-    pub(crate) lanes: Lanes,
+    pub(crate) threads: ProbeThreads,
 }
 
 impl Worker {
@@ -50,10 +50,11 @@ impl Worker {
             Kind::Datagram => LinuxPing::new(),
             Kind::Raw => LinuxPing::raw(),
         });
-        let lanes = Lanes::start(NonZeroUsize::MIN, &opener, None, Resolver::from_system());
+        let threads =
+            ProbeThreads::start(NonZeroUsize::MIN, &opener, None, Resolver::from_system());
         Self {
             kind,
-            lanes: lanes.expect("ICMP sockets are needed"),
+            threads: threads.expect("ICMP sockets are needed"),
         }
     }
 
@@ -105,7 +106,7 @@ pub(crate) async fn probe(worker: &Worker, chunk: Arc<WorkChunk>) -> Vec<Outcome
         started_at_us,
         outcomes,
     } = worker
-        .lanes
+        .threads
         .probe(Arc::clone(&chunk))
         .await
         .expect("the lane stays");
@@ -158,7 +159,7 @@ pub(crate) fn in_a_network(set_up: &str, inner: &str) {
 
 /// Runs `inner` where this box has both kinds of sockets, and no link with anybody at its other end.
 pub(crate) fn on_loopback(inner: &str) {
-    const ALONE: &str = "ip link add alone type veth peer name sink; ip link set sink up; \
+    const ALONE: &str = "ip link add alone type veth peer name findings; ip link set findings up; \
         ip link set alone up; ip route add default dev alone; \
         echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
     in_a_network(ALONE, inner);

@@ -150,7 +150,7 @@ fn at_rate(rate: u32, hosts: u32, chunks: usize, threads: usize) -> Plan {
 }
 
 #[test]
-fn chunks_on_several_lanes_share_one_rate_in_every_second() {
+fn chunks_on_several_threads_share_one_rate_in_every_second() {
     const RATE: u32 = 2000;
     let plan = at_rate(RATE, 6000, 6, 2);
     each(&Script::alive(1..=6000), &plan, |variant, _, traffic| {
@@ -168,22 +168,25 @@ fn chunks_on_several_lanes_share_one_rate_in_every_second() {
 const SENDING: Duration = Duration::from_micros(250);
 
 /// What each lane has taken from the bucket may leave together after a wait for a processor, so there are as many
-/// buckets in a burst as lanes. One lane may wait so with a bucket that it has taken, and find another full one then:
+/// buckets in a burst as threads. One lane may wait so with a bucket that it has taken, and find another full one then:
 /// for one request in a hundred that much is tolerated.
 #[test]
 fn a_burst_is_at_most_two_milliseconds_of_the_rate_for_each_lane() {
-    for (rate, hosts, lanes) in [(1000, 1500, 1), (20_000, 20_000, 1), (20_000, 8000, 2)] {
-        let plan = at_rate(rate, hosts, 4, lanes);
+    for (rate, hosts, threads) in [(1000, 1500, 1), (20_000, 20_000, 1), (20_000, 8000, 2)] {
+        let plan = at_rate(rate, hosts, 4, threads);
         each(&Script::alive(1..=hosts), &plan, |variant, _, traffic| {
             assert_requests(&plan, traffic, 1, variant);
             let bucket = (f64::from(rate) * 0.002).max(2.0);
             let bursts = bursts(traffic, rate);
             let (usual, most) = (bursts[bursts.len() * 99 / 100], bursts[bursts.len() - 1]);
             let slack = 1.0 + f64::from(rate) * SENDING.as_secs_f64();
-            let lanes = lanes as f64;
-            let bounds = [lanes * bucket + slack, (lanes + 1.0) * bucket + slack];
+            let threads = threads as f64;
+            let bounds = [threads * bucket + slack, (threads + 1.0) * bucket + slack];
             let is_within = usual <= bounds[0] && most <= bounds[1];
-            assert!(is_within, "{variant} at {rate} by {lanes}: {usual}, {most}");
+            assert!(
+                is_within,
+                "{variant} at {rate} by {threads}: {usual}, {most}"
+            );
         });
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) const EARLY: Duration = Duration::from_millis(40);
 
 /// How often a silent target is probed at most.
-const PASSES: u8 = 3;
+const MAX_ATTEMPTS: u8 = 3;
 
 /// Everything in which one variant of a scenario is not as expected.
 pub(crate) fn faults(
@@ -180,7 +180,7 @@ impl Seen<'_> {
             .then_some(self.answered as u16));
         // A busy machine may stop the prober, which then asks the silent ones again.
         let passes = match outcome.received {
-            0 => PASSES,
+            0 => MAX_ATTEMPTS,
             _ => expected.attempts,
         };
         if outcome.attempts > passes {

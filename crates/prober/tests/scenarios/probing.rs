@@ -1,4 +1,4 @@
-//! Runs the probing half of a worker, its lanes with a prober, inside a simulated network. That is a process of its
+//! Runs the probing half of a worker, its threads with a prober, inside a simulated network. That is a process of its
 //! own, this very test program again: a namespace belongs to a process, and a process can be stopped.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
-use pingfleet_prober::{lanes::Lanes, resolve::Resolver};
+use pingfleet_prober::{probe_threads::ProbeThreads, resolve::Resolver};
 use pingfleet_testbed::simnet::SimNet;
 use pingfleet_wire::{
     ChunkKey, Message, Outcome, Probing, ResultChunk, Target, Token, Version, WorkChunk,
@@ -189,12 +189,12 @@ async fn inner() -> anyhow::Result<()> {
     let receive_buffer = env::var(RECEIVE_BUFFER).ok();
     let receive_buffer = receive_buffer.map(|bytes| bytes.parse()).transpose()?;
     let opener = (engine.open)(kind, receive_buffer);
-    let lanes = Lanes::start(threads, &opener, None, Resolver::from_system())?;
+    let threads = ProbeThreads::start(threads, &opener, None, Resolver::from_system())?;
     let mut chunks = Vec::new();
     while let Ok(bytes) = fs::read(folder.join(format!("{}.work", chunks.len()))) {
         chunks.push(Arc::new(WorkChunk::decode(&bytes)?));
     }
-    let probed = try_join_all(chunks.iter().map(|chunk| lanes.probe(Arc::clone(chunk)))).await?;
+    let probed = try_join_all(chunks.iter().map(|chunk| threads.probe(Arc::clone(chunk)))).await?;
     for (chunk, probed) in chunks.iter().zip(probed) {
         let result = ResultChunk {
             version: Version,
@@ -213,6 +213,6 @@ async fn inner() -> anyhow::Result<()> {
         .map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")));
     let tables: Vec<_> = tables.into_iter().collect::<Result<_, _>>()?;
     fs::write(folder.join(SOCKETS), tables.concat())?;
-    lanes.close();
+    threads.close();
     Ok(())
 }

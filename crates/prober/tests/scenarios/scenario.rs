@@ -21,7 +21,7 @@ pub(crate) struct Scenario {
     /// How many chunks the targets are dealt out to, all probed at once.
     #[serde(default = "one")]
     pub(crate) chunks: usize,
-    /// How many lanes probe them.
+    /// How many threads probe them.
     #[serde(default = "one")]
     pub(crate) threads: usize,
     /// Bytes of the prober's receive buffer, where it is not to be large.

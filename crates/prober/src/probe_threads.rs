@@ -1,0 +1,205 @@
+//! The threads that probe. Each is one OS thread with a current-thread runtime and a prober of its own, so that neither
+//! the broker's connection nor another probing thread delays its answers. Names are resolved on the caller's runtime
+//! before their targets come here.
+//!
+//! Invariant: a chunk that goes in comes out as one outcome for each target, or as [`ProbeThreadFailed`].
+
+mod chunk_outcomes;
+mod thread;
+
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::future;
+use pingfleet_wire::{Family, Outcome, WorkChunk};
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tracing::error;
+
+use self::{
+    chunk_outcomes::{ChunkOutcomes, Positioned},
+    thread::{Assignment, ProbeThread},
+};
+use crate::{
+    prober::{Destination, Finding, OpenProber, ProbeError, RequestsSent},
+    resolve::{Resolver, Unresolved},
+    schedule::pacing::Paces,
+};
+
+/// A panic ended the prober that had the chunk; the log names the panic. The chunk was not probed as a whole. The thread
+/// continues with a new prober.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[error("the prober of this chunk has failed")]
+pub struct ProbeThreadFailed;
+
+/// A chunk that was probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// When the probing began, by the wall clock, in microseconds since 1970-01-01 UTC.
+    pub started_at_us: u64,
+    /// The n-th outcome belongs to the n-th target of the chunk.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// All probing threads of this process.
+#[derive(Debug)]
+pub struct ProbeThreads {
+    threads: Vec<ProbeThread>,
+    paces: Paces,
+    resolver: Resolver,
+    requests_sent: Arc<RequestsSent>,
+    targets_done: AtomicU64,
+}
+
+impl ProbeThreads {
+    /// Starts `count` threads, each with a prober that `opener` opens there. All of them together send at most
+    /// `machine_rate` requests a second. Returns when every prober is open.
+    ///
+    /// # Errors
+    /// [`ProbeError`] when one of them cannot be opened; the other threads have ended then.
+    pub fn start(
+        count: NonZeroUsize,
+        opener: &Arc<dyn OpenProber>,
+        machine_rate: Option<NonZeroU32>,
+        resolver: Resolver,
+    ) -> Result<Self, ProbeError> {
+        let requests_sent = Arc::new(RequestsSent::default());
+        let mut all = Self {
+            threads: Vec::with_capacity(count.get()),
+            paces: Paces::new(count.get(), machine_rate),
+            resolver,
+            requests_sent: Arc::clone(&requests_sent),
+            targets_done: AtomicU64::new(0),
+        };
+        // They open their probers at the same time. After an error, dropping `all` ends those that have started.
+        let mut starting = Vec::with_capacity(count.get());
+        for number in 0..count.get() {
+            let (thread, started) =
+                ProbeThread::start(number, Arc::clone(opener), Arc::clone(&requests_sent))?;
+            all.threads.push(thread);
+            starting.push(started);
+        }
+        for started in starting {
+            started.recv().unwrap_or(Err(ProbeError::Ended))?;
+        }
+        Ok(all)
+    }
+
+    /// Probes a chunk on the thread that has the fewest destinations in hand. Addresses are sent at once; names follow
+    /// when all of them are resolved. Dropping the future gives the chunk up, on the thread as well.
+    ///
+    /// # Errors
+    /// [`ProbeThreadFailed`] when the prober failed.
+    pub async fn probe(&self, chunk: Arc<WorkChunk>) -> Result<Probed, ProbeThreadFailed> {
+        let started_at_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as u64);
+        let mut outcomes = ChunkOutcomes::new(&chunk.targets, Instant::now());
+        let (known, names) = outcomes.split_targets();
+        let family = chunk.probing.family;
+        let probing_names = async {
+            let answers = self.resolve(&names, family).await;
+            let resolved = answers
+                .iter()
+                .filter_map(|(position, answer)| Some((*position, answer.ok()?)));
+            let resolved: Vec<_> = resolved.collect();
+            let findings = self.dispatch(&chunk, &resolved).await?;
+            Ok((answers, resolved, findings))
+        };
+        let (findings, (answers, resolved, later_findings)) =
+            future::try_join(self.dispatch(&chunk, &known), probing_names).await?;
+        for (position, answer) in answers {
+            if let Err(unresolved) = answer {
+                outcomes.not_probed(position, unresolved);
+            }
+        }
+        outcomes.found(&known, &findings);
+        outcomes.found(&resolved, &later_findings);
+        let Some(outcomes) = outcomes.complete() else {
+            error!(chunk = ?chunk.key, "the prober did not report every target");
+            return Err(ProbeThreadFailed);
+        };
+        self.targets_done
+            .fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+        Ok(Probed {
+            started_at_us,
+            outcomes,
+        })
+    }
+
+    /// Requests that the kernel accepted since the start.
+    #[must_use]
+    pub fn requests_sent(&self) -> u64 {
+        self.requests_sent.get()
+    }
+
+    /// Targets of probed chunks since the start.
+    #[must_use]
+    pub fn targets_done(&self) -> u64 {
+        self.targets_done.load(Ordering::Relaxed)
+    }
+
+    /// Gives up what is in hand and waits for the threads to end.
+    pub fn close(self) {
+        drop(self);
+    }
+
+    /// Resolves the names of a chunk, all at once. Each keeps its position.
+    async fn resolve(
+        &self,
+        names: &[Positioned<&str>],
+        family: Family,
+    ) -> Vec<Positioned<Result<Destination, Unresolved>>> {
+        let answers = names
+            .iter()
+            .map(async |(position, name)| (*position, self.resolver.resolve(name, family).await));
+        future::join_all(answers).await
+    }
+
+    /// Has destinations of a chunk probed. The n-th finding belongs to the n-th destination.
+    async fn dispatch(
+        &self,
+        chunk: &Arc<WorkChunk>,
+        destinations: &[Positioned<Destination>],
+    ) -> Result<Vec<Finding>, ProbeThreadFailed> {
+        if destinations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (number, thread) = self
+            .threads
+            .iter()
+            .enumerate()
+            .filter(|(_, thread)| thread.is_open())
+            .min_by_key(|(_, thread)| thread.load())
+            .ok_or(ProbeThreadFailed)?;
+        let (findings, answer) = oneshot::channel();
+        let assignment = Assignment {
+            chunk: Arc::clone(chunk),
+            destinations: destinations.iter().map(|(_, to)| *to).collect(),
+            pace: self.paces.pace(chunk.key.run, chunk.probing.rate, number),
+            findings,
+        };
+        let _load = thread.assign(assignment).await?;
+        answer.await.map_err(|_| ProbeThreadFailed)
+    }
+}
+
+impl Drop for ProbeThreads {
+    fn drop(&mut self) {
+        for thread in &mut self.threads {
+            thread.close();
+        }
+        for thread in &mut self.threads {
+            thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

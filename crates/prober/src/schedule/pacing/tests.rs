@@ -1,0 +1,192 @@
+//! Pacing under the runtime's paused clock.
+
+use std::cell::RefCell;
+
+use futures_util::future::join_all;
+
+use super::*;
+
+fn per_second(rate: u32) -> Option<NonZeroU32> {
+    NonZeroU32::new(rate)
+}
+
+/// Requests that may leave together: two milliseconds of the rate. Below 1,000 a second it is one request, and the next
+/// one leaves at most two milliseconds early.
+fn bucket(rate: u32) -> f64 {
+    let two_milliseconds = f64::from(rate) * 0.002;
+    two_milliseconds.max(1.0 + two_milliseconds.min(1.0))
+}
+
+async fn departures(pace: &Pace, requests: usize) -> Vec<Instant> {
+    let mut departures = Vec::with_capacity(requests);
+    for _ in 0..requests {
+        pace.acquire().await;
+        departures.push(now());
+    }
+    departures
+}
+
+/// No span of time holds more requests than the rate allows, plus one bucket.
+fn assert_within(departures: &[Instant], rate: u32) {
+    for (first, from) in departures.iter().enumerate() {
+        for (last, until) in departures.iter().enumerate().skip(first) {
+            let within = (last - first + 1) as f64;
+            let allowed = f64::from(rate) * (*until - *from).as_secs_f64() + bucket(rate);
+            assert!(
+                within <= allowed + 1e-6,
+                "{within} requests in {:?} at {rate}/s, {allowed} allowed",
+                *until - *from
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_time_span_exceeds_the_rate_by_more_than_one_bucket() {
+    for rate in [1, 7, 333, 500, 1000, 1500, 20_000, 100_000] {
+        let pace = Paces::new(1, None).pace(Uuid::from_u128(1), per_second(rate), 0);
+        let requests = (rate as usize).clamp(20, 2000);
+        let departures = departures(&pace, requests).await;
+        assert_within(&departures, rate);
+        // The rate is also reached: a second's requests take a second.
+        let took = *departures.last().unwrap() - departures[0];
+        let ideal = requests as f64 / f64::from(rate);
+        assert!(
+            took.as_secs_f64() <= ideal + 0.002,
+            "{requests} requests at {rate}/s took {took:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_is_not_caught_up() {
+    let pace = Paces::new(1, None).pace(Uuid::from_u128(1), per_second(10_000), 0);
+    let mut all = departures(&pace, 500).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    all.extend(departures(&pace, 500).await);
+    assert_within(&all, 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_on_all_threads_share_the_rate_of_their_run() {
+    let paces = Paces::new(2, None);
+    let run = Uuid::from_u128(1);
+    let all = RefCell::new(Vec::new());
+    let chunk = async |thread| {
+        let pace = paces.pace(run, per_second(2000), thread);
+        for _ in 0..200 {
+            pace.acquire().await;
+            all.borrow_mut().push(now());
+        }
+    };
+    join_all([0, 1, 0, 1].map(chunk)).await;
+    let all = all.into_inner();
+    assert_eq!(all.len(), 800);
+    assert_within(&all, 2000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lower_of_the_rates_of_run_and_machine_holds() {
+    for (run_rate, machine_rate, expected) in [(5000, 1000, 1000), (1000, 5000, 1000)] {
+        let paces = Paces::new(1, per_second(machine_rate));
+        let pace = paces.pace(Uuid::from_u128(1), per_second(run_rate), 0);
+        assert_within(&departures(&pace, 300).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_runs_together_stay_below_the_rate_of_the_machine() {
+    let paces = Paces::new(1, per_second(1000));
+    let all = RefCell::new(Vec::new());
+    let run = async |id| {
+        let pace = paces.pace(Uuid::from_u128(id), None, 0);
+        for _ in 0..200 {
+            pace.acquire().await;
+            all.borrow_mut().push(now());
+        }
+    };
+    join_all([1, 2, 3].map(run)).await;
+    assert_within(&all.into_inner(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_of_one_chunk_after_another_keeps_its_rate() {
+    let paces = Paces::new(1, None);
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        let pace = paces.pace(Uuid::from_u128(1), per_second(2), 0);
+        all.extend(departures(&pace, 1).await);
+    }
+    assert_within(&all, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_without_chunks_is_forgotten() {
+    let paces = Paces::new(1, None);
+    for run in 0..100 {
+        let pace = paces.pace(Uuid::from_u128(run), per_second(1000), 0);
+        departures(&pace, 1).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(paces.runs.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_gives_up_takes_no_token() {
+    let pace = Paces::new(1, None).pace(Uuid::from_u128(1), per_second(1), 0);
+    pace.acquire().await;
+    for _ in 0..50 {
+        let given_up = tokio::time::timeout(Duration::from_millis(10), pace.acquire()).await;
+        assert!(given_up.is_err());
+    }
+    let started = now();
+    pace.acquire().await;
+    assert!(now() - started <= Duration::from_millis(501));
+}
+
+#[test]
+fn repeats_leave_at_a_quarter_of_the_rate_over_all_chunks() {
+    let paces = Paces::new(1, None);
+    let run = Uuid::new_v4();
+    let chunks = [0, 1].map(|_| paces.pace(run, NonZeroU32::new(1000), 0));
+    assert!(chunks[0].is_of_same_run(&chunks[1]));
+    assert!(!chunks[0].is_of_same_run(&paces.pace(Uuid::new_v4(), None, 0)));
+    let start = Instant::now();
+    let (mut repeats, mut first) = (0, 0);
+    for step in 0..10_000 {
+        let now = start + Duration::from_micros(step * 200);
+        let chunk = &chunks[(step % 2) as usize];
+        repeats += u32::from(chunk.take_for_repeat(now).is_ok());
+        first += u32::from(chunk.take(now).is_ok());
+    }
+    // Both together leave at 1,000 a second for two seconds; a quarter of them are repeats.
+    assert!((495..=505).contains(&repeats), "{repeats}");
+    assert!(
+        (1990..=2005).contains(&(repeats + first)),
+        "{first} + {repeats}"
+    );
+}
+
+#[test]
+fn late_departures_are_followed_by_at_most_one_full_bucket() {
+    let pace = Paces::new(1, None).pace(Uuid::from_u128(1), per_second(20_000), 0);
+    let mut now = Instant::now();
+    let mut left = Vec::new();
+    for late in [0, 100, 30_000, 0, 0, 700, 5_000, 0, 40] {
+        let mut taken = 0;
+        while pace.take(now).is_ok() {
+            taken += 1;
+        }
+        now += Duration::from_micros(late);
+        pace.left(taken, now);
+        left.extend((0..taken).map(|_| now));
+        now += Duration::from_micros(500);
+    }
+    for (first, from) in left.iter().enumerate() {
+        for (more, at) in left[first..].iter().enumerate() {
+            // A full bucket is 40 requests beside the first one.
+            let most = (*at - *from).as_micros() as usize / 50 + 40;
+            assert!(more <= most, "{more} in {:?}", *at - *from);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Targets of which the kernel refuses some requests and took others.
+
+use std::time::Duration;
+
+use pingfleet_testbed::simnet::Family;
+use pingfleet_wire::{Probing, Status};
+
+use crate::{
+    expectations::all,
+    pair,
+    probing_process::{Asked, Prober},
+    variants::{Network, Variant, addresses, at_once, variants},
+};
+
+/// Targets that do not answer.
+const SILENT: u32 = 20;
+
+/// EPERM of Linux.
+const FORBIDDEN: i32 = 1;
+
+/// ENETUNREACH of Linux.
+const NO_ROUTE: i32 = 101;
+
+#[test]
+fn a_first_request_that_the_network_lost_and_repeats_that_the_kernel_refused_are_no_down()
+-> anyhow::Result<()> {
+    at_once(variants(), |variant| {
+        let pair = pair::make()?;
+        let asked = Asked {
+            probing: Probing {
+                retries: 2,
+                timeout: Duration::from_secs(1),
+                rate: None,
+                ..Probing::default()
+            },
+            targets: addresses(pair::silent(variant.family), SILENT),
+        };
+        let mut running = Prober::default().start(&pair, variant, vec![asked])?;
+        running.wait_for(variant.family, SILENT.into())?;
+        pair.sh(match variant.family {
+            Family::V4 => "ip route del default",
+            Family::V6 => "ip -6 route del default",
+        })?;
+        let report = running.finish()?;
+        // In the second pass the kernel refused all of them.
+        all(&report.outcomes[0], |outcome| {
+            outcome.status == Status::SendFailed { errno: NO_ROUTE }
+                && (outcome.sent, outcome.attempts) == (0, 2)
+        })
+    })
+}
+
+/// A filter that rejects answers each refused request with an ICMP error, which waits on the socket before the next try.
+#[test]
+fn what_a_filter_rejects_with_an_error_is_refused_in_the_end() -> anyhow::Result<()> {
+    // A datagram socket of IPv6 is told of no refusal.
+    let told = |variant: &Variant| variant.family == Family::V4 || variant.caller.is_raw;
+    at_once(variants().filter(told), |variant| {
+        let pair = pair::make()?;
+        let silent = pair::silent(variant.family);
+        pair.sh(&match variant.family {
+            Family::V4 => filter("ip", &format!("{silent}/24"), "icmp type host-unreachable"),
+            Family::V6 => filter(
+                "ip6",
+                &format!("{silent}/64"),
+                "icmpv6 type admin-prohibited",
+            ),
+        })?;
+        let mut targets = addresses(silent, SILENT);
+        targets.extend(addresses(pair::living(variant.family), SILENT));
+        let probing = Probing {
+            retries: 0,
+            rate: None,
+            ..Probing::default()
+        };
+        let asked = Asked { probing, targets };
+        let report = Prober::default().run(&pair, variant, vec![asked])?;
+        let (refused, living) = report.outcomes[0].split_at(SILENT as usize);
+        all(refused, |outcome| {
+            outcome.status == Status::SendFailed { errno: FORBIDDEN } && outcome.sent == 0
+        })?;
+        all(living, |outcome| outcome.status == Status::Up)
+    })
+}
+
+/// Rejects what leaves for these addresses.
+fn filter(family: &str, to: &str, with: &str) -> String {
+    format!(
+        "nft add table {family} strict
+         nft add chain {family} strict out '{{ type filter hook output priority 0; }}'
+         nft add rule {family} strict out {family} daddr {to} reject with {with}"
+    )
+}

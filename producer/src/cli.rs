@@ -1,0 +1,94 @@
+//! What the `producer` and `pingfleet sweep` programs do before and after [`crate::run`]: read the targets, report the
+//! outcome.
+
+use std::io::{self, Write};
+
+use pingfleet_settings::{Exit, Failure, printed};
+use pingfleet_targets::{Targets, TargetsError};
+
+use crate::{
+    EndReason, OutputArgs, PlanArgs, ProducerSettings, RunOutcome, dry_run, print_summary,
+};
+
+/// Reads the targets and logs what the user should know of them. With `--dry-run` it prints the plan and returns
+/// `None`: there is nothing more to do.
+///
+/// # Errors
+/// A [`Failure`] with every bad target.
+pub fn read_targets(
+    plan: &PlanArgs,
+    settings: &ProducerSettings,
+) -> Result<Option<Targets>, Failure> {
+    let family = settings.probing.probing.family;
+    let targets =
+        pingfleet_targets::read(&plan.targets, family, io::stdin().lock()).map_err(|error| {
+            let exit = match error {
+                TargetsError::TextSpool(_) => Exit::System,
+                _ => Exit::BadTargets,
+            };
+            Failure {
+                exit,
+                ..Failure::system(&error)
+            }
+        })?;
+    for note in targets.notes() {
+        tracing::warn!("{note}");
+    }
+    if targets.skipped_bad() > 0 {
+        tracing::warn!("bad targets skipped:\n{}", targets.skipped());
+    }
+    if targets.duplicates() > 0 {
+        tracing::warn!(
+            duplicates = targets.duplicates(),
+            "targets given more than once are probed once"
+        );
+    }
+    if plan.dry_run {
+        printed(dry_run(&mut io::stdout().lock(), &targets, settings))?;
+        return Ok(None);
+    }
+    Ok(Some(targets))
+}
+
+/// Reports the outcome: the summary, or how to resume the run. `resume` is the command that resumes a run. Returns the
+/// exit code.
+///
+/// # Errors
+/// A [`Failure`] when it cannot be written.
+pub fn conclude(outcome: &RunOutcome, output: &OutputArgs, resume: &str) -> Result<Exit, Failure> {
+    match (&outcome.summary, outcome.reason) {
+        (None, _) => {
+            eprintln_quietly("interrupted before the plan was complete; nothing was stored");
+        }
+        (Some(summary), EndReason::Settled) => {
+            if output.wants_summary() {
+                // With -a or -u standard output carries targets only.
+                let stdout = output.print_filter().is_none();
+                let mut text = Vec::new();
+                printed(print_summary(&mut text, summary))?;
+                printed(if stdout {
+                    io::stdout().write_all(&text)
+                } else {
+                    io::stderr().write_all(&text)
+                })?;
+            }
+        }
+        (Some(summary), EndReason::Detached) => eprintln_quietly(&format!(
+            "run {0} is published; `pingfleet runs` and `pingfleet verify {0}` show its progress",
+            summary.run
+        )),
+        (Some(summary), EndReason::Interrupted) => eprintln_quietly(&format!(
+            "interrupted; {} of {} targets are stored. Continue with: {resume} {}",
+            summary.settled(),
+            summary.targets,
+            summary.run
+        )),
+        (Some(_), EndReason::OutputClosed) => {}
+    }
+    Ok(outcome.exit(output.fail_down))
+}
+
+/// Prints to standard error. An error is ignored: there is no other place to report it.
+fn eprintln_quietly(text: &str) {
+    drop(writeln!(io::stderr(), "{text}"));
+}
