@@ -14,7 +14,7 @@ use crate::{ProducerError, overtaking::Overtaking};
 const OVERDUE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Without later chunks, chunks are overdue only when nothing was settled and no queue had a ready message for this long.
-/// It is two heartbeat intervals: within them a worker lists a chunk that it took, and the writer commits its open batch.
+/// It is two heartbeat intervals and 2 s: within them a worker lists a chunk that it took, and the writer commits its open batch.
 const QUIET: Duration = Duration::from_secs(12);
 
 /// Overdue chunks published again in one round.

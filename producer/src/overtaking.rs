@@ -28,8 +28,9 @@
 //! - *In the results queue?* A chunk Y of the second round was sent after that round began. Its result was published later
 //!   than the candidate's and was applied, so the candidate's was applied before. Then it is settled.
 //! - *Returned by a worker that died before its heartbeat listed the candidate?* That worker's heartbeats stop, which shows
-//!   within [`LOSS_DELAY`]. So the candidate starts again before it could be found. A machine that lost its power holds its deliveries until the broker misses its heartbeats, so candidates wait
-//!   for [`LOST_WORKER_PAUSE`] after a worker was lost. The broker gives a chunk up after 21 deliveries, so a candidate
+//!   within [`LOSS_DELAY`]. So the candidate starts again before it could be found. A machine that lost its power holds
+//!   its deliveries until the broker misses its heartbeats, so candidates wait for [`LOST_WORKER_PAUSE`] after a worker was
+//!   lost. The broker gives a chunk up after 21 deliveries, so a candidate
 //!   starts again at most [`MAX_RESTARTS`] times: workers that die again and again cannot keep lost chunks lost.
 //!
 //! A chunk counts for a lap only when exactly one message of it was ever sent, or an older message could have been settled

@@ -50,7 +50,7 @@ extern crate self as pingfleet_store;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The wall clock in microseconds since 1970-01-01 UTC. It labels rows; nothing is measured with it.
+/// The wall clock in microseconds since 1970-01-01 UTC. It labels rows and ages of chunks and heartbeats; no duration of a probe is measured with it.
 #[must_use]
 pub fn now_us() -> i64 {
     SystemTime::now()

@@ -2,6 +2,9 @@
 //!
 //! A lock ends with its process, even when that is killed. The file contains the holder's process id for messages. It
 //! is removed with the lock. Source: `flock(2)`; `LockFileEx` on Windows.
+//!
+//! Invariant: a database has one lock of each kind, by whatever symbolic links it is opened. So the files stand beside the
+//! canonical path.
 
 use std::{
     fs::{File, TryLockError},
@@ -97,7 +100,23 @@ impl Drop for FileLock {
 }
 
 fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
+    let mut path = canonical(database).into_os_string();
     path.push(suffix);
     path.into()
+}
+
+/// The path without symbolic links. A file that does not exist yet is named by its folder's canonical path; what cannot be
+/// resolved stays as given, and opening the lock file reports why.
+fn canonical(database: &Path) -> PathBuf {
+    if let Ok(path) = database.canonicalize() {
+        return path;
+    }
+    let folder = match database.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match (folder.canonicalize(), database.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => database.to_owned(),
+    }
 }

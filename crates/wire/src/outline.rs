@@ -1,6 +1,6 @@
 //! Checks the structure of a message: one pass over the bytes before any value is built. Invariant: nothing is
-//! allocated, and what passes has only arrays, integers, booleans, nils and short texts, and no length claims more bytes than there are.
-//! No I/O.
+//! allocated, and what passes has only arrays, integers, booleans, nils and short texts, and no length claims more bytes
+//! than there are. No I/O.
 //!
 //! Source: the MessagePack specification. The pass is needed beside rmp-serde 1.3.1, which quotes a text of any length
 //! in its error, reads a struct from a map as well, and takes a string that is no UTF-8 for a binary.

@@ -154,8 +154,9 @@ fn control_a_run_that_is_published_at_once_holds_up_others_and_is_not_stopped() 
 /// Small chunks pass the queues quickly.
 const BUSY: [&str; 6] = ["--rate", "1000", "--retries", "0", "--chunk-size", "50"];
 
-/// Starts a run by `producer` and a run of `other_targets` that keeps the queues busy, and purges `work`. Returns the
-/// fleet and the two producers.
+/// Starts a run by `producer`, purges `work`, and starts a run of `other_targets` that keeps the queues busy from then on.
+/// (It starts after the purge: its own lost chunks would fill its publish window, and the queues would be idle.) Returns
+/// the fleet and the two producers.
 fn purged_beside_another_run(
     producer: &str,
     other_targets: u32,
@@ -166,11 +167,11 @@ fn purged_beside_another_run(
     let arguments = [&["--hosts", text(&hosts)][..], &BUSY].concat();
     let lost = deployment.start(producer, &arguments)?;
     deployment.wait_for_run("first results", |run| run.run == 1 && run.chunks_done >= 20)?;
+    deployment.broker()?.purge("pingfleet.work")?;
     let hosts = deployment.hosts(other_targets)?;
     let arguments = [&["--hosts", text(&hosts)][..], &BUSY].concat();
     let other = deployment.start("producer", &arguments)?;
     deployment.wait_for_run("the other run", |run| run.run == 2 && run.chunks_done >= 20)?;
-    deployment.broker()?.purge("pingfleet.work")?;
     Ok((fleet, lost, other))
 }
 

@@ -50,6 +50,42 @@ fn locks_of_runs_and_of_the_writer_are_apart() -> Result<()> {
     Ok(())
 }
 
+/// A link to the file, a link to its folder, and a link to a link: it is the same database.
+#[cfg(unix)]
+#[test]
+fn a_database_has_one_lock_by_whatever_link_it_is_opened() -> Result<()> {
+    use std::os::unix::fs::symlink;
+    let folder = TempDir::new()?;
+    let real = folder.path().join("real");
+    fs::create_dir(&real)?;
+    let path = real.join("fleet.db");
+    fs::write(&path, "")?;
+    let (file, to_folder, to_link) = (
+        folder.path().join("link.db"),
+        folder.path().join("folder"),
+        folder.path().join("again.db"),
+    );
+    symlink(&path, &file)?;
+    symlink(&real, &to_folder)?;
+    symlink(&file, &to_link)?;
+    let links = [file, to_folder.join("fleet.db"), to_link];
+    for holder in [&path, &links[0], &links[1]] {
+        let _writer = FileLock::writer(holder)?;
+        let _run = FileLock::run(holder, 1)?;
+        for link in links.iter().chain([&path]) {
+            for second in [FileLock::writer(link), FileLock::run(link, 1)] {
+                ensure!(
+                    matches!(second, Err(StoreError::AlreadyLocked { .. })),
+                    "{link:?}: {second:?}"
+                );
+            }
+            // The control: another database beside it has its own locks.
+            FileLock::writer(&link.with_file_name("other.db"))?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_lock_leaves_no_file_behind() -> Result<()> {
     let folder = TempDir::new()?;
