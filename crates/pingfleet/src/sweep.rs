@@ -11,6 +11,7 @@ use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{Common, Exit, Failure, Layers, Stop};
 use pingfleet_store::{DatabaseThread, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerError, ProducerSettings, RunOutcome, RunRequest};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Most messages in each in-process queue, ready and unacked: twice the largest prefetch, so that neither the worker
@@ -181,6 +182,7 @@ async fn in_one_process(
             Arc::clone(&broker),
             lanes,
             &roles.worker,
+            watch::Sender::default(),
             worker_stop.clone(),
         )
         .await;

@@ -18,6 +18,7 @@ use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, sc
 use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
 use pingfleet_store::{DatabaseThread, FileLock, OpenOptions, Transport};
 use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// A role with faults
@@ -163,7 +164,7 @@ async fn run_worker(
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
     let lanes = ping_worker::lanes(&opener, Resolver::from_system(), settings)
         .map_err(|error| Failure::system(&error))?;
-    ping_worker::run(broker, lanes, settings, stop)
+    ping_worker::run(broker, lanes, settings, watch::Sender::default(), stop)
         .await
         .map_err(|error| match error {
             WorkerError::Broker(error) => Failure::from(error),
