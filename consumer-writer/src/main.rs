@@ -4,9 +4,11 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use consumer_writer::{WriterArgs, WriterError};
-use pingfleet_broker::RabbitBroker;
-use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
-use pingfleet_store::{DatabaseThread, FileLock, Transport};
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
+use pingfleet_settings::{
+    BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
+};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, Transport};
 
 /// Drains the results of all workers into the database, until SIGTERM
 #[derive(Debug, Parser)]
@@ -22,6 +24,10 @@ struct Arguments {
     #[command(flatten)]
     writer: WriterArgs,
     #[command(flatten)]
+    broker: BrokerArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -31,15 +37,14 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
-    let mut layers = arguments.common.layers();
-    let common = arguments
-        .common
-        .resolve(&mut layers, Verbosity::Normal, "consumer-writer");
+    let mut layers = arguments.common.layers(Verbosity::Normal);
+    let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "consumer-writer");
+    let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
     let settings = arguments.writer.resolve(&mut layers, Transport::Broker);
     layers.finish()?;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let db = DatabaseThread::open(common.database(true, true)).await?;
+    let broker = Arc::new(RabbitBroker::new(&broker)?);
+    let db = DatabaseThread::open(database.options(true, true)).await?;
     let _lock = FileLock::writer(db.path())?;
     let ended = consumer_writer::run(broker, &db, &settings, stop.token).await;
     let closed = db.close().await;

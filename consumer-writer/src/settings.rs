@@ -3,24 +3,15 @@
 use std::time::Duration;
 
 use clap::Args;
-use pingfleet_settings::{Layers, duration, number};
+use pingfleet_settings::{Flags, Layers, WriterKeys, keys};
 use pingfleet_store::Transport;
-
-/// Rows in a transaction. Large enough that the disk's sync is not the limit, small enough that progress is visible.
-const DEFAULT_BATCH_SIZE: usize = 5000;
-
-/// How long a row may wait for its transaction.
-const DEFAULT_BATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Flags of the writer.
 #[derive(Debug, Clone, Default, Args)]
 pub struct WriterArgs {
-    /// Rows in one transaction [default: 5000]
-    #[arg(long, value_name = "ROWS")]
-    pub batch_size: Option<String>,
-    /// Longest wait for a transaction to fill [default: 200ms]
-    #[arg(long, value_name = "DURATION")]
-    pub batch_interval: Option<String>,
+    /// The flags that are plain settings.
+    #[command(flatten)]
+    pub flags: Flags<WriterKeys>,
 }
 
 /// The resolved settings of the writer.
@@ -37,30 +28,11 @@ pub struct WriterSettings {
 impl WriterArgs {
     /// Resolves the writer's settings. Collects problems in `layers`.
     pub fn resolve(&self, layers: &mut Layers, transport: Transport) -> WriterSettings {
-        layers.flag(
-            "writer.batch_size",
-            "--batch-size",
-            self.batch_size.as_deref(),
-        );
-        layers.flag(
-            "writer.batch_interval",
-            "--batch-interval",
-            self.batch_interval.as_deref(),
-        );
+        layers.set_flags(&self.flags);
         WriterSettings {
             transport,
-            batch_size: layers.get(
-                "writer.batch_size",
-                DEFAULT_BATCH_SIZE,
-                number(1, 1_000_000),
-            ),
-            batch_interval: layers.get("writer.batch_interval", DEFAULT_BATCH_INTERVAL, |text| {
-                let interval = duration(text)?;
-                if interval > Duration::from_secs(10) {
-                    return Err("rows should not wait for more than 10s".to_owned());
-                }
-                Ok(interval)
-            }),
+            batch_size: layers.get(&keys::WRITER_BATCH_SIZE),
+            batch_interval: layers.get(&keys::WRITER_BATCH_INTERVAL),
         }
     }
 }

@@ -4,9 +4,9 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use ping_worker::{WorkerArgs, WorkerError};
-use pingfleet_broker::RabbitBroker;
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_prober::{default_prober, resolve::Resolver};
-use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
+use pingfleet_settings::{BrokerArgs, CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
 use tokio::sync::watch;
 
 /// Probes chunks of targets for the master, until SIGTERM
@@ -22,6 +22,8 @@ struct Arguments {
     #[command(flatten)]
     worker: WorkerArgs,
     #[command(flatten)]
+    broker: BrokerArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -31,14 +33,12 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
-    let mut layers = arguments.common.layers();
-    let common = arguments
-        .common
-        .resolve(&mut layers, Verbosity::Normal, "ping-worker");
+    let mut layers = arguments.common.layers(Verbosity::Normal);
+    let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "ping-worker");
     let settings = arguments.worker.resolve(&mut layers);
     layers.finish()?;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(&common.broker)?);
+    let broker = Arc::new(RabbitBroker::new(&broker)?);
     let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &settings)
         .map_err(|error| Failure::system(&error))?;
     ping_worker::run(

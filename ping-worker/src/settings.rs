@@ -3,8 +3,7 @@
 use std::num::{NonZeroU16, NonZeroUsize};
 
 use clap::Args;
-use pingfleet_settings::{Layers, Rate, number, rate};
-use pingfleet_wire::{MAX_PREFETCH, check_worker_name};
+use pingfleet_settings::{Flags, Layers, Rate, WorkerKeys, keys};
 
 /// The most probing threads by default: more threads compete for the same network card.
 const MAX_DEFAULT_THREADS: usize = 4;
@@ -12,18 +11,9 @@ const MAX_DEFAULT_THREADS: usize = 4;
 /// Flags of the worker.
 #[derive(Debug, Clone, Default, Args)]
 pub struct WorkerArgs {
-    /// Name in reports, of at most 100 characters [default: host name and process id]
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Probing threads [default: the cores, at most 4]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<String>,
-    /// Ceiling of this worker over all runs: requests a second, or `unlimited` [default: unlimited]
-    #[arg(id = "worker_rate", long = "rate", value_name = "RATE")]
-    pub rate: Option<String>,
-    /// Chunks in hand [default: what the run's rate needs]
-    #[arg(long, value_name = "N")]
-    pub prefetch: Option<String>,
+    /// The flags that are plain settings.
+    #[command(flatten)]
+    pub flags: Flags<WorkerKeys>,
 }
 
 /// What the worker's settings resolve to.
@@ -45,22 +35,16 @@ pub struct WorkerSettings {
 impl WorkerArgs {
     /// Resolves the worker's settings; problems are collected in `layers`.
     pub fn resolve(&self, layers: &mut Layers) -> WorkerSettings {
-        layers.flag("worker.name", "--name", self.name.as_deref());
-        layers.flag("worker.threads", "--threads", self.threads.as_deref());
-        layers.flag("worker.rate", "--rate", self.rate.as_deref());
-        layers.flag("worker.prefetch", "--prefetch", self.prefetch.as_deref());
+        layers.set_flags(&self.flags);
         WorkerSettings {
-            name: layers.get("worker.name", default_name(), |text| {
-                check_worker_name(text).map(|()| text.to_owned())
-            }),
-            threads: layers.get("worker.threads", default_threads(), |text| {
-                let threads = number(1_usize, 64)(text)?;
-                NonZeroUsize::new(threads).ok_or_else(|| "no threads".to_owned())
-            }),
-            rate: layers.get("worker.rate", None, rate),
-            prefetch: layers.get("worker.prefetch", None, |text| {
-                number(1_u16, MAX_PREFETCH)(text).map(NonZeroU16::new)
-            }),
+            name: layers
+                .optional(&keys::WORKER_NAME)
+                .unwrap_or_else(default_name),
+            threads: layers
+                .optional(&keys::WORKER_THREADS)
+                .unwrap_or_else(default_threads),
+            rate: layers.get(&keys::WORKER_RATE),
+            prefetch: layers.optional(&keys::WORKER_PREFETCH),
             exclusive: false,
         }
     }

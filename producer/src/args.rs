@@ -54,7 +54,7 @@ pub enum PrintFilter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerSettings {
     /// The transport of the chunks.
-    pub via: Transport,
+    pub transport: Transport,
     /// How targets are probed, and how large chunks are.
     pub probing: ProbingSettings,
     /// Seed of the order; absent when targets are probed in the given order.
@@ -64,7 +64,9 @@ pub struct ProducerSettings {
     /// Targets to print when their chunks are stored.
     pub print: Option<PrintFilter>,
     /// Whether to draw a progress bar, where standard error is a terminal.
-    pub progress: bool,
+    pub progress_bar: bool,
+    /// Whether lost chunks are looked for while the queues are busy. Always true; a control of the tests changes it.
+    pub finds_overtaken: bool,
 }
 
 impl OutputArgs {
@@ -91,7 +93,7 @@ impl ProducerSettings {
         plan: &PlanArgs,
         output: &OutputArgs,
         layers: &mut Layers,
-        via: Transport,
+        transport: Transport,
         detach: bool,
         quiet: bool,
     ) -> Self {
@@ -101,12 +103,13 @@ impl ProducerSettings {
             Some(plan.targets.seed.unwrap_or_else(|| fastrand::u64(..)))
         };
         Self {
-            via,
+            transport,
             probing: plan.probing.resolve(layers),
             seed,
             detach,
             print: output.print_filter(),
-            progress: !quiet,
+            progress_bar: !quiet,
+            finds_overtaken: true,
         }
     }
 }

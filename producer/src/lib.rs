@@ -7,14 +7,18 @@
 mod args;
 mod cli;
 mod dry_run;
+mod overdue;
+mod overtaking;
 mod plan;
 mod progress;
+mod progress_bar;
 mod publish;
 mod summary;
 mod supervise;
 mod target_printer;
+mod window;
 
-use std::{io::Write, sync::Arc};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, open_session};
 use pingfleet_settings::{Exit, Failure};
@@ -23,14 +27,21 @@ use pingfleet_store::{
 };
 use pingfleet_targets::Targets;
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::supervise::Supervision;
 pub use crate::{
     args::{OutputArgs, PlanArgs, PrintFilter, ProducerSettings},
     cli::{conclude, read_targets},
     dry_run::dry_run,
+    progress::RunProgress,
+    progress_bar::{BesideBar, RunProgressBar},
     summary::print_summary,
 };
+
+/// How long the producer may take to stop after the stop signal.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Why the producer failed. A complete plan is kept; the run can be resumed.
 #[derive(Debug, Error)]
@@ -60,6 +71,15 @@ pub enum ProducerError {
         run: i64,
         /// Its state.
         state: &'static str,
+    },
+    /// The database was locked all the time that a stop may take.
+    #[error(
+        "the database was locked for {seconds} s after the stop signal; the run can be resumed, and chunks that were \
+         published last may be published again"
+    )]
+    StopDeadline {
+        /// How long the producer waited.
+        seconds: u64,
     },
     /// The plan has more chunks than a chunk number can count.
     #[error("more than {} chunks: raise --chunk-size", u32::MAX)]
@@ -144,7 +164,10 @@ impl RunOutcome {
 }
 
 /// Plans or resumes a run, publishes its chunks, and supervises it until they are settled. Targets that `settings` asks
-/// for are printed to `out` when their chunks are stored.
+/// for are printed to `out` when their chunks are stored. `progress` shows how far the run is.
+///
+/// After `stop` it takes 20 s at most. With [`ProducerError::StopDeadline`] the database's thread may still wait for a
+/// lock: [`close`] does not wait for it.
 ///
 /// # Errors
 /// [`ProducerError`]. An incomplete plan is removed.
@@ -154,15 +177,52 @@ pub async fn run(
     request: RunRequest,
     settings: &ProducerSettings,
     out: &mut (dyn Write + Send),
+    progress: &watch::Sender<RunProgress>,
     stop: CancellationToken,
 ) -> Result<RunOutcome, ProducerError> {
-    if !check_broker(&*broker, &stop).await? {
+    let deadline = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_DEADLINE).await;
+    };
+    tokio::select! {
+        biased;
+        outcome = run_to_end(&broker, db, request, settings, out, progress, &stop) => outcome,
+        () = deadline => Err(ProducerError::StopDeadline { seconds: STOP_DEADLINE.as_secs() }),
+    }
+}
+
+/// Closes the database after [`run`] ended with `outcome`. After [`ProducerError::StopDeadline`] it is left open: its
+/// thread waits for a lock, and ends with the process.
+///
+/// # Errors
+/// As [`DatabaseThread::close`].
+pub async fn close(
+    db: DatabaseThread,
+    outcome: &Result<RunOutcome, ProducerError>,
+) -> Result<(), StoreError> {
+    if matches!(outcome, Err(ProducerError::StopDeadline { .. })) {
+        drop(db);
+        return Ok(());
+    }
+    db.close().await
+}
+
+async fn run_to_end(
+    broker: &Arc<dyn Broker>,
+    db: &DatabaseThread,
+    request: RunRequest,
+    settings: &ProducerSettings,
+    out: &mut (dyn Write + Send),
+    progress: &watch::Sender<RunProgress>,
+    stop: &CancellationToken,
+) -> Result<RunOutcome, ProducerError> {
+    if !check_broker(&**broker, stop).await? {
         return Ok(RunOutcome::no_run());
     }
     let (planned, settled) = match request {
-        RunRequest::Plan(targets) => (plan::write(db, *targets, settings, &stop).await?, None),
-        RunRequest::Resume(run) => (resume(db, run, settings.via, false).await?, Some(run)),
-        RunRequest::Retry(run) => (resume(db, run, settings.via, true).await?, Some(run)),
+        RunRequest::Plan(targets) => (plan::write(db, *targets, settings, stop).await?, None),
+        RunRequest::Resume(run) => (resume(db, run, settings.transport, false).await?, Some(run)),
+        RunRequest::Retry(run) => (resume(db, run, settings.transport, true).await?, Some(run)),
     };
     let Some(planned) = planned else {
         let Some(run) = settled else {
@@ -176,7 +236,15 @@ pub async fn run(
     };
     let run = planned.run;
     tracing::info!(run, run_id = %planned.run_id, "run started");
-    let ended = supervise::supervise(&broker, db, run, settings, out, &stop).await;
+    let supervision = Supervision {
+        broker,
+        db,
+        run,
+        settings,
+        progress,
+        stop,
+    };
+    let ended = supervise::supervise(&supervision, out).await;
     // Also after an error the lease is released, so that the run shows as incomplete.
     let released = db
         .call_while_busy(move |store| store.release_lease(run))
@@ -209,10 +277,10 @@ pub async fn check_broker(
 async fn resume(
     db: &DatabaseThread,
     run: i64,
-    via: Transport,
+    transport: Transport,
     retry: bool,
 ) -> Result<Option<PlannedRun>, ProducerError> {
-    if db.call(move |store| store.transport(run)).await? != via {
+    if db.call(move |store| store.transport(run)).await? != transport {
         return Err(ProducerError::OtherTransport { run });
     }
     let lock = FileLock::run(db.path(), run)?;

@@ -3,10 +3,15 @@
 use std::{io, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use pingfleet_broker::RabbitBroker;
-use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
-use pingfleet_store::{DatabaseThread, StoreError, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerSettings, RunOutcome, RunRequest};
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
+use pingfleet_settings::{
+    BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
+};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, StoreError, Transport};
+use producer::{
+    OutputArgs, PlanArgs, ProducerSettings, RunOutcome, RunProgress, RunProgressBar, RunRequest,
+};
+use tokio::sync::watch;
 
 /// Plans a run, publishes its chunks to RabbitMQ, and supervises it until all of them are settled
 #[derive(Debug, Parser)]
@@ -32,6 +37,10 @@ struct Arguments {
     #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["targets", "hosts", "dry_run"])]
     resume: Option<String>,
     #[command(flatten)]
+    broker: BrokerArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -41,10 +50,9 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
-    let mut layers = arguments.common.layers();
-    let common = arguments
-        .common
-        .resolve(&mut layers, Verbosity::Warnings, "producer");
+    let mut layers = arguments.common.layers(Verbosity::Warnings);
+    let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "producer");
+    let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
     let settings = ProducerSettings::resolve(
         &arguments.plan,
         &arguments.output,
@@ -62,14 +70,14 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         },
     };
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(&common.broker)?);
-    let db = match DatabaseThread::open(common.database(false, false)).await {
+    let broker = Arc::new(RabbitBroker::new(&broker)?);
+    let db = match DatabaseThread::open(database.options(false, false)).await {
         // The database is created only after the broker was reached: a wrong password must not leave one behind.
         Err(StoreError::Missing { .. }) if targets.is_some() => {
             if !producer::check_broker(&*broker, &stop.token).await? {
                 return producer::conclude(&RunOutcome::no_run(), &arguments.output, "");
             }
-            DatabaseThread::open(common.database(true, false)).await?
+            DatabaseThread::open(database.options(true, false)).await?
         }
         opened => opened?,
     };
@@ -80,14 +88,19 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             RunRequest::Resume(db.call(move |store| store.find_run(&run)).await?)
         }
     };
-    let mut out = io::stdout();
-    let outcome = producer::run(broker, &db, request, &settings, &mut out, stop.token).await;
-    let closed = db.close().await;
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
+    let mut out = bar.output(io::stdout());
+    let running = producer::run(
+        broker, &db, request, &settings, &mut out, &progress, stop.token,
+    );
+    let outcome = bar.follow(follow, running).await;
+    let closed = producer::close(db, &outcome).await;
     let outcome = outcome?;
     closed?;
     producer::conclude(
         &outcome,
         &arguments.output,
-        &format!("producer{} --resume", common.repeated()),
+        &format!("producer{} --resume", database.as_flags()),
     )
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use pingfleet_store::{DatabaseThread, NewChunk, NewRun, PlannedRun, StoreError, Writer};
-use pingfleet_targets::{Order, Targets};
-use pingfleet_wire::{
-    ChunkKey, MAX_CHUNK_BYTES, Message as _, Probing, Target, Token, Version, WorkChunk,
+use pingfleet_store::{
+    DatabaseThread, NewChunk, NewRun, PlannedProbing, PlannedRun, StoreError, Writer,
 };
+use pingfleet_targets::{Order, Targets};
+use pingfleet_wire::{ChunkKey, MAX_CHUNK_BYTES, Message as _, Target, Token, Version, WorkChunk};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -50,10 +50,14 @@ pub(crate) async fn write(
 /// What the database stores of the run before its first chunk.
 fn new_run(targets: &Targets, settings: &ProducerSettings) -> NewRun {
     let probing = &settings.probing;
+    let planned = PlannedProbing {
+        probing: probing.probing.clone(),
+        chunk_size: probing.chunk_size,
+    };
     NewRun {
-        transport: settings.via,
+        transport: settings.transport,
         source: targets.sources().to_owned(),
-        probing: describe(&probing.probing, probing.chunk_size),
+        probing: planned.to_json(),
         seed: settings.seed,
         worst_chunk: probing.probing.worst_chunk(probing.chunk_size),
     }
@@ -88,25 +92,6 @@ async fn write_chunks(
     db.call_while_busy(move |store| store.start_run(run))
         .await?;
     Ok(true)
-}
-
-/// The probing settings as JSON, for people who read the table `runs`.
-fn describe(probing: &Probing, chunk_size: usize) -> String {
-    serde_json::json!({
-        "count": probing.count,
-        "interval_ms": probing.interval.as_millis() as u64,
-        "timeout_ms": probing.timeout.as_millis() as u64,
-        "retries": probing.retries,
-        "backoff": f64::from(probing.backoff_permille) / 1000.0,
-        "late_window_ms": probing.late_window.as_millis() as u64,
-        "size": probing.size,
-        "ttl": probing.ttl,
-        "source": probing.source,
-        "interface": probing.interface,
-        "rate": probing.rate,
-        "chunk_size": chunk_size,
-    })
-    .to_string()
 }
 
 /// Cuts the targets into chunks, in their order.

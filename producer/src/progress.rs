@@ -1,65 +1,69 @@
-//! The progress bar of a supervised run, on standard error. Hidden when that is no terminal or `NO_COLOR` is set.
+//! The progress of a run, as [`crate::run`] publishes it.
 
-use std::time::Duration;
+use pingfleet_store::{RunState, Transport};
+use pingfleet_wire::Status;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pingfleet_store::RunSummary;
+/// How far a run is. A page or a progress bar can follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunProgress {
+    /// The run's number; absent until its plan is complete.
+    pub run: Option<i64>,
+    /// What carries its messages.
+    pub transport: Option<Transport>,
+    /// The run's state.
+    pub state: RunState,
+    /// Targets of the run.
+    pub targets: i64,
+    /// Chunks of the run.
+    pub chunks: i64,
+    /// Chunks whose rows are stored.
+    pub chunks_done: i64,
+    /// Chunks that are dead, and not retried.
+    pub chunks_dead: i64,
+    /// Settled targets by status, in the order of [`Status::NAMES`].
+    pub counts: [i64; Status::NAMES.len()],
+    /// Chunks that are published and unsettled.
+    pub published: u64,
+    /// How many of them there may be.
+    pub window: u64,
+    /// Workers that are alive.
+    pub workers: i64,
+}
 
-use crate::summary::counted;
-
-const TEMPLATE: &str = "{elapsed} {percent:>3}% [{wide_bar}] {pos}/{len} eta {eta} {msg}";
-
-/// The progress bar of a run; it may be hidden.
-pub(crate) struct RunProgressBar(ProgressBar);
-
-impl RunProgressBar {
-    pub(crate) fn start(visible: bool) -> Self {
-        let bar = ProgressBar::hidden();
-        if visible && std::env::var_os("NO_COLOR").is_none() {
-            // indicatif hides it when standard error is no terminal.
-            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
+impl Default for RunProgress {
+    /// A run that is being planned.
+    fn default() -> Self {
+        Self {
+            run: None,
+            transport: None,
+            state: RunState::Planning,
+            targets: 0,
+            chunks: 0,
+            chunks_done: 0,
+            chunks_dead: 0,
+            counts: [0; Status::NAMES.len()],
+            published: 0,
+            window: 0,
+            workers: 0,
         }
-        let style = ProgressStyle::with_template(TEMPLATE)
-            .expect("the template is a constant that parses")
-            .progress_chars("=> ");
-        bar.set_style(style);
-        bar.enable_steady_tick(Duration::from_millis(500));
-        Self(bar)
+    }
+}
+
+impl RunProgress {
+    /// Targets that are settled.
+    #[must_use]
+    pub fn settled(&self) -> i64 {
+        self.counts.iter().sum()
     }
 
-    pub(crate) fn show(&self, summary: &RunSummary, workers: i64) {
-        let settled = summary.settled();
-        self.0.set_length(summary.targets.unsigned_abs());
-        self.0.set_position(settled.unsigned_abs());
-        let up = summary.counts[0] + summary.counts[1];
-        let hit = if settled > 0 {
-            100.0 * up as f64 / settled as f64
-        } else {
-            0.0
-        };
-        // Rare kinds only when there are any, so that the line fits into 80 columns.
-        let rarer = [
-            (summary.counts[5], "unknown"),
-            (summary.chunks_dead, "dead chunks"),
-        ];
-        let parts: Vec<_> = std::iter::once(format!("{hit:.1}% up"))
-            .chain(
-                rarer
-                    .iter()
-                    .filter(|(count, _)| *count > 0)
-                    .map(|(count, what)| format!("{count} {what}")),
-            )
-            .chain([counted(workers, "worker")])
-            .collect();
-        self.0.set_message(parts.join(", "));
-    }
-
-    /// Runs a function that prints while the bar is hidden.
-    pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
-        self.0.suspend(print)
-    }
-
-    pub(crate) fn finish(&self) {
-        self.0.finish_and_clear();
+    /// Targets with this status.
+    #[must_use]
+    pub fn count(&self, name: &str) -> i64 {
+        self.counts
+            .iter()
+            .zip(Status::NAMES)
+            .filter(|(_, known)| *known == name)
+            .map(|(count, _)| count)
+            .sum()
     }
 }

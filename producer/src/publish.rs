@@ -1,8 +1,16 @@
-//! Publishes chunks, waits for each confirm, and notes in the database that they are published.
+//! Publishes chunks, waits for each confirm, and records in the database that they are published.
 //!
 //! Invariant: only a confirmed message counts as published. After any other answer the same bytes are published again.
+//! The time of a publish is the time of the last sending, so that it is a lower bound of the message's age.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{
     StreamExt,
@@ -10,27 +18,45 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, backoff};
-use pingfleet_store::{DatabaseThread, OutboxChunk};
+use pingfleet_store::{DatabaseThread, MAX_UNRECORDED, OutboxChunk, PublishedChunk, now_us};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::ProducerError;
 
-/// Unconfirmed messages on the channel.
-const MAX_UNCONFIRMED: usize = 500;
-
-/// Chunks read from the outbox at once.
+/// Chunks read from the database at once.
 const PAGE: usize = 100;
 
-/// Published chunks are noted in the database this many at a time.
-const NOTED_AT_ONCE: usize = 100;
+/// Published chunks are recorded in the database in groups of this size, or after this time.
+const RECORDED_AT_ONCE: usize = 100;
+const RECORD_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Which chunks to publish.
-#[derive(Debug, Clone)]
-pub(crate) enum PublishSource {
-    /// Every unpublished chunk.
-    Outbox,
-    /// These chunks, which are overdue.
-    Overdue(Vec<u32>),
+/// Unconfirmed messages on the channel. Together with those that are confirmed and not yet recorded they are at most as
+/// many as the database expects after a crash.
+const MAX_UNCONFIRMED: usize = MAX_UNRECORDED - RECORDED_AT_ONCE;
+
+/// What the supervisor wants to be published.
+pub(crate) struct PublishOrders {
+    /// How many chunks of the outbox may have been sent.
+    pub(crate) allowed: watch::Receiver<u64>,
+    /// Chunks to publish again.
+    pub(crate) overdue: mpsc::Receiver<Vec<u32>>,
+    /// What was done of it.
+    pub(crate) done: Arc<PublishCount>,
+    /// Whether to return when the outbox is empty.
+    pub(crate) detach: bool,
+}
+
+/// What is published so far.
+#[derive(Debug, Default)]
+pub(crate) struct PublishCount {
+    /// Chunks of the outbox that were sent; a chunk that was sent again counts once.
+    pub(crate) sent: AtomicU64,
+    /// Whether the outbox is empty.
+    pub(crate) is_outbox_empty: AtomicBool,
 }
 
 /// What happens to a chunk that was sent.
@@ -43,16 +69,22 @@ enum SendEvent {
 
 type InFlightChunks = FuturesUnordered<BoxFuture<'static, (OutboxChunk, SendEvent)>>;
 
-/// Publishes until every chunk of the source is confirmed, or `stop` came. Returns how many were confirmed.
+/// Publishes as ordered until `stop` comes; with `detach`, until the outbox is empty and everything is confirmed.
 pub(crate) async fn publish(
     broker: Arc<dyn Broker>,
     db: &DatabaseThread,
     run: i64,
-    source: PublishSource,
+    orders: PublishOrders,
     stop: CancellationToken,
-) -> Result<u64, ProducerError> {
-    let mut published = 0;
-    let mut source = source;
+) -> Result<(), ProducerError> {
+    let mut publishing = Publishing {
+        db,
+        run,
+        orders,
+        after: None,
+        again: BTreeSet::new(),
+        unconfirmed: HashMap::new(),
+    };
     let mut sessions = Sessions::default();
     loop {
         let open = || async {
@@ -60,81 +92,175 @@ pub(crate) async fn publish(
             broker.publisher().await
         };
         let Some(mut publisher) = sessions.open(None, &stop, open).await? else {
-            return Ok(published);
+            return Ok(());
         };
         let mut session = PublishSession {
-            db,
-            run,
+            publishing: &mut publishing,
             in_flight: FuturesUnordered::new(),
             refusal_pauses: Box::new(backoff()),
             confirmed: Vec::new(),
-            published: 0,
+            record_at: None,
         };
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(()),
-            ended = session.publish(&mut *publisher, &mut source, &stop) => ended,
+            ended = session.publish(&mut *publisher) => ended,
         };
         // Also after an error: confirms that arrived before it count.
-        session.take_confirms(&mut source);
-        session.note(1).await?;
-        published += session.published;
+        session.take_confirms();
+        session.record().await?;
         match ended {
-            Ok(()) => {
-                publisher.close().await;
-                return Ok(published);
-            }
+            Ok(()) => publisher.close().await,
             Err(ProducerError::Broker(error)) if error.is_transient() => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(%error, cause, "session lost; unconfirmed chunks are published again");
+                let unconfirmed = publishing.unconfirmed.keys().copied();
+                publishing.again.extend(unconfirmed);
+                continue;
             }
             Err(error) => return Err(error),
+        }
+        if stop.is_cancelled() || publishing.orders.detach {
+            return Ok(());
+        }
+        // Everything is published: no session is open until chunks are overdue.
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            Some(chunks) = publishing.orders.overdue.recv() => publishing.again.extend(chunks),
         }
     }
 }
 
-/// One session of publishing.
-struct PublishSession<'a> {
+/// What outlives a session.
+struct Publishing<'a> {
     db: &'a DatabaseThread,
     run: i64,
+    orders: PublishOrders,
+    /// The last chunk that was read from the outbox.
+    after: Option<u32>,
+    /// Chunks to send again: overdue, or unconfirmed when a session was lost.
+    again: BTreeSet<u32>,
+    /// What was sent and not confirmed, in this session or in an earlier one.
+    unconfirmed: HashMap<u32, Unconfirmed>,
+}
+
+/// A chunk that was sent.
+struct Unconfirmed {
+    sent_at_us: i64,
+    /// The round in which it was sent; 0 when it was sent more than once.
+    round: i64,
+}
+
+/// One session of publishing.
+struct PublishSession<'a, 'b> {
+    publishing: &'a mut Publishing<'b>,
     /// Sent and unconfirmed, or refused and waiting for the next try.
     in_flight: InFlightChunks,
     /// The pauses before refused chunks are sent again; they start anew when a chunk is confirmed.
     refusal_pauses: Box<dyn Iterator<Item = Duration> + Send>,
-    confirmed: Vec<u32>,
-    published: u64,
+    /// Confirmed, and not yet recorded.
+    confirmed: Vec<PublishedChunk>,
+    record_at: Option<Instant>,
 }
 
-impl PublishSession<'_> {
-    async fn publish(
-        &mut self,
-        publisher: &mut dyn Publisher,
-        source: &mut PublishSource,
-        stop: &CancellationToken,
-    ) -> Result<(), ProducerError> {
-        let mut after = None;
+impl PublishSession<'_, '_> {
+    /// Publishes what is ordered. Returns when nothing is left and no more can come from the outbox.
+    async fn publish(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
+        self.send_again(publisher).await?;
         loop {
-            let (page, last) = next_page(self.db, self.run, source, after).await?;
-            let Some(last) = last else {
-                break;
-            };
-            after = Some(last);
-            for outgoing in page {
-                while self.in_flight.len() >= MAX_UNCONFIRMED {
-                    self.take_next(publisher, source).await?;
-                }
-                self.send(publisher, outgoing).await?;
-                // Handle the answers that arrived already, so that the database follows closely.
-                while let Some(Some(next)) = self.in_flight.next().now_or_never() {
-                    self.take(publisher, source, next).await?;
-                }
+            self.send_allowed(publisher).await?;
+            let is_outbox_empty = self.is_outbox_empty();
+            if is_outbox_empty && self.in_flight.is_empty() {
+                return Ok(());
             }
-            if stop.is_cancelled() {
-                break;
+            let record_at = self.record_at;
+            tokio::select! {
+                biased;
+                Some(event) = self.in_flight.next() => self.take(publisher, event).await?,
+                Some(chunks) = self.publishing.orders.overdue.recv() => {
+                    self.publishing.again.extend(chunks);
+                    self.send_again(publisher).await?;
+                }
+                () = sleep_until(record_at) => self.record().await?,
+                Ok(()) = self.publishing.orders.allowed.changed(), if !is_outbox_empty => {}
             }
         }
-        while !self.in_flight.is_empty() {
-            self.take_next(publisher, source).await?;
+    }
+
+    fn is_outbox_empty(&self) -> bool {
+        let done = &self.publishing.orders.done;
+        done.is_outbox_empty.load(Ordering::Relaxed)
+    }
+
+    /// Sends chunks of the outbox as long as the window allows it.
+    async fn send_allowed(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
+        let run = self.publishing.run;
+        while !self.is_outbox_empty() {
+            let orders = &mut self.publishing.orders;
+            let allowed = *orders.allowed.borrow_and_update();
+            let room = allowed.saturating_sub(orders.done.sent.load(Ordering::Relaxed));
+            let limit = usize::try_from(room).unwrap_or(PAGE).min(PAGE);
+            if limit == 0 {
+                return Ok(());
+            }
+            let after = self.publishing.after;
+            let page = self
+                .publishing
+                .db
+                .call(move |store| store.unpublished_chunks(run, after, limit))
+                .await?;
+            if page.is_empty() {
+                let done = &self.publishing.orders.done;
+                done.is_outbox_empty.store(true, Ordering::Relaxed);
+            }
+            for outgoing in page {
+                self.make_room(publisher).await?;
+                // From here on it is among the unconfirmed ones, also when the session is lost.
+                self.publishing.after = Some(outgoing.chunk);
+                let done = &self.publishing.orders.done;
+                done.sent.fetch_add(1, Ordering::Relaxed);
+                self.send(publisher, outgoing).await?;
+                self.take_answers(publisher).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_again(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
+        let run = self.publishing.run;
+        for chunk in self.publishing.again.clone() {
+            let work = self
+                .publishing
+                .db
+                .call(move |store| store.outstanding_work(run, chunk))
+                .await?;
+            if let Some(outgoing) = work {
+                self.make_room(publisher).await?;
+                self.send(publisher, outgoing).await?;
+                self.take_answers(publisher).await?;
+            } else {
+                // It was settled meanwhile.
+                self.publishing.again.remove(&chunk);
+                self.publishing.unconfirmed.remove(&chunk);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until fewer than [`MAX_UNCONFIRMED`] are unconfirmed.
+    async fn make_room(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
+        while self.in_flight.len() >= MAX_UNCONFIRMED {
+            if let Some(event) = self.in_flight.next().await {
+                self.take(publisher, event).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles the answers that arrived already, so that the database follows closely.
+    async fn take_answers(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
+        while let Some(Some(event)) = self.in_flight.next().now_or_never() {
+            self.take(publisher, event).await?;
         }
         Ok(())
     }
@@ -144,38 +270,41 @@ impl PublishSession<'_> {
         publisher: &mut dyn Publisher,
         outgoing: OutboxChunk,
     ) -> Result<(), ProducerError> {
+        let sent_at_us = now_us();
+        self.publishing
+            .unconfirmed
+            .entry(outgoing.chunk)
+            .and_modify(|unconfirmed| {
+                unconfirmed.sent_at_us = sent_at_us;
+                unconfirmed.round = 0;
+            })
+            .or_insert(Unconfirmed {
+                sent_at_us,
+                round: outgoing.round,
+            });
         let answer = publisher.publish(Queue::Work, &outgoing.work).await?;
         self.in_flight
             .push(async move { (outgoing, SendEvent::Answer(answer.await)) }.boxed());
         Ok(())
     }
 
-    async fn take_next(
-        &mut self,
-        publisher: &mut dyn Publisher,
-        source: &mut PublishSource,
-    ) -> Result<(), ProducerError> {
-        if let Some(next) = self.in_flight.next().await {
-            self.take(publisher, source, next).await?;
-        }
-        Ok(())
-    }
-
     async fn take(
         &mut self,
         publisher: &mut dyn Publisher,
-        source: &mut PublishSource,
-        (outgoing, next): (OutboxChunk, SendEvent),
+        (outgoing, event): (OutboxChunk, SendEvent),
     ) -> Result<(), ProducerError> {
-        let answer = match next {
+        let answer = match event {
             SendEvent::Answer(answer) => answer?,
             SendEvent::SendAgain => return self.send(publisher, outgoing).await,
         };
         match answer {
             Confirmed::Stored => {
                 self.refusal_pauses = Box::new(backoff());
-                self.take_confirm(source, outgoing.chunk);
-                self.note(NOTED_AT_ONCE).await
+                self.take_confirm(outgoing.chunk);
+                if self.confirmed.len() >= RECORDED_AT_ONCE {
+                    self.record().await?;
+                }
+                Ok(())
             }
             // A binding is missing: the next session declares the topology again.
             Confirmed::Unroutable => Err(BrokerError::Lost(
@@ -205,72 +334,47 @@ impl PublishSession<'_> {
         }
     }
 
-    fn take_confirm(&mut self, source: &mut PublishSource, confirmed: u32) {
-        if let PublishSource::Overdue(chunks) = source {
-            chunks.retain(|chunk| *chunk != confirmed);
+    fn take_confirm(&mut self, chunk: u32) {
+        self.publishing.again.remove(&chunk);
+        if let Some(sent) = self.publishing.unconfirmed.remove(&chunk) {
+            self.confirmed.push(PublishedChunk {
+                chunk,
+                sent_at_us: sent.sent_at_us,
+                round: sent.round,
+            });
+            self.record_at
+                .get_or_insert_with(|| Instant::now() + RECORD_INTERVAL);
         }
-        self.confirmed.push(confirmed);
-        self.published += 1;
     }
 
     /// Takes the confirms that arrived before the session ended.
-    fn take_confirms(&mut self, source: &mut PublishSource) {
-        while let Some(Some((outgoing, next))) = self.in_flight.next().now_or_never() {
-            if matches!(next, SendEvent::Answer(Ok(Confirmed::Stored))) {
-                self.take_confirm(source, outgoing.chunk);
+    fn take_confirms(&mut self) {
+        while let Some(Some((outgoing, event))) = self.in_flight.next().now_or_never() {
+            if matches!(event, SendEvent::Answer(Ok(Confirmed::Stored))) {
+                self.take_confirm(outgoing.chunk);
             }
         }
     }
 
-    /// Notes the confirmed chunks in the database, when there are at least `least`.
-    async fn note(&mut self, least: usize) -> Result<(), ProducerError> {
-        if self.confirmed.len() < least {
+    /// Records the confirmed chunks in the database.
+    async fn record(&mut self) -> Result<(), ProducerError> {
+        self.record_at = None;
+        if self.confirmed.is_empty() {
             return Ok(());
         }
         let chunks = Arc::new(std::mem::take(&mut self.confirmed));
-        let run = self.run;
-        self.db
+        let run = self.publishing.run;
+        self.publishing
+            .db
             .call_while_busy(move |store| store.mark_published(run, &chunks))
             .await?;
         Ok(())
     }
 }
 
-/// The next chunks to publish after chunk `after`, and the last chunk that was examined; none at the end. A page may be
-/// empty before the end: chunks that were overdue may be done by now.
-async fn next_page(
-    db: &DatabaseThread,
-    run: i64,
-    source: &PublishSource,
-    after: Option<u32>,
-) -> Result<(Vec<OutboxChunk>, Option<u32>), ProducerError> {
-    let page = match source {
-        PublishSource::Outbox => {
-            let page = db
-                .call(move |store| store.unpublished_chunks(run, after, PAGE))
-                .await?;
-            let last = page.last().map(|outgoing| outgoing.chunk);
-            (page, last)
-        }
-        PublishSource::Overdue(chunks) => {
-            let chunks: Vec<u32> = chunks
-                .iter()
-                .copied()
-                .filter(|chunk| after.is_none_or(|after| *chunk > after))
-                .take(PAGE)
-                .collect();
-            let last = chunks.last().copied();
-            let page = db
-                .call(move |store| {
-                    let mut page = Vec::new();
-                    for chunk in chunks {
-                        page.extend(store.outstanding_work(run, chunk)?);
-                    }
-                    Ok(page)
-                })
-                .await?;
-            (page, last)
-        }
-    };
-    Ok(page)
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }

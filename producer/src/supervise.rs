@@ -1,19 +1,28 @@
-//! Supervises a run: publishes its chunks, looks at the database until every chunk is settled, and publishes overdue chunks
-//! again.
+//! Supervises a run: keeps the publish window full, looks at the database until every chunk is settled, and publishes
+//! overdue chunks again.
 
-use std::{io::Write, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use pingfleet_broker::{Broker, Queue};
-use pingfleet_store::{DatabaseThread, Overdue, RunState, Transport};
-use pingfleet_wire::timing::LEASE_RENEWAL_INTERVAL;
-use tokio::time::Instant;
+use pingfleet_broker::Broker;
+use pingfleet_store::{DatabaseThread, RunState, RunSummary, Transport};
+use pingfleet_wire::{MAX_PREFETCH, timing::LEASE_RENEWAL_INTERVAL};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    EndReason, ProducerError, ProducerSettings,
-    progress::RunProgressBar,
-    publish::{PublishSource, publish},
+    EndReason, ProducerError, ProducerSettings, RunProgress,
+    overdue::OverdueSearch,
+    publish::{PublishCount, PublishOrders, publish},
     target_printer::TargetPrinter,
+    window::PublishWindow,
 };
 
 /// Time between two looks at the database: a share of the time that the run takes so far, within these limits. So the end
@@ -22,140 +31,180 @@ const MIN_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const LOOK_SHARE: u32 = 32;
 
-/// How often overdue chunks are looked for.
-const OVERDUE_INTERVAL: Duration = Duration::from_secs(2);
+/// What the supervisor works with.
+pub(crate) struct Supervision<'a> {
+    pub(crate) broker: &'a Arc<dyn Broker>,
+    pub(crate) db: &'a DatabaseThread,
+    pub(crate) run: i64,
+    pub(crate) settings: &'a ProducerSettings,
+    /// Where progress is published.
+    pub(crate) progress: &'a watch::Sender<RunProgress>,
+    pub(crate) stop: &'a CancellationToken,
+}
 
-/// After this time without a live worker a warning says how to start one; it is repeated at this interval.
-const NO_WORKER_WARNING: Duration = Duration::from_secs(10);
-const NO_WORKER_INTERVAL: Duration = Duration::from_mins(1);
-
-/// Chunks are overdue only when nothing was settled and no queue had a ready message for this long. It is two heartbeat
-/// intervals: within them a worker lists a chunk that it took, and the writer commits its open batch.
-const QUIET: Duration = Duration::from_secs(12);
-
-/// Overdue chunks published again in one round.
-const MAX_REPUBLISHED: usize = 1000;
-
-/// Publishes the run's outbox and supervises the run until its end.
+/// Publishes the chunks of a run and supervises it until its end.
 pub(crate) async fn supervise(
-    broker: &Arc<dyn Broker>,
-    db: &DatabaseThread,
-    run: i64,
-    settings: &ProducerSettings,
+    supervision: &Supervision<'_>,
     out: &mut (dyn Write + Send),
-    stop: &CancellationToken,
 ) -> Result<EndReason, ProducerError> {
-    let now = Instant::now();
-    let mut supervisor = Supervisor {
+    let Supervision {
         broker,
         db,
         run,
-        via: db.call(move |store| store.transport(run)).await?,
-        bar: RunProgressBar::start(settings.progress),
-        printer: settings.print.map(|filter| TargetPrinter::new(filter, out)),
-        lease_renewed: now,
-        overdue_checked: now,
-        quiet: None,
-        worker_seen: now,
-        no_worker_logged: None,
-    };
-    let mut source = PublishSource::Outbox;
-    let ended = loop {
-        match supervisor.publish(source, settings.detach, stop).await? {
-            Step::Republish(overdue) => source = PublishSource::Overdue(overdue),
-            Step::End(reason) => break reason,
+        settings,
+        stop,
+        ..
+    } = *supervision;
+    let (mut supervisor, orders) = Supervisor::new(supervision, out).await?;
+    if settings.detach {
+        let chunks = supervisor.chunks;
+        tracing::warn!(
+            chunks,
+            "all chunks are published at once, because no producer stays: `pingfleet cancel` cannot stop them"
+        );
+    }
+    let ending = stop.child_token();
+    let mut publishing = pin!(publish(Arc::clone(broker), db, run, orders, ending.clone(),));
+    let began = Instant::now();
+    let mut next_look = began;
+    let mut next_top_up = began;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                // It ends by itself, after recording what is confirmed.
+                publishing.await?;
+                return Ok(EndReason::Interrupted);
+            }
+            published = &mut publishing => {
+                published?;
+                return Ok(if stop.is_cancelled() {
+                    EndReason::Interrupted
+                } else {
+                    EndReason::Detached
+                });
+            }
+            () = tokio::time::sleep_until(next_look) => {
+                let pause = (began.elapsed() / LOOK_SHARE).clamp(MIN_LOOK_INTERVAL, MAX_LOOK_INTERVAL);
+                next_look = Instant::now() + pause;
+                if let Some(reason) = supervisor.look().await? {
+                    // Nothing is left to be recorded of a run whose chunks are all done.
+                    if !supervisor.is_complete() {
+                        ending.cancel();
+                        publishing.await?;
+                    }
+                    return Ok(reason);
+                }
+            }
+            () = tokio::time::sleep_until(next_top_up), if supervisor.is_window_full() => {
+                next_top_up = Instant::now() + supervisor.window.top_up_interval();
+                supervisor.top_up().await?;
+            }
         }
-    };
-    supervisor.bar.finish();
-    Ok(ended)
-}
-
-/// What follows a round of publishing.
-enum Step {
-    /// Overdue chunks are published again.
-    Republish(Vec<u32>),
-    /// The producer stops.
-    End(EndReason),
+    }
 }
 
 /// The state of a supervised run.
 struct Supervisor<'a> {
-    broker: &'a Arc<dyn Broker>,
     db: &'a DatabaseThread,
     run: i64,
-    via: Transport,
-    bar: RunProgressBar,
+    is_detached: bool,
+    chunks: i64,
+    progress: &'a watch::Sender<RunProgress>,
     printer: Option<TargetPrinter<'a>>,
+    window: PublishWindow,
+    is_unlimited: bool,
+    allowed: watch::Sender<u64>,
+    published: Arc<PublishCount>,
+    overdue: OverdueSearch<'a>,
     lease_renewed: Instant,
-    overdue_checked: Instant,
-    /// Since when chunks are overdue with both queues empty, and how many chunks were settled then.
-    quiet: Option<(Instant, i64)>,
-    worker_seen: Instant,
-    no_worker_logged: Option<Instant>,
 }
 
-impl Supervisor<'_> {
-    /// Publishes the chunks of the source, and looks at the database meanwhile and afterwards, until the run ends or chunks
-    /// are overdue.
-    async fn publish(
-        &mut self,
-        source: PublishSource,
-        detach: bool,
-        stop: &CancellationToken,
-    ) -> Result<Step, ProducerError> {
-        let publishing = publish(
-            Arc::clone(self.broker),
-            self.db,
-            self.run,
-            source,
-            stop.clone(),
+impl<'a> Supervisor<'a> {
+    async fn new(
+        supervision: &Supervision<'a>,
+        out: &'a mut (dyn Write + Send),
+    ) -> Result<(Self, PublishOrders), ProducerError> {
+        let Supervision {
+            broker,
+            db,
+            run,
+            settings,
+            progress,
+            ..
+        } = *supervision;
+        let (summary, planned, published) = db
+            .call(move |store| {
+                Ok((
+                    store.summary(run)?,
+                    store.planned_probing(run)?,
+                    store.published_unsettled(run)?,
+                ))
+            })
+            .await?;
+        let is_unlimited = planned.probing.rate.is_none();
+        let now = Instant::now();
+        let window = PublishWindow::new(
+            now,
+            published,
+            summary.chunks_done + summary.chunks_dead,
+            is_unlimited && summary.transport == Transport::Sweep,
         );
-        let mut publishing = pin!(publishing);
-        let mut is_published = false;
-        let began = Instant::now();
-        let mut next_look = began;
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {
-                    // It ends by itself, after noting what is confirmed.
-                    if !is_published {
-                        publishing.as_mut().await?;
-                    }
-                    return Ok(Step::End(EndReason::Interrupted));
-                }
-                done = &mut publishing, if !is_published => {
-                    let chunks = done?;
-                    is_published = true;
-                    tracing::debug!(chunks, "chunks published");
-                    if detach {
-                        return Ok(Step::End(EndReason::Detached));
-                    }
-                }
-                () = tokio::time::sleep_until(next_look) => {
-                    let pause = (began.elapsed() / LOOK_SHARE).clamp(MIN_LOOK_INTERVAL, MAX_LOOK_INTERVAL);
-                    next_look = Instant::now() + pause;
-                    if let Some(reason) = self.look().await? {
-                        return Ok(Step::End(reason));
-                    }
-                    if is_published && let Some(overdue) = self.find_overdue().await? {
-                        return Ok(Step::Republish(overdue));
-                    }
-                }
-            }
-        }
+        let (allowed, allowed_receiver) = watch::channel(if settings.detach {
+            u64::MAX
+        } else {
+            window.allowed()
+        });
+        let (again, again_receiver) = mpsc::channel(1);
+        let count = Arc::new(PublishCount::default());
+        let orders = PublishOrders {
+            allowed: allowed_receiver,
+            overdue: again_receiver,
+            done: Arc::clone(&count),
+            detach: settings.detach,
+        };
+        let supervisor = Self {
+            db,
+            run,
+            is_detached: settings.detach,
+            chunks: summary.chunks,
+            progress,
+            printer: settings.print.map(|filter| TargetPrinter::new(filter, out)),
+            window,
+            is_unlimited,
+            allowed,
+            published: count,
+            overdue: OverdueSearch::new(
+                &**broker,
+                db,
+                run,
+                summary.transport,
+                settings.finds_overtaken,
+                again,
+            ),
+            lease_renewed: now,
+        };
+        Ok((supervisor, orders))
     }
 
-    /// One look at the database: progress, targets to print, and whether the run is over.
+    /// One look at the database: progress, the window, targets to print, overdue chunks, and whether the run is over.
     async fn look(&mut self) -> Result<Option<EndReason>, ProducerError> {
         let run = self.run;
         let (summary, workers) = self
             .db
-            .call(move |store| Ok((store.summary(run)?, store.workers_alive()?)))
+            .call(move |store| Ok((store.summary(run)?, store.live_workers()?)))
             .await?;
-        self.bar.show(&summary, workers);
+        let prefetch = if self.is_unlimited {
+            // A worker of an unlimited run raises its prefetch to the limit, if it needs to.
+            workers.count.unsigned_abs() * u64::from(MAX_PREFETCH)
+        } else {
+            workers.prefetch.unsigned_abs()
+        };
+        self.window.prefetch(prefetch);
+        self.note_settled(summary.chunks_done + summary.chunks_dead);
+        self.publish_progress(&summary, workers.count);
         if let Some(printer) = &mut self.printer
-            && !printer.print_new(self.db, run, &self.bar).await?
+            && !printer.print_new(self.db, run).await?
         {
             return Ok(Some(EndReason::OutputClosed));
         }
@@ -173,86 +222,54 @@ impl Supervisor<'_> {
                 .call_while_busy(move |store| store.renew_lease(run))
                 .await?;
         }
-        self.warn_without_workers(workers);
+        self.overdue.look().await?;
         Ok(None)
     }
 
-    fn warn_without_workers(&mut self, workers: i64) {
-        if workers > 0 || self.via == Transport::Sweep {
-            self.worker_seen = Instant::now();
-            return;
-        }
-        if self.worker_seen.elapsed() >= NO_WORKER_WARNING
-            && self
-                .no_worker_logged
-                .is_none_or(|logged| logged.elapsed() >= NO_WORKER_INTERVAL)
-        {
-            self.no_worker_logged = Some(Instant::now());
-            self.bar.suspend(|| {
-                tracing::warn!(
-                    "no worker seen for {} s: start `ping-worker` on a machine that reaches this broker, and \
-                     `consumer-writer` here; the run waits",
-                    self.worker_seen.elapsed().as_secs()
-                );
+    fn is_complete(&self) -> bool {
+        self.progress.borrow().state == RunState::Complete
+    }
+
+    /// Whether more chunks could be published if the window allowed it.
+    fn is_window_full(&self) -> bool {
+        !self.published.is_outbox_empty.load(Ordering::Relaxed)
+            && self.published.sent.load(Ordering::Relaxed) >= *self.allowed.borrow()
+    }
+
+    /// Reads how many chunks are settled, and lets as many be published.
+    async fn top_up(&mut self) -> Result<(), ProducerError> {
+        let run = self.run;
+        let settled = self.db.call(move |store| store.settled_chunks(run)).await?;
+        self.note_settled(settled);
+        Ok(())
+    }
+
+    fn note_settled(&mut self, settled: i64) {
+        self.window.settled(Instant::now(), settled);
+        let allowed = self.window.allowed();
+        if !self.is_detached {
+            self.allowed.send_if_modified(|before| {
+                let is_more = allowed > *before;
+                *before = allowed;
+                is_more
             });
         }
     }
 
-    /// The overdue chunks, by the whole rule: the database's part, and both queues without a ready message.
-    async fn find_overdue(&mut self) -> Result<Option<Vec<u32>>, ProducerError> {
-        if self.overdue_checked.elapsed() < OVERDUE_INTERVAL {
-            return Ok(None);
-        }
-        self.overdue_checked = Instant::now();
-        let (run, via) = (self.run, self.via);
-        let overdue = self
-            .db
-            .call(move |store| store.overdue(run, via, MAX_REPUBLISHED))
-            .await?;
-        let chunks = match overdue {
-            Overdue::Chunks(chunks)
-                if !chunks.is_empty() && queues_are_empty(&**self.broker).await? =>
-            {
-                chunks
-            }
-            _ => {
-                self.quiet = None;
-                return Ok(None);
-            }
-        };
-        let settled = self
-            .db
-            .call(move |store| Ok(store.summary(run)?.chunks_done))
-            .await?;
-        match self.quiet {
-            Some((since, before)) if before == settled => {
-                if since.elapsed() < QUIET {
-                    return Ok(None);
-                }
-            }
-            _ => {
-                self.quiet = Some((Instant::now(), settled));
-                return Ok(None);
-            }
-        }
-        self.quiet = None;
-        tracing::info!(chunks = chunks.len(), "overdue chunks are published again");
-        Ok(Some(chunks))
+    fn publish_progress(&self, summary: &RunSummary, workers: i64) {
+        let sent = self.published.sent.load(Ordering::Relaxed);
+        self.progress.send_replace(RunProgress {
+            run: Some(summary.run),
+            transport: Some(summary.transport),
+            state: summary.state,
+            targets: summary.targets,
+            chunks: summary.chunks,
+            chunks_done: summary.chunks_done,
+            chunks_dead: summary.chunks_dead,
+            counts: summary.counts,
+            published: self.window.in_use(sent),
+            window: self.window.size(),
+            workers,
+        });
     }
-}
-
-/// Whether neither `work` nor `results` has a ready message.
-async fn queues_are_empty(broker: &dyn Broker) -> Result<bool, ProducerError> {
-    for queue in [Queue::Work, Queue::Results] {
-        match broker.depth(queue).await {
-            Ok(depth) if depth.ready == 0 => {}
-            Ok(_) => return Ok(false),
-            Err(error) if error.is_transient() => {
-                tracing::debug!(%error, "cannot read the depth of a queue");
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(true)
 }

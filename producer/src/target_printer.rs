@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use pingfleet_store::DatabaseThread;
 
-use crate::{PrintFilter, ProducerError, progress::RunProgressBar};
+use crate::{PrintFilter, ProducerError};
 
 /// Prints targets to an output.
 pub(crate) struct TargetPrinter<'a> {
@@ -28,7 +28,6 @@ impl<'a> TargetPrinter<'a> {
         &mut self,
         db: &DatabaseThread,
         run: i64,
-        bar: &RunProgressBar,
     ) -> Result<bool, ProducerError> {
         let answered = self.filter == PrintFilter::Answered;
         for chunk in db.call(move |store| store.done_chunks(run)).await? {
@@ -46,11 +45,10 @@ impl<'a> TargetPrinter<'a> {
             if !text.is_empty() {
                 text.push('\n');
             }
-            let written = bar.suspend(|| {
-                self.out
-                    .write_all(text.as_bytes())
-                    .and_then(|()| self.out.flush())
-            });
+            let written = self
+                .out
+                .write_all(text.as_bytes())
+                .and_then(|()| self.out.flush());
             match written {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
                 written => written.map_err(ProducerError::Print)?,

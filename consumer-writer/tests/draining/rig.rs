@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use consumer_writer::{WriterError, WriterSettings, WriterSummary};
 use pingfleet_broker::{Broker as _, BrokerError, Delivery, MemoryBroker, Queue};
 use pingfleet_store::{
-    DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, Transport, Verification,
-    Writer,
+    DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk,
+    Transport, Verification, Writer, now_us,
 };
 use pingfleet_wire::{
     ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
@@ -176,7 +176,14 @@ impl Rig {
             .collect();
         store.add_chunks(planned.run, &plan)?;
         store.start_run(planned.run)?;
-        store.mark_published(planned.run, &(0..chunks).collect::<Vec<_>>())?;
+        let published: Vec<_> = (0..chunks)
+            .map(|chunk| PublishedChunk {
+                chunk,
+                sent_at_us: now_us(),
+                round: 0,
+            })
+            .collect();
+        store.mark_published(planned.run, &published)?;
         let database = store.database();
         store.close()?;
         let desk = Desk {

@@ -10,6 +10,7 @@ mod confirmed_publisher;
 mod memory;
 mod rabbit;
 mod sessions;
+mod settings;
 
 use std::{fmt, time::Duration};
 

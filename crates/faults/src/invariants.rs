@@ -158,17 +158,19 @@ fn runs_not_closed(connection: &Connection) -> anyhow::Result<Vec<String>> {
 fn stale_latest_rows(connection: &Connection) -> anyhow::Result<Vec<String>> {
     let [wrong, strange]: [i64; 2] = connection.query_row(
         "WITH newest AS (
-            SELECT coalesce(r.name, r.address) AS target, max(r.probed_at_us) AS probed, min(r.probed_at_us) AS first,
-                   max(CASE WHEN r.status <= 1 THEN r.probed_at_us END) AS up
-            FROM results r JOIN runs n ON n.run = r.run
+            SELECT coalesce(r.name, r.address) AS target, max(c.started_at_us + r.probed_after_us) AS probed,
+                   min(c.started_at_us + r.probed_after_us) AS first,
+                   max(CASE WHEN r.status <= 1 THEN c.started_at_us + r.probed_after_us END) AS up
+            FROM results r JOIN runs n ON n.run = r.run JOIN chunks c ON c.run = r.run AND c.chunk = r.chunk
             WHERE n.state IN ('complete', 'incomplete', 'cancelled') GROUP BY 1)
          SELECT (SELECT count(*) FROM newest n LEFT JOIN latest_rows l ON l.target = n.target
                  WHERE l.target IS NULL OR l.probed_at_us <> n.probed OR l.first_seen_us <> n.first
-                    OR l.last_up_us IS NOT n.up),
+                    OR CASE WHEN l.status <= 1 THEN l.probed_at_us ELSE l.last_up_us END IS NOT n.up),
                 (SELECT count(*) FROM latest_rows l
                  LEFT JOIN results r ON r.run = l.run AND r.chunk = l.chunk AND r.position = l.position
+                 LEFT JOIN chunks c ON c.run = r.run AND c.chunk = r.chunk
                  WHERE r.run IS NULL OR coalesce(r.name, r.address) <> l.target OR r.status <> l.status
-                    OR r.probed_at_us <> l.probed_at_us)",
+                    OR c.started_at_us + r.probed_after_us IS NOT l.probed_at_us)",
         (),
         |row| Ok([row.get(0)?, row.get(1)?]),
     )?;

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use ping_worker::WorkerArgs;
 use pingfleet_broker::{
     Broker, BrokerError, Consumer, Delivery, DeliveryTag, Publisher, Queue, QueueDepth,
-    RabbitBroker,
+    RabbitBroker, RabbitConfig,
 };
 use pingfleet_prober::{default_prober, resolve::Resolver};
-use pingfleet_settings::{CommonArgs, Verbosity};
+use pingfleet_settings::{BrokerArgs, CommonArgs, Verbosity, keys};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -74,17 +74,14 @@ impl Consumer for AckingConsumer {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let common_args = CommonArgs::default();
-    let mut layers = common_args.layers();
-    let common = common_args.resolve(&mut layers, Verbosity::Normal, "ack-first-worker");
-    let name = std::env::args().nth(2);
-    let worker = WorkerArgs {
-        name,
-        ..WorkerArgs::default()
-    };
-    let settings = worker.resolve(&mut layers);
+    let mut layers = CommonArgs::default().layers(Verbosity::Normal);
+    let config = RabbitConfig::resolve(&BrokerArgs::default(), &mut layers, "ack-first-worker");
+    if let Some(name) = std::env::args().nth(2) {
+        layers.set(&keys::WORKER_NAME, "--name", &name);
+    }
+    let settings = WorkerArgs::default().resolve(&mut layers);
     layers.finish()?;
-    let broker = Arc::new(AckFirst(RabbitBroker::new(&common.broker)?));
+    let broker = Arc::new(AckFirst(RabbitBroker::new(&config)?));
     let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &settings)?;
     ping_worker::run(
         broker,

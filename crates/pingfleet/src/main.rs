@@ -1,22 +1,21 @@
 //! The `pingfleet` program: sweeps in one process, and all commands that use the database.
 
+mod broker;
+mod cancel;
 mod doctor;
+mod one_process;
 mod report;
+mod resume;
+mod retry;
 mod runs;
 mod sweep;
 mod verify;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use pingfleet_broker::{Broker as _, RabbitBroker};
-use pingfleet_settings::{
-    Common, CommonArgs, Exit, Failure, Layers, Verbosity, main_with, printed,
-};
-use pingfleet_store::Writer;
+use clap::{Args, Parser, Subcommand};
+use pingfleet_settings::{CommonArgs, DatabaseArgs, Exit, Failure, Layers, Verbosity, main_with};
+use pingfleet_store::{DatabaseSettings, Writer};
 
 /// Ping sweeps whose answer can be trusted
 #[derive(Debug, Parser)]
@@ -51,45 +50,29 @@ enum Command {
     Verify(RunArgs),
     /// Continue an interrupted run
     #[command(after_help = "Examples:\n  pingfleet resume\n  pingfleet resume 3 -u")]
-    Resume(ResumeArgs),
+    Resume(resume::ResumeArgs),
     /// Send the dead chunks of a run again
     #[command(after_help = "Examples:\n  pingfleet retry\n  pingfleet retry 3")]
-    Retry(ResumeArgs),
+    Retry(resume::ResumeArgs),
     /// Cancel a run: nothing more of it is published
     #[command(after_help = "Examples:\n  pingfleet cancel\n  pingfleet cancel 3")]
     Cancel(RunArgs),
     /// Check what sweeps need on this machine, and print a fix for each problem
     #[command(after_help = "Examples:\n  pingfleet doctor\n  pingfleet doctor --db /srv/sweeps.db")]
-    Doctor,
+    Doctor(doctor::DoctorArgs),
     /// Set up the broker
     #[command(subcommand)]
-    Broker(BrokerCommand),
+    Broker(broker::BrokerCommand),
 }
 
-#[derive(Debug, Subcommand)]
-enum BrokerCommand {
-    /// Declare exchanges and queues, for users without the configure permission
-    #[command(
-        after_help = "Examples:\n  pingfleet broker init\n  PINGFLEET_BROKER__URL=amqp://admin@10.0.0.5:5672/%2f pingfleet broker init"
-    )]
-    Init,
-}
-
-/// Names a run.
-#[derive(Debug, clap::Args)]
+/// Names a run of a database.
+#[derive(Debug, Args)]
 struct RunArgs {
     /// A number, the beginning of a UUID, or `latest`
     #[arg(value_name = "RUN", default_value = "latest")]
     run: String,
-}
-
-/// Names a run, and selects what is printed.
-#[derive(Debug, clap::Args)]
-struct ResumeArgs {
     #[command(flatten)]
-    run: RunArgs,
-    #[command(flatten)]
-    output: producer::OutputArgs,
+    database: DatabaseArgs,
 }
 
 fn main() -> ExitCode {
@@ -97,50 +80,24 @@ fn main() -> ExitCode {
 }
 
 fn program(arguments: &Arguments) -> Result<Exit, Failure> {
-    let mut layers = arguments.common.layers();
-    let common = arguments
-        .common
-        .resolve(&mut layers, Verbosity::Warnings, "pingfleet");
+    let layers = arguments.common.layers(Verbosity::Warnings);
     let quiet = arguments.common.quiet;
     match &arguments.command {
-        Command::Sweep(args) => sweep::sweep(args, layers, &common, quiet),
-        Command::Resume(args) => {
-            let wanted = sweep::Rerun::Resume(args.run.run.clone());
-            sweep::rerun(&wanted, &args.output, layers, &common, quiet)
-        }
-        Command::Retry(args) => {
-            let wanted = sweep::Rerun::Retry(args.run.run.clone());
-            sweep::rerun(&wanted, &args.output, layers, &common, quiet)
-        }
-        Command::Runs(args) => runs::runs(args, &open(layers, &common)?),
-        Command::Report(args) => report::report(args, &open(layers, &common)?),
-        Command::Verify(args) => verify::verify(&args.run, &mut open(layers, &common)?),
-        Command::Cancel(args) => runs::cancel(&args.run, &mut open(layers, &common)?),
-        Command::Doctor => {
-            layers.finish()?;
-            doctor::doctor(&common)
-        }
-        Command::Broker(BrokerCommand::Init) => {
-            layers.finish()?;
-            broker_init(&common)
-        }
+        Command::Sweep(args) => sweep::sweep(args, layers, quiet),
+        Command::Resume(args) => resume::resume(args, layers, quiet),
+        Command::Retry(args) => retry::retry(args, layers, quiet),
+        Command::Runs(args) => runs::runs(args, &open(layers, &args.database)?),
+        Command::Report(args) => report::report(args, &open(layers, &args.database)?),
+        Command::Verify(args) => verify::verify(&args.run, &mut open(layers, &args.database)?),
+        Command::Cancel(args) => cancel::cancel(&args.run, &mut open(layers, &args.database)?),
+        Command::Doctor(args) => doctor::doctor(args, layers),
+        Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers),
     }
 }
 
 /// Opens an existing database.
-fn open(layers: Layers, common: &Common) -> Result<Writer, Failure> {
+fn open(mut layers: Layers, args: &DatabaseArgs) -> Result<Writer, Failure> {
+    let database = DatabaseSettings::resolve(args, &mut layers);
     layers.finish()?;
-    Ok(common.database(false, false).open()?)
-}
-
-#[tokio::main(flavor = "current_thread")]
-async fn broker_init(common: &Common) -> Result<Exit, Failure> {
-    let broker = RabbitBroker::new(&common.broker)?;
-    broker.check().await?;
-    printed(writeln!(
-        io::stdout(),
-        "exchanges and queues are ready on {}",
-        broker.address()
-    ))?;
-    Ok(Exit::Complete)
+    Ok(database.options(false, false).open()?)
 }

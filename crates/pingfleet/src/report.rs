@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use pingfleet_settings::{Exit, Failure, printed};
+use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
 use pingfleet_store::{ReportFilter, ReportRow, Writer};
 use pingfleet_wire::Status;
 use serde::Serializer as _;
@@ -55,6 +55,8 @@ pub(crate) struct ReportArgs {
     /// Only targets of this status. May be repeated
     #[arg(long, value_name = "STATUS", value_parser = clap::builder::PossibleValuesParser::new(Status::NAMES))]
     status: Vec<String>,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
 }
 
 pub(crate) fn report(args: &ReportArgs, store: &Writer) -> Result<Exit, Failure> {

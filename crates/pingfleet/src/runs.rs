@@ -1,9 +1,9 @@
-//! `runs` and `cancel`.
+//! `runs`: the list of runs.
 
 use std::io::{self, Write};
 
 use clap::Args;
-use pingfleet_settings::{Exit, Failure, printed};
+use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
 use pingfleet_store::{RunSummary, Writer};
 use pingfleet_wire::Status;
 use serde_json::{Value, json};
@@ -20,6 +20,8 @@ pub(crate) struct RunsArgs {
     /// JSON, one object per line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
 }
 
 pub(crate) fn runs(args: &RunsArgs, store: &Writer) -> Result<Exit, Failure> {
@@ -92,26 +94,4 @@ fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
         ("transport", json!(summary.transport.name())),
         ("source", json!(summary.source)),
     ])
-}
-
-pub(crate) fn cancel(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> {
-    let run = store.find_run(wanted)?;
-    let open = store.cancel_run(run)?;
-    let summary = store.summary(run)?;
-    let mut out = io::stdout().lock();
-    printed(if open {
-        writeln!(
-            out,
-            "run {run} is cancelled: {} of {} targets are stored; results that are still queued will be stored too",
-            summary.settled(),
-            summary.targets
-        )
-    } else {
-        writeln!(
-            out,
-            "run {run} is {}: nothing to cancel",
-            summary.state.name()
-        )
-    })?;
-    Ok(Exit::Complete)
 }

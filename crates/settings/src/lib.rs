@@ -1,19 +1,26 @@
 //! What every program does around its `run(...)`: layers of settings, logging, the stop signal, exit codes.
 //!
 //! Settings come from defaults, `pingfleet.toml`, the environment and flags; a later layer overrides an earlier one. All
-//! problems are reported at once. Errors and `Debug` output never contain a secret.
+//! problems are reported at once. Errors and `Debug` output never contain a secret. [`keys`] is the table of all
+//! settings.
 
-mod common;
+mod args;
 mod exit;
+mod flags;
+mod key;
+pub mod keys;
 mod layers;
 mod logging;
 mod probing;
 mod stop;
 mod values;
 
-pub use common::{Common, CommonArgs, LogFormat, Verbosity};
+pub use args::{CommonArgs, DatabaseArgs};
 pub use exit::{Exit, Failure, main_with, printed};
+pub use flags::{BrokerArgs, Flags, KeyGroup, ProbingKeys, WorkerKeys, WriterKeys};
+pub use key::{AnyKey, DefaultValue, Fixed, Flag, Key, Program, Unset};
 pub use layers::{Layers, SettingsError};
+pub use logging::{LogFormat, Verbosity};
 pub use probing::{ProbingArgs, ProbingSettings};
 pub use stop::Stop;
 pub use values::{Rate, duration, number, rate};

@@ -3,65 +3,30 @@
 use std::{net::IpAddr, time::Duration};
 
 use clap::Args;
-use pingfleet_wire::{Family, MAX_CHUNK_TARGETS, Probing};
+use pingfleet_wire::{Family, Probing};
 
-use crate::{Layers, duration, number, rate, values::Rate};
-
-/// Targets in a chunk.
-const DEFAULT_CHUNK_SIZE: usize = 250;
+use crate::{
+    Layers,
+    flags::{Flags, ProbingKeys},
+    keys,
+};
 
 /// A chunk is made smaller until sending it takes at most this long.
 const MAX_SENDING: Duration = Duration::from_mins(1);
 
-/// The resolution of the timers: a shorter timeout could not be measured.
-const MIN_TIMEOUT: Duration = Duration::from_millis(1);
-
-/// Flags of probing. Durations carry a unit.
+/// Flags of probing.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Probing")]
 pub struct ProbingArgs {
-    /// Requests to each target [default: 1]
-    #[arg(short, long, value_name = "N")]
-    pub count: Option<String>,
-    /// Gap between the requests to one target [default: 1s]
-    #[arg(short = 'p', long, value_name = "DURATION")]
-    pub interval: Option<String>,
-    /// How long to wait for an answer [default: 1s]
-    #[arg(short, long, value_name = "DURATION")]
-    pub timeout: Option<String>,
-    /// More requests if none was answered [default: 2]
-    #[arg(short, long, value_name = "N")]
-    pub retries: Option<String>,
-    /// Factor by which the timeout grows with each retry [default: 1.5]
-    #[arg(long, value_name = "FACTOR")]
-    pub backoff: Option<String>,
-    /// How long to wait for late answers at the end [default: 0s]
-    #[arg(long, value_name = "DURATION")]
-    pub late_window: Option<String>,
-    /// Bytes of payload [default: 56]
-    #[arg(short = 'b', long, value_name = "BYTES")]
-    pub size: Option<String>,
-    /// Time to live, or hop limit [default: the system's]
-    #[arg(long, value_name = "N")]
-    pub ttl: Option<String>,
-    /// Source address. Names then resolve to its address family
-    #[arg(short = 'S', long, value_name = "ADDRESS")]
-    pub source: Option<String>,
-    /// Network interface
-    #[arg(short = 'I', long, value_name = "NAME")]
-    pub interface: Option<String>,
+    /// The flags that are plain settings.
+    #[command(flatten)]
+    pub flags: Flags<ProbingKeys>,
     /// IPv4 only
     #[arg(short = '4', long = "ipv4", conflicts_with = "v6")]
     pub v4: bool,
     /// IPv6 only
     #[arg(short = '6', long = "ipv6")]
     pub v6: bool,
-    /// Requests per second and worker, or `unlimited` [default: 1000]
-    #[arg(long, value_name = "RATE")]
-    pub rate: Option<String>,
-    /// Targets in a chunk [default: 250]
-    #[arg(long, value_name = "N")]
-    pub chunk_size: Option<String>,
 }
 
 /// The resolved settings of probing.
@@ -76,116 +41,68 @@ pub struct ProbingSettings {
 impl ProbingArgs {
     /// Resolves the settings of probing; problems are collected in `layers`.
     pub fn resolve(&self, layers: &mut Layers) -> ProbingSettings {
-        for (key, flag, text) in [
-            ("probing.count", "--count", &self.count),
-            ("probing.interval", "--interval", &self.interval),
-            ("probing.timeout", "--timeout", &self.timeout),
-            ("probing.retries", "--retries", &self.retries),
-            ("probing.backoff", "--backoff", &self.backoff),
-            ("probing.late_window", "--late-window", &self.late_window),
-            ("probing.size", "--size", &self.size),
-            ("probing.ttl", "--ttl", &self.ttl),
-            ("probing.source", "--source", &self.source),
-            ("probing.interface", "--interface", &self.interface),
-            ("probing.rate", "--rate", &self.rate),
-            ("probing.chunk_size", "--chunk-size", &self.chunk_size),
-        ] {
-            layers.flag(key, flag, text.as_deref());
-        }
+        layers.set_flags(&self.flags);
         if self.v4 {
-            layers.flag("probing.family", "-4", Some("ipv4"));
+            layers.set(&keys::PROBING_FAMILY, "-4", "ipv4");
         }
         if self.v6 {
-            layers.flag("probing.family", "-6", Some("ipv6"));
+            layers.set(&keys::PROBING_FAMILY, "-6", "ipv6");
         }
-        let requested = layers.get("probing.family", Family::Any, family);
-        let source = layers.get("probing.source", None, |text| {
-            source(text, requested).map(Some)
-        });
-        // A source address can only reach targets of its own family.
-        let family = match source {
-            Some(IpAddr::V4(_)) => Family::V4,
-            Some(IpAddr::V6(_)) => Family::V6,
-            None => requested,
-        };
-        let default = Probing::default();
-        let backoff_permille = layers.get("probing.backoff", default.backoff_permille, |text| {
-            let factor = number(1.0_f64, 10.0)(text)?;
-            Ok((factor * 1000.0).round() as u16)
-        });
+        let (source, family) = source_and_family(layers);
         let probing = Probing {
-            count: layers.get("probing.count", default.count, number(1, 1000)),
-            interval: layers.get("probing.interval", default.interval, duration),
-            timeout: layers.get("probing.timeout", default.timeout, |text| {
-                match duration(text)? {
-                    short if short < MIN_TIMEOUT => Err("a timeout is at least 1ms".to_owned()),
-                    timeout => Ok(timeout),
-                }
-            }),
-            retries: layers.get("probing.retries", default.retries, number(0, 100)),
-            backoff_permille,
-            late_window: layers.get("probing.late_window", default.late_window, duration),
-            size: layers.get("probing.size", default.size, number(0, 65_507)),
-            ttl: layers.get("probing.ttl", default.ttl, |text| {
-                number(1, 255)(text).map(Some)
-            }),
+            count: layers.get(&keys::PROBING_COUNT),
+            interval: layers.get(&keys::PROBING_INTERVAL),
+            timeout: layers.get(&keys::PROBING_TIMEOUT),
+            retries: layers.get(&keys::PROBING_RETRIES),
+            backoff_permille: layers.get(&keys::PROBING_BACKOFF),
+            late_window: layers.get(&keys::PROBING_LATE_WINDOW),
+            size: layers.get(&keys::PROBING_SIZE),
+            ttl: layers.optional(&keys::PROBING_TTL).map(Into::into),
             source,
-            interface: layers.get("probing.interface", None, |text| {
-                let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
-                if (1..=64).contains(&text.len()) && plain {
-                    Ok(Some(text.to_owned()))
-                } else {
-                    Err(format!("{text:?} is not the name of an interface"))
-                }
-            }),
+            interface: layers.optional(&keys::PROBING_INTERFACE),
             family,
-            rate: layers.get::<Rate>("probing.rate", default.rate, rate),
+            rate: layers.get(&keys::PROBING_RATE),
         };
-        if !probing.is_timely() {
-            layers.problem(format!(
-                "with these settings one target can take {} and its sending {}; the limit is 10 minutes: lower --count, \
-                 --interval, --timeout, --retries or --backoff, or raise --rate",
-                humantime::format_duration(Duration::from_secs(probing.worst_target().as_secs())),
-                humantime::format_duration(Duration::from_secs(
-                    probing.sending(probing.most_requests().into()).as_secs()
-                ))
-            ));
-        }
-        let wanted = layers.get(
-            "probing.chunk_size",
-            DEFAULT_CHUNK_SIZE,
-            number(1, MAX_CHUNK_TARGETS),
-        );
-        let chunk_size = fitting_chunk(&probing, wanted);
+        check_times(&probing, layers);
+        let wanted = layers.get(&keys::PROBING_CHUNK_SIZE);
         ProbingSettings {
+            chunk_size: fitting_chunk(&probing, wanted),
             probing,
-            chunk_size,
         }
     }
 }
 
-fn family(text: &str) -> Result<Family, String> {
-    match text {
-        "any" => Ok(Family::Any),
-        "ipv4" => Ok(Family::V4),
-        "ipv6" => Ok(Family::V6),
-        _ => Err(format!("{text:?} is neither any, ipv4 nor ipv6")),
-    }
+/// The source address, and the address family of the targets: a source address can only reach its own family.
+fn source_and_family(layers: &mut Layers) -> (Option<IpAddr>, Family) {
+    let requested = layers.get(&keys::PROBING_FAMILY);
+    let source = layers.optional_as(&keys::PROBING_SOURCE, |address| {
+        match (requested, address) {
+            (Family::V4, IpAddr::V6(_)) | (Family::V6, IpAddr::V4(_)) => {
+                Err(format!("{address} is not of the requested address family"))
+            }
+            _ => Ok(address),
+        }
+    });
+    let family = match source {
+        Some(IpAddr::V4(_)) => Family::V4,
+        Some(IpAddr::V6(_)) => Family::V6,
+        None => requested,
+    };
+    (source, family)
 }
 
-fn source(text: &str, family: Family) -> Result<IpAddr, String> {
-    let address: IpAddr = text
-        .parse()
-        .map_err(|_| format!("{text:?} is not an address"))?;
-    match (family, address) {
-        (Family::V4, IpAddr::V6(_)) | (Family::V6, IpAddr::V4(_)) => {
-            Err(format!("{address} is not of the requested address family"))
-        }
-        // A link-local address is only unique together with its interface, and here no interface can be given with it.
-        (_, IpAddr::V6(local)) if local.is_unicast_link_local() => Err(format!(
-            "{address} is a link-local address: use one of a wider scope, or only name the interface with -I"
-        )),
-        _ => Ok(address),
+/// Refuses settings with which a chunk could take too long.
+fn check_times(probing: &Probing, layers: &mut Layers) {
+    if !probing.is_timely() {
+        let seconds = |time: Duration| {
+            humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+        };
+        layers.problem(format!(
+            "with these settings one target can take {} and its sending {}; the limit is 10 minutes: lower --count, \
+             --interval, --timeout, --retries or --backoff, or raise --rate",
+            seconds(probing.worst_target()),
+            seconds(probing.sending(probing.most_requests().into()))
+        ));
     }
 }
 
@@ -203,11 +120,12 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+    use crate::AnyKey;
 
-    fn resolved(flags: &[(&str, &str)]) -> (Probing, String) {
+    fn resolved(values: &[(&dyn AnyKey, &str)]) -> (Probing, String) {
         let mut layers = Layers::default();
-        for (key, text) in flags {
-            layers.flag(key, "a flag", Some(text));
+        for (key, text) in values {
+            layers.set(*key, "a flag", text);
         }
         let settings = ProbingArgs::default().resolve(&mut layers);
         let message = layers.finish().err().map(|error| error.to_string());
@@ -215,12 +133,17 @@ mod tests {
     }
 
     #[test]
+    fn the_defaults_are_those_of_a_work_message() {
+        assert_eq!(resolved(&[]), (Probing::default(), String::new()));
+    }
+
+    #[test]
     fn the_source_decides_the_family() {
         for (source, family) in [("192.0.2.1", Family::V4), ("2001:db8::1", Family::V6)] {
-            let (probing, message) = resolved(&[("probing.source", source)]);
+            let (probing, message) = resolved(&[(&keys::PROBING_SOURCE, source)]);
             assert_eq!((probing.family, message.as_str()), (family, ""));
         }
-        let (probing, message) = resolved(&[("probing.family", "ipv6")]);
+        let (probing, message) = resolved(&[(&keys::PROBING_FAMILY, "ipv6")]);
         assert_eq!((probing.family, message.as_str()), (Family::V6, ""));
     }
 
@@ -231,10 +154,13 @@ mod tests {
             ("ipv6", "192.0.2.1"),
             ("any", "fe80::1"),
         ] {
-            let (_, message) = resolved(&[("probing.family", family), ("probing.source", source)]);
+            let (_, message) = resolved(&[
+                (&keys::PROBING_FAMILY, family),
+                (&keys::PROBING_SOURCE, source),
+            ]);
             assert!(message.contains(source), "{message}");
         }
-        let (_, message) = resolved(&[("probing.family", "ip6")]);
+        let (_, message) = resolved(&[(&keys::PROBING_FAMILY, "ip6")]);
         assert!(message.contains("\"ip6\""), "{message}");
     }
 

@@ -1,6 +1,8 @@
 //! Parsers of single values: numbers in a range, durations with a unit, rates.
 
-use std::{fmt::Display, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{
+    fmt::Display, net::IpAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration,
+};
 
 /// Requests per second; `None` is unlimited.
 pub type Rate = Option<NonZeroU32>;
@@ -52,6 +54,30 @@ pub fn rate(text: &str) -> Result<Rate, String> {
             .ok_or_else(|| {
                 format!("{text:?} is not a rate: 1 to 10000000 requests per second, or `unlimited`")
             }),
+    }
+}
+
+/// Any text.
+#[expect(clippy::unnecessary_wraps, reason = "the signature of a parser")]
+pub(crate) fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+/// Any path.
+#[expect(clippy::unnecessary_wraps, reason = "the signature of a parser")]
+pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text))
+}
+
+/// Parses a source address.
+pub(crate) fn source_address(text: &str) -> Result<IpAddr, String> {
+    match text.parse() {
+        // A link-local address is only unique together with its interface, and here no interface can be given with it.
+        Ok(IpAddr::V6(local)) if local.is_unicast_link_local() => Err(format!(
+            "{local} is a link-local address: use one of a wider scope, or only name the interface with -I"
+        )),
+        Ok(address) => Ok(address),
+        Err(_) => Err(format!("{text:?} is not an address")),
     }
 }
 

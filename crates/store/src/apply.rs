@@ -4,12 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pingfleet_wire::{Heartbeat, Message as _, Outcome, ResultChunk, Target, WorkChunk};
+use pingfleet_wire::{Heartbeat, Message as _, Outcome, ResultChunk, Rtt, Target, WorkChunk};
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    ClosedRun, StoreError, Transport, Writer,
+    ChunkState, ClosedRun, StoreError, Transport, Writer,
+    address::stored_address,
+    chunk_state::chunk_state,
     close::{self, CloseOutcome},
     liveness, now_us,
 };
@@ -128,15 +130,14 @@ struct CounterChanges {
 /// A chunk of the plan with its state.
 struct PlannedChunk {
     run: i64,
-    state: i64,
+    state: ChunkState,
     retrying: bool,
+    publishes: i64,
+    published_round: i64,
     targets: usize,
     token: Uuid,
     work: Vec<u8>,
 }
-
-const DEAD: i64 = 2;
-const DONE: i64 = 3;
 
 struct BatchWriter<'a> {
     transaction: &'a Transaction<'a>,
@@ -145,6 +146,8 @@ struct BatchWriter<'a> {
     runs: HashMap<Uuid, Option<i64>>,
     changes: BTreeMap<i64, CounterChanges>,
     report: Applied,
+    /// The largest publish round of a chunk that this batch settled.
+    settled_round: i64,
     insert: Statement<'a>,
 }
 
@@ -157,9 +160,10 @@ impl<'a> BatchWriter<'a> {
             runs: HashMap::new(),
             changes: BTreeMap::new(),
             report: Applied::default(),
+            settled_round: 0,
             insert: transaction.prepare(
-                "INSERT INTO results (run, chunk, position, name, address, status, reason, sent, received,
-                    rtt_min_ns, rtt_avg_ns, rtt_max_ns, rtt_stddev_ns, attempts, probed_at_us)
+                "INSERT INTO results (run, chunk, position, status, sent, received, attempts, probed_after_us,
+                    address, rtt_avg_ns, rtt_min_ns, rtt_max_ns, rtt_stddev_ns, name, reason)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             )?,
         })
@@ -222,12 +226,16 @@ impl<'a> BatchWriter<'a> {
         let work = decode_plan(&planned)?;
         let changes = self.changes.entry(planned.run).or_default();
         changes.redelivered += i64::from(redelivered || message.redelivered);
-        if planned.state == DONE {
+        if planned.state == ChunkState::Done {
             changes.duplicates += 1;
             return Ok(Disposition::Duplicate);
         }
-        if planned.state == DEAD && !planned.retrying {
+        if planned.state == ChunkState::Dead && !planned.retrying {
             changes.dead -= 1;
+        }
+        // Only a chunk with exactly one message shows that everything sent before it was delivered.
+        if planned.state == ChunkState::Published && planned.publishes == 1 {
+            self.settled_round = self.settled_round.max(planned.published_round);
         }
         changes.done.push(message.key.chunk);
         for outcome in &message.outcomes {
@@ -238,10 +246,20 @@ impl<'a> BatchWriter<'a> {
             self.insert_row(&planned, message, position, target, outcome)?;
         }
         self.transaction
-            .prepare_cached(
-                "UPDATE chunks SET state = 3, retrying = 0, worker = ?3, settled_at_us = ?4 WHERE run = ?1 AND chunk = ?2",
-            )?
-            .execute((planned.run, message.key.chunk, &message.worker, self.now))?;
+            .prepare_cached(concat!(
+                "UPDATE chunks SET state = ",
+                chunk_state!(Done),
+                ", retrying = 0, worker = ?3, settled_at_us = ?4,
+                            started_at_us = ?5
+                     WHERE run = ?1 AND chunk = ?2"
+            ))?
+            .execute((
+                planned.run,
+                message.key.chunk,
+                &message.worker,
+                self.now,
+                message.started_at_us.min(i64::MAX as u64) as i64,
+            ))?;
         liveness::note_result(self.transaction, &message.worker, self.now)?;
         Ok(Disposition::Applied {
             rows: message.outcomes.len() as u64,
@@ -257,38 +275,34 @@ impl<'a> BatchWriter<'a> {
         outcome: &Outcome,
     ) -> Result<(), StoreError> {
         let (name, address) = match target {
-            Target::Address(address) => (None, Some(address.to_string())),
-            Target::Text(text) => (
-                Some(text.as_str()),
-                outcome.address.map(|address| address.to_string()),
-            ),
+            Target::Address(address) => (None, Some(*address)),
+            Target::Text(text) => (Some(text.as_str()), outcome.address),
         };
-        let nanos = |pick: fn(&pingfleet_wire::Rtt) -> u64| {
-            outcome
-                .rtt
-                .as_ref()
-                .map(|rtt| pick(rtt).min(i64::MAX as u64) as i64)
+        // The decoder limits the times of a message, so nothing is cut off.
+        let signed = |value: u64| value.min(i64::MAX as u64) as i64;
+        let rtt = outcome.rtt.as_ref();
+        // What is equal to the mean is not stored, and the view derives it.
+        let unless_mean = |pick: fn(&Rtt) -> u64| {
+            rtt.filter(|rtt| pick(rtt) != rtt.avg_ns)
+                .map(|rtt| signed(pick(rtt)))
         };
-        let probed_at_us = message
-            .started_at_us
-            .saturating_add(outcome.probed_after_us)
-            .min(i64::MAX as u64) as i64;
         self.insert.execute(rusqlite::params![
             planned.run,
             message.key.chunk,
             position as i64,
-            name,
-            address,
             outcome.status.code(),
-            outcome.status.reason(),
             outcome.sent,
             outcome.received,
-            nanos(|rtt| rtt.min_ns),
-            nanos(|rtt| rtt.avg_ns),
-            nanos(|rtt| rtt.max_ns),
-            nanos(|rtt| rtt.stddev_ns),
             outcome.attempts,
-            probed_at_us,
+            signed(outcome.probed_after_us),
+            address.map(stored_address),
+            rtt.map(|rtt| signed(rtt.avg_ns)),
+            unless_mean(|rtt| rtt.min_ns),
+            unless_mean(|rtt| rtt.max_ns),
+            rtt.map(|rtt| signed(rtt.stddev_ns))
+                .filter(|deviation| *deviation != 0),
+            name,
+            outcome.status.reason(),
         ])?;
         Ok(())
     }
@@ -304,16 +318,20 @@ impl<'a> BatchWriter<'a> {
             Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
         };
         let changes = self.changes.entry(planned.run).or_default();
-        if planned.state == DONE || (planned.state == DEAD && !planned.retrying) {
+        if planned.state == ChunkState::Done
+            || (planned.state == ChunkState::Dead && !planned.retrying)
+        {
             changes.duplicates += 1;
             return Ok(Disposition::Duplicate);
         }
         changes.dead += 1;
         self.transaction
-            .prepare_cached(
-                "UPDATE chunks SET state = 2, retrying = 0, dead_reason = ?3, settled_at_us = ?4
-                 WHERE run = ?1 AND chunk = ?2",
-            )?
+            .prepare_cached(concat!(
+                "UPDATE chunks SET state = ",
+                chunk_state!(Dead),
+                ", retrying = 0, dead_reason = ?3, settled_at_us = ?4
+                     WHERE run = ?1 AND chunk = ?2"
+            ))?
             .execute((planned.run, message.key.chunk, reason, self.now))?;
         Ok(Disposition::Applied { rows: 0 })
     }
@@ -345,7 +363,7 @@ impl<'a> BatchWriter<'a> {
         let planned = self
             .transaction
             .prepare_cached(
-                "SELECT c.state, c.retrying, c.targets, p.token, p.work
+                "SELECT c.state, c.retrying, c.targets, p.token, p.work, c.publishes, c.published_round
                  FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
                  WHERE c.run = ?1 AND c.chunk = ?2",
             )?
@@ -357,6 +375,8 @@ impl<'a> BatchWriter<'a> {
                     targets: row.get::<_, u32>(2)? as usize,
                     token: row.get(3)?,
                     work: row.get(4)?,
+                    publishes: row.get(5)?,
+                    published_round: row.get(6)?,
                 })
             })
             .optional()?;
@@ -408,7 +428,8 @@ impl<'a> BatchWriter<'a> {
         self.transaction
             .prepare_cached(
                 "UPDATE writers SET seen_us = ?2, taken = taken + ?3, applied = applied + ?4,
-                        duplicates = duplicates + ?5, quarantined = quarantined + ?6
+                        duplicates = duplicates + ?5, quarantined = quarantined + ?6,
+                        settled_round = max(settled_round, ?7)
                  WHERE transport = ?1",
             )?
             .execute((
@@ -418,6 +439,7 @@ impl<'a> BatchWriter<'a> {
                 counted[0],
                 counted[1],
                 counted[2],
+                self.settled_round,
             ))?;
         Ok(self.report)
     }

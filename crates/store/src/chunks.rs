@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use pingfleet_wire::timing::{WORKER_TIMEOUT, WRITER_TIMEOUT};
 use rusqlite::OptionalExtension;
+use uuid::Uuid;
 
-use crate::{StoreError, Transport, Writer, now_us};
+use crate::{StoreError, Transport, Writer, chunk_state::chunk_state, now_us};
 
 /// A chunk is overdue this long, plus twice its worst case, after its last publish.
 const GRACE: Duration = Duration::from_secs(10);
@@ -17,6 +18,38 @@ pub struct OutboxChunk {
     pub chunk: u32,
     /// The encoded work message, byte for byte as it was planned.
     pub work: Vec<u8>,
+    /// The publish round of the transport when it was read.
+    pub round: i64,
+}
+
+/// A chunk that the broker confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedChunk {
+    /// Its number in the run.
+    pub chunk: u32,
+    /// When it was sent for the last time, in microseconds since 1970-01-01 UTC. Its message is not older.
+    pub sent_at_us: i64,
+    /// The round in which it was sent; 0 when it was sent more than once.
+    pub round: i64,
+}
+
+/// A producer has at most this many chunks sent and not recorded by [`Writer::mark_published`]. They come first among the
+/// unpublished ones, because chunks are sent in the order of the plan.
+pub const MAX_UNRECORDED: usize = 600;
+
+/// What the database shows of the chunks of one run that are past their age, and of those who may have them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OvertakingFacts {
+    /// The last update of the writer; absent when there never was one.
+    pub writer_seen_us: Option<i64>,
+    /// The largest publish round of a settled chunk of which exactly one message was sent.
+    pub settled_round: i64,
+    /// Published and unsettled chunks that are past their age, in ascending order.
+    pub past_age: Vec<u32>,
+    /// All workers that did not take their leave, with their last heartbeat.
+    pub workers: Vec<(Uuid, i64)>,
+    /// Chunks of this run that a worker listed in its last heartbeat.
+    pub in_hand: Vec<(Uuid, u32)>,
 }
 
 /// The chunks that are overdue as far as the database knows. The caller checks the depth of the queues.
@@ -37,9 +70,34 @@ pub enum Republish {
     None,
 }
 
-/// Chunks that are planned, or dead and to be retried, and not yet published.
-const UNPUBLISHED: &str =
-    "published_at_us IS NULL AND (state <= 1 OR (state = 2 AND retrying = 1))";
+/// The SQL condition of a chunk that is planned or published, or dead and to be retried.
+const OUTSTANDING: &str = concat!(
+    "(c.state IN (",
+    chunk_state!(Planned),
+    ", ",
+    chunk_state!(Published),
+    ") OR (c.state = ",
+    chunk_state!(Dead),
+    " AND c.retrying = 1))"
+);
+
+/// The SQL condition of an outstanding chunk that may have been published.
+const MAYBE_PUBLISHED: &str = concat!(
+    "(c.state = ",
+    chunk_state!(Published),
+    " OR (c.state = ",
+    chunk_state!(Dead),
+    " AND c.retrying = 1))"
+);
+
+/// The publish round of the transport of run ?1.
+const PUBLISH_ROUND: &str =
+    "coalesce((SELECT w.publish_round FROM writers w JOIN runs n ON n.transport = w.transport
+                   WHERE n.run = ?1), 0)";
+
+/// The SQL condition of a chunk `c` of a run `n` whose last publish is older than ?3 and twice the worst case at ?2,
+/// doubled with each publishing again.
+const PAST_AGE: &str = "c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))";
 
 impl Writer {
     /// The next chunks of a run to publish, in the order of the plan: at most `limit`, after chunk `after`.
@@ -54,8 +112,8 @@ impl Writer {
         limit: usize,
     ) -> Result<Vec<OutboxChunk>, StoreError> {
         let sql = format!(
-            "SELECT c.chunk, p.work FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
-             WHERE c.run = ?1 AND c.chunk > ?2 AND {UNPUBLISHED}
+            "SELECT c.chunk, p.work, {PUBLISH_ROUND} FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
+             WHERE c.run = ?1 AND c.chunk > ?2 AND c.published_at_us IS NULL AND {OUTSTANDING}
                AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')
              ORDER BY c.chunk LIMIT ?3"
         );
@@ -65,6 +123,7 @@ impl Writer {
                 Ok(OutboxChunk {
                     chunk: row.get(0)?,
                     work: row.get(1)?,
+                    round: row.get(2)?,
                 })
             })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -81,36 +140,95 @@ impl Writer {
     ) -> Result<Option<OutboxChunk>, StoreError> {
         Ok(self
             .connection
-            .prepare_cached(
-                "SELECT p.work FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
-                 WHERE c.run = ?1 AND c.chunk = ?2 AND (c.state <= 1 OR (c.state = 2 AND c.retrying = 1))
-                   AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')",
-            )?
+            .prepare_cached(&format!(
+                "SELECT p.work, {PUBLISH_ROUND} FROM chunks c JOIN plan p ON p.run = c.run AND p.chunk = c.chunk
+                 WHERE c.run = ?1 AND c.chunk = ?2 AND {OUTSTANDING}
+                   AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')"
+            ))?
             .query_row((run, chunk), |row| {
                 Ok(OutboxChunk {
                     chunk,
                     work: row.get(0)?,
+                    round: row.get(1)?,
                 })
             })
             .optional()?)
     }
 
-    /// Records that the broker confirmed these chunks now. A chunk that is done already stays done.
+    /// Records that chunks were published and confirmed. A chunk that is done already stays done.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn mark_published(&mut self, run: i64, chunks: &[u32]) -> Result<(), StoreError> {
-        let now = now_us();
+    pub fn mark_published(
+        &mut self,
+        run: i64,
+        chunks: &[PublishedChunk],
+    ) -> Result<(), StoreError> {
         self.write(|transaction| {
-            let mut statement = transaction.prepare_cached(
-                "UPDATE chunks SET state = max(state, 1), publishes = publishes + 1, published_at_us = ?3
-                 WHERE run = ?1 AND chunk = ?2 AND state < 3",
+            let mut publish = transaction.prepare_cached(concat!(
+                "UPDATE chunks SET state = max(state, ",
+                chunk_state!(Published),
+                "), publishes = publishes + 1, published_at_us = ?3,
+                        published_round = iif(published_round < 0, -1, ?4)
+                 WHERE run = ?1 AND chunk = ?2 AND state <> ",
+                chunk_state!(Done)
+            ))?;
+            let mut is_first = transaction.prepare_cached(
+                "SELECT publishes = 0 AND published_round >= 0 FROM chunks WHERE run = ?1 AND chunk = ?2",
             )?;
-            for chunk in chunks {
-                statement.execute((run, chunk, now))?;
+            let mut settled_round = 0;
+            for published in chunks {
+                let key = (run, published.chunk);
+                let changed = publish.execute((
+                    key.0,
+                    key.1,
+                    published.sent_at_us,
+                    published.round,
+                ))?;
+                // It was settled before it was recorded.
+                if changed == 0
+                    && published.round > settled_round
+                    && is_first.query_row(key, |row| row.get(0))?
+                {
+                    settled_round = published.round;
+                }
+            }
+            if settled_round > 0 {
+                transaction.execute(
+                    "UPDATE writers SET settled_round = max(settled_round, ?2)
+                     WHERE transport = (SELECT transport FROM runs WHERE run = ?1)",
+                    (run, settled_round),
+                )?;
             }
             Ok(())
         })
+    }
+
+    /// How many chunks of a run are published and unsettled. Reads all chunks of the run.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn published_unsettled(&self, run: i64) -> Result<u64, StoreError> {
+        let count: i64 = self.connection.query_row(
+            &format!(
+                "SELECT count(*) FROM chunks c
+                 WHERE c.run = ?1 AND c.published_at_us IS NOT NULL AND {MAYBE_PUBLISHED}"
+            ),
+            [run],
+            |row| row.get(0),
+        )?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// How many chunks of a run are settled: done or dead. One row by its key.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn settled_chunks(&self, run: i64) -> Result<i64, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT chunks_done + chunks_dead FROM runs WHERE run = ?1")?
+            .query_row([run], |row| row.get(0))?)
     }
 
     /// Resumes a run: renews its lease, and with [`Republish::All`] marks every outstanding chunk as not published.
@@ -127,9 +245,25 @@ impl Writer {
             )? > 0;
             if open && republish == Republish::All {
                 transaction.execute(
-                    "UPDATE chunks SET published_at_us = NULL
-                     WHERE run = ?1 AND (state = 1 OR (state = 2 AND retrying = 1))",
+                    &format!("UPDATE chunks AS c SET published_at_us = NULL WHERE c.run = ?1 AND {MAYBE_PUBLISHED}"),
                     [run],
+                )?;
+            }
+            if open {
+                // The earlier producer may have sent these without recording it.
+                transaction.execute(
+                    concat!(
+                        "UPDATE chunks SET published_round = -1
+                         WHERE run = ?1 AND chunk IN (
+                            SELECT chunk FROM chunks
+                            WHERE run = ?1 AND state IN (",
+                        chunk_state!(Planned),
+                        ", ",
+                        chunk_state!(Published),
+                        ") AND published_at_us IS NULL
+                            ORDER BY chunk LIMIT ?2)"
+                    ),
+                    (run, MAX_UNRECORDED as i64),
                 )?;
             }
             Ok(open)
@@ -158,16 +292,15 @@ impl Writer {
             return Ok(Overdue::WriterSilent);
         }
         // CROSS JOIN forces this order: one search by key for each worker instead of a scan of the table `in_hand`.
-        let mut statement = self.connection.prepare_cached(
+        let mut statement = self.connection.prepare_cached(&format!(
             "SELECT c.chunk FROM chunks c JOIN runs n ON n.run = c.run
              WHERE c.run = ?1 AND n.state = 'running'
-               AND (c.state = 1 OR (c.state = 2 AND c.retrying = 1))
-               AND c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))
+               AND {MAYBE_PUBLISHED} AND {PAST_AGE}
                AND NOT EXISTS (
                    SELECT 1 FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
                    WHERE h.run_id = n.run_id AND h.chunk = c.chunk AND w.last_seen_us > ?4)
-             ORDER BY c.chunk LIMIT ?5",
-        )?;
+             ORDER BY c.chunk LIMIT ?5"
+        ))?;
         let rows = statement.query_map(
             (
                 run,
@@ -179,5 +312,66 @@ impl Writer {
             |row| row.get(0),
         )?;
         Ok(Overdue::Chunks(rows.collect::<Result<_, _>>()?))
+    }
+
+    /// What the database shows of the chunks of a run that are past their age, at most `limit` of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn overtaking_facts(
+        &self,
+        run: i64,
+        transport: Transport,
+        limit: usize,
+    ) -> Result<OvertakingFacts, StoreError> {
+        let connection = &self.connection;
+        let writer: Option<(i64, i64)> = connection
+            .prepare_cached("SELECT seen_us, settled_round FROM writers WHERE transport = ?1")?
+            .query_row([transport.name()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let past_age = connection
+            .prepare_cached(&format!(
+                "SELECT c.chunk FROM chunks c JOIN runs n ON n.run = c.run
+                 WHERE c.run = ?1 AND n.state = 'running' AND {MAYBE_PUBLISHED} AND {PAST_AGE} ORDER BY c.chunk LIMIT ?4"
+            ))?
+            .query_map(
+                (run, now_us(), GRACE.as_micros() as i64, limit as i64),
+                |row| row.get(0),
+            )?
+            .collect::<Result<Vec<u32>, _>>()?;
+        let workers = connection
+            .prepare_cached("SELECT instance, last_seen_us FROM workers")?
+            .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        let in_hand = connection
+            .prepare_cached(
+                "SELECT instance, chunk FROM in_hand WHERE run_id = (SELECT run_id FROM runs WHERE run = ?1)",
+            )?
+            .query_map([run], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        Ok(OvertakingFacts {
+            writer_seen_us: writer.map(|(seen_us, _)| seen_us),
+            settled_round: writer.map_or(0, |(_, round)| round),
+            past_age,
+            workers,
+            in_hand,
+        })
+    }
+
+    /// Begins a publish round of a transport: chunks that are sent from now on carry its number, which is returned.
+    /// `None` when there never was a writer.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn begin_publish_round(&mut self, transport: Transport) -> Result<Option<i64>, StoreError> {
+        self.write(|transaction| {
+            Ok(transaction
+                .prepare_cached(
+                    "UPDATE writers SET publish_round = publish_round + 1 WHERE transport = ?1
+                     RETURNING publish_round",
+                )?
+                .query_row([transport.name()], |row| row.get(0))
+                .optional()?)
+        })
     }
 }

@@ -4,7 +4,9 @@
 //! write is `BEGIN IMMEDIATE`. [`Writer`] is the synchronous connection, [`DatabaseThread`] runs one on
 //! a thread of its own.
 
+mod address;
 mod apply;
+mod chunk_state;
 mod chunks;
 mod close;
 mod db;
@@ -15,24 +17,31 @@ mod liveness;
 mod lock;
 mod open;
 mod plan;
+mod planned_probing;
 mod report;
 mod runs;
 mod schema;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 pub use apply::{Applied, DecodedDelivery, RawMessage};
-pub use chunks::{OutboxChunk, Overdue, Republish};
+pub use chunk_state::ChunkState;
+pub use chunks::{
+    MAX_UNRECORDED, OutboxChunk, Overdue, OvertakingFacts, PublishedChunk, Republish,
+};
 pub use close::ClosedRun;
 pub use db::DatabaseThread;
 pub use error::StoreError;
-pub use liveness::{WorkerRow, WriterLiveness};
+pub use liveness::{LiveWorkers, WorkerRow, WriterLiveness};
 pub use lock::FileLock;
 pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
+pub use planned_probing::PlannedProbing;
 pub use report::{ReportFilter, ReportRow};
 pub use runs::{RunState, RunSummary, Transport};
+pub use settings::DatabaseSettings;
 pub use verify::{Verification, VerifyFinding};
 
 // The tests in `src` use the sample plans of `tests/store`, which import the crate by its public name.

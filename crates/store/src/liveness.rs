@@ -27,6 +27,16 @@ pub struct WriterLiveness {
     pub quarantined: i64,
 }
 
+/// The workers that are alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveWorkers {
+    /// How many.
+    pub count: i64,
+    /// The sum of their prefetch: what they had in hand at their last heartbeat, as long as heartbeats do not carry the
+    /// prefetch itself.
+    pub prefetch: i64,
+}
+
 /// A worker, as its last heartbeat describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerRow {
@@ -142,16 +152,22 @@ impl Writer {
             .optional()?)
     }
 
-    /// How many workers were seen within the last 30 s.
+    /// The live workers: those that were seen within the last 30 s.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn workers_alive(&self) -> Result<i64, StoreError> {
+    pub fn live_workers(&self) -> Result<LiveWorkers, StoreError> {
         Ok(self
             .connection
-            .prepare_cached("SELECT count(*) FROM workers WHERE last_seen_us > ?1")?
+            .prepare_cached(
+                "SELECT count(*), coalesce(sum((SELECT count(*) FROM in_hand h WHERE h.instance = w.instance)), 0)
+                 FROM workers w WHERE last_seen_us > ?1",
+            )?
             .query_row([now_us() - WORKER_TIMEOUT.as_micros() as i64], |row| {
-                row.get(0)
+                Ok(LiveWorkers {
+                    count: row.get(0)?,
+                    prefetch: row.get(1)?,
+                })
             })?)
     }
 

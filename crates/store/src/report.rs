@@ -2,7 +2,7 @@
 
 use rusqlite::Row;
 
-use crate::{StoreError, Writer};
+use crate::{StoreError, Writer, address::address_text, chunk_state::chunk_state};
 
 /// One row of the view `report`.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,9 +95,11 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn done_chunks(&self, run: i64) -> Result<Vec<u32>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT chunk FROM chunks WHERE run = ?1 AND state = 3 ORDER BY chunk",
-        )?;
+        let mut statement = self.connection.prepare_cached(concat!(
+            "SELECT chunk FROM chunks WHERE run = ?1 AND state = ",
+            chunk_state!(Done),
+            " ORDER BY chunk"
+        ))?;
         let rows = statement.query_map([run], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -112,10 +114,12 @@ impl Writer {
         chunk: u32,
         answered: bool,
     ) -> Result<Vec<String>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT coalesce(name, address) FROM results
-             WHERE run = ?1 AND chunk = ?2 AND (status <= 1) = ?3 ORDER BY position",
-        )?;
+        let mut statement = self.connection.prepare_cached(concat!(
+            "SELECT coalesce(name, ",
+            address_text!("address"),
+            ") FROM results
+                 WHERE run = ?1 AND chunk = ?2 AND (status <= 1) = ?3 ORDER BY position"
+        ))?;
         let rows = statement.query_map((run, chunk, answered), |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use crate::{FileLock, StoreError, Writer, latest, now_us};
+use crate::{FileLock, StoreError, Writer, chunk_state::chunk_state, latest, now_us};
 
 /// What carries the messages of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,9 +302,13 @@ impl Writer {
     pub fn retry_dead(&mut self, run: i64) -> Result<usize, StoreError> {
         self.write(|transaction| {
             let chunks = transaction.execute(
-                "UPDATE chunks SET retrying = 1, published_at_us = NULL, publishes = 0
-                 WHERE run = ?1 AND state = 2 AND retrying = 0
-                   AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state <> 'cancelled')",
+                concat!(
+                    "UPDATE chunks SET retrying = 1, published_at_us = NULL, publishes = 0, published_round = -1
+                     WHERE run = ?1 AND state = ",
+                    chunk_state!(Dead),
+                    " AND retrying = 0
+                       AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state <> 'cancelled')"
+                ),
                 [run],
             )?;
             if chunks > 0 {
@@ -332,7 +336,6 @@ impl Writer {
                 .collect::<Result<_, _>>()?;
             let mut removed = Vec::new();
             for run in planning {
-                // Released before the commit: the next run may get this number, and must find its lock free.
                 match FileLock::run(&path, run) {
                     Ok(_lock) => {
                         remove_plan(transaction, run)?;

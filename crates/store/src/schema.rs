@@ -1,6 +1,10 @@
 //! Tables, views and migrations. Invariant: a released migration is never changed. Changes are further migrations.
 //!
 //! The key is (run, chunk[, position]), so the rows of a run are stored together in the order of its plan.
+//! `results` and `latest_rows` have a row for each target. They leave out what follows from other columns, and the views
+//! derive it.
+
+use crate::{address::address_text, chunk_state::chunk_state};
 
 /// `PRAGMA application_id`: "PFLT" in ASCII (<https://www.sqlite.org/fileformat.html>, offset 68).
 pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
@@ -17,24 +21,30 @@ pub(crate) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 /// The columns of `report`, with which `latest` begins.
 macro_rules! report_columns {
     () => {
-        r"r.run                                              AS run,
+        concat!(
+            r"r.run                                              AS run,
        n.run_id                                           AS run_id,
-       coalesce(r.name, r.address)                        AS target,
-       r.address                                          AS address,
+       coalesce(r.name, ",
+            address_text!("r.address"),
+            r") AS target,
+       ",
+            address_text!("r.address"),
+            r" AS address,
        CASE r.status WHEN 0 THEN 'up' WHEN 1 THEN 'late' WHEN 2 THEN 'unreachable' WHEN 3 THEN 'dns_failed'
-                     WHEN 4 THEN 'send_failed' WHEN 5 THEN 'unknown' ELSE 'down' END AS status,
+                     WHEN 4 THEN 'send_failed' WHEN 5 THEN 'unknown' WHEN 6 THEN 'down' END AS status,
        r.reason                                           AS reason,
        r.sent                                             AS sent,
        r.received                                         AS received,
        CASE WHEN r.sent > 0 THEN 100.0 * (r.sent - r.received) / r.sent END AS loss_pct,
-       r.rtt_min_ns / 1000000.0                           AS rtt_min_ms,
+       coalesce(r.rtt_min_ns, r.rtt_avg_ns) / 1000000.0   AS rtt_min_ms,
        r.rtt_avg_ns / 1000000.0                           AS rtt_avg_ms,
-       r.rtt_max_ns / 1000000.0                           AS rtt_max_ms,
-       r.rtt_stddev_ns / 1000000.0                        AS rtt_stddev_ms,
+       coalesce(r.rtt_max_ns, r.rtt_avg_ns) / 1000000.0   AS rtt_max_ms,
+       CASE WHEN r.rtt_avg_ns IS NOT NULL THEN coalesce(r.rtt_stddev_ns, 0) / 1000000.0 END AS rtt_stddev_ms,
        r.attempts                                         AS attempts,
        c.worker                                           AS worker,
-       strftime('%Y-%m-%dT%H:%M:%fZ', r.probed_at_us / 1000000.0, 'unixepoch') AS probed_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', (c.started_at_us + r.probed_after_us) / 1000000.0, 'unixepoch') AS probed_at,
        l.labels                                           AS labels"
+        )
     };
 }
 
@@ -57,11 +67,13 @@ CREATE TABLE database (
     created_at_us INTEGER NOT NULL
 ) STRICT;
 
+-- AUTOINCREMENT: the number of a removed run is never given to another one.
+-- parent_run: the run whose targets this one probes again.
 CREATE TABLE runs (
-    run              INTEGER PRIMARY KEY,
+    run              INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id           TEXT    NOT NULL UNIQUE,
     state            TEXT    NOT NULL CHECK (state IN ('planning', 'running', 'complete', 'incomplete', 'cancelled')),
-    transport              TEXT    NOT NULL CHECK (transport IN ('sweep', 'broker')),
+    transport        TEXT    NOT NULL CHECK (transport IN ('sweep', 'broker')),
     source           TEXT    NOT NULL,
     probing          TEXT    NOT NULL CHECK (json_valid(probing)),
     seed             INTEGER,
@@ -81,17 +93,20 @@ CREATE TABLE runs (
     unknown          INTEGER NOT NULL DEFAULT 0,
     down             INTEGER NOT NULL DEFAULT 0,
     duplicates       INTEGER NOT NULL DEFAULT 0,
-    redelivered      INTEGER NOT NULL DEFAULT 0
+    redelivered      INTEGER NOT NULL DEFAULT 0,
+    parent_run       INTEGER REFERENCES runs (run) ON DELETE SET NULL
 ) STRICT;
 
 -- The encoded work messages. Never changed after the planning.
+-- With a rowid: a page of such a table has place for two messages of the usual 1.5 KB. WITHOUT ROWID keeps at most a
+-- quarter of a page of each and puts the rest on a page of its own.
 CREATE TABLE plan (
     run     INTEGER NOT NULL,
     chunk   INTEGER NOT NULL,
     token   BLOB    NOT NULL CHECK (length(token) = 16),
     work    BLOB    NOT NULL,
     PRIMARY KEY (run, chunk)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE labels (
     run      INTEGER NOT NULL,
@@ -101,43 +116,62 @@ CREATE TABLE labels (
     PRIMARY KEY (run, chunk, position)
 ) STRICT, WITHOUT ROWID;
 
--- state: 0 planned, 1 published, 2 dead, 3 done. A dead chunk with retrying = 1 is published again.
+-- state: the code of a ChunkState. A dead chunk with retrying = 1 is published again.
+-- published_round: the publish_round in which it was sent; 0 when it was sent more than once, -1 when an earlier producer
+-- may have sent it.
+-- work_group: the group of workers that probes the chunk. There is one today, without a name.
+-- started_at_us: when the worker began with the chunk, once it is done.
 CREATE TABLE chunks (
     run             INTEGER NOT NULL,
     chunk           INTEGER NOT NULL,
-    state           INTEGER NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 3),
+    state           INTEGER NOT NULL DEFAULT ",
+    chunk_state!(Planned),
+    " CHECK (state BETWEEN ",
+    chunk_state!(Planned),
+    " AND ",
+    chunk_state!(Done),
+    r"),
     targets         INTEGER NOT NULL,
     publishes       INTEGER NOT NULL DEFAULT 0,
     published_at_us INTEGER,
+    published_round INTEGER NOT NULL DEFAULT 0,
     retrying        INTEGER NOT NULL DEFAULT 0,
     dead_reason     TEXT,
     worker          TEXT,
     settled_at_us   INTEGER,
+    started_at_us   INTEGER,
+    work_group      TEXT    NOT NULL DEFAULT '',
     PRIMARY KEY (run, chunk)
 ) STRICT, WITHOUT ROWID;
 
--- name: the target's text if it is not an address. status: the code of the wire's Status.
+-- status: the code of a Status. probed_after_us: since the chunk's started_at_us.
+-- address: an IPv4 address is an integer, its number - 2^31, which takes at most 4 bytes. Another one is a text.
+-- rtt_min_ns and rtt_max_ns are NULL when they are equal to rtt_avg_ns; rtt_stddev_ns is NULL when it is 0.
+-- name: the target's text if it is not an address.
 CREATE TABLE results (
-    run           INTEGER NOT NULL,
-    chunk         INTEGER NOT NULL,
-    position      INTEGER NOT NULL,
-    name          TEXT,
-    address       TEXT,
-    status        INTEGER NOT NULL CHECK (status BETWEEN 0 AND 6),
-    reason        TEXT,
-    sent          INTEGER NOT NULL,
-    received      INTEGER NOT NULL,
-    rtt_min_ns    INTEGER,
-    rtt_avg_ns    INTEGER,
-    rtt_max_ns    INTEGER,
-    rtt_stddev_ns INTEGER,
-    attempts      INTEGER NOT NULL,
-    probed_at_us  INTEGER NOT NULL,
+    run             INTEGER NOT NULL,
+    chunk           INTEGER NOT NULL,
+    position        INTEGER NOT NULL,
+    status          INTEGER NOT NULL CHECK (status BETWEEN 0 AND 6),
+    sent            INTEGER NOT NULL,
+    received        INTEGER NOT NULL,
+    attempts        INTEGER NOT NULL,
+    probed_after_us INTEGER NOT NULL,
+    address         ANY,
+    rtt_avg_ns      INTEGER,
+    rtt_min_ns      INTEGER,
+    rtt_max_ns      INTEGER,
+    rtt_stddev_ns   INTEGER,
+    name            TEXT,
+    reason          TEXT,
     PRIMARY KEY (run, chunk, position)
 ) STRICT, WITHOUT ROWID;
 
+-- target: the name in `results`, or else the address in the form that it has there.
+-- last_up_us is NULL when the newest row is up or late (then probed_at_us is the last time up), and when it was never up.
+-- changed_at_us is NULL when the status has been the same since first_seen_us.
 CREATE TABLE latest_rows (
-    target        TEXT    PRIMARY KEY,
+    target        ANY     PRIMARY KEY,
     run           INTEGER NOT NULL,
     chunk         INTEGER NOT NULL,
     position      INTEGER NOT NULL,
@@ -145,7 +179,7 @@ CREATE TABLE latest_rows (
     probed_at_us  INTEGER NOT NULL,
     first_seen_us INTEGER NOT NULL,
     last_up_us    INTEGER,
-    changed_at_us INTEGER NOT NULL
+    changed_at_us INTEGER
 ) STRICT, WITHOUT ROWID;
 
 -- Messages that could not be applied, with their first 64 KiB.
@@ -160,13 +194,16 @@ CREATE TABLE quarantine (
 
 -- The writer of each transport: when it was last seen, and how many deliveries had each outcome.
 CREATE TABLE writers (
-    transport         TEXT    PRIMARY KEY CHECK (transport IN ('sweep', 'broker')),
+    transport   TEXT    PRIMARY KEY CHECK (transport IN ('sweep', 'broker')),
     seen_us     INTEGER NOT NULL,
     holder      TEXT    NOT NULL,
     taken       INTEGER NOT NULL DEFAULT 0,
     applied     INTEGER NOT NULL DEFAULT 0,
     duplicates  INTEGER NOT NULL DEFAULT 0,
-    quarantined INTEGER NOT NULL DEFAULT 0
+    quarantined INTEGER NOT NULL DEFAULT 0,
+    -- For the producers: chunks sent from now on carry publish_round; settled_round is the largest one of a settled chunk.
+    publish_round INTEGER NOT NULL DEFAULT 0,
+    settled_round INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE workers (
@@ -212,8 +249,10 @@ SELECT ",
     report_columns!(),
     r",
        strftime('%Y-%m-%dT%H:%M:%fZ', t.first_seen_us / 1000000.0, 'unixepoch') AS first_seen,
-       strftime('%Y-%m-%dT%H:%M:%fZ', t.last_up_us / 1000000.0, 'unixepoch')    AS last_up,
-       strftime('%Y-%m-%dT%H:%M:%fZ', t.changed_at_us / 1000000.0, 'unixepoch') AS changed_at
+       strftime('%Y-%m-%dT%H:%M:%fZ',
+                CASE WHEN t.status <= 1 THEN t.probed_at_us ELSE t.last_up_us END / 1000000.0, 'unixepoch') AS last_up,
+       strftime('%Y-%m-%dT%H:%M:%fZ',
+                coalesce(t.changed_at_us, t.first_seen_us) / 1000000.0, 'unixepoch') AS changed_at
 FROM latest_rows t
 JOIN results r ON r.run = t.run AND r.chunk = t.chunk AND r.position = t.position",
     report_joins!(),
@@ -227,7 +266,7 @@ SELECT run,
        strftime('%Y-%m-%dT%H:%M:%fZ', started_at_us / 1000000.0, 'unixepoch')  AS started_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', finished_at_us / 1000000.0, 'unixepoch') AS finished_at,
        targets, chunks, chunks_done, up, late, unreachable, dns_failed, send_failed, unknown, down,
-       duplicates, redelivered
+       duplicates, redelivered, parent_run
 FROM runs;
 "
 );

@@ -2,10 +2,13 @@
 //! the rows. It trusts no counter.
 
 use pingfleet_wire::{Message as _, Target, WorkChunk};
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, types::Value};
 use uuid::Uuid;
 
-use crate::{RunState, RunSummary, StoreError, Writer};
+use crate::{
+    ChunkState, RunState, RunSummary, StoreError, Writer,
+    address::{address_text, stored_address},
+};
 
 /// Findings that are listed. Further ones are only counted.
 const MAX_LISTED: usize = 20;
@@ -59,7 +62,7 @@ impl Verification {
 /// A chunk of the plan with its state, while it is checked.
 struct PlannedRow {
     number: u32,
-    state: i64,
+    state: ChunkState,
     retrying: bool,
     targets: i64,
     dead_reason: Option<String>,
@@ -133,8 +136,12 @@ impl Writer {
         let twice: Option<String> = self
             .connection
             .query_row(
-                "SELECT coalesce(name, address) AS target FROM results
-                 WHERE run = ?1 GROUP BY target HAVING count(*) > 1 LIMIT 1",
+                concat!(
+                    "SELECT coalesce(name, ",
+                    address_text!("address"),
+                    ") FROM results
+                     WHERE run = ?1 GROUP BY coalesce(name, address) HAVING count(*) > 1 LIMIT 1"
+                ),
                 [run],
                 |row| row.get(0),
             )
@@ -189,8 +196,8 @@ impl Verification {
         let targets = work.map(|work| work.targets).unwrap_or_default();
         self.planned_targets += targets.len() as i64;
         match chunk.state {
-            3 => {}
-            2 if !chunk.retrying => {
+            ChunkState::Done => {}
+            ChunkState::Dead if !chunk.retrying => {
                 self.dead_count += 1;
                 if self.dead_chunks.len() < MAX_LISTED {
                     let reason = chunk.dead_reason.clone().unwrap_or_default();
@@ -212,13 +219,13 @@ impl Verification {
             expected = position + 1;
             count += 1;
             let name: Option<String> = row.get(1)?;
-            let address: Option<String> = row.get(2)?;
+            let address: Value = row.get(2)?;
             let planned = usize::try_from(position)
                 .ok()
                 .and_then(|at| targets.get(at));
             let matches = match planned {
                 Some(Target::Address(planned)) => {
-                    name.is_none() && address == Some(planned.to_string())
+                    name.is_none() && address == stored_address(*planned)
                 }
                 Some(Target::Text(planned)) => name.as_ref() == Some(planned),
                 None => false,
@@ -237,7 +244,7 @@ impl Verification {
                 self.proven_targets += 1;
             }
         }
-        let wanted = if chunk.state == 3 {
+        let wanted = if chunk.state == ChunkState::Done {
             targets.len() as i64
         } else {
             0

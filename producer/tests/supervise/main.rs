@@ -9,3 +9,4 @@ mod publishing;
 mod rig;
 #[path = "../../../ping-worker/tests/queue/watched.rs"]
 mod watched;
+mod window;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use pingfleet_settings::Exit;
-use pingfleet_store::{NewChunk, NewRun, Transport};
+use pingfleet_store::{NewChunk, NewRun, PlannedProbing, Transport};
 use pingfleet_wire::{MAX_CHUNK_BYTES, MAX_NAME_BYTES, Message as _, WorkChunk};
 use producer::EndReason;
 use uuid::Uuid;
@@ -51,6 +51,12 @@ async fn the_plan_is_committed_before_the_first_publish_and_published_byte_for_b
     assert_eq!(outcome.reason, EndReason::Detached);
     assert_eq!(outcome.exit(false), Exit::Complete);
     rig.assert_published_as_planned();
+    let probing: String = rig
+        .connection()?
+        .query_row("SELECT probing FROM runs", (), |row| row.get(0))?;
+    let probing = PlannedProbing::from_json(&probing)?;
+    assert_eq!(probing.probing, rig.settings.probing.probing);
+    assert_eq!(probing.chunk_size, rig.settings.probing.chunk_size);
     let publishes = publishes(&rig.watch.log.events());
     assert_eq!(publishes.len(), 254);
     assert!(publishes.values().all(|times| *times == 1), "{publishes:?}");

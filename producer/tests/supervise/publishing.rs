@@ -138,18 +138,18 @@ async fn an_interrupted_producer_has_noted_what_was_confirmed_and_resumes_with_t
 }
 
 /// Publishes a run of four chunks, of which the first is settled and the last loses its mark of being published, and
-/// resumes it over `via`. Returns the chunks that are published then.
-async fn resumed_over(via: Transport) -> Result<Vec<u32>> {
+/// resumes it over `transport`. Returns the chunks that are published then.
+async fn resumed_over(transport: Transport) -> Result<Vec<u32>> {
     let mut rig = Rig::new(10)?;
     let run = run_of(&rig.detached(&["10.0.0.1-10.0.0.40"]).await?)?;
     rig.answer(1).await?;
     rig.connection()?.execute_batch(&format!(
         "UPDATE runs SET transport = '{}';
          UPDATE chunks SET state = 0, published_at_us = NULL, publishes = 0 WHERE chunk = 3",
-        via.name()
+        transport.name()
     ))?;
     rig.settings.detach = true;
-    rig.settings.via = via;
+    rig.settings.transport = transport;
     let before = rig.watch.log.events().len();
     rig.start(RunRequest::Resume(run)).await?.ended().await??;
     rig.assert_published_as_planned();
@@ -213,7 +213,9 @@ async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() ->
         work.store(in_work, Ordering::Relaxed);
     }
     let events = rig.published(5).await?;
-    resumed.stop().await?;
+    // A cancelled run ends after what is confirmed is recorded.
+    assert!(rig.store()?.cancel_run(run)?);
+    resumed.ended().await??;
     assert_eq!(Vec::from_iter(publishes(&events)), [(0, 2), (1, 1), (2, 2)]);
     // The count of publishes doubles their next wait.
     assert_eq!(

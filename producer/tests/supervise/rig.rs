@@ -23,9 +23,12 @@ use pingfleet_targets::{TargetArgs, read};
 use pingfleet_wire::{
     Family, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Version, WorkChunk,
 };
-use producer::{ProducerError, ProducerSettings, RunOutcome, RunRequest};
+use producer::{ProducerError, ProducerSettings, RunOutcome, RunProgress, RunRequest};
 use rusqlite::Connection;
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -217,7 +220,7 @@ impl Rig {
             watch: Arc::new(watch),
             memory: MemoryBroker::new(10_000),
             settings: ProducerSettings {
-                via: Transport::Broker,
+                transport: Transport::Broker,
                 probing: ProbingSettings {
                     probing: Probing::default(),
                     chunk_size,
@@ -225,7 +228,8 @@ impl Rig {
                 seed: None,
                 detach: false,
                 print: None,
-                progress: false,
+                progress_bar: false,
+                finds_overtaken: true,
             },
             folder,
         })
@@ -275,7 +279,17 @@ impl Rig {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let running = tokio::spawn(async move {
-            let ended = producer::run(broker, &db, request, &settings, &mut output, stopped).await;
+            let (progress, _) = watch::channel(RunProgress::default());
+            let ended = producer::run(
+                broker,
+                &db,
+                request,
+                &settings,
+                &mut output,
+                &progress,
+                stopped,
+            )
+            .await;
             (ended, db)
         });
         Ok(RunningProducer { stop, running })
@@ -360,7 +374,7 @@ impl RunningProducer {
     /// How it ended. Its database is closed.
     pub(crate) async fn ended(self) -> Result<Result<RunOutcome, ProducerError>> {
         let (ended, db) = within("the producer's end", self.running).await??;
-        db.close().await?;
+        producer::close(db, &ended).await?;
         Ok(ended)
     }
 }

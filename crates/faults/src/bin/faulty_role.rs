@@ -10,14 +10,16 @@ use std::{
 use clap::{Parser, Subcommand};
 use consumer_writer::{WriterArgs, WriterError};
 use ping_worker::{WorkerArgs, WorkerError};
-use pingfleet_broker::RabbitBroker;
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_faults::fault_injection::{
     DELIVERY_COUNT, Defect, FaultArgs, Faults, FaultyBroker, OpenFaultyProber,
 };
 use pingfleet_prober::{default_prober, prober::OpenProber, resolve::Resolver, scripted::Scripted};
-use pingfleet_settings::{CommonArgs, Exit, Failure, Stop, Verbosity, duration, main_with};
-use pingfleet_store::{DatabaseThread, FileLock, OpenOptions, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
+use pingfleet_settings::{
+    BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, duration, main_with,
+};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, OpenOptions, Transport};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunProgress, RunRequest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +48,8 @@ enum Role {
         #[command(flatten)]
         worker: WorkerArgs,
         #[command(flatten)]
+        broker: BrokerArgs,
+        #[command(flatten)]
         faults: FaultArgs,
     },
     /// `consumer-writer`
@@ -56,6 +60,10 @@ enum Role {
         #[command(flatten)]
         writer: WriterArgs,
         #[command(flatten)]
+        broker: BrokerArgs,
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
         faults: FaultArgs,
     },
     /// `producer`, which exits when everything is published
@@ -65,6 +73,10 @@ enum Role {
         wait: bool,
         #[command(flatten)]
         plan: Box<PlanArgs>,
+        #[command(flatten)]
+        broker: BrokerArgs,
+        #[command(flatten)]
+        database: DatabaseArgs,
         #[command(flatten)]
         faults: FaultArgs,
     },
@@ -78,6 +90,14 @@ impl Role {
             | Self::Producer { faults, .. } => faults,
         }
     }
+
+    fn broker(&self) -> &BrokerArgs {
+        match self {
+            Self::Worker { broker, .. }
+            | Self::Writer { broker, .. }
+            | Self::Producer { broker, .. } => broker,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -86,17 +106,15 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
-    let mut layers = arguments.common.layers();
-    let common = arguments
-        .common
-        .resolve(&mut layers, Verbosity::Normal, "faulty_role");
+    let mut layers = arguments.common.layers(Verbosity::Normal);
+    let config = RabbitConfig::resolve(arguments.role.broker(), &mut layers, "faulty_role");
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let stop = if arguments.role.faults().has_defect(Defect::IgnoreSigterm) {
         CancellationToken::new()
     } else {
         stop.token
     };
-    let broker = RabbitBroker::new(&common.broker)?;
+    let broker = RabbitBroker::new(&config)?;
     let faults = Faults::new(arguments.role.faults().clone());
     let broker = Arc::new(FaultyBroker::new(broker, Arc::clone(&faults)));
     match &arguments.role {
@@ -120,10 +138,16 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             };
             run_worker(broker, OpenFaultyProber { inner, faults }, &settings, stop).await
         }
-        Role::Writer { count, writer, .. } => {
+        Role::Writer {
+            count,
+            writer,
+            database,
+            ..
+        } => {
             let settings = writer.resolve(&mut layers, Transport::Broker);
+            let database = DatabaseSettings::resolve(database, &mut layers);
             layers.finish()?;
-            let database = common.database(true, !faults.has_defect(Defect::NoCheck));
+            let database = database.options(true, !faults.has_defect(Defect::NoCheck));
             run_writer(broker, database, &faults, &settings, stop).await?;
             if *count {
                 writeln!(io::stderr(), "{DELIVERY_COUNT}{}", faults.deliveries())
@@ -131,7 +155,13 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             }
             Ok(Exit::Complete)
         }
-        Role::Producer { wait, plan, .. } => {
+        Role::Producer {
+            wait,
+            plan,
+            database,
+            ..
+        } => {
+            let database = DatabaseSettings::resolve(database, &mut layers);
             let output = OutputArgs::default();
             let settings = ProducerSettings::resolve(
                 plan,
@@ -145,10 +175,12 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             let Some(targets) = producer::read_targets(plan, &settings)? else {
                 return Ok(Exit::Complete);
             };
-            let db = DatabaseThread::open(common.database(true, false)).await?;
+            let db = DatabaseThread::open(database.options(true, false)).await?;
             let request = RunRequest::Plan(Box::new(targets));
             let mut out = io::sink();
-            let produced = producer::run(broker, &db, request, &settings, &mut out, stop).await?;
+            let (progress, _) = watch::channel(RunProgress::default());
+            let produced =
+                producer::run(broker, &db, request, &settings, &mut out, &progress, stop).await?;
             db.close().await?;
             Ok(produced.exit(false))
         }

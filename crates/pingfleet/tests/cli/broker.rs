@@ -286,7 +286,7 @@ fn an_unusable_url_or_password_file_is_a_configuration_error() -> anyhow::Result
             ("producer", ["127.0.0.1", "-vv"].as_slice()),
             ("ping-worker", &["-vv"]),
             ("consumer-writer", &["-vv"]),
-            ("pingfleet", &["runs", "-vv"]),
+            ("pingfleet", &["broker", "init", "-vv"]),
         ] {
             dir.call(program, arguments)?
                 .env("PINGFLEET_BROKER__URL", url)

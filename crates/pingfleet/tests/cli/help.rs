@@ -1,28 +1,34 @@
 //! Help, versions and usage errors.
 
+use pingfleet_settings::{Program, keys};
+
 use crate::rig::TestDir;
 
-/// All programs and commands that have their own `--help`.
-const ALL: [(&str, &[&str]); 13] = [
-    ("pingfleet", &[]),
-    ("pingfleet", &["sweep"]),
-    ("pingfleet", &["runs"]),
-    ("pingfleet", &["report"]),
-    ("pingfleet", &["verify"]),
-    ("pingfleet", &["resume"]),
-    ("pingfleet", &["retry"]),
-    ("pingfleet", &["cancel"]),
-    ("pingfleet", &["doctor"]),
-    ("pingfleet", &["broker", "init"]),
-    ("producer", &[]),
-    ("ping-worker", &[]),
-    ("consumer-writer", &[]),
+const DB: &str = "--db <PATH>";
+const BROKER: &str = "--broker <URL>";
+
+/// All programs and commands that have their own `--help`, and which of `--db` and `--broker` they offer: those that open
+/// the database, and those that use a broker.
+const ALL: [(&str, &[&str], &[&str]); 13] = [
+    ("pingfleet", &[], &[]),
+    ("pingfleet", &["sweep"], &[DB]),
+    ("pingfleet", &["runs"], &[DB]),
+    ("pingfleet", &["report"], &[DB]),
+    ("pingfleet", &["verify"], &[DB]),
+    ("pingfleet", &["resume"], &[DB, BROKER]),
+    ("pingfleet", &["retry"], &[DB, BROKER]),
+    ("pingfleet", &["cancel"], &[DB]),
+    ("pingfleet", &["doctor"], &[DB, BROKER]),
+    ("pingfleet", &["broker", "init"], &[BROKER]),
+    ("producer", &[], &[DB, BROKER]),
+    ("ping-worker", &[], &[BROKER]),
+    ("consumer-writer", &[], &[DB, BROKER]),
 ];
 
 #[test]
 fn help_goes_to_standard_output_and_fits_eighty_columns() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
-    for (program, command) in ALL {
+    for (program, command, offered) in ALL {
         let arguments = [command, &["--help"]].concat();
         let help = dir
             .call(program, &arguments)?
@@ -32,11 +38,19 @@ fn help_goes_to_standard_output_and_fits_eighty_columns() -> anyhow::Result<()> 
         assert_eq!(help.stderr, "", "{help:#?}");
         for part in [
             "Usage: ",
-            "--db <PATH>",
             "--config <FILE>",
-            "--broker <URL>",
+            "--quiet",
+            "--verbose",
+            "--log-format <FORMAT>",
         ] {
             assert!(help.stdout.contains(part), "{part}: {help:#?}");
+        }
+        for flag in [DB, BROKER] {
+            assert_eq!(
+                help.stdout.contains(flag),
+                offered.contains(&flag),
+                "{flag}: {help:#?}"
+            );
         }
         // Texts that clap adds by default.
         for leftover in ["see a summary", "see more", "Possible values:"] {
@@ -65,19 +79,13 @@ fn help_shows_the_defaults_that_are_used() -> anyhow::Result<()> {
         .env("COLUMNS", "300")
         .end()?
         .ends_with(0);
-    let defaults = [
-        ("--count", "1"),
-        ("--interval", "1s"),
-        ("--timeout", "1s"),
-        ("--retries", "2"),
-        ("--backoff", "1.5"),
-        ("--late-window", "0s"),
-        ("--size", "56"),
-        ("--rate", "1000"),
-        ("--chunk-size", "250"),
-        ("--db", "pingfleet.db"),
-    ];
-    for (flag, default) in defaults {
+    let defaults: Vec<_> = [keys::PROBING, keys::STORE]
+        .into_iter()
+        .flatten()
+        .filter_map(|key| Some((key.flag()?.to_string(), key.default().value()?)))
+        .collect();
+    assert_eq!(defaults.len(), 10, "{defaults:?}");
+    for (flag, default) in &defaults {
         let line = help
             .stdout
             .lines()
@@ -92,10 +100,37 @@ fn help_shows_the_defaults_that_are_used() -> anyhow::Result<()> {
     let dry = ["sweep", "--dry-run", "--no-shuffle", "127.0.0.0/22"];
     let usual = dir.pingfleet(&dry)?.ends_with(0).stdout;
     let mut given = dry.to_vec();
-    for (flag, default) in defaults {
-        given.extend([flag, default]);
+    for (flag, default) in &defaults {
+        given.extend([flag.as_str(), default]);
     }
     assert_eq!(dir.pingfleet(&given)?.ends_with(0).stdout, usual);
+    Ok(())
+}
+
+#[test]
+fn a_role_offers_the_flags_of_the_settings_that_it_uses() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    for program in [
+        Program::Producer,
+        Program::PingWorker,
+        Program::ConsumerWriter,
+    ] {
+        let help = dir
+            .call(program.name(), &["--help"])?
+            .env("COLUMNS", "300")
+            .end()?
+            .ends_with(0);
+        for key in keys::all() {
+            let Some(flag) = key.flag() else { continue };
+            let line = format!("{flag} <{}>  ", flag.value);
+            let is_offered = help
+                .stdout
+                .lines()
+                .any(|shown| shown.contains(&line) && shown.trim_end().ends_with(&key.help()));
+            let is_used = key.programs().contains(&program);
+            assert_eq!(is_offered, is_used, "{}: {help:#?}", key.name());
+        }
+    }
     Ok(())
 }
 

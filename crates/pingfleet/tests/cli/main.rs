@@ -5,6 +5,7 @@ mod broker;
 mod database;
 mod doctor;
 mod help;
+mod linked;
 mod output;
 mod permission;
 mod rig;

@@ -202,7 +202,7 @@ impl TestDir {
 
     /// A database with one complete run, of 127.0.0.1.
     pub(crate) fn swept(&self, database: &str) -> anyhow::Result<()> {
-        self.pingfleet(&["--db", database, "sweep", "127.0.0.1"])?
+        self.pingfleet(&["sweep", "--db", database, "127.0.0.1"])?
             .ends_with(0);
         Ok(())
     }

@@ -46,29 +46,27 @@ fn all_problems_of_all_layers_are_reported_at_once_with_their_places() -> anyhow
          [broker]\nurl = 'http://user:hunter2@x'\npassword_file = '/nonexistent/secret'\n[nothing]\na = 1\n",
     )?;
     let before = dir.files()?;
-    for program in ["pingfleet", "producer"] {
-        let arguments = if program == "pingfleet" {
-            ["sweep", "127.0.0.1", "--rate", "0", "-p", "3"].as_slice()
-        } else {
-            &["127.0.0.1", "--rate", "0", "-p", "3"]
-        };
+    // A sweep does not read the two settings of the broker.
+    for (program, arguments, count) in [
+        ("pingfleet", ["sweep"].as_slice(), "10 problems"),
+        ("producer", &[], "12 problems"),
+    ] {
+        let arguments = [arguments, &["127.0.0.1", "--rate", "0", "-p", "3"]].concat();
         let mut call = dir
-            .call(program, arguments)?
+            .call(program, &arguments)?
             .env("PINGFLEET_PROBING__RETRYS", "3")
             .env("PINGFLEET_BROKER__URL", "");
         call = call.env("PINGFLEET_PROBING__BACKOFF", "0.5");
         let finished = call.end()?.fails(
             3,
             &[
-                "12 problems in the settings:",
+                &format!("{count} in the settings:"),
                 "pingfleet.toml: top ",
                 "pingfleet.toml: probing.count: \"0\"",
                 "pingfleet.toml: probing.timeout: \"5\"",
                 "with a unit",
                 "pingfleet.toml: probing.tiemout: no such setting",
                 "pingfleet.toml: probing.ttl: ",
-                "pingfleet.toml: broker.url: ",
-                "pingfleet.toml: broker.password_file: /nonexistent/secret",
                 "pingfleet.toml: nothing.a: no such setting",
                 "PINGFLEET_PROBING__RETRYS: no such setting",
                 "PINGFLEET_PROBING__BACKOFF: \"0.5\"",
@@ -76,6 +74,13 @@ fn all_problems_of_all_layers_are_reported_at_once_with_their_places() -> anyhow
                 "--interval: \"3\"",
             ],
         );
+        for of_the_broker in [
+            "pingfleet.toml: broker.url: ",
+            "pingfleet.toml: broker.password_file: /nonexistent/secret",
+        ] {
+            let is_reported = finished.stderr.contains(of_the_broker);
+            assert_eq!(is_reported, program == "producer", "{finished:#?}");
+        }
         finished.hides("hunter2");
         assert_eq!(dir.files()?, before);
     }

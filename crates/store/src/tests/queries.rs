@@ -8,7 +8,7 @@ use pingfleet_wire::Status;
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use tempfile::TempDir;
 
-use super::sample::{dead_letter, delivery, options, result, start};
+use super::sample::{dead_letter, delivery, options, result, sent, start};
 use crate::{ReportFilter, Transport, Writer};
 
 /// Tables that grow with the number of workers and writers only; everything else grows with every run.
@@ -78,7 +78,7 @@ fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
     let seen = plans(&mut store, |store| {
         store.unpublished_chunks(run, None, 10)?;
         store.outstanding_work(run, 0)?;
-        store.mark_published(run, &[0, 1, 2])?;
+        store.mark_published(run, &sent(&[0, 1, 2]))?;
         store.overdue(run, Transport::Broker, 10)?;
         store.apply(
             Transport::Broker,

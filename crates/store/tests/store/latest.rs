@@ -82,15 +82,14 @@ fn end(store: &mut Writer, run: i64, works: &[WorkChunk], sweep: &Sweep, at: i64
     Ok(())
 }
 
-fn seconds(time_us: i64) -> i64 {
-    (time_us - STARTED_AT_US as i64) / 1_000_000
+fn seconds(unix_time: i64) -> i64 {
+    unix_time - STARTED_AT_US as i64 / 1_000_000
 }
 
 fn stored(store: &Writer) -> Result<Latest> {
     let connection = Connection::open(store.path())?;
     let mut statement = connection.prepare(
-        "SELECT l.target, l.run, l.status, t.first_seen_us, t.last_up_us, t.changed_at_us
-         FROM latest l JOIN latest_rows t ON t.target = l.target",
+        "SELECT target, run, status, unixepoch(first_seen), unixepoch(last_up), unixepoch(changed_at) FROM latest",
     )?;
     let rows = statement.query_map((), |row| {
         let status: String = row.get(2)?;

@@ -61,12 +61,12 @@ fn a_result_shows_that_its_worker_is_alive() -> Result<()> {
     let (_planned, works) = start(&mut store, Transport::Broker, &[1])?;
     store.apply(Transport::Broker, &[heartbeat("worker-1", 1, Vec::new())])?;
     clock.execute_batch("UPDATE workers SET last_seen_us = last_seen_us - 60 * 1000000")?;
-    ensure!(store.workers_alive()? == 0);
+    ensure!(store.live_workers()?.count == 0);
     store.apply(
         Transport::Broker,
         &[delivery(result(&works[0], &[Status::Up]))],
     )?;
-    ensure!(store.workers_alive()? == 1);
+    ensure!(store.live_workers()?.count == 1);
     Ok(())
 }
 
@@ -83,12 +83,12 @@ fn a_result_of_a_restarted_worker_keeps_the_lost_one_lost() -> Result<()> {
                             first_seen_us = first_seen_us - 60 * 1000000",
     )?;
     store.apply(Transport::Broker, &[heartbeat("worker-1", 2, Vec::new())])?;
-    ensure!(store.workers_alive()? == 1);
+    ensure!(store.live_workers()?.count == 1);
     store.apply(
         Transport::Broker,
         &[delivery(result(&works[0], &[Status::Up]))],
     )?;
-    ensure!(store.workers_alive()? == 1);
+    ensure!(store.live_workers()?.count == 1);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config}
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::sample::{dead_letter, delivery, options, outcome, result, start};
+use crate::sample::{dead_letter, delivery, options, outcome, result, sent, start};
 
 /// What arrives for one chunk.
 #[derive(Debug, Clone)]
@@ -249,7 +249,7 @@ impl Model {
                 ensure!(applied == wanted, "{applied:?} instead of {wanted:?}");
             }
             Step::Publish(numbers) => {
-                store.mark_published(run, numbers)?;
+                store.mark_published(run, &sent(numbers))?;
                 for number in numbers {
                     if let Chunk::Open { published } | Chunk::Retrying { published } =
                         &mut self.chunks[*number as usize]

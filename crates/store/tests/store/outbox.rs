@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::{
     child::{self, Process},
-    sample::{dead_letter, delivery, options, plan, result, start},
+    sample::{dead_letter, delivery, options, plan, result, sent, start},
 };
 
 fn open(folder: &TempDir) -> Result<Writer> {
@@ -91,11 +91,11 @@ fn a_published_chunk_leaves_once_and_a_done_one_never() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
     let (planned, works) = start(&mut store, Transport::Broker, &[1; 4])?;
-    store.mark_published(planned.run, &[0, 2])?;
+    store.mark_published(planned.run, &sent(&[0, 2]))?;
     ensure!(outgoing(&store, planned.run)? == [1, 3]);
     // Its result arrives before it is recorded as published.
     apply_result(&mut store, &works[1])?;
-    store.mark_published(planned.run, &[1])?;
+    store.mark_published(planned.run, &sent(&[1]))?;
     ensure!(store.done_chunks(planned.run)? == [1]);
     ensure!(outgoing(&store, planned.run)? == [3]);
     ensure!(store.outstanding_work(planned.run, 1)?.is_none());
@@ -110,7 +110,7 @@ fn a_run_of_the_broker_is_reopened_without_publishing_again() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
     let (planned, _works) = start(&mut store, Transport::Broker, &[1; 3])?;
-    store.mark_published(planned.run, &[0])?;
+    store.mark_published(planned.run, &sent(&[0]))?;
     store.release_lease(planned.run)?;
     ensure!(store.summary(planned.run)?.state == RunState::Incomplete);
     ensure!(store.reopen_published(planned.run, Republish::None)?);
@@ -124,7 +124,7 @@ fn a_cancelled_run_publishes_nothing_more() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
     let (planned, works) = start(&mut store, Transport::Broker, &[1; 3])?;
-    store.mark_published(planned.run, &[0])?;
+    store.mark_published(planned.run, &sent(&[0]))?;
     ensure!(store.cancel_run(planned.run)?);
     ensure!(outgoing(&store, planned.run)?.is_empty());
     ensure!(store.outstanding_work(planned.run, 0)?.is_none());
@@ -154,7 +154,7 @@ fn only_dead_chunks_are_retried_and_each_as_if_new() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
     let (planned, works) = start(&mut store, Transport::Broker, &[1; 3])?;
-    store.mark_published(planned.run, &[0, 1, 2])?;
+    store.mark_published(planned.run, &sent(&[0, 1, 2]))?;
     apply_result(&mut store, &works[0])?;
     store.apply(
         Transport::Broker,
@@ -171,11 +171,29 @@ fn only_dead_chunks_are_retried_and_each_as_if_new() -> Result<()> {
     ensure!((summary.state, summary.chunks_dead) == (RunState::Running, 0));
     ensure!(summary.finished_at.is_none());
     ensure!(outgoing(&store, planned.run)? == [1, 2]);
-    store.mark_published(planned.run, &[1])?;
+    store.mark_published(planned.run, &sent(&[1]))?;
     ensure!(outgoing(&store, planned.run)? == [2]);
     // The in-process queue is gone with its process: what was retried and published goes out again.
     ensure!(store.reopen_published(planned.run, Republish::All)?);
     ensure!(outgoing(&store, planned.run)? == [1, 2]);
+    Ok(())
+}
+
+/// People and scripts keep run numbers: one of a removed run must not lead to another run.
+#[test]
+fn the_number_of_a_removed_run_is_not_given_again() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let mut store = options(&path).open()?;
+    let (first, _works) = plan(&mut store, Transport::Broker, &[1])?;
+    let (second, _works) = plan(&mut store, Transport::Broker, &[1])?;
+    ensure!(second.run == first.run + 1);
+    drop(second.lock);
+    store.remove_plan(second.run)?;
+    store.close()?;
+    let mut store = options(&path).open()?;
+    let (third, _works) = plan(&mut store, Transport::Broker, &[1])?;
+    ensure!(third.run == second.run + 1, "{}", third.run);
     Ok(())
 }
 

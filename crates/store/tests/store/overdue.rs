@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::sample::{dead_letter, delivery, options, result, start};
+use crate::sample::{dead_letter, delivery, options, result, sent, start};
 
 /// A run of two chunks, both published and, to begin with, both overdue.
 struct Late {
@@ -24,7 +24,7 @@ impl Late {
         let folder = TempDir::new()?;
         let mut store = options(&folder.path().join("fleet.db")).open()?;
         let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
-        store.mark_published(planned.run, &[0, 1])?;
+        store.mark_published(planned.run, &sent(&[0, 1]))?;
         store.note_writer_alive(Transport::Broker, "test")?;
         let late = Self {
             clock: Connection::open(store.path())?,
@@ -114,7 +114,7 @@ fn an_often_published_chunk_still_becomes_overdue() -> Result<()> {
 #[test]
 fn publishing_again_starts_the_wait_anew() -> Result<()> {
     let mut late = Late::new()?;
-    late.store.mark_published(late.run, &[1])?;
+    late.store.mark_published(late.run, &sent(&[1]))?;
     ensure!(late.chunks()? == [0]);
     Ok(())
 }
@@ -198,7 +198,7 @@ fn a_settled_chunk_is_not_overdue() -> Result<()> {
     // Sent again, it is overdue like a new one: not before its publish.
     late.store.retry_dead(late.run)?;
     ensure!(late.chunks()?.is_empty());
-    late.store.mark_published(late.run, &[1])?;
+    late.store.mark_published(late.run, &sent(&[1]))?;
     ensure!(late.chunks()?.is_empty());
     late.published_before(13)?;
     ensure!(late.chunks()? == [1]);

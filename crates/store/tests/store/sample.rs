@@ -4,8 +4,8 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::Result;
 use pingfleet_store::{
-    DecodedDelivery, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, RawMessage, Transport,
-    Writer,
+    DecodedDelivery, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk,
+    RawMessage, Transport, Writer, now_us,
 };
 use pingfleet_wire::{
     ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
@@ -29,11 +29,42 @@ pub(crate) fn options(path: &Path) -> OpenOptions {
     }
 }
 
+/// Chunks that are sent now, in no publish round.
+pub(crate) fn sent(chunks: &[u32]) -> Vec<PublishedChunk> {
+    sent_in_round(0, chunks)
+}
+
+/// Chunks that are sent now, in a publish round.
+pub(crate) fn sent_in_round(round: i64, chunks: &[u32]) -> Vec<PublishedChunk> {
+    chunks
+        .iter()
+        .map(|chunk| PublishedChunk {
+            chunk: *chunk,
+            sent_at_us: now_us(),
+            round,
+        })
+        .collect()
+}
+
 /// A plan of one chunk for each of the sizes, still in `planning`. The targets are numbered through.
 pub(crate) fn plan(
     store: &mut Writer,
     transport: Transport,
     sizes: &[usize],
+) -> Result<(PlannedRun, Vec<WorkChunk>)> {
+    let mut numbers = 0..;
+    let chunks = sizes
+        .iter()
+        .map(|size| numbers.by_ref().take(*size).map(target).collect())
+        .collect();
+    plan_of(store, transport, chunks)
+}
+
+/// A plan of these targets, chunk by chunk, still in `planning`.
+pub(crate) fn plan_of(
+    store: &mut Writer,
+    transport: Transport,
+    chunks: Vec<Vec<Target>>,
 ) -> Result<(PlannedRun, Vec<WorkChunk>)> {
     let planned = store.begin_run(&NewRun {
         transport,
@@ -42,10 +73,9 @@ pub(crate) fn plan(
         seed: Some(u64::MAX),
         worst_chunk: WORST_CHUNK,
     })?;
-    let mut numbers = 0..;
     let works: Vec<_> = (0..)
-        .zip(sizes)
-        .map(|(chunk, size)| WorkChunk {
+        .zip(chunks)
+        .map(|(chunk, targets)| WorkChunk {
             version: Version,
             database: store.database(),
             key: ChunkKey {
@@ -54,7 +84,7 @@ pub(crate) fn plan(
             },
             token: Token(Uuid::new_v4()),
             probing: Probing::default(),
-            targets: numbers.by_ref().take(*size).map(target).collect(),
+            targets,
         })
         .collect();
     let chunks: Vec<_> = works.iter().map(new_chunk).collect();

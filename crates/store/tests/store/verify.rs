@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use crate::sample::{dead_letter, delivery, options, result, start};
 
+/// 10.0.0.0 as the column `address` has it.
+const FIRST_ADDRESS: i64 = 0x0a00_0000 - (1 << 31);
+
 /// A complete run of three chunks with three targets each: the middle one of each chunk down, the others up.
 struct Complete {
     folder: TempDir,
@@ -73,8 +76,13 @@ fn every_tampering_is_found() -> Result<()> {
         (format!("DELETE FROM results {row} = 1"), "no row at position 1"),
         (format!("DELETE FROM results {row} = 2"), "2 rows instead of 3"),
         ("DELETE FROM results WHERE chunk = 2".to_owned(), "0 rows instead of 3"),
-        (format!("UPDATE results SET address = '10.0.0.0' {row} = 0"), "another target"),
-        (format!("UPDATE results SET address = '10.0.0.0' {row} = 0"), "more than one row"),
+        (format!("UPDATE results SET address = {FIRST_ADDRESS} {row} = 0"), "another target"),
+        (
+            format!("UPDATE results SET address = {FIRST_ADDRESS} {row} = 0"),
+            "target 10.0.0.0 has more than one row",
+        ),
+        // The right address in another form than the one in which it is stored.
+        (format!("UPDATE results SET address = '10.0.0.3' {row} = 0"), "another target"),
         (format!("UPDATE results SET address = NULL {row} = 0"), "another target"),
         (format!("UPDATE results SET name = 'x' {row} = 0"), "another target"),
         (format!("UPDATE results SET name = 'x' {row} = 2"), "another target"),
@@ -85,9 +93,10 @@ fn every_tampering_is_found() -> Result<()> {
             "another target",
         ),
         (
-            "INSERT INTO results SELECT run, chunk, 3, name, address, status, reason, sent, received, rtt_min_ns,
-                rtt_avg_ns, rtt_max_ns, rtt_stddev_ns, attempts, probed_at_us FROM results
-             WHERE chunk = 1 AND position = 0".to_owned(),
+            "INSERT INTO results (run, chunk, position, status, sent, received, attempts, probed_after_us, address,
+                rtt_avg_ns)
+             SELECT run, chunk, 3, status, sent, received, attempts, probed_after_us, address, rtt_avg_ns
+             FROM results WHERE chunk = 1 AND position = 0".to_owned(),
             "4 rows instead of 3",
         ),
         ("UPDATE results SET chunk = 7 WHERE chunk = 1".to_owned(), "belong to no chunk"),

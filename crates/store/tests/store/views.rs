@@ -4,12 +4,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use pingfleet_store::{Transport, Writer};
-use pingfleet_wire::{DnsFailure, Status};
+use pingfleet_wire::{DnsFailure, Rtt, Status, Target};
 use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::sample::{dead_letter, delivery, options, result, start};
+use crate::sample::{dead_letter, delivery, options, plan_of, result, start};
 
 /// The rows of a query, as the system's own `sqlite3` reads them.
 fn rows(store: &Writer, sql: &str) -> Result<Vec<Map<String, Value>>> {
@@ -62,7 +62,7 @@ const REPORT: [&str; 17] = [
     "labels",
 ];
 
-const RUN_SUMMARY: [&str; 17] = [
+const RUN_SUMMARY: [&str; 18] = [
     "run",
     "run_id",
     "state",
@@ -80,6 +80,7 @@ const RUN_SUMMARY: [&str; 17] = [
     "down",
     "duplicates",
     "redelivered",
+    "parent_run",
 ];
 
 #[test]
@@ -128,6 +129,147 @@ fn an_answered_target_has_its_figures() -> Result<()> {
     for column in ["first_seen", "last_up", "changed_at"] {
         ensure!(latest[column] == "2023-11-14T22:13:20.123Z", "{column}");
     }
+    Ok(())
+}
+
+/// One reply has one round-trip time. The table stores it once, and the views show it in every column.
+#[test]
+fn one_reply_is_shortest_mean_and_longest() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (_planned, works) = start(&mut store, Transport::Broker, &[1])?;
+    let mut message = result(&works[0], &[Status::Up]);
+    let sample = Rtt {
+        min_ns: 1_250_000,
+        avg_ns: 1_250_000,
+        max_ns: 1_250_000,
+        stddev_ns: 0,
+    };
+    message.outcomes[0].received = 1;
+    message.outcomes[0].rtt = Some(sample);
+    message.outcomes[0].probed_after_us = 2_000_000;
+    store.apply(Transport::Broker, &[delivery(message)])?;
+    for view in ["report", "latest"] {
+        let row = only(&store, &format!("SELECT * FROM {view}"))?;
+        for column in ["rtt_min_ms", "rtt_avg_ms", "rtt_max_ms"] {
+            ensure!(row[column] == 1.25, "{column}: {row:?}");
+        }
+        ensure!(row["rtt_stddev_ms"] == 0.0, "{row:?}");
+        ensure!(row["probed_at"] == "2023-11-14T22:13:22.123Z", "{row:?}");
+    }
+    let stored = only(&store, "SELECT * FROM results")?;
+    for column in ["rtt_min_ns", "rtt_max_ns", "rtt_stddev_ns"] {
+        ensure!(stored[column].is_null(), "{column}: {stored:?}");
+    }
+    Ok(())
+}
+
+/// A name, an IPv6 address and both ends of IPv4: the views show each as it was planned.
+#[test]
+fn every_kind_of_target_is_shown_as_text() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let addresses = [
+        "0.0.0.1",
+        "10.0.0.1",
+        "127.255.255.255",
+        "128.0.0.0",
+        "255.255.255.254",
+        "fd00::1",
+    ];
+    let mut targets = Vec::new();
+    for address in addresses {
+        targets.push(Target::Address(address.parse()?));
+    }
+    for name in ["host.example", "host6.example"] {
+        targets.push(Target::Text(name.to_owned()));
+    }
+    let (planned, works) = plan_of(&mut store, Transport::Broker, vec![targets])?;
+    store.start_run(planned.run)?;
+    let mut message = result(&works[0], &[Status::Up]);
+    message.outcomes[6].address = Some("192.0.2.1".parse()?);
+    message.outcomes[7].address = Some("2001:db8::1".parse()?);
+    store.apply(Transport::Broker, &[delivery(message)])?;
+    let wanted: Vec<_> = addresses
+        .into_iter()
+        .map(|address| (address, address))
+        .chain([
+            ("host.example", "192.0.2.1"),
+            ("host6.example", "2001:db8::1"),
+        ])
+        .collect();
+    for view in ["report", "latest"] {
+        let found = rows(
+            &store,
+            &format!("SELECT target, address FROM {view} ORDER BY run, target"),
+        )?;
+        let mut found: Vec<_> = found
+            .iter()
+            .map(|row| {
+                (
+                    row["target"].as_str().unwrap_or("no text"),
+                    row["address"].as_str().unwrap_or("no text"),
+                )
+            })
+            .collect();
+        found.sort_by_key(|(target, _)| wanted.iter().position(|(text, _)| text == target));
+        ensure!(found == wanted, "{view}: {found:?}");
+    }
+    let chunk = store.chunk_targets(planned.run, 0, true)?;
+    ensure!(
+        chunk.iter().eq(wanted.iter().map(|(target, _)| target)),
+        "{chunk:?}"
+    );
+    ensure!(store.verify(planned.run)?.is_complete());
+    Ok(())
+}
+
+/// The statuses stand in the wire's `Status` and as text in the schema. Both agree.
+#[test]
+fn the_schema_knows_the_statuses_of_the_wire() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (_planned, works) = start(&mut store, Transport::Broker, &[1])?;
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[0], &[Status::Up]))],
+    )?;
+    let connection = Connection::open(store.path())?;
+    let set = |code: u8| connection.execute("UPDATE results SET status = ?1", [code]);
+    for (code, name) in (0..).zip(Status::NAMES) {
+        set(code)?;
+        let row = only(&store, "SELECT status FROM report")?;
+        ensure!(row["status"] == name, "{code}: {row:?}");
+    }
+    ensure!(
+        set(Status::NAMES.len() as u8).is_err(),
+        "a code without a status"
+    );
+    // The counters of a run have the names and the order of the statuses.
+    ensure!(RUN_SUMMARY[8..15] == Status::NAMES);
+    // The statements call `status <= 1` answered.
+    ensure!([Status::Up.code(), Status::Late.code()] == [0, 1]);
+    Ok(())
+}
+
+#[test]
+fn a_run_has_a_parent_that_is_a_run_or_none() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    start(&mut store, Transport::Broker, &[1])?;
+    start(&mut store, Transport::Broker, &[1])?;
+    let connection = Connection::open(store.path())?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    let set =
+        |parent: i64| connection.execute("UPDATE runs SET parent_run = ?1 WHERE run = 2", [parent]);
+    ensure!(set(3).is_err(), "a parent that is no run");
+    set(1)?;
+    let parent = |store: &Writer| -> Result<Value> {
+        Ok(only(store, "SELECT parent_run FROM run_summary WHERE run = 2")?["parent_run"].clone())
+    };
+    ensure!(parent(&store)? == 1);
+    connection.execute("DELETE FROM runs WHERE run = 1", ())?;
+    ensure!(parent(&store)?.is_null());
     Ok(())
 }
 
@@ -215,7 +357,7 @@ fn a_summary_counts_what_is_stored() -> Result<()> {
     let wanted = json!({
         "run": 1, "run_id": planned.run_id.to_string(), "state": "incomplete", "targets": 6, "chunks": 3,
         "chunks_done": 2, "up": 1, "late": 1, "unreachable": 0, "dns_failed": 0, "send_failed": 0, "unknown": 0,
-        "down": 3, "duplicates": 1, "redelivered": 0,
+        "down": 3, "duplicates": 1, "redelivered": 0, "parent_run": null,
     });
     for (column, value) in wanted.as_object().context("an object")? {
         ensure!(&row[column] == value, "{column}: {}", row[column]);

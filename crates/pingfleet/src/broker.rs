@@ -1,0 +1,42 @@
+//! `broker`: sets up the broker.
+
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand};
+use pingfleet_broker::{Broker as _, RabbitBroker, RabbitConfig};
+use pingfleet_settings::{BrokerArgs, Exit, Failure, Layers, printed};
+
+/// Commands of `pingfleet broker`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BrokerCommand {
+    /// Declare exchanges and queues, for users without the configure permission
+    #[command(
+        after_help = "Examples:\n  pingfleet broker init\n  PINGFLEET_BROKER__URL=amqp://admin@10.0.0.5:5672/%2f pingfleet broker init"
+    )]
+    Init(InitArgs),
+}
+
+/// Arguments of `pingfleet broker init`.
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+pub(crate) fn init(args: &InitArgs, mut layers: Layers) -> Result<Exit, Failure> {
+    let config = RabbitConfig::resolve(&args.broker, &mut layers, "pingfleet");
+    layers.finish()?;
+    declare(&config)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn declare(config: &RabbitConfig) -> Result<Exit, Failure> {
+    let broker = RabbitBroker::new(config)?;
+    broker.check().await?;
+    printed(writeln!(
+        io::stdout(),
+        "exchanges and queues are ready on {}",
+        broker.address()
+    ))?;
+    Ok(Exit::Complete)
+}

@@ -1,0 +1,66 @@
+//! The broker: whether it answers, accepts the login, and has the queues. Nothing is declared.
+
+use std::{error::Error, iter::successors};
+
+use pingfleet_broker::{Broker as _, BrokerError, Queue, RabbitBroker, RabbitConfig};
+use pingfleet_settings::Failure;
+
+use super::CheckResult;
+
+#[tokio::main(flavor = "current_thread")]
+pub(super) async fn check(config: &RabbitConfig) -> CheckResult {
+    let broker = match RabbitBroker::new(config) {
+        Ok(broker) => broker,
+        Err(error) => {
+            return CheckResult::Bad {
+                found: error.to_string(),
+                fix: "--broker amqp://user@host:5672/%2f".to_owned(),
+            };
+        }
+    };
+    match check_queues(&broker).await {
+        Ok(()) => CheckResult::Good(format!(
+            "{} answers and has all queues",
+            broker.address()
+        )),
+        // Not bad: `sweep` needs no broker.
+        Err(BrokerError::Unreachable { address, source }) => CheckResult::Poor {
+            found: format!("{address}: {}", root_cause(&*source)),
+            fix: "docker-compose up -d (`pingfleet sweep` needs none)".to_owned(),
+        },
+        // Not bad: a role with the permission declares missing queues when it starts.
+        Err(error @ BrokerError::NoTopology { .. }) => CheckResult::Poor {
+            found: error.to_string(),
+            fix: "pingfleet broker init, as a user with the configure permission".to_owned(),
+        },
+        Err(error @ BrokerError::Login { .. }) => CheckResult::Bad {
+            found: error.to_string(),
+            fix: "export PINGFLEET_BROKER__URL=amqp://USER@HOST:5672/%2f PINGFLEET_BROKER__PASSWORD=..."
+                .to_owned(),
+        },
+        Err(error @ BrokerError::OtherTopology { .. }) => CheckResult::Bad {
+            found: error.to_string(),
+            fix: "export PINGFLEET_BROKER__PREFIX=ANOTHER, on every machine".to_owned(),
+        },
+        Err(error) => CheckResult::Bad {
+            found: Failure::system(&error).message,
+            fix: "rabbitmqctl list_vhosts; rabbitmqctl list_permissions".to_owned(),
+        },
+    }
+}
+
+/// The innermost source of an error. Its wrappers repeat it and are too long for one line.
+fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let sources = successors(Some(error), |error: &&(dyn Error + 'static)| {
+        (*error).source()
+    });
+    sources.last().unwrap_or(error).to_string()
+}
+
+/// Checks that all queues exist. It declares none.
+async fn check_queues(broker: &RabbitBroker) -> Result<(), BrokerError> {
+    for queue in Queue::ALL {
+        broker.depth(queue).await?;
+    }
+    Ok(())
+}

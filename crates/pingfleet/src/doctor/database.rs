@@ -1,0 +1,63 @@
+//! The database: whether it can be opened and written, or created.
+
+use std::{io, path::Path};
+
+use pingfleet_settings::Failure;
+use pingfleet_store::{DatabaseSettings, StoreError};
+
+use super::CheckResult;
+
+pub(super) fn check(database: &DatabaseSettings) -> CheckResult {
+    let path = database.path.display();
+    let opened = database.options(false, true).open();
+    let committed = match opened {
+        Ok(mut store) => store.try_commit().and_then(|()| store.close()),
+        Err(StoreError::Missing { .. }) => return folder(&database.path),
+        Err(error) => Err(error),
+    };
+    let error = match committed {
+        Ok(()) => return CheckResult::Good(format!("{path} is sound and writable")),
+        Err(error) => error,
+    };
+    CheckResult::Bad {
+        fix: match &error {
+            StoreError::Foreign { .. } | StoreError::Newer { .. } => {
+                "pingfleet doctor --db ANOTHER.db".to_owned()
+            }
+            StoreError::Corrupt { .. } => {
+                format!("sqlite3 {path} .recover | sqlite3 RECOVERED.db")
+            }
+            _ => format!(
+                "sudo chown \"$USER\" {path}*; if that is not it, see: ls -ld . {path}*; df -h {path}"
+            ),
+        },
+        found: Failure::system(&error).message,
+    }
+}
+
+/// There is no database yet: checks whether one can be created.
+fn folder(path: &Path) -> CheckResult {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let shown = folder.display();
+    match tempfile::NamedTempFile::new_in(folder) {
+        Ok(_) => CheckResult::Good(format!(
+            "{} does not exist yet and can be created",
+            path.display()
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => CheckResult::Bad {
+            found: format!("there is no folder {shown}"),
+            fix: format!("mkdir -p {shown}"),
+        },
+        Err(error) => CheckResult::Bad {
+            // Only the kind of the error: its text names the temporary file of this check.
+            found: format!(
+                "folder {shown} cannot be written: {}",
+                io::Error::from(error.kind())
+            ),
+            fix: format!("sudo chown \"$USER\" {shown}; or --db ELSEWHERE"),
+        },
+    }
+}

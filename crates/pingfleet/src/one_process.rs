@@ -1,0 +1,158 @@
+//! The three roles in one process over in-process queues. It composes their `run` functions and adds nothing.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+};
+
+use consumer_writer::{WriterArgs, WriterError};
+use ping_worker::{WorkerArgs, WorkerError};
+use pingfleet_broker::{Broker, MemoryBroker};
+use pingfleet_prober::{default_prober, resolve::Resolver};
+use pingfleet_settings::{Exit, Failure, Layers, Stop};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
+use producer::{
+    OutputArgs, ProducerError, ProducerSettings, RunOutcome, RunProgress, RunProgressBar,
+    RunRequest,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Most messages in each in-process queue, ready and unacked: twice the largest prefetch, so that neither the worker
+/// nor the writer waits for the queue. All other chunks wait in the database.
+const MAX_QUEUED: usize = 512;
+
+/// The settings of the worker and the writer.
+pub(crate) struct Roles {
+    worker: ping_worker::WorkerSettings,
+    writer: consumer_writer::WriterSettings,
+}
+
+impl Roles {
+    /// Resolves their settings; problems are collected in `layers`.
+    pub(crate) fn resolve(layers: &mut Layers) -> Self {
+        Self {
+            worker: ping_worker::WorkerSettings {
+                exclusive: true,
+                ..WorkerArgs::default().resolve(layers)
+            },
+            writer: WriterArgs::default().resolve(layers, Transport::Sweep),
+        }
+    }
+}
+
+/// One token for each role. When a role ends, it stops those that would wait for it forever.
+struct Stops {
+    producer: CancellationToken,
+    worker: CancellationToken,
+    writer: CancellationToken,
+}
+
+/// Carries out the request, prints how it ended, and returns the exit code.
+#[tokio::main]
+pub(crate) async fn run(
+    request: RunRequest,
+    settings: &ProducerSettings,
+    roles: &Roles,
+    output: &OutputArgs,
+    database: &DatabaseSettings,
+) -> Result<Exit, Failure> {
+    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    // Before anything is written: without the permission to send pings, no run is planned.
+    let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &roles.worker)
+        .map_err(|error| Failure::system(&error))?;
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
+    let db = DatabaseThread::open(database.options(true, true)).await?;
+    let stops = Stops {
+        producer: stop.token.child_token(),
+        worker: stop.token.child_token(),
+        writer: CancellationToken::new(),
+    };
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
+    let producing = async {
+        let (queue, stop) = (Arc::clone(&broker), stops.producer.clone());
+        let mut out = bar.output(io::stdout());
+        let running = producer::run(queue, &db, request, settings, &mut out, &progress, stop);
+        let produced = bar.follow(follow, running).await;
+        stops.worker.cancel();
+        produced
+    };
+    let probing = async {
+        let (queue, stop) = (Arc::clone(&broker), stops.worker.clone());
+        let probed =
+            ping_worker::run(queue, lanes, &roles.worker, watch::Sender::default(), stop).await;
+        stops.producer.cancel();
+        // The worker's last results are queued now. The writer stores them before it stops.
+        stops.writer.cancel();
+        probed
+    };
+    let writing = async {
+        let queue = Arc::clone(&broker);
+        let written = write_rows(queue, &roles.writer, database, &stops.writer).await;
+        stops.producer.cancel();
+        stops.worker.cancel();
+        written
+    };
+    let (mut produced, probed, written) =
+        join(pin!(producing), pin!(probing), pin!(writing)).await?;
+    if let Ok(produced) = &mut produced
+        && let Some(before) = &produced.summary
+    {
+        // The writer stored more rows after the producer ended.
+        let run = before.run;
+        produced.summary = Some(db.call(move |store| store.summary(run)).await?);
+    }
+    let closed = producer::close(db, &produced).await;
+    // The failure that causes the others: the writer's, else the worker's, else the producer's.
+    written.map_err(|error| Failure::system(&error))?;
+    probed.map_err(|error| Failure::system(&error))?;
+    let resume = format!("pingfleet resume{}", database.as_flags());
+    let exit = producer::conclude(&produced?, output, &resume)?;
+    closed?;
+    Ok(exit)
+}
+
+type Outcomes = (
+    Result<RunOutcome, ProducerError>,
+    Result<ping_worker::WorkerSummary, WorkerError>,
+    Result<consumer_writer::WriterSummary, WriterError>,
+);
+
+/// Waits for all three roles. If the writer fails, the others are not waited for.
+async fn join(
+    producing: Pin<&mut impl Future<Output = Result<RunOutcome, ProducerError>>>,
+    probing: Pin<&mut impl Future<Output = Result<ping_worker::WorkerSummary, WorkerError>>>,
+    mut writing: Pin<
+        &mut impl Future<Output = Result<consumer_writer::WriterSummary, WriterError>>,
+    >,
+) -> Result<Outcomes, Failure> {
+    let mut others = pin!(async { tokio::join!(producing, probing) });
+    let ((produced, probed), written) = tokio::select! {
+        others = &mut others => (others, writing.await),
+        written = &mut writing => match written {
+            // Without a writer nothing can be finished: chunks in hand stay outstanding in the database.
+            Err(error) => return Err(Failure::system(&error)),
+            // It was stopped like the others, and ended first.
+            written => (others.await, written),
+        },
+    };
+    Ok((produced, probed, written))
+}
+
+/// The writer, with its own database connection as in its own process: its commits and the producer's reads do not wait
+/// for each other.
+async fn write_rows(
+    broker: Arc<dyn Broker>,
+    settings: &consumer_writer::WriterSettings,
+    database: &DatabaseSettings,
+    stop: &CancellationToken,
+) -> Result<consumer_writer::WriterSummary, WriterError> {
+    let db = DatabaseThread::open(database.options(true, false)).await?;
+    let ended = consumer_writer::run(broker, &db, settings, stop.clone()).await;
+    let closed = db.close().await;
+    let summary = ended?;
+    closed?;
+    Ok(summary)
+}

@@ -1,0 +1,86 @@
+//! `resume`: continues an interrupted run in the way in which it was begun: in one process, or over the broker with only
+//! the producer in this process.
+
+use std::{io, sync::Arc};
+
+use clap::Args;
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
+use pingfleet_settings::{BrokerArgs, Exit, Failure, Layers, Stop};
+use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
+use producer::{OutputArgs, PlanArgs, ProducerSettings, RunProgress, RunProgressBar, RunRequest};
+use tokio::sync::watch;
+
+use crate::{
+    RunArgs,
+    one_process::{self, Roles},
+};
+
+/// Arguments of `pingfleet resume` and `pingfleet retry`.
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+pub(crate) fn resume(args: &ResumeArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
+    continue_run(args, layers, quiet, RunRequest::Resume)
+}
+
+/// Carries out the request that `request` makes of the number of an earlier run.
+pub(crate) fn continue_run(
+    args: &ResumeArgs,
+    mut layers: Layers,
+    quiet: bool,
+    request: impl FnOnce(i64) -> RunRequest,
+) -> Result<Exit, Failure> {
+    let roles = Roles::resolve(&mut layers);
+    let mut settings = ProducerSettings::resolve(
+        &PlanArgs::default(),
+        &args.output,
+        &mut layers,
+        Transport::Sweep,
+        false,
+        quiet,
+    );
+    let config = RabbitConfig::resolve(&args.broker, &mut layers, "pingfleet");
+    let database = DatabaseSettings::resolve(&args.run.database, &mut layers);
+    layers.finish()?;
+    let store = database.options(false, false).open()?;
+    let run = store.find_run(&args.run.run)?;
+    settings.transport = store.transport(run)?;
+    store.close()?;
+    let request = request(run);
+    match settings.transport {
+        Transport::Sweep => one_process::run(request, &settings, &roles, &args.output, &database),
+        Transport::Broker => over_the_broker(request, &settings, &config, &args.output, &database),
+    }
+}
+
+#[tokio::main]
+async fn over_the_broker(
+    request: RunRequest,
+    settings: &ProducerSettings,
+    config: &RabbitConfig,
+    output: &OutputArgs,
+    database: &DatabaseSettings,
+) -> Result<Exit, Failure> {
+    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let broker = Arc::new(RabbitBroker::new(config)?);
+    let db = DatabaseThread::open(database.options(false, false)).await?;
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
+    let mut out = bar.output(io::stdout());
+    let running = producer::run(
+        broker, &db, request, settings, &mut out, &progress, stop.token,
+    );
+    let produced = bar.follow(follow, running).await;
+    let closed = producer::close(db, &produced).await;
+    let produced = produced?;
+    closed?;
+    let resume = format!("pingfleet resume{}", database.as_flags());
+    producer::conclude(&produced, output, &resume)
+}
