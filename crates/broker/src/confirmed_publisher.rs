@@ -172,11 +172,14 @@ async fn next_latest(latest: Option<&mut Latest>) -> Option<(Queue, Vec<u8>)> {
     }
 }
 
+/// The number of a message, and what the broker answered.
+type Answer = (Option<u64>, Result<Confirmed, BrokerError>);
+
 /// One session of publishing.
 struct Session {
     publisher: Box<dyn Publisher>,
     /// The answers to come. Messages of which only the newest matters have no number.
-    answers: FuturesUnordered<BoxFuture<'static, (Option<u64>, Result<Confirmed, BrokerError>)>>,
+    answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Refused messages that wait for their next try.
     refused: FuturesUnordered<BoxFuture<'static, u64>>,
     /// The pauses before refused messages are published again. They start anew when a message is stored.
