@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use pingfleet_broker::{
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{Rig, next, within};
+use crate::rig::{Rig, TIMEOUT, next};
 
 const MESSAGES: u32 = 60;
 
@@ -214,6 +214,13 @@ impl Run {
     }
 }
 
+/// Awaits something with a timeout.
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(TIMEOUT, future)
+        .await
+        .with_context(|| format!("waited in vain for {what}"))
+}
+
 /// Takes all messages of a queue.
 async fn drain(rig: &Rig, queue: Queue) -> Result<Vec<Vec<u8>>> {
     let ready = rig.broker.depth(queue).await?.ready;
@@ -233,7 +240,7 @@ fn publisher(broker: &Arc<FaultyBroker>) -> ConfirmedPublisher {
 async fn every_message_is_stored_once_when_nothing_fails(rig: &Rig) -> Result<()> {
     let broker = FaultyBroker::new(rig, Fault::None);
     let (keys, unconfirmed) = start(publisher(&broker)).ended().await?;
-    assert_eq!(keys, Vec::from_iter(0..MESSAGES));
+    assert_eq!(keys, (0..MESSAGES).collect::<Vec<_>>());
     assert_eq!(unconfirmed, 0);
     let bodies = drain(rig, Queue::Results).await?;
     assert_eq!(bodies, (0..MESSAGES).map(body).collect::<Vec<_>>());
@@ -245,7 +252,7 @@ async fn every_message_is_stored_once_when_nothing_fails(rig: &Rig) -> Result<()
 async fn every_message_is_stored_and_confirmed_once_when_sessions_break(rig: &Rig) -> Result<()> {
     let broker = FaultyBroker::new(rig, Fault::Several);
     let (keys, unconfirmed) = start(publisher(&broker)).ended().await?;
-    assert_eq!(keys, Vec::from_iter(0..MESSAGES));
+    assert_eq!(keys, (0..MESSAGES).collect::<Vec<_>>());
     assert_eq!(unconfirmed, 0);
     let bodies = drain(rig, Queue::Results).await?;
     let distinct: BTreeSet<_> = bodies.iter().cloned().collect();

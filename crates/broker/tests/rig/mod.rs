@@ -13,7 +13,7 @@ use pingfleet_broker::{
 use pingfleet_testbed::Rabbit;
 
 /// A test fails when something takes longer than this.
-const TIMEOUT: Duration = Duration::from_mins(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A broker, with access for an administrator.
 pub(crate) struct Rig {
@@ -74,13 +74,6 @@ pub(crate) fn memory() -> Rig {
         broker: Arc::new(broker.clone()),
         outside: Outside::Memory(broker),
     }
-}
-
-/// Awaits something with a timeout.
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
-    tokio::time::timeout(TIMEOUT, future)
-        .await
-        .with_context(|| format!("waited in vain for {what}"))
 }
 
 /// The next delivery.
