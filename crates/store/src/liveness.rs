@@ -32,8 +32,7 @@ pub struct WriterLiveness {
 pub struct LiveWorkers {
     /// How many.
     pub count: i64,
-    /// The sum of their prefetch: what they had in hand at their last heartbeat, as long as heartbeats do not carry the
-    /// prefetch itself.
+    /// How many chunks they may have in hand together, without those that drain.
     pub prefetch: i64,
 }
 
@@ -160,29 +159,13 @@ impl Writer {
         Ok(self
             .connection
             .prepare_cached(
-                "SELECT count(*), coalesce(sum((SELECT count(*) FROM in_hand h WHERE h.instance = w.instance)), 0)
-                 FROM workers w WHERE last_seen_us > ?1",
+                "SELECT count(*), coalesce(sum(iif(draining, 0, prefetch)), 0) FROM workers WHERE last_seen_us > ?1",
             )?
             .query_row([now_us() - WORKER_TIMEOUT.as_micros() as i64], |row| {
                 Ok(LiveWorkers {
                     count: row.get(0)?,
                     prefetch: row.get(1)?,
                 })
-            })?)
-    }
-
-    /// How many chunks the live workers may have in hand together, without those that drain.
-    ///
-    /// # Errors
-    /// [`StoreError::Sqlite`].
-    pub fn live_prefetch(&self) -> Result<i64, StoreError> {
-        Ok(self
-            .connection
-            .prepare_cached(
-                "SELECT coalesce(sum(prefetch), 0) FROM workers WHERE last_seen_us > ?1 AND NOT draining",
-            )?
-            .query_row([now_us() - WORKER_TIMEOUT.as_micros() as i64], |row| {
-                row.get(0)
             })?)
     }
 

@@ -189,7 +189,7 @@ fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
     ensure!(row.in_hand == 3 && !row.draining);
     let oldest = row.oldest_in_hand.context("it has chunks in hand")?;
     ensure!(oldest >= Duration::from_secs(70), "{oldest:?}");
-    ensure!(store.live_prefetch()? == 21);
+    ensure!(store.live_workers()?.prefetch == 21);
 
     heartbeat.rate = None;
     heartbeat.prefetch = 4;
@@ -201,7 +201,7 @@ fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
     let row = &workers[0];
     ensure!((row.prefetch, row.rate, row.replies) == (4, None, 61));
     ensure!(row.in_hand == 1 && row.draining);
-    ensure!(store.live_prefetch()? == 0, "it takes nothing new");
+    ensure!(store.live_workers()?.prefetch == 0, "it takes nothing new");
     Ok(())
 }
 
@@ -212,10 +212,10 @@ fn a_lost_worker_has_no_live_prefetch() -> Result<()> {
     for instance in [1, 2] {
         store.apply(Transport::Broker, &[heartbeat("w", instance, Vec::new())])?;
     }
-    ensure!(store.live_prefetch()? == 42);
+    ensure!(store.live_workers()?.prefetch == 42);
     connection.execute_batch(
         "UPDATE workers SET last_seen_us = last_seen_us - 60 * 1000000 WHERE instance = (SELECT min(instance) FROM workers)",
     )?;
-    ensure!(store.live_prefetch()? == 21);
+    ensure!(store.live_workers()?.prefetch == 21);
     Ok(())
 }
