@@ -1,19 +1,19 @@
 //! The worker: takes a chunk, probes its targets, publishes their outcomes, acks after the confirm.
 //!
 //! Invariant: a chunk is acked only after the broker has stored its result. Probing has threads of its own (crate
-//! `pingfleet-prober`). Two broker connections run on the caller's runtime: [`work_consumer`] takes chunks and acks them,
-//! [`result_publisher`] publishes results and heartbeats.
+//! `pingfleet-prober`). Two broker connections run on the caller's runtime: [`work_consumer`] takes chunks and acks them, a
+//! [`ConfirmedPublisher`] publishes results and [`heartbeats`].
 
+mod heartbeats;
 mod in_hand;
 mod prefetch;
-mod result_publisher;
 mod settings;
 mod status;
 mod work_consumer;
 
 use std::{sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError};
+use pingfleet_broker::{Broker, BrokerError, ConfirmedPublisher, Queue};
 use pingfleet_prober::{
     probe_threads::ProbeThreads,
     prober::{OpenProber, ProbeError},
@@ -21,14 +21,14 @@ use pingfleet_prober::{
 };
 use pingfleet_wire::MAX_IN_HAND;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use crate::settings::{WorkerArgs, WorkerSettings};
-use crate::{status::WorkerStatus, work_consumer::WorkConsumer};
-
-/// Results between probing and publishing. There is room for all chunks in hand, so probing never waits for long.
-const RESULTS_WAITING: usize = MAX_IN_HAND;
+use crate::{heartbeats::make_heartbeats, status::StatusBoard, work_consumer::WorkConsumer};
+pub use crate::{
+    settings::{WorkerArgs, WorkerSettings},
+    status::{WorkerState, WorkerStatus},
+};
 
 /// How long a drained worker waits until its last heartbeat is confirmed.
 const LAST_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,7 +69,8 @@ pub fn lanes(
     ProbeThreads::start(settings.threads, opener, settings.rate, resolver)
 }
 
-/// Takes chunks and probes them with `lanes` until `stop`. Then finishes, publishes and acks what it has in hand.
+/// Takes chunks and probes them with `lanes` until `stop`. Then finishes, publishes and acks what it has in hand. Publishes
+/// what it is doing on `status`.
 ///
 /// # Errors
 /// [`WorkerError`]; what was not acked is delivered to another worker.
@@ -77,57 +78,17 @@ pub async fn run(
     broker: Arc<dyn Broker>,
     lanes: ProbeThreads,
     settings: &WorkerSettings,
+    status: watch::Sender<WorkerStatus>,
     stop: CancellationToken,
 ) -> Result<WorkerSummary, WorkerError> {
     let lanes = Arc::new(lanes);
-    let status = Arc::new(WorkerStatus::new(settings, Arc::clone(&lanes)));
-    let (results, outgoing) = mpsc::channel(RESULTS_WAITING);
-    let (confirm, confirmed) = mpsc::channel(RESULTS_WAITING);
-    let leave = CancellationToken::new();
-    let mut publisher = tokio::spawn(result_publisher::run(
-        Arc::clone(&broker),
-        Arc::clone(&status),
-        outgoing,
-        confirm,
-        leave.clone(),
-    ));
-    let mut consumer = WorkConsumer::new(
-        broker,
-        Arc::clone(&lanes),
-        settings.clone(),
-        Arc::clone(&status),
-        results,
-        confirmed,
-    );
-    let ended = tokio::select! {
-        ended = consumer.run(&stop) => ended.map_err(WorkerError::from),
-        // Only a final error ends the publisher before the consumer.
-        ended = &mut publisher => {
-            return Err(match ended {
-                Ok(Err(error)) => error.into(),
-                _ => WorkerError::TaskFailed("publisher"),
-            });
-        }
-    };
-    // The consumer owns the sender of results: without it the publisher ends after its last confirm.
-    consumer.abandon().await;
-    let timeout = match ended {
-        Ok(0) => LAST_HEARTBEAT_TIMEOUT,
-        _ => Duration::ZERO,
-    };
-    let in_time = tokio::time::timeout(timeout, &mut publisher).await;
-    let joined = if let Ok(joined) = in_time {
-        joined
-    } else {
-        leave.cancel();
-        publisher.await
-    };
-    joined.map_err(|_| WorkerError::TaskFailed("publisher"))??;
-    let left = ended?;
+    let board = Arc::new(StatusBoard::new(settings, Arc::clone(&lanes), status));
+    let left = consume_and_publish(broker, &lanes, settings, &board, stop).await?;
+    let counts = board.counts();
     let summary = WorkerSummary {
-        chunks: status.chunks_done(),
-        targets: lanes.targets_done(),
-        requests: lanes.requests_sent(),
+        chunks: counts.chunks_done,
+        targets: counts.targets_done,
+        requests: counts.requests_sent,
         left,
     };
     tracing::info!(
@@ -137,7 +98,7 @@ pub async fn run(
         left = summary.left,
         "worker stopped"
     );
-    drop(status);
+    drop(board);
     if let Some(lanes) = Arc::into_inner(lanes) {
         // Joining threads blocks.
         tokio::task::spawn_blocking(move || lanes.close())
@@ -145,4 +106,68 @@ pub async fn run(
             .map_err(|_| WorkerError::TaskFailed("probing"))?;
     }
     Ok(summary)
+}
+
+/// Runs the worker's two connections. Returns how many chunks were left to other workers.
+async fn consume_and_publish(
+    broker: Arc<dyn Broker>,
+    lanes: &Arc<ProbeThreads>,
+    settings: &WorkerSettings,
+    board: &Arc<StatusBoard>,
+    stop: CancellationToken,
+) -> Result<usize, WorkerError> {
+    let (results, messages) = mpsc::channel(MAX_IN_HAND);
+    let (confirm, confirmed) = mpsc::channel(MAX_IN_HAND);
+    let (bodies, newest) = watch::channel(None);
+    let publisher =
+        ConfirmedPublisher::new(Arc::clone(&broker), Queue::Results, "results", MAX_IN_HAND)
+            .with_latest(Queue::Heartbeats, newest);
+    let finished = CancellationToken::new();
+    let leave = CancellationToken::new();
+    let heartbeats = make_heartbeats(Arc::clone(board), bodies, finished.clone());
+    let publishing = publisher.run(messages, confirm, leave.clone());
+    let mut publishing = tokio::spawn(async move {
+        let heartbeats = async {
+            heartbeats.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = publishing => ended,
+            () = heartbeats => Ok(0),
+        }
+    });
+    let mut consumer = WorkConsumer::new(
+        broker,
+        Arc::clone(lanes),
+        settings.clone(),
+        Arc::clone(board),
+        results,
+        confirmed,
+    );
+    let ended = tokio::select! {
+        ended = consumer.run(&stop) => ended,
+        // Only a final error ends the publisher before the consumer.
+        ended = &mut publishing => {
+            return Err(match ended {
+                Ok(Err(error)) => error.into(),
+                _ => WorkerError::TaskFailed("publisher"),
+            });
+        }
+    };
+    // The consumer owns the sender of results. The publisher ends after the last confirm and the last heartbeat.
+    consumer.abandon().await;
+    finished.cancel();
+    let timeout = match ended {
+        Ok(0) => LAST_HEARTBEAT_TIMEOUT,
+        _ => Duration::ZERO,
+    };
+    let in_time = tokio::time::timeout(timeout, &mut publishing).await;
+    let joined = if let Ok(joined) = in_time {
+        joined
+    } else {
+        leave.cancel();
+        publishing.await
+    };
+    joined.map_err(|_| WorkerError::TaskFailed("publisher"))??;
+    Ok(ended?)
 }

@@ -7,6 +7,7 @@ use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{BrokerArgs, CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
+use tokio::sync::watch;
 
 /// Probes chunks of targets for the master, until SIGTERM
 #[derive(Debug, Parser)]
@@ -40,11 +41,17 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let broker = Arc::new(RabbitBroker::new(&broker)?);
     let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &settings)
         .map_err(|error| Failure::system(&error))?;
-    ping_worker::run(broker, lanes, &settings, stop.token)
-        .await
-        .map_err(|error| match error {
-            WorkerError::Broker(error) => Failure::from(error),
-            other @ WorkerError::TaskFailed(_) => Failure::system(&other),
-        })?;
+    ping_worker::run(
+        broker,
+        lanes,
+        &settings,
+        watch::Sender::default(),
+        stop.token,
+    )
+    .await
+    .map_err(|error| match error {
+        WorkerError::Broker(error) => Failure::from(error),
+        other @ WorkerError::TaskFailed(_) => Failure::system(&other),
+    })?;
     Ok(Exit::Complete)
 }

@@ -1,4 +1,4 @@
-//! The worker's status, from which its heartbeats are made. The work consumer changes it, the result publisher sends it.
+//! What the worker is doing: for its heartbeats, and for whoever watches it in this process.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -8,13 +8,43 @@ use std::sync::{
 use pingfleet_prober::probe_threads::ProbeThreads;
 use pingfleet_settings::Rate;
 use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, WorkerCounts};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use crate::WorkerSettings;
 
-/// What a heartbeat reports.
-pub(crate) struct WorkerStatus {
+/// A small summary of what a worker is doing, published by [`run`](crate::run).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerStatus {
+    /// Where it is between its start and its end.
+    pub state: WorkerState,
+    /// Whether it has a session on the work queue.
+    pub connected: bool,
+    /// Chunks in hand.
+    pub in_hand: usize,
+    /// How many chunks it may have in hand.
+    pub prefetch: u16,
+    /// What it did so far.
+    pub counts: WorkerCounts,
+}
+
+/// Where a worker is between its start and its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WorkerState {
+    /// It had no session on the work queue yet.
+    #[default]
+    Starting,
+    /// It takes chunks.
+    Live,
+    /// It finishes what it has in hand and takes no new chunks.
+    Draining,
+}
+
+/// Where the worker's parts note what they do.
+pub(crate) struct StatusBoard {
     name: String,
     instance: Uuid,
     threads: u16,
@@ -22,21 +52,26 @@ pub(crate) struct WorkerStatus {
     probe_threads: Arc<ProbeThreads>,
     chunks_done: AtomicU64,
     current: Mutex<Current>,
+    watched: watch::Sender<WorkerStatus>,
     /// Notified when the next heartbeat should leave at once.
     pub(crate) heartbeat_due: Notify,
 }
 
-/// What changes with every chunk.
 #[derive(Default)]
 struct Current {
+    state: WorkerState,
+    connected: bool,
     /// With the time when each was taken.
     in_hand: Vec<(ChunkKey, Instant)>,
     prefetch: u16,
-    draining: bool,
 }
 
-impl WorkerStatus {
-    pub(crate) fn new(settings: &WorkerSettings, probe_threads: Arc<ProbeThreads>) -> Self {
+impl StatusBoard {
+    pub(crate) fn new(
+        settings: &WorkerSettings,
+        probe_threads: Arc<ProbeThreads>,
+        watched: watch::Sender<WorkerStatus>,
+    ) -> Self {
         Self {
             name: settings.name.clone(),
             instance: Uuid::new_v4(),
@@ -45,8 +80,19 @@ impl WorkerStatus {
             probe_threads,
             chunks_done: AtomicU64::new(0),
             current: Mutex::default(),
+            watched,
             heartbeat_due: Notify::new(),
         }
+    }
+
+    pub(crate) fn set_connected(&self, connected: bool) {
+        let mut current = self.current();
+        current.connected = connected;
+        if connected && current.state == WorkerState::Starting {
+            current.state = WorkerState::Live;
+        }
+        drop(current);
+        self.show();
     }
 
     pub(crate) fn set_in_hand(&self, in_hand: Vec<(ChunkKey, Instant)>, prefetch: u16) {
@@ -55,9 +101,10 @@ impl WorkerStatus {
         current.prefetch = prefetch;
     }
 
-    /// The worker takes no new chunks. The writer learns it at once.
+    /// The worker takes no new chunks. A heartbeat reports it at once.
     pub(crate) fn start_draining(&self) {
-        self.current().draining = true;
+        self.current().state = WorkerState::Draining;
+        self.show();
         self.heartbeat_due.notify_one();
     }
 
@@ -65,8 +112,31 @@ impl WorkerStatus {
         self.chunks_done.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn chunks_done(&self) -> u64 {
-        self.chunks_done.load(Ordering::Relaxed)
+    pub(crate) fn counts(&self) -> WorkerCounts {
+        WorkerCounts {
+            chunks_done: self.chunks_done.load(Ordering::Relaxed),
+            targets_done: self.probe_threads.targets_done(),
+            requests_sent: self.probe_threads.requests_sent(),
+            replies: self.probe_threads.replies(),
+            local_losses: self.probe_threads.local_losses(),
+        }
+    }
+
+    /// Publishes the status to those who watch it, if it changed.
+    pub(crate) fn show(&self) {
+        let current = self.current();
+        let status = WorkerStatus {
+            state: current.state,
+            connected: current.connected,
+            in_hand: current.in_hand.len(),
+            prefetch: current.prefetch,
+            counts: self.counts(),
+        };
+        self.watched.send_if_modified(|shown| {
+            let changed = *shown != status;
+            *shown = status;
+            changed
+        });
     }
 
     pub(crate) fn heartbeat(&self) -> Heartbeat {
@@ -79,14 +149,8 @@ impl WorkerStatus {
             threads: self.threads,
             prefetch: current.prefetch,
             rate: self.rate,
-            draining: current.draining,
-            counts: WorkerCounts {
-                chunks_done: self.chunks_done(),
-                targets_done: self.probe_threads.targets_done(),
-                requests_sent: self.probe_threads.requests_sent(),
-                replies: self.probe_threads.replies(),
-                local_losses: self.probe_threads.local_losses(),
-            },
+            draining: current.state == WorkerState::Draining,
+            counts: self.counts(),
             in_hand: in_hand.collect(),
             ..Heartbeat::new(&self.name, self.instance)
         }

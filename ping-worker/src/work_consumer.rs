@@ -3,12 +3,14 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, Queue, Sessions};
+use pingfleet_broker::{
+    Broker, BrokerError, Consumer, Delivery, KeyedMessage, Queue, Sessions, session_lost,
+};
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
 use tokio::{
     sync::mpsc,
-    task::{self, JoinSet},
+    task::{self, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -17,8 +19,7 @@ use crate::{
     WorkerSettings,
     in_hand::{InHand, Receipt, Unacked},
     prefetch::Prefetch,
-    result_publisher::ResultMessage,
-    status::WorkerStatus,
+    status::StatusBoard,
 };
 
 /// Draining takes at most this long. Chunks that are not done by then are delivered to another worker.
@@ -40,8 +41,8 @@ pub(crate) struct WorkConsumer {
     broker: Arc<dyn Broker>,
     lanes: Arc<ProbeThreads>,
     settings: WorkerSettings,
-    status: Arc<WorkerStatus>,
-    results: mpsc::Sender<ResultMessage>,
+    status: Arc<StatusBoard>,
+    results: mpsc::Sender<KeyedMessage<ChunkKey>>,
     confirmed: mpsc::Receiver<ChunkKey>,
     in_hand: InHand,
     probing: JoinSet<ProbedChunk>,
@@ -56,8 +57,8 @@ impl WorkConsumer {
         broker: Arc<dyn Broker>,
         lanes: Arc<ProbeThreads>,
         settings: WorkerSettings,
-        status: Arc<WorkerStatus>,
-        results: mpsc::Sender<ResultMessage>,
+        status: Arc<StatusBoard>,
+        results: mpsc::Sender<KeyedMessage<ChunkKey>>,
         confirmed: mpsc::Receiver<ChunkKey>,
     ) -> Self {
         Self {
@@ -90,18 +91,19 @@ impl WorkConsumer {
             let Some(mut consumer) = sessions.open(None, stop, open).await? else {
                 return Ok(self.in_hand.len());
             };
+            self.status.set_connected(true);
             tracing::info!(worker = self.settings.name, "worker ready");
             match self.serve(&mut *consumer, stop).await {
                 Ok(left) => {
                     consumer.close().await;
                     return Ok(left);
                 }
-                Err(error) if error.is_transient() => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(%error, cause, in_hand = self.in_hand.len(), "session lost; unsettled chunks are delivered again");
+                Err(error) => {
+                    self.status.set_connected(false);
+                    let unsettled = self.in_hand.len();
+                    session_lost(error, unsettled, "unsettled chunks are delivered again")?;
                     self.in_hand.forget_tags();
                 }
-                Err(error) => return Err(error),
             }
         }
     }
@@ -128,29 +130,20 @@ impl WorkConsumer {
             if deadline.is_some() && self.in_hand.len() == 0 {
                 return Ok(0);
             }
+            let taking = deadline.is_none();
             tokio::select! {
                 biased;
                 Some(key) = self.confirmed.recv() => {
-                    self.settle(consumer, key, &mut prefetch, deadline.is_none()).await?;
+                    self.settle(consumer, key, &mut prefetch, taking).await?;
                 }
-                Some(joined) = self.probing.join_next_with_id() => match joined {
-                    Ok((id, ended)) => {
-                        self.tasks.remove(&id);
-                        self.publish(consumer, ended).await?;
-                        // All chunks in hand wait for confirms.
-                        let idle = deadline.is_none() && self.probing.is_empty();
-                        if idle && prefetch.may_grow(self.in_hand.len()) {
-                            self.grow(consumer, &mut prefetch).await?;
-                        }
+                Some(joined) = self.probing.join_next_with_id() => {
+                    self.take_result(consumer, joined).await?;
+                    // When nothing is probed, all chunks in hand wait for confirms.
+                    if taking && self.probing.is_empty() {
+                        self.grow(consumer, &mut prefetch).await?;
                     }
-                    Err(error) => {
-                        tracing::error!(%error, "the task of a chunk failed");
-                        if let Some(key) = self.tasks.remove(&error.id()) {
-                            self.return_to_queue(consumer, key).await?;
-                        }
-                    }
-                },
-                () = stop.cancelled(), if deadline.is_none() => {
+                }
+                () = stop.cancelled(), if taking => {
                     consumer.stop().await?;
                     self.status.start_draining();
                     deadline = Some(Instant::now() + DRAIN_TIMEOUT);
@@ -160,37 +153,70 @@ impl WorkConsumer {
                     tracing::warn!(left = self.in_hand.len(), "draining timed out; the rest goes to another worker");
                     return Ok(self.in_hand.len());
                 }
-                _ = idle.tick(), if deadline.is_none() && prefetch.may_grow(self.in_hand.len()) => {
-                    // Nothing was sent since the last check, so all chunks in hand wait for answers.
+                _ = idle.tick(), if taking && prefetch.may_grow(self.in_hand.len()) => {
+                    // When nothing was sent since the last check, all chunks in hand wait for answers.
                     let before = std::mem::replace(&mut sent, self.lanes.requests_sent());
                     if sent == before {
                         self.grow(consumer, &mut prefetch).await?;
                     }
                 }
-                delivery = consumer.next(), if deadline.is_none() => {
+                delivery = consumer.next(), if taking => {
                     self.take(consumer, delivery?).await?;
-                    if self.settings.exclusive
-                        && let Some(chunk) = &self.last
-                        && let Some(wanted) = prefetch.exclusive(chunk, self.in_hand.len())
-                    {
-                        consumer.raise_prefetch(wanted).await?;
-                    }
+                    self.raise_if_exclusive(consumer, &mut prefetch).await?;
                 }
             }
         }
     }
 
-    /// Raises the prefetch because the worker idles.
+    /// Raises the prefetch because the worker idles, if it may grow.
     async fn grow(
         &self,
         consumer: &mut dyn Consumer,
         prefetch: &mut Prefetch,
     ) -> Result<(), BrokerError> {
-        if let Some(wanted) = prefetch.idle(self.in_hand.len()) {
+        if prefetch.may_grow(self.in_hand.len())
+            && let Some(wanted) = prefetch.idle(self.in_hand.len())
+        {
             tracing::debug!(prefetch = wanted, "prefetch raised while idle");
             consumer.raise_prefetch(wanted).await?;
         }
         Ok(())
+    }
+
+    /// Raises the prefetch at once when no other worker can take the chunks.
+    async fn raise_if_exclusive(
+        &self,
+        consumer: &mut dyn Consumer,
+        prefetch: &mut Prefetch,
+    ) -> Result<(), BrokerError> {
+        if self.settings.exclusive
+            && let Some(chunk) = &self.last
+            && let Some(wanted) = prefetch.exclusive(chunk, self.in_hand.len())
+        {
+            consumer.raise_prefetch(wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// A chunk's task ended.
+    async fn take_result(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        joined: Result<(task::Id, ProbedChunk), JoinError>,
+    ) -> Result<(), BrokerError> {
+        match joined {
+            Ok((id, ended)) => {
+                self.tasks.remove(&id);
+                self.publish(consumer, ended).await
+            }
+            Err(error) => {
+                tracing::error!(%error, "the task of a chunk failed");
+                match self.tasks.remove(&error.id()) {
+                    Some(key) => self.return_to_queue(consumer, key).await,
+                    None => Ok(()),
+                }
+            }
+        }
     }
 
     async fn take(
@@ -238,12 +264,7 @@ impl WorkConsumer {
         match ended.result {
             Ok(body) => {
                 // The channel has room for all chunks in hand, so this never waits for long.
-                if self
-                    .results
-                    .send(ResultMessage { key, body })
-                    .await
-                    .is_err()
-                {
+                if self.results.send(KeyedMessage { key, body }).await.is_err() {
                     tracing::error!(chunk = key.chunk, "the publisher ended early");
                 }
                 Ok(())

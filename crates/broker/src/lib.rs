@@ -6,6 +6,7 @@
 //! One session is one new connection. After any [`BrokerError`] of a publisher or a consumer the caller drops it
 //! and opens another one; nothing here reconnects by itself.
 
+mod confirmed_publisher;
 mod memory;
 mod rabbit;
 mod sessions;
@@ -18,9 +19,10 @@ use futures_util::future::BoxFuture;
 use thiserror::Error;
 
 pub use self::{
+    confirmed_publisher::{ConfirmedPublisher, KeyedMessage},
     memory::MemoryBroker,
     rabbit::{RabbitBroker, RabbitConfig},
-    sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
+    sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session, session_lost},
 };
 
 /// The queues. Each has an exchange of its own name.

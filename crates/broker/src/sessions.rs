@@ -1,6 +1,6 @@
 //! Opens sessions, with jittered backoff from 0.5 s to 30 s between tries and one warning a minute.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::Instant;
@@ -114,6 +114,23 @@ where
     F: Future<Output = Result<T, BrokerError>>,
 {
     Sessions::default().open(timeout, stop, open).await
+}
+
+/// Logs the loss of a session, with what happens to its `unsettled` messages. Returns the error when it is final.
+///
+/// # Errors
+/// A final [`BrokerError`].
+pub fn session_lost(
+    error: BrokerError,
+    unsettled: usize,
+    consequence: impl fmt::Display,
+) -> Result<(), BrokerError> {
+    if !error.is_transient() {
+        return Err(error);
+    }
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    tracing::warn!(%error, cause, unsettled, "session lost; {consequence}");
+    Ok(())
 }
 
 /// The pauses between tries: 0.5 s doubling up to 15 s, each with a random addition of up to its own length.

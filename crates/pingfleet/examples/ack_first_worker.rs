@@ -11,6 +11,7 @@ use pingfleet_broker::{
 };
 use pingfleet_prober::{default_prober, resolve::Resolver};
 use pingfleet_settings::{BrokerArgs, CommonArgs, Verbosity, keys};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug)]
@@ -82,6 +83,13 @@ async fn main() -> anyhow::Result<()> {
     layers.finish()?;
     let broker = Arc::new(AckFirst(RabbitBroker::new(&config)?));
     let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &settings)?;
-    ping_worker::run(broker, lanes, &settings, CancellationToken::new()).await?;
+    ping_worker::run(
+        broker,
+        lanes,
+        &settings,
+        watch::Sender::default(),
+        CancellationToken::new(),
+    )
+    .await?;
     Ok(())
 }

@@ -81,7 +81,8 @@ pub(crate) async fn run(
     };
     let probing = async {
         let (queue, stop) = (Arc::clone(&broker), stops.worker.clone());
-        let probed = ping_worker::run(queue, lanes, &roles.worker, stop).await;
+        let probed =
+            ping_worker::run(queue, lanes, &roles.worker, watch::Sender::default(), stop).await;
         stops.producer.cancel();
         // The worker's last results are queued now. The writer stores them before it stops.
         stops.writer.cancel();

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use ping_worker::WorkerState;
 use pingfleet_broker::Queue;
 use pingfleet_wire::{
     ChunkKey, Heartbeat, Message as _, Outcome, ResultChunk, Status, timing::HEARTBEAT_INTERVAL,
@@ -15,6 +16,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     answers::Answer,
     rig::{Event, Rig, TARGETS, count, place, published},
+    watched::within,
 };
 
 fn heartbeats(events: &[Event]) -> Vec<&Heartbeat> {
@@ -261,4 +263,66 @@ fn unknown(events: &[Event], chunk: u32) -> u64 {
         .iter()
         .filter(|outcome| matches!(outcome.status, Status::Unknown(_)));
     unknown.count() as u64
+}
+
+#[tokio::test]
+async fn the_status_shows_each_state_and_what_was_done() -> Result<()> {
+    let rig = Rig::gated();
+    rig.floor.away.store(true, Ordering::Relaxed);
+    let worker = rig.start();
+    let mut status = worker.status.clone();
+    assert_eq!(status.borrow_and_update().state, WorkerState::Starting);
+    assert!(!status.borrow().connected);
+    rig.floor.away.store(false, Ordering::Relaxed);
+    within(
+        "a live worker",
+        status.wait_for(|status| status.state == WorkerState::Live && status.connected),
+    )
+    .await??;
+    rig.give(0).await?;
+    within(
+        "a chunk in hand",
+        status.wait_for(|status| status.in_hand == 1),
+    )
+    .await??;
+    rig.permits.add_permits(1);
+    let done = within(
+        "the chunk's end",
+        status.wait_for(|status| status.counts.chunks_done == 1 && status.in_hand == 0),
+    )
+    .await??
+    .to_owned();
+    assert_eq!(done.counts.targets_done, u64::from(TARGETS));
+    assert!(done.counts.requests_sent >= u64::from(TARGETS));
+    rig.give(1).await?;
+    within(
+        "another chunk",
+        status.wait_for(|status| status.in_hand == 1),
+    )
+    .await??;
+    worker.stop.cancel();
+    within(
+        "the drain",
+        status.wait_for(|status| status.state == WorkerState::Draining && status.in_hand == 1),
+    )
+    .await??;
+    rig.permits.add_permits(1);
+    let summary = worker.ended().await?;
+    assert_eq!(summary.chunks, status.borrow().counts.chunks_done);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_shows_a_lost_session() -> Result<()> {
+    let rig = Rig::new();
+    let worker = rig.start();
+    let mut status = worker.status.clone();
+    within("a session", status.wait_for(|status| status.connected)).await??;
+    rig.floor.away.store(true, Ordering::Relaxed);
+    rig.floor.cut.notify_one();
+    within("its loss", status.wait_for(|status| !status.connected)).await??;
+    rig.floor.away.store(false, Ordering::Relaxed);
+    within("the next one", status.wait_for(|status| status.connected)).await??;
+    worker.stop().await?;
+    Ok(())
 }

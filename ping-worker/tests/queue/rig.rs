@@ -16,7 +16,7 @@ use anyhow::Result;
 use async_trait::async_trait;
 use futures_util::future::{self, FutureExt};
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
-use ping_worker::{WorkerError, WorkerSettings, WorkerSummary};
+use ping_worker::{WorkerError, WorkerSettings, WorkerStatus, WorkerSummary};
 use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, Queue};
 use pingfleet_prober::{
     prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
@@ -28,7 +28,7 @@ use pingfleet_wire::{
     ChunkKey, Heartbeat, Message as _, Probing, ResultChunk, Target, Token, Version, WorkChunk,
 };
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -255,6 +255,7 @@ pub(crate) struct Rig {
 /// A worker that runs.
 pub(crate) struct Worker {
     pub(crate) stop: CancellationToken,
+    pub(crate) status: watch::Receiver<WorkerStatus>,
     running: JoinHandle<Result<WorkerSummary, WorkerError>>,
 }
 
@@ -350,11 +351,18 @@ impl Rig {
         let resolver = Resolver::with_servers(nobody, ResolverOpts::default());
         let settings = self.settings.clone();
         let stop = CancellationToken::new();
+        let status = watch::Sender::default();
+        let watched = status.subscribe();
         let stopped = stop.clone();
         let lanes = ping_worker::lanes(&opener, resolver, &settings).expect("it always opens");
-        let running =
-            tokio::spawn(async move { ping_worker::run(broker, lanes, &settings, stopped).await });
-        Worker { stop, running }
+        let running = tokio::spawn(async move {
+            ping_worker::run(broker, lanes, &settings, status, stopped).await
+        });
+        Worker {
+            stop,
+            status: watched,
+            running,
+        }
     }
 
     /// Waits until these chunks were acked, in any order and each once.

@@ -2,7 +2,7 @@
 //! queues of its own.
 
 use std::{
-    sync::{LazyLock, PoisonError, RwLock},
+    sync::{Arc, LazyLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -13,11 +13,11 @@ use pingfleet_broker::{
 use pingfleet_testbed::Rabbit;
 
 /// A test fails when something takes longer than this.
-const TIMEOUT: Duration = Duration::from_mins(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A broker, with access for an administrator.
 pub(crate) struct Rig {
-    pub(crate) broker: Box<dyn Broker>,
+    pub(crate) broker: Arc<dyn Broker>,
     outside: Outside,
 }
 
@@ -53,7 +53,7 @@ pub(crate) async fn rabbit(prefix: &str) -> Result<Rig> {
     let broker = RabbitBroker::new(&config(prefix)?)?;
     broker.check().await?;
     Ok(Rig {
-        broker: Box::new(broker),
+        broker: Arc::new(broker),
         outside: Outside::Rabbit {
             prefix: prefix.to_owned(),
         },
@@ -71,7 +71,7 @@ pub(crate) fn config(prefix: &str) -> Result<RabbitConfig> {
 pub(crate) fn memory() -> Rig {
     let broker = MemoryBroker::new(100);
     Rig {
-        broker: Box::new(broker.clone()),
+        broker: Arc::new(broker.clone()),
         outside: Outside::Memory(broker),
     }
 }

@@ -196,7 +196,7 @@ async fn run_worker(
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
     let lanes = ping_worker::lanes(&opener, Resolver::from_system(), settings)
         .map_err(|error| Failure::system(&error))?;
-    ping_worker::run(broker, lanes, settings, stop)
+    ping_worker::run(broker, lanes, settings, watch::Sender::default(), stop)
         .await
         .map_err(|error| match error {
             WorkerError::Broker(error) => Failure::from(error),

@@ -268,7 +268,7 @@ fn queues_with_other_arguments_are_reported_and_not_changed() -> anyhow::Result<
     rabbit
         .ctl(&["eval", declare])
         .context("declaring a classic queue")?;
-    producer(&dir, &rabbit.url())?.fails(4, &["not ours", "broker.prefix"]);
+    producer(&dir, &rabbit.url())?.fails(4, &["has other arguments", "broker.prefix"]);
     assert_nothing_planned(&dir)
 }
 
