@@ -1,8 +1,8 @@
 //! The worker: takes a chunk, probes its targets, publishes their outcomes, acks after the confirm.
 //!
 //! Invariant: a chunk is acked only after the broker has stored its result. Probing has threads of its own (crate
-//! `pingfleet-prober`). Two broker connections run on the caller's runtime: [`work_consumer`] takes chunks and acks them, a
-//! [`ConfirmedPublisher`] publishes results and [`heartbeats`].
+//! `pingfleet-prober`). Two broker connections run on the caller's runtime: `work_consumer` takes chunks and acks them, a
+//! [`ConfirmedPublisher`] publishes results and `heartbeats`.
 
 mod heartbeats;
 mod in_hand;

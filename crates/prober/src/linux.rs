@@ -5,7 +5,7 @@
 //! counts by its arrival; and a target whose answer this machine may have lost is probed again, and is `unknown` if that is
 //! lost too, never `down`. surge-ping opens its sockets.
 //!
-//! Each thread has one [`engine`] for each socket, and a socket for each egress and next hop. Tasks of the thread drive the
+//! Each thread has one `engine` for each socket, and a socket for each egress and next hop. Tasks of the thread drive the
 //! engines, so the prober must run in a [`LocalSet`](tokio::task::LocalSet).
 
 mod driver;

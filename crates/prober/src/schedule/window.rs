@@ -112,7 +112,7 @@ impl Window {
         }
     }
 
-    /// Requests still wait in the kernel: the next hop may yet be resolved, so [`SILENCE`] begins again.
+    /// Requests still wait in the kernel: the next hop may yet be resolved, so `SILENCE` begins again.
     pub fn delay_opening(&mut self, now: Instant) {
         if !self.open
             && self
