@@ -150,7 +150,7 @@ impl RunOutcome {
         match (self.reason, summary.state) {
             (EndReason::Interrupted | EndReason::OutputClosed, _) => Exit::Interrupted,
             (EndReason::Settled, RunState::Complete) => {
-                let answered = summary.counts[0] + summary.counts[1];
+                let answered = summary.counts.answered();
                 if fail_down && answered < summary.targets {
                     Exit::SomeDown
                 } else {

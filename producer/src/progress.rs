@@ -1,7 +1,6 @@
 //! The progress of a run, as [`crate::run`] publishes it.
 
-use pingfleet_store::{RunState, Transport};
-use pingfleet_wire::Status;
+use pingfleet_store::{RunState, StatusCounts, Transport};
 
 /// How far a run is. A page or a progress bar can follow it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +19,8 @@ pub struct RunProgress {
     pub chunks_done: i64,
     /// Chunks that are dead, and not retried.
     pub chunks_dead: i64,
-    /// Settled targets by status, in the order of [`Status::NAMES`].
-    pub counts: [i64; Status::NAMES.len()],
+    /// Settled targets with each status.
+    pub counts: StatusCounts,
     /// Chunks that are published and unsettled.
     pub published: u64,
     /// How many of them there may be.
@@ -41,7 +40,7 @@ impl Default for RunProgress {
             chunks: 0,
             chunks_done: 0,
             chunks_dead: 0,
-            counts: [0; Status::NAMES.len()],
+            counts: StatusCounts::default(),
             published: 0,
             window: 0,
             workers: 0,
@@ -53,17 +52,6 @@ impl RunProgress {
     /// Targets that are settled.
     #[must_use]
     pub fn settled(&self) -> i64 {
-        self.counts.iter().sum()
-    }
-
-    /// Targets with this status.
-    #[must_use]
-    pub fn count(&self, name: &str) -> i64 {
-        self.counts
-            .iter()
-            .zip(Status::NAMES)
-            .filter(|(_, known)| *known == name)
-            .map(|(count, _)| count)
-            .sum()
+        self.counts.total()
     }
 }

@@ -10,6 +10,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pingfleet_store::{RunState, Transport};
+use pingfleet_wire::StatusKind;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{RunProgress, summary::counted};
@@ -91,7 +92,7 @@ impl RunProgressBar {
 /// What stands behind the bar.
 fn message(progress: &RunProgress) -> String {
     let settled = progress.settled();
-    let up = progress.count("up") + progress.count("late");
+    let up = progress.counts.answered();
     let hit = if settled > 0 {
         100.0 * up as f64 / settled as f64
     } else {
@@ -99,7 +100,7 @@ fn message(progress: &RunProgress) -> String {
     };
     // Rare kinds only when there are any, so that the line fits into 80 columns.
     let rarer = [
-        (progress.count("unknown"), "unknown"),
+        (progress.counts[StatusKind::Unknown], "unknown"),
         (progress.chunks_dead, "dead chunks"),
     ];
     let parts: Vec<_> = std::iter::once(format!("{hit:.1}% up"))
@@ -179,7 +180,7 @@ mod tests {
             targets: 1000,
             chunks: 4,
             chunks_done: 1,
-            counts: [100, 50, 0, 0, 0, 0, 100],
+            counts: [100, 50, 0, 0, 0, 0, 100].into(),
             ..RunProgress::default()
         }
     }
@@ -191,7 +192,7 @@ mod tests {
         bar.show(&progress);
         assert_eq!((bar.0.position(), bar.0.length()), (250, Some(1000)));
         assert_eq!(message(&progress), "60.0% up, 0 workers");
-        progress.counts[5] = 7;
+        progress.counts = [100, 50, 0, 0, 0, 7, 100].into();
         progress.chunks_dead = 2;
         progress.workers = 1;
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use pingfleet_store::{RunState, RunSummary};
-use pingfleet_wire::Status;
+use pingfleet_wire::StatusKind;
 
 /// "1 chunk", "2 chunks".
 pub(crate) fn counted(count: i64, noun: &str) -> String {
@@ -25,11 +25,11 @@ pub fn print_summary(out: &mut dyn Write, summary: &RunSummary) -> io::Result<()
     )?;
     let width = summary.targets.to_string().len().max(7);
     writeln!(out, "  {:>width$}  targets", summary.targets)?;
-    for (count, name) in summary.counts.iter().zip(Status::NAMES) {
+    for (status, count) in summary.counts.iter() {
         // The two statuses that everybody looks for are printed even when their count is 0.
-        if *count > 0 || matches!(name, "up" | "down") {
-            let share = 100.0 * *count as f64 / summary.targets.max(1) as f64;
-            writeln!(out, "  {count:>width$}  {name} ({share:.1}%)")?;
+        if count > 0 || matches!(status, StatusKind::Up | StatusKind::Down) {
+            let share = 100.0 * count as f64 / summary.targets.max(1) as f64;
+            writeln!(out, "  {count:>width$}  {} ({share:.1}%)", status.name())?;
         }
     }
     let missing = summary.targets - summary.settled();

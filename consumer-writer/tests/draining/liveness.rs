@@ -38,7 +38,7 @@ async fn a_worker_is_listed_from_its_first_heartbeat_to_its_farewell() -> Result
     // Nothing that cannot be read harms the others.
     rig.put(Queue::Heartbeats, b"no heartbeat").await?;
     rig.acked(Queue::Heartbeats, 3).await?;
-    let workers = rig.store()?.workers()?;
+    let workers = rig.reader()?.workers()?;
     let listed: Vec<_> = workers
         .iter()
         .map(|row| (row.worker.as_str(), row.in_hand, row.chunks_done))
@@ -50,11 +50,11 @@ async fn a_worker_is_listed_from_its_first_heartbeat_to_its_farewell() -> Result
     draining.draining = true;
     rig.put(Queue::Heartbeats, &draining.encode()).await?;
     rig.acked(Queue::Heartbeats, 4).await?;
-    assert_eq!(rig.store()?.workers()?.len(), 2);
+    assert_eq!(rig.reader()?.workers()?.len(), 2);
     draining.in_hand.clear();
     rig.put(Queue::Heartbeats, &draining.encode()).await?;
     rig.acked(Queue::Heartbeats, 5).await?;
-    let left = rig.store()?.workers()?;
+    let left = rig.reader()?.workers()?;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].worker, "worker-2");
     assert_eq!(rig.value::<i64>("SELECT count(*) FROM in_hand")?, 2);

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use consumer_writer::{WriterError, WriterSettings, WriterSummary};
 use pingfleet_broker::{Broker as _, BrokerError, Delivery, MemoryBroker, Queue};
 use pingfleet_store::{
-    DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk,
+    DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk, Reader,
     Transport, Verification, Writer, now_us,
 };
 use pingfleet_wire::{
@@ -218,6 +218,10 @@ impl Rig {
         Ok(Connection::open(self.path())?)
     }
 
+    pub(crate) fn reader(&self) -> Result<Reader> {
+        Ok(Reader::open(&self.path())?)
+    }
+
     pub(crate) fn store(&self) -> Result<Writer> {
         Ok(options(&self.folder).open()?)
     }
@@ -228,7 +232,7 @@ impl Rig {
     }
 
     pub(crate) fn verify(&self) -> Result<Verification> {
-        Ok(self.store()?.verify(self.planned.run)?)
+        Ok(self.reader()?.verify(self.planned.run)?)
     }
 
     /// The result of a chunk, with every target up.

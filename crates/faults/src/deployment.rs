@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use pingfleet_store::{Durability, OpenOptions, RunState, RunSummary, Verification, Writer};
+use pingfleet_store::{Reader, RunState, RunSummary, Verification};
 use pingfleet_testbed::{Namespace, Rabbit};
 
 use crate::{
@@ -422,14 +422,8 @@ impl Deployment {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn store(&self) -> anyhow::Result<Writer> {
-        let options = OpenOptions {
-            path: self.database(),
-            durability: Durability::Full,
-            create: false,
-            check: false,
-        };
-        Ok(options.open()?)
+    pub fn store(&self) -> anyhow::Result<Reader> {
+        Ok(Reader::open(&self.database())?)
     }
 
     /// Verifies the latest run.
@@ -437,7 +431,7 @@ impl Deployment {
     /// # Errors
     /// When there is none.
     pub fn verify(&self) -> anyhow::Result<Verification> {
-        let mut store = self.store()?;
+        let store = self.store()?;
         let run = store.find_run("latest")?;
         Ok(store.verify(run)?)
     }

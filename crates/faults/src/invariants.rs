@@ -38,7 +38,7 @@ pub fn find_violations(
     expected: &ExpectedState,
 ) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
-    let mut store = deployment.store()?;
+    let store = deployment.store()?;
     let (mut outstanding, mut dead) = (0, 0);
     for summary in store.summaries()? {
         let proof = store.verify(summary.run)?;

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use pingfleet_settings::{CommonArgs, DatabaseArgs, Exit, Failure, Layers, Verbosity, main_with};
-use pingfleet_store::{DatabaseSettings, Writer};
+use pingfleet_store::{DatabaseSettings, Reader, Writer};
 
 /// Ping sweeps whose answer can be trusted
 #[derive(Debug, Parser)]
@@ -86,16 +86,23 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Sweep(args) => sweep::sweep(args, layers, quiet),
         Command::Resume(args) => resume::resume(args, layers, quiet),
         Command::Retry(args) => retry::retry(args, layers, quiet),
-        Command::Runs(args) => runs::runs(args, &open(layers, &args.database)?),
-        Command::Report(args) => report::report(args, &open(layers, &args.database)?),
-        Command::Verify(args) => verify::verify(&args.run, &mut open(layers, &args.database)?),
+        Command::Runs(args) => runs::runs(args, &open_reader(layers, &args.database)?),
+        Command::Report(args) => report::report(args, &open_reader(layers, &args.database)?),
+        Command::Verify(args) => verify::verify(&args.run, &open_reader(layers, &args.database)?),
         Command::Cancel(args) => cancel::cancel(&args.run, &mut open(layers, &args.database)?),
         Command::Doctor(args) => doctor::doctor(args, layers),
         Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers),
     }
 }
 
-/// Opens an existing database.
+/// Opens an existing database to read it.
+fn open_reader(mut layers: Layers, args: &DatabaseArgs) -> Result<Reader, Failure> {
+    let database = DatabaseSettings::resolve(args, &mut layers);
+    layers.finish()?;
+    Ok(Reader::open(&database.path)?)
+}
+
+/// Opens an existing database to change it.
 fn open(mut layers: Layers, args: &DatabaseArgs) -> Result<Writer, Failure> {
     let database = DatabaseSettings::resolve(args, &mut layers);
     layers.finish()?;

@@ -5,34 +5,13 @@ use std::io::{self, BufWriter, Write};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
-use pingfleet_store::{ReportFilter, ReportRow, Writer};
-use pingfleet_wire::Status;
+use pingfleet_store::{REPORT_COLUMNS, Reader, ReportFilter, ReportRow};
+use pingfleet_wire::{Status, StatusKind};
 use serde::Serializer as _;
 use serde_json::{Value, json};
 
 /// Rows of one table. A longer report is printed as several tables, so that memory stays bounded.
 const TABLE_ROWS: usize = 5000;
-
-/// The columns of the view `report`.
-const COLUMNS: [&str; 17] = [
-    "run",
-    "run_id",
-    "target",
-    "address",
-    "status",
-    "reason",
-    "sent",
-    "received",
-    "loss_pct",
-    "rtt_min_ms",
-    "rtt_avg_ms",
-    "rtt_max_ms",
-    "rtt_stddev_ms",
-    "attempts",
-    "worker",
-    "probed_at",
-    "labels",
-];
 
 /// Arguments of `pingfleet report`.
 #[derive(Debug, Args)]
@@ -59,10 +38,14 @@ pub(crate) struct ReportArgs {
     pub(crate) database: DatabaseArgs,
 }
 
-pub(crate) fn report(args: &ReportArgs, store: &Writer) -> Result<Exit, Failure> {
-    let run = store.find_run(&args.run)?;
+pub(crate) fn report(args: &ReportArgs, reader: &Reader) -> Result<Exit, Failure> {
+    let run = reader.find_run(&args.run)?;
     let filter = ReportFilter {
-        statuses: args.status.clone(),
+        statuses: args
+            .status
+            .iter()
+            .filter_map(|name| StatusKind::from_name(name))
+            .collect(),
     };
     let mut format: Box<dyn ReportFormat> = if args.json {
         Box::new(JsonLines(BufWriter::new(io::stdout())))
@@ -71,14 +54,18 @@ pub(crate) fn report(args: &ReportArgs, store: &Writer) -> Result<Exit, Failure>
     } else {
         Box::new(Tables::new())
     };
+    let mut pages = reader.report(run, &filter);
     let mut written = format.begin();
-    store.report(run, &filter, |row| {
-        if written.is_ok() {
-            written = format.row(&row);
+    while written.is_ok() {
+        // Nothing of the database is open while the rows are printed, which a pager may delay.
+        let rows = pages.next_page()?;
+        if rows.is_empty() {
+            written = format.end();
+            break;
         }
-        written.is_ok()
-    })?;
-    printed(written.and_then(|()| format.end()))?;
+        written = rows.iter().try_for_each(|row| format.row(row));
+    }
+    printed(written)?;
     Ok(Exit::Complete)
 }
 
@@ -95,7 +82,7 @@ struct JsonLines(BufWriter<io::Stdout>);
 
 impl ReportFormat for JsonLines {
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
-        write_json(&mut self.0, COLUMNS.into_iter().zip(values(row)))
+        write_json(&mut self.0, REPORT_COLUMNS.into_iter().zip(values(row)))
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -116,7 +103,7 @@ struct Csv(csv::Writer<io::Stdout>);
 
 impl ReportFormat for Csv {
     fn begin(&mut self) -> io::Result<()> {
-        self.0.write_record(COLUMNS).map_err(io_error)
+        self.0.write_record(REPORT_COLUMNS).map_err(io_error)
     }
 
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
@@ -142,7 +129,7 @@ fn io_error(error: csv::Error) -> io::Error {
 }
 
 /// The values of a row in the order of the columns.
-fn values(row: &ReportRow) -> [Value; 17] {
+fn values(row: &ReportRow) -> [Value; REPORT_COLUMNS.len()] {
     let labels = row
         .labels
         .as_deref()

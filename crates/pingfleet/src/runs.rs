@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use clap::Args;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
-use pingfleet_store::{RunSummary, Writer};
-use pingfleet_wire::Status;
+use pingfleet_store::{Reader, RunSummary};
+use pingfleet_wire::StatusKind;
 use serde_json::{Value, json};
 
 use crate::report::{table, write_json};
@@ -24,8 +24,8 @@ pub(crate) struct RunsArgs {
     pub(crate) database: DatabaseArgs,
 }
 
-pub(crate) fn runs(args: &RunsArgs, store: &Writer) -> Result<Exit, Failure> {
-    let summaries = store.summaries()?;
+pub(crate) fn runs(args: &RunsArgs, reader: &Reader) -> Result<Exit, Failure> {
+    let summaries = reader.summaries()?;
     let mut out = io::stdout().lock();
     if args.json {
         for summary in &summaries {
@@ -47,8 +47,8 @@ pub(crate) fn runs(args: &RunsArgs, store: &Writer) -> Result<Exit, Failure> {
         "SOURCE",
     ]);
     for summary in &summaries {
-        let answered = summary.counts[0] + summary.counts[1];
-        let down = summary.counts[6];
+        let answered = summary.counts.answered();
+        let down = summary.counts[StatusKind::Down];
         table.add_row([
             summary.run.to_string(),
             summary.state.name().to_owned(),
@@ -74,7 +74,7 @@ fn to_the_second(time: &str) -> String {
 }
 
 fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
-    let counts = Status::NAMES.into_iter().zip(summary.counts);
+    let counts = summary.counts.iter();
     [
         ("run", json!(summary.run)),
         ("run_id", json!(summary.run_id.to_string())),
@@ -87,7 +87,7 @@ fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
         ("chunks_dead", json!(summary.chunks_dead)),
     ]
     .into_iter()
-    .chain(counts.map(|(name, count)| (name, json!(count))))
+    .chain(counts.map(|(status, count)| (status.name(), json!(count))))
     .chain([
         ("duplicates", json!(summary.duplicates)),
         ("redelivered", json!(summary.redelivered)),

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use pingfleet_settings::{Exit, Failure, printed};
-use pingfleet_store::{RunState, Verification, Writer};
+use pingfleet_store::{Reader, RunState, Verification};
 
-pub(crate) fn verify(wanted: &str, store: &mut Writer) -> Result<Exit, Failure> {
-    let run = store.find_run(wanted)?;
-    let proof = store.verify(run)?;
+pub(crate) fn verify(wanted: &str, reader: &Reader) -> Result<Exit, Failure> {
+    let run = reader.find_run(wanted)?;
+    let proof = reader.verify(run)?;
     let mut text = Vec::new();
     printed(print_proof(&mut text, &proof))?;
     printed(io::stdout().lock().write_all(&text))?;

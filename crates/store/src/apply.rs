@@ -4,12 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pingfleet_wire::{Heartbeat, Message as _, Outcome, ResultChunk, Rtt, Target, WorkChunk};
+use pingfleet_wire::{
+    Heartbeat, Message as _, Outcome, ResultChunk, Rtt, StatusKind, Target, WorkChunk,
+};
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    ChunkState, ClosedRun, StoreError, Transport, Writer,
+    ChunkState, ClosedRun, StatusCounts, StoreError, Transport, Writer,
     address::stored_address,
     chunk_state::chunk_state,
     close::{self, CloseOutcome},
@@ -119,7 +121,7 @@ impl Writer {
 /// Changes of one run's counters within a batch.
 #[derive(Debug, Default)]
 struct CounterChanges {
-    counts: [i64; 7],
+    counts: StatusCounts,
     /// Chunks that became done.
     done: Vec<u32>,
     dead: i64,
@@ -239,7 +241,7 @@ impl<'a> BatchWriter<'a> {
         }
         changes.done.push(message.key.chunk);
         for outcome in &message.outcomes {
-            changes.counts[usize::from(outcome.status.code())] += 1;
+            changes.counts.add(outcome.status.kind());
         }
         for (position, (target, outcome)) in work.targets.iter().zip(&message.outcomes).enumerate()
         {
@@ -405,13 +407,13 @@ impl<'a> BatchWriter<'a> {
                     run,
                     changes.done.len() as i64,
                     changes.dead,
-                    changes.counts[0],
-                    changes.counts[1],
-                    changes.counts[2],
-                    changes.counts[3],
-                    changes.counts[4],
-                    changes.counts[5],
-                    changes.counts[6],
+                    changes.counts[StatusKind::Up],
+                    changes.counts[StatusKind::Late],
+                    changes.counts[StatusKind::Unreachable],
+                    changes.counts[StatusKind::DnsFailed],
+                    changes.counts[StatusKind::SendFailed],
+                    changes.counts[StatusKind::Unknown],
+                    changes.counts[StatusKind::Down],
                     changes.duplicates,
                     changes.redelivered,
                 ])?;

@@ -32,6 +32,11 @@ pub enum ChunkState {
     Done = chunk_state!(Done),
 }
 
+impl ChunkState {
+    /// All states, in order of their codes.
+    pub const ALL: [Self; 4] = [Self::Planned, Self::Published, Self::Dead, Self::Done];
+}
+
 impl FromSql for ChunkState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         Ok(match value.as_i64()? {

@@ -31,6 +31,16 @@ pub enum StoreError {
         /// The newest schema version of this build.
         known: i64,
     },
+    /// An older pingfleet wrote the database, and the caller only reads.
+    #[error("{path} has schema version {found}, this pingfleet reads version {needed}: `pingfleet doctor --db {path}` upgrades it, as a user who may write it", path = .path.display())]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The schema version of this build.
+        needed: i64,
+    },
     /// The check of the file found damage.
     #[error("{path} is damaged ({detail}): keep a copy, and restore it from a backup or with `sqlite3 {path} .recover`", path = .path.display())]
     Corrupt {

@@ -14,7 +14,10 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::StoreError;
+use crate::{
+    StoreError,
+    schema::{APPLICATION_ID, SCHEMA_VERSION},
+};
 
 /// The databases that this process has open, with one entry for each connection.
 static OPEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -32,10 +35,22 @@ impl Drop for OpenFile {
     }
 }
 
+/// How a connection uses the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Reads and writes.
+    Write,
+    /// Only reads. Uses the `-wal` and `-shm` files of the database, which must exist.
+    Read,
+    /// Only reads, without locks and without `-wal` and `-shm`. Correct only while nobody writes.
+    ReadImmutable,
+}
+
 /// Connects to a file unless `check` refuses its header. A file that this process has open already is not checked again:
 /// reading its header would close a descriptor.
 pub(crate) fn connect(
     path: &Path,
+    access: Access,
     check: impl FnOnce(FileHeader) -> Result<(), StoreError>,
 ) -> Result<(Connection, OpenFile), StoreError> {
     let cannot = |reason: String| StoreError::CannotOpen {
@@ -44,24 +59,59 @@ pub(crate) fn connect(
     };
     // Locked to the end of the function: no other thread may open the database while its header is read.
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = fs::canonicalize(path).is_ok_and(|path| open.contains(&path));
-    if !known {
+    let is_open = fs::canonicalize(path).is_ok_and(|path| open.contains(&path));
+    if !is_open {
         check(FileHeader::read(path).map_err(|error| cannot(error.to_string()))?)?;
     }
-    let connection = Connection::open_with_flags(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )
+    let connection = match access {
+        Access::Write => Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_CREATE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        ),
+        Access::Read | Access::ReadImmutable => Connection::open_with_flags(
+            uri(path, access == Access::ReadImmutable)
+                .map_err(|error| cannot(error.to_string()))?,
+            OpenFlags::SQLITE_OPEN_READ_ONLY
+                | OpenFlags::SQLITE_OPEN_URI
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        ),
+    }
     .map_err(|error| cannot(missing_folder(path).unwrap_or_else(|| error.to_string())))?;
     // SQLite would fall back to read-only, and leave -wal and -shm files behind that it may not remove.
-    if connection.is_readonly("main")? {
+    if access == Access::Write && connection.is_readonly("main")? {
         return Err(cannot("no permission to write to it".to_owned()));
     }
     let opened = fs::canonicalize(path).map_err(|error| cannot(error.to_string()))?;
     open.push(opened.clone());
     Ok((connection, OpenFile(opened)))
+}
+
+/// The URI of a file (<https://www.sqlite.org/uri.html>).
+fn uri(path: &Path, immutable: bool) -> io::Result<String> {
+    let path = std::path::absolute(path)?;
+    let mut uri = "file:".to_owned();
+    if cfg!(windows) {
+        uri.push('/');
+    }
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'\\' if cfg!(windows) => uri.push('/'),
+            b'/' | b'-' | b'_' | b'.' | b':' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => {
+                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                uri.push('%');
+                uri.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                uri.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
+        }
+    }
+    if immutable {
+        uri.push_str("?immutable=1");
+    }
+    Ok(uri)
 }
 
 /// Device and inode of a file.
@@ -109,6 +159,27 @@ pub(crate) enum FileHeader {
 }
 
 impl FileHeader {
+    /// Refuses a file that is missing, unless `create` is set, and a file of another program or a newer version.
+    pub(crate) fn check(self, path: &Path, create: bool) -> Result<(), StoreError> {
+        let foreign = |found: String| StoreError::Foreign {
+            path: path.to_owned(),
+            found,
+        };
+        match self {
+            Self::Absent | Self::Empty if !create => Err(StoreError::Missing {
+                path: path.to_owned(),
+            }),
+            Self::Absent | Self::Empty => Ok(()),
+            Self::NotSqlite => Err(foreign("no SQLite file".to_owned())),
+            Self::Sqlite { application_id, .. } if application_id != APPLICATION_ID => {
+                Err(foreign(format!(
+                    "a SQLite database with application id {application_id}"
+                )))
+            }
+            Self::Sqlite { user_version, .. } => refuse_newer(path, user_version.into()),
+        }
+    }
+
     fn read(path: &Path) -> io::Result<Self> {
         let file = match File::open(path) {
             Ok(file) => file,
@@ -131,5 +202,41 @@ impl FileHeader {
             application_id: i32::from_be_bytes(word(68)),
             user_version: u32::from_be_bytes(word(60)),
         })
+    }
+}
+
+/// Refuses a database whose schema is newer than this program.
+pub(crate) fn refuse_newer(path: &Path, found: i64) -> Result<(), StoreError> {
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            found,
+            known: SCHEMA_VERSION,
+        });
+    }
+    Ok(())
+}
+
+/// Translates SQLite's errors for a damaged or protected file.
+pub(crate) fn explain(path: &Path, error: StoreError) -> StoreError {
+    let StoreError::Sqlite(source) = &error else {
+        return error;
+    };
+    match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            StoreError::Corrupt {
+                path: path.to_owned(),
+                detail: source.to_string(),
+            }
+        }
+        Some(
+            rusqlite::ErrorCode::ReadOnly
+            | rusqlite::ErrorCode::CannotOpen
+            | rusqlite::ErrorCode::PermissionDenied,
+        ) => StoreError::CannotOpen {
+            path: path.to_owned(),
+            reason: source.to_string(),
+        },
+        _ => error,
     }
 }

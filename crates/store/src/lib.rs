@@ -1,11 +1,12 @@
 //! The database: plan, results and liveness in one SQLite file. The source of truth of every run.
 //!
 //! Invariants: a chunk's state only moves forward; a chunk's rows are written whole in one transaction, once; every
-//! write is `BEGIN IMMEDIATE`. [`Writer`] is the synchronous connection, [`DatabaseThread`] runs one on
-//! a thread of its own.
+//! write is `BEGIN IMMEDIATE`. [`Writer`] is the connection of the roles, [`DatabaseThread`] runs one
+//! on a thread of its own. [`Reader`] changes nothing, and needs no write permission.
 
 mod address;
 mod apply;
+mod chunk_outcomes;
 mod chunk_state;
 mod chunks;
 mod close;
@@ -18,13 +19,14 @@ mod lock;
 mod open;
 mod plan;
 mod planned_probing;
-mod report;
+mod reader;
+mod run_lookup;
+mod run_summary;
 mod runs;
 mod schema;
 mod settings;
 #[cfg(test)]
 mod tests;
-mod verify;
 
 pub use apply::{Applied, DecodedDelivery, RawMessage};
 pub use chunk_state::ChunkState;
@@ -39,10 +41,11 @@ pub use lock::FileLock;
 pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
-pub use report::{ReportFilter, ReportRow};
-pub use runs::{RunState, RunSummary, Transport};
+pub use reader::{
+    REPORT_COLUMNS, Reader, ReportFilter, ReportPages, ReportRow, Verification, VerifyFinding,
+};
+pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
 pub use settings::DatabaseSettings;
-pub use verify::{Verification, VerifyFinding};
 
 // The tests in `src` use the sample plans of `tests/store`, which import the crate by its public name.
 #[cfg(test)]

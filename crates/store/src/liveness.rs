@@ -168,21 +168,18 @@ impl Writer {
                 })
             })?)
     }
+}
 
-    /// All known workers, by name.
-    ///
-    /// # Errors
-    /// [`StoreError::Sqlite`].
-    pub fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
-        let now = now_us();
-        let mut statement = self.connection.prepare(
-            "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us
+/// All known workers, by name.
+pub(crate) fn workers(connection: &Connection) -> Result<Vec<WorkerRow>, StoreError> {
+    let now = now_us();
+    let mut statement = connection.prepare(
+        "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us
              FROM workers w LEFT JOIN in_hand h ON h.instance = w.instance
              GROUP BY w.instance ORDER BY w.worker, w.first_seen_us",
-        )?;
-        let rows = statement.query_map((), |row| WorkerRow::read(row, now))?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
+    )?;
+    let rows = statement.query_map((), |row| WorkerRow::read(row, now))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Records that the worker of a result is alive. When several rows have that name, the newest one is meant: an older one

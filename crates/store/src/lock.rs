@@ -1,15 +1,14 @@
 //! Operating-system locks in files beside the database: one writer, and one producer for each run.
 //!
+//! The file lies beside the canonical path of the database, so all symbolic links to a database lead to the same lock.
 //! A lock ends with its process, even when that is killed. The file contains the holder's process id for messages. It
 //! is removed with the lock. Source: `flock(2)`; `LockFileEx` on Windows.
-//!
-//! Invariant: a database has one lock of each kind, by whatever symbolic links it is opened. So the files stand beside the
-//! canonical path.
 
 use std::{
-    fs::{File, TryLockError},
-    io::{Read, Write},
+    fs::{self, File, TryLockError},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::StoreError;
@@ -22,13 +21,17 @@ pub struct FileLock {
     path: PathBuf,
 }
 
+/// How often, and how far apart, a lock is tried: a [`crate::Reader`] that looks at it has it for a moment.
+const TRIES: u32 = 5;
+const TRY_INTERVAL: Duration = Duration::from_millis(10);
+
 impl FileLock {
     /// Acquires the lock of the database's writer.
     ///
     /// # Errors
     /// [`StoreError::AlreadyLocked`] when another process has it.
     pub fn writer(database: &Path) -> Result<Self, StoreError> {
-        Self::take(&beside(database, "-writer.lock"), "the writer's lock")
+        Self::acquire(&lock_path(database, "-writer.lock")?, "the writer's lock")
     }
 
     /// Acquires the lock of a run. Its holder is the producer of the run.
@@ -36,15 +39,31 @@ impl FileLock {
     /// # Errors
     /// [`StoreError::AlreadyLocked`] when another process has it.
     pub fn run(database: &Path, run: i64) -> Result<Self, StoreError> {
-        let path = beside(database, &format!("-run-{run}.lock"));
-        Self::take(&path, &format!("run {run}"))
+        Self::acquire(&run_lock_path(database, run)?, &format!("run {run}"))
     }
 
-    fn take(path: &Path, what: &str) -> Result<Self, StoreError> {
+    /// Whether some process has the lock of a run, so that it has a producer. Changes nothing. `None` when the system
+    /// does not show it.
+    pub(crate) fn is_run_locked(database: &Path, run: i64) -> Option<bool> {
+        let file = match File::open(run_lock_path(database, run).ok()?) {
+            Ok(file) => file,
+            // The lock's holder removes the file when it leaves.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(false),
+            Err(_) => return None,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Some(false),
+            Err(TryLockError::WouldBlock) => Some(true),
+            Err(TryLockError::Error(_)) => None,
+        }
+    }
+
+    fn acquire(path: &Path, what: &str) -> Result<Self, StoreError> {
         let cannot = |error: std::io::Error| StoreError::CannotOpen {
             path: path.to_owned(),
             reason: error.to_string(),
         };
+        let mut tries = 0;
         loop {
             let mut file = File::options()
                 .read(true)
@@ -56,20 +75,14 @@ impl FileLock {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    let mut holder = String::new();
-                    // Windows refuses to read a locked file. Then the message names no holder.
-                    let named = Read::by_ref(&mut file)
-                        .take(200)
-                        .read_to_string(&mut holder)
-                        .is_ok();
-                    let holder = if named && !holder.is_empty() {
-                        format!(" ({})", holder.trim())
-                    } else {
-                        String::new()
-                    };
+                    tries += 1;
+                    if tries < TRIES {
+                        std::thread::sleep(TRY_INTERVAL);
+                        continue;
+                    }
                     return Err(StoreError::AlreadyLocked {
                         what: what.to_owned(),
-                        holder,
+                        holder: holder(&mut file),
                     });
                 }
                 Err(TryLockError::Error(error)) => return Err(cannot(error)),
@@ -93,30 +106,51 @@ impl FileLock {
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "lock file stays behind");
         }
     }
 }
 
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut path = canonical(database).into_os_string();
-    path.push(suffix);
-    path.into()
+/// The holder's process id for a message, or nothing. Windows refuses to read a locked file.
+fn holder(file: &mut File) -> String {
+    let mut holder = String::new();
+    let named = file.take(200).read_to_string(&mut holder).is_ok();
+    if named && !holder.is_empty() {
+        format!(" ({})", holder.trim())
+    } else {
+        String::new()
+    }
 }
 
-/// The path without symbolic links. A file that does not exist yet is named by its folder's canonical path; what cannot be
-/// resolved stays as given, and opening the lock file reports why.
-fn canonical(database: &Path) -> PathBuf {
-    if let Ok(path) = database.canonicalize() {
-        return path;
-    }
-    let folder = match database.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
+fn run_lock_path(database: &Path, run: i64) -> Result<PathBuf, StoreError> {
+    lock_path(database, &format!("-run-{run}.lock"))
+}
+
+/// The path of a lock file: beside the file that all symbolic links to the database lead to. The database may not exist
+/// yet.
+fn lock_path(database: &Path, suffix: &str) -> Result<PathBuf, StoreError> {
+    let canonical = match fs::canonicalize(database) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match (database.parent(), database.file_name()) {
+                (Some(folder), Some(name)) => {
+                    let folder = match folder {
+                        folder if folder.as_os_str().is_empty() => Path::new("."),
+                        folder => folder,
+                    };
+                    fs::canonicalize(folder).map(|folder| folder.join(name))
+                }
+                _ => Err(error),
+            }
+        }
+        found => found,
     };
-    match (folder.canonicalize(), database.file_name()) {
-        (Ok(folder), Some(name)) => folder.join(name),
-        _ => database.to_owned(),
-    }
+    let mut path = canonical
+        .map_err(|error| StoreError::CannotOpen {
+            path: database.to_owned(),
+            reason: error.to_string(),
+        })?
+        .into_os_string();
+    path.push(suffix);
+    Ok(path.into())
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     StoreError,
-    header::{self, FileHeader, OpenFile},
+    header::{self, Access, OpenFile},
     now_us,
     schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
 };
@@ -58,7 +58,9 @@ impl OpenOptions {
     /// # Errors
     /// [`StoreError::Foreign`], [`StoreError::Newer`] and [`StoreError::Corrupt`] leave the file as it was.
     pub fn open(&self) -> Result<Writer, StoreError> {
-        let (connection, opened) = header::connect(&self.path, |found| self.check_header(found))?;
+        let (connection, opened) = header::connect(&self.path, Access::Write, |found| {
+            found.check(&self.path, self.create)
+        })?;
         let mut store = Writer {
             connection,
             path: self.path.clone(),
@@ -67,29 +69,8 @@ impl OpenOptions {
             _opened: opened,
         };
         self.configure(&mut store)
-            .map_err(|error| self.explain(error))?;
+            .map_err(|error| header::explain(&self.path, error))?;
         Ok(store)
-    }
-
-    fn check_header(&self, found: FileHeader) -> Result<(), StoreError> {
-        match found {
-            FileHeader::Absent | FileHeader::Empty if !self.create => Err(StoreError::Missing {
-                path: self.path.clone(),
-            }),
-            FileHeader::Absent | FileHeader::Empty => Ok(()),
-            FileHeader::NotSqlite => Err(self.foreign("no SQLite file")),
-            FileHeader::Sqlite {
-                application_id,
-                user_version,
-            } => {
-                if application_id != APPLICATION_ID {
-                    return Err(self.foreign(&format!(
-                        "a SQLite database with application id {application_id}"
-                    )));
-                }
-                self.refuse_newer(user_version.into())
-            }
-        }
     }
 
     fn configure(&self, store: &mut Writer) -> Result<(), StoreError> {
@@ -98,7 +79,7 @@ impl OpenOptions {
         connection.set_prepared_statement_cache_capacity(64);
         // The log may know of a newer schema than the header does.
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        self.refuse_newer(version)?;
+        header::refuse_newer(&self.path, version)?;
         if version < SCHEMA_VERSION {
             self.migrate(connection)?;
         }
@@ -143,7 +124,7 @@ impl OpenOptions {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version: i64 =
             transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        self.refuse_newer(version)?;
+        header::refuse_newer(&self.path, version)?;
         let missing = usize::try_from(version)
             .ok()
             .and_then(|known| MIGRATIONS.get(known..))
@@ -165,53 +146,10 @@ impl OpenOptions {
         Ok(())
     }
 
-    fn refuse_newer(&self, found: i64) -> Result<(), StoreError> {
-        if found > SCHEMA_VERSION {
-            return Err(StoreError::Newer {
-                path: self.path.clone(),
-                found,
-                known: SCHEMA_VERSION,
-            });
-        }
-        Ok(())
-    }
-
-    fn foreign(&self, found: &str) -> StoreError {
-        StoreError::Foreign {
-            path: self.path.clone(),
-            found: found.to_owned(),
-        }
-    }
-
     fn refused(&self, reason: String) -> StoreError {
         StoreError::CannotOpen {
             path: self.path.clone(),
             reason,
-        }
-    }
-
-    fn cannot_open(&self, error: &rusqlite::Error) -> StoreError {
-        self.refused(error.to_string())
-    }
-
-    /// Translates SQLite's errors for a damaged or read-only file.
-    fn explain(&self, error: StoreError) -> StoreError {
-        let StoreError::Sqlite(source) = &error else {
-            return error;
-        };
-        match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-                StoreError::Corrupt {
-                    path: self.path.clone(),
-                    detail: source.to_string(),
-                }
-            }
-            Some(
-                rusqlite::ErrorCode::ReadOnly
-                | rusqlite::ErrorCode::CannotOpen
-                | rusqlite::ErrorCode::PermissionDenied,
-            ) => self.cannot_open(source),
-            _ => error,
         }
     }
 }
@@ -290,12 +228,15 @@ impl Writer {
         })
     }
 
-    /// Closes the database. The last connection writes the log back into the file.
+    /// Closes the database. The last connection writes the log back into the file and removes it. Before that, this
+    /// writes the log back as far as no reader needs it, without waiting: a [`crate::Reader`] that is open at the same
+    /// time would keep the last connection from doing it.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]. Committed data is safe all the same.
     pub fn close(self) -> Result<(), StoreError> {
-        // The last connection of all processes writes the log back and removes it. The others do not wait for readers.
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()))?;
         self.connection.close().map_err(|(_, error)| error.into())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rusqlite::OptionalExtension;
 use uuid::Uuid;
 
 use crate::{FileLock, StoreError, Transport, Writer, now_us};
@@ -127,25 +126,5 @@ impl Writer {
             }
             Ok(())
         })
-    }
-
-    /// The transport of a run, for resuming it.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchRun`].
-    pub fn transport(&self, run: i64) -> Result<Transport, StoreError> {
-        let transport: Option<String> = self
-            .connection
-            .query_row("SELECT transport FROM runs WHERE run = ?1", [run], |row| {
-                row.get(0)
-            })
-            .optional()?;
-        match transport.as_deref() {
-            Some("sweep") => Ok(Transport::Sweep),
-            Some(_) => Ok(Transport::Broker),
-            None => Err(StoreError::NoSuchRun {
-                wanted: run.to_string(),
-            }),
-        }
     }
 }

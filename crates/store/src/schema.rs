@@ -54,10 +54,18 @@ macro_rules! report_joins {
         r"
 JOIN runs n ON n.run = r.run
 JOIN chunks c ON c.run = r.run AND c.chunk = r.chunk
-LEFT JOIN labels l ON l.run = r.run AND l.chunk = r.chunk AND l.position = r.position;
-"
+LEFT JOIN labels l ON l.run = r.run AND l.chunk = r.chunk AND l.position = r.position"
     };
 }
+
+/// The rows of `report` for run ?1 behind the key (?2, ?3), with their key (chunk, position) before the columns.
+pub(crate) const REPORT_PAGE: &str = concat!(
+    "SELECT r.chunk, r.position, ",
+    report_columns!(),
+    " FROM results r ",
+    report_joins!(),
+    " WHERE r.run = ?1 AND (r.chunk, r.position) > (?2, ?3)"
+);
 
 const V1: &str = concat!(
     r"
@@ -243,7 +251,8 @@ SELECT ",
     r"
 FROM results r",
     report_joins!(),
-    r"
+    r";
+
 CREATE VIEW latest AS
 SELECT ",
     report_columns!(),
@@ -256,12 +265,26 @@ SELECT ",
 FROM latest_rows t
 JOIN results r ON r.run = t.run AND r.chunk = t.chunk AND r.position = t.position",
     report_joins!(),
-    r"
+    r";
+
+-- A run with outstanding chunks is running while its producer renews the lease. A run whose producer has left in order is
+-- running while the writer is alive, all its outstanding chunks are published, and workers have chunks in hand: those of
+-- this run, or those before it in the queue. Otherwise nothing completes it, and it is incomplete.
 CREATE VIEW run_summary AS
 SELECT run,
        run_id,
-       CASE WHEN state = 'running' AND chunks_done < chunks
-                 AND coalesce(lease_renewed_us, 0) < (CAST(strftime('%s', 'now') AS INTEGER) - 15) * 1000000
+       CASE WHEN state = 'running' AND chunks_done < chunks AND NOT CASE
+                WHEN lease_renewed_us IS NOT NULL
+                THEN lease_renewed_us > (CAST(strftime('%s', 'now') AS INTEGER) - 15) * 1000000
+                ELSE transport = 'broker'
+                 AND EXISTS (SELECT 1 FROM writers w
+                             WHERE w.transport = 'broker'
+                               AND w.seen_us > (CAST(strftime('%s', 'now') AS INTEGER) - 15) * 1000000)
+                 AND EXISTS (SELECT 1 FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
+                             WHERE w.last_seen_us > (CAST(strftime('%s', 'now') AS INTEGER) - 30) * 1000000)
+                 AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.run = runs.run AND c.published_at_us IS NULL
+                                   AND (c.state <= 1 OR (c.state = 2 AND c.retrying = 1)))
+                END
             THEN 'incomplete' ELSE state END AS state,
        strftime('%Y-%m-%dT%H:%M:%fZ', started_at_us / 1000000.0, 'unixepoch')  AS started_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', finished_at_us / 1000000.0, 'unixepoch') AS finished_at,

@@ -23,7 +23,7 @@ pub use limits::{
     MAX_PREFETCH, MAX_PROGRAM_VERSION_CHARS, MAX_QUEUE_PREFIX_BYTES, MAX_WORKER_CHARS, check_group,
     check_program_version, check_queue_prefix, check_worker_name,
 };
-pub use outcome::{DnsFailure, LocalLoss, LocalLossCounts, Outcome, Rtt, Status};
+pub use outcome::{DnsFailure, LocalLoss, LocalLossCounts, Outcome, Rtt, Status, StatusKind};
 pub use probing::{Family, Probing};
 pub use result::ResultChunk;
 pub use target::Target;

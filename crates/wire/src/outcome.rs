@@ -132,6 +132,57 @@ pub enum Status {
     },
 }
 
+/// The kind of a [`Status`], without its facts. In order of precedence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StatusKind {
+    /// [`Status::Up`].
+    Up,
+    /// [`Status::Late`].
+    Late,
+    /// [`Status::Unreachable`].
+    Unreachable,
+    /// [`Status::DnsFailed`].
+    DnsFailed,
+    /// [`Status::SendFailed`].
+    SendFailed,
+    /// [`Status::Unknown`].
+    Unknown,
+    /// [`Status::Down`].
+    Down,
+}
+
+impl StatusKind {
+    /// All kinds, in order of precedence.
+    pub const ALL: [Self; Status::NAMES.len()] = [
+        Self::Up,
+        Self::Late,
+        Self::Unreachable,
+        Self::DnsFailed,
+        Self::SendFailed,
+        Self::Unknown,
+        Self::Down,
+    ];
+
+    /// Index in [`Self::ALL`]. Also the code on the wire and in the database.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The name, as the column `status` shows it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Status::NAMES[usize::from(self.code())]
+    }
+
+    /// The kind with that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 impl Status {
     /// All names, in order of precedence, as the column `status` shows them.
     pub const NAMES: [&'static str; 7] = [
@@ -144,24 +195,30 @@ impl Status {
         "down",
     ];
 
-    /// Place of this status in [`Self::NAMES`]; also its code on the wire.
+    /// The kind of this status.
+    #[must_use]
+    pub fn kind(&self) -> StatusKind {
+        match self {
+            Self::Up => StatusKind::Up,
+            Self::Late => StatusKind::Late,
+            Self::Unreachable { .. } => StatusKind::Unreachable,
+            Self::DnsFailed(_) => StatusKind::DnsFailed,
+            Self::SendFailed { .. } => StatusKind::SendFailed,
+            Self::Unknown(_) => StatusKind::Unknown,
+            Self::Down { .. } => StatusKind::Down,
+        }
+    }
+
+    /// Index of this status in [`Self::NAMES`]. Also its code on the wire.
     #[must_use]
     pub fn code(&self) -> u8 {
-        match self {
-            Self::Up => 0,
-            Self::Late => 1,
-            Self::Unreachable { .. } => 2,
-            Self::DnsFailed(_) => 3,
-            Self::SendFailed { .. } => 4,
-            Self::Unknown(_) => 5,
-            Self::Down { .. } => 6,
-        }
+        self.kind().code()
     }
 
     /// The name, as the column `status` shows it.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        Self::NAMES[usize::from(self.code())]
+        self.kind().name()
     }
 
     /// The reason, as the column `reason` shows it.

@@ -20,7 +20,7 @@ async fn supervision_ends_when_every_chunk_is_stored() -> Result<()> {
     assert_eq!(outcome.reason, EndReason::Settled);
     assert_eq!(outcome.exit(false), Exit::Complete);
     assert_eq!(outcome.exit(true), Exit::SomeDown);
-    let proof = rig.store()?.verify(run_of(&outcome)?)?;
+    let proof = rig.reader()?.verify(run_of(&outcome)?)?;
     assert!(proof.is_complete(), "{proof:?}");
     Ok(())
 }
@@ -79,7 +79,7 @@ async fn a_dead_chunk_ends_supervision_as_incomplete_and_retry_completes_it() ->
         [(0, 1), (1, 1), (2, 2), (3, 1), (4, 1)]
     );
     rig.assert_published_as_planned();
-    let proof = rig.store()?.verify(run)?;
+    let proof = rig.reader()?.verify(run)?;
     assert!(proof.is_complete(), "{proof:?}");
     Ok(())
 }

@@ -17,7 +17,7 @@ use clap::Parser;
 use pingfleet_broker::{Broker as _, BrokerError, Confirm, MemoryBroker, Queue, QueueDepth};
 use pingfleet_settings::ProbingSettings;
 use pingfleet_store::{
-    DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Transport, Writer,
+    DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Reader, Transport, Writer,
 };
 use pingfleet_targets::{TargetArgs, read};
 use pingfleet_wire::{
@@ -237,6 +237,10 @@ impl Rig {
 
     pub(crate) fn path(&self) -> PathBuf {
         options(&self.folder).path
+    }
+
+    pub(crate) fn reader(&self) -> Result<Reader> {
+        Ok(Reader::open(&options(&self.folder).path)?)
     }
 
     pub(crate) fn store(&self) -> Result<Writer> {

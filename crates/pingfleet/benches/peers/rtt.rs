@@ -3,13 +3,13 @@
 use std::{io::Write, time::Duration};
 
 use anyhow::{Context, ensure};
-use pingfleet_store::ReportFilter;
+use pingfleet_store::{Reader, ReportFilter};
 use pingfleet_testbed::simnet::{Answer, Behaviour, Family, Script, SimNet};
 
 use crate::{
     program::run,
     rows::{Row, Rows, Spread, judge},
-    site::{Site, open},
+    site::{Site, report},
 };
 
 /// Targets, and so samples of pingfleet in a round.
@@ -57,11 +57,10 @@ pub(crate) fn rtt(site: &Site, rows: &mut Rows, rounds: u32) -> anyhow::Result<(
             let ran = run(vec![sweep])?;
             ensure!(ran.success, "pingfleet: {}", ran.stderr);
             let mut samples = Vec::new();
-            let store = open(&database)?;
-            store.report(store.find_run("latest")?, &ReportFilter::default(), |row| {
+            let store = Reader::open(&database)?;
+            for row in report(&store, &ReportFilter::default())? {
                 samples.extend(row.rtt_ms[1].map(|ms| ms * 1000.0));
-                true
-            })?;
+            }
             rows.note(row(case, "pingfleet sweep", round, samples))?;
         }
         network.stop()?;

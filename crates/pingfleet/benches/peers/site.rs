@@ -8,8 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use pingfleet_store::{Durability, OpenOptions, ReportFilter, RunState, Writer};
+use pingfleet_store::{Reader, ReportFilter, ReportRow, RunState};
 use pingfleet_testbed::Namespace;
+use pingfleet_wire::StatusKind;
 
 use crate::{rows::Row, targets};
 
@@ -95,7 +96,7 @@ impl Site {
 
 /// What is in the database of one complete run, as a row.
 pub(crate) fn outcome(database: &Path) -> anyhow::Result<Row> {
-    let store = open(database)?;
+    let store = Reader::open(database)?;
     let run = store.find_run("latest")?;
     let summary = store.summary(run)?;
     ensure!(
@@ -104,13 +105,12 @@ pub(crate) fn outcome(database: &Path) -> anyhow::Result<Row> {
     );
     let mut false_down = 0;
     let down = ReportFilter {
-        statuses: vec!["down".to_owned()],
+        statuses: vec![StatusKind::Down],
     };
-    store.report(run, &down, |row| {
+    for row in report(&store, &down)? {
         false_down += u64::from(targets::answers(&row.target));
-        true
-    })?;
-    let [up, _, _, _, _, _, down] = summary.counts;
+    }
+    let [up, down] = [StatusKind::Up, StatusKind::Down].map(|status| summary.counts[status]);
     Ok(Row {
         targets: summary.targets.try_into()?,
         up: Some(up.try_into()?),
@@ -121,15 +121,17 @@ pub(crate) fn outcome(database: &Path) -> anyhow::Result<Row> {
     })
 }
 
-/// Opens a database to read it.
-pub(crate) fn open(path: &Path) -> anyhow::Result<Writer> {
-    let options = OpenOptions {
-        path: path.to_owned(),
-        durability: Durability::Full,
-        create: false,
-        check: false,
-    };
-    Ok(options.open()?)
+/// The rows of the latest run.
+pub(crate) fn report(store: &Reader, filter: &ReportFilter) -> anyhow::Result<Vec<ReportRow>> {
+    let mut pages = store.report(store.find_run("latest")?, filter);
+    let mut rows = Vec::new();
+    loop {
+        let page = pages.next_page()?;
+        if page.is_empty() {
+            return Ok(rows);
+        }
+        rows.extend(page);
+    }
 }
 
 /// The workspace's folder: cargo starts a benchmark in its package's.

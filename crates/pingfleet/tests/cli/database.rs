@@ -140,3 +140,35 @@ fn a_write_protected_folder_or_file_is_named() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_protected_database_can_be_read_and_is_not_changed() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.swept("sweeps.db")?;
+    fs::set_permissions(dir.path("sweeps.db"), fs::Permissions::from_mode(0o444))?;
+    fs::set_permissions(dir.path("."), fs::Permissions::from_mode(0o555))?;
+    let before = dir.files()?;
+    for arguments in [
+        ["runs"].as_slice(),
+        &["report"],
+        &["report", "--json"],
+        &["report", "--csv"],
+        &["verify"],
+    ] {
+        let mut arguments = arguments.to_vec();
+        arguments.extend(["--db", "sweeps.db"]);
+        dir.call_as_nobody(Command::new("timeout"), "pingfleet", &arguments)?
+            .end()?
+            .ends_with(0);
+        assert_eq!(dir.files()?, before, "{arguments:?}");
+    }
+    // The control: this user may not write.
+    dir.call_as_nobody(
+        Command::new("timeout"),
+        "pingfleet",
+        &["cancel", "--db", "sweeps.db"],
+    )?
+    .end()?
+    .fails(4, &["cannot open", "sweeps.db"]);
+    Ok(())
+}

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     child::{self, Process},
-    sample::{dead_letter, delivery, options, result, start},
+    sample::{dead_letter, delivery, options, reader, result, start},
 };
 use crate::{Applied, DecodedDelivery, RunState, Transport, Writer};
 
@@ -130,7 +130,7 @@ fn is_whole(store: &mut Writer) -> Result<()> {
     ensure!(sign.is_some_and(|sign| {
         (sign.taken, sign.applied, sign.duplicates, sign.quarantined) == (5, 3, 1, 1)
     }));
-    let proof = store.verify(1)?;
+    let proof = reader(store)?.verify(1)?;
     ensure!(proof.is_consistent(), "{:?}", proof.findings);
     ensure!(proof.proven_targets == 4 && rows(store, "latest_rows")? == 4);
     ensure!(rows(store, "quarantine")? == 1 && rows(store, "in_hand")? == 1);
@@ -143,7 +143,7 @@ fn rows(store: &Writer, table: &str) -> Result<i64> {
 }
 
 fn is_untouched(store: &mut Writer) -> Result<()> {
-    let proof = store.verify(1)?;
+    let proof = reader(store)?.verify(1)?;
     ensure!(proof.is_consistent(), "{:?}", proof.findings);
     ensure!((proof.proven_targets, proof.outstanding_chunks) == (0, 3));
     let sign = store.writer_liveness(Transport::Broker)?;
@@ -257,7 +257,7 @@ fn a_process_killed_at_any_statement_of_a_large_end_leaves_it_to_the_next() -> R
         child.hear("reached ")?;
         child.kill()?;
         let mut store = options(&copy).open()?;
-        ensure!(store.verify(1)?.is_consistent(), "{sql}");
+        ensure!(reader(&store)?.verify(1)?.is_consistent(), "{sql}");
         ensure!(
             store.close_settled_runs(Transport::Broker)?.len() == 1,
             "{sql}"

@@ -13,7 +13,7 @@ use rusqlite::{
 };
 use tempfile::TempDir;
 
-use super::sample::{delivery, options, plan, result, sent, start};
+use super::sample::{delivery, options, plan, reader, result, sent, start};
 use crate::{DatabaseThread, DecodedDelivery, PlannedRun, StoreError, Transport, Writer};
 
 fn waiting(folder: &TempDir, sizes: &[usize]) -> Result<(Writer, PlannedRun, Vec<WorkChunk>)> {
@@ -61,7 +61,7 @@ fn a_full_disk_leaves_nothing_of_the_batch() -> Result<()> {
             Err(error) => bail!(error),
         }
         ensure!(store.connection.is_autocommit());
-        let proof = store.verify(planned.run)?;
+        let proof = reader(&store)?.verify(planned.run)?;
         ensure!(proof.is_consistent(), "{:?}", proof.findings);
         ensure!(proof.proven_targets == 0 && proof.outstanding_chunks == 4);
         let sign = store.writer_liveness(Transport::Sweep)?;
@@ -69,7 +69,7 @@ fn a_full_disk_leaves_nothing_of_the_batch() -> Result<()> {
         failures += 1;
     }
     ensure!(failures > 5, "the disk was full {failures} times");
-    ensure!(store.verify(planned.run)?.is_complete());
+    ensure!(reader(&store)?.verify(planned.run)?.is_complete());
     Ok(())
 }
 
@@ -91,7 +91,7 @@ fn what_is_written_into_a_deleted_file_is_not_stored() -> Result<()> {
     }
     std::fs::rename(&moved, store.path())?;
     store.apply(Transport::Sweep, &batch[1..])?;
-    ensure!(store.verify(planned.run)?.is_complete());
+    ensure!(reader(&store)?.verify(planned.run)?.is_complete());
     Ok(())
 }
 
@@ -124,12 +124,12 @@ fn a_locked_database_is_transient_and_leaves_nothing() -> Result<()> {
         );
     }
     // Reading still works.
-    ensure!(store.verify(run)?.outstanding_chunks == 2);
+    ensure!(reader(&store)?.verify(run)?.outstanding_chunks == 2);
     ensure!(store.unpublished_chunks(run, None, 10)?.len() == 2);
     other.execute_batch("ROLLBACK")?;
     ensure!(store.apply(Transport::Sweep, &batch)?.applied == 2);
-    ensure!(store.verify(run)?.is_complete());
-    ensure!(store.summaries()?.len() == 1);
+    ensure!(reader(&store)?.verify(run)?.is_complete());
+    ensure!(reader(&store)?.summaries()?.len() == 1);
     Ok(())
 }
 

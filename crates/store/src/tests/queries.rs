@@ -9,7 +9,13 @@ use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use tempfile::TempDir;
 
 use super::sample::{dead_letter, delivery, options, result, sent, start};
-use crate::{ReportFilter, Transport, Writer};
+use crate::{
+    ReportFilter, Transport, Writer,
+    reader::{
+        report::{page_sql, read_page},
+        verify::verify,
+    },
+};
 
 /// Tables that grow with the number of workers and writers only; everything else grows with every run.
 const SMALL: [&str; 4] = ["w", "workers", "writers", "database"];
@@ -97,10 +103,16 @@ fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
         )?;
         store.renew_lease(run)?;
         store.summary(run)?;
-        store.verify(run)?;
+        verify(&store.connection, run)?;
         store.done_chunks(run)?;
         store.chunk_targets(run, 0, true)?;
-        store.report(run, &ReportFilter::default(), |_| true)?;
+        read_page(
+            &store.connection,
+            &page_sql(&ReportFilter::default()),
+            run,
+            (1, 0),
+        )?;
+        store.find_run(&planned.run_id.to_string()[..13])?;
         Ok(())
     })?;
     ensure!(seen.len() > 20, "{} statements", seen.len());
@@ -123,7 +135,13 @@ fn a_report_is_not_sorted() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
     let seen = plans(&mut store, |store| {
-        Ok(store.report(1, &ReportFilter::default(), |_| true)?)
+        read_page(
+            &store.connection,
+            &page_sql(&ReportFilter::default()),
+            1,
+            (1, 0),
+        )?;
+        Ok(())
     })?;
     for (sql, lines) in &seen {
         let sorted = lines.iter().any(|line| line.contains("TEMP B-TREE"));

@@ -9,9 +9,9 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::sample::{delivery, options, result, start};
+use crate::sample::{delivery, options, reader, result, start};
 
-fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) -> DecodedDelivery {
+pub(crate) fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) -> DecodedDelivery {
     DecodedDelivery::Heartbeat(Heartbeat {
         pid: 42,
         threads: 2,
@@ -48,7 +48,7 @@ fn a_heartbeat_is_outside_the_counters() -> Result<()> {
     store.apply(Transport::Broker, &[heartbeat("w", 1, Vec::new())])?;
     let sign = store.writer_liveness(Transport::Broker)?;
     ensure!(sign.is_some_and(|sign| sign.taken == 0 && sign.holder == "pid 1 on host"));
-    let workers = store.workers()?;
+    let workers = reader(&store)?.workers()?;
     ensure!(workers.len() == 1 && workers[0].worker == "w" && workers[0].pid == 42);
     ensure!((workers[0].chunks_done, workers[0].targets_done) == (7, 70));
     Ok(())
@@ -103,12 +103,12 @@ fn a_worker_is_forgotten_after_a_week() -> Result<()> {
     store.apply(Transport::Broker, &[heartbeat("old", 1, vec![key])])?;
     clock.execute_batch("UPDATE workers SET last_seen_us = last_seen_us - 6 * 86400000000")?;
     store.apply(Transport::Broker, &[heartbeat("new", 2, Vec::new())])?;
-    ensure!(store.workers()?.len() == 2);
+    ensure!(reader(&store)?.workers()?.len() == 2);
     clock.execute_batch(
         "UPDATE workers SET last_seen_us = last_seen_us - 2 * 86400000000 WHERE worker = 'old'",
     )?;
     store.apply(Transport::Broker, &[heartbeat("new", 2, Vec::new())])?;
-    ensure!(store.workers()?.len() == 1);
+    ensure!(reader(&store)?.workers()?.len() == 1);
     let in_hand: i64 = clock.query_row("SELECT count(*) FROM in_hand", (), |row| row.get(0))?;
     ensure!(in_hand == 0);
     Ok(())
@@ -180,7 +180,7 @@ fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
         Transport::Broker,
         &[DecodedDelivery::Heartbeat(heartbeat.clone())],
     )?;
-    let workers = store.workers()?;
+    let workers = reader(&store)?.workers()?;
     let row = &workers[0];
     ensure!((row.version.as_str(), row.group.as_str()) == ("1.2.3", "north"));
     ensure!((row.threads, row.prefetch, row.rate) == (3, 21, Some(5000)));
@@ -197,7 +197,7 @@ fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
     heartbeat.counts.replies = 61;
     heartbeat.in_hand.truncate(1);
     store.apply(Transport::Broker, &[DecodedDelivery::Heartbeat(heartbeat)])?;
-    let workers = store.workers()?;
+    let workers = reader(&store)?.workers()?;
     let row = &workers[0];
     ensure!((row.prefetch, row.rate, row.replies) == (4, None, 61));
     ensure!(row.in_hand == 1 && row.draining);

@@ -7,10 +7,13 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use pingfleet_store::{FileLock, StoreError};
+use pingfleet_store::{FileLock, StoreError, Transport};
 use tempfile::TempDir;
 
-use crate::child::{self, Process};
+use crate::{
+    child::{self, Process},
+    sample::{options, plan},
+};
 
 fn database(folder: &TempDir) -> PathBuf {
     folder.path().join("fleet.db")
@@ -47,42 +50,6 @@ fn locks_of_runs_and_of_the_writer_are_apart() -> Result<()> {
         FileLock::run(&path, 2),
         Err(StoreError::AlreadyLocked { .. })
     ));
-    Ok(())
-}
-
-/// A link to the file, a link to its folder, and a link to a link: it is the same database.
-#[cfg(unix)]
-#[test]
-fn a_database_has_one_lock_by_whatever_link_it_is_opened() -> Result<()> {
-    use std::os::unix::fs::symlink;
-    let folder = TempDir::new()?;
-    let real = folder.path().join("real");
-    fs::create_dir(&real)?;
-    let path = real.join("fleet.db");
-    fs::write(&path, "")?;
-    let (file, to_folder, to_link) = (
-        folder.path().join("link.db"),
-        folder.path().join("folder"),
-        folder.path().join("again.db"),
-    );
-    symlink(&path, &file)?;
-    symlink(&real, &to_folder)?;
-    symlink(&file, &to_link)?;
-    let links = [file, to_folder.join("fleet.db"), to_link];
-    for holder in [&path, &links[0], &links[1]] {
-        let _writer = FileLock::writer(holder)?;
-        let _run = FileLock::run(holder, 1)?;
-        for link in links.iter().chain([&path]) {
-            for second in [FileLock::writer(link), FileLock::run(link, 1)] {
-                ensure!(
-                    matches!(second, Err(StoreError::AlreadyLocked { .. })),
-                    "{link:?}: {second:?}"
-                );
-            }
-            // The control: another database beside it has its own locks.
-            FileLock::writer(&link.with_file_name("other.db"))?;
-        }
-    }
     Ok(())
 }
 
@@ -174,4 +141,57 @@ fn a_lock_in_a_missing_folder_cannot_be_taken() -> Result<()> {
         Err(StoreError::CannotOpen { .. }) => Ok(()),
         other => bail!("{other:?}"),
     }
+}
+
+/// Two links lead to the database of [`database`]: one to the file, one to its folder.
+#[cfg(unix)]
+fn links(folder: &TempDir, other: &TempDir) -> Result<[PathBuf; 2]> {
+    let to_file = other.path().join("link.db");
+    std::os::unix::fs::symlink(database(folder), &to_file)?;
+    let to_folder = other.path().join("folder");
+    std::os::unix::fs::symlink(folder.path(), &to_folder)?;
+    Ok([to_file, to_folder.join("fleet.db")])
+}
+
+#[cfg(unix)]
+#[test]
+fn a_symbolic_link_leads_to_the_same_locks() -> Result<()> {
+    let (folder, other) = (TempDir::new()?, TempDir::new()?);
+    options(&database(&folder)).open()?.close()?;
+    let held = [
+        FileLock::writer(&database(&folder))?,
+        FileLock::run(&database(&folder), 3)?,
+    ];
+    for link in links(&folder, &other)? {
+        for taken in [FileLock::writer(&link), FileLock::run(&link, 3)] {
+            ensure!(
+                matches!(taken, Err(StoreError::AlreadyLocked { .. })),
+                "{link:?}: {taken:?}"
+            );
+        }
+        // The control: another database has other locks.
+        drop(FileLock::writer(&other.path().join("another.db"))?);
+    }
+    drop(held);
+    for link in links(&folder, &TempDir::new()?)? {
+        drop(FileLock::writer(&link)?);
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_producer_through_a_link_does_not_remove_the_plan_of_a_living_one() -> Result<()> {
+    let (folder, other) = (TempDir::new()?, TempDir::new()?);
+    let mut store = options(&database(&folder)).open()?;
+    let (planned, _works) = plan(&mut store, Transport::Broker, &[1])?;
+    let links = links(&folder, &other)?;
+    for link in &links {
+        ensure!(options(link).open()?.remove_abandoned_plans()?.is_empty());
+    }
+    // The control: without its producer the plan is removed.
+    let run = planned.run;
+    drop(planned);
+    ensure!(options(&links[0]).open()?.remove_abandoned_plans()? == [run]);
+    Ok(())
 }

@@ -9,6 +9,7 @@ mod model;
 mod opening;
 mod outbox;
 mod overdue;
+mod reader;
 mod refusals;
 mod rounds;
 mod sample;

@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{
-    Applied, ClosedRun, DecodedDelivery, RawMessage, ReportFilter, RunState, StoreError, Transport,
-    Writer,
+    Applied, ClosedRun, DecodedDelivery, RawMessage, RunState, StoreError, Transport, Writer,
 };
 use pingfleet_wire::{DnsFailure, LocalLoss, ResultChunk, Status, WorkChunk};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::sample::{dead_letter, delivery, options, outcome, result, sent, start};
+use crate::sample::{dead_letter, delivery, options, outcome, reader, result, sent, start};
 
 /// What arrives for one chunk.
 #[derive(Debug, Clone)]
@@ -310,16 +309,16 @@ impl Model {
         ensure!(summary.chunks_dead == self.dead() as i64);
         ensure!(summary.duplicates == self.duplicates);
         ensure!(summary.redelivered == self.redelivered);
-        for (name, count) in Status::NAMES.iter().zip(summary.counts) {
-            let wanted = rows.iter().filter(|row| row.1 == *name).count();
+        for (status, count) in summary.counts.iter() {
+            let name = status.name();
+            let wanted = rows.iter().filter(|row| row.1 == name).count();
             ensure!(count == wanted as i64, "{count} are {name}");
         }
         ensure!(store.done_chunks(run)? == done);
         let mut stored = Vec::new();
-        store.report(run, &ReportFilter::default(), |row| {
+        for row in crate::reader::report(store, run)? {
             stored.push((row.target, row.status, row.worker));
-            true
-        })?;
+        }
         let wanted: Vec<_> = rows
             .into_iter()
             .map(|(target, status, worker)| (target, status.to_owned(), Some(worker)))
@@ -350,7 +349,7 @@ impl Model {
         ensure!([sign.applied, sign.duplicates, sign.quarantined] == self.totals);
         ensure!(sign.taken == self.totals.iter().sum::<i64>());
 
-        let proof = store.verify(run)?;
+        let proof = reader(store)?.verify(run)?;
         ensure!(proof.is_consistent(), "{:?}", proof.findings);
         ensure!(proof.planned_targets == planned as i64);
         ensure!(proof.proven_targets == stored.len() as i64);

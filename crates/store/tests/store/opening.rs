@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use pingfleet_store::{OpenOptions, Transport, Writer};
+use pingfleet_store::{OpenOptions, Reader, Transport, Writer};
 use pingfleet_wire::Status;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -151,7 +151,7 @@ fn a_second_connection_of_the_process_takes_no_lock_from_the_first() -> Result<(
     ensure!(shell(&path, "", "SELECT count(*) FROM runs")? == "2");
     second.close()?;
     first.close()?;
-    ensure!(options(&path).open()?.summaries()?.len() == 2);
+    ensure!(Reader::open(&path)?.summaries()?.len() == 2);
     Ok(())
 }
 
@@ -169,6 +169,6 @@ fn a_refused_opening_takes_no_lock_from_an_open_database() -> Result<()> {
     shell(&path, "", ROWS)?;
     start(&mut store, Transport::Sweep, &[1])?;
     store.close()?;
-    ensure!(options(&path).open()?.summaries()?.len() == 2);
+    ensure!(Reader::open(&path)?.summaries()?.len() == 2);
     Ok(())
 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::{
     child::{self, Process},
-    sample::{dead_letter, delivery, options, plan, result, sent, start},
+    sample::{dead_letter, delivery, options, plan, reader, result, sent, start},
 };
 
 fn open(folder: &TempDir) -> Result<Writer> {
@@ -220,7 +220,7 @@ fn an_abandoned_plan_is_removed_only_when_its_producer_is_gone() -> Result<()> {
         |row| row.get(0),
     )?;
     ensure!(left == 0, "{left} rows are left");
-    ensure!(store.summaries()?.len() == 1);
+    ensure!(reader(&store)?.summaries()?.len() == 1);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::sample::{dead_letter, delivery, options, result, sent, start};
+use crate::sample::{dead_letter, delivery, options, reader, result, sent, start};
 
 /// A run of two chunks, both published and, to begin with, both overdue.
 struct Late {
@@ -178,7 +178,7 @@ fn only_the_last_heartbeat_decides_what_is_in_hand() -> Result<()> {
     ensure!(late.chunks()? == [0]);
     late.heartbeat(1, Vec::new(), true)?;
     ensure!(late.chunks()? == [0, 1]);
-    ensure!(late.store.workers()?.is_empty());
+    ensure!(reader(&late.store)?.workers()?.is_empty());
     Ok(())
 }
 

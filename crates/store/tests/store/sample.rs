@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 use anyhow::Result;
 use pingfleet_store::{
     DecodedDelivery, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk,
-    RawMessage, Transport, Writer, now_us,
+    RawMessage, Reader, Transport, Writer, now_us,
 };
 use pingfleet_wire::{
     ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
@@ -187,4 +187,9 @@ fn raw(body: Vec<u8>) -> RawMessage {
         queue: "results",
         body,
     }
+}
+
+/// A reader of the same file.
+pub(crate) fn reader(store: &Writer) -> Result<Reader> {
+    Ok(Reader::open(store.path())?)
 }

@@ -6,7 +6,7 @@ use pingfleet_wire::{DnsFailure, LocalLoss, Outcome, Status};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::sample::{dead_letter, delivery, options, outcome, result, start};
+use crate::sample::{dead_letter, delivery, options, outcome, reader, result, start};
 
 const DOWN: Status = Status::Down { no_arp: false };
 
@@ -33,7 +33,7 @@ fn the_first_result_wins_whole() -> Result<()> {
     ensure!(counted(&applied) == [0, 1, 0] && applied.rows == 0);
     let summary = store.summary(planned.run)?;
     ensure!(summary.duplicates == 2 && summary.settled() == 3);
-    ensure!(summary.counts == [2, 0, 0, 0, 0, 0, 1]);
+    ensure!(summary.counts == [2, 0, 0, 0, 0, 0, 1].into());
     ensure!(store.chunk_targets(planned.run, 0, true)? == ["10.0.0.0", "host-2.example"]);
     ensure!(store.chunk_targets(planned.run, 0, false)? == ["10.0.0.1"]);
     Ok(())
@@ -66,7 +66,7 @@ fn a_result_makes_a_dead_chunk_done_and_its_run_complete() -> Result<()> {
     ensure!(counted(&applied) == [2, 1, 0]);
     ensure!(applied.closed.len() == 1 && !applied.closed[0].complete);
     ensure!(store.summary(planned.run)?.state == RunState::Incomplete);
-    let proof = store.verify(planned.run)?;
+    let proof = reader(&store)?.verify(planned.run)?;
     ensure!(proof.is_consistent() && !proof.is_complete());
     ensure!(proof.dead_chunks == [(1, "delivery_limit".to_owned())]);
 
@@ -77,7 +77,7 @@ fn a_result_makes_a_dead_chunk_done_and_its_run_complete() -> Result<()> {
     ensure!(applied.closed.len() == 1 && applied.closed[0].complete);
     let summary = store.summary(planned.run)?;
     ensure!(summary.state == RunState::Complete && summary.chunks_dead == 0);
-    ensure!(store.verify(planned.run)?.is_complete());
+    ensure!(reader(&store)?.verify(planned.run)?.is_complete());
     Ok(())
 }
 
@@ -121,7 +121,10 @@ fn one_batch_settles_several_runs() -> Result<()> {
     let applied = store.apply(Transport::Broker, &batch)?;
     let closed: Vec<_> = applied.closed.iter().map(|closed| closed.run).collect();
     ensure!(closed == [first.run, second.run]);
-    ensure!(store.verify(first.run)?.is_complete() && store.verify(second.run)?.is_complete());
+    ensure!(
+        reader(&store)?.verify(first.run)?.is_complete()
+            && reader(&store)?.verify(second.run)?.is_complete()
+    );
     Ok(())
 }
 
@@ -237,14 +240,9 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
     };
     store.apply(Transport::Broker, &[delivery(message)])?;
     let mut rows = Vec::new();
-    store.report(
-        planned.run,
-        &pingfleet_store::ReportFilter::default(),
-        |row| {
-            rows.push((row.status, row.reason, row.target, row.address));
-            true
-        },
-    )?;
+    for row in crate::reader::report(&store, planned.run)? {
+        rows.push((row.status, row.reason, row.target, row.address));
+    }
     let text = |text: &str| Some(text.to_owned());
     let row = |status: &str, reason, target: &str, address| {
         (status.to_owned(), reason, target.to_owned(), address)
@@ -276,7 +274,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
         ],
         "{rows:?}"
     );
-    ensure!(store.summary(planned.run)?.counts == [1; 7]);
-    ensure!(store.verify(planned.run)?.is_complete());
+    ensure!(store.summary(planned.run)?.counts == [1; 7].into());
+    ensure!(reader(&store)?.verify(planned.run)?.is_complete());
     Ok(())
 }

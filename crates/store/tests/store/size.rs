@@ -7,7 +7,7 @@ use pingfleet_store::Transport;
 use pingfleet_wire::{Rtt, Status, Target};
 use tempfile::TempDir;
 
-use crate::sample::{delivery, options, outcome, plan_of, result};
+use crate::sample::{delivery, options, outcome, plan_of, reader, result};
 
 const CHUNK: usize = 250;
 
@@ -39,7 +39,7 @@ fn sweep(path: &Path, targets: u32, at_us: u64) -> Result<u64> {
         store.apply(Transport::Sweep, &[delivery(message)])?;
     }
     store.close_settled_runs(Transport::Sweep)?;
-    ensure!(store.verify(planned.run)?.is_complete());
+    ensure!(reader(&store)?.verify(planned.run)?.is_complete());
     store.close()?;
     Ok(fs::metadata(path)?.len())
 }

@@ -3,12 +3,12 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{RunState, Transport};
+use pingfleet_store::{Reader, RunState, Transport};
 use pingfleet_wire::Status;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::sample::{dead_letter, delivery, options, result, start};
+use crate::sample::{dead_letter, delivery, options, reader, result, start};
 
 /// 10.0.0.0 as the column `address` has it.
 const FIRST_ADDRESS: i64 = 0x0a00_0000 - (1 << 31);
@@ -41,8 +41,8 @@ impl Complete {
         connection.execute_batch(tampering)?;
         ensure!(connection.changes() > 0, "{tampering}: nothing was changed");
         drop(connection);
-        let mut store = options(&copy).open()?;
-        let proof = store.verify(1)?;
+        let store = options(&copy).open()?;
+        let proof = reader(&store)?.verify(1)?;
         store.close()?;
         ensure!(
             proof.finding_count >= proof.findings.len() as i64,
@@ -60,7 +60,7 @@ impl Complete {
 #[test]
 fn an_untouched_run_is_complete() -> Result<()> {
     let complete = Complete::new()?;
-    let proof = options(&complete.path).open()?.verify(1)?;
+    let proof = Reader::open(&complete.path)?.verify(1)?;
     ensure!(proof.is_complete(), "{proof:?}");
     ensure!((proof.planned_targets, proof.proven_targets) == (9, 9));
     ensure!(proof.summary.state == RunState::Complete);
@@ -168,7 +168,7 @@ fn a_target_that_is_planned_twice_is_found() -> Result<()> {
     for work in &works {
         store.apply(Transport::Sweep, &[delivery(result(work, &[Status::Up]))])?;
     }
-    let proof = store.verify(planned.run)?;
+    let proof = reader(&store)?.verify(planned.run)?;
     ensure!(
         proof.finding_count == 1 && !proof.is_complete(),
         "{proof:?}"
@@ -187,7 +187,7 @@ fn what_is_outstanding_or_dead_is_no_contradiction() -> Result<()> {
         dead_letter(&works[2]),
     ];
     store.apply(Transport::Broker, &batch)?;
-    let proof = store.verify(planned.run)?;
+    let proof = reader(&store)?.verify(planned.run)?;
     ensure!(proof.is_consistent() && !proof.is_complete(), "{proof:?}");
     ensure!((proof.planned_targets, proof.proven_targets) == (6, 2));
     ensure!((proof.outstanding_chunks, proof.dead_count) == (1, 1));
@@ -205,7 +205,7 @@ fn many_findings_are_counted_and_the_first_are_listed() -> Result<()> {
         &[delivery(result(&works[0], &[Status::Up]))],
     )?;
     Connection::open(&path)?.execute_batch("UPDATE results SET received = 0")?;
-    let proof = store.verify(planned.run)?;
+    let proof = reader(&store)?.verify(planned.run)?;
     ensure!((proof.finding_count, proof.findings.len()) == (100, 20));
     ensure!(proof.proven_targets == 0);
     Ok(())

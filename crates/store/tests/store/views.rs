@@ -1,15 +1,20 @@
 //! The views that users query: they use only SQLite's built-in functions, and show NULL for what was not measured.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use pingfleet_store::{Transport, Writer};
-use pingfleet_wire::{DnsFailure, Rtt, Status, Target};
+use pingfleet_store::{REPORT_COLUMNS, Transport, Writer};
+use pingfleet_wire::{
+    ChunkKey, DnsFailure, Rtt, Status, Target,
+    timing::{RUN_LEASE, WORKER_TIMEOUT, WRITER_TIMEOUT},
+};
 use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+use uuid::Uuid;
 
-use crate::sample::{dead_letter, delivery, options, plan_of, result, start};
+use crate::liveness::heartbeat;
+use crate::sample::{dead_letter, delivery, options, plan_of, reader, result, sent, start};
 
 /// The rows of a query, as the system's own `sqlite3` reads them.
 fn rows(store: &Writer, sql: &str) -> Result<Vec<Map<String, Value>>> {
@@ -42,26 +47,6 @@ fn open(folder: &TempDir) -> Result<Writer> {
     Ok(options(&folder.path().join("fleet.db")).open()?)
 }
 
-const REPORT: [&str; 17] = [
-    "run",
-    "run_id",
-    "target",
-    "address",
-    "status",
-    "reason",
-    "sent",
-    "received",
-    "loss_pct",
-    "rtt_min_ms",
-    "rtt_avg_ms",
-    "rtt_max_ms",
-    "rtt_stddev_ms",
-    "attempts",
-    "worker",
-    "probed_at",
-    "labels",
-];
-
 const RUN_SUMMARY: [&str; 18] = [
     "run",
     "run_id",
@@ -92,10 +77,12 @@ fn the_columns_are_those_of_the_contract() -> Result<()> {
         let statement = connection.prepare(&format!("SELECT * FROM {view}"))?;
         Ok(statement.column_names().map(str::to_owned).collect())
     };
-    ensure!(columns("report")? == REPORT);
+    ensure!(columns("report")? == REPORT_COLUMNS);
     ensure!(columns("run_summary")? == RUN_SUMMARY);
     let latest = columns("latest")?;
-    ensure!(latest[..17] == REPORT && latest[17..] == ["first_seen", "last_up", "changed_at"]);
+    ensure!(
+        latest[..17] == REPORT_COLUMNS && latest[17..] == ["first_seen", "last_up", "changed_at"]
+    );
     Ok(())
 }
 
@@ -123,7 +110,7 @@ fn an_answered_target_has_its_figures() -> Result<()> {
     ensure!((loss - 100.0 / 3.0).abs() < 1e-9, "{loss}");
 
     let latest = only(&store, "SELECT * FROM latest")?;
-    for column in REPORT {
+    for column in REPORT_COLUMNS {
         ensure!(latest[column] == row[column], "{column}");
     }
     for column in ["first_seen", "last_up", "changed_at"] {
@@ -220,7 +207,7 @@ fn every_kind_of_target_is_shown_as_text() -> Result<()> {
         chunk.iter().eq(wanted.iter().map(|(target, _)| target)),
         "{chunk:?}"
     );
-    ensure!(store.verify(planned.run)?.is_complete());
+    ensure!(reader(&store)?.verify(planned.run)?.is_complete());
     Ok(())
 }
 
@@ -338,6 +325,81 @@ fn a_run_without_a_lease_is_incomplete() -> Result<()> {
     // A large run whose last chunk was settled, and which is not closed yet.
     clock.execute("UPDATE runs SET state = 'running'", ())?;
     ensure!(state(&store)? == "running");
+    Ok(())
+}
+
+#[test]
+fn a_detached_run_is_running_while_it_moves() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
+    store.note_writer_alive(Transport::Broker, "test")?;
+    // A worker has a chunk of another run in hand, and the chunks of this one wait behind it.
+    let busy = heartbeat(
+        "worker-1",
+        1,
+        vec![ChunkKey {
+            run: Uuid::now_v7(),
+            chunk: 0,
+        }],
+    );
+    store.apply(Transport::Broker, std::slice::from_ref(&busy))?;
+    store.release_lease(planned.run)?;
+    // Its producer was stopped before all was published: nobody publishes the rest.
+    store.mark_published(planned.run, &sent(&[0]))?;
+    ensure!(state(&store)? == "incomplete");
+    store.mark_published(planned.run, &sent(&[1]))?;
+    ensure!(state(&store)? == "running");
+
+    let clock = Connection::open(store.path())?;
+    let set_back = |table: &str, column: &str, seconds: i64| {
+        clock.execute(
+            &format!("UPDATE {table} SET {column} = {column} - ?1"),
+            [seconds * 1_000_000],
+        )
+    };
+    let seconds = |time: Duration| time.as_secs() as i64;
+    // Without a writer nothing is stored.
+    set_back("writers", "seen_us", seconds(WRITER_TIMEOUT) - 5)?;
+    ensure!(state(&store)? == "running");
+    set_back("writers", "seen_us", 10)?;
+    ensure!(state(&store)? == "incomplete");
+    store.note_writer_alive(Transport::Broker, "test")?;
+    ensure!(state(&store)? == "running");
+    // Without a live worker nothing is probed.
+    set_back("workers", "last_seen_us", seconds(WORKER_TIMEOUT) - 5)?;
+    ensure!(state(&store)? == "running");
+    set_back("workers", "last_seen_us", 10)?;
+    ensure!(state(&store)? == "incomplete");
+    store.apply(Transport::Broker, &[busy])?;
+    ensure!(state(&store)? == "running");
+    // Workers that have nothing to do: the messages of this run are lost.
+    store.apply(Transport::Broker, &[heartbeat("worker-1", 1, Vec::new())])?;
+    ensure!(state(&store)? == "incomplete");
+
+    for work in &works {
+        store.apply(Transport::Broker, &[delivery(result(work, &[Status::Up]))])?;
+    }
+    ensure!(state(&store)? == "complete");
+    Ok(())
+}
+
+#[test]
+fn a_lease_lasts_as_long_as_the_roles_agreed() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (_planned, _works) = start(&mut store, Transport::Broker, &[1])?;
+    let clock = Connection::open(store.path())?;
+    let set_back = |seconds: i64| {
+        clock.execute(
+            "UPDATE runs SET lease_renewed_us = lease_renewed_us - ?1",
+            [seconds * 1_000_000],
+        )
+    };
+    set_back(RUN_LEASE.as_secs() as i64 - 5)?;
+    ensure!(state(&store)? == "running");
+    set_back(10)?;
+    ensure!(state(&store)? == "incomplete");
     Ok(())
 }
 

@@ -1,0 +1,200 @@
+//! Reading the database without changing anything: the file, its folder, or what a writer may do.
+//!
+//! Invariants: a [`Reader`] never creates or removes a file, and holds no connection between two calls. So a caller may
+//! take any time between two pages: no snapshot keeps a writer from shortening the log, and no lock keeps the last
+//! writer from removing it.
+//!
+//! Source: <https://www.sqlite.org/wal.html#read_only_databases>, <https://www.sqlite.org/uri.html#uriimmutable>.
+
+mod files;
+pub(crate) mod report;
+pub(crate) mod verify;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use uuid::Uuid;
+
+pub use self::{
+    report::{REPORT_COLUMNS, ReportFilter, ReportPages, ReportRow},
+    verify::{Verification, VerifyFinding},
+};
+use crate::{
+    FileLock, RunState, RunSummary, StoreError, WorkerRow,
+    header::{self, Access},
+    liveness,
+    reader::files::FileState,
+    run_lookup, run_summary,
+    schema::SCHEMA_VERSION,
+};
+
+/// How long a statement waits for another process that opens, recovers or closes the database. A reader never waits for
+/// a transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a call is repeated because the file changed while it was read without locks.
+const MAX_TRIES: usize = 20;
+
+/// A database that is only read. The user needs no write permission for the file or its folder.
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    database: Uuid,
+}
+
+impl Reader {
+    /// Opens an existing database of the current schema version.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Foreign`], [`StoreError::Newer`], [`StoreError::Older`],
+    /// [`StoreError::Corrupt`], [`StoreError::CannotOpen`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut reader = Self {
+            path: path.to_owned(),
+            database: Uuid::nil(),
+        };
+        reader.database = reader.try_read(database_uuid)?;
+        Ok(reader)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The UUID of this database.
+    #[must_use]
+    pub fn database(&self) -> Uuid {
+        self.database
+    }
+
+    /// Finds a run by its number, a UUID prefix, or `latest`, and returns its number.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], [`StoreError::AmbiguousRun`].
+    pub fn find_run(&self, wanted: &str) -> Result<i64, StoreError> {
+        self.read(|connection| run_lookup::find_run(connection, wanted))
+    }
+
+    /// The summary of a run. One index lookup.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`].
+    pub fn summary(&self, run: i64) -> Result<RunSummary, StoreError> {
+        let mut summary = self.read(|connection| run_summary::summary(connection, run))?;
+        self.correct_state(&mut summary);
+        Ok(summary)
+    }
+
+    /// The summaries of all runs, the oldest first. Scans the table of runs.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn summaries(&self) -> Result<Vec<RunSummary>, StoreError> {
+        let mut summaries = self.read(run_summary::summaries)?;
+        for summary in &mut summaries {
+            self.correct_state(summary);
+        }
+        Ok(summaries)
+    }
+
+    /// The rows of a run in the order of its plan, page by page. Each page is one search by key.
+    #[must_use]
+    pub fn report(&self, run: i64, filter: &ReportFilter) -> ReportPages<'_> {
+        ReportPages::new(self, run, filter)
+    }
+
+    /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows. Scans the run.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`], [`StoreError::NoSuchRun`]. A contradiction is a finding, not an error.
+    pub fn verify(&self, run: i64) -> Result<Verification, StoreError> {
+        let mut proof = self.read(|connection| verify::verify(connection, run))?;
+        self.correct_state(&mut proof.summary);
+        Ok(proof)
+    }
+
+    /// All known workers, by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
+        self.read(liveness::workers)
+    }
+
+    /// A run whose producer was killed is incomplete at once. `run_summary` shows that only when the lease has expired.
+    fn correct_state(&self, summary: &mut RunSummary) {
+        let is_abandoned = summary.state == RunState::Running
+            && summary.outstanding() > 0
+            && summary.has_lease
+            && FileLock::is_run_locked(&self.path, summary.run) == Some(false);
+        if is_abandoned {
+            summary.state = RunState::Incomplete;
+        }
+    }
+
+    /// Runs a query on a new connection. It runs again when the file changed while it was read without locks, so it must
+    /// have no side effects.
+    pub(crate) fn read<T>(
+        &self,
+        query: impl Fn(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.try_read(|connection| {
+            if database_uuid(connection)? != self.database {
+                return Err(StoreError::Gone {
+                    path: self.path.clone(),
+                });
+            }
+            query(connection)
+        })
+    }
+
+    fn try_read<T>(
+        &self,
+        query: impl Fn(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        for _ in 0..MAX_TRIES {
+            let before = FileState::of(&self.path);
+            let access = before.access(&self.path)?;
+            let answer = self.query_once(access, &query);
+            let is_consistent = access == Access::Read && answer.is_ok();
+            // Without locks, an answer is right only when nobody wrote meanwhile. An error may come from a writer that
+            // opened or closed the database at this moment.
+            if is_consistent || FileState::of(&self.path) == before {
+                return answer.map_err(|error| header::explain(&self.path, error));
+            }
+        }
+        Err(StoreError::CannotOpen {
+            path: self.path.clone(),
+            reason: "other programs change it faster than it can be read".to_owned(),
+        })
+    }
+
+    fn query_once<T>(
+        &self,
+        access: Access,
+        query: impl Fn(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let (connection, _open) =
+            header::connect(&self.path, access, |found| found.check(&self.path, false))?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        header::refuse_newer(&self.path, version)?;
+        if version < SCHEMA_VERSION {
+            return Err(StoreError::Older {
+                path: self.path.clone(),
+                found: version,
+                needed: SCHEMA_VERSION,
+            });
+        }
+        query(&connection)
+    }
+}
+
+fn database_uuid(connection: &Connection) -> Result<Uuid, StoreError> {
+    Ok(connection.query_row("SELECT uuid FROM database", (), |row| row.get(0))?)
+}

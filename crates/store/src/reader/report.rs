@@ -1,0 +1,166 @@
+//! The rows of a run, in pages by key.
+
+use pingfleet_wire::StatusKind;
+use rusqlite::{Connection, Row};
+
+use crate::{Reader, StoreError, schema::REPORT_PAGE};
+
+/// The columns of the view `report`, in order. A test compares them with the view.
+pub const REPORT_COLUMNS: [&str; 17] = [
+    "run",
+    "run_id",
+    "target",
+    "address",
+    "status",
+    "reason",
+    "sent",
+    "received",
+    "loss_pct",
+    "rtt_min_ms",
+    "rtt_avg_ms",
+    "rtt_max_ms",
+    "rtt_stddev_ms",
+    "attempts",
+    "worker",
+    "probed_at",
+    "labels",
+];
+
+/// Rows of one page.
+const PAGE_ROWS: usize = 5000;
+
+/// One row of the view `report`. The columns are [`REPORT_COLUMNS`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportRow {
+    /// The run's number.
+    pub run: i64,
+    /// The run's `UUIDv7`.
+    pub run_id: String,
+    /// The target as the user gave it, or the address for an expanded CIDR.
+    pub target: String,
+    /// The address that was probed.
+    pub address: Option<String>,
+    /// Name of the status.
+    pub status: String,
+    /// The reason, for statuses that have one.
+    pub reason: Option<String>,
+    /// Requests that the kernel accepted.
+    pub sent: i64,
+    /// Distinct requests that were answered.
+    pub received: i64,
+    /// 100 (1 - received / sent). None when nothing was sent.
+    pub loss_pct: Option<f64>,
+    /// Round-trip times in milliseconds: shortest, mean, longest, standard deviation.
+    pub rtt_ms: [Option<f64>; 4],
+    /// How many times the target was probed from the beginning.
+    pub attempts: i64,
+    /// Name of the worker.
+    pub worker: Option<String>,
+    /// RFC 3339, UTC.
+    pub probed_at: String,
+    /// JSON object.
+    pub labels: Option<String>,
+}
+
+/// The place of a row in the plan: chunk and position.
+pub(crate) type RowKey = (i64, i64);
+
+impl ReportRow {
+    /// A row of [`REPORT_PAGE`]: the key, then the columns of the view.
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<(RowKey, Self)> {
+        let key = (row.get(0)?, row.get(1)?);
+        let report = Self {
+            run: row.get(2)?,
+            run_id: row.get(3)?,
+            target: row.get(4)?,
+            address: row.get(5)?,
+            status: row.get(6)?,
+            reason: row.get(7)?,
+            sent: row.get(8)?,
+            received: row.get(9)?,
+            loss_pct: row.get(10)?,
+            rtt_ms: [row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?],
+            attempts: row.get(15)?,
+            worker: row.get(16)?,
+            probed_at: row.get(17)?,
+            labels: row.get(18)?,
+        };
+        Ok((key, report))
+    }
+}
+
+/// Which rows of a run to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReportFilter {
+    /// Only these statuses. All when empty.
+    pub statuses: Vec<StatusKind>,
+}
+
+impl ReportFilter {
+    /// The condition for `results r`, to be appended to a WHERE clause.
+    fn condition(&self) -> String {
+        if self.statuses.is_empty() {
+            return String::new();
+        }
+        let codes: Vec<_> = self
+            .statuses
+            .iter()
+            .map(|status| status.code().to_string())
+            .collect();
+        format!("AND r.status IN ({})", codes.join(", "))
+    }
+}
+
+/// The pages of [`Reader::report`]. Between two of them nothing is open.
+#[derive(Debug)]
+pub struct ReportPages<'r> {
+    reader: &'r Reader,
+    run: i64,
+    sql: String,
+    after: RowKey,
+}
+
+impl<'r> ReportPages<'r> {
+    pub(super) fn new(reader: &'r Reader, run: i64, filter: &ReportFilter) -> Self {
+        Self {
+            reader,
+            run,
+            sql: page_sql(filter),
+            after: (-1, -1),
+        }
+    }
+
+    /// The next page, in the order of the plan. Empty at the end.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn next_page(&mut self) -> Result<Vec<ReportRow>, StoreError> {
+        let rows = self
+            .reader
+            .read(|connection| read_page(connection, &self.sql, self.run, self.after))?;
+        if let Some((key, _)) = rows.last() {
+            self.after = *key;
+        }
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
+/// The statement of [`read_page`].
+pub(crate) fn page_sql(filter: &ReportFilter) -> String {
+    format!(
+        "{REPORT_PAGE} {} ORDER BY r.chunk, r.position LIMIT {PAGE_ROWS}",
+        filter.condition()
+    )
+}
+
+/// The rows of a run behind a key, at most [`PAGE_ROWS`].
+pub(crate) fn read_page(
+    connection: &Connection,
+    sql: &str,
+    run: i64,
+    after: RowKey,
+) -> Result<Vec<(RowKey, ReportRow)>, StoreError> {
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map((run, after.0, after.1), ReportRow::from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
