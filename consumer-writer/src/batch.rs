@@ -2,7 +2,7 @@
 //!
 //! Invariant: a tag is in the batch exactly as long as its delivery is neither committed nor returned.
 
-use pingfleet_broker::{Delivery, DeliveryTag, Queue};
+use pingfleet_broker::{Delivery, DeliveryTag, QueueName};
 use pingfleet_store::{DecodedDelivery, RawMessage};
 use pingfleet_wire::{Heartbeat, Message as _, ResultChunk, WorkChunk};
 use uuid::Uuid;
@@ -26,15 +26,15 @@ impl Batch {
     /// database.
     pub(crate) fn take(
         &mut self,
-        queue: Queue,
+        queue: QueueName,
         delivery: Delivery,
         database: Uuid,
     ) -> Result<(), Uuid> {
         let tag = delivery.tag;
         let (incoming, tags) = match queue {
-            Queue::Results => (Some(read_result(delivery)), &mut self.results),
-            Queue::Dead => (Some(read_dead(delivery)), &mut self.dead),
-            Queue::Heartbeats | Queue::Work => {
+            QueueName::RESULTS => (Some(read_result(delivery)), &mut self.results),
+            QueueName::DEAD => (Some(read_dead(delivery)), &mut self.dead),
+            QueueName::HEARTBEATS | QueueName::WORK => {
                 (read_heartbeat(&delivery.body), &mut self.heartbeats)
             }
         };
@@ -58,7 +58,7 @@ impl Batch {
 }
 
 fn read_result(delivery: Delivery) -> DecodedDelivery {
-    let raw = raw(Queue::Results, delivery.body);
+    let raw = raw(QueueName::RESULTS, delivery.body);
     match ResultChunk::decode(&raw.body) {
         Ok(message) => DecodedDelivery::Result {
             message: Box::new(message),
@@ -70,7 +70,7 @@ fn read_result(delivery: Delivery) -> DecodedDelivery {
 }
 
 fn read_dead(delivery: Delivery) -> DecodedDelivery {
-    let raw = raw(Queue::Dead, delivery.body);
+    let raw = raw(QueueName::DEAD, delivery.body);
     match WorkChunk::decode(&raw.body) {
         Ok(message) => DecodedDelivery::Dead {
             message: Box::new(message),
@@ -94,9 +94,9 @@ fn read_heartbeat(body: &[u8]) -> Option<DecodedDelivery> {
     }
 }
 
-fn raw(queue: Queue, body: Vec<u8>) -> RawMessage {
+fn raw(queue: QueueName, body: Vec<u8>) -> RawMessage {
     RawMessage {
-        queue: queue.suffix(),
+        queue: queue.kind.name(),
         body,
     }
 }

@@ -10,7 +10,7 @@ mod settings;
 
 use std::{sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, Queue, Sessions, open_session};
+use pingfleet_broker::{Broker, BrokerError, QueueName, Sessions, open_session};
 use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -19,6 +19,9 @@ use uuid::Uuid;
 
 use crate::session::{SessionEnd, WriterSession};
 pub use crate::settings::{WriterArgs, WriterSettings};
+
+/// The queues that the writer uses.
+const QUEUES: [QueueName; 3] = [QueueName::RESULTS, QueueName::DEAD, QueueName::HEARTBEATS];
 
 /// How long a second writer waits for the first one to leave the queue.
 const SECOND_WRITER_WAIT: Duration = Duration::from_secs(30);
@@ -137,8 +140,8 @@ async fn wait_for_the_other(
     let mut seen: Option<Instant> = None;
     loop {
         let look = || async {
-            broker.check().await?;
-            broker.depth(Queue::Results).await
+            broker.check(&QUEUES).await?;
+            broker.depth(QueueName::RESULTS).await
         };
         let Some(depth) = open_session(None, stop, look).await? else {
             return Ok(false);
@@ -151,7 +154,7 @@ async fn wait_for_the_other(
                 .call(|store| store.writer_liveness(Transport::Broker))
                 .await?;
             return Err(WriterError::SecondWriter {
-                queue: Queue::Results.suffix(),
+                queue: QueueName::RESULTS.kind.name(),
                 who: sign.map_or_else(String::new, |sign| {
                     format!(" (the last writer of this database was {})", sign.holder)
                 }),

@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, Queue};
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, QueueName};
 use pingfleet_store::{Applied, ClosedRun, DatabaseThread, DecodedDelivery, Transport};
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{WriterError, WriterSettings, WriterSummary, batch::Batch};
+use crate::{QUEUES, WriterError, WriterSettings, WriterSummary, batch::Batch};
 
 /// Prefetch of the results queue. It bounds the memory to 256 MiB with the largest messages. Usual ones take 5 MB.
 const RESULTS_PREFETCH: u16 = 256;
@@ -65,13 +65,13 @@ impl<'a> WriterSession<'a> {
         db: &'a DatabaseThread,
         settings: &'a WriterSettings,
     ) -> Result<Self, BrokerError> {
-        broker.check().await?;
+        broker.check(&QUEUES).await?;
         Ok(Self {
             db,
             settings,
-            results: broker.consumer(Queue::Results, RESULTS_PREFETCH).await?,
-            dead: broker.consumer(Queue::Dead, OTHER_PREFETCH).await?,
-            heartbeats: broker.consumer(Queue::Heartbeats, OTHER_PREFETCH).await?,
+            results: broker.consumer(QueueName::RESULTS, RESULTS_PREFETCH).await?,
+            dead: broker.consumer(QueueName::DEAD, OTHER_PREFETCH).await?,
+            heartbeats: broker.consumer(QueueName::HEARTBEATS, OTHER_PREFETCH).await?,
             batch: Batch::default(),
             flush_at: None,
             quiet_at: None,
@@ -123,15 +123,15 @@ impl<'a> WriterSession<'a> {
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
                 _ = sign.tick() => note_writer_alive(self.db, self.settings.transport, stop).await?,
                 // Heartbeats and dead letters first: they are few, and the results would starve them.
-                delivery = self.heartbeats.next() => self.take(Queue::Heartbeats, delivery?),
-                delivery = self.dead.next() => self.take(Queue::Dead, delivery?),
-                delivery = self.results.next() => self.take(Queue::Results, delivery?),
+                delivery = self.heartbeats.next() => self.take(QueueName::HEARTBEATS, delivery?),
+                delivery = self.dead.next() => self.take(QueueName::DEAD, delivery?),
+                delivery = self.results.next() => self.take(QueueName::RESULTS, delivery?),
             }
         }
         if self.settings.transport == Transport::Sweep {
             // The queues end with this process, and the worker has stopped: take its last results.
             while let Some(delivery) = self.results.next().now_or_never() {
-                self.take(Queue::Results, delivery?);
+                self.take(QueueName::RESULTS, delivery?);
                 if self.is_full() {
                     self.flush(summary, stop).await?;
                 }
@@ -143,10 +143,10 @@ impl<'a> WriterSession<'a> {
         self.flush(summary, stop).await
     }
 
-    fn take(&mut self, queue: Queue, delivery: Delivery) {
+    fn take(&mut self, queue: QueueName, delivery: Delivery) {
         match self.batch.take(queue, delivery, self.db.database()) {
             Ok(()) => {
-                if queue == Queue::Results {
+                if queue == QueueName::RESULTS {
                     self.foreign.any_ours = true;
                     self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
                 }

@@ -13,7 +13,7 @@ mod work_consumer;
 
 use std::{sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, ConfirmedPublisher, Queue};
+use pingfleet_broker::{Broker, BrokerError, ConfirmedPublisher, QueueName};
 use pingfleet_prober::{
     probe_threads::ProbeThreads,
     prober::{OpenProber, ProbeError},
@@ -120,8 +120,8 @@ async fn consume_and_publish(
     let (confirm, confirmed) = mpsc::channel(MAX_IN_HAND);
     let (bodies, newest) = watch::channel(None);
     let publisher =
-        ConfirmedPublisher::new(Arc::clone(&broker), Queue::Results, "results", MAX_IN_HAND)
-            .with_latest(Queue::Heartbeats, newest);
+        ConfirmedPublisher::new(Arc::clone(&broker), QueueName::RESULTS, "results", MAX_IN_HAND)
+            .with_latest(QueueName::HEARTBEATS, newest);
     let finished = CancellationToken::new();
     let leave = CancellationToken::new();
     let heartbeats = make_heartbeats(Arc::clone(board), bodies, finished.clone());

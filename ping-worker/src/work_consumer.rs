@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{
-    Broker, BrokerError, Consumer, Delivery, KeyedMessage, Queue, Sessions, session_lost,
+    Broker, BrokerError, Consumer, Delivery, KeyedMessage, QueueName, Sessions, session_lost,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
@@ -85,8 +85,8 @@ impl WorkConsumer {
         loop {
             let broker = Arc::clone(&self.broker);
             let open = || async {
-                broker.check().await?;
-                broker.consumer(Queue::Work, 1).await
+                broker.check(&[QueueName::WORK]).await?;
+                broker.consumer(QueueName::WORK, 1).await
             };
             let Some(mut consumer) = sessions.open(None, stop, open).await? else {
                 return Ok(self.in_hand.len());

@@ -20,7 +20,7 @@ mod window;
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, open_session};
+use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, open_session, QueueName};
 use pingfleet_settings::{Exit, Failure};
 use pingfleet_store::{
     DatabaseThread, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Transport,
@@ -39,6 +39,9 @@ pub use crate::{
     progress_bar::{BesideBar, RunProgressBar},
     summary::print_summary,
 };
+
+/// The queues that the producer uses: it publishes work, work sends its dead letters, and results wait for the writer.
+const QUEUES: [QueueName; 3] = [QueueName::WORK, QueueName::DEAD, QueueName::RESULTS];
 
 /// How long the producer may take to stop after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -268,7 +271,7 @@ pub async fn check_broker(
     broker: &dyn Broker,
     stop: &CancellationToken,
 ) -> Result<bool, BrokerError> {
-    let reached = open_session(Some(CONNECT_TIMEOUT), stop, || broker.check()).await?;
+    let reached = open_session(Some(CONNECT_TIMEOUT), stop, || broker.check(&QUEUES)).await?;
     Ok(reached.is_some())
 }
 

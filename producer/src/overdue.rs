@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use pingfleet_broker::{Broker, Queue};
+use pingfleet_broker::{Broker, QueueName};
 use pingfleet_store::{DatabaseThread, Overdue, Transport};
 use tokio::{sync::mpsc, time::Instant};
 
@@ -140,7 +140,7 @@ impl<'a> OverdueSearch<'a> {
 
 /// Whether neither `work` nor `results` has a ready message.
 async fn queues_are_empty(broker: &dyn Broker) -> Result<bool, ProducerError> {
-    for queue in [Queue::Work, Queue::Results] {
+    for queue in [QueueName::WORK, QueueName::RESULTS] {
         match broker.depth(queue).await {
             Ok(depth) if depth.ready == 0 => {}
             Ok(_) => return Ok(false),

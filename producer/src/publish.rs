@@ -17,7 +17,7 @@ use futures_util::{
     future::{BoxFuture, FutureExt},
     stream::FuturesUnordered,
 };
-use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, backoff};
+use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, QueueName, Sessions, backoff};
 use pingfleet_store::{DatabaseThread, MAX_UNRECORDED, OutboxChunk, PublishedChunk, now_us};
 use tokio::{
     sync::{mpsc, watch},
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::ProducerError;
+use crate::{ProducerError, QUEUES};
 
 /// Chunks read from the database at once.
 const PAGE: usize = 100;
@@ -88,7 +88,7 @@ pub(crate) async fn publish(
     let mut sessions = Sessions::default();
     loop {
         let open = || async {
-            broker.check().await?;
+            broker.check(&QUEUES).await?;
             broker.publisher().await
         };
         let Some(mut publisher) = sessions.open(None, &stop, open).await? else {
@@ -282,7 +282,7 @@ impl PublishSession<'_, '_> {
                 sent_at_us,
                 round: outgoing.round,
             });
-        let answer = publisher.publish(Queue::Work, &outgoing.work).await?;
+        let answer = publisher.publish(QueueName::WORK, &outgoing.work).await?;
         self.in_flight
             .push(async move { (outgoing, SendEvent::Answer(answer.await)) }.boxed());
         Ok(())

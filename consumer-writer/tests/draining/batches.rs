@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use consumer_writer::WriterSummary;
-use pingfleet_broker::Queue;
+use pingfleet_broker::QueueName;
 use pingfleet_wire::{Message as _, Token};
 use uuid::Uuid;
 
@@ -14,10 +14,10 @@ use crate::rig::{Rig, acked};
 async fn nothing_is_acked_before_its_commit() -> Result<()> {
     let rig = Rig::new(40, 10)?;
     rig.put_results(0..40).await?;
-    rig.put(Queue::Results, b"no result").await?;
+    rig.put(QueueName::RESULTS, b"no result").await?;
     rig.put_results([7]).await?;
     let writer = rig.start().await?;
-    rig.taken(Queue::Results, 42).await?;
+    rig.taken(QueueName::RESULTS, 42).await?;
     let summary = writer.stop().await?;
     assert_eq!(
         (summary.applied, summary.duplicates, summary.quarantined),
@@ -25,8 +25,8 @@ async fn nothing_is_acked_before_its_commit() -> Result<()> {
     );
     assert_eq!(summary.rows, 400);
     rig.assert_no_early_ack();
-    rig.acked(Queue::Results, 42).await?;
-    assert_eq!(rig.ready(Queue::Results).await?, 0);
+    rig.acked(QueueName::RESULTS, 42).await?;
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 0);
     rig.assert_complete()
 }
 
@@ -36,11 +36,11 @@ async fn a_batch_ends_when_it_has_its_rows() -> Result<()> {
     rig.settings.batch_size = 20;
     rig.put_results(0..5).await?;
     let writer = rig.start().await?;
-    rig.taken(Queue::Results, 5).await?;
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [2, 2]);
+    rig.taken(QueueName::RESULTS, 5).await?;
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [2, 2]);
     // The fifth alone is too little for a batch, until the writer stops.
     assert_eq!(writer.stop().await?.batches, 3);
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [2, 2, 1]);
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [2, 2, 1]);
     rig.assert_no_early_ack();
     rig.assert_complete()
 }
@@ -52,7 +52,7 @@ async fn a_batch_ends_when_its_first_delivery_is_old_enough() -> Result<()> {
     rig.settings.batch_interval = Duration::from_millis(50);
     rig.put_results(0..3).await?;
     let writer = rig.start().await?;
-    rig.acked(Queue::Results, 3).await?;
+    rig.acked(QueueName::RESULTS, 3).await?;
     writer.stop().await?;
     rig.assert_no_early_ack();
     rig.assert_complete()
@@ -64,10 +64,10 @@ async fn a_batch_ends_when_half_of_the_window_is_in_it() -> Result<()> {
     rig.settings.batch_size = 1_000_000;
     rig.put_results(0..200).await?;
     let writer = rig.start().await?;
-    rig.taken(Queue::Results, 200).await?;
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [128]);
+    rig.taken(QueueName::RESULTS, 200).await?;
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [128]);
     assert_eq!(writer.stop().await?.batches, 2);
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [128, 72]);
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [128, 72]);
     rig.assert_no_early_ack();
     rig.assert_complete()
 }
@@ -79,9 +79,9 @@ async fn a_result_that_comes_again_is_counted_and_changes_nothing() -> Result<()
     rig.put_results([0, 0, 0]).await?;
     let mut other = rig.result(0);
     other.worker = "another".to_owned();
-    rig.put(Queue::Results, &other.encode()).await?;
+    rig.put(QueueName::RESULTS, &other.encode()).await?;
     rig.put_results([1]).await?;
-    rig.acked(Queue::Results, 5).await?;
+    rig.acked(QueueName::RESULTS, 5).await?;
     let summary = writer.stop().await?;
     assert_eq!((summary.applied, summary.duplicates), (2, 3));
     assert_eq!(summary.rows, 6);
@@ -120,10 +120,10 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
         (Vec::new(), "not a pingfleet message"),
     ];
     for (body, _) in &bad {
-        rig.put(Queue::Results, body).await?;
+        rig.put(QueueName::RESULTS, body).await?;
     }
-    rig.put(Queue::Results, &good.encode()).await?;
-    rig.acked(Queue::Results, bad.len() + 1).await?;
+    rig.put(QueueName::RESULTS, &good.encode()).await?;
+    rig.acked(QueueName::RESULTS, bad.len() + 1).await?;
     let summary = writer.stop().await?;
     assert_eq!(
         summary,
@@ -154,19 +154,19 @@ async fn dead_letters_are_recorded_with_their_reason() -> Result<()> {
     rig.settings.batch_interval = Duration::from_millis(10);
     let writer = rig.start().await?;
     rig.put_results([0]).await?;
-    rig.acked(Queue::Results, 1).await?;
+    rig.acked(QueueName::RESULTS, 1).await?;
     rig.kill(&rig.works[1].encode()).await?;
     rig.kill(b"no chunk").await?;
     // A dead letter for a chunk that is done is a duplicate, and one for a dead chunk, too.
     rig.kill(&rig.works[0].encode()).await?;
     rig.kill(&rig.works[1].encode()).await?;
-    rig.acked(Queue::Dead, 4).await?;
+    rig.acked(QueueName::DEAD, 4).await?;
     let proof = rig.verify()?;
     assert_eq!(proof.dead_chunks, [(1, "delivery_limit".to_owned())]);
     assert_eq!(proof.outstanding_chunks, 1);
     // The result of a dead chunk makes it done after all.
     rig.put_results([1, 2]).await?;
-    rig.acked(Queue::Results, 3).await?;
+    rig.acked(QueueName::RESULTS, 3).await?;
     let summary = writer.stop().await?;
     assert_eq!((summary.duplicates, summary.quarantined), (2, 1));
     assert_eq!(summary.applied, 4);

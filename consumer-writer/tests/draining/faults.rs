@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, Result};
 use consumer_writer::WriterError;
-use pingfleet_broker::Queue;
+use pingfleet_broker::QueueName;
 use pingfleet_store::StoreError;
 use pingfleet_wire::Message as _;
 use rusqlite::ErrorCode;
@@ -32,13 +32,13 @@ async fn a_session_lost_before_the_commit_costs_nothing() -> Result<()> {
     rig.settings.batch_size = 1_000_000;
     rig.put_results(0..4).await?;
     let writer = rig.start().await?;
-    rig.taken(Queue::Results, 4).await?;
+    rig.taken(QueueName::RESULTS, 4).await?;
     rig.desk.cut.notify_one();
     rig.put_results(4..6).await?;
-    rig.taken(Queue::Results, 4 + 6).await?;
+    rig.taken(QueueName::RESULTS, 4 + 6).await?;
     let summary = writer.stop().await?;
     assert_eq!((summary.applied, summary.duplicates), (6, 0));
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [6]);
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [6]);
     rig.assert_no_early_ack();
     rig.assert_complete()
 }
@@ -50,11 +50,11 @@ async fn a_session_lost_between_commit_and_ack_costs_duplicates_only() -> Result
     rig.desk.ack_is_lost.store(true, Ordering::Relaxed);
     rig.put_results(0..4).await?;
     let writer = rig.start().await?;
-    rig.acked(Queue::Results, 4).await?;
+    rig.acked(QueueName::RESULTS, 4).await?;
     let summary = writer.stop().await?;
     assert_eq!((summary.applied, summary.duplicates), (4, 2));
     assert_eq!(summary.rows, 40);
-    assert_eq!(rig.ready(Queue::Results).await?, 0);
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 0);
     rig.assert_no_early_ack();
     rig.assert_complete()
 }
@@ -66,13 +66,13 @@ async fn stop_commits_and_acks_what_is_in_hand() -> Result<()> {
     rig.kill(&rig.works[2].encode()).await?;
     rig.put_results(0..2).await?;
     let writer = rig.start().await?;
-    rig.taken(Queue::Results, 2).await?;
-    rig.taken(Queue::Dead, 1).await?;
-    assert!(acked(&rig.desk.log.events(), Queue::Results).is_empty());
+    rig.taken(QueueName::RESULTS, 2).await?;
+    rig.taken(QueueName::DEAD, 1).await?;
+    assert!(acked(&rig.desk.log.events(), QueueName::RESULTS).is_empty());
     let summary = writer.stop().await?;
     assert_eq!((summary.batches, summary.applied), (1, 3));
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [2]);
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Dead), [1]);
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [2]);
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::DEAD), [1]);
     let proof = rig.verify()?;
     assert_eq!((proof.proven_targets, proof.dead_count), (20, 1));
     rig.assert_no_early_ack();
@@ -86,7 +86,7 @@ async fn settled_in(rig: &mut Rig) -> Result<RunningWriter> {
     rig.settings.batch_interval = Duration::from_millis(50);
     let writer = rig.start().await?;
     rig.put_results([0]).await?;
-    rig.acked(Queue::Results, 1).await?;
+    rig.acked(QueueName::RESULTS, 1).await?;
     Ok(writer)
 }
 
@@ -98,10 +98,10 @@ async fn a_locked_database_delays_and_loses_nothing() -> Result<()> {
     other.execute_batch("BEGIN IMMEDIATE")?;
     rig.put_results([1]).await?;
     outwait_the_writer(&rig).await?;
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [1]);
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [1]);
     rig.put_results([2]).await?;
     other.execute_batch("COMMIT")?;
-    rig.acked(Queue::Results, 3).await?;
+    rig.acked(QueueName::RESULTS, 3).await?;
     let summary = writer.stop().await?;
     assert_eq!((summary.applied, summary.duplicates), (3, 0));
     rig.assert_no_early_ack();
@@ -136,7 +136,7 @@ async fn a_writer_that_finds_the_database_locked_waits() -> Result<()> {
     other.execute_batch("BEGIN IMMEDIATE")?;
     outwait_the_writer(&rig).await?;
     other.execute_batch("COMMIT")?;
-    rig.acked(Queue::Results, 1).await?;
+    rig.acked(QueueName::RESULTS, 1).await?;
     writer.stop().await?;
     rig.assert_no_early_ack();
     rig.assert_complete()
@@ -149,7 +149,7 @@ async fn stop_under_a_lock_acks_nothing_and_redelivery_shows_what_was_committed(
     let other = rig.connection()?;
     other.execute_batch("BEGIN IMMEDIATE")?;
     rig.put_results([1]).await?;
-    rig.taken(Queue::Results, 2).await?;
+    rig.taken(QueueName::RESULTS, 2).await?;
     // The deadline of the stop passes while the commit waits for the lock.
     tokio::time::pause();
     writer.stop.cancel();
@@ -158,14 +158,14 @@ async fn stop_under_a_lock_acks_nothing_and_redelivery_shows_what_was_committed(
         matches!(ended, Err(WriterError::StopDeadline { .. })),
         "{ended:?}"
     );
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [1]);
-    assert_eq!(rig.ready(Queue::Results).await?, 1);
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [1]);
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 1);
     other.execute_batch("COMMIT")?;
     db.close().await?;
 
     tokio::time::resume();
     let writer = rig.start().await?;
-    rig.acked(Queue::Results, 2).await?;
+    rig.acked(QueueName::RESULTS, 2).await?;
     let summary = writer.stop().await?;
     assert_eq!((summary.applied, summary.duplicates), (0, 1));
     rig.assert_complete()
@@ -184,13 +184,13 @@ async fn ends_with_an_error_and_acks_nothing(fault: &str, fix: &str) -> Result<(
         matches!(ended, Err(WriterError::Store(StoreError::Sqlite(_)))),
         "{ended:?}"
     );
-    assert_eq!(acked(&rig.desk.log.events(), Queue::Results), [2]);
-    assert_eq!(rig.ready(Queue::Results).await?, 2);
+    assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [2]);
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 2);
     assert_eq!(rig.value::<i64>("SELECT count(*) FROM results")?, 20);
 
     rig.connection()?.execute_batch(fix)?;
     let writer = rig.start().await?;
-    rig.acked(Queue::Results, 4).await?;
+    rig.acked(QueueName::RESULTS, 4).await?;
     let summary = writer.stop().await?;
     assert_eq!((summary.applied, summary.duplicates), (2, 0));
     rig.assert_no_early_ack();

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use pingfleet_broker::Queue;
+use pingfleet_broker::QueueName;
 use pingfleet_store::RunState;
 
 use crate::rig::Rig;
@@ -33,7 +33,7 @@ async fn a_large_run_is_closed_once_it_is_acked() -> Result<()> {
     let rig = rig()?;
     rig.put_results(0..CHUNKS).await?;
     let writer = rig.start().await?;
-    rig.acked(Queue::Results, CHUNKS as usize).await?;
+    rig.acked(QueueName::RESULTS, CHUNKS as usize).await?;
     assert_eq!(writer.stop().await?.duplicates, 0);
     assert_closed(&rig)
 }
@@ -44,7 +44,7 @@ async fn a_large_run_whose_last_ack_is_lost_is_closed_by_the_next_session() -> R
     rig.desk.ack_is_lost.store(true, Ordering::Relaxed);
     rig.put_results(0..CHUNKS).await?;
     let writer = rig.start().await?;
-    rig.acked(Queue::Results, CHUNKS as usize).await?;
+    rig.acked(QueueName::RESULTS, CHUNKS as usize).await?;
     assert_eq!(writer.stop().await?.duplicates, u64::from(CHUNKS));
     assert_closed(&rig)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use pingfleet_broker::Queue;
+use pingfleet_broker::QueueName;
 use pingfleet_wire::{ChunkInHand, Heartbeat, Message as _, WorkerCounts};
 use uuid::Uuid;
 
@@ -33,11 +33,11 @@ async fn a_worker_is_listed_from_its_first_heartbeat_to_its_farewell() -> Result
     let writer = rig.start().await?;
     for instance in [1, 2] {
         let body = heartbeat(&rig, instance).encode();
-        rig.put(Queue::Heartbeats, &body).await?;
+        rig.put(QueueName::HEARTBEATS, &body).await?;
     }
     // Nothing that cannot be read harms the others.
-    rig.put(Queue::Heartbeats, b"no heartbeat").await?;
-    rig.acked(Queue::Heartbeats, 3).await?;
+    rig.put(QueueName::HEARTBEATS, b"no heartbeat").await?;
+    rig.acked(QueueName::HEARTBEATS, 3).await?;
     let workers = rig.reader()?.workers()?;
     let listed: Vec<_> = workers
         .iter()
@@ -48,12 +48,12 @@ async fn a_worker_is_listed_from_its_first_heartbeat_to_its_farewell() -> Result
     // A draining worker is listed until its last heartbeat.
     let mut draining = heartbeat(&rig, 1);
     draining.draining = true;
-    rig.put(Queue::Heartbeats, &draining.encode()).await?;
-    rig.acked(Queue::Heartbeats, 4).await?;
+    rig.put(QueueName::HEARTBEATS, &draining.encode()).await?;
+    rig.acked(QueueName::HEARTBEATS, 4).await?;
     assert_eq!(rig.reader()?.workers()?.len(), 2);
     draining.in_hand.clear();
-    rig.put(Queue::Heartbeats, &draining.encode()).await?;
-    rig.acked(Queue::Heartbeats, 5).await?;
+    rig.put(QueueName::HEARTBEATS, &draining.encode()).await?;
+    rig.acked(QueueName::HEARTBEATS, 5).await?;
     let left = rig.reader()?.workers()?;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].worker, "worker-2");

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use consumer_writer::WriterError;
-use pingfleet_broker::{Broker as _, Queue};
+use pingfleet_broker::{Broker as _, QueueName};
 use pingfleet_store::Transport;
 use pingfleet_wire::Message as _;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use crate::rig::{Rig, acked};
 async fn put_foreign(rig: &Rig, theirs: Uuid) -> Result<()> {
     let mut foreign = rig.result(0);
     foreign.database = theirs;
-    rig.put(Queue::Results, &foreign.encode()).await
+    rig.put(QueueName::RESULTS, &foreign.encode()).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -35,8 +35,8 @@ async fn a_writer_that_reads_only_another_database_s_results_acks_none_and_names
     ] {
         assert!(message.contains(&named), "{message}");
     }
-    assert!(acked(&rig.desk.log.events(), Queue::Results).is_empty());
-    assert_eq!(rig.ready(Queue::Results).await?, 3);
+    assert!(acked(&rig.desk.log.events(), QueueName::RESULTS).is_empty());
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 3);
     assert_eq!(rig.value::<i64>("SELECT count(*) FROM quarantine")?, 0);
     Ok(())
 }
@@ -50,11 +50,11 @@ async fn a_writer_goes_on_while_its_own_results_come_between_those_of_another() 
         put_foreign(&rig, foreigner).await?;
     }
     let writer = rig.start().await?;
-    rig.acked(Queue::Results, 20).await?;
-    rig.taken(Queue::Results, 40).await?;
+    rig.acked(QueueName::RESULTS, 20).await?;
+    rig.taken(QueueName::RESULTS, 40).await?;
     let summary = writer.stop().await?;
     assert_eq!((summary.applied, summary.quarantined), (20, 0));
-    assert_eq!(rig.ready(Queue::Results).await?, 20);
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 20);
     rig.assert_no_early_ack();
     rig.assert_complete()
 }
@@ -71,7 +71,7 @@ async fn a_window_full_of_another_database_s_results_ends_the_writer() -> Result
         matches!(ended, Err(WriterError::OtherDatabase { .. })),
         "{ended:?}"
     );
-    assert_eq!(rig.ready(Queue::Results).await?, 300);
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 300);
     rig.assert_no_early_ack();
     rig.assert_complete()
 }
@@ -81,26 +81,26 @@ async fn a_second_writer_ends_and_says_who_the_first_one_is() -> Result<()> {
     let rig = Rig::new(1, 3)?;
     rig.store()?
         .note_writer_alive(Transport::Broker, "pid 4711")?;
-    let _first = rig.memory.consumer(Queue::Results, 1).await?;
+    let _first = rig.memory.consumer(QueueName::RESULTS, 1).await?;
     rig.put_results([0]).await?;
     let ended = rig.start().await?.ended().await?;
     let Err(error @ WriterError::SecondWriter { .. }) = ended else {
         panic!("{ended:?}");
     };
     assert!(error.to_string().contains("pid 4711"), "{error}");
-    assert_eq!(rig.memory.depth(Queue::Results).await?.consumers, 1);
-    assert_eq!(rig.ready(Queue::Results).await?, 1);
+    assert_eq!(rig.memory.depth(QueueName::RESULTS).await?.consumers, 1);
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 1);
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_writer_takes_over_when_the_first_one_leaves() -> Result<()> {
     let rig = Rig::new(1, 3)?;
-    let first = rig.memory.consumer(Queue::Results, 1).await?;
+    let first = rig.memory.consumer(QueueName::RESULTS, 1).await?;
     rig.put_results([0]).await?;
     let writer = rig.start().await?;
     drop(first);
-    rig.acked(Queue::Results, 1).await?;
+    rig.acked(QueueName::RESULTS, 1).await?;
     writer.stop().await?;
     rig.assert_complete()
 }
@@ -108,7 +108,7 @@ async fn a_second_writer_takes_over_when_the_first_one_leaves() -> Result<()> {
 #[tokio::test]
 async fn a_second_writer_that_waits_can_be_stopped() -> Result<()> {
     let rig = Rig::new(1, 3)?;
-    let _first = rig.memory.consumer(Queue::Results, 1).await?;
+    let _first = rig.memory.consumer(QueueName::RESULTS, 1).await?;
     let writer = rig.start().await?;
     assert_eq!(writer.stop().await?.batches, 0);
     Ok(())

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use consumer_writer::{WriterError, WriterSettings, WriterSummary};
-use pingfleet_broker::{Broker as _, BrokerError, Delivery, MemoryBroker, Queue};
+use pingfleet_broker::{Broker as _, BrokerError, Delivery, MemoryBroker, QueueName};
 use pingfleet_store::{
     DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk, Reader,
     Transport, Verification, Writer, now_us,
@@ -38,9 +38,9 @@ const DELIVERIES: usize = 21;
 /// What the writer did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    Taken(Queue),
+    Taken(QueueName),
     /// It acked this number of deliveries with one ack.
-    Acked(Queue, usize),
+    Acked(QueueName, usize),
 }
 
 /// The test's view of the writer's broker.
@@ -61,11 +61,11 @@ pub(crate) struct Desk {
 impl Desk {
     /// Looks into the database at the moment of an ack: every delivery of results and dead letters that was ever acked
     /// must be in the counters, and the rows of each result must be there.
-    fn witness(&self, queue: Queue, bodies: &[Vec<u8>]) -> Result<()> {
+    fn witness(&self, queue: QueueName, bodies: &[Vec<u8>]) -> Result<()> {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(queue, Queue::Results | Queue::Dead) {
+        if matches!(queue, QueueName::RESULTS | QueueName::DEAD) {
             *counted += bodies.len() as i64;
         }
         let taken: i64 =
@@ -73,7 +73,7 @@ impl Desk {
         if *counted > taken {
             early.push(format!("{counted} acked, {taken} committed"));
         }
-        for body in bodies.iter().filter(|_| queue == Queue::Results) {
+        for body in bodies.iter().filter(|_| queue == QueueName::RESULTS) {
             let Ok(result) = ResultChunk::decode(body) else {
                 continue;
             };
@@ -93,10 +93,10 @@ impl Desk {
 
 #[async_trait]
 impl Watch for Desk {
-    async fn next(&self, queue: Queue, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
+    async fn next(&self, queue: QueueName, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
         let delivery = tokio::select! {
             biased;
-            () = self.cut.notified(), if queue == Queue::Results => return Err(lost()),
+            () = self.cut.notified(), if queue == QueueName::RESULTS => return Err(lost()),
             delivery = pass => delivery?,
         };
         self.log.note(Event::Taken(queue));
@@ -105,13 +105,13 @@ impl Watch for Desk {
 
     async fn ack(
         &self,
-        queue: Queue,
+        queue: QueueName,
         bodies: Vec<Vec<u8>>,
         pass: Pass<'_, ()>,
     ) -> Result<(), BrokerError> {
         self.witness(queue, &bodies)
             .expect("the database can be read beside the writer");
-        if queue == Queue::Results && self.ack_is_lost.swap(false, Ordering::Relaxed) {
+        if queue == QueueName::RESULTS && self.ack_is_lost.swap(false, Ordering::Relaxed) {
             return Err(lost());
         }
         pass.await?;
@@ -262,7 +262,7 @@ impl Rig {
     }
 
     /// Puts a message on a queue.
-    pub(crate) async fn put(&self, queue: Queue, body: &[u8]) -> Result<()> {
+    pub(crate) async fn put(&self, queue: QueueName, body: &[u8]) -> Result<()> {
         let mut publisher = self.memory.publisher().await?;
         publisher.publish(queue, body).await?.await?;
         Ok(())
@@ -271,7 +271,7 @@ impl Rig {
     /// Puts the results of chunks on their queue.
     pub(crate) async fn put_results(&self, chunks: impl IntoIterator<Item = u32>) -> Result<()> {
         for chunk in chunks {
-            self.put(Queue::Results, &self.result(chunk).encode())
+            self.put(QueueName::RESULTS, &self.result(chunk).encode())
                 .await?;
         }
         Ok(())
@@ -279,8 +279,8 @@ impl Rig {
 
     /// Makes a message a dead letter, by returning it to the work queue again and again.
     pub(crate) async fn kill(&self, body: &[u8]) -> Result<()> {
-        self.put(Queue::Work, body).await?;
-        let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
+        self.put(QueueName::WORK, body).await?;
+        let mut consumer = self.memory.consumer(QueueName::WORK, 1).await?;
         for _ in 0..DELIVERIES {
             let delivery = consumer.next().await?;
             consumer.requeue(delivery.tag).await?;
@@ -288,7 +288,7 @@ impl Rig {
         Ok(())
     }
 
-    pub(crate) async fn ready(&self, queue: Queue) -> Result<u32> {
+    pub(crate) async fn ready(&self, queue: QueueName) -> Result<u32> {
         Ok(self.memory.depth(queue).await?.ready)
     }
 
@@ -309,7 +309,7 @@ impl Rig {
     }
 
     /// Waits until so many deliveries of a queue were acked in all.
-    pub(crate) async fn acked(&self, queue: Queue, deliveries: usize) -> Result<()> {
+    pub(crate) async fn acked(&self, queue: QueueName, deliveries: usize) -> Result<()> {
         self.desk
             .log
             .wait_for("acks", |events| {
@@ -320,7 +320,7 @@ impl Rig {
     }
 
     /// Waits until so many deliveries of a queue were taken in all.
-    pub(crate) async fn taken(&self, queue: Queue, deliveries: usize) -> Result<()> {
+    pub(crate) async fn taken(&self, queue: QueueName, deliveries: usize) -> Result<()> {
         let taken = Event::Taken(queue);
         self.desk
             .log
@@ -381,7 +381,7 @@ impl RunningWriter {
 }
 
 /// The sizes of the acks of a queue, in their order.
-pub(crate) fn acked(events: &[Event], queue: Queue) -> Vec<usize> {
+pub(crate) fn acked(events: &[Event], queue: QueueName) -> Vec<usize> {
     events
         .iter()
         .filter_map(|event| match event {

@@ -13,7 +13,7 @@ use futures_util::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Broker, BrokerError, Confirmed, Publisher, Queue, Sessions, backoff, session_lost};
+use crate::{Broker, BrokerError, Confirmed, Publisher, QueueName, Sessions, backoff, session_lost};
 
 /// The longest pause before a refused message is published again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ pub struct KeyedMessage<K> {
 #[derive(Debug)]
 pub struct ConfirmedPublisher {
     broker: Arc<dyn Broker>,
-    queue: Queue,
+    queue: QueueName,
     /// What the messages are, for the log.
     what: &'static str,
     max_unconfirmed: usize,
@@ -41,7 +41,7 @@ pub struct ConfirmedPublisher {
 /// Messages of which only the newest matters.
 #[derive(Debug)]
 struct Latest {
-    queue: Queue,
+    queue: QueueName,
     bodies: watch::Receiver<Option<Vec<u8>>>,
 }
 
@@ -51,7 +51,7 @@ impl ConfirmedPublisher {
     #[must_use]
     pub fn new(
         broker: Arc<dyn Broker>,
-        queue: Queue,
+        queue: QueueName,
         what: &'static str,
         max_unconfirmed: usize,
     ) -> Self {
@@ -67,7 +67,7 @@ impl ConfirmedPublisher {
     /// Publishes `bodies` to `queue` beside the other messages. Only the newest one matters: it is published once in each
     /// session, and none is published again. [`Self::run`] ends after the last one is answered.
     #[must_use]
-    pub fn with_latest(mut self, queue: Queue, bodies: watch::Receiver<Option<Vec<u8>>>) -> Self {
+    pub fn with_latest(mut self, queue: QueueName, bodies: watch::Receiver<Option<Vec<u8>>>) -> Self {
         self.latest = Some(Latest { queue, bodies });
         self
     }
@@ -84,6 +84,8 @@ impl ConfirmedPublisher {
         confirmed: mpsc::Sender<K>,
         stop: CancellationToken,
     ) -> Result<usize, BrokerError> {
+        let mut queues = vec![self.queue];
+        queues.extend(self.latest.as_ref().map(|latest| latest.queue));
         let mut outgoing = Outgoing {
             queue: self.queue,
             max_unconfirmed: self.max_unconfirmed,
@@ -97,7 +99,7 @@ impl ConfirmedPublisher {
         let mut sessions = Sessions::default();
         loop {
             let open = || async {
-                self.broker.check().await?;
+                self.broker.check(&queues).await?;
                 self.broker.publisher().await
             };
             let Some(publisher) = sessions.open(None, &stop, open).await? else {
@@ -130,7 +132,7 @@ impl ConfirmedPublisher {
 
 /// What is to be published, over all sessions.
 struct Outgoing<K> {
-    queue: Queue,
+    queue: QueueName,
     max_unconfirmed: usize,
     messages: mpsc::Receiver<KeyedMessage<K>>,
     /// Whether more messages may come.
@@ -160,7 +162,7 @@ impl<K> Outgoing<K> {
 }
 
 /// The next message of which only the newest matters. `None` when there are no more. Cancel-safe.
-async fn next_latest(latest: Option<&mut Latest>) -> Option<(Queue, Vec<u8>)> {
+async fn next_latest(latest: Option<&mut Latest>) -> Option<(QueueName, Vec<u8>)> {
     let Some(latest) = latest else {
         return std::future::pending().await;
     };
@@ -242,7 +244,7 @@ impl Session {
 
     async fn send(
         &mut self,
-        queue: Queue,
+        queue: QueueName,
         number: Option<u64>,
         body: &[u8],
     ) -> Result<(), BrokerError> {

@@ -8,6 +8,7 @@
 
 mod confirmed_publisher;
 mod memory;
+mod queue_name;
 mod rabbit;
 mod sessions;
 mod settings;
@@ -21,38 +22,10 @@ use thiserror::Error;
 pub use self::{
     confirmed_publisher::{ConfirmedPublisher, KeyedMessage},
     memory::MemoryBroker,
+    queue_name::{Group, QueueKind, QueueName},
     rabbit::{RabbitBroker, RabbitConfig},
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session, session_lost},
 };
-
-/// The queues. Each has an exchange of its own name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Queue {
-    /// Chunks for the workers.
-    Work,
-    /// Outcomes for the writer; one consumer at a time.
-    Results,
-    /// Chunks that reached their delivery limit.
-    Dead,
-    /// Heartbeats of the workers; old ones are dropped.
-    Heartbeats,
-}
-
-impl Queue {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Work, Self::Results, Self::Dead, Self::Heartbeats];
-
-    /// The name without the prefix.
-    #[must_use]
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Self::Work => "work",
-            Self::Results => "results",
-            Self::Dead => "dead",
-            Self::Heartbeats => "heartbeats",
-        }
-    }
-}
 
 /// What became of a published message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,11 +137,12 @@ impl BrokerError {
 /// A broker: opens sessions.
 #[async_trait]
 pub trait Broker: Send + Sync + fmt::Debug {
-    /// Checks that the queues and exchanges exist, and declares what is missing if this user may.
+    /// Checks that these queues and their exchanges exist, and declares what is missing if this user may. A role names the
+    /// queues that it uses.
     ///
     /// # Errors
     /// Any [`BrokerError`].
-    async fn check(&self) -> Result<(), BrokerError>;
+    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError>;
 
     /// Opens a session for publishing.
     ///
@@ -180,14 +154,14 @@ pub trait Broker: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Any [`BrokerError`].
-    async fn consumer(&self, queue: Queue, prefetch: u16)
+    async fn consumer(&self, queue: QueueName, prefetch: u16)
     -> Result<Box<dyn Consumer>, BrokerError>;
 
     /// How full a queue is.
     ///
     /// # Errors
     /// Any [`BrokerError`].
-    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError>;
+    async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError>;
 }
 
 /// A session for publishing. One task owns it.
@@ -198,7 +172,7 @@ pub trait Publisher: Send {
     ///
     /// # Errors
     /// Any [`BrokerError`]: the session is over, and what is unconfirmed may or may not be stored.
-    async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError>;
+    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError>;
 
     /// Closes the connection. Whether unconfirmed messages are stored stays unknown.
     async fn close(self: Box<Self>);

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use self::queues::{ConsumerId, QueuedMessage, Queues};
 use crate::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, Queue,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, QueueName,
     QueueDepth,
 };
 
@@ -28,8 +28,8 @@ pub struct MemoryBroker(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     queues: Mutex<Queues>,
-    /// Notified at every change of the queue with that index.
-    changed: [Notify; Queue::ALL.len()],
+    /// Notified at every change of a queue.
+    changed: Mutex<BTreeMap<QueueName, Arc<Notify>>>,
 }
 
 impl MemoryBroker {
@@ -39,13 +39,13 @@ impl MemoryBroker {
     pub fn new(capacity_per_queue: usize) -> Self {
         Self(Arc::new(Shared {
             queues: Mutex::new(Queues::new(capacity_per_queue.max(1))),
-            changed: Default::default(),
+            changed: Mutex::default(),
         }))
     }
 
     /// Drops the ready messages of a queue, as an administrator might, and returns their number.
     #[must_use = "the number of dropped messages"]
-    pub fn purge(&self, queue: Queue) -> usize {
+    pub fn purge(&self, queue: QueueName) -> usize {
         let purged = self.0.lock().purge(queue);
         self.0.wake(queue);
         purged
@@ -58,19 +58,27 @@ impl Shared {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self, queue: Queue) {
-        self.changed[queue as usize].notify_waiters();
-        if queue == Queue::Work || queue == Queue::Dead {
-            // A dead letter may have moved from `work` to `dead`.
-            self.changed[Queue::Work as usize].notify_waiters();
-            self.changed[Queue::Dead as usize].notify_waiters();
+    /// What is notified at every change of a queue.
+    fn changed(&self, queue: QueueName) -> Arc<Notify> {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(changed.entry(queue).or_default())
+    }
+
+    fn wake(&self, queue: QueueName) {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        // A dead letter may have moved from a work queue to `dead`.
+        let moves = |queue: &QueueName| matches!(queue.kind, QueueKind::Work | QueueKind::Dead);
+        for (other, notify) in &*changed {
+            if *other == queue || moves(other) && moves(&queue) {
+                notify.notify_waiters();
+            }
         }
     }
 }
 
 #[async_trait]
 impl Broker for MemoryBroker {
-    async fn check(&self) -> Result<(), BrokerError> {
+    async fn check(&self, _queues: &[QueueName]) -> Result<(), BrokerError> {
         Ok(())
     }
 
@@ -80,7 +88,7 @@ impl Broker for MemoryBroker {
 
     async fn consumer(
         &self,
-        queue: Queue,
+        queue: QueueName,
         prefetch: u16,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         let id = self.0.lock().add_consumer(queue);
@@ -95,7 +103,7 @@ impl Broker for MemoryBroker {
         }))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
+    async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError> {
         let queues = self.0.lock();
         Ok(QueueDepth {
             ready: u32::try_from(queues.ready(queue)).unwrap_or(u32::MAX),
@@ -108,11 +116,12 @@ struct MemoryPublisher(Arc<Shared>);
 
 #[async_trait]
 impl Publisher for MemoryPublisher {
-    async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
+    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
         let mut message = QueuedMessage::new(body);
+        let notify = self.0.changed(queue);
         loop {
             // Registered before the queue is read, so a change in between is not missed.
-            let changed = self.0.changed[queue as usize].notified();
+            let changed = notify.notified();
             let offered = self.0.lock().offer(queue, message);
             match offered {
                 Ok(()) => break,
@@ -129,7 +138,7 @@ impl Publisher for MemoryPublisher {
 
 struct MemoryConsumer {
     shared: Arc<Shared>,
-    queue: Queue,
+    queue: QueueName,
     id: ConsumerId,
     prefetch: usize,
     next_tag: u64,
@@ -180,9 +189,9 @@ impl Consumer for MemoryConsumer {
         if self.stopped {
             return future::pending().await;
         }
-        let shared = Arc::clone(&self.shared);
+        let notify = self.shared.changed(self.queue);
         loop {
-            let changed = shared.changed[self.queue as usize].notified();
+            let changed = notify.notified();
             if let Some(delivery) = self.take() {
                 return Ok(delivery);
             }

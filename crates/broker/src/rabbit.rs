@@ -23,7 +23,7 @@ use self::{
     connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint,
     publisher::RabbitPublisher,
 };
-use crate::{Broker, BrokerError, Consumer, Publisher, Queue, QueueDepth};
+use crate::{Broker, BrokerError, Consumer, Publisher, QueueName, QueueDepth};
 
 /// A RabbitMQ broker, 3.10 or later. It connects when a session is opened, not before.
 ///
@@ -55,17 +55,18 @@ impl RabbitBroker {
         &self.endpoint.address
     }
 
-    /// Declares and binds everything, whether or not it exists. What exists already stays as it is.
+    /// Declares and binds all queues, whether or not they exist, which repairs a missing binding. What exists already stays
+    /// as it is.
     ///
     /// # Errors
     /// [`BrokerError::OtherTopology`] when something exists with other arguments, and any other [`BrokerError`].
     pub async fn declare(&self) -> Result<(), BrokerError> {
-        self.ensure(true).await
+        self.ensure(&QueueName::ALL, true).await
     }
 
-    async fn ensure(&self, bind: bool) -> Result<(), BrokerError> {
+    async fn ensure(&self, queues: &[QueueName], bind: bool) -> Result<(), BrokerError> {
         let connection = RabbitConnection::open(&self.endpoint).await?;
-        topology::ensure(&connection, bind).await?;
+        topology::ensure(&connection, queues, bind).await?;
         connection.close().await;
         Ok(())
     }
@@ -99,8 +100,8 @@ impl fmt::Debug for RabbitBroker {
 
 #[async_trait]
 impl Broker for RabbitBroker {
-    async fn check(&self) -> Result<(), BrokerError> {
-        self.ensure(self.unbound.load(Ordering::Relaxed)).await?;
+    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
+        self.ensure(queues, self.unbound.load(Ordering::Relaxed)).await?;
         self.unbound.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -113,7 +114,7 @@ impl Broker for RabbitBroker {
 
     async fn consumer(
         &self,
-        queue: Queue,
+        queue: QueueName,
         prefetch: u16,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         let connection = RabbitConnection::open(&self.endpoint).await?;
@@ -122,7 +123,7 @@ impl Broker for RabbitBroker {
         ))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
+    async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError> {
         let connection = match self.kept() {
             Some(connection) => connection,
             None => RabbitConnection::open(&self.endpoint).await?,
@@ -133,7 +134,7 @@ impl Broker for RabbitBroker {
         self.keep(connection);
         depth.ok_or_else(|| BrokerError::NoTopology {
             address: self.endpoint.address.clone(),
-            what: format!("queue {}", self.endpoint.name(queue)),
+            what: format!("queue {}", self.endpoint.queue(queue)),
         })
     }
 }

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use pingfleet_broker::{
     Broker, BrokerError, Confirm, Confirmed, ConfirmedPublisher, Consumer, KeyedMessage, Publisher,
-    Queue, QueueDepth,
+    QueueName, QueueDepth,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -100,8 +100,8 @@ struct Shared(Arc<FaultyBroker>);
 
 #[async_trait]
 impl Broker for Shared {
-    async fn check(&self) -> Result<(), BrokerError> {
-        self.0.inner.check().await
+    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
+        self.0.inner.check(queues).await
     }
 
     async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
@@ -114,13 +114,13 @@ impl Broker for Shared {
 
     async fn consumer(
         &self,
-        queue: Queue,
+        queue: QueueName,
         prefetch: u16,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         self.0.inner.consumer(queue, prefetch).await
     }
 
-    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
+    async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError> {
         self.0.inner.depth(queue).await
     }
 }
@@ -136,7 +136,7 @@ fn lost() -> BrokerError {
 
 #[async_trait]
 impl Publisher for FaultyPublisher {
-    async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
+    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
         let number = self.broker.published.fetch_add(1, Ordering::Relaxed) + 1;
         let unconfirmed = self.broker.unconfirmed.fetch_add(1, Ordering::Relaxed) + 1;
         self.broker
@@ -222,7 +222,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
 }
 
 /// Takes all messages of a queue.
-async fn drain(rig: &Rig, queue: Queue) -> Result<Vec<Vec<u8>>> {
+async fn drain(rig: &Rig, queue: QueueName) -> Result<Vec<Vec<u8>>> {
     let ready = rig.broker.depth(queue).await?.ready;
     let mut consumer = rig.broker.consumer(queue, 1000).await?;
     let mut bodies = Vec::new();
@@ -234,7 +234,7 @@ async fn drain(rig: &Rig, queue: Queue) -> Result<Vec<Vec<u8>>> {
 
 fn publisher(broker: &Arc<FaultyBroker>) -> ConfirmedPublisher {
     let shared = Arc::new(Shared(Arc::clone(broker)));
-    ConfirmedPublisher::new(shared, Queue::Results, "messages", MAX_UNCONFIRMED)
+    ConfirmedPublisher::new(shared, QueueName::RESULTS, "messages", MAX_UNCONFIRMED)
 }
 
 async fn every_message_is_stored_once_when_nothing_fails(rig: &Rig) -> Result<()> {
@@ -242,7 +242,7 @@ async fn every_message_is_stored_once_when_nothing_fails(rig: &Rig) -> Result<()
     let (keys, unconfirmed) = start(publisher(&broker)).ended().await?;
     assert_eq!(keys, (0..MESSAGES).collect::<Vec<_>>());
     assert_eq!(unconfirmed, 0);
-    let bodies = drain(rig, Queue::Results).await?;
+    let bodies = drain(rig, QueueName::RESULTS).await?;
     assert_eq!(bodies, (0..MESSAGES).map(body).collect::<Vec<_>>());
     let most = broker.most_unconfirmed.load(Ordering::Relaxed);
     assert!(most <= MAX_UNCONFIRMED, "{most} unconfirmed");
@@ -254,7 +254,7 @@ async fn every_message_is_stored_and_confirmed_once_when_sessions_break(rig: &Ri
     let (keys, unconfirmed) = start(publisher(&broker)).ended().await?;
     assert_eq!(keys, (0..MESSAGES).collect::<Vec<_>>());
     assert_eq!(unconfirmed, 0);
-    let bodies = drain(rig, Queue::Results).await?;
+    let bodies = drain(rig, QueueName::RESULTS).await?;
     let distinct: BTreeSet<_> = bodies.iter().cloned().collect();
     assert_eq!(distinct, (0..MESSAGES).map(body).collect());
     // Messages whose confirm was lost are stored twice.
@@ -286,14 +286,14 @@ async fn the_newest_of_the_other_messages_is_published_beside_the_rest(rig: &Rig
     let (bodies, newest) = watch::channel(None);
     bodies.send_replace(Some(b"old".to_vec()));
     bodies.send_replace(Some(b"new".to_vec()));
-    let run = start(publisher(&broker).with_latest(Queue::Heartbeats, newest));
-    let mut consumer = rig.broker.consumer(Queue::Heartbeats, 10).await?;
+    let run = start(publisher(&broker).with_latest(QueueName::HEARTBEATS, newest));
+    let mut consumer = rig.broker.consumer(QueueName::HEARTBEATS, 10).await?;
     assert_eq!(next(&mut consumer).await?.body, b"new");
     bodies.send_replace(Some(b"last".to_vec()));
     drop(bodies);
     let (keys, unconfirmed) = run.ended().await?;
     assert_eq!((keys.len(), unconfirmed), (MESSAGES as usize, 0));
     assert_eq!(next(&mut consumer).await?.body, b"last");
-    assert_eq!(drain(rig, Queue::Results).await?.len(), MESSAGES as usize);
+    assert_eq!(drain(rig, QueueName::RESULTS).await?.len(), MESSAGES as usize);
     Ok(())
 }

@@ -6,7 +6,7 @@
 mod rig;
 
 use anyhow::Result;
-use pingfleet_broker::{BrokerError, Confirmed, Queue, REPLY_TIMEOUT};
+use pingfleet_broker::{BrokerError, Confirmed, QueueName, REPLY_TIMEOUT};
 use tokio::time::timeout;
 
 use crate::rig::{Rig, bodies, next, publish, stored};
@@ -51,7 +51,7 @@ contract!(
 );
 
 async fn a_stored_message_is_delivered(rig: &Rig) -> Result<()> {
-    for queue in Queue::ALL {
+    for queue in QueueName::ALL {
         assert_eq!(publish(rig, queue, b"x").await?, Confirmed::Stored);
         let mut consumer = rig.broker.consumer(queue, 1).await?;
         let delivery = next(&mut consumer).await?;
@@ -68,11 +68,11 @@ async fn a_stored_message_is_delivered(rig: &Rig) -> Result<()> {
 async fn unsettled_deliveries_return_in_order_when_the_consumer_is_dropped(
     rig: &Rig,
 ) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
-    let mut first = rig.broker.consumer(Queue::Work, 10).await?;
+    stored(rig, QueueName::WORK, &["1", "2", "3"]).await?;
+    let mut first = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut first, 3).await?, ["1", "2", "3"]);
     drop(first);
-    let mut second = rig.broker.consumer(Queue::Work, 10).await?;
+    let mut second = rig.broker.consumer(QueueName::WORK, 10).await?;
     for body in ["1", "2", "3"] {
         let delivery = next(&mut second).await?;
         assert_eq!(delivery.body, body.as_bytes());
@@ -82,21 +82,21 @@ async fn unsettled_deliveries_return_in_order_when_the_consumer_is_dropped(
 }
 
 async fn an_ack_settles_that_delivery_alone(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
-    let mut first = rig.broker.consumer(Queue::Work, 10).await?;
+    stored(rig, QueueName::WORK, &["1", "2", "3"]).await?;
+    let mut first = rig.broker.consumer(QueueName::WORK, 10).await?;
     next(&mut first).await?;
     let second = next(&mut first).await?;
     next(&mut first).await?;
     first.ack(second.tag, false).await?;
     first.close().await;
-    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 2).await?, ["1", "3"]);
     Ok(())
 }
 
 async fn a_multiple_ack_settles_everything_up_to_it(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Results, &["1", "2", "3", "4"]).await?;
-    let mut first = rig.broker.consumer(Queue::Results, 10).await?;
+    stored(rig, QueueName::RESULTS, &["1", "2", "3", "4"]).await?;
+    let mut first = rig.broker.consumer(QueueName::RESULTS, 10).await?;
     let mut tags = Vec::new();
     for _ in 0..4 {
         tags.push(next(&mut first).await?.tag);
@@ -104,14 +104,14 @@ async fn a_multiple_ack_settles_everything_up_to_it(rig: &Rig) -> Result<()> {
     first.ack(tags[0], false).await?;
     first.ack(tags[2], true).await?;
     first.close().await;
-    let mut second = rig.broker.consumer(Queue::Results, 10).await?;
+    let mut second = rig.broker.consumer(QueueName::RESULTS, 10).await?;
     assert_eq!(bodies(&mut second, 1).await?, ["4"]);
     Ok(())
 }
 
 async fn a_second_ack_is_refused_and_harms_no_other_delivery(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2"]).await?;
-    let mut consumer = rig.broker.consumer(Queue::Work, 10).await?;
+    stored(rig, QueueName::WORK, &["1", "2"]).await?;
+    let mut consumer = rig.broker.consumer(QueueName::WORK, 10).await?;
     let (one, two) = (next(&mut consumer).await?, next(&mut consumer).await?);
     consumer.ack(one.tag, false).await?;
     for multiple in [false, true] {
@@ -120,23 +120,23 @@ async fn a_second_ack_is_refused_and_harms_no_other_delivery(rig: &Rig) -> Resul
     }
     consumer.ack(two.tag, true).await?;
     consumer.close().await;
-    stored(rig, Queue::Work, &["end"]).await?;
-    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    stored(rig, QueueName::WORK, &["end"]).await?;
+    let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["end"]);
     Ok(())
 }
 
 async fn no_consumer_holds_more_than_its_prefetch(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2", "3", "4", "5"]).await?;
-    let mut narrow = rig.broker.consumer(Queue::Work, 2).await?;
+    stored(rig, QueueName::WORK, &["1", "2", "3", "4", "5"]).await?;
+    let mut narrow = rig.broker.consumer(QueueName::WORK, 2).await?;
     let one = next(&mut narrow).await?;
     assert_eq!(bodies(&mut narrow, 1).await?, ["2"]);
     // Another consumer gets all the others until the first one settles something.
-    let mut wide = rig.broker.consumer(Queue::Work, 10).await?;
+    let mut wide = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut wide, 3).await?, ["3", "4", "5"]);
     wide.stop().await?;
     narrow.ack(one.tag, false).await?;
-    stored(rig, Queue::Work, &["6"]).await?;
+    stored(rig, QueueName::WORK, &["6"]).await?;
     assert_eq!(bodies(&mut narrow, 1).await?, ["6"]);
     Ok(())
 }
@@ -144,8 +144,8 @@ async fn no_consumer_holds_more_than_its_prefetch(rig: &Rig) -> Result<()> {
 async fn raising_the_prefetch_returns_nothing_and_delivers_as_many_as_were_asked_for(
     rig: &Rig,
 ) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2", "3", "4", "5", "6"]).await?;
-    let mut consumer = rig.broker.consumer(Queue::Work, 2).await?;
+    stored(rig, QueueName::WORK, &["1", "2", "3", "4", "5", "6"]).await?;
+    let mut consumer = rig.broker.consumer(QueueName::WORK, 2).await?;
     let one = next(&mut consumer).await?;
     // "2" may be on its way.
     consumer.raise_prefetch(4).await?;
@@ -159,58 +159,58 @@ async fn raising_the_prefetch_returns_nothing_and_delivers_as_many_as_were_asked
     assert!(tags.is_sorted());
     // A lower value changes nothing.
     consumer.raise_prefetch(3).await?;
-    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 2).await?, ["5", "6"]);
     other.stop().await?;
     // Deliveries from before and after are settled, singly and together, and that makes room for as many.
     consumer.ack(tags[1], false).await?;
     consumer.ack(tags[3], true).await?;
-    stored(rig, Queue::Work, &["7", "8", "9", "10", "11"]).await?;
+    stored(rig, QueueName::WORK, &["7", "8", "9", "10", "11"]).await?;
     let mut taken = bodies(&mut consumer, 4).await?;
     taken.sort();
     assert_eq!(taken, ["10", "7", "8", "9"]);
-    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["11"]);
     Ok(())
 }
 
 async fn stop_returns_what_was_not_handed_out_and_keeps_the_rest(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2", "3", "4"]).await?;
-    let mut stopped = rig.broker.consumer(Queue::Work, 10).await?;
+    stored(rig, QueueName::WORK, &["1", "2", "3", "4"]).await?;
+    let mut stopped = rig.broker.consumer(QueueName::WORK, 10).await?;
     let one = next(&mut stopped).await?;
     stopped.stop().await?;
-    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 3).await?, ["2", "3", "4"]);
     stopped.ack(one.tag, false).await?;
     stopped.close().await;
-    stored(rig, Queue::Work, &["end"]).await?;
+    stored(rig, QueueName::WORK, &["end"]).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["end"]);
     Ok(())
 }
 
 async fn stop_returns_what_a_raised_prefetch_buffered(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
-    let mut stopped = rig.broker.consumer(Queue::Work, 1).await?;
+    stored(rig, QueueName::WORK, &["1", "2", "3"]).await?;
+    let mut stopped = rig.broker.consumer(QueueName::WORK, 1).await?;
     let one = next(&mut stopped).await?;
     stopped.raise_prefetch(10).await?;
     let two = next(&mut stopped).await?;
     assert_eq!(two.body, b"2");
     timeout(REPLY_TIMEOUT, stopped.stop()).await??;
-    let mut other = rig.broker.consumer(Queue::Work, 10).await?;
+    let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["3"]);
     stopped.ack(one.tag, false).await?;
     stopped.ack(two.tag, false).await?;
     stopped.close().await;
-    stored(rig, Queue::Work, &["end"]).await?;
+    stored(rig, QueueName::WORK, &["end"]).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["end"]);
     Ok(())
 }
 
 async fn a_session_that_is_dropped_returns_each_delivery_once(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["killer", "other"]).await?;
+    stored(rig, QueueName::WORK, &["killer", "other"]).await?;
     // Delivered once, and once more for each of the 20 returns that the limit allows, by any consumer.
     for start in 0..21 {
-        let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+        let mut consumer = rig.broker.consumer(QueueName::WORK, 1).await?;
         let first = next(&mut consumer).await?;
         consumer.raise_prefetch(4).await?;
         let second = next(&mut consumer).await?;
@@ -220,7 +220,7 @@ async fn a_session_that_is_dropped_returns_each_delivery_once(rig: &Rig) -> Resu
             "start {start}: {both:?}"
         );
     }
-    let mut dead = rig.broker.consumer(Queue::Dead, 2).await?;
+    let mut dead = rig.broker.consumer(QueueName::DEAD, 2).await?;
     let mut letters = bodies(&mut dead, 2).await?;
     letters.sort();
     assert_eq!(letters, ["killer", "other"]);
@@ -228,8 +228,8 @@ async fn a_session_that_is_dropped_returns_each_delivery_once(rig: &Rig) -> Resu
 }
 
 async fn a_requeued_delivery_returns(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1"]).await?;
-    let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+    stored(rig, QueueName::WORK, &["1"]).await?;
+    let mut consumer = rig.broker.consumer(QueueName::WORK, 1).await?;
     let once = next(&mut consumer).await?;
     consumer.requeue(once.tag).await?;
     let twice = next(&mut consumer).await?;
@@ -240,15 +240,15 @@ async fn a_requeued_delivery_returns(rig: &Rig) -> Result<()> {
 }
 
 async fn a_chunk_that_always_returns_becomes_a_dead_letter(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["killer"]).await?;
-    let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+    stored(rig, QueueName::WORK, &["killer"]).await?;
+    let mut consumer = rig.broker.consumer(QueueName::WORK, 1).await?;
     // Delivered once, and once more for each of the 20 returns that the limit allows.
     for _ in 0..21 {
         let delivery = next(&mut consumer).await?;
         assert_eq!(delivery.body, b"killer");
         consumer.requeue(delivery.tag).await?;
     }
-    let mut dead = rig.broker.consumer(Queue::Dead, 1).await?;
+    let mut dead = rig.broker.consumer(QueueName::DEAD, 1).await?;
     let delivery = next(&mut dead).await?;
     assert_eq!(delivery.body, b"killer");
     assert_eq!(
@@ -259,14 +259,14 @@ async fn a_chunk_that_always_returns_becomes_a_dead_letter(rig: &Rig) -> Result<
     dead.requeue(delivery.tag).await?;
     let again = next(&mut dead).await?;
     assert_eq!(again.dead_letter_reason.as_deref(), Some("delivery_limit"));
-    stored(rig, Queue::Work, &["next"]).await?;
+    stored(rig, QueueName::WORK, &["next"]).await?;
     assert_eq!(bodies(&mut consumer, 1).await?, ["next"]);
     Ok(())
 }
 
 async fn results_have_no_practical_delivery_limit(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Results, &["result"]).await?;
-    let mut consumer = rig.broker.consumer(Queue::Results, 1).await?;
+    stored(rig, QueueName::RESULTS, &["result"]).await?;
+    let mut consumer = rig.broker.consumer(QueueName::RESULTS, 1).await?;
     for _ in 0..50 {
         let delivery = next(&mut consumer).await?;
         assert_eq!(delivery.body, b"result");
@@ -276,9 +276,9 @@ async fn results_have_no_practical_delivery_limit(rig: &Rig) -> Result<()> {
 }
 
 async fn results_have_one_active_consumer(rig: &Rig) -> Result<()> {
-    let mut active = rig.broker.consumer(Queue::Results, 10).await?;
-    let mut waiting = rig.broker.consumer(Queue::Results, 10).await?;
-    stored(rig, Queue::Results, &["1", "2", "3"]).await?;
+    let mut active = rig.broker.consumer(QueueName::RESULTS, 10).await?;
+    let mut waiting = rig.broker.consumer(QueueName::RESULTS, 10).await?;
+    stored(rig, QueueName::RESULTS, &["1", "2", "3"]).await?;
     assert_eq!(bodies(&mut active, 3).await?, ["1", "2", "3"]);
     active.close().await;
     assert_eq!(bodies(&mut waiting, 3).await?, ["1", "2", "3"]);
@@ -286,21 +286,21 @@ async fn results_have_one_active_consumer(rig: &Rig) -> Result<()> {
 }
 
 async fn a_purged_queue_delivers_later_messages(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2"]).await?;
-    rig.purge(Queue::Work)?;
-    stored(rig, Queue::Work, &["3"]).await?;
-    let mut consumer = rig.broker.consumer(Queue::Work, 10).await?;
+    stored(rig, QueueName::WORK, &["1", "2"]).await?;
+    rig.purge(QueueName::WORK)?;
+    stored(rig, QueueName::WORK, &["3"]).await?;
+    let mut consumer = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut consumer, 1).await?, ["3"]);
     Ok(())
 }
 
 async fn depth_counts_ready_messages_and_consumers(rig: &Rig) -> Result<()> {
-    stored(rig, Queue::Work, &["1", "2", "3"]).await?;
-    let depth = rig.broker.depth(Queue::Work).await?;
+    stored(rig, QueueName::WORK, &["1", "2", "3"]).await?;
+    let depth = rig.broker.depth(QueueName::WORK).await?;
     assert_eq!((depth.ready, depth.consumers), (3, 0));
-    let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+    let mut consumer = rig.broker.consumer(QueueName::WORK, 1).await?;
     next(&mut consumer).await?;
-    let depth = rig.broker.depth(Queue::Work).await?;
+    let depth = rig.broker.depth(QueueName::WORK).await?;
     assert_eq!((depth.ready, depth.consumers), (2, 1));
     Ok(())
 }
@@ -308,18 +308,18 @@ async fn depth_counts_ready_messages_and_consumers(rig: &Rig) -> Result<()> {
 async fn a_message_of_the_largest_size_arrives_whole(rig: &Rig) -> Result<()> {
     let body: Vec<u8> = (0..1 << 20).map(|byte: u32| byte as u8).collect();
     assert_eq!(
-        publish(rig, Queue::Results, &body).await?,
+        publish(rig, QueueName::RESULTS, &body).await?,
         Confirmed::Stored
     );
-    let mut consumer = rig.broker.consumer(Queue::Results, 1).await?;
+    let mut consumer = rig.broker.consumer(QueueName::RESULTS, 1).await?;
     assert!(next(&mut consumer).await?.body == body);
     Ok(())
 }
 
 async fn waiting_for_a_delivery_can_be_cancelled(rig: &Rig) -> Result<()> {
-    let mut consumer = rig.broker.consumer(Queue::Work, 1).await?;
+    let mut consumer = rig.broker.consumer(QueueName::WORK, 1).await?;
     for body in ["1", "2", "3"] {
-        let published = stored(rig, Queue::Work, std::slice::from_ref(&body));
+        let published = stored(rig, QueueName::WORK, std::slice::from_ref(&body));
         let mut published = std::pin::pin!(published);
         // Most waits are cancelled while the message is on its way: the message must not be lost with them.
         let early = tokio::select! {

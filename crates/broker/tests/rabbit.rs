@@ -12,11 +12,15 @@ use std::{
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use lapin::{
-    Channel, Connection, ConnectionProperties,
-    options::{ExchangeDeleteOptions, QueueDeclareOptions},
+    Channel, Connection, ConnectionProperties, ExchangeKind,
+    options::{
+        ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    },
     types::FieldTable,
 };
-use pingfleet_broker::{Broker, BrokerError, Confirmed, Queue, RabbitBroker, RabbitConfig};
+use pingfleet_broker::{
+    Broker, BrokerError, Confirmed, Group, QueueName, RabbitBroker, RabbitConfig,
+};
 use pingfleet_testbed::Rabbit;
 
 use crate::rig::{bodies, config, next, node, publish, rabbit, stored};
@@ -28,10 +32,13 @@ async fn administrator() -> Result<Channel> {
     Ok(connection.create_channel().await?)
 }
 
-async fn unbind(name: &str) -> Result<()> {
+async fn unbind(prefix: &str, queue: QueueName) -> Result<()> {
     let channel = administrator().await?;
     let arguments = FieldTable::default();
-    let unbound = channel.queue_unbind(name.into(), name.into(), name.into(), arguments);
+    let name = format!("{prefix}.{queue}");
+    let exchange = format!("{prefix}.x.{}", queue.kind.name());
+    let unbound =
+        channel.queue_unbind(name.as_str().into(), exchange.into(), name.into(), arguments);
     Ok(unbound.await?)
 }
 
@@ -56,21 +63,20 @@ fn refused_port() -> Result<u16> {
 #[tokio::test]
 async fn an_unroutable_message_is_never_stored_and_the_next_check_binds_again() -> Result<()> {
     let rig = rabbit("unroutable").await?;
-    for queue in Queue::ALL {
-        let name = format!("unroutable.{}", queue.suffix());
-        unbind(&name).await?;
+    for queue in QueueName::ALL {
+        unbind("unroutable", queue).await?;
     }
     let mut publisher = rig.broker.publisher().await?;
     let mut confirms = Vec::new();
     for number in 0..100 {
-        let queue = Queue::ALL[number % 4];
+        let queue = QueueName::ALL[number % 4];
         confirms.push(publisher.publish(queue, b"x").await?);
     }
     for confirm in confirms {
         assert_eq!(confirm.await?, Confirmed::Unroutable);
     }
-    rig.broker.check().await?;
-    for queue in Queue::ALL {
+    rig.broker.check(&QueueName::ALL).await?;
+    for queue in QueueName::ALL {
         assert_eq!(publish(&rig, queue, b"x").await?, Confirmed::Stored);
     }
     Ok(())
@@ -80,14 +86,14 @@ async fn an_unroutable_message_is_never_stored_and_the_next_check_binds_again() 
 async fn a_binding_that_is_missing_for_one_queue_leaves_the_confirms_of_others_alone() -> Result<()>
 {
     let rig = rabbit("half-bound").await?;
-    unbind("half-bound.results").await?;
+    unbind("half-bound", QueueName::RESULTS).await?;
     let mut publisher = rig.broker.publisher().await?;
     let mut confirms = Vec::new();
     for number in 0..400 {
         let (queue, expected) = if number % 2 == 0 {
-            (Queue::Heartbeats, Confirmed::Stored)
+            (QueueName::HEARTBEATS, Confirmed::Stored)
         } else {
-            (Queue::Results, Confirmed::Unroutable)
+            (QueueName::RESULTS, Confirmed::Unroutable)
         };
         confirms.push((publisher.publish(queue, b"x").await?, expected));
     }
@@ -104,16 +110,16 @@ async fn a_full_queue_refuses_and_stores_the_same_bytes_later() -> Result<()> {
     node(|node| node.ctl(&["set_policy", "full", "^full\\.work$", limit]))?;
     // A quorum queue counts late, so it may accept a few more than the limit.
     let mut kept = 0;
-    while publish(&rig, Queue::Work, b"kept").await? == Confirmed::Stored {
+    while publish(&rig, QueueName::WORK, b"kept").await? == Confirmed::Stored {
         kept += 1;
         anyhow::ensure!(kept < 100, "the limit does not hold");
     }
-    let mut consumer = rig.broker.consumer(Queue::Work, 100).await?;
+    let mut consumer = rig.broker.consumer(QueueName::WORK, 100).await?;
     for _ in 0..kept {
         let delivery = next(&mut consumer).await?;
         consumer.ack(delivery.tag, false).await?;
     }
-    while publish(&rig, Queue::Work, b"later").await? == Confirmed::Refused {}
+    while publish(&rig, QueueName::WORK, b"later").await? == Confirmed::Refused {}
     assert_eq!(bodies(&mut consumer, 1).await?, ["later"]);
     Ok(())
 }
@@ -126,7 +132,7 @@ async fn a_wrong_password_is_a_login_error_that_does_not_show_it() -> Result<()>
             .url
             .replace("guest:guest@", &format!("{user}:{password}@"));
         let broker = RabbitBroker::new(&config)?;
-        let error = broker.check().await.unwrap_err();
+        let error = broker.check(&QueueName::ALL).await.unwrap_err();
         assert!(matches!(&error, BrokerError::Login { user: who, .. } if who == user));
         assert!(!error.is_transient());
         let text = format!("{broker:?} {config:?} {error} {error:?}");
@@ -140,13 +146,13 @@ async fn a_missing_or_forbidden_vhost_is_reported_with_the_fix() -> Result<()> {
     let mut config = user("vhosts", ".*", ".*", ".*")?;
     let url = config.url.clone();
     config.url = format!("{url}nowhere");
-    let error = RabbitBroker::new(&config)?.check().await.unwrap_err();
+    let error = RabbitBroker::new(&config)?.check(&QueueName::ALL).await.unwrap_err();
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
     assert!(error.to_string().contains("add_vhost 'nowhere'"), "{error}");
 
     node(|node| node.ctl(&["add_vhost", "closed"]))?;
     config.url = format!("{url}closed");
-    let error = RabbitBroker::new(&config)?.check().await.unwrap_err();
+    let error = RabbitBroker::new(&config)?.check(&QueueName::ALL).await.unwrap_err();
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
     let advice = "set_permissions -p 'closed' 'vhosts'";
     assert!(error.to_string().contains(advice), "{error}");
@@ -156,27 +162,27 @@ async fn a_missing_or_forbidden_vhost_is_reported_with_the_fix() -> Result<()> {
 #[tokio::test]
 async fn a_user_without_configure_permission_sees_what_is_missing_and_works_once_it_exists()
 -> Result<()> {
-    let config = user("worker", "^$", r"^worker\.results$", r"^worker\.work$")?;
+    let config = user("worker", "^$", r"^worker\.x\.results$", r"^worker\.work$")?;
     let worker = RabbitBroker::new(&config)?;
-    let error = worker.check().await.unwrap_err();
+    let error = worker.check(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS]).await.unwrap_err();
     assert!(
-        matches!(&error, BrokerError::NoTopology { what, .. } if what == "exchange worker.dead"),
+        matches!(&error, BrokerError::NoTopology { what, .. } if what == "exchange worker.x.work"),
         "{error:?}"
     );
     assert!(error.is_transient());
 
     let rig = rabbit("worker").await?;
-    worker.check().await?;
-    stored(&rig, Queue::Work, &["1"]).await?;
-    let mut consumer = worker.consumer(Queue::Work, 1).await?;
+    worker.check(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS]).await?;
+    stored(&rig, QueueName::WORK, &["1"]).await?;
+    let mut consumer = worker.consumer(QueueName::WORK, 1).await?;
     assert_eq!(bodies(&mut consumer, 1).await?, ["1"]);
-    assert_eq!(worker.depth(Queue::Results).await?.ready, 0);
+    assert_eq!(worker.depth(QueueName::RESULTS).await?.ready, 0);
     let mut publisher = worker.publisher().await?;
-    let confirm = publisher.publish(Queue::Results, b"1").await?;
+    let confirm = publisher.publish(QueueName::RESULTS, b"1").await?;
     assert_eq!(confirm.await?, Confirmed::Stored);
 
     // The broker closes the channel after a forbidden publish.
-    let forbidden = match publisher.publish(Queue::Work, b"1").await {
+    let forbidden = match publisher.publish(QueueName::WORK, b"1").await {
         Ok(confirm) => confirm.await.unwrap_err(),
         Err(error) => error,
     };
@@ -184,7 +190,7 @@ async fn a_user_without_configure_permission_sees_what_is_missing_and_works_once
         matches!(forbidden, BrokerError::Forbidden { .. }),
         "{forbidden:?}"
     );
-    let Err(error) = worker.consumer(Queue::Results, 1).await else {
+    let Err(error) = worker.consumer(QueueName::RESULTS, 1).await else {
         anyhow::bail!("a queue was read without the permission");
     };
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
@@ -198,18 +204,18 @@ async fn a_missing_topology_is_named_by_every_operation() -> Result<()> {
         BrokerError::NoTopology { what, .. } => Ok(what),
         other => Err(anyhow::anyhow!("{other:?}")),
     };
-    let error = broker.depth(Queue::Work).await.unwrap_err();
+    let error = broker.depth(QueueName::WORK).await.unwrap_err();
     assert_eq!(missing(error)?, "queue absent.work");
-    let Err(error) = broker.consumer(Queue::Work, 1).await else {
+    let Err(error) = broker.consumer(QueueName::WORK, 1).await else {
         anyhow::bail!("a queue that does not exist was consumed");
     };
     assert!(missing(error)?.contains("absent.work"));
     let mut publisher = broker.publisher().await?;
-    let error = match publisher.publish(Queue::Work, b"x").await {
+    let error = match publisher.publish(QueueName::WORK, b"x").await {
         Ok(confirm) => confirm.await.unwrap_err(),
         Err(error) => error,
     };
-    assert!(missing(error)?.contains("absent.work"));
+    assert!(missing(error)?.contains("absent.x.work"));
     Ok(())
 }
 
@@ -227,7 +233,7 @@ async fn a_queue_with_other_arguments_is_refused() -> Result<()> {
         )
         .await?;
     let broker = RabbitBroker::new(&config("foreign")?)?;
-    let error = broker.check().await.unwrap_err();
+    let error = broker.check(&QueueName::ALL).await.unwrap_err();
     assert!(
         matches!(error, BrokerError::OtherTopology { .. }),
         "{error:?}"
@@ -240,14 +246,14 @@ async fn a_queue_with_other_arguments_is_refused() -> Result<()> {
 #[tokio::test]
 async fn a_missing_part_of_the_topology_is_declared() -> Result<()> {
     let rig = rabbit("lacking").await?;
-    stored(&rig, Queue::Results, &["kept"]).await?;
+    stored(&rig, QueueName::RESULTS, &["kept"]).await?;
     administrator()
         .await?
-        .exchange_delete("lacking.results".into(), ExchangeDeleteOptions::default())
+        .exchange_delete("lacking.x.results".into(), ExchangeDeleteOptions::default())
         .await?;
-    rig.broker.check().await?;
-    stored(&rig, Queue::Results, &["more"]).await?;
-    let mut consumer = rig.broker.consumer(Queue::Results, 10).await?;
+    rig.broker.check(&QueueName::ALL).await?;
+    stored(&rig, QueueName::RESULTS, &["more"]).await?;
+    let mut consumer = rig.broker.consumer(QueueName::RESULTS, 10).await?;
     assert_eq!(bodies(&mut consumer, 2).await?, ["kept", "more"]);
     Ok(())
 }
@@ -255,7 +261,7 @@ async fn a_missing_part_of_the_topology_is_declared() -> Result<()> {
 #[tokio::test]
 async fn a_consumer_whose_queue_is_deleted_is_lost() -> Result<()> {
     let rig = rabbit("deleted").await?;
-    let mut consumer = rig.broker.consumer(Queue::Results, 1).await?;
+    let mut consumer = rig.broker.consumer(QueueName::RESULTS, 1).await?;
     node(|node| node.ctl(&["delete_queue", "deleted.results"]))?;
     let lost = next(&mut consumer).await.unwrap_err();
     assert!(
@@ -271,7 +277,7 @@ async fn an_ipv6_literal_connects() -> Result<()> {
     config.url = node(Rabbit::ipv6_url)?;
     let broker = RabbitBroker::new(&config)?;
     assert!(broker.address().starts_with("[::1]:"));
-    broker.check().await?;
+    broker.check(&QueueName::ALL).await?;
     Ok(())
 }
 
@@ -280,7 +286,7 @@ async fn no_broker_is_unreachable() -> Result<()> {
     for host in ["127.0.0.1", "[::1]", "name.invalid"] {
         let url = format!("amqp://u:hunter2@{host}:{}", refused_port()?);
         let error = RabbitBroker::new(&RabbitConfig::new(url))?
-            .check()
+            .check(&QueueName::ALL)
             .await
             .unwrap_err();
         assert!(
@@ -298,7 +304,7 @@ async fn a_silent_peer_is_unreachable_and_its_connection_is_closed() -> Result<(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
     let error = RabbitBroker::new(&RabbitConfig::new(url))?
-        .check()
+        .check(&QueueName::ALL)
         .await
         .unwrap_err();
     assert!(
@@ -325,7 +331,7 @@ async fn a_peer_with_another_protocol_is_unreachable() -> Result<()> {
         peer.try_write(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
         anyhow::Ok(peer)
     };
-    let (error, peer) = tokio::join!(broker.check(), other);
+    let (error, peer) = tokio::join!(broker.check(&QueueName::ALL), other);
     let error = error.unwrap_err();
     drop(peer?);
     assert!(
@@ -340,16 +346,16 @@ async fn a_peer_with_another_protocol_is_unreachable() -> Result<()> {
 async fn an_alarm_delays_and_a_kill_loses_sessions_but_no_stored_message() -> Result<()> {
     let mut rabbit = Rabbit::start()?;
     let broker = RabbitBroker::new(&RabbitConfig::new(rabbit.url()))?;
-    broker.check().await?;
+    broker.check(&QueueName::ALL).await?;
     let mut publisher = broker.publisher().await?;
-    let confirm = publisher.publish(Queue::Work, b"before").await?;
+    let confirm = publisher.publish(QueueName::WORK, b"before").await?;
     assert_eq!(confirm.await?, Confirmed::Stored);
 
     rabbit.ctl(&["set_vm_memory_high_watermark", "absolute", "1"])?;
     let publish = async {
         // The first publish makes the broker block the connection. Nothing leaves after that.
-        let first = publisher.publish(Queue::Work, b"first").await?;
-        let second = publisher.publish(Queue::Work, b"second").await?;
+        let first = publisher.publish(QueueName::WORK, b"first").await?;
+        let second = publisher.publish(QueueName::WORK, b"second").await?;
         anyhow::Ok((publisher, first.await?, second.await?))
     };
     let mut publish = std::pin::pin!(publish);
@@ -362,23 +368,23 @@ async fn an_alarm_delays_and_a_kill_loses_sessions_but_no_stored_message() -> Re
     let (mut publisher, first, second) = publish.await?;
     assert_eq!((first, second), (Confirmed::Stored, Confirmed::Stored));
 
-    let mut consumer = broker.consumer(Queue::Work, 2).await?;
+    let mut consumer = broker.consumer(QueueName::WORK, 2).await?;
     let delivery = next(&mut consumer).await?;
     rabbit.kill();
     while consumer.next().await.is_ok() {}
     let lost = consumer.ack(delivery.tag, false).await.unwrap_err();
     assert!(lost.is_transient(), "{lost:?}");
-    let lost = match publisher.publish(Queue::Work, b"x").await {
+    let lost = match publisher.publish(QueueName::WORK, b"x").await {
         Ok(confirm) => confirm.await.unwrap_err(),
         Err(error) => error,
     };
     assert!(matches!(lost, BrokerError::Lost(_)), "{lost:?}");
-    let gone = broker.depth(Queue::Work).await.unwrap_err();
+    let gone = broker.depth(QueueName::WORK).await.unwrap_err();
     assert!(matches!(gone, BrokerError::Unreachable { .. }), "{gone:?}");
 
     rabbit.start_again()?;
-    broker.check().await?;
-    let mut consumer = broker.consumer(Queue::Work, 10).await?;
+    broker.check(&QueueName::ALL).await?;
+    let mut consumer = broker.consumer(QueueName::WORK, 10).await?;
     // After a kill the order is not promised.
     let mut kept = bodies(&mut consumer, 3).await?;
     kept.sort();
@@ -389,5 +395,101 @@ async fn an_alarm_delays_and_a_kill_loses_sessions_but_no_stored_message() -> Re
     let lost = next(&mut consumer).await.unwrap_err();
     let lost: BrokerError = lost.downcast()?;
     assert!(matches!(lost, BrokerError::Lost(_)), "{lost:?}");
+    Ok(())
+}
+
+/// A channel of a user.
+async fn channel_of(config: &RabbitConfig) -> Result<Channel> {
+    let user = config
+        .url
+        .trim_end_matches('/')
+        .replace('@', ":pass-of-a-user@");
+    let connection = Connection::connect(&user, ConnectionProperties::default()).await?;
+    Ok(connection.create_channel().await?)
+}
+
+/// Binds the results queue to the exchange or queue name that a user may read.
+async fn bind_results(config: &RabbitConfig, exchange: &str) -> Result<(), lapin::Error> {
+    let channel = channel_of(config).await.expect("the user may connect");
+    let queue = format!("{}.results", config.prefix);
+    let arguments = FieldTable::default();
+    let options = QueueBindOptions::default();
+    channel
+        .queue_bind(queue.into(), exchange.into(), "stolen".into(), options, arguments)
+        .await
+}
+
+#[tokio::test]
+async fn who_may_publish_results_may_not_bind_their_queue() -> Result<()> {
+    let _rig = rabbit("bound").await?;
+    let readable = "bound.work";
+    // An exchange of the name that a worker may read.
+    let administrator = administrator().await?;
+    let declare = |name: &'static str| {
+        administrator.exchange_declare(
+            name.into(),
+            ExchangeKind::Direct,
+            ExchangeDeclareOptions::default(),
+            FieldTable::default(),
+        )
+    };
+    declare(readable).await?;
+    let worker = user("bound", "^$", r"^bound\.x\.(results|heartbeats)$", r"^bound\.work$")?;
+    let refused = bind_results(&worker, readable).await.unwrap_err();
+    assert!(refused.to_string().contains("ACCESS_REFUSED"), "{refused}");
+
+    // The control: with exchanges named as the queues, the same user could bind.
+    node(|node| {
+        node.ctl(&[
+            "set_permissions",
+            "bound",
+            "^$",
+            r"^bound\.(results|heartbeats)$",
+            r"^bound\.work$",
+        ])
+    })?;
+    bind_results(&worker, readable).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_check_declares_only_the_queues_that_were_named() -> Result<()> {
+    let broker = RabbitBroker::new(&config("own")?)?;
+    broker.check(&[QueueName::RESULTS]).await?;
+    assert_eq!(broker.depth(QueueName::RESULTS).await?.ready, 0);
+    for other in [QueueName::WORK, QueueName::DEAD, QueueName::HEARTBEATS] {
+        let error = broker.depth(other).await.unwrap_err();
+        assert!(matches!(error, BrokerError::NoTopology { .. }), "{error:?}");
+    }
+    broker.declare().await?;
+    broker.check(&QueueName::ALL).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn declaring_repairs_a_missing_binding() -> Result<()> {
+    let rig = rabbit("repaired").await?;
+    unbind("repaired", QueueName::RESULTS).await?;
+    let broker = RabbitBroker::new(&config("repaired")?)?;
+    // The control: a check sees all queues and exchanges, and not that the binding is missing.
+    broker.check(&QueueName::ALL).await?;
+    assert_eq!(publish(&rig, QueueName::RESULTS, b"1").await?, Confirmed::Unroutable);
+    broker.declare().await?;
+    assert_eq!(publish(&rig, QueueName::RESULTS, b"2").await?, Confirmed::Stored);
+    Ok(())
+}
+
+#[tokio::test]
+async fn groups_have_work_queues_of_their_own() -> Result<()> {
+    let rig = rabbit("groups").await?;
+    let north = QueueName::work(Group::new("north").map_err(anyhow::Error::msg)?);
+    rig.broker.check(&[north]).await?;
+    assert_eq!(publish(&rig, north, b"north").await?, Confirmed::Stored);
+    stored(&rig, QueueName::WORK, &["default"]).await?;
+    for (queue, body) in [(north, "north"), (QueueName::WORK, "default")] {
+        assert_eq!(rig.broker.depth(queue).await?.ready, 1);
+        let mut consumer = rig.broker.consumer(queue, 1).await?;
+        assert_eq!(bodies(&mut consumer, 1).await?, [body]);
+    }
     Ok(())
 }

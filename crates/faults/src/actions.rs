@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
-use pingfleet_broker::{Broker as _, Confirmed, Queue, RabbitBroker, RabbitConfig};
+use pingfleet_broker::{Broker as _, Confirmed, QueueName, RabbitBroker, RabbitConfig};
 
 use crate::{child_process::ChildProcess, deployment::Deployment, expected_rows};
 
@@ -245,7 +245,7 @@ fn with_broker<T>(
 /// When the broker does not store one.
 pub fn publish_messages(
     deployment: &Deployment,
-    queue: Queue,
+    queue: QueueName,
     bodies: &[Vec<u8>],
 ) -> anyhow::Result<()> {
     with_broker(deployment, async |broker| {
@@ -263,7 +263,7 @@ pub fn publish_messages(
 ///
 /// # Errors
 /// When it never has one.
-pub fn wait_for_consumer(deployment: &Deployment, queue: Queue) -> anyhow::Result<()> {
+pub fn wait_for_consumer(deployment: &Deployment, queue: QueueName) -> anyhow::Result<()> {
     with_broker(deployment, async |broker| {
         let began = Instant::now();
         while broker.depth(queue).await?.consumers == 0 {
@@ -287,5 +287,5 @@ pub fn republish_chunks(deployment: &Deployment, run: i64) -> anyhow::Result<()>
     let bodies: Vec<Vec<u8>> = plan
         .query_map([run], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    publish_messages(deployment, Queue::Work, &bodies)
+    publish_messages(deployment, QueueName::WORK, &bodies)
 }

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, Queue,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, QueueName,
     QueueDepth,
 };
 use pingfleet_prober::{
@@ -212,8 +212,8 @@ impl<B: Broker> FaultyBroker<B> {
 
 #[async_trait]
 impl<B: Broker> Broker for FaultyBroker<B> {
-    async fn check(&self) -> Result<(), BrokerError> {
-        self.inner.check().await.map_err(|error| {
+    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
+        self.inner.check(queues).await.map_err(|error| {
             if self.faults.has_defect(Defect::NoReconnect) && error.is_transient() {
                 return BrokerError::Url(format!("given up: {error}"));
             }
@@ -231,23 +231,23 @@ impl<B: Broker> Broker for FaultyBroker<B> {
 
     async fn consumer(
         &self,
-        queue: Queue,
+        queue: QueueName,
         prefetch: u16,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         let prefetch = match queue {
-            Queue::Work if self.faults.has_defect(Defect::NoSlowStart) => 256,
-            Queue::Results if self.faults.has_defect(Defect::UnlimitedPrefetch) => u16::MAX,
+            QueueName::WORK if self.faults.has_defect(Defect::NoSlowStart) => 256,
+            QueueName::RESULTS if self.faults.has_defect(Defect::UnlimitedPrefetch) => u16::MAX,
             _ => prefetch,
         };
         Ok(Box::new(FaultyConsumer {
             inner: self.inner.consumer(queue, prefetch).await?,
             faults: Arc::clone(&self.faults),
-            has_boundaries: matches!(queue, Queue::Work | Queue::Results),
-            counts_deliveries: matches!(queue, Queue::Results | Queue::Dead),
+            has_boundaries: matches!(queue, QueueName::WORK | QueueName::RESULTS),
+            counts_deliveries: matches!(queue, QueueName::RESULTS | QueueName::DEAD),
         }))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
+    async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError> {
         let depth = self.inner.depth(queue).await?;
         if self.faults.has_defect(Defect::ReportEmptyQueues) {
             return Ok(QueueDepth { ready: 0, ..depth });
@@ -265,7 +265,7 @@ struct FaultyPublisher {
 
 struct Delayed {
     since: Instant,
-    queue: Queue,
+    queue: QueueName,
     body: Vec<u8>,
 }
 
@@ -290,8 +290,8 @@ impl FaultyPublisher {
 
 #[async_trait]
 impl Publisher for FaultyPublisher {
-    async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
-        if queue == Queue::Heartbeats {
+    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
+        if queue == QueueName::HEARTBEATS {
             self.send_delayed(|oldest, _| oldest.since.elapsed() >= MAX_DELAY)
                 .await?;
             return self.inner.publish(queue, body).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ping_worker::WorkerArgs;
 use pingfleet_broker::{
-    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Publisher, Queue, QueueDepth,
+    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Publisher, QueueName, QueueDepth,
     RabbitBroker, RabbitConfig,
 };
 use pingfleet_prober::{default_prober, resolve::Resolver};
@@ -19,8 +19,8 @@ struct AckFirst(RabbitBroker);
 
 #[async_trait]
 impl Broker for AckFirst {
-    async fn check(&self) -> Result<(), BrokerError> {
-        self.0.check().await
+    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
+        self.0.check(queues).await
     }
 
     async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
@@ -29,14 +29,14 @@ impl Broker for AckFirst {
 
     async fn consumer(
         &self,
-        queue: Queue,
+        queue: QueueName,
         prefetch: u16,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         let consumer = self.0.consumer(queue, prefetch).await?;
         Ok(Box::new(AckingConsumer(consumer)))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
+    async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError> {
         self.0.depth(queue).await
     }
 }

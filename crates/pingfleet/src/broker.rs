@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
-use pingfleet_broker::{Broker as _, RabbitBroker, RabbitConfig};
+use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{BrokerArgs, Exit, Failure, Layers, printed};
 
 /// Commands of `pingfleet broker`.
@@ -32,7 +32,7 @@ pub(crate) fn init(args: &InitArgs, mut layers: Layers) -> Result<Exit, Failure>
 #[tokio::main(flavor = "current_thread")]
 async fn declare(config: &RabbitConfig) -> Result<Exit, Failure> {
     let broker = RabbitBroker::new(config)?;
-    broker.check().await?;
+    broker.declare().await?;
     printed(writeln!(
         io::stdout(),
         "exchanges and queues are ready on {}",

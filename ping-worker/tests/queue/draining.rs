@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use ping_worker::WorkerState;
-use pingfleet_broker::Queue;
+use pingfleet_broker::QueueName;
 use pingfleet_wire::{
     ChunkKey, Heartbeat, Message as _, Outcome, ResultChunk, Status, timing::HEARTBEAT_INTERVAL,
 };
@@ -69,8 +69,8 @@ async fn a_drain_finishes_what_is_in_hand_and_takes_nothing_new() -> Result<()> 
     for chunk in 0..5 {
         assert!(place(&events, &Event::Stored(chunk)) < place(&events, &Event::Acked(chunk)));
     }
-    assert_eq!(rig.ready(Queue::Work).await?, 6);
-    assert_eq!(rig.ready(Queue::Results).await?, 5);
+    assert_eq!(rig.ready(QueueName::WORK).await?, 6);
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, 5);
     let last_heartbeat = heartbeats(&events).pop();
     let last_heartbeat =
         last_heartbeat.map(|last| (last.draining, last.in_hand.len(), last.counts.chunks_done));
@@ -92,7 +92,7 @@ async fn returns_its_chunk(rig: &Rig, when: fn(&Event) -> bool) -> Result<()> {
         0,
         "{events:?}"
     );
-    assert_eq!(rig.ready(Queue::Work).await?, 1);
+    assert_eq!(rig.ready(QueueName::WORK).await?, 1);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use anyhow::Result;
-use pingfleet_broker::{Broker as _, Queue};
+use pingfleet_broker::{Broker as _, QueueName};
 
 use crate::rig::{Event, Panics, Rig, count, published};
 
@@ -54,8 +54,8 @@ async fn a_chunk_that_always_panics_becomes_a_dead_letter_and_the_worker_continu
         count(&events, |event| *event == Event::Requeued(Some(1))),
         DELIVERIES
     );
-    assert_eq!(rig.ready(Queue::Dead).await?, 1);
-    assert_eq!(rig.ready(Queue::Work).await?, 0);
+    assert_eq!(rig.ready(QueueName::DEAD).await?, 1);
+    assert_eq!(rig.ready(QueueName::WORK).await?, 0);
     Ok(())
 }
 
@@ -73,10 +73,10 @@ async fn an_unreadable_message_becomes_a_dead_letter_and_the_worker_continues() 
         count(&events, |event| *event == Event::Requeued(None)),
         DELIVERIES
     );
-    let mut dead = rig.memory.consumer(Queue::Dead, 1).await?;
+    let mut dead = rig.memory.consumer(QueueName::DEAD, 1).await?;
     let letter = dead.next().await?;
     assert_eq!(letter.body, b"no chunk");
     assert_eq!(letter.dead_letter_reason.as_deref(), Some("delivery_limit"));
-    assert_eq!(rig.ready(Queue::Work).await?, 0);
+    assert_eq!(rig.ready(QueueName::WORK).await?, 0);
     Ok(())
 }

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use futures_util::future::{self, FutureExt};
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use ping_worker::{WorkerError, WorkerSettings, WorkerStatus, WorkerSummary};
-use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, Queue};
+use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, QueueName};
 use pingfleet_prober::{
     prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     resolve::Resolver,
@@ -89,7 +89,7 @@ fn chunk_of(body: &[u8]) -> Option<u32> {
 
 #[async_trait]
 impl Watch for Arc<Floor> {
-    fn opened(&self, consumes: Option<(Queue, u16)>) -> Result<(), BrokerError> {
+    fn opened(&self, consumes: Option<(QueueName, u16)>) -> Result<(), BrokerError> {
         self.log
             .note(Event::Opened(consumes.map(|(_, prefetch)| prefetch)));
         if self.away.load(Ordering::Relaxed) {
@@ -103,11 +103,11 @@ impl Watch for Arc<Floor> {
 
     async fn publish(
         &self,
-        queue: Queue,
+        queue: QueueName,
         body: &[u8],
         pass: Pass<'_, Confirm>,
     ) -> Result<Confirm, BrokerError> {
-        if queue == Queue::Heartbeats {
+        if queue == QueueName::HEARTBEATS {
             let heartbeat = Heartbeat::decode(body).expect("the worker sends what it can read");
             self.log.note(Event::Heartbeat(heartbeat));
             let confirm = pass.await?;
@@ -132,7 +132,7 @@ impl Watch for Arc<Floor> {
         .boxed())
     }
 
-    async fn next(&self, _queue: Queue, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
+    async fn next(&self, _queue: QueueName, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
         let delivery = tokio::select! {
             biased;
             () = self.cut.notified() => return Err(lost()),
@@ -146,7 +146,7 @@ impl Watch for Arc<Floor> {
 
     async fn ack(
         &self,
-        _queue: Queue,
+        _queue: QueueName,
         bodies: Vec<Vec<u8>>,
         pass: Pass<'_, ()>,
     ) -> Result<(), BrokerError> {
@@ -165,7 +165,7 @@ impl Watch for Arc<Floor> {
         self.log.note(Event::Prefetch(prefetch));
     }
 
-    fn stopped(&self, _queue: Queue) {
+    fn stopped(&self, _queue: QueueName) {
         self.log.note(Event::Stopped);
     }
 }
@@ -329,11 +329,11 @@ impl Rig {
     /// Puts anything on the work queue.
     pub(crate) async fn put(&self, body: &[u8]) -> Result<()> {
         let mut publisher = self.memory.publisher().await?;
-        publisher.publish(Queue::Work, body).await?.await?;
+        publisher.publish(QueueName::WORK, body).await?.await?;
         Ok(())
     }
 
-    pub(crate) async fn ready(&self, queue: Queue) -> Result<u32> {
+    pub(crate) async fn ready(&self, queue: QueueName) -> Result<u32> {
         Ok(self.memory.depth(queue).await?.ready)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use pingfleet_broker::{Confirmed, Queue};
+use pingfleet_broker::{Confirmed, QueueName};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -31,8 +31,8 @@ async fn stored_in_the_end(answers: &[Answer], results: u32) -> Result<()> {
     assert_eq!(count(&events, |event| *event == Event::Probing(0)), 1);
     assert_eq!(count(&events, |event| *event == Event::Acked(0)), 1);
     assert!(place(&events, &Event::Stored(0)) < place(&events, &Event::Acked(0)));
-    assert_eq!(rig.ready(Queue::Results).await?, results);
-    assert_eq!(rig.ready(Queue::Work).await?, 0);
+    assert_eq!(rig.ready(QueueName::RESULTS).await?, results);
+    assert_eq!(rig.ready(QueueName::WORK).await?, 0);
     Ok(())
 }
 
@@ -115,7 +115,7 @@ async fn a_chunk_delivered_again_while_in_hand_is_probed_once_and_both_deliverie
     let events = rig.floor.log.events();
     assert_eq!(count(&events, |event| *event == Event::Probing(1)), 1);
     assert_eq!(published(&events, 1).len(), 1);
-    assert_eq!(rig.ready(Queue::Work).await?, 0);
+    assert_eq!(rig.ready(QueueName::WORK).await?, 0);
     Ok(())
 }
 
@@ -142,6 +142,6 @@ async fn a_chunk_in_hand_when_the_session_breaks_is_probed_once_and_acked_on_the
     assert_eq!(count(&events, |event| *event == Event::Probing(0)), 1);
     assert_eq!(published(&events, 0).len(), 1);
     assert_eq!(count(&events, |event| *event == Event::Acked(0)), 1);
-    assert_eq!(rig.ready(Queue::Work).await?, 0);
+    assert_eq!(rig.ready(QueueName::WORK).await?, 0);
     Ok(())
 }

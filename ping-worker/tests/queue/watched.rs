@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, MemoryBroker, Publisher, Queue,
+    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, MemoryBroker, Publisher, QueueName,
     QueueDepth,
 };
 use tokio::sync::{oneshot, watch};
@@ -32,13 +32,13 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
     }
 
     /// A session opens: for consuming a queue with a prefetch, or for publishing.
-    fn opened(&self, _consumes: Option<(Queue, u16)>) -> Result<(), BrokerError> {
+    fn opened(&self, _consumes: Option<(QueueName, u16)>) -> Result<(), BrokerError> {
         Ok(())
     }
 
     async fn depth(
         &self,
-        _queue: Queue,
+        _queue: QueueName,
         pass: Pass<'_, QueueDepth>,
     ) -> Result<QueueDepth, BrokerError> {
         pass.await
@@ -46,7 +46,7 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
 
     async fn publish(
         &self,
-        _queue: Queue,
+        _queue: QueueName,
         _body: &[u8],
         pass: Pass<'_, Confirm>,
     ) -> Result<Confirm, BrokerError> {
@@ -54,14 +54,14 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
     }
 
     /// Must be as cancel-safe as the seam asks.
-    async fn next(&self, _queue: Queue, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
+    async fn next(&self, _queue: QueueName, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
         pass.await
     }
 
     /// One ack, with the bodies of all deliveries that it settles.
     async fn ack(
         &self,
-        _queue: Queue,
+        _queue: QueueName,
         _bodies: Vec<Vec<u8>>,
         pass: Pass<'_, ()>,
     ) -> Result<(), BrokerError> {
@@ -72,7 +72,7 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
 
     fn prefetched(&self, _prefetch: u16) {}
 
-    fn stopped(&self, _queue: Queue) {}
+    fn stopped(&self, _queue: QueueName) {}
 }
 
 /// The watched broker.
@@ -89,7 +89,7 @@ pub(crate) fn lost() -> BrokerError {
 
 #[async_trait]
 impl<W: Watch + 'static> Broker for Watched<W> {
-    async fn check(&self) -> Result<(), BrokerError> {
+    async fn check(&self, _queues: &[QueueName]) -> Result<(), BrokerError> {
         self.watch.check().await
     }
 
@@ -103,7 +103,7 @@ impl<W: Watch + 'static> Broker for Watched<W> {
 
     async fn consumer(
         &self,
-        queue: Queue,
+        queue: QueueName,
         prefetch: u16,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         self.watch.opened(Some((queue, prefetch)))?;
@@ -115,7 +115,7 @@ impl<W: Watch + 'static> Broker for Watched<W> {
         }))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<QueueDepth, BrokerError> {
+    async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError> {
         self.watch.depth(queue, self.memory.depth(queue)).await
     }
 }
@@ -127,7 +127,7 @@ struct WatchedPublisher<W> {
 
 #[async_trait]
 impl<W: Watch> Publisher for WatchedPublisher<W> {
-    async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
+    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
         let pass = self.inner.publish(queue, body);
         self.watch.publish(queue, body, pass).await
     }
@@ -140,7 +140,7 @@ impl<W: Watch> Publisher for WatchedPublisher<W> {
 struct WatchedConsumer<W> {
     watch: Arc<W>,
     inner: Box<dyn Consumer>,
-    queue: Queue,
+    queue: QueueName,
     unsettled: BTreeMap<DeliveryTag, Vec<u8>>,
 }
 

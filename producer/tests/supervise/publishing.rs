@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use anyhow::Result;
-use pingfleet_broker::{Confirmed, Queue};
+use pingfleet_broker::{Confirmed, QueueName};
 use pingfleet_settings::Exit;
 use pingfleet_store::Transport;
 use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat};
@@ -175,7 +175,7 @@ async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() ->
     let outcome = rig.detached(&["10.0.0.1-10.0.0.30"]).await?;
     let run = run_of(&outcome)?;
     let run_id = outcome.summary.map(|summary| summary.run_id);
-    assert_eq!(rig.memory.purge(Queue::Work), 3);
+    assert_eq!(rig.memory.purge(QueueName::WORK), 3);
     let mut store = rig.store()?;
     store.note_writer_alive(Transport::Broker, "test")?;
     // A worker lists the second chunk as in hand: that one is not overdue.
@@ -198,7 +198,7 @@ async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() ->
     let resumed = rig.start(RunRequest::Resume(run)).await?;
     // First only `work` has a ready message, then only `results`, then none. The depth is read every two seconds, so these
     // reads take longer than the quiet time that makes chunks overdue.
-    for (queue, in_work, in_results) in [(Queue::Work, 0, 1), (Queue::Results, 0, 0)] {
+    for (queue, in_work, in_results) in [(QueueName::WORK, 0, 1), (QueueName::RESULTS, 0, 0)] {
         rig.watch
             .log
             .wait_for_some("looks at a queue that is not empty", LOOKS, |event| {

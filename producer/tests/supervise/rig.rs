@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use clap::Parser;
-use pingfleet_broker::{Broker as _, BrokerError, Confirm, MemoryBroker, Queue, QueueDepth};
+use pingfleet_broker::{Broker as _, BrokerError, Confirm, MemoryBroker, QueueName, QueueDepth};
 use pingfleet_settings::ProbingSettings;
 use pingfleet_store::{
     DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Reader, Transport, Writer,
@@ -44,7 +44,7 @@ pub(crate) enum Event {
     /// It sent a chunk.
     Published(u32),
     /// It asked how full a queue is.
-    Depth(Queue),
+    Depth(QueueName),
 }
 
 /// The producer's broker, as the test sees it.
@@ -105,26 +105,26 @@ impl Watch for BrokerWatch {
         Ok(())
     }
 
-    fn opened(&self, _consumes: Option<(Queue, u16)>) -> Result<(), BrokerError> {
+    fn opened(&self, _consumes: Option<(QueueName, u16)>) -> Result<(), BrokerError> {
         self.log.note(Event::Opened);
         Ok(())
     }
 
     async fn depth(
         &self,
-        queue: Queue,
+        queue: QueueName,
         pass: Pass<'_, QueueDepth>,
     ) -> Result<QueueDepth, BrokerError> {
         let mut depth = pass.await?;
         depth.ready +=
-            self.extra_ready[usize::from(queue == Queue::Results)].load(Ordering::Relaxed);
+            self.extra_ready[usize::from(queue == QueueName::RESULTS)].load(Ordering::Relaxed);
         self.log.note(Event::Depth(queue));
         Ok(depth)
     }
 
     async fn publish(
         &self,
-        _queue: Queue,
+        _queue: QueueName,
         body: &[u8],
         pass: Pass<'_, Confirm>,
     ) -> Result<Confirm, BrokerError> {
@@ -342,7 +342,7 @@ impl Rig {
     /// Settles this many chunks from the work queue: an address with an even last byte is up.
     pub(crate) async fn answer(&self, chunks: usize) -> Result<()> {
         let mut store = self.store()?;
-        let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
+        let mut consumer = self.memory.consumer(QueueName::WORK, 1).await?;
         for _ in 0..chunks {
             let delivery = within("a chunk to answer", consumer.next()).await??;
             let work = WorkChunk::decode(&delivery.body)?;
@@ -354,12 +354,12 @@ impl Rig {
 
     /// Takes one chunk from the work queue and makes it dead.
     pub(crate) async fn kill(&self) -> Result<()> {
-        let mut consumer = self.memory.consumer(Queue::Work, 1).await?;
+        let mut consumer = self.memory.consumer(QueueName::WORK, 1).await?;
         let delivery = within("a chunk to kill", consumer.next()).await??;
         let dead = DecodedDelivery::Dead {
             message: Box::new(WorkChunk::decode(&delivery.body)?),
             raw: RawMessage {
-                queue: Queue::Dead.suffix(),
+                queue: QueueName::DEAD.kind.name(),
                 body: delivery.body,
             },
             reason: "delivery_limit".to_owned(),
@@ -417,7 +417,7 @@ fn outcomes(work: &WorkChunk) -> DecodedDelivery {
             outcomes: work.targets.iter().map(outcome).collect(),
         }),
         raw: RawMessage {
-            queue: Queue::Results.suffix(),
+            queue: QueueName::RESULTS.kind.name(),
             body: Vec::new(),
         },
         redelivered: false,

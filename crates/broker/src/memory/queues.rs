@@ -2,11 +2,11 @@
 //!
 //! Invariant: ready, unsettled and dead-lettered messages of a queue together never exceed its capacity.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use crate::Queue;
+use crate::{QueueKind, QueueName};
 
-/// How often a message of [`Queue::Work`] may return before it becomes a dead letter. Like RabbitMQ's
+/// How often a message of [`QueueKind::Work`] may return before it becomes a dead letter. Like RabbitMQ's
 /// `x-delivery-limit` it counts returns, not deliveries.
 const WORK_DELIVERY_LIMIT: u32 = 20;
 
@@ -55,7 +55,7 @@ impl QueueState {
 #[derive(Debug)]
 pub(super) struct Queues {
     capacity: usize,
-    states: [QueueState; Queue::ALL.len()],
+    states: BTreeMap<QueueName, QueueState>,
     next_consumer: u64,
 }
 
@@ -63,7 +63,7 @@ impl Queues {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            states: Default::default(),
+            states: BTreeMap::new(),
             next_consumer: 0,
         }
     }
@@ -71,14 +71,14 @@ impl Queues {
     /// Enqueues the message, or returns it when there is no room.
     pub(super) fn offer(
         &mut self,
-        queue: Queue,
+        queue: QueueName,
         message: QueuedMessage,
     ) -> Result<(), QueuedMessage> {
         let capacity = self.capacity;
         let state = self.state(queue);
         if state.len() >= capacity {
             // A new heartbeat replaces the oldest ready one. When all are unsettled, the new one is dropped.
-            if queue != Queue::Heartbeats {
+            if queue.kind != QueueKind::Heartbeats {
                 return Err(message);
             }
             if state.ready.pop_front().is_none() {
@@ -89,21 +89,21 @@ impl Queues {
         Ok(())
     }
 
-    pub(super) fn add_consumer(&mut self, queue: Queue) -> ConsumerId {
+    pub(super) fn add_consumer(&mut self, queue: QueueName) -> ConsumerId {
         let id = ConsumerId(self.next_consumer);
         self.next_consumer += 1;
         self.state(queue).consumers.push(id);
         id
     }
 
-    pub(super) fn remove_consumer(&mut self, queue: Queue, id: ConsumerId) {
+    pub(super) fn remove_consumer(&mut self, queue: QueueName, id: ConsumerId) {
         self.state(queue).consumers.retain(|other| *other != id);
     }
 
     /// Takes the next message for this consumer. It is unsettled from now on.
-    pub(super) fn take(&mut self, queue: Queue, id: ConsumerId) -> Option<QueuedMessage> {
+    pub(super) fn take(&mut self, queue: QueueName, id: ConsumerId) -> Option<QueuedMessage> {
         let state = self.state(queue);
-        if queue == Queue::Results && state.consumers.first() != Some(&id) {
+        if queue.kind == QueueKind::Results && state.consumers.first() != Some(&id) {
             return None;
         }
         let message = state.ready.pop_front()?;
@@ -112,19 +112,19 @@ impl Queues {
     }
 
     /// Removes `count` acked messages.
-    pub(super) fn acked(&mut self, queue: Queue, count: usize) {
+    pub(super) fn acked(&mut self, queue: QueueName, count: usize) {
         self.state(queue).unsettled -= count;
         self.move_dead_letters();
     }
 
     /// Returns unsettled messages (the oldest first) to the front of the queue. Those over the delivery limit become
     /// dead letters.
-    pub(super) fn returned(&mut self, queue: Queue, messages: Vec<QueuedMessage>) {
+    pub(super) fn returned(&mut self, queue: QueueName, messages: Vec<QueuedMessage>) {
         let state = self.state(queue);
         for mut message in messages.into_iter().rev() {
             state.unsettled -= 1;
             message.returns += 1;
-            if queue == Queue::Work && message.returns > WORK_DELIVERY_LIMIT {
+            if queue.kind == QueueKind::Work && message.returns > WORK_DELIVERY_LIMIT {
                 state.dead_letters.push_back(message);
             } else {
                 state.ready.push_front(message);
@@ -134,27 +134,28 @@ impl Queues {
     }
 
     /// Drops the ready messages and returns their number.
-    pub(super) fn purge(&mut self, queue: Queue) -> usize {
+    pub(super) fn purge(&mut self, queue: QueueName) -> usize {
         let purged = std::mem::take(&mut self.state(queue).ready).len();
         self.move_dead_letters();
         purged
     }
 
-    pub(super) fn ready(&self, queue: Queue) -> usize {
-        self.states[queue as usize].ready.len()
+    pub(super) fn ready(&self, queue: QueueName) -> usize {
+        self.states.get(&queue).map_or(0, |state| state.ready.len())
     }
 
-    pub(super) fn consumers(&self, queue: Queue) -> usize {
-        self.states[queue as usize].consumers.len()
+    pub(super) fn consumers(&self, queue: QueueName) -> usize {
+        self.states.get(&queue).map_or(0, |state| state.consumers.len())
     }
 
     /// Moves dead letters to `dead` as long as it has room.
     fn move_dead_letters(&mut self) {
-        while self.state(Queue::Dead).len() < self.capacity {
-            let Some(message) = self.state(Queue::Work).dead_letters.pop_front() else {
+        while self.state(QueueName::DEAD).len() < self.capacity {
+            let mut states = self.states.values_mut();
+            let Some(message) = states.find_map(|state| state.dead_letters.pop_front()) else {
                 return;
             };
-            self.state(Queue::Dead).ready.push_back(QueuedMessage {
+            self.state(QueueName::DEAD).ready.push_back(QueuedMessage {
                 body: message.body,
                 returns: 0,
                 dead_letter_reason: Some("delivery_limit".to_owned()),
@@ -162,8 +163,8 @@ impl Queues {
         }
     }
 
-    fn state(&mut self, queue: Queue) -> &mut QueueState {
-        &mut self.states[queue as usize]
+    fn state(&mut self, queue: QueueName) -> &mut QueueState {
+        self.states.entry(queue).or_default()
     }
 }
 
@@ -174,33 +175,33 @@ mod tests {
     #[test]
     fn dead_letters_count_in_work_until_dead_has_room() {
         let mut queues = Queues::new(1);
-        let consumer = queues.add_consumer(Queue::Work);
+        let consumer = queues.add_consumer(QueueName::WORK);
         queues
-            .offer(Queue::Dead, QueuedMessage::new(b"older"))
+            .offer(QueueName::DEAD, QueuedMessage::new(b"older"))
             .unwrap();
         queues
-            .offer(Queue::Work, QueuedMessage::new(b"killer"))
+            .offer(QueueName::WORK, QueuedMessage::new(b"killer"))
             .unwrap();
         for _ in 0..=WORK_DELIVERY_LIMIT {
-            let message = queues.take(Queue::Work, consumer).unwrap();
-            queues.returned(Queue::Work, vec![message]);
+            let message = queues.take(QueueName::WORK, consumer).unwrap();
+            queues.returned(QueueName::WORK, vec![message]);
         }
-        assert!(queues.take(Queue::Work, consumer).is_none());
+        assert!(queues.take(QueueName::WORK, consumer).is_none());
         assert!(
             queues
-                .offer(Queue::Work, QueuedMessage::new(b"next"))
+                .offer(QueueName::WORK, QueuedMessage::new(b"next"))
                 .is_err()
         );
 
-        let reader = queues.add_consumer(Queue::Dead);
-        assert_eq!(queues.take(Queue::Dead, reader).unwrap().body, b"older");
-        queues.acked(Queue::Dead, 1);
-        let dead = queues.take(Queue::Dead, reader).unwrap();
+        let reader = queues.add_consumer(QueueName::DEAD);
+        assert_eq!(queues.take(QueueName::DEAD, reader).unwrap().body, b"older");
+        queues.acked(QueueName::DEAD, 1);
+        let dead = queues.take(QueueName::DEAD, reader).unwrap();
         assert_eq!(dead.body, b"killer");
         assert_eq!(dead.dead_letter_reason.as_deref(), Some("delivery_limit"));
         assert!(
             queues
-                .offer(Queue::Work, QueuedMessage::new(b"next"))
+                .offer(QueueName::WORK, QueuedMessage::new(b"next"))
                 .is_ok()
         );
     }
@@ -210,17 +211,17 @@ mod tests {
         let mut queues = Queues::new(2);
         for body in [b"1", b"2", b"3"] {
             queues
-                .offer(Queue::Heartbeats, QueuedMessage::new(body))
+                .offer(QueueName::HEARTBEATS, QueuedMessage::new(body))
                 .unwrap();
         }
-        let consumer = queues.add_consumer(Queue::Heartbeats);
-        let bodies: Vec<_> = std::iter::from_fn(|| queues.take(Queue::Heartbeats, consumer))
+        let consumer = queues.add_consumer(QueueName::HEARTBEATS);
+        let bodies: Vec<_> = std::iter::from_fn(|| queues.take(QueueName::HEARTBEATS, consumer))
             .map(|message| message.body)
             .collect();
         assert_eq!(bodies, [b"2", b"3"]);
         queues
-            .offer(Queue::Heartbeats, QueuedMessage::new(b"4"))
+            .offer(QueueName::HEARTBEATS, QueuedMessage::new(b"4"))
             .unwrap();
-        assert_eq!(queues.ready(Queue::Heartbeats), 0);
+        assert_eq!(queues.ready(QueueName::HEARTBEATS), 0);
     }
 }

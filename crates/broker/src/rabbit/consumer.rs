@@ -16,7 +16,7 @@ use lapin::{
 };
 
 use super::{connection::RabbitConnection, dead_letter::dead_letter_reason, error::Operation};
-use crate::{BrokerError, Consumer, Delivery, DeliveryTag, Queue};
+use crate::{BrokerError, Consumer, Delivery, DeliveryTag, QueueName};
 
 /// A session that consumes one queue, on one channel.
 ///
@@ -27,7 +27,7 @@ use crate::{BrokerError, Consumer, Delivery, DeliveryTag, Queue};
 /// one to the next.
 pub(super) struct RabbitConsumer {
     connection: RabbitConnection,
-    queue: Queue,
+    queue: QueueName,
     channel: Channel,
     /// The consumers, the oldest first, each with its buffered deliveries.
     streams: Vec<lapin::Consumer>,
@@ -41,7 +41,7 @@ pub(super) struct RabbitConsumer {
 impl RabbitConsumer {
     pub(super) async fn open(
         connection: RabbitConnection,
-        queue: Queue,
+        queue: QueueName,
         prefetch: u16,
     ) -> Result<Self, BrokerError> {
         let mut consumer = Self {
@@ -126,7 +126,7 @@ impl Consumer for RabbitConsumer {
             .basic_qos(more, BasicQosOptions { global: false });
         self.connection.reply(Operation::Transfer, qos).await?;
         let consume = self.channel.basic_consume(
-            self.connection.endpoint.name(self.queue),
+            self.connection.endpoint.queue(self.queue),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),

@@ -8,7 +8,7 @@ use lapin::{types::ShortString, uri::AMQPUri};
 use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 use url::{Host, Url};
 
-use crate::{BrokerError, Queue};
+use crate::{BrokerError, QueueName};
 
 /// AMQP heartbeat in seconds. A dead broker is noticed after two; the usual 60 s is too long for a sweep.
 const DEFAULT_HEARTBEAT_S: u16 = 15;
@@ -107,9 +107,14 @@ impl Endpoint {
         &self.uri.authority.userinfo.username
     }
 
-    /// The name of a queue and of its exchange, and the key that binds them.
-    pub(super) fn name(&self, queue: Queue) -> ShortString {
-        format!("{}.{}", self.prefix, queue.suffix()).into()
+    /// The name of a queue, which is also the routing key that binds it.
+    pub(super) fn queue(&self, queue: QueueName) -> ShortString {
+        format!("{}.{queue}", self.prefix).into()
+    }
+
+    /// The name of the exchange that feeds a queue.
+    pub(super) fn exchange(&self, queue: QueueName) -> ShortString {
+        format!("{}.x.{}", self.prefix, queue.kind.name()).into()
     }
 }
 

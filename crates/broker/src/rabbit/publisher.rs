@@ -1,6 +1,7 @@
 //! Publishes to RabbitMQ with confirms (`confirm.select`). Every publish gets one answer, or the session is lost.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{
         Arc,
@@ -20,7 +21,7 @@ use super::{
     connection::{RabbitConnection, while_blocked},
     error::Operation,
 };
-use crate::{BrokerError, Confirm, Confirmed, Publisher, Queue, REPLY_TIMEOUT};
+use crate::{BrokerError, Confirm, Confirmed, Publisher, QueueName, REPLY_TIMEOUT};
 
 /// How long a confirm may take. While a quorum queue elects a leader it takes longer than other replies.
 const CONFIRM_TIMEOUT: Duration = REPLY_TIMEOUT.saturating_mul(3);
@@ -37,7 +38,7 @@ pub(super) struct RabbitPublisher {
     connection: RabbitConnection,
     /// One channel per queue. lapin assigns a returned message to any publish that the same `basic.ack` confirms, so one
     /// missing binding makes all of those seem unroutable.
-    channels: [Option<Channel>; Queue::ALL.len()],
+    channels: HashMap<QueueName, Channel>,
     /// Set when a message is returned: exchange and queue may exist without a binding.
     unbound: Arc<AtomicBool>,
 }
@@ -46,32 +47,32 @@ impl RabbitPublisher {
     pub(super) fn new(connection: RabbitConnection, unbound: Arc<AtomicBool>) -> Self {
         Self {
             connection,
-            channels: Default::default(),
+            channels: HashMap::new(),
             unbound,
         }
     }
 
-    async fn channel(&mut self, queue: Queue) -> Result<Channel, BrokerError> {
-        if let Some(channel) = &self.channels[queue as usize] {
+    async fn channel(&mut self, queue: QueueName) -> Result<Channel, BrokerError> {
+        if let Some(channel) = self.channels.get(&queue) {
             return Ok(channel.clone());
         }
         let channel = self.connection.channel().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         self.connection.reply(Operation::Transfer, select).await?;
-        self.channels[queue as usize] = Some(channel.clone());
+        self.channels.insert(queue, channel.clone());
         Ok(channel)
     }
 }
 
 #[async_trait]
 impl Publisher for RabbitPublisher {
-    async fn publish(&mut self, queue: Queue, body: &[u8]) -> Result<Confirm, BrokerError> {
+    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
         let channel = self.channel(queue).await?;
         let endpoint = Arc::clone(&self.connection.endpoint);
         let status = self.connection.status().clone();
         let publish = channel.basic_publish(
-            endpoint.name(queue),
-            endpoint.name(queue),
+            endpoint.exchange(queue),
+            endpoint.queue(queue),
             BasicPublishOptions {
                 mandatory: true,
                 immediate: false,

@@ -16,7 +16,7 @@ use super::{
     endpoint::Endpoint,
     error::{Operation, is_access_refused, is_missing},
 };
-use crate::{BrokerError, Queue, QueueDepth};
+use crate::{BrokerError, QueueDepth, QueueKind, QueueName};
 
 /// How often a chunk may return to the queue before it becomes a dead letter: it probably kills its workers.
 const WORK_DELIVERY_LIMIT: i64 = 20;
@@ -30,12 +30,16 @@ const HEARTBEAT_TTL_MS: i64 = WORKER_TIMEOUT.as_millis() as i64;
 /// Bounds the queue while no writer reads it.
 const MAX_HEARTBEATS: i64 = 10_000;
 
-/// `dead` comes first because `work` sends its dead letters there.
-const ORDER: [Queue; 4] = [Queue::Dead, Queue::Work, Queue::Results, Queue::Heartbeats];
-
-/// Makes sure that everything exists. `bind` also binds again: a passive check cannot see a missing binding.
-pub(super) async fn ensure(connection: &RabbitConnection, bind: bool) -> Result<(), BrokerError> {
-    let missing = match first_missing(connection).await? {
+/// Makes sure that these queues exist, with their exchanges. `bind` also binds again: a passive check cannot see a missing
+/// binding.
+pub(super) async fn ensure(
+    connection: &RabbitConnection,
+    queues: &[QueueName],
+    bind: bool,
+) -> Result<(), BrokerError> {
+    let mut queues = queues.to_vec();
+    queues.sort_unstable();
+    let missing = match first_missing(connection, &queues).await? {
         Some(missing) => missing,
         None if bind => "a binding of a queue".to_owned(),
         None => return Ok(()),
@@ -44,16 +48,20 @@ pub(super) async fn ensure(connection: &RabbitConnection, bind: bool) -> Result<
         address = connection.endpoint.address,
         missing, "declaring broker topology"
     );
-    declare(connection, &missing).await
+    declare(connection, &queues, &missing).await
 }
 
-/// Declares and binds everything. What exists with the same arguments stays as it is.
-async fn declare(connection: &RabbitConnection, missing: &str) -> Result<(), BrokerError> {
+/// Declares and binds these queues. What exists with the same arguments stays as it is.
+async fn declare(
+    connection: &RabbitConnection,
+    queues: &[QueueName],
+    missing: &str,
+) -> Result<(), BrokerError> {
     let channel = connection.channel().await?;
-    for queue in ORDER {
+    for queue in queues {
         let declared = connection.within(
             Operation::Declare,
-            declare_one(&connection.endpoint, &channel, queue),
+            declare_one(&connection.endpoint, &channel, *queue),
         );
         match declared.await? {
             Ok(()) => {}
@@ -69,11 +77,15 @@ async fn declare(connection: &RabbitConnection, missing: &str) -> Result<(), Bro
     Ok(())
 }
 
-async fn declare_one(endpoint: &Endpoint, channel: &Channel, queue: Queue) -> lapin::Result<()> {
-    let name = endpoint.name(queue);
+async fn declare_one(
+    endpoint: &Endpoint,
+    channel: &Channel,
+    queue: QueueName,
+) -> lapin::Result<()> {
+    let (name, exchange) = (endpoint.queue(queue), endpoint.exchange(queue));
     channel
         .exchange_declare(
-            name.clone(),
+            exchange.clone(),
             ExchangeKind::Direct,
             ExchangeDeclareOptions {
                 durable: true,
@@ -89,13 +101,13 @@ async fn declare_one(endpoint: &Endpoint, channel: &Channel, queue: Queue) -> la
                 durable: true,
                 ..QueueDeclareOptions::default()
             },
-            arguments(endpoint, queue),
+            arguments(endpoint, queue.kind),
         )
         .await?;
     channel
         .queue_bind(
             name.clone(),
-            name.clone(),
+            exchange,
             name,
             QueueBindOptions::default(),
             FieldTable::default(),
@@ -104,12 +116,15 @@ async fn declare_one(endpoint: &Endpoint, channel: &Channel, queue: Queue) -> la
 }
 
 /// The first queue or exchange that does not exist. The 404 closes the channel, so the check ends there.
-async fn first_missing(connection: &RabbitConnection) -> Result<Option<String>, BrokerError> {
+async fn first_missing(
+    connection: &RabbitConnection,
+    queues: &[QueueName],
+) -> Result<Option<String>, BrokerError> {
     let channel = connection.channel().await?;
-    for queue in ORDER {
-        let name = connection.endpoint.name(queue);
+    for queue in queues {
+        let exchange = connection.endpoint.exchange(*queue);
         let passive = channel.exchange_declare(
-            name.clone(),
+            exchange.clone(),
             ExchangeKind::Direct,
             ExchangeDeclareOptions {
                 passive: true,
@@ -119,10 +134,11 @@ async fn first_missing(connection: &RabbitConnection) -> Result<Option<String>, 
         );
         match connection.within(Operation::Declare, passive).await? {
             Ok(()) => {}
-            Err(error) if is_missing(&error) => return Ok(Some(format!("exchange {name}"))),
+            Err(error) if is_missing(&error) => return Ok(Some(format!("exchange {exchange}"))),
             Err(error) => return Err(connection.endpoint.broker_error(Operation::Declare, error)),
         }
-        if depth(connection, &channel, queue).await?.is_none() {
+        if depth(connection, &channel, *queue).await?.is_none() {
+            let name = connection.endpoint.queue(*queue);
             return Ok(Some(format!("queue {name}")));
         }
     }
@@ -133,10 +149,10 @@ async fn first_missing(connection: &RabbitConnection) -> Result<Option<String>, 
 pub(super) async fn depth(
     connection: &RabbitConnection,
     channel: &Channel,
-    queue: Queue,
+    queue: QueueName,
 ) -> Result<Option<QueueDepth>, BrokerError> {
     let passive = channel.queue_declare(
-        connection.endpoint.name(queue),
+        connection.endpoint.queue(queue),
         QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
@@ -155,37 +171,38 @@ pub(super) async fn depth(
 
 /// The arguments of a queue. RabbitMQ refuses a later declaration with other arguments, so they cannot change. What an
 /// administrator may want to change, such as a length, belongs in a policy.
-fn arguments(endpoint: &Endpoint, queue: Queue) -> FieldTable {
+fn arguments(endpoint: &Endpoint, kind: QueueKind) -> FieldTable {
     let mut arguments = FieldTable::default();
     let mut set = |key: &str, value: AMQPValue| {
         arguments.insert(key.into(), value);
     };
     let text = |text: &str| AMQPValue::LongString(text.into());
-    match queue {
-        Queue::Work => {
-            let dead = endpoint.name(Queue::Dead);
+    match kind {
+        QueueKind::Work => {
+            let dead_exchange = endpoint.exchange(QueueName::DEAD);
+            let dead = endpoint.queue(QueueName::DEAD);
             set("x-queue-type", text("quorum"));
             set(
                 "x-delivery-limit",
                 AMQPValue::LongLongInt(WORK_DELIVERY_LIMIT),
             );
-            set("x-dead-letter-exchange", text(dead.as_str()));
+            set("x-dead-letter-exchange", text(dead_exchange.as_str()));
             set("x-dead-letter-routing-key", text(dead.as_str()));
             set("x-dead-letter-strategy", text("at-least-once"));
             // Without it RabbitMQ falls back to dead lettering at most once, and reports that only in its log.
             set("x-overflow", text("reject-publish"));
         }
-        Queue::Results | Queue::Dead => {
+        QueueKind::Results | QueueKind::Dead => {
             set("x-queue-type", text("quorum"));
             set(
                 "x-delivery-limit",
                 AMQPValue::LongLongInt(NO_DELIVERY_LIMIT),
             );
-            if queue == Queue::Results {
+            if kind == QueueKind::Results {
                 set("x-single-active-consumer", AMQPValue::Boolean(true));
             }
         }
-        Queue::Heartbeats => {
+        QueueKind::Heartbeats => {
             // A classic queue is unavailable while its node is down.
             set("x-queue-type", text("quorum"));
             set("x-message-ttl", AMQPValue::LongLongInt(HEARTBEAT_TTL_MS));

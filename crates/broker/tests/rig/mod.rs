@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use pingfleet_broker::{
-    Broker, Confirmed, Consumer, Delivery, MemoryBroker, Queue, RabbitBroker, RabbitConfig,
+    Broker, Confirmed, Consumer, Delivery, MemoryBroker, QueueName, RabbitBroker, RabbitConfig,
 };
 use pingfleet_testbed::Rabbit;
 
@@ -27,14 +27,14 @@ enum Outside {
 }
 
 impl Rig {
-    pub(crate) fn purge(&self, queue: Queue) -> Result<()> {
+    pub(crate) fn purge(&self, queue: QueueName) -> Result<()> {
         match &self.outside {
             Outside::Memory(broker) => {
                 let _purged = broker.purge(queue);
                 Ok(())
             }
             Outside::Rabbit { prefix } => {
-                node(|node| node.purge(&format!("{prefix}.{}", queue.suffix())))
+                node(|node| node.purge(&format!("{prefix}.{queue}")))
             }
         }
     }
@@ -51,7 +51,7 @@ pub(crate) fn node<T>(act: impl FnOnce(&Rabbit) -> Result<T>) -> Result<T> {
 /// RabbitMQ with fresh queues whose names begin with `prefix`.
 pub(crate) async fn rabbit(prefix: &str) -> Result<Rig> {
     let broker = RabbitBroker::new(&config(prefix)?)?;
-    broker.check().await?;
+    broker.check(&QueueName::ALL).await?;
     Ok(Rig {
         broker: Arc::new(broker),
         outside: Outside::Rabbit {
@@ -92,7 +92,7 @@ pub(crate) async fn bodies(consumer: &mut Box<dyn Consumer>, count: usize) -> Re
 }
 
 /// Publishes one message in a session of its own, and waits for the confirm.
-pub(crate) async fn publish(rig: &Rig, queue: Queue, body: &[u8]) -> Result<Confirmed> {
+pub(crate) async fn publish(rig: &Rig, queue: QueueName, body: &[u8]) -> Result<Confirmed> {
     let mut publisher = rig.broker.publisher().await?;
     let confirm = publisher.publish(queue, body).await?;
     let confirmed = tokio::time::timeout(TIMEOUT, confirm);
@@ -102,7 +102,7 @@ pub(crate) async fn publish(rig: &Rig, queue: Queue, body: &[u8]) -> Result<Conf
 }
 
 /// Publishes messages in one session, all in flight together, and makes sure that they are stored.
-pub(crate) async fn stored(rig: &Rig, queue: Queue, bodies: &[&str]) -> Result<()> {
+pub(crate) async fn stored(rig: &Rig, queue: QueueName, bodies: &[&str]) -> Result<()> {
     let mut publisher = rig.broker.publisher().await?;
     let mut confirms = Vec::new();
     for body in bodies {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use pingfleet_broker::Queue;
+use pingfleet_broker::QueueName;
 
 use crate::{
     actions::{self, SEED},
@@ -76,7 +76,7 @@ fn twice(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcom
         let twice = ["--defect", "publish-twice"];
         let producer = actions::start_faulty_producer(deployment, 1000, 10, &twice)?;
         let worker = actions::start_worker(deployment, "worker", &twice)?;
-        actions::publish_messages(deployment, Queue::Results, &[b"no result".to_vec()])?;
+        actions::publish_messages(deployment, QueueName::RESULTS, &[b"no result".to_vec()])?;
         ensure!(producer.wait()?.success(), "the producer gave up");
         deployment.wait_until_idle()?;
         deployment.wait_for_empty_queues()?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use pingfleet_broker::Queue;
+use pingfleet_broker::QueueName;
 use pingfleet_store::RunSummary;
 
 use crate::{
@@ -321,7 +321,7 @@ impl<'a> Sweep<'a> {
     ) -> anyhow::Result<ChildProcess> {
         if which == 0 {
             let writer = actions::start_writer(deployment)?;
-            actions::wait_for_consumer(deployment, Queue::Results)?;
+            actions::wait_for_consumer(deployment, QueueName::RESULTS)?;
             return Ok(writer);
         }
         let mut worker = actions::start_worker(deployment, "worker", flags)?;

@@ -2,7 +2,7 @@
 
 use std::{error::Error, iter::successors};
 
-use pingfleet_broker::{Broker as _, BrokerError, Queue, RabbitBroker, RabbitConfig};
+use pingfleet_broker::{Broker as _, BrokerError, QueueName, RabbitBroker, RabbitConfig};
 use pingfleet_settings::Failure;
 
 use super::CheckResult;
@@ -59,7 +59,7 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
 
 /// Checks that all queues exist. It declares none.
 async fn check_queues(broker: &RabbitBroker) -> Result<(), BrokerError> {
-    for queue in Queue::ALL {
+    for queue in QueueName::ALL {
         broker.depth(queue).await?;
     }
     Ok(())
