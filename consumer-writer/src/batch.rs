@@ -2,7 +2,7 @@
 //!
 //! Invariant: a tag is in the batch exactly as long as its delivery is neither committed nor returned.
 
-use pingfleet_broker::{Delivery, DeliveryTag, QueueName};
+use pingfleet_broker::{Delivery, DeliveryTag, QueueKind, QueueName};
 use pingfleet_store::{DecodedDelivery, RawMessage};
 use pingfleet_wire::{Heartbeat, Message as _, ResultChunk, WorkChunk};
 use uuid::Uuid;
@@ -31,10 +31,10 @@ impl Batch {
         database: Uuid,
     ) -> Result<(), Uuid> {
         let tag = delivery.tag;
-        let (incoming, tags) = match queue {
-            QueueName::RESULTS => (Some(read_result(delivery)), &mut self.results),
-            QueueName::DEAD => (Some(read_dead(delivery)), &mut self.dead),
-            QueueName::HEARTBEATS | QueueName::WORK => {
+        let (incoming, tags) = match queue.kind {
+            QueueKind::Results => (Some(read_result(delivery)), &mut self.results),
+            QueueKind::Dead => (Some(read_dead(delivery)), &mut self.dead),
+            QueueKind::Heartbeats | QueueKind::Work => {
                 (read_heartbeat(&delivery.body), &mut self.heartbeats)
             }
         };

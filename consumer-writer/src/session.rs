@@ -69,9 +69,13 @@ impl<'a> WriterSession<'a> {
         Ok(Self {
             db,
             settings,
-            results: broker.consumer(QueueName::RESULTS, RESULTS_PREFETCH).await?,
+            results: broker
+                .consumer(QueueName::RESULTS, RESULTS_PREFETCH)
+                .await?,
             dead: broker.consumer(QueueName::DEAD, OTHER_PREFETCH).await?,
-            heartbeats: broker.consumer(QueueName::HEARTBEATS, OTHER_PREFETCH).await?,
+            heartbeats: broker
+                .consumer(QueueName::HEARTBEATS, OTHER_PREFETCH)
+                .await?,
             batch: Batch::default(),
             flush_at: None,
             quiet_at: None,

@@ -119,9 +119,13 @@ async fn consume_and_publish(
     let (results, messages) = mpsc::channel(MAX_IN_HAND);
     let (confirm, confirmed) = mpsc::channel(MAX_IN_HAND);
     let (bodies, newest) = watch::channel(None);
-    let publisher =
-        ConfirmedPublisher::new(Arc::clone(&broker), QueueName::RESULTS, "results", MAX_IN_HAND)
-            .with_latest(QueueName::HEARTBEATS, newest);
+    let publisher = ConfirmedPublisher::new(
+        Arc::clone(&broker),
+        QueueName::RESULTS,
+        "results",
+        MAX_IN_HAND,
+    )
+    .with_latest(QueueName::HEARTBEATS, newest);
     let finished = CancellationToken::new();
     let leave = CancellationToken::new();
     let heartbeats = make_heartbeats(Arc::clone(board), bodies, finished.clone());

@@ -63,9 +63,10 @@ async fn a_worker_runs_with_only_the_permissions_of_a_worker() -> Result<()> {
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let status: watch::Sender<WorkerStatus> = watch::Sender::default();
-    let running = tokio::spawn(async move {
-        ping_worker::run(broker, lanes, &settings, status, stopped).await
-    });
+    let running =
+        tokio::spawn(
+            async move { ping_worker::run(broker, lanes, &settings, status, stopped).await },
+        );
 
     let mut publisher = administrator.publisher().await?;
     let confirm = publisher.publish(QueueName::WORK, &work().encode()).await?;

@@ -20,7 +20,7 @@ mod window;
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, open_session, QueueName};
+use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, QueueName, open_session};
 use pingfleet_settings::{Exit, Failure};
 use pingfleet_store::{
     DatabaseThread, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Transport,

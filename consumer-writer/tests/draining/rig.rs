@@ -93,7 +93,11 @@ impl Desk {
 
 #[async_trait]
 impl Watch for Desk {
-    async fn next(&self, queue: QueueName, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
+    async fn next(
+        &self,
+        queue: QueueName,
+        pass: Pass<'_, Delivery>,
+    ) -> Result<Delivery, BrokerError> {
         let delivery = tokio::select! {
             biased;
             () = self.cut.notified(), if queue == QueueName::RESULTS => return Err(lost()),

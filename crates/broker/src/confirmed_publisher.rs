@@ -13,7 +13,9 @@ use futures_util::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Broker, BrokerError, Confirmed, Publisher, QueueName, Sessions, backoff, session_lost};
+use crate::{
+    Broker, BrokerError, Confirmed, Publisher, QueueName, Sessions, backoff, session_lost,
+};
 
 /// The longest pause before a refused message is published again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -67,7 +69,11 @@ impl ConfirmedPublisher {
     /// Publishes `bodies` to `queue` beside the other messages. Only the newest one matters: it is published once in each
     /// session, and none is published again. [`Self::run`] ends after the last one is answered.
     #[must_use]
-    pub fn with_latest(mut self, queue: QueueName, bodies: watch::Receiver<Option<Vec<u8>>>) -> Self {
+    pub fn with_latest(
+        mut self,
+        queue: QueueName,
+        bodies: watch::Receiver<Option<Vec<u8>>>,
+    ) -> Self {
         self.latest = Some(Latest { queue, bodies });
         self
     }

@@ -154,8 +154,11 @@ pub trait Broker: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Any [`BrokerError`].
-    async fn consumer(&self, queue: QueueName, prefetch: u16)
-    -> Result<Box<dyn Consumer>, BrokerError>;
+    async fn consumer(
+        &self,
+        queue: QueueName,
+        prefetch: u16,
+    ) -> Result<Box<dyn Consumer>, BrokerError>;
 
     /// How full a queue is.
     ///

@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 
 use self::queues::{ConsumerId, QueuedMessage, Queues};
 use crate::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, QueueName,
-    QueueDepth,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher,
+    QueueDepth, QueueKind, QueueName,
 };
 
 /// A broker inside this process. Clones share their queues.

@@ -158,7 +158,13 @@ mod tests {
     fn a_group_is_a_short_plain_name() {
         let longest = "g".repeat(MAX_GROUP_BYTES);
         assert_eq!(Group::new(&longest).unwrap().as_str(), longest);
-        for name in ["", "a.b", "a b", "gr\u{fc}n", &"g".repeat(MAX_GROUP_BYTES + 1)] {
+        for name in [
+            "",
+            "a.b",
+            "a b",
+            "gr\u{fc}n",
+            &"g".repeat(MAX_GROUP_BYTES + 1),
+        ] {
             assert!(Group::new(name).is_err(), "{name:?}");
         }
     }

@@ -23,7 +23,7 @@ use self::{
     connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint,
     publisher::RabbitPublisher,
 };
-use crate::{Broker, BrokerError, Consumer, Publisher, QueueName, QueueDepth};
+use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName};
 
 /// A RabbitMQ broker, 3.10 or later. It connects when a session is opened, not before.
 ///
@@ -101,7 +101,8 @@ impl fmt::Debug for RabbitBroker {
 #[async_trait]
 impl Broker for RabbitBroker {
     async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
-        self.ensure(queues, self.unbound.load(Ordering::Relaxed)).await?;
+        self.ensure(queues, self.unbound.load(Ordering::Relaxed))
+            .await?;
         self.unbound.store(false, Ordering::Relaxed);
         Ok(())
     }

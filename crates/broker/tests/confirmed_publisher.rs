@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use pingfleet_broker::{
     Broker, BrokerError, Confirm, Confirmed, ConfirmedPublisher, Consumer, KeyedMessage, Publisher,
-    QueueName, QueueDepth,
+    QueueDepth, QueueName,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -294,6 +294,9 @@ async fn the_newest_of_the_other_messages_is_published_beside_the_rest(rig: &Rig
     let (keys, unconfirmed) = run.ended().await?;
     assert_eq!((keys.len(), unconfirmed), (MESSAGES as usize, 0));
     assert_eq!(next(&mut consumer).await?.body, b"last");
-    assert_eq!(drain(rig, QueueName::RESULTS).await?.len(), MESSAGES as usize);
+    assert_eq!(
+        drain(rig, QueueName::RESULTS).await?.len(),
+        MESSAGES as usize
+    );
     Ok(())
 }

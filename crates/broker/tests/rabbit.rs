@@ -37,8 +37,12 @@ async fn unbind(prefix: &str, queue: QueueName) -> Result<()> {
     let arguments = FieldTable::default();
     let name = format!("{prefix}.{queue}");
     let exchange = format!("{prefix}.x.{}", queue.kind.name());
-    let unbound =
-        channel.queue_unbind(name.as_str().into(), exchange.into(), name.into(), arguments);
+    let unbound = channel.queue_unbind(
+        name.as_str().into(),
+        exchange.into(),
+        name.into(),
+        arguments,
+    );
     Ok(unbound.await?)
 }
 
@@ -146,13 +150,19 @@ async fn a_missing_or_forbidden_vhost_is_reported_with_the_fix() -> Result<()> {
     let mut config = user("vhosts", ".*", ".*", ".*")?;
     let url = config.url.clone();
     config.url = format!("{url}nowhere");
-    let error = RabbitBroker::new(&config)?.check(&QueueName::ALL).await.unwrap_err();
+    let error = RabbitBroker::new(&config)?
+        .check(&QueueName::ALL)
+        .await
+        .unwrap_err();
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
     assert!(error.to_string().contains("add_vhost 'nowhere'"), "{error}");
 
     node(|node| node.ctl(&["add_vhost", "closed"]))?;
     config.url = format!("{url}closed");
-    let error = RabbitBroker::new(&config)?.check(&QueueName::ALL).await.unwrap_err();
+    let error = RabbitBroker::new(&config)?
+        .check(&QueueName::ALL)
+        .await
+        .unwrap_err();
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
     let advice = "set_permissions -p 'closed' 'vhosts'";
     assert!(error.to_string().contains(advice), "{error}");
@@ -164,7 +174,10 @@ async fn a_user_without_configure_permission_sees_what_is_missing_and_works_once
 -> Result<()> {
     let config = user("worker", "^$", r"^worker\.x\.results$", r"^worker\.work$")?;
     let worker = RabbitBroker::new(&config)?;
-    let error = worker.check(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS]).await.unwrap_err();
+    let error = worker
+        .check(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS])
+        .await
+        .unwrap_err();
     assert!(
         matches!(&error, BrokerError::NoTopology { what, .. } if what == "exchange worker.x.work"),
         "{error:?}"
@@ -172,7 +185,9 @@ async fn a_user_without_configure_permission_sees_what_is_missing_and_works_once
     assert!(error.is_transient());
 
     let rig = rabbit("worker").await?;
-    worker.check(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS]).await?;
+    worker
+        .check(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS])
+        .await?;
     stored(&rig, QueueName::WORK, &["1"]).await?;
     let mut consumer = worker.consumer(QueueName::WORK, 1).await?;
     assert_eq!(bodies(&mut consumer, 1).await?, ["1"]);
@@ -415,7 +430,13 @@ async fn bind_results(config: &RabbitConfig, exchange: &str) -> Result<(), lapin
     let arguments = FieldTable::default();
     let options = QueueBindOptions::default();
     channel
-        .queue_bind(queue.into(), exchange.into(), "stolen".into(), options, arguments)
+        .queue_bind(
+            queue.into(),
+            exchange.into(),
+            "stolen".into(),
+            options,
+            arguments,
+        )
         .await
 }
 
@@ -434,7 +455,12 @@ async fn who_may_publish_results_may_not_bind_their_queue() -> Result<()> {
         )
     };
     declare(readable).await?;
-    let worker = user("bound", "^$", r"^bound\.x\.(results|heartbeats)$", r"^bound\.work$")?;
+    let worker = user(
+        "bound",
+        "^$",
+        r"^bound\.x\.(results|heartbeats)$",
+        r"^bound\.work$",
+    )?;
     let refused = bind_results(&worker, readable).await.unwrap_err();
     assert!(refused.to_string().contains("ACCESS_REFUSED"), "{refused}");
 
@@ -473,9 +499,15 @@ async fn declaring_repairs_a_missing_binding() -> Result<()> {
     let broker = RabbitBroker::new(&config("repaired")?)?;
     // The control: a check sees all queues and exchanges, and not that the binding is missing.
     broker.check(&QueueName::ALL).await?;
-    assert_eq!(publish(&rig, QueueName::RESULTS, b"1").await?, Confirmed::Unroutable);
+    assert_eq!(
+        publish(&rig, QueueName::RESULTS, b"1").await?,
+        Confirmed::Unroutable
+    );
     broker.declare().await?;
-    assert_eq!(publish(&rig, QueueName::RESULTS, b"2").await?, Confirmed::Stored);
+    assert_eq!(
+        publish(&rig, QueueName::RESULTS, b"2").await?,
+        Confirmed::Stored
+    );
     Ok(())
 }
 

@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher, QueueName,
-    QueueDepth,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher,
+    QueueDepth, QueueName,
 };
 use pingfleet_prober::{
     prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ping_worker::WorkerArgs;
 use pingfleet_broker::{
-    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Publisher, QueueName, QueueDepth,
+    Broker, BrokerError, Consumer, Delivery, DeliveryTag, Publisher, QueueDepth, QueueName,
     RabbitBroker, RabbitConfig,
 };
 use pingfleet_prober::{default_prober, resolve::Resolver};

@@ -17,7 +17,9 @@ use async_trait::async_trait;
 use futures_util::future::{self, FutureExt};
 use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use ping_worker::{WorkerError, WorkerSettings, WorkerStatus, WorkerSummary};
-use pingfleet_broker::{Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, QueueName};
+use pingfleet_broker::{
+    Broker, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, QueueName,
+};
 use pingfleet_prober::{
     prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     resolve::Resolver,
@@ -132,7 +134,11 @@ impl Watch for Arc<Floor> {
         .boxed())
     }
 
-    async fn next(&self, _queue: QueueName, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
+    async fn next(
+        &self,
+        _queue: QueueName,
+        pass: Pass<'_, Delivery>,
+    ) -> Result<Delivery, BrokerError> {
         let delivery = tokio::select! {
             biased;
             () = self.cut.notified() => return Err(lost()),

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, MemoryBroker, Publisher, QueueName,
-    QueueDepth,
+    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, MemoryBroker, Publisher,
+    QueueDepth, QueueName,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -54,7 +54,11 @@ pub(crate) trait Watch: fmt::Debug + Send + Sync {
     }
 
     /// Must be as cancel-safe as the seam asks.
-    async fn next(&self, _queue: QueueName, pass: Pass<'_, Delivery>) -> Result<Delivery, BrokerError> {
+    async fn next(
+        &self,
+        _queue: QueueName,
+        pass: Pass<'_, Delivery>,
+    ) -> Result<Delivery, BrokerError> {
         pass.await
     }
 

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use clap::Parser;
-use pingfleet_broker::{Broker as _, BrokerError, Confirm, MemoryBroker, QueueName, QueueDepth};
+use pingfleet_broker::{Broker as _, BrokerError, Confirm, MemoryBroker, QueueDepth, QueueName};
 use pingfleet_settings::ProbingSettings;
 use pingfleet_store::{
     DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Reader, Transport, Writer,

@@ -145,7 +145,9 @@ impl Queues {
     }
 
     pub(super) fn consumers(&self, queue: QueueName) -> usize {
-        self.states.get(&queue).map_or(0, |state| state.consumers.len())
+        self.states
+            .get(&queue)
+            .map_or(0, |state| state.consumers.len())
     }
 
     /// Moves dead letters to `dead` as long as it has room.

@@ -33,9 +33,7 @@ impl Rig {
                 let _purged = broker.purge(queue);
                 Ok(())
             }
-            Outside::Rabbit { prefix } => {
-                node(|node| node.purge(&format!("{prefix}.{queue}")))
-            }
+            Outside::Rabbit { prefix } => node(|node| node.purge(&format!("{prefix}.{queue}"))),
         }
     }
 }
