@@ -61,12 +61,9 @@ impl RabbitBroker {
     /// # Errors
     /// [`BrokerError::OtherTopology`] when something exists with other arguments, and any other [`BrokerError`].
     pub async fn declare(&self) -> Result<(), BrokerError> {
-        self.ensure(&QueueName::ALL, true).await
-    }
-
-    async fn ensure(&self, queues: &[QueueName], bind: bool) -> Result<(), BrokerError> {
         let connection = RabbitConnection::open(&self.endpoint).await?;
-        topology::ensure(&connection, queues, bind).await?;
+        topology::ensure(&connection, &QueueName::ALL).await?;
+        topology::declare_again(&connection, &QueueName::ALL).await?;
         connection.close().await;
         Ok(())
     }
@@ -101,9 +98,13 @@ impl fmt::Debug for RabbitBroker {
 #[async_trait]
 impl Broker for RabbitBroker {
     async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
-        self.ensure(queues, self.unbound.load(Ordering::Relaxed))
-            .await?;
-        self.unbound.store(false, Ordering::Relaxed);
+        let connection = RabbitConnection::open(&self.endpoint).await?;
+        topology::ensure(&connection, queues).await?;
+        if self.unbound.load(Ordering::Relaxed) {
+            topology::declare_again(&connection, queues).await?;
+            self.unbound.store(false, Ordering::Relaxed);
+        }
+        connection.close().await;
         Ok(())
     }
 

@@ -46,8 +46,10 @@ enum Command {
     /// Show the outcome of every target of a run
     Report(report::ReportArgs),
     /// Prove that every target of a run has exactly one final state
-    #[command(after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3")]
-    Verify(RunArgs),
+    #[command(
+        after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3\n  pingfleet verify --database"
+    )]
+    Verify(verify::VerifyArgs),
     /// Continue an interrupted run
     #[command(after_help = "Examples:\n  pingfleet resume\n  pingfleet resume 3 -u")]
     Resume(resume::ResumeArgs),
@@ -88,7 +90,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Retry(args) => retry::retry(args, layers, quiet),
         Command::Runs(args) => runs::runs(args, &open_reader(layers, &args.database)?),
         Command::Report(args) => report::report(args, &open_reader(layers, &args.database)?),
-        Command::Verify(args) => verify::verify(&args.run, &open_reader(layers, &args.database)?),
+        Command::Verify(args) => args.run(&open_reader(layers, args.database())?),
         Command::Cancel(args) => cancel::cancel(&args.run, &mut open(layers, &args.database)?),
         Command::Doctor(args) => doctor::doctor(args, layers),
         Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers),

@@ -1,11 +1,44 @@
-//! `verify`: prints whether a run is complete and matches its plan.
+//! `verify`: prints whether a run is complete and matches its plan, or whether the database has no damage.
 
 use std::io::{self, Write};
 
-use pingfleet_settings::{Exit, Failure, printed};
+use clap::Args;
+use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
 use pingfleet_store::{Reader, RunState, Verification};
 
-pub(crate) fn verify(wanted: &str, reader: &Reader) -> Result<Exit, Failure> {
+use crate::RunArgs;
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Check the whole database for damage instead of a run; reads all of the file
+    #[arg(long = "database", conflicts_with = "run")]
+    whole_database: bool,
+}
+
+impl VerifyArgs {
+    pub(crate) fn database(&self) -> &DatabaseArgs {
+        &self.run.database
+    }
+
+    pub(crate) fn run(&self, reader: &Reader) -> Result<Exit, Failure> {
+        if self.whole_database {
+            verify_database(reader)
+        } else {
+            verify_run(&self.run.run, reader)
+        }
+    }
+}
+
+fn verify_database(reader: &Reader) -> Result<Exit, Failure> {
+    reader.check()?;
+    let path = reader.path().display();
+    printed(writeln!(io::stdout(), "{path}: no damage found"))?;
+    Ok(Exit::Complete)
+}
+
+fn verify_run(wanted: &str, reader: &Reader) -> Result<Exit, Failure> {
     let run = reader.find_run(wanted)?;
     let proof = reader.verify(run)?;
     let mut text = Vec::new();

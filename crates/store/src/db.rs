@@ -6,7 +6,7 @@ use std::{panic::AssertUnwindSafe, path::Path, thread::JoinHandle, time::Instant
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use crate::{OpenOptions, StoreError, Writer};
+use crate::{OpenOptions, StoreError, Writer, check::BackgroundCheck};
 
 /// How long [`DatabaseThread::call_while_busy`] waits for another program's lock.
 const BUSY_LIMIT_MINUTES: u64 = 15;
@@ -20,10 +20,11 @@ pub struct DatabaseThread {
     thread: Option<JoinHandle<Result<(), StoreError>>>,
     database: Uuid,
     path: std::path::PathBuf,
+    check: Option<BackgroundCheck>,
 }
 
 impl DatabaseThread {
-    /// Opens the database on a new thread.
+    /// Opens the database on a new thread. If the options want a check of a large file, it runs beside the work.
     ///
     /// # Errors
     /// As [`OpenOptions::open`].
@@ -60,12 +61,17 @@ impl DatabaseThread {
         let database = opening
             .await
             .map_err(|_| cannot("its thread ended".to_owned()))??;
-        Ok(Self {
+        let mut db = Self {
             calls,
             thread: Some(thread),
             database,
             path,
-        })
+            check: None,
+        };
+        if options.check && db.call_while_busy(Writer::begin_check).await? {
+            db.check = Some(BackgroundCheck::start(&db.path)?);
+        }
+        Ok(db)
     }
 
     /// The UUID of the database.
@@ -83,11 +89,15 @@ impl DatabaseThread {
     /// Runs a function on the database's thread. Not cancel-safe: once called, the function runs to its end.
     ///
     /// # Errors
-    /// What the function returns; [`StoreError::Closed`] when it panicked or the thread has ended.
+    /// What the function returns; [`StoreError::Closed`] when it panicked or the thread has ended;
+    /// [`StoreError::Corrupt`] once the check beside the work has found damage.
     pub async fn call<T: Send + 'static>(
         &self,
         body: impl FnOnce(&mut Writer) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        if let Some(check) = &self.check {
+            check.found()?;
+        }
         let (answer, answered) = oneshot::channel();
         let call: Call = Box::new(move |store| {
             // A panic drops the answer: the caller gets `Closed`, and the transaction was rolled back.
@@ -126,19 +136,26 @@ impl DatabaseThread {
         }
     }
 
-    /// Waits for the running calls, writes the log back and closes the file.
+    /// Waits for the running calls, ends the check, writes the log back and closes the file.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`] of the last checkpoint. Committed data is safe all the same.
+    /// [`StoreError::Sqlite`] of the last checkpoint. Committed data is safe all the same. [`StoreError::Corrupt`] when the
+    /// check has found damage.
     pub async fn close(mut self) -> Result<(), StoreError> {
+        let check = self.check.take();
         let (calls, _) = mpsc::channel(1);
         drop(std::mem::replace(&mut self.calls, calls));
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
-        tokio::task::spawn_blocking(move || thread.join())
+        let closing = move || {
+            // Before the file is closed: the check has a snapshot, and the log can be written back only after it.
+            let checked = check.map_or(Ok(()), BackgroundCheck::stop);
+            let closed = thread.join().map_err(|_| StoreError::Closed)?;
+            checked.and(closed)
+        };
+        tokio::task::spawn_blocking(closing)
             .await
-            .map_err(|_| StoreError::Closed)?
             .map_err(|_| StoreError::Closed)?
     }
 }

@@ -6,6 +6,7 @@
 
 mod address;
 mod apply;
+mod check;
 mod chunk_outcomes;
 mod chunk_state;
 mod chunks;

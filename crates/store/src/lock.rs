@@ -58,6 +58,35 @@ impl FileLock {
         }
     }
 
+    /// Removes the lock files of this database that nobody has locked. Returns whether there was one: its holder did not
+    /// end in order.
+    pub(crate) fn remove_abandoned(database: &Path) -> Result<bool, StoreError> {
+        let cannot = |error: io::Error| StoreError::CannotOpen {
+            path: database.to_owned(),
+            reason: error.to_string(),
+        };
+        let prefix = lock_path(database, "-")?;
+        let (Some(folder), Some(prefix)) = (prefix.parent(), prefix.file_name()) else {
+            return Ok(false);
+        };
+        let mut found = false;
+        for entry in fs::read_dir(folder).map_err(cannot)? {
+            let name = entry.map_err(cannot)?.file_name();
+            let name_bytes = name.as_encoded_bytes();
+            let is_lock =
+                name_bytes.starts_with(prefix.as_encoded_bytes()) && name_bytes.ends_with(b".lock");
+            if is_lock {
+                match Self::acquire(&folder.join(&name), "a lock") {
+                    // Its end removes the file.
+                    Ok(_abandoned) => found = true,
+                    Err(StoreError::AlreadyLocked { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(found)
+    }
+
     fn acquire(path: &Path, what: &str) -> Result<Self, StoreError> {
         let cannot = |error: std::io::Error| StoreError::CannotOpen {
             path: path.to_owned(),

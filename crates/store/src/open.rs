@@ -12,7 +12,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use uuid::Uuid;
 
 use crate::{
-    StoreError,
+    StoreError, check,
     header::{self, Access, OpenFile},
     now_us,
     schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
@@ -48,7 +48,8 @@ pub struct OpenOptions {
     pub durability: Durability,
     /// Whether a missing file is created.
     pub create: bool,
-    /// Whether the whole file is checked for damage (`PRAGMA quick_check`).
+    /// Whether a role begins to work on the file, so that it is checked for damage (`PRAGMA quick_check`): a file of up to
+    /// 8 MiB whole by [`Self::open`], a larger one beside the work by [`crate::DatabaseThread`].
     pub check: bool,
 }
 
@@ -101,17 +102,8 @@ impl OpenOptions {
         }
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        if self.check {
-            let detail: String =
-                connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
-            if detail != "ok" {
-                // The first line is a heading, and the list may be long.
-                let detail = detail.lines().find(|line| !line.starts_with("***"));
-                return Err(StoreError::Corrupt {
-                    path: self.path.clone(),
-                    detail: detail.unwrap_or("quick_check").to_owned(),
-                });
-            }
+        if self.check && check::is_small(&self.path) {
+            check::quick_check(connection, &self.path)?;
         }
         store.database = connection.query_row("SELECT uuid FROM database", (), |row| row.get(0))?;
         Ok(())

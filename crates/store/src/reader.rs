@@ -23,7 +23,7 @@ pub use self::{
     verify::{Verification, VerifyFinding},
 };
 use crate::{
-    FileLock, RunState, RunSummary, StoreError, WorkerRow,
+    FileLock, RunState, RunSummary, StoreError, WorkerRow, check,
     header::{self, Access},
     liveness,
     reader::files::FileState,
@@ -116,6 +116,14 @@ impl Reader {
         let mut proof = self.read(|connection| verify::verify(connection, run))?;
         self.correct_state(&mut proof.summary);
         Ok(proof)
+    }
+
+    /// Checks the whole file for damage. Reads all of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] with the first damage; [`StoreError::Sqlite`].
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.read(|connection| check::quick_check(connection, &self.path))
     }
 
     /// All known workers, by name.

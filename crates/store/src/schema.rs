@@ -69,10 +69,12 @@ pub(crate) const REPORT_PAGE: &str = concat!(
 
 const V1: &str = concat!(
     r"
+-- check_began_us: when the last check of the whole file beside the work began.
 CREATE TABLE database (
-    id            INTEGER PRIMARY KEY CHECK (id = 1),
-    uuid          BLOB    NOT NULL CHECK (length(uuid) = 16),
-    created_at_us INTEGER NOT NULL
+    id             INTEGER PRIMARY KEY CHECK (id = 1),
+    uuid           BLOB    NOT NULL CHECK (length(uuid) = 16),
+    created_at_us  INTEGER NOT NULL,
+    check_began_us INTEGER
 ) STRICT;
 
 -- AUTOINCREMENT: the number of a removed run is never given to another one.
@@ -104,6 +106,9 @@ CREATE TABLE runs (
     redelivered      INTEGER NOT NULL DEFAULT 0,
     parent_run       INTEGER REFERENCES runs (run) ON DELETE SET NULL
 ) STRICT;
+
+-- The runs that a starting role looks for, among thousands of old ones.
+CREATE INDEX unfinished_runs ON runs (state) WHERE state = 'planning' OR state = 'running';
 
 -- The encoded work messages. Never changed after the planning.
 -- With a rowid: a page of such a table has place for two messages of the usual 1.5 KB. WITHOUT ROWID keeps at most a

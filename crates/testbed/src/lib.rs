@@ -6,6 +6,7 @@
 mod cleanup;
 mod disk;
 mod namespace;
+mod ports;
 mod rabbit;
 pub mod simnet;
 

@@ -5,7 +5,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    net::{Ipv4Addr, Ipv6Addr, TcpListener},
+    net::{Ipv6Addr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-use crate::{Namespace, cleanup::Cleanup};
+use crate::{Namespace, cleanup::Cleanup, ports::ReservedPort};
 
 /// Where Debian and Ubuntu have the scripts themselves; the variable names another folder.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
@@ -27,8 +27,10 @@ const BOOT_TIMEOUT_S: u32 = 120;
 pub struct Rabbit {
     scripts: PathBuf,
     namespace: Option<String>,
-    port: u16,
-    dist_port: u16,
+    port: ReservedPort,
+    dist_port: ReservedPort,
+    /// Of the first node of a cluster.
+    _epmd_port: Option<ReservedPort>,
     epmd_port: u16,
     cookie: String,
     ipv6: bool,
@@ -133,17 +135,20 @@ impl Rabbit {
             scripts.display()
         );
         let folder = Folder::new()?;
-        let [port, dist_port, epmd_port] = free_ports()?;
+        let port = ReservedPort::new()?;
+        let epmd_port = ReservedPort::new()?;
         let mut epmd = within(namespace.as_deref(), "epmd");
-        epmd.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
+        epmd.args(["-address", "127.0.0.1"]);
+        epmd.args(["-port", &epmd_port.number().to_string()]);
         let mut rabbit = Self {
             scripts,
             folder,
             namespace,
+            cookie: format!("PINGFLEET{}", port.number()),
             port,
-            dist_port,
-            epmd_port,
-            cookie: format!("PINGFLEET{port}"),
+            dist_port: ReservedPort::new()?,
+            epmd_port: epmd_port.number(),
+            _epmd_port: Some(epmd_port),
             ipv6: TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
             _epmd: Some(OwnedProcess::spawn(&mut epmd)?),
             node: None,
@@ -158,13 +163,13 @@ impl Rabbit {
     /// # Errors
     /// As for [`Self::start`]; also when it is not let in.
     pub fn start_member(&self) -> anyhow::Result<Self> {
-        let [port, dist_port, _] = free_ports()?;
         let mut member = Self {
             scripts: self.scripts.clone(),
             folder: Folder::new()?,
             namespace: self.namespace.clone(),
-            port,
-            dist_port,
+            port: ReservedPort::new()?,
+            dist_port: ReservedPort::new()?,
+            _epmd_port: None,
             epmd_port: self.epmd_port,
             cookie: self.cookie.clone(),
             ipv6: self.ipv6,
@@ -182,13 +187,13 @@ impl Rabbit {
     /// The node's name, as `rabbitmqctl` shows it.
     #[must_use]
     pub fn node_name(&self) -> String {
-        format!("pingfleet{}@localhost", self.port)
+        format!("pingfleet{}@localhost", self.port())
     }
 
     /// Where the node listens, as the user `guest`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}/", self.port)
+        format!("amqp://guest:guest@127.0.0.1:{}/", self.port())
     }
 
     /// The same by IPv6.
@@ -197,13 +202,13 @@ impl Rabbit {
     /// When this machine has no IPv6 loopback.
     pub fn ipv6_url(&self) -> anyhow::Result<String> {
         ensure!(self.ipv6, "this machine has no IPv6 loopback address");
-        Ok(format!("amqp://guest:guest@[::1]:{}/", self.port))
+        Ok(format!("amqp://guest:guest@[::1]:{}/", self.port()))
     }
 
     /// The port of AMQP.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Stops the node in order (SIGTERM) and waits until it is gone. Its data stays.
@@ -299,7 +304,7 @@ impl Rabbit {
             // A port mapper that Erlang starts would outlive the test.
             .env("ERL_FLAGS", "-start_epmd false")
             .env("RABBITMQ_NODENAME", self.node_name())
-            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.dist_port.number().to_string())
             .env("RABBITMQ_CTL_DIST_PORT_MIN", "0")
             .env("RABBITMQ_CTL_DIST_PORT_MAX", "0")
             .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
@@ -320,7 +325,7 @@ impl Rabbit {
 
     fn write_configuration(&self) -> anyhow::Result<()> {
         let folder = &self.folder.path;
-        let port = self.port;
+        let port = self.port();
         let ipv6 = if self.ipv6 {
             format!("listeners.tcp.2 = ::1:{port}\n")
         } else {
@@ -362,17 +367,6 @@ fn within(namespace: Option<&str>, program: impl AsRef<OsStr>) -> Command {
         None => Command::new(program),
         Some(namespace) => Namespace::command_in(namespace, program),
     }
-}
-
-/// Different ports that were free a moment ago.
-fn free_ports() -> anyhow::Result<[u16; 3]> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let listeners = [listen()?, listen()?, listen()?];
-    let mut ports = [0; 3];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?.port();
-    }
-    Ok(ports)
 }
 
 fn newest_log(folder: &Path) -> Option<String> {

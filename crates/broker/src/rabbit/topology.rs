@@ -30,62 +30,70 @@ const HEARTBEAT_TTL_MS: i64 = WORKER_TIMEOUT.as_millis() as i64;
 /// Bounds the queue while no writer reads it.
 const MAX_HEARTBEATS: i64 = 10_000;
 
-/// Makes sure that these queues exist, with their exchanges. `bind` also binds again: a passive check cannot see a missing
-/// binding.
+/// Makes sure that these queues exist, with their exchanges.
 pub(super) async fn ensure(
     connection: &RabbitConnection,
     queues: &[QueueName],
-    bind: bool,
 ) -> Result<(), BrokerError> {
     let mut queues = queues.to_vec();
     queues.sort_unstable();
-    let missing = match first_missing(connection, &queues).await? {
-        Some(missing) => missing,
-        None if bind => "a binding of a queue".to_owned(),
-        None => return Ok(()),
-    };
-    info!(
-        address = connection.endpoint.address,
-        missing, "declaring broker topology"
-    );
-    declare(connection, &queues, &missing).await
-}
-
-/// Declares and binds these queues. What exists with the same arguments stays as it is.
-async fn declare(
-    connection: &RabbitConnection,
-    queues: &[QueueName],
-    missing: &str,
-) -> Result<(), BrokerError> {
-    let channel = connection.channel().await?;
-    for queue in queues {
-        let declared = connection.within(
-            Operation::Declare,
-            declare_one(&connection.endpoint, &channel, *queue),
+    if let Some(missing) = first_missing(connection, &queues).await? {
+        info!(
+            address = connection.endpoint.address,
+            missing, "declaring broker topology"
         );
-        match declared.await? {
-            Ok(()) => {}
-            Err(error) if is_access_refused(&error) => {
-                return Err(BrokerError::NoTopology {
-                    address: connection.endpoint.address.clone(),
-                    what: missing.to_owned(),
-                });
-            }
-            Err(error) => return Err(connection.endpoint.broker_error(Operation::Declare, error)),
+        let channel = connection.channel().await?;
+        for queue in queues {
+            let declaring = declare(&connection.endpoint, &channel, queue);
+            change(connection, &missing, declaring).await?;
         }
     }
     Ok(())
 }
 
-async fn declare_one(
-    endpoint: &Endpoint,
-    channel: &Channel,
-    queue: QueueName,
-) -> lapin::Result<()> {
-    let (name, exchange) = (endpoint.queue(queue), endpoint.exchange(queue));
+/// Declares these queues again and binds them: a passive check sees neither other arguments nor a missing binding. A user
+/// without the configure permission only binds them.
+pub(super) async fn declare_again(
+    connection: &RabbitConnection,
+    queues: &[QueueName],
+) -> Result<(), BrokerError> {
+    for queue in queues {
+        // A refusal closes the channel.
+        let channel = connection.channel().await?;
+        let declaring = declare(&connection.endpoint, &channel, *queue);
+        match change(connection, "", declaring).await {
+            Err(BrokerError::NoTopology { .. }) => {
+                let channel = connection.channel().await?;
+                let binding = bind(&connection.endpoint, &channel, *queue);
+                change(connection, "a binding of a queue", binding).await?;
+            }
+            declared => declared?,
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a change of the topology. `missing` is what the message names when the user has no permission for it.
+async fn change(
+    connection: &RabbitConnection,
+    missing: &str,
+    change: impl Future<Output = lapin::Result<()>>,
+) -> Result<(), BrokerError> {
+    match connection.within(Operation::Declare, change).await? {
+        Ok(()) => Ok(()),
+        Err(error) if is_access_refused(&error) => Err(BrokerError::NoTopology {
+            address: connection.endpoint.address.clone(),
+            what: missing.to_owned(),
+        }),
+        Err(error) => Err(connection.endpoint.broker_error(Operation::Declare, error)),
+    }
+}
+
+/// Declares and binds a queue. What exists with the same arguments stays as it is.
+async fn declare(endpoint: &Endpoint, channel: &Channel, queue: QueueName) -> lapin::Result<()> {
     channel
         .exchange_declare(
-            exchange.clone(),
+            endpoint.exchange(queue),
             ExchangeKind::Direct,
             ExchangeDeclareOptions {
                 durable: true,
@@ -96,7 +104,7 @@ async fn declare_one(
         .await?;
     channel
         .queue_declare(
-            name.clone(),
+            endpoint.queue(queue),
             QueueDeclareOptions {
                 durable: true,
                 ..QueueDeclareOptions::default()
@@ -104,10 +112,16 @@ async fn declare_one(
             arguments(endpoint, queue.kind),
         )
         .await?;
+    bind(endpoint, channel, queue).await
+}
+
+/// Binds a queue to its exchange, by its name.
+async fn bind(endpoint: &Endpoint, channel: &Channel, queue: QueueName) -> lapin::Result<()> {
+    let name = endpoint.queue(queue);
     channel
         .queue_bind(
             name.clone(),
-            exchange,
+            endpoint.exchange(queue),
             name,
             QueueBindOptions::default(),
             FieldTable::default(),

@@ -3,15 +3,18 @@
 use std::{io, path::Path};
 
 use pingfleet_settings::Failure;
-use pingfleet_store::{DatabaseSettings, StoreError};
+use pingfleet_store::{DatabaseSettings, Reader, StoreError};
 
 use super::CheckResult;
 
 pub(super) fn check(database: &DatabaseSettings) -> CheckResult {
     let path = database.path.display();
-    let opened = database.options(false, true).open();
+    let opened = database.options(false, false).open();
     let committed = match opened {
-        Ok(mut store) => store.try_commit().and_then(|()| store.close()),
+        Ok(mut store) => store
+            .try_commit()
+            .and_then(|()| store.close())
+            .and_then(|()| Reader::open(&database.path)?.check()),
         Err(StoreError::Missing { .. }) => return folder(&database.path),
         Err(error) => Err(error),
     };

@@ -101,6 +101,36 @@ fn a_damaged_database_is_neither_used_nor_replaced() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_large_damaged_database_stops_a_sweep() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.swept("large.db")?;
+    dir.sqlite3(
+        "large.db",
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+         INSERT INTO quarantine (received_at_us, queue, reason, length, body)
+         SELECT i, 'results', 'made for a test', 65536, randomblob(65536) FROM n",
+    )?;
+    let check = ["verify", "--database", "--db", "large.db"];
+    let sound = dir.pingfleet(&check)?.ends_with(0);
+    assert_eq!(sound.stdout, "large.db: no damage found\n");
+    let mut content = fs::read(dir.path("large.db"))?;
+    let middle = content.len() / 2 / 4096 * 4096;
+    content[middle..middle + 64].fill(0x5a);
+    fs::write(dir.path("large.db"), &content)?;
+    dir.pingfleet(&check)?
+        .fails(4, &["large.db is damaged", "backup", ".recover"]);
+    // The sweep takes 12 s unless it is stopped.
+    dir.pingfleet(&["sweep", "127.0.0.0/24", "--rate", "20", "--db", "large.db"])?
+        .fails(4, &["large.db is damaged", "backup", ".recover"]);
+    // No other command reads the damaged page.
+    dir.pingfleet(&["verify", "1", "--db", "large.db"])?
+        .ends_with(0);
+    dir.pingfleet(&["verify", "1", "--database", "--db", "large.db"])?
+        .fails(3, &["--database"]);
+    Ok(())
+}
+
+#[test]
 fn a_missing_folder_is_not_created() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
     refused_by_all(&dir, "missing/sweeps.db", &["missing/sweeps.db"])?;

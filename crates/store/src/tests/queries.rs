@@ -129,6 +129,32 @@ fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
     Ok(())
 }
 
+/// A file has a row for each run of many years. A role that starts or ends walks over none of them.
+#[test]
+fn a_role_that_starts_walks_over_no_run() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    start(&mut store, Transport::Broker, &[1])?;
+    let seen = plans(&mut store, |store| {
+        store.try_commit()?;
+        store.note_writer_alive(Transport::Broker, "test")?;
+        store.close_settled_runs(Transport::Broker)?;
+        store.remove_abandoned_plans()?;
+        store.find_run("latest")?;
+        store.live_workers()?;
+        Ok(())
+    })?;
+    ensure!(seen.len() > 5, "{} statements", seen.len());
+    for (sql, lines) in &seen {
+        let walks = walks(lines);
+        ensure!(walks.is_empty(), "{sql}: {walks:?}");
+    }
+    let by_index = seen.iter().flat_map(|(_, lines)| lines);
+    let by_index = by_index.filter(|line| line.contains("unfinished_runs"));
+    ensure!(by_index.count() == 2, "{seen:?}");
+    Ok(())
+}
+
 /// The rows of a report come in the order of the plan without being sorted, so that the first one comes at once.
 #[test]
 fn a_report_is_not_sorted() -> Result<()> {

@@ -1,6 +1,7 @@
 //! The guarantees of the database: what it refuses, what a plan and its outcomes may become, and that every
 //! contradiction is found.
 
+mod checking;
 mod child;
 mod latest;
 mod liveness;
