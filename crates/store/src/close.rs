@@ -48,7 +48,7 @@ impl Writer {
             self.upsert_latest_in_steps(run)?;
             let now = now_us();
             closed.extend(self.write(|transaction| {
-                RunProgress::of(transaction, run)?.close(transaction, run, now)
+                RunCounts::of(transaction, run)?.close(transaction, run, now)
             })?);
         }
         Ok(closed)
@@ -62,7 +62,7 @@ pub(crate) fn after(
     done: &[u32],
     now: i64,
 ) -> Result<CloseOutcome, StoreError> {
-    let progress = RunProgress::of(connection, run)?;
+    let progress = RunCounts::of(connection, run)?;
     match progress.state.as_str() {
         // Its other rows are in `latest` since it got this state.
         "cancelled" | "incomplete" => {
@@ -79,14 +79,14 @@ pub(crate) fn after(
 }
 
 /// State and chunk counters of a run.
-struct RunProgress {
+struct RunCounts {
     state: String,
     targets: i64,
     outstanding: i64,
     dead: i64,
 }
 
-impl RunProgress {
+impl RunCounts {
     fn of(connection: &Connection, run: i64) -> Result<Self, StoreError> {
         Ok(connection
             .prepare_cached(

@@ -4,7 +4,7 @@ use std::{io::Write, time::Duration};
 
 use anyhow::{Context, ensure};
 use pingfleet_store::{Reader, ReportFilter};
-use pingfleet_testbed::simnet::{Answer, Behaviour, Family, Script, SimNet};
+use pingfleet_testbed::simnet::{Answer, Behaviour, IpVersion, Script, SimNet};
 
 use crate::{
     program::run,
@@ -30,7 +30,7 @@ pub(crate) fn rtt(site: &Site, rows: &mut Rows, rounds: u32) -> anyhow::Result<(
     let hosts = site.folder().join("simulated.txt");
     let mut file = std::fs::File::create(&hosts)?;
     for host in 0..TARGETS {
-        writeln!(file, "{}", Family::V4.address(host))?;
+        writeln!(file, "{}", IpVersion::V4.address(host))?;
     }
     for (case, after) in CASES {
         let behaviour = Behaviour {
@@ -86,7 +86,7 @@ fn ping(network: &SimNet) -> anyhow::Result<Vec<f64>> {
         let mut command = network.command("ping");
         command
             .args(["-n", "-c", &count, "-i", INTERVAL_S])
-            .arg(Family::V4.address(host).to_string());
+            .arg(IpVersion::V4.address(host).to_string());
         let ran = run(vec![command])?;
         ensure!(ran.success, "ping: {}{}", ran.stdout, ran.stderr);
         for line in ran.stdout.lines() {

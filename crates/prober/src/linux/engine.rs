@@ -17,7 +17,7 @@ use tracing::warn;
 use super::{
     SocketKey,
     local_loss::LossDetector,
-    message::Echo,
+    message::EchoFormat,
     probes::{NotStaged, Probes, Staged},
     socket::Opened,
     syscall::{
@@ -92,7 +92,7 @@ impl Engine {
     ) -> io::Result<Self> {
         let now = Instant::now();
         let v6 = key.egress.is_v6();
-        let echo = Echo::new(v6, opened.kind == Type::RAW, opened.identifier);
+        let echo = EchoFormat::new(v6, opened.kind == Type::RAW, opened.identifier);
         let mut probes = Probes::new(
             key,
             echo,
@@ -106,7 +106,7 @@ impl Engine {
         Ok(Self {
             probes,
             outgoing: Outgoing::new(),
-            incoming: Incoming::new(Echo::longest_reply(DEFAULT_PAYLOAD_SIZE)),
+            incoming: Incoming::new(EchoFormat::longest_reply(DEFAULT_PAYLOAD_SIZE)),
             errors: ErrorQueue::new(),
             staged: Vec::with_capacity(MAX_BATCH),
             counters,
@@ -130,7 +130,7 @@ impl Engine {
 
     /// Makes room for the replies to requests with `size` bytes of payload.
     pub(super) fn expect_size(&mut self, size: usize) {
-        let longest = Echo::longest_reply(size);
+        let longest = EchoFormat::longest_reply(size);
         if self.incoming.longest() < longest {
             self.incoming = Incoming::new(longest);
         }

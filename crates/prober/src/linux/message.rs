@@ -21,7 +21,7 @@ pub(super) const HEADER: usize = 8;
 
 /// The format of one socket's messages.
 #[derive(Debug)]
-pub(super) struct Echo {
+pub(super) struct EchoFormat {
     v6: bool,
     raw: bool,
     identifier: u16,
@@ -35,7 +35,7 @@ pub(super) struct Echoed<'a> {
     pub(super) payload: &'a [u8],
 }
 
-impl Echo {
+impl EchoFormat {
     /// For a raw or a datagram socket, with the identifier of its requests.
     pub(super) fn new(v6: bool, raw: bool, identifier: u16) -> Self {
         Self {
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_reply_needs_the_exact_payload_of_its_request() {
         for v6 in [false, true] {
-            let echo = Echo::new(v6, false, 77);
+            let echo = EchoFormat::new(v6, false, 77);
             let to: IpAddr = if v6 {
                 "fd00::1".parse().unwrap()
             } else {
@@ -227,14 +227,14 @@ mod tests {
                     let reply = echo.reply(&wrong).unwrap();
                     assert!(!echo.is_full_payload(reply.payload, 0x0001_0005, to, size));
                 }
-                assert_eq!(Echo::new(v6, false, 78).reply(&bytes), None);
+                assert_eq!(EchoFormat::new(v6, false, 78).reply(&bytes), None);
             }
         }
     }
 
     #[test]
     fn a_raw_socket_ignores_a_reply_with_a_wrong_checksum() {
-        let echo = Echo::new(false, true, 9);
+        let echo = EchoFormat::new(false, true, 9);
         let mut request = Vec::new();
         echo.write(&mut request, 3, "10.0.0.1".parse().unwrap(), 20);
         let mut reply = vec![0; 20];
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_short_quote_is_compared_as_far_as_it_goes() {
-        let echo = Echo::new(false, true, 9);
+        let echo = EchoFormat::new(false, true, 9);
         let to = "10.0.0.1".parse().unwrap();
         let mut request = Vec::new();
         echo.write(&mut request, 3, to, 56);

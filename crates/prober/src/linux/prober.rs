@@ -42,7 +42,7 @@ pub(super) struct LinuxProber {
 }
 
 /// Destinations that need the same socket, each with its position in the chunk.
-struct Group {
+struct SocketGroup {
     v6: bool,
     next_hop: NextHop,
     members: Vec<(u32, Destination)>,
@@ -153,10 +153,10 @@ impl LinuxProber {
     }
 
     /// The destinations, grouped by the socket that they need.
-    fn groups(&self, destinations: &[Destination], interface: Option<&str>) -> Vec<Group> {
+    fn groups(&self, destinations: &[Destination], interface: Option<&str>) -> Vec<SocketGroup> {
         let mut network = self.detector.network_mut();
         network.refresh_routes(Instant::now());
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<SocketGroup> = Vec::new();
         for (position, to) in (0..).zip(destinations) {
             let v6 = to.address.is_ipv6();
             let next_hop = network.next_hop(to.address, interface);
@@ -166,7 +166,7 @@ impl LinuxProber {
                 .find(|group| group.v6 == v6 && group.next_hop == next_hop)
             {
                 Some(group) => group.members.push(member),
-                None => groups.push(Group {
+                None => groups.push(SocketGroup {
                     v6,
                     next_hop,
                     members: vec![member],

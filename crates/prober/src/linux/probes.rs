@@ -29,7 +29,7 @@ use self::{
 use super::{
     SocketKey,
     local_loss::{LocalLossLog, LossDetector},
-    message::{Echo, Echoed},
+    message::{EchoFormat, Echoed},
     network::NextHop,
     syscall::{NetworkError, Outgoing},
 };
@@ -92,7 +92,7 @@ pub(super) struct Probes {
     on_link: bool,
     /// The interface by which all requests leave, if the plan names one.
     interface: Option<String>,
-    echo: Echo,
+    echo: EchoFormat,
     table: TargetTable,
     sequence: SequenceMap,
     timers: TimerWheel,
@@ -112,7 +112,7 @@ impl Probes {
     /// The probes of one socket. `threads` threads probe.
     pub(super) fn new(
         key: &SocketKey,
-        echo: Echo,
+        echo: EchoFormat,
         detector: Rc<LossDetector>,
         counters: Arc<ProbeCounters>,
         threads: NonZeroUsize,

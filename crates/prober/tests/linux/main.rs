@@ -15,7 +15,7 @@ use std::{
 
 use pingfleet_testbed::{
     Namespace,
-    simnet::{Family, Script, SimNet},
+    simnet::{IpVersion, Script, SimNet},
 };
 use pingfleet_wire::{Probing, Status, Target};
 
@@ -181,24 +181,24 @@ async fn inner_not_ours() {
 }
 
 /// An address of this machine that the kernel would not choose by itself.
-fn unusual_source(family: Family) -> IpAddr {
+fn unusual_source(family: IpVersion) -> IpAddr {
     match family {
-        Family::V4 => Ipv4Addr::new(10, 63, 0, 77).into(),
-        Family::V6 => Ipv6Addr::new(0xfd00, 0x63, 0, 0, 0, 0, 0, 0x77).into(),
+        IpVersion::V4 => Ipv4Addr::new(10, 63, 0, 77).into(),
+        IpVersion::V6 => Ipv6Addr::new(0xfd00, 0x63, 0, 0, 0, 0, 0, 0x77).into(),
     }
 }
 
 #[test]
 fn count_source_and_ttl_are_as_asked() {
     let net = SimNet::start(Script::alive(1..=1)).expect("network namespaces need root");
-    for family in Family::ALL {
+    for family in IpVersion::ALL {
         let added = net.add_own_address(unusual_source(family));
         added.expect("an address can be added");
     }
     run_inner(net.command("env"), "inner_as_asked");
     let traffic = net.stop().expect("the network runs");
     // Five requests from each kind of socket.
-    for family in Family::ALL {
+    for family in IpVersion::ALL {
         let mut requests = traffic.requests.clone();
         requests.retain(|request| request.family == family);
         assert_eq!(requests.len(), 10);
@@ -213,7 +213,7 @@ fn count_source_and_ttl_are_as_asked() {
 #[ignore = "runs in the network that another test makes for it"]
 async fn inner_as_asked() {
     for worker in both_kinds() {
-        for family in Family::ALL {
+        for family in IpVersion::ALL {
             let probing = Probing {
                 count: 5,
                 interval: Duration::from_millis(10),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use pingfleet_testbed::simnet::{Family, Script, SimNet};
+use pingfleet_testbed::simnet::{IpVersion, Script, SimNet};
 use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
@@ -50,7 +50,7 @@ fn silence_is_unknown_while_the_canary_is_lost() -> anyhow::Result<()> {
         // The canary is always IPv4, and nothing else sends echo requests here. When the second canary is sent, the
         // answer to the first one has been read; before that, a missing answer does not count.
         let deadline = Instant::now() + MAX_WAIT;
-        while Echoes::read(&net, Family::V4)?.requests_in < 2 {
+        while Echoes::read(&net, IpVersion::V4)?.requests_in < 2 {
             ensure!(Instant::now() < deadline, "no canary is sent");
         }
         net.sh("nft add table inet deaf

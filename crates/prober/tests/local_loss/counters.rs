@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, ensure};
-use pingfleet_testbed::simnet::Family;
+use pingfleet_testbed::simnet::IpVersion;
 
 use crate::{chunk_files::SOCKET_TABLES, variants::Network};
 
@@ -19,12 +19,12 @@ pub(crate) struct Echoes {
 
 impl Echoes {
     /// The counters now.
-    pub(crate) fn read(net: &impl Network, family: Family) -> anyhow::Result<Self> {
+    pub(crate) fn read(net: &impl Network, family: IpVersion) -> anyhow::Result<Self> {
         Self::parse(&cat(net, &["snmp", "snmp6"])?, family)
     }
 
     /// From the text of both files, one after the other.
-    pub(crate) fn parse(text: &str, family: Family) -> anyhow::Result<Self> {
+    pub(crate) fn parse(text: &str, family: IpVersion) -> anyhow::Result<Self> {
         let mut icmp = text.lines().filter_map(|line| line.strip_prefix("Icmp: "));
         let (names, values) = icmp.next().zip(icmp.next()).context("no ICMP counters")?;
         let v4 = std::iter::zip(names.split(' '), values.split(' '));
@@ -34,8 +34,8 @@ impl Echoes {
         let counts: HashMap<_, _> = v4.chain(v6).collect();
         let count = |v4, v6| {
             let name = match family {
-                Family::V4 => v4,
-                Family::V6 => v6,
+                IpVersion::V4 => v4,
+                IpVersion::V6 => v6,
             };
             let value = counts.get(name).context("a counter is missing")?;
             anyhow::Ok(value.trim().parse()?)

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, ensure};
-use pingfleet_testbed::{Namespace, simnet::Family};
+use pingfleet_testbed::{Namespace, simnet::IpVersion};
 use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
@@ -37,7 +37,7 @@ fn asked(variant: Variant) -> Asked {
 
 /// Whether the kernel does not report to the socket what it drops.
 fn drops_silently(variant: &Variant) -> bool {
-    variant.family == Family::V6 && !variant.caller.is_raw
+    variant.family == IpVersion::V6 && !variant.caller.is_raw
 }
 
 /// From now on the kernel drops echo requests on their way out. Neighbour discovery still works.

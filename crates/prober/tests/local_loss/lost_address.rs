@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use anyhow::ensure;
-use pingfleet_testbed::simnet::{Family, Script, SimNet};
+use pingfleet_testbed::simnet::{IpVersion, Script, SimNet};
 use pingfleet_wire::{Probing, Status};
 
 use crate::{
@@ -25,8 +25,8 @@ fn answers_to_a_removed_address_make_no_target_down() -> anyhow::Result<()> {
         let net = SimNet::start(Script::alive_after(1..=LIVING, Duration::from_millis(200)))?;
         // It is used only when the first one is removed, and with it the link keeps its routes.
         let (bits, second) = match variant.family {
-            Family::V4 => (32, "192.0.2.7/32 dev sim0"),
-            Family::V6 => (128, "fd00:2::7/128 dev sim0 nodad preferred_lft 0"),
+            IpVersion::V4 => (32, "192.0.2.7/32 dev sim0"),
+            IpVersion::V6 => (128, "fd00:2::7/128 dev sim0 nodad preferred_lft 0"),
         };
         net.sh(&format!("ip addr add {second}"))?;
         let asked = Asked {

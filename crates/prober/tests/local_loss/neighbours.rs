@@ -3,7 +3,7 @@
 use std::{process::Stdio, time::Duration};
 
 use anyhow::ensure;
-use pingfleet_testbed::{Namespace, simnet::Family};
+use pingfleet_testbed::{Namespace, simnet::IpVersion};
 use pingfleet_wire::{Probing, Status};
 
 use crate::{
@@ -67,7 +67,7 @@ fn a_next_hop_that_takes_a_second_to_resolve_costs_no_answer() -> anyhow::Result
 /// The control: fping has no window.
 #[test]
 fn a_slow_next_hop_drops_what_is_sent_at_once() -> anyhow::Result<()> {
-    let pair = slow_network(Family::V4)?;
+    let pair = slow_network(IpVersion::V4)?;
     let mut fping = Network::command(&pair, "fping");
     let mut fping = fping
         .args([
@@ -86,8 +86,8 @@ fn a_slow_next_hop_drops_what_is_sent_at_once() -> anyhow::Result<()> {
         .spawn()?;
     pair::answer_next_resolution(&Far(&pair))?;
     fping.wait()?;
-    let sent = Echoes::read(&pair, Family::V4)?;
-    let came = Echoes::read(&Far(&pair), Family::V4)?;
+    let sent = Echoes::read(&pair, IpVersion::V4)?;
+    let came = Echoes::read(&Far(&pair), IpVersion::V4)?;
     ensure!(
         came.requests_in * 2 < sent.requests_out,
         "{came:?} of {sent:?}"
@@ -96,7 +96,7 @@ fn a_slow_next_hop_drops_what_is_sent_at_once() -> anyhow::Result<()> {
 }
 
 /// A network whose gateway does not answer ARP and neighbour solicitations.
-fn slow_network(family: Family) -> anyhow::Result<Namespace> {
+fn slow_network(family: IpVersion) -> anyhow::Result<Namespace> {
     let pair = pair::make()?;
     pair::ignore_resolution(&Far(&pair))?;
     let [_, gateway] = pair::ends(family);
@@ -117,8 +117,8 @@ fn dead_neighbours_are_down_with_no_arp_and_delay_no_other_target() -> anyhow::R
 fn dead_neighbours(variant: Variant) -> anyhow::Result<()> {
     let pair = pair::make()?;
     let (own, dead, living, bits) = match variant.family {
-        Family::V4 => ("192.0.2.254", "192.0.2.1", "192.0.2.200", 24),
-        Family::V6 => ("fd00:2::fe", "fd00:2::1", "fd00:2::c8", 120),
+        IpVersion::V4 => ("192.0.2.254", "192.0.2.1", "192.0.2.200", 24),
+        IpVersion::V6 => ("fd00:2::fe", "fd00:2::1", "fd00:2::c8", 120),
     };
     pair.sh(&format!("ip addr add {own}/{bits} dev veth0 nodad"))?;
     // The answering ones are in the middle of the range.

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use anyhow::ensure;
-use pingfleet_testbed::{Namespace, simnet::Family};
+use pingfleet_testbed::{Namespace, simnet::IpVersion};
 use pingfleet_wire::{Probing, Status};
 
 use crate::{
@@ -29,13 +29,13 @@ struct Slow {
 }
 
 /// The slow next hop, in a network beside that of the gateway.
-fn slow(family: Family) -> Slow {
+fn slow(family: IpVersion) -> Slow {
     match family {
-        Family::V4 => Slow {
+        IpVersion::V4 => Slow {
             address: "169.254.78.2",
             living: "10.0.128.0",
         },
-        Family::V6 => Slow {
+        IpVersion::V6 => Slow {
             address: "fd78::2",
             living: "fd00:10::8000:0:0:0",
         },
@@ -44,11 +44,11 @@ fn slow(family: Family) -> Slow {
 
 /// A network with a second gateway, which does not answer ARP and neighbour solicitations. The link address of the first
 /// one is known.
-fn network(family: Family) -> anyhow::Result<Namespace> {
+fn network(family: IpVersion) -> anyhow::Result<Namespace> {
     let pair = pair::make()?;
     let (near, bits, prefix) = match family {
-        Family::V4 => ("169.254.78.1", 30, "10.0.128.0/17"),
-        Family::V6 => ("fd78::1", 64, "fd00:10::8000:0:0:0/65"),
+        IpVersion::V4 => ("169.254.78.1", 30, "10.0.128.0/17"),
+        IpVersion::V6 => ("fd78::1", 64, "fd00:10::8000:0:0:0/65"),
     };
     let far = slow(family).address;
     Far(&pair).sh(&format!("ip addr add {far}/{bits} dev veth0"))?;

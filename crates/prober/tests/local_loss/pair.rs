@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::ensure;
-use pingfleet_testbed::{Namespace, simnet::Family};
+use pingfleet_testbed::{Namespace, simnet::IpVersion};
 
 use crate::{
     counters::MAX_WAIT,
@@ -14,26 +14,26 @@ use crate::{
 const NEAR_MAC: &str = "02:00:00:00:00:01";
 
 /// The addresses of both ends of the link, the near one first.
-pub(crate) fn ends(family: Family) -> [&'static str; 2] {
+pub(crate) fn ends(family: IpVersion) -> [&'static str; 2] {
     match family {
-        Family::V4 => ["169.254.77.1", "169.254.77.2"],
-        Family::V6 => ["fd77::1", "fd77::2"],
+        IpVersion::V4 => ["169.254.77.1", "169.254.77.2"],
+        IpVersion::V6 => ["fd77::1", "fd77::2"],
     }
 }
 
 /// The first of the addresses that answer.
-pub(crate) fn living(family: Family) -> &'static str {
+pub(crate) fn living(family: IpVersion) -> &'static str {
     match family {
-        Family::V4 => "10.0.0.0",
-        Family::V6 => "fd00:10::",
+        IpVersion::V4 => "10.0.0.0",
+        IpVersion::V6 => "fd00:10::",
     }
 }
 
 /// The first of the addresses that are silent.
-pub(crate) fn silent(family: Family) -> &'static str {
+pub(crate) fn silent(family: IpVersion) -> &'static str {
     match family {
-        Family::V4 => "10.200.0.0",
-        Family::V6 => "fd00:20::",
+        IpVersion::V4 => "10.200.0.0",
+        IpVersion::V6 => "fd00:20::",
     }
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn make() -> anyhow::Result<Namespace> {
     pair.answer("fd00:10::/64")?;
     let far = Far(&pair);
     far.sh("ip route add blackhole fd00:20::/64")?;
-    let [near_end, far_end] = ends(Family::V6);
+    let [near_end, far_end] = ends(IpVersion::V6);
     wait_for_address(&pair, near_end)?;
     wait_for_address(&far, far_end)?;
     Ok(pair)
@@ -51,7 +51,7 @@ pub(crate) fn make() -> anyhow::Result<Namespace> {
 
 /// Sets the far end of the link up again, with its address.
 pub(crate) fn set_up(far: &Far<'_>) -> anyhow::Result<()> {
-    let [near_end, far_end] = ends(Family::V6);
+    let [near_end, far_end] = ends(IpVersion::V6);
     far.sh(&format!(
         "ip link set veth0 up; ip addr replace {far_end}/64 dev veth0 nodad"
     ))?;

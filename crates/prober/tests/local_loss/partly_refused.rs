@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pingfleet_testbed::simnet::Family;
+use pingfleet_testbed::simnet::IpVersion;
 use pingfleet_wire::{Probing, Status};
 
 use crate::{
@@ -37,8 +37,8 @@ fn a_target_with_a_lost_request_and_refused_retries_is_not_down() -> anyhow::Res
         let mut running = Prober::default().start(&pair, variant, vec![asked])?;
         running.wait_for(variant.family, SILENT.into())?;
         pair.sh(match variant.family {
-            Family::V4 => "ip route del default",
-            Family::V6 => "ip -6 route del default",
+            IpVersion::V4 => "ip route del default",
+            IpVersion::V6 => "ip -6 route del default",
         })?;
         let report = running.finish()?;
         // In the second attempt the kernel refused all requests.
@@ -53,13 +53,13 @@ fn a_target_with_a_lost_request_and_refused_retries_is_not_down() -> anyhow::Res
 #[test]
 fn a_target_that_a_filter_rejects_is_send_failed() -> anyhow::Result<()> {
     // To an IPv6 datagram socket the kernel reports no refusal.
-    let is_reported = |variant: &Variant| variant.family == Family::V4 || variant.caller.is_raw;
+    let is_reported = |variant: &Variant| variant.family == IpVersion::V4 || variant.caller.is_raw;
     at_once(variants().filter(is_reported), |variant| {
         let pair = pair::make()?;
         let silent = pair::silent(variant.family);
         pair.sh(&match variant.family {
-            Family::V4 => filter("ip", &format!("{silent}/24"), "icmp type host-unreachable"),
-            Family::V6 => filter(
+            IpVersion::V4 => filter("ip", &format!("{silent}/24"), "icmp type host-unreachable"),
+            IpVersion::V6 => filter(
                 "ip6",
                 &format!("{silent}/64"),
                 "icmpv6 type admin-prohibited",

@@ -16,7 +16,7 @@ use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use pingfleet_prober::{
     linux::LinuxPing, probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver,
 };
-use pingfleet_testbed::simnet::Family;
+use pingfleet_testbed::simnet::IpVersion;
 use pingfleet_wire::{Outcome, Probing, Target};
 use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
@@ -148,7 +148,7 @@ impl Running {
     }
 
     /// Waits until it has sent this many requests.
-    pub(crate) fn wait_for(&mut self, family: Family, requests: u64) -> anyhow::Result<()> {
+    pub(crate) fn wait_for(&mut self, family: IpVersion, requests: u64) -> anyhow::Result<()> {
         let child = self.child.as_mut().context("it has ended")?;
         let folder = PathBuf::from(format!("/proc/{}", child.id()));
         let own = fs::read_link("/proc/self/ns/net")?;

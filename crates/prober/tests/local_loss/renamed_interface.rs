@@ -7,7 +7,7 @@ use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use pingfleet_prober::{
     linux::LinuxPing, probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver,
 };
-use pingfleet_testbed::simnet::Family;
+use pingfleet_testbed::simnet::IpVersion;
 use pingfleet_wire::{ChunkKey, Outcome, Probing, Status, Token, Version, WorkChunk};
 use uuid::Uuid;
 
@@ -82,7 +82,7 @@ async fn probe(threads: &ProbeThreads) -> anyhow::Result<Vec<Outcome>> {
             interface: Some("probe0".to_owned()),
             ..Probing::default()
         },
-        targets: addresses(pair::living(Family::V4), 10),
+        targets: addresses(pair::living(IpVersion::V4), 10),
     };
     Ok(threads.probe(Arc::new(chunk)).await?.outcomes)
 }

@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::ensure;
-use pingfleet_testbed::simnet::{Answer, Behaviour, Family, Script, Send, SimNet};
+use pingfleet_testbed::simnet::{Answer, Behaviour, IpVersion, Script, Send, SimNet};
 use pingfleet_wire::{Probing, Status, Target};
 
 use crate::{
@@ -31,19 +31,19 @@ fn a_target_that_a_route_refuses_is_send_failed_with_its_errno() -> anyhow::Resu
         let pair = pair::make()?;
         // After a `throw` route the search would continue with the default route.
         let default = match variant.family {
-            Family::V4 => "ip route del default; ip route add 10.0.0.0/16 via 169.254.77.2",
-            Family::V6 => "ip -6 route del default; ip route add fd00:10::/64 via fd77::2",
+            IpVersion::V4 => "ip route del default; ip route add 10.0.0.0/16 via 169.254.77.2",
+            IpVersion::V6 => "ip -6 route del default; ip route add fd00:10::/64 via fd77::2",
         };
         pair.sh(default)?;
         let mut targets = Vec::new();
         for (number, (kind, _)) in REFUSING.iter().enumerate() {
             let (prefix, first, living) = match variant.family {
-                Family::V4 => (
+                IpVersion::V4 => (
                     format!("10.{}.0.0/16", 10 + number),
                     format!("10.{}.0.0", 10 + number),
                     format!("10.0.{number}.0"),
                 ),
-                Family::V6 => (
+                IpVersion::V6 => (
                     format!("fd00:{}::/64", 20 + number),
                     format!("fd00:{}::", 20 + number),
                     format!("fd00:10::{number}:0"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pingfleet_testbed::simnet::Family;
+use pingfleet_testbed::simnet::IpVersion;
 use pingfleet_wire::{LocalLoss, Probing, Status};
 
 use crate::{
@@ -17,8 +17,8 @@ fn a_standby_link_without_carrier_makes_no_target_unknown() -> anyhow::Result<()
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         let (own, gateway) = match variant.family {
-            Family::V4 => ("203.0.113.1/30", "203.0.113.2"),
-            Family::V6 => ("fd99::1/64", "fd99::2"),
+            IpVersion::V4 => ("203.0.113.1/30", "203.0.113.2"),
+            IpVersion::V6 => ("fd99::1/64", "fd99::2"),
         };
         pair.sh(&format!(
             "ip link add spare0 type veth peer name spare1

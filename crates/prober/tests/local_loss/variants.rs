@@ -11,7 +11,7 @@ use std::{
 use anyhow::ensure;
 use pingfleet_testbed::{
     Namespace,
-    simnet::{Family, SimNet, be_nice},
+    simnet::{IpVersion, SimNet, be_nice},
 };
 use pingfleet_wire::Target;
 
@@ -61,7 +61,7 @@ const CALLERS: [Caller; 4] = [
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Variant {
     pub(crate) caller: &'static Caller,
-    pub(crate) family: Family,
+    pub(crate) family: IpVersion,
 }
 
 impl fmt::Display for Variant {
@@ -73,7 +73,7 @@ impl fmt::Display for Variant {
 /// All variants.
 pub(crate) fn variants() -> impl Iterator<Item = Variant> {
     CALLERS.iter().flat_map(|caller| {
-        let families = Family::ALL.into_iter();
+        let families = IpVersion::ALL.into_iter();
         families.map(move |family| Variant { caller, family })
     })
 }
@@ -169,7 +169,7 @@ impl Caller {
 }
 
 /// Some hosts of a simulated network, as targets.
-pub(crate) fn hosts(family: Family, hosts: RangeInclusive<u32>) -> Vec<Target> {
+pub(crate) fn hosts(family: IpVersion, hosts: RangeInclusive<u32>) -> Vec<Target> {
     hosts
         .map(|host| Target::Address(family.address(host)))
         .collect()

@@ -7,7 +7,7 @@
 
 use std::{cell::RefCell, collections::HashSet, num::NonZeroU32, thread, time::Duration};
 
-use pingfleet_testbed::simnet::{Request, Script, SimNet, Traffic};
+use pingfleet_testbed::simnet::{ObservedRequest, Script, SimNet, Traffic};
 use pingfleet_wire::{Outcome, Probing, Status};
 
 use crate::{
@@ -242,7 +242,8 @@ fn more_requests_than_sequence_numbers_can_be_unanswered() {
         );
         // Nothing answers, so the window stays at its initial size for a second.
         let first = traffic.requests[0].at_ns;
-        let opening = |request: &&Request| request.at_ns - first < OPENING.as_nanos() as u64;
+        let opening =
+            |request: &&ObservedRequest| request.at_ns - first < OPENING.as_nanos() as u64;
         let early = traffic.requests.iter().filter(opening).count();
         assert!(early <= 64, "{variant}: {early} in the first {OPENING:?}");
     };

@@ -12,7 +12,7 @@ mod scenario;
 use std::{sync::Mutex, thread};
 
 use anyhow::Context;
-use pingfleet_testbed::simnet::{Family, SimNet};
+use pingfleet_testbed::simnet::{IpVersion, SimNet};
 
 use crate::{
     engines::{ENGINES, Kind},
@@ -83,7 +83,7 @@ const MAX_SHOWN: usize = 20;
 fn variants() -> impl Iterator<Item = Variant> {
     ENGINES.iter().flat_map(|engine| {
         Kind::ALL.into_iter().flat_map(move |kind| {
-            Family::ALL.into_iter().map(move |family| Variant {
+            IpVersion::ALL.into_iter().map(move |family| Variant {
                 engine,
                 kind,
                 family,

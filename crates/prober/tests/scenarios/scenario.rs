@@ -3,7 +3,7 @@
 use std::{fmt, fs, num::NonZeroU32, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
-use pingfleet_testbed::simnet::{Answer, Behaviour, Family, Noise, Script, Send, duration};
+use pingfleet_testbed::simnet::{Answer, Behaviour, IpVersion, Noise, Script, Send, duration};
 use pingfleet_wire::Probing;
 use serde::{Deserialize, Deserializer, de};
 
@@ -165,7 +165,7 @@ pub(crate) struct Reported {
 pub(crate) struct Variant {
     pub(crate) engine: &'static Engine,
     pub(crate) kind: Kind,
-    pub(crate) family: Family,
+    pub(crate) family: IpVersion,
 }
 
 impl fmt::Display for Variant {

@@ -17,14 +17,14 @@ pub(super) const PREFIXES: [&str; 2] = ["10.64.0.0/10", "fd00:64::/64"];
 
 /// A version of IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub enum IpVersion {
     /// IPv4 with ICMP (RFC 792).
     V4,
     /// IPv6 with `ICMPv6` (RFC 4443).
     V6,
 }
 
-impl Family {
+impl IpVersion {
     /// Both.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
@@ -58,10 +58,10 @@ impl Family {
 }
 
 /// The prober's own address.
-pub(super) fn own(family: Family) -> IpAddr {
+pub(super) fn own(family: IpVersion) -> IpAddr {
     match family {
-        Family::V4 => Ipv4Addr::new(10, 63, 0, 1).into(),
-        Family::V6 => Ipv6Addr::new(0xfd00, 0x63, 0, 0, 0, 0, 0, 1).into(),
+        IpVersion::V4 => Ipv4Addr::new(10, 63, 0, 1).into(),
+        IpVersion::V6 => Ipv6Addr::new(0xfd00, 0x63, 0, 0, 0, 0, 0, 1).into(),
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_host_is_known_by_both_of_its_addresses() {
-        for family in Family::ALL {
+        for family in IpVersion::ALL {
             for number in [0, 1, 255, 256, 70_000, HOSTS - 1] {
                 assert_eq!(host(family.address(number)), Some(number));
             }

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
-use super::Family;
+use super::IpVersion;
 
 /// How some hosts behave. A host that no behaviour names is dead.
 #[derive(Debug, Clone, Default)]
@@ -83,7 +83,7 @@ pub enum Send {
 impl Send {
     /// ICMP type and code of an error; `None` for a reply and where the family has no such message.
     #[must_use]
-    pub fn error(self, family: Family) -> Option<(u8, u8)> {
+    pub fn error(self, family: IpVersion) -> Option<(u8, u8)> {
         let (v4, v6) = match self {
             Self::Reply => return None,
             Self::NetUnreachable => ((3, 0), Some((1, 0))),
@@ -97,8 +97,8 @@ impl Send {
             Self::TooBig => ((3, 4), Some((2, 0))),
         };
         match family {
-            Family::V4 => Some(v4),
-            Family::V6 => v6,
+            IpVersion::V4 => Some(v4),
+            IpVersion::V6 => v6,
         }
     }
 }

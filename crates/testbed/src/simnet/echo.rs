@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{Answer, Family, Payload, Send};
+use super::{Answer, IpVersion, Payload, Send};
 
 /// The ICMP header of echo messages and errors, in bytes.
 const ICMP_HEADER: usize = 8;
@@ -13,7 +13,7 @@ const LONGEST_ERROR: [usize; 2] = [576, 1280];
 
 /// An echo request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Echo {
+pub(super) struct EchoRequest {
     pub(super) from: IpAddr,
     pub(super) to: IpAddr,
     pub(super) identifier: u16,
@@ -21,7 +21,7 @@ pub(super) struct Echo {
     pub(super) payload: Vec<u8>,
 }
 
-impl Echo {
+impl EchoRequest {
     /// Reads a whole IP packet; `None` when it is anything but an echo request.
     pub(super) fn read(packet: &[u8]) -> Option<Self> {
         let (from, to, icmp): (IpAddr, IpAddr, _) = match packet.first()? >> 4 {
@@ -44,7 +44,7 @@ impl Echo {
             }
             _ => return None,
         };
-        let [request, _] = echo_types(Family::of(to));
+        let [request, _] = echo_types(IpVersion::of(to));
         let (header, payload) = icmp.split_at_checked(ICMP_HEADER)?;
         (header[..2] == [request, 0]).then(|| Self {
             from,
@@ -67,7 +67,7 @@ impl Echo {
 
     /// The message that `answer` describes; `None` where the family has no such message.
     pub(super) fn answered(&self, answer: &Answer) -> Option<Vec<u8>> {
-        let family = Family::of(self.to);
+        let family = IpVersion::of(self.to);
         let mut seen = self.clone();
         seen.identifier = seen.identifier.wrapping_add(answer.identifier);
         seen.sequence = seen.sequence.wrapping_add(answer.sequence);
@@ -100,7 +100,7 @@ impl Echo {
     /// A redirect of `ICMPv6`, with this request in its option (RFC 4861, sections 4.5 and 4.6.3). The kernel takes it
     /// from a link-local address only, and with a hop limit that no router has touched.
     fn redirect_v6(&self, source: Ipv6Addr) -> Vec<u8> {
-        let [request, _] = echo_types(Family::V6);
+        let [request, _] = echo_types(IpVersion::V6);
         let mut quote = self.message(self.from, self.to, request);
         quote.truncate(1024);
         quote.resize(quote.len().next_multiple_of(8), 0);
@@ -124,12 +124,12 @@ impl Echo {
 
     /// An ICMP error that quotes this request.
     fn error(&self, source: IpAddr, icmp_type: u8, code: u8) -> Vec<u8> {
-        let [request, _] = echo_types(Family::of(self.to));
+        let [request, _] = echo_types(IpVersion::of(self.to));
         let mut quote = self.message(self.from, self.to, request);
         let [v4, v6] = LONGEST_ERROR;
-        quote.truncate(match Family::of(self.to) {
-            Family::V4 => v4 - 20 - ICMP_HEADER,
-            Family::V6 => v6 - 40 - ICMP_HEADER,
+        quote.truncate(match IpVersion::of(self.to) {
+            IpVersion::V4 => v4 - 20 - ICMP_HEADER,
+            IpVersion::V6 => v6 - 40 - ICMP_HEADER,
         });
         let icmp = [&[icmp_type, code, 0, 0, 0, 0, 0, 0], quote.as_slice()].concat();
         packet(source, self.from, icmp)
@@ -144,10 +144,10 @@ impl Echo {
 }
 
 /// ICMP types of echo request and reply.
-fn echo_types(family: Family) -> [u8; 2] {
+fn echo_types(family: IpVersion) -> [u8; 2] {
     match family {
-        Family::V4 => [8, 0],
-        Family::V6 => [128, 129],
+        IpVersion::V4 => [8, 0],
+        IpVersion::V6 => [128, 129],
     }
 }
 
@@ -200,8 +200,8 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
 mod tests {
     use super::*;
 
-    fn request(family: Family) -> Echo {
-        Echo {
+    fn request(family: IpVersion) -> EchoRequest {
+        EchoRequest {
             from: family.address(7),
             to: family.address(1),
             identifier: 0xabcd,
@@ -212,15 +212,18 @@ mod tests {
 
     #[test]
     fn a_request_is_read_as_it_was_written() {
-        for family in Family::ALL {
+        for family in IpVersion::ALL {
             let echo = request(family);
             let [icmp_type, reply] = echo_types(family);
             let packet = echo.message(echo.from, echo.to, icmp_type);
-            assert_eq!(Echo::read(&packet), Some(echo.clone()));
-            assert_eq!(Echo::hops(&packet), Some(64));
-            assert_eq!(Echo::read(&echo.message(echo.from, echo.to, reply)), None);
+            assert_eq!(EchoRequest::read(&packet), Some(echo.clone()));
+            assert_eq!(EchoRequest::hops(&packet), Some(64));
+            assert_eq!(
+                EchoRequest::read(&echo.message(echo.from, echo.to, reply)),
+                None
+            );
             for cut in 0..packet.len() - echo.payload.len() {
-                assert_eq!(Echo::read(&packet[..cut]), None);
+                assert_eq!(EchoRequest::read(&packet[..cut]), None);
             }
         }
     }
@@ -240,10 +243,10 @@ mod tests {
             quotes: Some(2),
             ..Answer::default()
         };
-        let error = request(Family::V4).answered(&answer).unwrap();
+        let error = request(IpVersion::V4).answered(&answer).unwrap();
         assert_eq!(error[20..22], [11, 0]);
-        let quoted = Echo::read(&error[28..]).unwrap();
-        assert_eq!(quoted.to, Family::V4.address(2));
+        let quoted = EchoRequest::read(&error[28..]).unwrap();
+        assert_eq!(quoted.to, IpVersion::V4.address(2));
         assert_eq!(quoted.payload, b"payload");
     }
 }

@@ -35,9 +35,9 @@ use anyhow::{Context, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 
 pub use self::{
-    address::{Family, HOSTS},
+    address::{HOSTS, IpVersion},
     behaviour::{Answer, Behaviour, Noise, Payload, Script, Send, duration},
-    observer::Request,
+    observer::ObservedRequest,
     traffic::Traffic,
 };
 use self::{
@@ -127,7 +127,7 @@ impl SimNet {
 
     /// The prober's own address.
     #[must_use]
-    pub fn own_address(&self, family: Family) -> IpAddr {
+    pub fn own_address(&self, family: IpVersion) -> IpAddr {
         address::own(family)
     }
 
@@ -259,7 +259,7 @@ fn inside<T: std::marker::Send + 'static>(
 }
 
 fn configure(namespace: &str) -> anyhow::Result<()> {
-    let [v4, v6] = Family::ALL.map(address::own);
+    let [v4, v6] = IpVersion::ALL.map(address::own);
     let [v4_hosts, v6_hosts] = address::PREFIXES;
     // The queue holds packets while the responder does not run. What does not fit would be lost silently.
     let script = format!(

@@ -22,7 +22,7 @@ use nix::{
     },
 };
 
-use super::{Family, address, echo::Echo};
+use super::{IpVersion, address, echo::EchoRequest};
 
 /// Holds what arrives while the observer does not run, in bytes.
 const RECEIVE_BUFFER: usize = 256 << 20;
@@ -32,7 +32,7 @@ const OUTGOING: u8 = 4;
 
 /// One echo request as it left the prober.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
+pub struct ObservedRequest {
     /// When, by the kernel's wall clock, in nanoseconds since 1970-01-01 UTC.
     pub at_ns: u64,
     /// To which host.
@@ -40,7 +40,7 @@ pub struct Request {
     /// From which address.
     pub from: IpAddr,
     /// By which version of IP.
-    pub family: Family,
+    pub family: IpVersion,
     /// How many hops it may take: TTL or hop limit.
     pub hops: u8,
     /// Its identifier.
@@ -54,12 +54,12 @@ pub struct Request {
 /// The requests so far.
 #[derive(Debug, Default)]
 pub(super) struct RequestLog {
-    requests: Mutex<Vec<Request>>,
+    requests: Mutex<Vec<ObservedRequest>>,
     more: Condvar,
 }
 
 impl RequestLog {
-    fn lock(&self) -> MutexGuard<'_, Vec<Request>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<ObservedRequest>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,7 +81,7 @@ impl RequestLog {
         true
     }
 
-    pub(super) fn take(&self) -> Vec<Request> {
+    pub(super) fn take(&self) -> Vec<ObservedRequest> {
         std::mem::take(&mut self.lock())
     }
 }
@@ -131,7 +131,7 @@ pub(super) fn run(packets: &OwnedFd, log: &RequestLog, stop: &impl AsFd) -> anyh
 }
 
 /// One packet; `None` when it is no request to a host.
-fn receive(packets: &OwnedFd, buffer: &mut [u8]) -> nix::Result<Option<Request>> {
+fn receive(packets: &OwnedFd, buffer: &mut [u8]) -> nix::Result<Option<ObservedRequest>> {
     let mut control = cmsg_space!(TimeSpec);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<LinkAddr>(
@@ -151,13 +151,13 @@ fn receive(packets: &OwnedFd, buffer: &mut [u8]) -> nix::Result<Option<Request>>
     let Some(stamp) = stamp.filter(|_| leaves) else {
         return Ok(None);
     };
-    Ok(Echo::read(&buffer[..length]).and_then(|echo| {
-        Some(Request {
+    Ok(EchoRequest::read(&buffer[..length]).and_then(|echo| {
+        Some(ObservedRequest {
             at_ns: stamp.as_nanos() as u64,
             host: address::host(echo.to)?,
             from: echo.from,
-            family: Family::of(echo.to),
-            hops: Echo::hops(&buffer[..length])?,
+            family: IpVersion::of(echo.to),
+            hops: EchoRequest::hops(&buffer[..length])?,
             identifier: echo.identifier,
             sequence: echo.sequence,
             size: echo.payload.len() as u16,

@@ -16,7 +16,7 @@ use nix::{
     poll::{PollFd, PollFlags, ppoll},
 };
 
-use super::{Answer, Family, Noise, Script, address, echo::Echo};
+use super::{Answer, IpVersion, Noise, Script, address, echo::EchoRequest};
 
 /// Packets that are read before due answers are sent.
 const READ_AT_ONCE: usize = 64;
@@ -38,7 +38,7 @@ pub(super) struct ResponderCounters {
 }
 
 /// A message on its way. Those that are due together leave in the order in which they were queued.
-struct Due {
+struct QueuedPacket {
     at: Instant,
     number: u64,
     packet: Vec<u8>,
@@ -46,21 +46,21 @@ struct Due {
     answers: Option<u32>,
 }
 
-impl PartialEq for Due {
+impl PartialEq for QueuedPacket {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Due {}
+impl Eq for QueuedPacket {}
 
-impl PartialOrd for Due {
+impl PartialOrd for QueuedPacket {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Due {
+impl Ord for QueuedPacket {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.number).cmp(&(other.at, other.number))
     }
@@ -69,13 +69,13 @@ impl Ord for Due {
 /// Messages in the order in which they are due.
 #[derive(Default)]
 struct Queue {
-    waiting: BinaryHeap<Reverse<Due>>,
+    waiting: BinaryHeap<Reverse<QueuedPacket>>,
     queued: u64,
 }
 
 impl Queue {
     fn push(&mut self, at: Instant, packet: Vec<u8>, answers: Option<u32>) {
-        self.waiting.push(Reverse(Due {
+        self.waiting.push(Reverse(QueuedPacket {
             at,
             number: self.queued,
             packet,
@@ -88,7 +88,7 @@ impl Queue {
         self.waiting.peek().map(|Reverse(due)| due.at)
     }
 
-    fn pop(&mut self, now: Instant) -> Option<Due> {
+    fn pop(&mut self, now: Instant) -> Option<QueuedPacket> {
         self.next().filter(|at| *at <= now)?;
         self.waiting.pop().map(|Reverse(due)| due)
     }
@@ -99,7 +99,7 @@ struct ActiveNoise {
     noise: Noise,
     next: Instant,
     played: u32,
-    to: Echo,
+    to: EchoRequest,
 }
 
 /// The state of the network.
@@ -156,7 +156,7 @@ impl Responder {
         for _ in 0..READ_AT_ONCE {
             match self.tun.read(buffer) {
                 Ok(length) => {
-                    if let Some(echo) = Echo::read(&buffer[..length]) {
+                    if let Some(echo) = EchoRequest::read(&buffer[..length]) {
                         self.answer(&echo, Instant::now());
                     }
                 }
@@ -169,7 +169,7 @@ impl Responder {
         Ok(true)
     }
 
-    fn answer(&mut self, echo: &Echo, now: Instant) {
+    fn answer(&mut self, echo: &EchoRequest, now: Instant) {
         let Some(host) = address::host(echo.to) else {
             return;
         };
@@ -222,8 +222,8 @@ impl Responder {
             while playing.next <= now && playing.played < playing.noise.messages {
                 let number = playing.played;
                 let from = playing.noise.from + number % NOISY_HOSTS;
-                let family = Family::of(playing.to.to);
-                let nobodys = Echo {
+                let family = IpVersion::of(playing.to.to);
+                let nobodys = EchoRequest {
                     to: family.address(from),
                     // Never the identifier of the first request: a socket would receive the message by accident.
                     identifier: playing.to.identifier.wrapping_add(fastrand::u16(1..)),

@@ -5,7 +5,7 @@ use std::process::Output;
 use super::*;
 
 /// What `ping` says to a host that behaves so, and what the network says of it.
-fn ping(behaviour: Behaviour, family: Family, arguments: &[&str]) -> (Output, Traffic) {
+fn ping(behaviour: Behaviour, family: IpVersion, arguments: &[&str]) -> (Output, Traffic) {
     let script = Script {
         hosts: vec![(1..=1, behaviour)],
         ..Script::default()
@@ -35,7 +35,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn a_living_host_is_alive_for_ping() {
-    for family in Family::ALL {
+    for family in IpVersion::ALL {
         let delayed = Answer {
             after: Duration::from_millis(40),
             ..Answer::default()
@@ -77,7 +77,7 @@ fn forgeries_arrive_and_are_no_answers() {
         ]
         .map(|answer| (family, answer))
     };
-    for (family, answer) in Family::ALL.into_iter().flat_map(forged) {
+    for (family, answer) in IpVersion::ALL.into_iter().flat_map(forged) {
         let (output, traffic) = ping(answering(answer.clone()), family, &[]);
         let figures = (traffic.messages, traffic.delivered, traffic.answered(1));
         assert_eq!(figures, (2, 2, 0), "{answer:?}");
@@ -91,11 +91,11 @@ fn forgeries_arrive_and_are_no_answers() {
 fn an_error_is_understood_by_ping_with_its_reporter() {
     for (family, text) in [
         (
-            Family::V4,
+            IpVersion::V4,
             "From 10.64.0.9 icmp_seq=1 Time to live exceeded",
         ),
         (
-            Family::V6,
+            IpVersion::V6,
             "From fd00:64::9 icmp_seq=1 Time exceeded: Hop limit",
         ),
     ] {
@@ -118,7 +118,7 @@ fn losses_are_those_of_the_seed() {
     };
     let answered = || {
         let many = ["-c", "30", "-i", "0.01"];
-        let (_, traffic) = ping(lossy(), Family::V4, &many);
+        let (_, traffic) = ping(lossy(), IpVersion::V4, &many);
         assert_eq!(traffic.requests.len(), 30);
         traffic.answered(1)
     };
@@ -139,7 +139,7 @@ fn noise_is_sent_at_its_rate_and_answers_no_request() {
         ..Script::default()
     };
     let net = SimNet::start(script).expect("root makes networks");
-    let host = Family::V4.address(1).to_string();
+    let host = IpVersion::V4.address(1).to_string();
     let ping = net
         .command("ping")
         .args(["-c", "1", "-W", "1", &host])
@@ -159,7 +159,7 @@ fn what_is_sent_can_be_waited_for() {
     let net = SimNet::start(Script::alive(1..=1)).expect("root makes networks");
     let moment = Duration::from_millis(1);
     assert!(net.wait_for(1, moment).is_err());
-    let host = Family::V6.address(1).to_string();
+    let host = IpVersion::V6.address(1).to_string();
     let ping = net.command("ping").args(["-c", "1", &host]).output();
     assert!(ping.expect("ping is there").status.success());
     net.wait_for(1, KERNEL_TIMEOUT)

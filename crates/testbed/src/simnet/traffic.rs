@@ -3,13 +3,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::Request;
+use super::ObservedRequest;
 
 /// Everything between the start and the end of a network.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// The requests, in the order in which they left.
-    pub requests: Vec<Request>,
+    pub requests: Vec<ObservedRequest>,
     /// Messages that the network sent: answers, forgeries and noise.
     pub messages: u64,
     /// Messages that the prober's kernel received.
@@ -75,14 +75,14 @@ impl Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simnet::Family;
+    use crate::simnet::IpVersion;
 
     fn traffic(at_ms: &[u64]) -> Traffic {
-        let request = |(host, at): (usize, &u64)| Request {
+        let request = |(host, at): (usize, &u64)| ObservedRequest {
             at_ns: at * 1_000_000,
             host: host as u32 % 2,
-            from: Family::V4.address(0),
-            family: Family::V4,
+            from: IpVersion::V4.address(0),
+            family: IpVersion::V4,
             hops: 64,
             identifier: 0,
             sequence: 0,

@@ -24,7 +24,7 @@ const NO_NEIGHBOURS: u32 = 0x8 | 0x10 | 0x80;
 
 /// A network that is reached without a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Network {
+struct ConnectedNetwork {
     first: IpAddr,
     length: u32,
     interface: String,
@@ -56,7 +56,7 @@ pub(super) fn check(v6: bool) -> CheckResult {
 
 fn judge(
     table: &TableFiles,
-    parse: fn(&str) -> Option<Network>,
+    parse: fn(&str) -> Option<ConnectedNetwork>,
     has_neighbours: impl Fn(&str) -> bool,
 ) -> CheckResult {
     let (limit, held) = match (table.limit.number(), table.statistics.parsed(parse_entries)) {
@@ -79,7 +79,7 @@ fn judge(
     };
     let targets = network.targets();
     let needed = held + targets.min(MAX_HELD);
-    let Network {
+    let ConnectedNetwork {
         first,
         length,
         interface,
@@ -94,7 +94,7 @@ fn judge(
     }
 }
 
-impl Network {
+impl ConnectedNetwork {
     /// Addresses that can be targets.
     fn targets(&self) -> u64 {
         let (bits, reserved) = match self.first {
@@ -123,7 +123,7 @@ fn parse_entries(statistics: &str) -> Option<u64> {
 }
 
 /// `Iface Destination Gateway Flags RefCnt Use Metric Mask ...`. Addresses are hexadecimal, in memory byte order.
-fn parse_v4(line: &str) -> Option<Network> {
+fn parse_v4(line: &str) -> Option<ConnectedNetwork> {
     let fields: Vec<_> = line.split_ascii_whitespace().collect();
     let address = |text: &str| {
         let raw = u32::from_str_radix(text, 16).ok()?;
@@ -133,7 +133,7 @@ fn parse_v4(line: &str) -> Option<Network> {
     let mask = address(fields.get(7)?)?.to_bits();
     let is_prefix = mask.count_ones() == mask.leading_ones();
     (is_prefix && flags & NOT_ON_LINK == 0).then_some(())?;
-    Some(Network {
+    Some(ConnectedNetwork {
         first: address(fields.get(1)?)?.into(),
         length: mask.count_ones(),
         interface: (*fields.first()?).to_owned(),
@@ -142,14 +142,14 @@ fn parse_v4(line: &str) -> Option<Network> {
 
 /// `destination length source length next-hop metric refcount use flags interface`. Link-local and multicast networks
 /// are skipped: every link has them, and users do not list their addresses.
-fn parse_v6(line: &str) -> Option<Network> {
+fn parse_v6(line: &str) -> Option<ConnectedNetwork> {
     let fields: Vec<_> = line.split_ascii_whitespace().collect();
     let first = Ipv6Addr::from_bits(u128::from_str_radix(fields.first()?, 16).ok()?);
     let length = u32::from_str_radix(fields.get(1)?, 16).ok()?;
     let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
     let is_listed = !first.is_multicast() && !first.is_unicast_link_local();
     (is_listed && length <= 128 && flags & NOT_ON_LINK == 0).then_some(())?;
-    Some(Network {
+    Some(ConnectedNetwork {
         first: first.into(),
         length,
         interface: (*fields.get(9)?).to_owned(),
@@ -233,7 +233,7 @@ mod tests {
             ));
         }
         let targets = |length| {
-            Network {
+            ConnectedNetwork {
                 first: Ipv4Addr::UNSPECIFIED.into(),
                 length,
                 interface: String::new(),

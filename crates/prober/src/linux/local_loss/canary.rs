@@ -12,7 +12,7 @@ use socket2::{Socket, Type};
 use tracing::debug;
 
 use crate::{
-    linux::{message::Echo, socket::open_plain},
+    linux::{message::EchoFormat, socket::open_plain},
     socket::Egress,
 };
 
@@ -26,7 +26,7 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The canary of one thread.
 pub(super) struct Canary {
-    socket: Option<(Socket, Echo)>,
+    socket: Option<(Socket, EchoFormat)>,
     /// Id of the newest request.
     newest: u32,
     sent_at: Option<Instant>,
@@ -42,7 +42,7 @@ impl Canary {
         // This socket receives no ICMP errors: an error of other targets would wait before the answer.
         let socket = open_plain(&Egress::plain(false), preferred)
             .map(|opened| {
-                let echo = Echo::new(false, opened.kind == Type::RAW, opened.identifier);
+                let echo = EchoFormat::new(false, opened.kind == Type::RAW, opened.identifier);
                 (opened.socket, echo)
             })
             .inspect_err(|error| debug!(%error, "no socket for the canary"))

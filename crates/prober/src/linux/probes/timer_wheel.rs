@@ -16,7 +16,7 @@ const SLOTS: usize = 8192;
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Copy)]
-struct Link {
+struct Entry {
     at: Instant,
     slot: u32,
     before: u32,
@@ -30,7 +30,7 @@ pub(super) struct TimerWheel {
     /// The first tick that has not fully expired.
     tick: u64,
     heads: Box<[u32]>,
-    links: Vec<Option<Link>>,
+    links: Vec<Option<Entry>>,
     set: usize,
 }
 
@@ -59,7 +59,7 @@ impl TimerWheel {
         if let Some(Some(link)) = self.links.get_mut(after as usize) {
             link.before = target;
         }
-        self.links[index] = Some(Link {
+        self.links[index] = Some(Entry {
             at,
             slot,
             before: NONE,
