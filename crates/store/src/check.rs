@@ -143,7 +143,7 @@ fn run(connection: Connection, open: OpenFile, path: &Path, damage: &OnceLock<St
     tracing::debug!(path = %path.display(), "the database is checked for damage beside the work");
     match quick_check(&connection, path).map_err(|error| header::explain(path, error)) {
         Ok(()) => {
-            tracing::info!(path = %path.display(), "the check of the database found no damage")
+            tracing::info!(path = %path.display(), "the check of the database found no damage");
         }
         Err(StoreError::Corrupt { detail, .. }) => {
             tracing::error!(%detail, path = %path.display(), "the database is damaged");
