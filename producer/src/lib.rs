@@ -299,7 +299,7 @@ async fn resume(
         Transport::Broker => Republish::None,
     };
     let open = db
-        .call_while_busy(move |store| store.reopen_published(run, republish))
+        .call_while_busy(move |store| store.take_over_run(run, republish))
         .await?;
     if open {
         return Ok(Some(PlannedRun {

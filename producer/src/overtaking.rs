@@ -33,8 +33,8 @@
 //!   lost. The broker gives a chunk up after 21 deliveries, so a candidate
 //!   starts again at most [`MAX_RESTARTS`] times: workers that die again and again cannot keep lost chunks lost.
 //!
-//! A chunk counts for a lap only when exactly one message of it was ever sent, or an older message could have been settled
-//! in place of the one that carries the round.
+//! A chunk counts for a lap only if exactly one message of it was ever sent. Otherwise an older message may have settled
+//! it, which shows nothing about the queue after the round began.
 //!
 //! Rounds are numbers in the database, and all durations are measured by the monotonic clock of one producer. The wall
 //! clock decides only whether a chunk is past its age, which the argument does not use. So a wall clock that is set back
@@ -47,6 +47,7 @@ use std::{
     time::Duration,
 };
 
+use pingfleet_broker::WORK_DELIVERY_LIMIT;
 use pingfleet_store::OvertakingFacts;
 use pingfleet_wire::timing::{HEARTBEAT_INTERVAL, WORKER_TIMEOUT};
 use uuid::Uuid;
@@ -55,8 +56,8 @@ use uuid::Uuid;
 /// and what a fresh writer may lag behind.
 const LISTING_DELAY: Duration = HEARTBEAT_INTERVAL.saturating_mul(3);
 
-/// A worker that died is seen to be lost after this time: its last heartbeat may be stored late, and is then missed for
-/// [`LISTING_DELAY`].
+/// A worker that died is seen to be lost after this time: its last heartbeat may be stored one [`LISTING_DELAY`] late, and
+/// its absence is noticed one more after that; 5 s are spare.
 const LOSS_DELAY: Duration = Duration::from_secs(35);
 
 /// The database is observed this often, or all candidates start again.
@@ -69,7 +70,7 @@ const WRITER_FRESH: Duration = Duration::from_secs(8);
 const LOST_WORKER_PAUSE: Duration = Duration::from_secs(45);
 
 /// How often a candidate starts again because a worker was lost: the limit of deliveries.
-const MAX_RESTARTS: u8 = 21;
+const MAX_RESTARTS: u8 = WORK_DELIVERY_LIMIT as u8 + 1;
 
 /// A worker whose last heartbeat is this much older than the writer's last update was lost long ago.
 const LOST_LONG_AGO: Duration = Duration::from_mins(5);

@@ -200,7 +200,7 @@ impl<'a> Supervisor<'a> {
         } else {
             workers.prefetch.unsigned_abs()
         };
-        self.window.prefetch(prefetch);
+        self.window.set_prefetch(prefetch);
         self.note_settled(summary.chunks_done + summary.chunks_dead);
         self.publish_progress(&summary, workers.count);
         if let Some(printer) = &mut self.printer
@@ -245,7 +245,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn note_settled(&mut self, settled: i64) {
-        self.window.settled(Instant::now(), settled);
+        self.window.note_settled(Instant::now(), settled);
         let allowed = self.window.allowed();
         if !self.is_detached {
             self.allowed.send_if_modified(|before| {

@@ -63,7 +63,7 @@ impl PublishWindow {
     }
 
     /// Notes how many chunks of the run are settled.
-    pub(crate) fn settled(&mut self, now: Instant, settled: i64) {
+    pub(crate) fn note_settled(&mut self, now: Instant, settled: i64) {
         self.settled = settled;
         self.history.push_back((now, settled));
         while let Some((next, _)) = self.history.get(1)
@@ -74,7 +74,7 @@ impl PublishWindow {
     }
 
     /// Notes the sum of the prefetch of the live workers.
-    pub(crate) fn prefetch(&mut self, prefetch: u64) {
+    pub(crate) fn set_prefetch(&mut self, prefetch: u64) {
         self.prefetch = prefetch;
     }
 
@@ -84,7 +84,7 @@ impl PublishWindow {
         self.floor.max(2 * self.prefetch).max(lately)
     }
 
-    /// How many chunks may have been published since supervision began.
+    /// The largest number of publishes that is permitted since supervision began.
     pub(crate) fn allowed(&self) -> u64 {
         (self.size() + self.settled_since()).saturating_sub(self.published_before)
     }
@@ -132,14 +132,14 @@ mod tests {
         let start = Instant::now();
         let mut window = PublishWindow::new(start, 0, 0, false);
         assert_eq!(window.size(), MIN_WINDOW);
-        window.prefetch(100);
+        window.set_prefetch(100);
         assert_eq!(window.size(), 200);
-        window.settled(start + Duration::from_secs(1), 300);
+        window.note_settled(start + Duration::from_secs(1), 300);
         assert_eq!(window.size(), 300);
         // What was settled more than two seconds ago no longer counts.
-        window.settled(start + Duration::from_secs(3), 310);
+        window.note_settled(start + Duration::from_secs(3), 310);
         assert_eq!(window.size(), 200);
-        window.settled(start + Duration::from_millis(3500), 310);
+        window.note_settled(start + Duration::from_millis(3500), 310);
         assert_eq!(window.size(), 200);
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let start = Instant::now();
         let mut window = PublishWindow::new(start, 0, 0, false);
         assert_eq!(window.allowed(), MIN_WINDOW);
-        window.settled(start, 5);
+        window.note_settled(start, 5);
         assert_eq!(window.allowed(), MIN_WINDOW + 5);
         assert_eq!(window.in_use(MIN_WINDOW + 5), MIN_WINDOW);
     }
@@ -160,11 +160,11 @@ mod tests {
         let mut window = PublishWindow::new(start, 1000, 2000, false);
         assert_eq!(window.allowed(), 0);
         let later = start + 10 * COVERED;
-        window.settled(later, 2936);
-        window.settled(later + 2 * COVERED, 2936);
+        window.note_settled(later, 2936);
+        window.note_settled(later + 2 * COVERED, 2936);
         assert_eq!(window.allowed(), 0);
         assert_eq!(window.in_use(0), MIN_WINDOW);
-        window.settled(later + 4 * COVERED, 2937);
+        window.note_settled(later + 4 * COVERED, 2937);
         assert_eq!(window.allowed(), 1);
     }
 
@@ -180,14 +180,14 @@ mod tests {
         let mut window = PublishWindow::new(start, 0, 0, false);
         assert_eq!(window.top_up_interval(), MAX_TOP_UP_INTERVAL);
         // A window of 64 takes 106 ms, an eighth of it 13 ms.
-        window.settled(start + Duration::from_millis(100), 60);
+        window.note_settled(start + Duration::from_millis(100), 60);
         let interval = window.top_up_interval();
         assert!(
             MIN_TOP_UP_INTERVAL < interval && interval < MAX_TOP_UP_INTERVAL,
             "{interval:?}"
         );
         let mut window = PublishWindow::new(start, 0, 0, false);
-        window.settled(start + Duration::from_millis(10), 60);
+        window.note_settled(start + Duration::from_millis(10), 60);
         assert_eq!(window.top_up_interval(), MIN_TOP_UP_INTERVAL);
     }
 }

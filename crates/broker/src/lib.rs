@@ -22,7 +22,7 @@ use thiserror::Error;
 pub use self::{
     confirmed_publisher::{ConfirmedPublisher, KeyedMessage},
     memory::MemoryBroker,
-    queue_name::{Group, QueueKind, QueueName},
+    queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
     rabbit::{RabbitBroker, RabbitConfig},
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session, session_lost},
 };

@@ -7,6 +7,10 @@ use std::fmt;
 
 use pingfleet_wire::{DEFAULT_GROUP, MAX_GROUP_BYTES, check_group};
 
+/// How often a message of [`QueueKind::Work`] may return before it becomes a dead letter: it probably kills its workers.
+/// Counts returns, not deliveries (RabbitMQ's `x-delivery-limit`).
+pub const WORK_DELIVERY_LIMIT: u32 = 20;
+
 /// A queue: its kind, and the worker group that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueName {

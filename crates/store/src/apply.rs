@@ -1,4 +1,5 @@
-//! Applies deliveries, one transaction for each batch. Every delivery is applied, a duplicate, or quarantined.
+//! Applies deliveries, one transaction for each batch. Every result and dead letter is applied, a duplicate,
+//! or quarantined.
 //!
 //! Invariants: all rows of a chunk come from one result, the first one. The caller acks nothing before `apply` returned.
 

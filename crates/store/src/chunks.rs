@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::{StoreError, Transport, Writer, chunk_state::chunk_state, now_us};
 
-/// A chunk is overdue this long, plus twice its worst case, after its last publish.
+/// A chunk is past its age this long, plus twice its worst case, after its last publish. Each further publish doubles the
+/// sum.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A chunk to publish.
@@ -18,7 +19,7 @@ pub struct OutboxChunk {
     pub chunk: u32,
     /// The encoded work message, byte for byte as it was planned.
     pub work: Vec<u8>,
-    /// The publish round of the transport when it was read.
+    /// The publish round of the run's transport when it was read: a number that grows, see [`OvertakingFacts`].
     pub round: i64,
 }
 
@@ -52,16 +53,17 @@ pub struct OvertakingFacts {
     pub in_hand: Vec<(Uuid, u32)>,
 }
 
-/// The chunks that are overdue as far as the database knows. The caller checks the depth of the queues.
+/// The chunks that may be overdue: they are past their age, and no live worker has them in hand. The caller decides by
+/// the queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overdue {
     /// No writer is alive. Results may be waiting for it, so nothing is overdue.
     WriterSilent,
-    /// The overdue chunks by number, at most `limit` of them.
+    /// The chunks by number, at most `limit` of them.
     Chunks(Vec<u32>),
 }
 
-/// What [`Writer::reopen_published`] does with chunks that are published already.
+/// What [`Writer::take_over_run`] does with chunks that are published already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Republish {
     /// Publish them again: the queues were in a process that has ended.
@@ -101,7 +103,7 @@ const PAST_AGE: &str = "c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (
 
 impl Writer {
     /// The next chunks of a run to publish, in the order of the plan: at most `limit`, after chunk `after`.
-    /// None when the run is not open.
+    /// Empty when the run is not open.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -231,12 +233,13 @@ impl Writer {
             .query_row([run], |row| row.get(0))?)
     }
 
-    /// Resumes a run: renews its lease, and with [`Republish::All`] marks every outstanding chunk as not published.
+    /// Takes over a run from an earlier producer: renews its lease, and with [`Republish::All`] marks every outstanding
+    /// chunk as not published. What the earlier producer may have sent without recording it gets no publish round.
     /// Returns whether the run is open (state `running`).
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn reopen_published(&mut self, run: i64, republish: Republish) -> Result<bool, StoreError> {
+    pub fn take_over_run(&mut self, run: i64, republish: Republish) -> Result<bool, StoreError> {
         let now = now_us();
         self.write(|transaction| {
             let open = transaction.execute(

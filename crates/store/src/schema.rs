@@ -132,7 +132,7 @@ CREATE TABLE labels (
 -- state: the code of a ChunkState. A dead chunk with retrying = 1 is published again.
 -- published_round: the publish_round in which it was sent; 0 when it was sent more than once, -1 when an earlier producer
 -- may have sent it.
--- work_group: the group of workers that probes the chunk. There is one today, without a name.
+-- work_group: the group of workers that probes the chunk; '' is the default group. Today there is no other one.
 -- started_at_us: when the worker began with the chunk, once it is done.
 CREATE TABLE chunks (
     run             INTEGER NOT NULL,

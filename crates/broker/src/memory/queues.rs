@@ -4,11 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::{QueueKind, QueueName};
-
-/// How often a message of [`QueueKind::Work`] may return before it becomes a dead letter. Like RabbitMQ's
-/// `x-delivery-limit` it counts returns, not deliveries.
-const WORK_DELIVERY_LIMIT: u32 = 20;
+use crate::{QueueKind, QueueName, WORK_DELIVERY_LIMIT};
 
 /// A message and its history.
 #[derive(Debug)]

@@ -16,10 +16,7 @@ use super::{
     endpoint::Endpoint,
     error::{Operation, is_access_refused, is_missing},
 };
-use crate::{BrokerError, QueueDepth, QueueKind, QueueName};
-
-/// How often a chunk may return to the queue before it becomes a dead letter: it probably kills its workers.
-const WORK_DELIVERY_LIMIT: i64 = 20;
+use crate::{BrokerError, QueueDepth, QueueKind, QueueName, WORK_DELIVERY_LIMIT};
 
 /// Effectively unlimited, but set explicitly: RabbitMQ 4 defaults to 20 and then drops the message.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000;
@@ -198,7 +195,7 @@ fn arguments(endpoint: &Endpoint, kind: QueueKind) -> FieldTable {
             set("x-queue-type", text("quorum"));
             set(
                 "x-delivery-limit",
-                AMQPValue::LongLongInt(WORK_DELIVERY_LIMIT),
+                AMQPValue::LongLongInt(WORK_DELIVERY_LIMIT.into()),
             );
             set("x-dead-letter-exchange", text(dead_exchange.as_str()));
             set("x-dead-letter-routing-key", text(dead.as_str()));

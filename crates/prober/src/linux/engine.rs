@@ -1,4 +1,4 @@
-//! One socket and the probes that use it. Each round of the engine reads everything that has arrived, judges what has timed
+//! One socket and the probes that use it. Each turn of the engine reads everything that has arrived, judges what has timed
 //! out, and sends one batch; nothing in it waits. Invariant: a timeout is judged only up to the moment until which
 //! everything that arrived has been read.
 
@@ -36,10 +36,10 @@ const BACK_PRESSURE_PAUSE: Duration = Duration::from_millis(2);
 /// A request is refused for good when it fails this often in a row and no error of another target is pending.
 const MAX_REFUSALS: u32 = 2;
 
-/// Errors of other targets that one round accepts before the rest of its batch waits.
+/// Errors of other targets that one turn accepts before the rest of its batch waits.
 const MAX_FOREIGN_ERRORS: u32 = 64;
 
-/// Batches that one round reads, so that a flood cannot stop the sending.
+/// Batches that one turn reads, so that a flood cannot stop the sending.
 const MAX_READS: usize = 64;
 
 /// ICMP errors that are read in a row.
@@ -51,7 +51,7 @@ const MAX_BATCH_BYTES: usize = 256 << 10;
 /// Payload size for which there is room from the start.
 const DEFAULT_PAYLOAD_SIZE: usize = 512;
 
-/// When the engine's next round is due.
+/// When the engine's next turn is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wake {
     /// After the other tasks of the thread had their turn.
@@ -71,9 +71,9 @@ pub(super) struct Engine {
     staged: Vec<Staged>,
     counters: Arc<ProbeCounters>,
     detector: Rc<LossDetector>,
-    /// Whether the kernel reports nothing of what it discards on the way out.
-    reads_discards: bool,
-    /// When the next round should begin at the latest, if targets are in hand.
+    /// Whether the kernel's counter of discards is read, because this socket gets no error for what the kernel discards.
+    must_read_discards: bool,
+    /// When the next turn should begin at the latest, if targets are in hand.
     expected: Option<Instant>,
     /// When local losses were last looked for.
     checked: Instant,
@@ -111,7 +111,7 @@ impl Engine {
             staged: Vec::with_capacity(MAX_BATCH),
             counters,
             detector: Rc::clone(detector),
-            reads_discards: v6 && opened.kind == Type::DGRAM,
+            must_read_discards: v6 && opened.kind == Type::DGRAM,
             expected: None,
             checked: now,
             resume_at: None,
@@ -136,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// One round: does everything that can be done now.
+    /// One turn: does everything that can be done now.
     pub(super) fn run_once(&mut self, socket: &Socket) -> Wake {
         self.check_memory(socket);
         let read_all = self.read(socket);
@@ -200,7 +200,7 @@ impl Engine {
                 Err(Errno::EAGAIN) => {
                     let read_all = self.read_errors(socket).read < MAX_ERRORS;
                     if read_all {
-                        self.probes.all_read_until(before);
+                        self.probes.set_read_until(before);
                     }
                     return read_all;
                 }
@@ -262,8 +262,8 @@ impl Engine {
                 Err(error) => warn!(%error, "cannot read the drop counter of a socket"),
             }
             let detector = &self.detector;
-            let known_until = detector.check(now, self.reads_discards, probes.local_losses());
-            probes.losses_known_until(known_until);
+            let known_until = detector.check(now, self.must_read_discards, probes.local_losses());
+            probes.set_losses_known_until(known_until);
         }
         if due {
             probes.judge();

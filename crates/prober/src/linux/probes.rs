@@ -182,13 +182,13 @@ impl Probes {
         self.read_until
     }
 
-    /// Everything that arrived before `moment` has been read.
-    pub(super) fn all_read_until(&mut self, moment: Instant) {
+    /// Notes that everything that arrived before `moment` has been read.
+    pub(super) fn set_read_until(&mut self, moment: Instant) {
         self.read_until = moment;
     }
 
-    /// Every local loss before `moment` is known.
-    pub(super) fn losses_known_until(&mut self, moment: Instant) {
+    /// Notes that every local loss before `moment` is known.
+    pub(super) fn set_losses_known_until(&mut self, moment: Instant) {
         self.losses_known_until = moment;
     }
 
@@ -243,7 +243,7 @@ impl Probes {
             return;
         }
         let request = usize::from(in_flight.request);
-        let Some(sent) = target.state.sent_at(request) else {
+        let Some(sent) = target.state.left_at(request) else {
             return;
         };
         let arrived = arrived();
@@ -320,7 +320,7 @@ impl Probes {
         let timeout = self.table.timeout(index);
         let target = self.table.target(index);
         let attempts = target.attempts;
-        let first = target.state.sent_at(0);
+        let first = target.state.left_at(0);
         let first = first.expect("a silent target was sent to");
         let mut cause = self.local_losses.since(first, timeout);
         cause = cause.and(target.state.refused_in_part());

@@ -60,7 +60,7 @@ pub enum Step {
     Send(usize),
     /// Nothing before [`TargetState::wake_at`], unless something arrives.
     Wait,
-    /// Nothing more: the finding is final.
+    /// No request is left in this attempt: the prober takes the finding, or begins another attempt.
     Settled,
 }
 
@@ -250,7 +250,7 @@ impl TargetState {
 
     /// When request `request` left, or the kernel refused it.
     #[must_use]
-    pub fn sent_at(&self, request: usize) -> Option<Instant> {
+    pub fn left_at(&self, request: usize) -> Option<Instant> {
         self.requests.get(request).map(|request| request.left)
     }
 

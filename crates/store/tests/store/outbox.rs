@@ -100,7 +100,7 @@ fn a_published_chunk_leaves_once_and_a_done_one_never() -> Result<()> {
     ensure!(outgoing(&store, planned.run)? == [3]);
     ensure!(store.outstanding_work(planned.run, 1)?.is_none());
     ensure!(store.outstanding_work(planned.run, 2)?.is_some());
-    ensure!(store.reopen_published(planned.run, Republish::All)?);
+    ensure!(store.take_over_run(planned.run, Republish::All)?);
     ensure!(outgoing(&store, planned.run)? == [0, 2, 3]);
     Ok(())
 }
@@ -113,7 +113,7 @@ fn a_run_of_the_broker_is_reopened_without_publishing_again() -> Result<()> {
     store.mark_published(planned.run, &sent(&[0]))?;
     store.release_lease(planned.run)?;
     ensure!(store.summary(planned.run)?.state == RunState::Incomplete);
-    ensure!(store.reopen_published(planned.run, Republish::None)?);
+    ensure!(store.take_over_run(planned.run, Republish::None)?);
     ensure!(store.summary(planned.run)?.state == RunState::Running);
     ensure!(outgoing(&store, planned.run)? == [1, 2]);
     Ok(())
@@ -128,7 +128,7 @@ fn a_cancelled_run_publishes_nothing_more() -> Result<()> {
     ensure!(store.cancel_run(planned.run)?);
     ensure!(outgoing(&store, planned.run)?.is_empty());
     ensure!(store.outstanding_work(planned.run, 0)?.is_none());
-    ensure!(!store.reopen_published(planned.run, Republish::All)?);
+    ensure!(!store.take_over_run(planned.run, Republish::All)?);
     ensure!(!store.cancel_run(planned.run)?);
     apply_result(&mut store, &works[0])?;
     ensure!(store.done_chunks(planned.run)? == [0]);
@@ -142,7 +142,7 @@ fn a_complete_run_is_neither_reopened_nor_cancelled() -> Result<()> {
     let mut store = open(&folder)?;
     let (planned, works) = start(&mut store, Transport::Broker, &[1])?;
     apply_result(&mut store, &works[0])?;
-    ensure!(!store.reopen_published(planned.run, Republish::All)?);
+    ensure!(!store.take_over_run(planned.run, Republish::All)?);
     ensure!(!store.cancel_run(planned.run)?);
     ensure!(store.retry_dead(planned.run)? == 0);
     ensure!(store.summary(planned.run)?.state == RunState::Complete);
@@ -163,7 +163,7 @@ fn only_dead_chunks_are_retried_and_each_as_if_new() -> Result<()> {
     let summary = store.summary(planned.run)?;
     ensure!((summary.state, summary.chunks_dead) == (RunState::Incomplete, 2));
     ensure!(outgoing(&store, planned.run)?.is_empty());
-    ensure!(!store.reopen_published(planned.run, Republish::All)?);
+    ensure!(!store.take_over_run(planned.run, Republish::All)?);
 
     ensure!(store.retry_dead(planned.run)? == 2);
     ensure!(store.retry_dead(planned.run)? == 0);
@@ -174,7 +174,7 @@ fn only_dead_chunks_are_retried_and_each_as_if_new() -> Result<()> {
     store.mark_published(planned.run, &sent(&[1]))?;
     ensure!(outgoing(&store, planned.run)? == [2]);
     // The in-process queue is gone with its process: what was retried and published goes out again.
-    ensure!(store.reopen_published(planned.run, Republish::All)?);
+    ensure!(store.take_over_run(planned.run, Republish::All)?);
     ensure!(outgoing(&store, planned.run)? == [1, 2]);
     Ok(())
 }

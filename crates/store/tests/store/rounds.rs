@@ -93,7 +93,7 @@ fn a_chunk_that_was_sent_more_than_once_does_not_count() -> Result<()> {
 #[test]
 fn a_chunk_that_an_earlier_producer_may_have_sent_does_not_count() -> Result<()> {
     let mut test = RoundTest::new()?;
-    ensure!(test.store.reopen_published(test.run, Republish::None)?);
+    ensure!(test.store.take_over_run(test.run, Republish::None)?);
     test.publish(test.round, &[0])?;
     test.settle(0)?;
     // Settled before it is recorded, perhaps by the earlier producer's message.

@@ -38,12 +38,12 @@ impl LossDetector {
         self.network.borrow_mut()
     }
 
-    /// Checks all sources and adds new losses to `losses`. `reads_discards` is set for a socket to which the kernel does
+    /// Checks all sources and adds new losses to `losses`. `must_read_discards` is set for a socket to which the kernel does
     /// not report what it discards. Returns the moment up to which every loss is known.
     pub(in crate::linux) fn check(
         &self,
         now: Instant,
-        reads_discards: bool,
+        must_read_discards: bool,
         losses: &mut LocalLossLog,
     ) -> Instant {
         let mut network = self.network.borrow_mut();
@@ -54,7 +54,7 @@ impl LossDetector {
         if let Some(at) = canary.last_lost() {
             losses.canary_lost(at);
         }
-        if reads_discards {
+        if must_read_discards {
             let mut discards = self.discards.borrow_mut();
             discards.check(now);
             known_until = known_until.min(discards.last_checked().unwrap_or(now));

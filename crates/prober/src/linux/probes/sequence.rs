@@ -1,5 +1,5 @@
-//! Which request a reply or an ICMP error belongs to. Every request of a socket has a number that never restarts; its
-//! lower 16 bits are the ICMP sequence number. Invariant: no two requests that may still be answered have both the same
+//! Which request a reply or an ICMP error belongs to. Every request of a socket has an id, which counts up and wraps
+//! at 2^32; its lower 16 bits are the ICMP sequence number. Invariant: no two requests that may still be answered have both the same
 //! address and the same sequence number. Pure: no I/O.
 //!
 //! The slots are a ring that doubles when it is half full, so a lookup is an index and costs the same with any number of
@@ -11,10 +11,10 @@ const INITIAL_SLOTS: usize = 1024;
 /// Sequence numbers of ICMP (RFC 792, page 14).
 const SEQUENCE_NUMBERS: usize = 1 << 16;
 
-/// A request that may still be answered.
+/// A request that may still be answered, in time or late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InFlight {
-    /// Number of the request in its target's attempt, from 0.
+    /// Index of the request in its target's attempt, from 0.
     pub(super) request: u16,
     /// The target, by its index.
     pub(super) target: u32,
