@@ -100,9 +100,12 @@ impl Broker for RabbitBroker {
     async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
         let connection = RabbitConnection::open(&self.endpoint).await?;
         topology::ensure(&connection, queues).await?;
-        if self.unbound.load(Ordering::Relaxed) {
-            topology::declare_again(&connection, queues).await?;
-            self.unbound.store(false, Ordering::Relaxed);
+        if self.unbound.swap(false, Ordering::Relaxed) {
+            match topology::declare_again(&connection, queues).await {
+                // Somebody else has to bind it, and may have done so. The next returned message sets the flag again.
+                Err(error @ BrokerError::NoTopology { .. }) => tracing::warn!(%error),
+                declared => declared?,
+            }
         }
         connection.close().await;
         Ok(())

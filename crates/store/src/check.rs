@@ -1,9 +1,10 @@
 //! Checks the database for damage (`PRAGMA quick_check`).
 //!
 //! A check reads the whole file, so only a small file is checked before the work. A large one is checked on a thread of
-//! its own beside the work: after a role did not end in order, and otherwise at most once a day.
+//! its own beside the work of a role that starts: when an earlier role did not end in order, and otherwise at most once
+//! a day. It stays due until one check was finished.
 //!
-//! The check is one read transaction: until it ends, the log keeps what is written meanwhile.
+//! The check is one read transaction: until it ends, the log keeps what is written meanwhile. So a long log ends it.
 //! Source: <https://www.sqlite.org/pragma.html#pragma_quick_check>, <https://www.sqlite.org/c3ref/interrupt.html>.
 
 use std::{
@@ -18,12 +19,15 @@ use rusqlite::{Connection, InterruptHandle};
 
 use crate::{
     FileLock, StoreError, Writer,
-    header::{self, Access, OpenFile},
+    header::{self, Access},
     now_us,
 };
 
 /// A file up to this length in bytes is checked before the work, each time: that takes less than 0.1 s.
 const MAX_CHECKED_AT_OPEN: u64 = 8 << 20;
+
+/// The length of the log in bytes that ends a check: 1 GiB.
+const MAX_LOG: u64 = 1 << 30;
 
 /// How long after the beginning of a check the next one is due.
 const CHECK_INTERVAL: Duration = Duration::from_hours(24);
@@ -50,112 +54,224 @@ pub(crate) fn is_small(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.len() <= MAX_CHECKED_AT_OPEN)
 }
 
+/// A check that is due.
+#[derive(Debug)]
+pub(crate) struct DueCheck {
+    /// The lock files of roles that did not end in order.
+    abandoned: Vec<PathBuf>,
+    /// When it begins, in microseconds since 1970-01-01 UTC.
+    began_us: i64,
+}
+
 impl Writer {
-    /// Whether the file is to be checked beside the work of the role that begins now. If so, records that the check
-    /// begins. Must be called before the role acquires a lock.
+    /// Whether a large file is to be checked beside the work of the role that begins now. Changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`], or a folder that cannot be read.
-    pub(crate) fn begin_check(&mut self) -> Result<bool, StoreError> {
+    /// [`StoreError::Sqlite`].
+    pub(crate) fn due_check(&self) -> Result<Option<DueCheck>, StoreError> {
         if is_small(&self.path) {
-            return Ok(false);
+            return Ok(None);
         }
+        let began_us = now_us();
+        let checked_us: Option<i64> =
+            self.connection
+                .query_row("SELECT checked_us FROM database", (), |row| row.get(0))?;
+        let day = began_us - CHECK_INTERVAL.as_micros() as i64..=began_us;
         // A role that was killed leaves its lock file behind, and so does the loss of power.
-        let is_unclean = FileLock::remove_abandoned(&self.path)?;
-        let now = now_us();
+        let abandoned = FileLock::abandoned(&self.path);
+        let is_due = !abandoned.is_empty() || checked_us.is_none_or(|at| !day.contains(&at));
+        Ok(is_due.then_some(DueCheck {
+            abandoned,
+            began_us,
+        }))
+    }
+
+    /// Records a check that found no damage. Does not wait for another program's transaction: then the check stays due.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub(crate) fn record_check(&mut self, check: &DueCheck) -> Result<(), StoreError> {
+        self.connection.busy_timeout(Duration::ZERO)?;
         self.write(|transaction| {
-            let changed = transaction.execute(
-                "UPDATE database SET check_began_us = ?2
-                 WHERE ?3 OR check_began_us IS NULL OR check_began_us NOT BETWEEN ?1 AND ?2",
-                (now - CHECK_INTERVAL.as_micros() as i64, now, is_unclean),
-            )?;
-            Ok(changed > 0)
-        })
+            transaction.execute("UPDATE database SET checked_us = ?1", [check.began_us])?;
+            Ok(())
+        })?;
+        for path in &check.abandoned {
+            FileLock::remove_abandoned(path);
+        }
+        Ok(())
     }
 }
 
 /// A check beside the work.
 pub(crate) struct BackgroundCheck {
-    damage: Arc<OnceLock<String>>,
     path: PathBuf,
+    due: DueCheck,
+    outcome: Arc<OnceLock<Outcome>>,
     interrupt: InterruptHandle,
     thread: JoinHandle<()>,
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Sound,
+    Damaged(String),
+    Unfinished,
 }
 
 impl fmt::Debug for BackgroundCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BackgroundCheck")
             .field("path", &self.path)
-            .field("damage", &self.damage)
+            .field("due", &self.due)
+            .field("outcome", &self.outcome)
             .finish_non_exhaustive()
     }
 }
 
 impl BackgroundCheck {
     /// Starts it, with a read-only connection.
-    pub(crate) fn start(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn start(path: &Path, due: DueCheck) -> Result<Self, StoreError> {
         let (connection, open) = header::connect(path, Access::Read, |_| Ok(()))?;
         let interrupt = connection.get_interrupt_handle();
-        let damage = Arc::new(OnceLock::new());
-        let (found, file) = (Arc::clone(&damage), path.to_owned());
+        let outcome = Arc::new(OnceLock::new());
+        let (ended, file) = (Arc::clone(&outcome), path.to_owned());
         let thread = std::thread::Builder::new()
             .name("database check".to_owned())
-            .spawn(move || run(connection, open, &file, &found))
+            .spawn(move || {
+                ended.get_or_init(|| run(&connection, &file));
+                drop(connection);
+                drop(open);
+            })
             .map_err(|error| StoreError::CannotOpen {
                 path: path.to_owned(),
                 reason: error.to_string(),
             })?;
         Ok(Self {
-            damage,
             path: path.to_owned(),
+            due,
+            outcome,
             interrupt,
             thread,
         })
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.outcome.get().is_some()
+    }
+
+    /// Ends the check if the log is too long.
+    ///
     /// # Errors
     /// [`StoreError::Corrupt`] once damage was found.
-    pub(crate) fn found(&self) -> Result<(), StoreError> {
-        match self.damage.get() {
-            None => Ok(()),
-            Some(detail) => Err(StoreError::Corrupt {
+    pub(crate) fn watch(&self) -> Result<(), StoreError> {
+        match self.outcome.get() {
+            Some(Outcome::Damaged(detail)) => Err(StoreError::Corrupt {
                 path: self.path.clone(),
                 detail: detail.clone(),
             }),
+            Some(_) => Ok(()),
+            None => {
+                let log = fs::metadata(header::companion(&self.path, "-wal"));
+                if log.is_ok_and(|log| log.len() > MAX_LOG) {
+                    self.interrupt.interrupt();
+                }
+                Ok(())
+            }
         }
     }
 
-    /// Ends the check, finished or not.
+    /// Ends the check. Returns it when it was finished and found no damage.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when it found damage.
-    pub(crate) fn stop(self) -> Result<(), StoreError> {
+    pub(crate) fn stop(self) -> Result<Option<DueCheck>, StoreError> {
         // An interrupt has no effect before a statement begins, so it is repeated until the thread has ended.
         while !self.thread.is_finished() {
             self.interrupt.interrupt();
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.found()
+        self.watch()?;
+        Ok((self.outcome.get() == Some(&Outcome::Sound)).then_some(self.due))
     }
 }
 
-fn run(connection: Connection, open: OpenFile, path: &Path, damage: &OnceLock<String>) {
+fn run(connection: &Connection, path: &Path) -> Outcome {
     tracing::debug!(path = %path.display(), "the database is checked for damage beside the work");
-    match quick_check(&connection, path).map_err(|error| header::explain(path, error)) {
+    match quick_check(connection, path).map_err(|error| header::explain(path, error)) {
         Ok(()) => {
             tracing::info!(path = %path.display(), "the check of the database found no damage");
+            Outcome::Sound
         }
         Err(StoreError::Corrupt { detail, .. }) => {
             tracing::error!(%detail, path = %path.display(), "the database is damaged");
-            damage.get_or_init(|| detail);
+            Outcome::Damaged(detail)
         }
         Err(StoreError::Sqlite(error))
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) =>
         {
-            tracing::debug!("the check of the database was not finished");
+            tracing::info!(
+                "the check of the database was not finished; the next start tries again, and so does \
+                 `pingfleet verify --database`"
+            );
+            Outcome::Unfinished
         }
-        Err(error) => tracing::warn!(%error, "the database cannot be checked for damage"),
+        Err(error) => {
+            tracing::warn!(%error, "the database cannot be checked for damage");
+            Outcome::Unfinished
+        }
     }
-    drop(connection);
-    drop(open);
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{Durability, OpenOptions, Reader, Transport};
+
+    /// Bytes that this thread has read from files (`proc_pid_io(5)`).
+    fn bytes_read() -> u64 {
+        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+        let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        read.unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_role_starts_and_ends_without_reading_the_whole_file() {
+        let folder = TempDir::new().unwrap();
+        let options = OpenOptions {
+            path: folder.path().join("fleet.db"),
+            durability: Durability::Off,
+            create: true,
+            check: true,
+        };
+        let store = options.open().unwrap();
+        store
+            .connection
+            .execute_batch(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+                 INSERT INTO quarantine (received_at_us, queue, reason, length, body)
+                 SELECT i, 'results', 'made for a test', 65536, randomblob(65536) FROM n",
+            )
+            .unwrap();
+        store.close().unwrap();
+
+        let before = bytes_read();
+        let mut store = options.open().unwrap();
+        let due = store.due_check().unwrap().expect("never checked");
+        store.try_commit().unwrap();
+        store.remove_abandoned_plans().unwrap();
+        store.close_settled_runs(Transport::Broker).unwrap();
+        store.record_check(&due).unwrap();
+        store.close().unwrap();
+        let read = bytes_read() - before;
+        assert!(read < 1 << 20, "{read} bytes");
+        // The control: the check reads all of it.
+        let before = bytes_read();
+        Reader::open(&options.path).unwrap().check().unwrap();
+        let read = bytes_read() - before;
+        assert!(read > 16 << 20, "{read} bytes");
+    }
 }

@@ -68,8 +68,10 @@ impl DatabaseThread {
             path,
             check: None,
         };
-        if options.check && db.call_while_busy(Writer::begin_check).await? {
-            db.check = Some(BackgroundCheck::start(&db.path)?);
+        if options.check
+            && let Some(due) = db.call(|store| store.due_check()).await?
+        {
+            db.check = Some(BackgroundCheck::start(&db.path, due)?);
         }
         Ok(db)
     }
@@ -86,6 +88,12 @@ impl DatabaseThread {
         &self.path
     }
 
+    /// Whether the check for damage beside the work has ended. `None` when none was due.
+    #[must_use]
+    pub fn has_check_ended(&self) -> Option<bool> {
+        self.check.as_ref().map(BackgroundCheck::has_ended)
+    }
+
     /// Runs a function on the database's thread. Not cancel-safe: once called, the function runs to its end.
     ///
     /// # Errors
@@ -96,7 +104,7 @@ impl DatabaseThread {
         body: impl FnOnce(&mut Writer) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         if let Some(check) = &self.check {
-            check.found()?;
+            check.watch()?;
         }
         let (answer, answered) = oneshot::channel();
         let call: Call = Box::new(move |store| {
@@ -142,20 +150,32 @@ impl DatabaseThread {
     /// [`StoreError::Sqlite`] of the last checkpoint. Committed data is safe all the same. [`StoreError::Corrupt`] when the
     /// check has found damage.
     pub async fn close(mut self) -> Result<(), StoreError> {
-        let check = self.check.take();
+        let checked = match self.check.take() {
+            // Before the file is closed: the check has a snapshot, and the log can be written back only after it.
+            Some(check) => tokio::task::spawn_blocking(|| check.stop())
+                .await
+                .map_err(|_| StoreError::Closed)?,
+            None => Ok(None),
+        };
+        let checked = match checked {
+            Ok(Some(done)) => {
+                let recorded = self.call(move |store| store.record_check(&done)).await;
+                if let Err(error) = recorded {
+                    tracing::debug!(%error, "the check of the database stays due");
+                }
+                Ok(())
+            }
+            checked => checked.map(drop),
+        };
         let (calls, _) = mpsc::channel(1);
         drop(std::mem::replace(&mut self.calls, calls));
         let Some(thread) = self.thread.take() else {
-            return Ok(());
+            return checked;
         };
-        let closing = move || {
-            // Before the file is closed: the check has a snapshot, and the log can be written back only after it.
-            let checked = check.map_or(Ok(()), BackgroundCheck::stop);
-            let closed = thread.join().map_err(|_| StoreError::Closed)?;
-            checked.and(closed)
-        };
-        tokio::task::spawn_blocking(closing)
+        let closed = tokio::task::spawn_blocking(move || thread.join())
             .await
             .map_err(|_| StoreError::Closed)?
+            .map_err(|_| StoreError::Closed)?;
+        checked.and(closed)
     }
 }

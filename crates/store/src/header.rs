@@ -91,27 +91,60 @@ pub(crate) fn connect(
 /// The URI of a file (<https://www.sqlite.org/uri.html>).
 fn uri(path: &Path, immutable: bool) -> io::Result<String> {
     let path = std::path::absolute(path)?;
-    let mut uri = "file:".to_owned();
+    let path = path.as_os_str().as_encoded_bytes();
+    let mut uri = "file://".to_owned();
     if cfg!(windows) {
-        uri.push('/');
+        push_encoded(&mut uri, &from_windows(path));
+    } else {
+        push_encoded(&mut uri, path);
     }
-    for byte in path.as_os_str().as_encoded_bytes() {
+    if immutable {
+        uri.push_str("?immutable=1");
+    }
+    Ok(uri)
+}
+
+/// An absolute path of Windows as the path of a URI: `/C:/a.db`, or `//server/share/a.db`.
+fn from_windows(path: &[u8]) -> Vec<u8> {
+    let path: Vec<u8> = path
+        .iter()
+        .map(|byte| if *byte == b'\\' { b'/' } else { *byte })
+        .collect();
+    // The prefix of long paths, which SQLite adds itself.
+    if let Some(share) = path.strip_prefix(b"//?/UNC/") {
+        return [b"//", share].concat();
+    }
+    let path = path.strip_prefix(b"//?/").unwrap_or(&path);
+    if path.starts_with(b"/") {
+        path.to_vec()
+    } else {
+        [b"/", path].concat()
+    }
+}
+
+fn push_encoded(uri: &mut String, path: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in path {
         match byte {
-            b'\\' if cfg!(windows) => uri.push('/'),
             b'/' | b'-' | b'_' | b'.' | b':' => uri.push(char::from(*byte)),
             byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
             byte => {
-                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
                 uri.push('%');
                 uri.push(char::from(DIGITS[usize::from(byte >> 4)]));
                 uri.push(char::from(DIGITS[usize::from(byte & 15)]));
             }
         }
     }
-    if immutable {
-        uri.push_str("?immutable=1");
-    }
-    Ok(uri)
+}
+
+/// A file of SQLite's beside the database: `-wal`, `-shm` or `-journal`.
+pub(crate) fn companion(path: &Path, suffix: &str) -> PathBuf {
+    // SQLite names them after the file that a symbolic link leads to.
+    let mut name = fs::canonicalize(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .into_os_string();
+    name.push(suffix);
+    name.into()
 }
 
 /// Device and inode of a file.
@@ -238,5 +271,30 @@ pub(crate) fn explain(path: &Path, error: StoreError) -> StoreError {
             reason: source.to_string(),
         },
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_windows_becomes_the_path_of_a_uri() {
+        for (path, uri) in [
+            (r"C:\sweeps\fleet.db", "/C:/sweeps/fleet.db"),
+            (r"\\server\share\fleet.db", "//server/share/fleet.db"),
+            (r"\\?\C:\sweeps\fleet.db", "/C:/sweeps/fleet.db"),
+            (r"\\?\UNC\server\share\fleet.db", "//server/share/fleet.db"),
+        ] {
+            let found = from_windows(path.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&found), uri, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_uri_keeps_no_character_that_has_a_meaning_in_it() {
+        let mut uri = String::new();
+        push_encoded(&mut uri, "/a b?c#d%e\u{fc}.db".as_bytes());
+        assert_eq!(uri, "/a%20b%3Fc%23d%25e%C3%BC.db");
     }
 }

@@ -31,7 +31,19 @@ impl FileLock {
     /// # Errors
     /// [`StoreError::AlreadyLocked`] when another process has it.
     pub fn writer(database: &Path) -> Result<Self, StoreError> {
-        Self::acquire(&lock_path(database, "-writer.lock")?, "the writer's lock")
+        Self::acquire(
+            &lock_path(database, "-writer.lock")?,
+            "the writer's lock",
+            TRIES,
+        )
+    }
+
+    /// Acquires the lock of a run unless another process has it at this moment.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyLocked`] when another process has it, or only looks at it.
+    pub(crate) fn try_run(database: &Path, run: i64) -> Result<Self, StoreError> {
+        Self::acquire(&run_lock_path(database, run)?, &format!("run {run}"), 1)
     }
 
     /// Acquires the lock of a run. Its holder is the producer of the run.
@@ -39,55 +51,61 @@ impl FileLock {
     /// # Errors
     /// [`StoreError::AlreadyLocked`] when another process has it.
     pub fn run(database: &Path, run: i64) -> Result<Self, StoreError> {
-        Self::acquire(&run_lock_path(database, run)?, &format!("run {run}"))
+        Self::acquire(&run_lock_path(database, run)?, &format!("run {run}"), TRIES)
     }
 
     /// Whether some process has the lock of a run, so that it has a producer. Changes nothing. `None` when the system
     /// does not show it.
     pub(crate) fn is_run_locked(database: &Path, run: i64) -> Option<bool> {
-        let file = match File::open(run_lock_path(database, run).ok()?) {
-            Ok(file) => file,
+        let path = run_lock_path(database, run).ok()?;
+        match fs::exists(&path) {
             // The lock's holder removes the file when it leaves.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(false),
-            Err(_) => return None,
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Some(false),
-            Err(TryLockError::WouldBlock) => Some(true),
-            Err(TryLockError::Error(_)) => None,
+            Ok(false) => Some(false),
+            _ => is_locked(&path),
         }
     }
 
-    /// Removes the lock files of this database that nobody has locked. Returns whether there was one: its holder did not
-    /// end in order.
-    pub(crate) fn remove_abandoned(database: &Path) -> Result<bool, StoreError> {
-        let cannot = |error: io::Error| StoreError::CannotOpen {
-            path: database.to_owned(),
-            reason: error.to_string(),
+    /// The lock files of this database that nobody has locked: their holders did not end in order. Files that this user
+    /// cannot see or open are left out. Changes nothing.
+    pub(crate) fn abandoned(database: &Path) -> Vec<PathBuf> {
+        let Ok(prefix) = lock_path(database, "-") else {
+            return Vec::new();
         };
-        let prefix = lock_path(database, "-")?;
         let (Some(folder), Some(prefix)) = (prefix.parent(), prefix.file_name()) else {
-            return Ok(false);
+            return Vec::new();
         };
-        let mut found = false;
-        for entry in fs::read_dir(folder).map_err(cannot)? {
-            let name = entry.map_err(cannot)?.file_name();
-            let name_bytes = name.as_encoded_bytes();
-            let is_lock =
-                name_bytes.starts_with(prefix.as_encoded_bytes()) && name_bytes.ends_with(b".lock");
-            if is_lock {
-                match Self::acquire(&folder.join(&name), "a lock") {
-                    // Its end removes the file.
-                    Ok(_abandoned) => found = true,
-                    Err(StoreError::AlreadyLocked { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::debug!(folder = %folder.display(), %error, "the folder cannot be searched for lock files");
+                return Vec::new();
             }
-        }
-        Ok(found)
+        };
+        entries
+            .filter_map(Result::ok)
+            .filter(|entry| {
+                entry
+                    .file_name()
+                    .as_encoded_bytes()
+                    .strip_prefix(prefix.as_encoded_bytes())
+                    .is_some_and(is_lock_name)
+            })
+            .map(|entry| entry.path())
+            .filter(|path| is_locked(path) == Some(false))
+            .collect()
     }
 
-    fn acquire(path: &Path, what: &str) -> Result<Self, StoreError> {
+    /// Removes a lock file unless somebody has locked it since.
+    pub(crate) fn remove_abandoned(path: &Path) {
+        if is_locked(path) == Some(false)
+            && let Ok(lock) = Self::acquire(path, "an abandoned lock", 1)
+        {
+            // Dropping the lock removes the file.
+            drop(lock);
+        }
+    }
+
+    fn acquire(path: &Path, what: &str, max_tries: u32) -> Result<Self, StoreError> {
         let cannot = |error: std::io::Error| StoreError::CannotOpen {
             path: path.to_owned(),
             reason: error.to_string(),
@@ -105,7 +123,7 @@ impl FileLock {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     tries += 1;
-                    if tries < TRIES {
+                    if tries < max_tries {
                         std::thread::sleep(TRY_INTERVAL);
                         continue;
                     }
@@ -139,6 +157,24 @@ impl Drop for FileLock {
             tracing::debug!(path = %self.path.display(), %error, "lock file stays behind");
         }
     }
+}
+
+/// Whether somebody has locked the file. `None` when it is gone or the system does not show it.
+fn is_locked(path: &Path) -> Option<bool> {
+    match File::open(path).ok()?.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+    }
+}
+
+/// Whether this is the end of a lock file's name, behind `DATABASE-`.
+fn is_lock_name(name: &[u8]) -> bool {
+    let run = name
+        .strip_prefix(b"run-")
+        .and_then(|rest| rest.strip_suffix(b".lock"));
+    name == b"writer.lock"
+        || run.is_some_and(|run| !run.is_empty() && run.iter().all(u8::is_ascii_digit))
 }
 
 /// The holder's process id for a message, or nothing. Windows refuses to read a locked file.

@@ -38,6 +38,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a call is repeated because the file changed while it was read without locks.
 const MAX_TRIES: usize = 20;
 
+/// How often a call that fails is repeated although the file did not change, and the pause between two of these.
+const MAX_UNCHANGED: usize = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// A database that is only read. The user needs no write permission for the file or its folder.
 #[derive(Debug)]
 pub struct Reader {
@@ -86,7 +90,7 @@ impl Reader {
     /// [`StoreError::NoSuchRun`].
     pub fn summary(&self, run: i64) -> Result<RunSummary, StoreError> {
         let mut summary = self.read(|connection| run_summary::summary(connection, run))?;
-        self.correct_state(&mut summary);
+        self.correct_state(&mut summary)?;
         Ok(summary)
     }
 
@@ -97,7 +101,7 @@ impl Reader {
     pub fn summaries(&self) -> Result<Vec<RunSummary>, StoreError> {
         let mut summaries = self.read(run_summary::summaries)?;
         for summary in &mut summaries {
-            self.correct_state(summary);
+            self.correct_state(summary)?;
         }
         Ok(summaries)
     }
@@ -114,7 +118,7 @@ impl Reader {
     /// [`StoreError::Sqlite`], [`StoreError::NoSuchRun`]. A contradiction is a finding, not an error.
     pub fn verify(&self, run: i64) -> Result<Verification, StoreError> {
         let mut proof = self.read(|connection| verify::verify(connection, run))?;
-        self.correct_state(&mut proof.summary);
+        self.correct_state(&mut proof.summary)?;
         Ok(proof)
     }
 
@@ -135,14 +139,21 @@ impl Reader {
     }
 
     /// A run whose producer was killed is incomplete at once. `run_summary` shows that only when the lease has expired.
-    fn correct_state(&self, summary: &mut RunSummary) {
-        let is_abandoned = summary.state == RunState::Running
-            && summary.outstanding() > 0
-            && summary.has_lease
-            && FileLock::is_run_locked(&self.path, summary.run) == Some(false);
-        if is_abandoned {
-            summary.state = RunState::Incomplete;
+    fn correct_state(&self, summary: &mut RunSummary) -> Result<(), StoreError> {
+        let is_produced = |summary: &RunSummary| {
+            summary.state == RunState::Running && summary.outstanding() > 0 && summary.has_lease
+        };
+        if is_produced(summary) && FileLock::is_run_locked(&self.path, summary.run) == Some(false) {
+            // The producer may have ended in order since the summary was read.
+            let run = summary.run;
+            let now = self.read(|connection| run_summary::summary(connection, run))?;
+            if is_produced(&now) {
+                summary.state = RunState::Incomplete;
+            } else {
+                summary.state = now.state;
+            }
         }
+        Ok(())
     }
 
     /// Runs a query on a new connection. It runs again when the file changed while it was read without locks, so it must
@@ -165,15 +176,31 @@ impl Reader {
         &self,
         query: impl Fn(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let mut unchanged = 0;
         for _ in 0..MAX_TRIES {
             let before = FileState::of(&self.path);
-            let access = before.access(&self.path)?;
-            let answer = self.query_once(access, &query);
-            let is_consistent = access == Access::Read && answer.is_ok();
-            // Without locks, an answer is right only when nobody wrote meanwhile. An error may come from a writer that
-            // opened or closed the database at this moment.
-            if is_consistent || FileState::of(&self.path) == before {
-                return answer.map_err(|error| header::explain(&self.path, error));
+            let (answer, has_locks) = match before.access(&self.path) {
+                Ok(access) => (self.query_once(access, &query), access == Access::Read),
+                Err(error) => (Err(error), false),
+            };
+            let answer = answer.map_err(|error| header::explain(&self.path, error));
+            let is_final = match &answer {
+                // Without locks, an answer is right only when nobody wrote meanwhile.
+                Ok(_) | Err(StoreError::Corrupt { .. }) => has_locks,
+                // May come from a writer that opened or closed the database at this moment.
+                Err(StoreError::CannotOpen { .. } | StoreError::Sqlite(_)) => false,
+                Err(_) => true,
+            };
+            if is_final {
+                return answer;
+            }
+            if FileState::of(&self.path) == before {
+                unchanged += 1;
+                // A writer that closes the database removes its files one after the other.
+                if answer.is_ok() || unchanged == MAX_UNCHANGED {
+                    return answer;
+                }
+                std::thread::sleep(PAUSE);
             }
         }
         Err(StoreError::CannotOpen {
@@ -187,8 +214,10 @@ impl Reader {
         access: Access,
         query: impl Fn(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let (connection, _open) =
+        let (connection, open) =
             header::connect(&self.path, access, |found| found.check(&self.path, false))?;
+        // Dropped in this order: the connection first.
+        let (_open, connection) = (open, connection);
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         header::refuse_newer(&self.path, version)?;

@@ -100,7 +100,7 @@ impl Writer {
                 .collect::<Result<_, _>>()?;
             let mut removed = Vec::new();
             for run in planning {
-                match FileLock::run(&path, run) {
+                match FileLock::try_run(&path, run) {
                     Ok(_lock) => {
                         remove_plan(transaction, run)?;
                         removed.push(run);

@@ -69,12 +69,12 @@ pub(crate) const REPORT_PAGE: &str = concat!(
 
 const V1: &str = concat!(
     r"
--- check_began_us: when the last check of the whole file beside the work began.
+-- checked_us: when the last check of the whole file beside the work began that found no damage.
 CREATE TABLE database (
     id             INTEGER PRIMARY KEY CHECK (id = 1),
     uuid           BLOB    NOT NULL CHECK (length(uuid) = 16),
     created_at_us  INTEGER NOT NULL,
-    check_began_us INTEGER
+    checked_us     INTEGER
 ) STRICT;
 
 -- AUTOINCREMENT: the number of a removed run is never given to another one.

@@ -22,7 +22,9 @@ pub(crate) struct ReservedPort {
 impl ReservedPort {
     /// Reserves a port on which nobody listens.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let folder = std::env::temp_dir().join("pingfleet-test-ports");
+        // Each user has files of its own.
+        let user = rustix::process::geteuid().as_raw();
+        let folder = std::env::temp_dir().join(format!("pingfleet-test-ports-{user}"));
         fs::create_dir_all(&folder)?;
         let count = PORTS.end - PORTS.start;
         let first = fastrand::u16(..count);

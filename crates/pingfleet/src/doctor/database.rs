@@ -9,16 +9,15 @@ use super::CheckResult;
 
 pub(super) fn check(database: &DatabaseSettings) -> CheckResult {
     let path = database.path.display();
-    let opened = database.options(false, false).open();
-    let committed = match opened {
-        Ok(mut store) => store
-            .try_commit()
-            .and_then(|()| store.close())
-            .and_then(|()| Reader::open(&database.path)?.check()),
+    let checked = match Reader::open(&database.path).and_then(|reader| reader.check()) {
         Err(StoreError::Missing { .. }) => return folder(&database.path),
-        Err(error) => Err(error),
+        // What a writer upgrades or puts into the file is checked after that.
+        Err(StoreError::Older { .. } | StoreError::CannotOpen { .. }) => write(database)
+            .and_then(|()| Reader::open(&database.path))
+            .and_then(|reader| reader.check()),
+        checked => checked.and_then(|()| write(database)),
     };
-    let error = match committed {
+    let error = match checked {
         Ok(()) => return CheckResult::Good(format!("{path} is sound and writable")),
         Err(error) => error,
     };
@@ -36,6 +35,13 @@ pub(super) fn check(database: &DatabaseSettings) -> CheckResult {
         },
         found: Failure::system(&error).message,
     }
+}
+
+/// Commits a transaction. Upgrades an older schema.
+fn write(database: &DatabaseSettings) -> Result<(), StoreError> {
+    let mut store = database.options(false, false).open()?;
+    store.try_commit()?;
+    store.close()
 }
 
 /// There is no database yet: checks whether one can be created.

@@ -1,15 +1,11 @@
 //! The files of a database as they are now, and how a reader may use them. Nothing here opens a file: closing it would
 //! drop the locks that SQLite has on it in this process.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::{fs, io, path::Path, time::SystemTime};
 
 use crate::{
     StoreError,
-    header::{Access, Identity, identity},
+    header::{Access, Identity, companion, identity},
 };
 
 /// What `stat` shows of the files of a database. If it is the same before and after, nobody has written meanwhile.
@@ -70,13 +66,4 @@ impl FileState {
 fn length(path: &Path) -> Option<u64> {
     let file: io::Result<fs::Metadata> = fs::metadata(path);
     file.ok().map(|file| file.len())
-}
-
-fn companion(path: &Path, suffix: &str) -> PathBuf {
-    // SQLite names them after the file that a symbolic link leads to.
-    let mut name = fs::canonicalize(path)
-        .unwrap_or_else(|_| path.to_owned())
-        .into_os_string();
-    name.push(suffix);
-    name.into()
 }
