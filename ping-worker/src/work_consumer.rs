@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{
-    Broker, BrokerError, Consumer, Delivery, KeyedMessage, QueueName, Sessions, session_lost,
+    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, KeyedMessage, QueueName, Sessions, session_lost,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
@@ -43,7 +43,7 @@ pub(crate) struct WorkConsumer {
     settings: WorkerSettings,
     status: Arc<StatusBoard>,
     results: mpsc::Sender<KeyedMessage<ChunkKey>>,
-    confirmed: mpsc::Receiver<ChunkKey>,
+    confirmed: mpsc::Receiver<ConfirmedMessage<ChunkKey>>,
     in_hand: InHand,
     probing: JoinSet<ProbedChunk>,
     /// Which chunk each task probes, needed when a task panics.
@@ -59,7 +59,7 @@ impl WorkConsumer {
         settings: WorkerSettings,
         status: Arc<StatusBoard>,
         results: mpsc::Sender<KeyedMessage<ChunkKey>>,
-        confirmed: mpsc::Receiver<ChunkKey>,
+        confirmed: mpsc::Receiver<ConfirmedMessage<ChunkKey>>,
     ) -> Self {
         Self {
             broker,
@@ -133,8 +133,8 @@ impl WorkConsumer {
             let taking = deadline.is_none();
             tokio::select! {
                 biased;
-                Some(key) = self.confirmed.recv() => {
-                    self.settle(consumer, key, &mut prefetch, taking).await?;
+                Some(confirmed) = self.confirmed.recv() => {
+                    self.settle(consumer, confirmed.key, &mut prefetch, taking).await?;
                 }
                 Some(joined) = self.probing.join_next_with_id() => {
                     self.take_result(consumer, joined).await?;
