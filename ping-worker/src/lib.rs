@@ -61,7 +61,7 @@ pub struct WorkerSummary {
 ///
 /// # Errors
 /// [`ProbeError`], with what is missing.
-pub fn lanes(
+pub fn start_probe_threads(
     opener: &Arc<dyn OpenProber>,
     resolver: Resolver,
     settings: &WorkerSettings,
@@ -69,21 +69,25 @@ pub fn lanes(
     ProbeThreads::start(settings.threads, opener, settings.rate, resolver)
 }
 
-/// Takes chunks and probes them with `lanes` until `stop`. Then finishes, publishes and acks what it has in hand. Publishes
+/// Takes chunks and probes them with `probe_threads` until `stop`. Then finishes, publishes and acks what it has in hand. Publishes
 /// what it is doing on `status`.
 ///
 /// # Errors
 /// [`WorkerError`]; what was not acked is delivered to another worker.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    lanes: ProbeThreads,
+    probe_threads: ProbeThreads,
     settings: &WorkerSettings,
     status: watch::Sender<WorkerStatus>,
     stop: CancellationToken,
 ) -> Result<WorkerSummary, WorkerError> {
-    let lanes = Arc::new(lanes);
-    let board = Arc::new(StatusBoard::new(settings, Arc::clone(&lanes), status));
-    let left = consume_and_publish(broker, &lanes, settings, &board, stop).await?;
+    let probe_threads = Arc::new(probe_threads);
+    let board = Arc::new(StatusBoard::new(
+        settings,
+        Arc::clone(&probe_threads),
+        status,
+    ));
+    let left = consume_and_publish(broker, &probe_threads, settings, &board, stop).await?;
     let counts = board.counts();
     let summary = WorkerSummary {
         chunks: counts.chunks_done,
@@ -99,9 +103,9 @@ pub async fn run(
         "worker stopped"
     );
     drop(board);
-    if let Some(lanes) = Arc::into_inner(lanes) {
+    if let Some(probe_threads) = Arc::into_inner(probe_threads) {
         // Joining threads blocks.
-        tokio::task::spawn_blocking(move || lanes.close())
+        tokio::task::spawn_blocking(move || probe_threads.close())
             .await
             .map_err(|_| WorkerError::TaskFailed("probing"))?;
     }
@@ -111,7 +115,7 @@ pub async fn run(
 /// Runs the worker's two connections. Returns how many chunks were left to other workers.
 async fn consume_and_publish(
     broker: Arc<dyn Broker>,
-    lanes: &Arc<ProbeThreads>,
+    probe_threads: &Arc<ProbeThreads>,
     settings: &WorkerSettings,
     board: &Arc<StatusBoard>,
     stop: CancellationToken,
@@ -142,7 +146,7 @@ async fn consume_and_publish(
     });
     let mut consumer = WorkConsumer::new(
         broker,
-        Arc::clone(lanes),
+        Arc::clone(probe_threads),
         settings.clone(),
         Arc::clone(board),
         results,

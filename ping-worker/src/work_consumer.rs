@@ -4,7 +4,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{
-    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, KeyedMessage, QueueName, Sessions, session_lost,
+    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, KeyedMessage, QueueName, Sessions,
+    session_lost,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
@@ -39,7 +40,7 @@ struct ProbedChunk {
 /// The consuming side of the worker, over all its sessions.
 pub(crate) struct WorkConsumer {
     broker: Arc<dyn Broker>,
-    lanes: Arc<ProbeThreads>,
+    probe_threads: Arc<ProbeThreads>,
     settings: WorkerSettings,
     status: Arc<StatusBoard>,
     results: mpsc::Sender<KeyedMessage<ChunkKey>>,
@@ -55,7 +56,7 @@ pub(crate) struct WorkConsumer {
 impl WorkConsumer {
     pub(crate) fn new(
         broker: Arc<dyn Broker>,
-        lanes: Arc<ProbeThreads>,
+        probe_threads: Arc<ProbeThreads>,
         settings: WorkerSettings,
         status: Arc<StatusBoard>,
         results: mpsc::Sender<KeyedMessage<ChunkKey>>,
@@ -63,7 +64,7 @@ impl WorkConsumer {
     ) -> Self {
         Self {
             broker,
-            lanes,
+            probe_threads,
             settings,
             status,
             results,
@@ -122,7 +123,7 @@ impl WorkConsumer {
         let mut prefetch = Prefetch::slow_start(self.settings.prefetch, self.settings.rate);
         let mut idle = tokio::time::interval(IDLE_CHECK_INTERVAL);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sent = self.lanes.requests_sent();
+        let mut sent = self.probe_threads.requests_sent();
         let mut deadline: Option<Instant> = None;
         loop {
             self.status
@@ -155,7 +156,7 @@ impl WorkConsumer {
                 }
                 _ = idle.tick(), if taking && prefetch.may_grow(self.in_hand.len()) => {
                     // When nothing was sent since the last check, all chunks in hand wait for answers.
-                    let before = std::mem::replace(&mut sent, self.lanes.requests_sent());
+                    let before = std::mem::replace(&mut sent, self.probe_threads.requests_sent());
                     if sent == before {
                         self.grow(consumer, &mut prefetch).await?;
                     }
@@ -238,12 +239,12 @@ impl WorkConsumer {
             .in_hand
             .take(chunk.key, delivery.tag, delivery.redelivered);
         if taken == Receipt::New {
-            let lanes = Arc::clone(&self.lanes);
+            let probe_threads = Arc::clone(&self.probe_threads);
             let redelivered = delivery.redelivered;
             let key = chunk.key;
             let worker = self.settings.name.clone();
             let task = self.probing.spawn(async move {
-                let probed = lanes.probe(Arc::clone(&chunk)).await;
+                let probed = probe_threads.probe(Arc::clone(&chunk)).await;
                 ProbedChunk {
                     key,
                     result: probed.map(|probed| encode(&chunk, worker, redelivered, probed)),

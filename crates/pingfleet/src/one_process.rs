@@ -60,8 +60,9 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     // Before anything is written: without the permission to send pings, no run is planned.
-    let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &roles.worker)
-        .map_err(|error| Failure::system(&error))?;
+    let probe_threads =
+        ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), &roles.worker)
+            .map_err(|error| Failure::system(&error))?;
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
     let db = DatabaseThread::open(database.options(true, true)).await?;
     let stops = Stops {
@@ -81,8 +82,14 @@ pub(crate) async fn run(
     };
     let probing = async {
         let (queue, stop) = (Arc::clone(&broker), stops.worker.clone());
-        let probed =
-            ping_worker::run(queue, lanes, &roles.worker, watch::Sender::default(), stop).await;
+        let probed = ping_worker::run(
+            queue,
+            probe_threads,
+            &roles.worker,
+            watch::Sender::default(),
+            stop,
+        )
+        .await;
         stops.producer.cancel();
         // The worker's last results are queued now. The writer stores them before it stops.
         stops.writer.cancel();
