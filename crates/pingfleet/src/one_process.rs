@@ -157,7 +157,14 @@ async fn write_rows(
     stop: &CancellationToken,
 ) -> Result<consumer_writer::WriterSummary, WriterError> {
     let db = DatabaseThread::open(database.options(true, false)).await?;
-    let ended = consumer_writer::run(broker, &db, settings, stop.clone()).await;
+    let ended = consumer_writer::run(
+        broker,
+        &db,
+        settings,
+        watch::Sender::default(),
+        stop.clone(),
+    )
+    .await;
     let closed = db.close().await;
     let summary = ended?;
     closed?;

@@ -222,7 +222,7 @@ async fn run_writer(
     let db = DatabaseThread::open(database).await?;
     let lock = !faults.has_defect(Defect::NoLock);
     let _lock = lock.then(|| FileLock::writer(db.path())).transpose()?;
-    consumer_writer::run(broker, &db, settings, stop)
+    consumer_writer::run(broker, &db, settings, watch::Sender::default(), stop)
         .await
         .map_err(|error| match error {
             WriterError::Broker(error) => Failure::from(error),
