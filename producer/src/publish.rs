@@ -32,7 +32,7 @@ const RECORD_INTERVAL: Duration = Duration::from_millis(250);
 /// Unconfirmed messages on the channel.
 const MAX_UNCONFIRMED: usize = MAX_UNRECORDED - RECORDED_AT_ONCE;
 
-/// What the supervisor wants to be published.
+/// What the supervisor wants to be published, as the publisher sees it.
 pub(crate) struct PublishOrders {
     /// How many chunks of the outbox may have been sent.
     pub(crate) allowed: watch::Receiver<u64>,
@@ -51,6 +51,35 @@ pub(crate) struct PublishCount {
     pub(crate) sent: AtomicU64,
     /// Whether the outbox is empty.
     pub(crate) is_outbox_empty: AtomicBool,
+}
+
+/// Where the supervisor gives its orders, and sees what was done of them.
+pub(crate) struct OrderSender {
+    pub(crate) allowed: watch::Sender<u64>,
+    pub(crate) overdue: mpsc::Sender<Vec<u32>>,
+    pub(crate) done: Arc<PublishCount>,
+}
+
+impl PublishOrders {
+    /// Orders that allow `allowed` chunks of the outbox; with `detach`, all of them.
+    pub(crate) fn new(allowed: u64, detach: bool) -> (OrderSender, Self) {
+        let allowed = if detach { u64::MAX } else { allowed };
+        let (allowed, allowed_receiver) = watch::channel(allowed);
+        let (overdue, overdue_receiver) = mpsc::channel(1);
+        let done = Arc::new(PublishCount::default());
+        let sender = OrderSender {
+            allowed,
+            overdue,
+            done: Arc::clone(&done),
+        };
+        let orders = Self {
+            allowed: allowed_receiver,
+            overdue: overdue_receiver,
+            done,
+            detach,
+        };
+        (sender, orders)
+    }
 }
 
 /// Publishes as ordered until `stop` comes; with `detach`, until the outbox is empty and everything is confirmed.
@@ -178,8 +207,12 @@ impl Feed<'_> {
             let page = self
                 .db
                 .call(move |store| {
-                    let works = chunks.iter().map(|chunk| store.outstanding_work(run, *chunk));
-                    works.filter_map(Result::transpose).collect::<Result<_, _>>()
+                    let works = chunks
+                        .iter()
+                        .map(|chunk| store.outstanding_work(run, *chunk));
+                    works
+                        .filter_map(Result::transpose)
+                        .collect::<Result<_, _>>()
                 })
                 .await?;
             self.give(page);
