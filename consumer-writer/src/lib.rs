@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use pingfleet_broker::{Broker, BrokerError, QueueName, Sessions, open_session};
 use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -71,8 +71,8 @@ pub enum WriterError {
     },
 }
 
-/// What a writer did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a writer did, published by [`run`] after each commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriterSummary {
     /// Transactions committed with deliveries in them.
     pub batches: u64,
@@ -86,7 +86,7 @@ pub struct WriterSummary {
     pub quarantined: u64,
 }
 
-/// Drains the queues until `stop`, then commits and acks what it has in hand.
+/// Drains the queues until `stop`, then commits and acks what it has in hand. Publishes on `summary` what it did so far.
 ///
 /// # Errors
 /// [`WriterError`]. Only committed deliveries were acked.
@@ -94,13 +94,14 @@ pub async fn run(
     broker: Arc<dyn Broker>,
     db: &DatabaseThread,
     settings: &WriterSettings,
+    summary: watch::Sender<WriterSummary>,
     stop: CancellationToken,
 ) -> Result<WriterSummary, WriterError> {
     // Consume nothing before a test commit has worked.
     db.call_while_busy(Writer::try_commit).await?;
-    let mut summary = WriterSummary::default();
+    summary.send_if_modified(|before| std::mem::take(before) != WriterSummary::default());
     if settings.transport == Transport::Broker && !wait_for_the_other(&*broker, db, &stop).await? {
-        return Ok(summary);
+        return Ok(WriterSummary::default());
     }
     let holder = format!("pid {}", std::process::id());
     let transport = settings.transport;
@@ -113,7 +114,7 @@ pub async fn run(
         let Some(session) = sessions.open(None, &stop, open).await? else {
             break;
         };
-        match session.run(&mut summary, &stop).await? {
+        match session.run(&summary, &stop).await? {
             SessionEnd::Stopped => break,
             SessionEnd::Lost(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -121,6 +122,7 @@ pub async fn run(
             }
         }
     }
+    let summary = *summary.borrow();
     tracing::info!(
         rows = summary.rows,
         applied = summary.applied,

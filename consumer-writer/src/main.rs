@@ -9,6 +9,7 @@ use pingfleet_settings::{
     BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
 };
 use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, Transport};
+use tokio::sync::watch;
 
 /// Drains the results of all workers into the database, until SIGTERM
 #[derive(Debug, Parser)]
@@ -46,7 +47,8 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let broker = Arc::new(RabbitBroker::new(&broker)?);
     let db = DatabaseThread::open(database.options(true, true)).await?;
     let _lock = FileLock::writer(db.path())?;
-    let ended = consumer_writer::run(broker, &db, &settings, stop.token).await;
+    let ended =
+        consumer_writer::run(broker, &db, &settings, watch::Sender::default(), stop.token).await;
     let closed = db.close().await;
     ended.map_err(|error| match error {
         WriterError::Broker(error) => Failure::from(error),

@@ -6,7 +6,10 @@ use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, QueueName};
 use pingfleet_store::{Applied, ClosedRun, DatabaseThread, DecodedDelivery, Transport};
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -85,7 +88,7 @@ impl<'a> WriterSession<'a> {
 
     pub(crate) async fn run(
         mut self,
-        summary: &mut WriterSummary,
+        summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, WriterError> {
         match self.drain(summary, stop).await {
@@ -108,7 +111,7 @@ impl<'a> WriterSession<'a> {
 
     async fn drain(
         &mut self,
-        summary: &mut WriterSummary,
+        summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
     ) -> Result<(), WriterError> {
         let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
@@ -202,7 +205,7 @@ impl<'a> WriterSession<'a> {
     /// Commits the batch, then acks it.
     async fn flush(
         &mut self,
-        summary: &mut WriterSummary,
+        summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
     ) -> Result<(), WriterError> {
         self.flush_at = None;
@@ -211,11 +214,13 @@ impl<'a> WriterSession<'a> {
         let mut is_large_run_settled = false;
         if !batch.is_empty() {
             let applied = commit(self.db, self.settings.transport, batch.incoming, stop).await?;
-            summary.batches += 1;
-            summary.rows += applied.rows;
-            summary.applied += applied.applied;
-            summary.duplicates += applied.duplicates;
-            summary.quarantined += applied.quarantined;
+            summary.send_modify(|summary| {
+                summary.batches += 1;
+                summary.rows += applied.rows;
+                summary.applied += applied.applied;
+                summary.duplicates += applied.duplicates;
+                summary.quarantined += applied.quarantined;
+            });
             is_large_run_settled = applied.is_large_run_settled;
             log_closed_runs(&applied.closed);
             tracing::debug!(

@@ -1,19 +1,20 @@
 //! The worker: takes a chunk, probes its targets, publishes their outcomes, acks after the confirm.
 //!
 //! Invariant: a chunk is acked only after the broker has stored its result. Probing has threads of its own (crate
-//! `pingfleet-prober`). Two broker connections run on the caller's runtime: `work_consumer` takes chunks and acks them, a
-//! [`ConfirmedPublisher`] publishes results and `heartbeats`.
+//! `pingfleet-prober`). Two broker connections run on the caller's runtime: `work_consumer` takes chunks and acks them,
+//! `result_publisher` publishes results and heartbeats.
 
 mod heartbeats;
 mod in_hand;
 mod prefetch;
+mod result_publisher;
 mod settings;
 mod status;
 mod work_consumer;
 
 use std::{sync::Arc, time::Duration};
 
-use pingfleet_broker::{Broker, BrokerError, ConfirmedPublisher, QueueName};
+use pingfleet_broker::{Broker, BrokerError};
 use pingfleet_prober::{
     probe_threads::ProbeThreads,
     prober::{OpenProber, ProbeError},
@@ -24,7 +25,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{heartbeats::make_heartbeats, status::StatusBoard, work_consumer::WorkConsumer};
+use crate::{result_publisher::ResultPublisher, status::StatusBoard, work_consumer::WorkConsumer};
 pub use crate::{
     settings::{WorkerArgs, WorkerSettings},
     status::{WorkerState, WorkerStatus},
@@ -61,7 +62,7 @@ pub struct WorkerSummary {
 ///
 /// # Errors
 /// [`ProbeError`], with what is missing.
-pub fn lanes(
+pub fn start_probe_threads(
     opener: &Arc<dyn OpenProber>,
     resolver: Resolver,
     settings: &WorkerSettings,
@@ -69,21 +70,25 @@ pub fn lanes(
     ProbeThreads::start(settings.threads, opener, settings.rate, resolver)
 }
 
-/// Takes chunks and probes them with `lanes` until `stop`. Then finishes, publishes and acks what it has in hand. Publishes
-/// what it is doing on `status`.
+/// Takes chunks and probes them with `probe_threads` until `stop`. Then finishes, publishes and acks what it has in hand.
+/// Publishes what it is doing on `status`.
 ///
 /// # Errors
 /// [`WorkerError`]; what was not acked is delivered to another worker.
 pub async fn run(
     broker: Arc<dyn Broker>,
-    lanes: ProbeThreads,
+    probe_threads: ProbeThreads,
     settings: &WorkerSettings,
     status: watch::Sender<WorkerStatus>,
     stop: CancellationToken,
 ) -> Result<WorkerSummary, WorkerError> {
-    let lanes = Arc::new(lanes);
-    let board = Arc::new(StatusBoard::new(settings, Arc::clone(&lanes), status));
-    let left = consume_and_publish(broker, &lanes, settings, &board, stop).await?;
+    let probe_threads = Arc::new(probe_threads);
+    let board = Arc::new(StatusBoard::new(
+        settings,
+        Arc::clone(&probe_threads),
+        status,
+    ));
+    let left = consume_and_publish(broker, &probe_threads, settings, &board, stop).await?;
     let counts = board.counts();
     let summary = WorkerSummary {
         chunks: counts.chunks_done,
@@ -99,9 +104,9 @@ pub async fn run(
         "worker stopped"
     );
     drop(board);
-    if let Some(lanes) = Arc::into_inner(lanes) {
+    if let Some(probe_threads) = Arc::into_inner(probe_threads) {
         // Joining threads blocks.
-        tokio::task::spawn_blocking(move || lanes.close())
+        tokio::task::spawn_blocking(move || probe_threads.close())
             .await
             .map_err(|_| WorkerError::TaskFailed("probing"))?;
     }
@@ -111,38 +116,18 @@ pub async fn run(
 /// Runs the worker's two connections. Returns how many chunks were left to other workers.
 async fn consume_and_publish(
     broker: Arc<dyn Broker>,
-    lanes: &Arc<ProbeThreads>,
+    probe_threads: &Arc<ProbeThreads>,
     settings: &WorkerSettings,
     board: &Arc<StatusBoard>,
     stop: CancellationToken,
 ) -> Result<usize, WorkerError> {
     let (results, messages) = mpsc::channel(MAX_IN_HAND);
     let (confirm, confirmed) = mpsc::channel(MAX_IN_HAND);
-    let (bodies, newest) = watch::channel(None);
-    let publisher = ConfirmedPublisher::new(
-        Arc::clone(&broker),
-        QueueName::RESULTS,
-        "results",
-        MAX_IN_HAND,
-    )
-    .with_latest(QueueName::HEARTBEATS, newest);
-    let finished = CancellationToken::new();
-    let leave = CancellationToken::new();
-    let heartbeats = make_heartbeats(Arc::clone(board), bodies, finished.clone());
-    let publishing = publisher.run(messages, confirm, leave.clone());
-    let mut publishing = tokio::spawn(async move {
-        let heartbeats = async {
-            heartbeats.await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            ended = publishing => ended,
-            () = heartbeats => Ok(0),
-        }
-    });
+    let mut publisher =
+        ResultPublisher::start(Arc::clone(&broker), Arc::clone(board), messages, confirm);
     let mut consumer = WorkConsumer::new(
         broker,
-        Arc::clone(lanes),
+        Arc::clone(probe_threads),
         settings.clone(),
         Arc::clone(board),
         results,
@@ -150,28 +135,14 @@ async fn consume_and_publish(
     );
     let ended = tokio::select! {
         ended = consumer.run(&stop) => ended,
-        // Only a final error ends the publisher before the consumer.
-        ended = &mut publishing => {
-            return Err(match ended {
-                Ok(Err(error)) => error.into(),
-                _ => WorkerError::TaskFailed("publisher"),
-            });
-        }
+        error = publisher.failed() => return Err(error),
     };
     // The consumer owns the sender of results. The publisher ends after the last confirm and the last heartbeat.
     consumer.abandon().await;
-    finished.cancel();
     let timeout = match ended {
         Ok(0) => LAST_HEARTBEAT_TIMEOUT,
         _ => Duration::ZERO,
     };
-    let in_time = tokio::time::timeout(timeout, &mut publishing).await;
-    let joined = if let Ok(joined) = in_time {
-        joined
-    } else {
-        leave.cancel();
-        publishing.await
-    };
-    joined.map_err(|_| WorkerError::TaskFailed("publisher"))??;
+    publisher.finish(timeout).await?;
     Ok(ended?)
 }

@@ -39,11 +39,12 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     layers.finish()?;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(&broker)?);
-    let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &settings)
-        .map_err(|error| Failure::system(&error))?;
+    let probe_threads =
+        ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), &settings)
+            .map_err(|error| Failure::system(&error))?;
     ping_worker::run(
         broker,
-        lanes,
+        probe_threads,
         &settings,
         watch::Sender::default(),
         stop.token,

@@ -4,7 +4,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{
-    Broker, BrokerError, Consumer, Delivery, KeyedMessage, QueueName, Sessions, session_lost,
+    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, KeyedMessage, QueueName, Sessions,
+    session_lost,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
@@ -39,11 +40,11 @@ struct ProbedChunk {
 /// The consuming side of the worker, over all its sessions.
 pub(crate) struct WorkConsumer {
     broker: Arc<dyn Broker>,
-    lanes: Arc<ProbeThreads>,
+    probe_threads: Arc<ProbeThreads>,
     settings: WorkerSettings,
     status: Arc<StatusBoard>,
     results: mpsc::Sender<KeyedMessage<ChunkKey>>,
-    confirmed: mpsc::Receiver<ChunkKey>,
+    confirmed: mpsc::Receiver<ConfirmedMessage<ChunkKey>>,
     in_hand: InHand,
     probing: JoinSet<ProbedChunk>,
     /// Which chunk each task probes, needed when a task panics.
@@ -55,15 +56,15 @@ pub(crate) struct WorkConsumer {
 impl WorkConsumer {
     pub(crate) fn new(
         broker: Arc<dyn Broker>,
-        lanes: Arc<ProbeThreads>,
+        probe_threads: Arc<ProbeThreads>,
         settings: WorkerSettings,
         status: Arc<StatusBoard>,
         results: mpsc::Sender<KeyedMessage<ChunkKey>>,
-        confirmed: mpsc::Receiver<ChunkKey>,
+        confirmed: mpsc::Receiver<ConfirmedMessage<ChunkKey>>,
     ) -> Self {
         Self {
             broker,
-            lanes,
+            probe_threads,
             settings,
             status,
             results,
@@ -122,7 +123,7 @@ impl WorkConsumer {
         let mut prefetch = Prefetch::slow_start(self.settings.prefetch, self.settings.rate);
         let mut idle = tokio::time::interval(IDLE_CHECK_INTERVAL);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sent = self.lanes.requests_sent();
+        let mut sent = self.probe_threads.requests_sent();
         let mut deadline: Option<Instant> = None;
         loop {
             self.status
@@ -133,8 +134,8 @@ impl WorkConsumer {
             let taking = deadline.is_none();
             tokio::select! {
                 biased;
-                Some(key) = self.confirmed.recv() => {
-                    self.settle(consumer, key, &mut prefetch, taking).await?;
+                Some(confirmed) = self.confirmed.recv() => {
+                    self.settle(consumer, confirmed.key, &mut prefetch, taking).await?;
                 }
                 Some(joined) = self.probing.join_next_with_id() => {
                     self.take_result(consumer, joined).await?;
@@ -155,7 +156,7 @@ impl WorkConsumer {
                 }
                 _ = idle.tick(), if taking && prefetch.may_grow(self.in_hand.len()) => {
                     // When nothing was sent since the last check, all chunks in hand wait for answers.
-                    let before = std::mem::replace(&mut sent, self.lanes.requests_sent());
+                    let before = std::mem::replace(&mut sent, self.probe_threads.requests_sent());
                     if sent == before {
                         self.grow(consumer, &mut prefetch).await?;
                     }
@@ -238,12 +239,12 @@ impl WorkConsumer {
             .in_hand
             .take(chunk.key, delivery.tag, delivery.redelivered);
         if taken == Receipt::New {
-            let lanes = Arc::clone(&self.lanes);
+            let probe_threads = Arc::clone(&self.probe_threads);
             let redelivered = delivery.redelivered;
             let key = chunk.key;
             let worker = self.settings.name.clone();
             let task = self.probing.spawn(async move {
-                let probed = lanes.probe(Arc::clone(&chunk)).await;
+                let probed = probe_threads.probe(Arc::clone(&chunk)).await;
                 ProbedChunk {
                     key,
                     result: probed.map(|probed| encode(&chunk, worker, redelivered, probed)),

@@ -59,14 +59,13 @@ async fn a_worker_runs_with_only_the_permissions_of_a_worker() -> Result<()> {
     let opener: Arc<dyn OpenProber> = Arc::new(Scripted::default());
     let no_servers = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
     let resolver = Resolver::with_servers(no_servers, ResolverOpts::default());
-    let lanes = ping_worker::lanes(&opener, resolver, &settings)?;
+    let probe_threads = ping_worker::start_probe_threads(&opener, resolver, &settings)?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let status: watch::Sender<WorkerStatus> = watch::Sender::default();
-    let running =
-        tokio::spawn(
-            async move { ping_worker::run(broker, lanes, &settings, status, stopped).await },
-        );
+    let running = tokio::spawn(async move {
+        ping_worker::run(broker, probe_threads, &settings, status, stopped).await
+    });
 
     let mut publisher = administrator.publisher().await?;
     let confirm = publisher.publish(QueueName::WORK, &work().encode()).await?;

@@ -1,7 +1,7 @@
-//! Publishes chunks, waits for each confirm, and records in the database that they are published.
+//! Feeds the outbox to a [`ConfirmedPublisher`], and records in the database which chunks it published.
 //!
-//! Invariant: only a confirmed message counts as published. After any other answer the same bytes are published again.
-//! The time of a publish is the time of the last sending, so that it is a lower bound of the message's age.
+//! Invariant: only a confirmed message counts as published, and at most [`MAX_UNRECORDED`] chunks are given to the publisher
+//! and not recorded. The time of a publish is the time of the last sending, so that it is a lower bound of the message's age.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,16 +9,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
-use futures_util::{
-    StreamExt,
-    future::{BoxFuture, FutureExt},
-    stream::FuturesUnordered,
-};
-use pingfleet_broker::{Broker, BrokerError, Confirmed, Publisher, QueueName, Sessions, backoff};
-use pingfleet_store::{DatabaseThread, MAX_UNRECORDED, OutboxChunk, PublishedChunk, now_us};
+use pingfleet_broker::{Broker, ConfirmedMessage, ConfirmedPublisher, KeyedMessage, QueueName};
+use pingfleet_store::{DatabaseThread, MAX_UNRECORDED, OutboxChunk, PublishedChunk};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -34,11 +29,10 @@ const PAGE: usize = 100;
 const RECORDED_AT_ONCE: usize = 100;
 const RECORD_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Unconfirmed messages on the channel. Together with those that are confirmed and not yet recorded they are at most as
-/// many as the database expects after a crash.
+/// Unconfirmed messages on the channel.
 const MAX_UNCONFIRMED: usize = MAX_UNRECORDED - RECORDED_AT_ONCE;
 
-/// What the supervisor wants to be published.
+/// What the supervisor wants to be published, as the publisher sees it.
 pub(crate) struct PublishOrders {
     /// How many chunks of the outbox may have been sent.
     pub(crate) allowed: watch::Receiver<u64>,
@@ -53,21 +47,40 @@ pub(crate) struct PublishOrders {
 /// What is published so far.
 #[derive(Debug, Default)]
 pub(crate) struct PublishCount {
-    /// Chunks of the outbox that were sent; a chunk that was sent again counts once.
+    /// Chunks of the outbox that were given to the publisher; a chunk that was sent again counts once.
     pub(crate) sent: AtomicU64,
     /// Whether the outbox is empty.
     pub(crate) is_outbox_empty: AtomicBool,
 }
 
-/// What happens to a chunk that was sent.
-enum SendEvent {
-    /// The broker answered.
-    Answer(Result<Confirmed, BrokerError>),
-    /// The broker refused it, and its pause is over.
-    SendAgain,
+/// Where the supervisor gives its orders, and sees what was done of them.
+pub(crate) struct OrderSender {
+    pub(crate) allowed: watch::Sender<u64>,
+    pub(crate) overdue: mpsc::Sender<Vec<u32>>,
+    pub(crate) done: Arc<PublishCount>,
 }
 
-type InFlightChunks = FuturesUnordered<BoxFuture<'static, (OutboxChunk, SendEvent)>>;
+impl PublishOrders {
+    /// Orders that allow `allowed` chunks of the outbox; with `detach`, all of them.
+    pub(crate) fn new(allowed: u64, detach: bool) -> (OrderSender, Self) {
+        let allowed = if detach { u64::MAX } else { allowed };
+        let (allowed, allowed_receiver) = watch::channel(allowed);
+        let (overdue, overdue_receiver) = mpsc::channel(1);
+        let done = Arc::new(PublishCount::default());
+        let sender = OrderSender {
+            allowed,
+            overdue,
+            done: Arc::clone(&done),
+        };
+        let orders = Self {
+            allowed: allowed_receiver,
+            overdue: overdue_receiver,
+            done,
+            detach,
+        };
+        (sender, orders)
+    }
+}
 
 /// Publishes as ordered until `stop` comes; with `detach`, until the outbox is empty and everything is confirmed.
 pub(crate) async fn publish(
@@ -77,295 +90,182 @@ pub(crate) async fn publish(
     orders: PublishOrders,
     stop: CancellationToken,
 ) -> Result<(), ProducerError> {
-    let mut publishing = Publishing {
+    // Both have room for every chunk that is not recorded, so neither side ever waits for the other.
+    let (messages, to_publish) = mpsc::channel(MAX_UNRECORDED);
+    let (confirm, confirmed) = mpsc::channel(MAX_UNRECORDED);
+    let publisher = ConfirmedPublisher::new(broker, QueueName::WORK, "chunks", MAX_UNCONFIRMED)
+        .with_checked(&QUEUES);
+    let feed = Feed {
         db,
         run,
         orders,
+        messages: Some(messages),
+        confirmed,
         after: None,
         again: BTreeSet::new(),
         unconfirmed: HashMap::new(),
+        unrecorded: Vec::new(),
+        record_at: None,
     };
-    let mut sessions = Sessions::default();
-    loop {
-        let open = || async {
-            broker.check(&QUEUES).await?;
-            broker.publisher().await
-        };
-        let Some(mut publisher) = sessions.open(None, &stop, open).await? else {
-            return Ok(());
-        };
-        let mut session = PublishSession {
-            publishing: &mut publishing,
-            in_flight: FuturesUnordered::new(),
-            refusal_pauses: Box::new(backoff()),
-            confirmed: Vec::new(),
-            record_at: None,
-        };
-        let ended = tokio::select! {
-            biased;
-            () = stop.cancelled() => Ok(()),
-            ended = session.publish(&mut *publisher) => ended,
-        };
-        // Also after an error: confirms that arrived before it count.
-        session.take_confirms();
-        session.record().await?;
-        match ended {
-            Ok(()) => publisher.close().await,
-            Err(ProducerError::Broker(error)) if error.is_transient() => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "session lost; unconfirmed chunks are published again");
-                let unconfirmed = publishing.unconfirmed.keys().copied();
-                publishing.again.extend(unconfirmed);
-                continue;
-            }
-            Err(error) => return Err(error),
-        }
-        if stop.is_cancelled() || publishing.orders.detach {
-            return Ok(());
-        }
-        // Everything is published: no session is open until chunks are overdue.
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            Some(chunks) = publishing.orders.overdue.recv() => publishing.again.extend(chunks),
-        }
-    }
+    // The end of the publisher ends the feed, which records what is confirmed. Only an error of the feed ends both.
+    let publishing = async { Ok(publisher.run(to_publish, confirm, stop).await) };
+    let (published, ()) = tokio::try_join!(publishing, feed.run())?;
+    published?;
+    Ok(())
 }
 
-/// What outlives a session.
-struct Publishing<'a> {
+/// Gives chunks to the publisher, and records what it confirms.
+struct Feed<'a> {
     db: &'a DatabaseThread,
     run: i64,
     orders: PublishOrders,
+    /// To the publisher; `None` when nothing more is published.
+    messages: Option<mpsc::Sender<KeyedMessage<u32>>>,
+    confirmed: mpsc::Receiver<ConfirmedMessage<u32>>,
     /// The last chunk that was read from the outbox.
     after: Option<u32>,
-    /// Chunks to send again: overdue, or unconfirmed when a session was lost.
+    /// Overdue chunks that wait for room.
     again: BTreeSet<u32>,
-    /// What was sent and not confirmed, in this session or in an earlier one.
-    unconfirmed: HashMap<u32, Unconfirmed>,
-}
-
-/// A chunk that was sent.
-struct Unconfirmed {
-    sent_at_us: i64,
-    /// The round in which it was sent; 0 when it was sent more than once.
-    round: i64,
-}
-
-/// One session of publishing.
-struct PublishSession<'a, 'b> {
-    publishing: &'a mut Publishing<'b>,
-    /// Sent and unconfirmed, or refused and waiting for the next try.
-    in_flight: InFlightChunks,
-    /// The pauses before refused chunks are sent again; they start anew when a chunk is confirmed.
-    refusal_pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    /// What the publisher has not confirmed, with the publish round in which it was read.
+    unconfirmed: HashMap<u32, i64>,
     /// Confirmed, and not yet recorded.
-    confirmed: Vec<PublishedChunk>,
+    unrecorded: Vec<PublishedChunk>,
     record_at: Option<Instant>,
 }
 
-impl PublishSession<'_, '_> {
-    /// Publishes what is ordered. Returns when nothing is left and no more can come from the outbox.
-    async fn publish(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
-        self.send_again(publisher).await?;
+impl Feed<'_> {
+    /// Runs until the publisher ends.
+    async fn run(mut self) -> Result<(), ProducerError> {
         loop {
-            self.send_allowed(publisher).await?;
+            self.give_overdue().await?;
+            self.give_allowed().await?;
             let is_outbox_empty = self.is_outbox_empty();
-            if is_outbox_empty && self.in_flight.is_empty() {
-                return Ok(());
+            if self.orders.detach && is_outbox_empty && self.again.is_empty() {
+                self.messages = None;
             }
             let record_at = self.record_at;
             tokio::select! {
                 biased;
-                Some(event) = self.in_flight.next() => self.take(publisher, event).await?,
-                Some(chunks) = self.publishing.orders.overdue.recv() => {
-                    self.publishing.again.extend(chunks);
-                    self.send_again(publisher).await?;
-                }
+                confirmed = self.confirmed.recv() => match confirmed {
+                    Some(confirmed) => self.take_confirm(&confirmed).await?,
+                    None => return self.record().await,
+                },
                 () = sleep_until(record_at) => self.record().await?,
-                Ok(()) = self.publishing.orders.allowed.changed(), if !is_outbox_empty => {}
+                Some(chunks) = self.orders.overdue.recv() => self.again.extend(chunks),
+                Ok(()) = self.orders.allowed.changed(), if !is_outbox_empty => {}
             }
         }
     }
 
     fn is_outbox_empty(&self) -> bool {
-        let done = &self.publishing.orders.done;
-        done.is_outbox_empty.load(Ordering::Relaxed)
+        self.orders.done.is_outbox_empty.load(Ordering::Relaxed)
     }
 
-    /// Sends chunks of the outbox as long as the window allows it.
-    async fn send_allowed(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
-        let run = self.publishing.run;
+    /// How many chunks may be given to the publisher.
+    fn room(&self) -> usize {
+        MAX_UNRECORDED.saturating_sub(self.unconfirmed.len() + self.unrecorded.len())
+    }
+
+    /// Gives chunks of the outbox as long as the window allows it.
+    async fn give_allowed(&mut self) -> Result<(), ProducerError> {
         while !self.is_outbox_empty() {
-            let orders = &mut self.publishing.orders;
-            let allowed = *orders.allowed.borrow_and_update();
-            let room = allowed.saturating_sub(orders.done.sent.load(Ordering::Relaxed));
-            let limit = usize::try_from(room).unwrap_or(PAGE).min(PAGE);
+            let allowed = *self.orders.allowed.borrow_and_update();
+            let in_window = allowed.saturating_sub(self.orders.done.sent.load(Ordering::Relaxed));
+            let limit = usize::try_from(in_window)
+                .unwrap_or(PAGE)
+                .min(PAGE)
+                .min(self.room());
             if limit == 0 {
                 return Ok(());
             }
-            let after = self.publishing.after;
+            let (run, after) = (self.run, self.after);
             let page = self
-                .publishing
                 .db
                 .call(move |store| store.unpublished_chunks(run, after, limit))
                 .await?;
-            if page.is_empty() {
-                let done = &self.publishing.orders.done;
+            let done = &self.orders.done;
+            done.sent.fetch_add(page.len() as u64, Ordering::Relaxed);
+            let Some(last) = page.last() else {
                 done.is_outbox_empty.store(true, Ordering::Relaxed);
-            }
-            for outgoing in page {
-                self.make_room(publisher).await?;
-                // From here on it is among the unconfirmed ones, also when the session is lost.
-                self.publishing.after = Some(outgoing.chunk);
-                let done = &self.publishing.orders.done;
-                done.sent.fetch_add(1, Ordering::Relaxed);
-                self.send(publisher, outgoing).await?;
-                self.take_answers(publisher).await?;
-            }
+                return Ok(());
+            };
+            self.after = Some(last.chunk);
+            self.give(page);
         }
         Ok(())
     }
 
-    async fn send_again(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
-        let run = self.publishing.run;
-        for chunk in self.publishing.again.clone() {
-            let work = self
-                .publishing
+    /// Gives overdue chunks, except those that were settled meanwhile, or that the publisher still has.
+    async fn give_overdue(&mut self) -> Result<(), ProducerError> {
+        while !self.again.is_empty() && self.room() > 0 {
+            let limit = self.room().min(PAGE);
+            let chunks: Vec<_> = std::iter::from_fn(|| self.again.pop_first())
+                .filter(|chunk| !self.unconfirmed.contains_key(chunk))
+                .take(limit)
+                .collect();
+            let run = self.run;
+            let page = self
                 .db
-                .call(move |store| store.outstanding_work(run, chunk))
+                .call(move |store| {
+                    let works = chunks
+                        .iter()
+                        .map(|chunk| store.outstanding_work(run, *chunk));
+                    works
+                        .filter_map(Result::transpose)
+                        .collect::<Result<_, _>>()
+                })
                 .await?;
-            if let Some(outgoing) = work {
-                self.make_room(publisher).await?;
-                self.send(publisher, outgoing).await?;
-                self.take_answers(publisher).await?;
-            } else {
-                // It was settled meanwhile.
-                self.publishing.again.remove(&chunk);
-                self.publishing.unconfirmed.remove(&chunk);
+            self.give(page);
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, page: Vec<OutboxChunk>) {
+        for OutboxChunk { chunk, work, round } in page {
+            self.unconfirmed.insert(chunk, round);
+            let message = KeyedMessage {
+                key: chunk,
+                body: work,
+            };
+            let given = self.messages.as_ref().map(|to| to.try_send(message));
+            if !matches!(given, Some(Ok(()))) {
+                tracing::debug!(chunk, "the publisher has ended");
             }
         }
-        Ok(())
     }
 
-    /// Waits until fewer than [`MAX_UNCONFIRMED`] are unconfirmed.
-    async fn make_room(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
-        while self.in_flight.len() >= MAX_UNCONFIRMED {
-            if let Some(event) = self.in_flight.next().await {
-                self.take(publisher, event).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Handles the answers that arrived already, so that the database follows closely.
-    async fn take_answers(&mut self, publisher: &mut dyn Publisher) -> Result<(), ProducerError> {
-        while let Some(Some(event)) = self.in_flight.next().now_or_never() {
-            self.take(publisher, event).await?;
-        }
-        Ok(())
-    }
-
-    async fn send(
+    async fn take_confirm(
         &mut self,
-        publisher: &mut dyn Publisher,
-        outgoing: OutboxChunk,
+        confirmed: &ConfirmedMessage<u32>,
     ) -> Result<(), ProducerError> {
-        let sent_at_us = now_us();
-        self.publishing
-            .unconfirmed
-            .entry(outgoing.chunk)
-            .and_modify(|unconfirmed| {
-                unconfirmed.sent_at_us = sent_at_us;
-                unconfirmed.round = 0;
-            })
-            .or_insert(Unconfirmed {
-                sent_at_us,
-                round: outgoing.round,
-            });
-        let answer = publisher.publish(QueueName::WORK, &outgoing.work).await?;
-        self.in_flight
-            .push(async move { (outgoing, SendEvent::Answer(answer.await)) }.boxed());
-        Ok(())
-    }
-
-    async fn take(
-        &mut self,
-        publisher: &mut dyn Publisher,
-        (outgoing, event): (OutboxChunk, SendEvent),
-    ) -> Result<(), ProducerError> {
-        let answer = match event {
-            SendEvent::Answer(answer) => answer?,
-            SendEvent::SendAgain => return self.send(publisher, outgoing).await,
+        let chunk = confirmed.key;
+        let Some(round) = self.unconfirmed.remove(&chunk) else {
+            return Ok(());
         };
-        match answer {
-            Confirmed::Stored => {
-                self.refusal_pauses = Box::new(backoff());
-                self.take_confirm(outgoing.chunk);
-                if self.confirmed.len() >= RECORDED_AT_ONCE {
-                    self.record().await?;
-                }
-                Ok(())
-            }
-            // A binding is missing: the next session declares the topology again.
-            Confirmed::Unroutable => Err(BrokerError::Lost(
-                "a chunk was returned because no queue is bound for it".into(),
-            )
-            .into()),
-            Confirmed::Refused => {
-                let pause = self
-                    .refusal_pauses
-                    .next()
-                    .unwrap_or(Duration::from_secs(30));
-                tracing::warn!(
-                    chunk = outgoing.chunk,
-                    ?pause,
-                    "chunk refused, trying again"
-                );
-                // The others are not held up: a full queue refuses many at once.
-                self.in_flight.push(
-                    async move {
-                        tokio::time::sleep(pause).await;
-                        (outgoing, SendEvent::SendAgain)
-                    }
-                    .boxed(),
-                );
-                Ok(())
-            }
+        let sent_at = confirmed.last_sent.duration_since(UNIX_EPOCH);
+        self.unrecorded.push(PublishedChunk {
+            chunk,
+            sent_at_us: sent_at.map_or(0, |since| since.as_micros() as i64),
+            // Of a chunk that was sent more than once, an older message may be settled first.
+            round: if confirmed.sendings == 1 { round } else { 0 },
+        });
+        self.record_at
+            .get_or_insert_with(|| Instant::now() + RECORD_INTERVAL);
+        if self.unrecorded.len() >= RECORDED_AT_ONCE {
+            self.record().await?;
         }
-    }
-
-    fn take_confirm(&mut self, chunk: u32) {
-        self.publishing.again.remove(&chunk);
-        if let Some(sent) = self.publishing.unconfirmed.remove(&chunk) {
-            self.confirmed.push(PublishedChunk {
-                chunk,
-                sent_at_us: sent.sent_at_us,
-                round: sent.round,
-            });
-            self.record_at
-                .get_or_insert_with(|| Instant::now() + RECORD_INTERVAL);
-        }
-    }
-
-    /// Takes the confirms that arrived before the session ended.
-    fn take_confirms(&mut self) {
-        while let Some(Some((outgoing, event))) = self.in_flight.next().now_or_never() {
-            if matches!(event, SendEvent::Answer(Ok(Confirmed::Stored))) {
-                self.take_confirm(outgoing.chunk);
-            }
-        }
+        Ok(())
     }
 
     /// Records the confirmed chunks in the database.
     async fn record(&mut self) -> Result<(), ProducerError> {
         self.record_at = None;
-        if self.confirmed.is_empty() {
+        if self.unrecorded.is_empty() {
             return Ok(());
         }
-        let chunks = Arc::new(std::mem::take(&mut self.confirmed));
-        let run = self.publishing.run;
-        self.publishing
-            .db
+        let chunks = Arc::new(std::mem::take(&mut self.unrecorded));
+        let run = self.run;
+        self.db
             .call_while_busy(move |store| store.mark_published(run, &chunks))
             .await?;
         Ok(())

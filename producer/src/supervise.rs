@@ -11,10 +11,7 @@ use std::{
 use pingfleet_broker::Broker;
 use pingfleet_store::{DatabaseThread, RunState, RunSummary, Transport};
 use pingfleet_wire::{MAX_PREFETCH, timing::LEASE_RENEWAL_INTERVAL};
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -150,19 +147,7 @@ impl<'a> Supervisor<'a> {
             summary.chunks_done + summary.chunks_dead,
             is_unlimited && summary.transport == Transport::Sweep,
         );
-        let (allowed, allowed_receiver) = watch::channel(if settings.detach {
-            u64::MAX
-        } else {
-            window.allowed()
-        });
-        let (again, again_receiver) = mpsc::channel(1);
-        let count = Arc::new(PublishCount::default());
-        let orders = PublishOrders {
-            allowed: allowed_receiver,
-            overdue: again_receiver,
-            done: Arc::clone(&count),
-            detach: settings.detach,
-        };
+        let (sender, orders) = PublishOrders::new(window.allowed(), settings.detach);
         let supervisor = Self {
             db,
             run,
@@ -172,15 +157,15 @@ impl<'a> Supervisor<'a> {
             printer: settings.print.map(|filter| TargetPrinter::new(filter, out)),
             window,
             is_unlimited,
-            allowed,
-            published: count,
+            allowed: sender.allowed,
+            published: sender.done,
             overdue: OverdueSearch::new(
                 &**broker,
                 db,
                 run,
                 summary.transport,
                 settings.finds_overtaken,
-                again,
+                sender.overdue,
             ),
             lease_renewed: now,
         };

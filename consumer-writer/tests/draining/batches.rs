@@ -8,7 +8,10 @@ use pingfleet_broker::QueueName;
 use pingfleet_wire::{Message as _, Token};
 use uuid::Uuid;
 
-use crate::rig::{Rig, acked};
+use crate::{
+    rig::{Rig, acked},
+    watched::within,
+};
 
 #[tokio::test]
 async fn nothing_is_acked_before_its_commit() -> Result<()> {
@@ -90,6 +93,34 @@ async fn a_result_that_comes_again_is_counted_and_changes_nothing() -> Result<()
         rig.value::<String>("SELECT group_concat(DISTINCT worker) FROM report")?,
         "tester"
     );
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn the_summary_is_published_after_each_commit_and_the_last_one_is_returned() -> Result<()> {
+    let rig = Rig::new(3, 3)?;
+    let mut writer = rig.start().await?;
+    assert_eq!(
+        *writer.summary.borrow_and_update(),
+        WriterSummary::default()
+    );
+    let mut expected = WriterSummary::default();
+    for chunk in 0..3 {
+        rig.put_results([chunk]).await?;
+        within("the next summary", writer.summary.changed()).await??;
+        expected.batches += 1;
+        expected.applied += 1;
+        expected.rows += 3;
+        assert_eq!(*writer.summary.borrow_and_update(), expected);
+        // It was committed before.
+        assert_eq!(
+            rig.value::<i64>("SELECT count(*) FROM report")?,
+            expected.rows as i64
+        );
+    }
+    let last = writer.summary.clone();
+    assert_eq!(writer.stop().await?, expected);
+    assert_eq!(*last.borrow(), expected);
     rig.assert_complete()
 }
 

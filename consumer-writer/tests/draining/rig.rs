@@ -23,7 +23,10 @@ use pingfleet_wire::{
     WorkChunk,
 };
 use rusqlite::Connection;
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -138,6 +141,8 @@ pub(crate) struct Rig {
 /// A writer that runs.
 pub(crate) struct RunningWriter {
     pub(crate) stop: CancellationToken,
+    /// What it published last.
+    pub(crate) summary: watch::Receiver<WriterSummary>,
     running: JoinHandle<(Result<WriterSummary, WriterError>, DatabaseThread)>,
 }
 
@@ -305,11 +310,16 @@ impl Rig {
         let settings = self.settings.clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let (published, summary) = watch::channel(WriterSummary::default());
         let running = tokio::spawn(async move {
-            let ended = consumer_writer::run(broker, &db, &settings, stopped).await;
+            let ended = consumer_writer::run(broker, &db, &settings, published, stopped).await;
             (ended, db)
         });
-        Ok(RunningWriter { stop, running })
+        Ok(RunningWriter {
+            stop,
+            summary,
+            running,
+        })
     }
 
     /// Waits until so many deliveries of a queue were acked in all.

@@ -2,15 +2,26 @@
 //!
 //! Invariant: a message is forgotten only after its confirm. After any other answer, and after a lost session, the same
 //! bytes are published again, so a message may be stored more than once.
+//!
+//! A session is open only while there is something to publish: it is opened for the first message, and closed when nothing
+//! was sent for 10 s. So a broker that is away while there is nothing to publish is not noticed.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{
     StreamExt,
     future::{BoxFuture, FutureExt},
     stream::FuturesUnordered,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,6 +30,10 @@ use crate::{
 
 /// The longest pause before a refused message is published again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// A session is closed when nothing was sent for this long and nothing is unconfirmed. Heartbeats are more frequent, so a
+/// worker keeps its session.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A message that is published until it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +44,24 @@ pub struct KeyedMessage<K> {
     pub body: Vec<u8>,
 }
 
+/// A message that the broker has stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfirmedMessage<K> {
+    /// The key of the [`KeyedMessage`].
+    pub key: K,
+    /// When it was sent for the last time. No stored copy of it that was sent later exists.
+    pub last_sent: SystemTime,
+    /// How often it was sent, in all sessions. The broker may have stored as many copies.
+    pub sendings: u32,
+}
+
 /// What a [`ConfirmedPublisher`] publishes, and where.
 #[derive(Debug)]
 pub struct ConfirmedPublisher {
     broker: Arc<dyn Broker>,
     queue: QueueName,
+    /// The queues that each new session checks.
+    checked: Vec<QueueName>,
     /// What the messages are, for the log.
     what: &'static str,
     max_unconfirmed: usize,
@@ -60,38 +88,46 @@ impl ConfirmedPublisher {
         Self {
             broker,
             queue,
+            checked: vec![queue],
             what,
             max_unconfirmed: max_unconfirmed.max(1),
             latest: None,
         }
     }
 
-    /// Publishes `bodies` to `queue` beside the other messages. Only the newest one matters: it is published once in each
-    /// session, and none is published again. [`Self::run`] ends after the last one is answered.
+    /// Checks these queues, too, before a session is opened (see [`Broker::check`]).
+    #[must_use]
+    pub fn with_checked(mut self, queues: &[QueueName]) -> Self {
+        self.checked.extend(queues);
+        self
+    }
+
+    /// Publishes `bodies` to `queue` beside the other messages. Only the newest one matters: it is published once, and
+    /// again after each lost session. [`Self::run`] ends after the last one is answered.
     #[must_use]
     pub fn with_latest(
         mut self,
         queue: QueueName,
-        bodies: watch::Receiver<Option<Vec<u8>>>,
+        mut bodies: watch::Receiver<Option<Vec<u8>>>,
     ) -> Self {
+        bodies.mark_changed();
+        self.checked.push(queue);
         self.latest = Some(Latest { queue, bodies });
         self
     }
 
-    /// Publishes `messages` until that channel is closed and all are confirmed. Sends the key of each confirmed message to
-    /// `confirmed`; the caller must receive them while it sends messages. `stop` ends it at once. Returns how many
-    /// messages are unconfirmed.
+    /// Publishes `messages`, in their order, until that channel is closed and all are confirmed. Sends each confirmed one to
+    /// `confirmed`; the caller must receive them while it sends messages. `stop` ends it at once, but confirms that arrived
+    /// before count. Returns how many messages are unconfirmed.
     ///
     /// # Errors
     /// A final [`BrokerError`].
     pub async fn run<K: fmt::Debug + Copy + Send>(
         self,
         messages: mpsc::Receiver<KeyedMessage<K>>,
-        confirmed: mpsc::Sender<K>,
+        confirmed: mpsc::Sender<ConfirmedMessage<K>>,
         stop: CancellationToken,
     ) -> Result<usize, BrokerError> {
-        let mut queues = vec![self.queue];
-        queues.extend(self.latest.as_ref().map(|latest| latest.queue));
         let mut outgoing = Outgoing {
             queue: self.queue,
             max_unconfirmed: self.max_unconfirmed,
@@ -104,8 +140,16 @@ impl ConfirmedPublisher {
         };
         let mut sessions = Sessions::default();
         loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(outgoing.unconfirmed.len()),
+                () = outgoing.wait() => {}
+            }
+            if outgoing.is_done() {
+                return Ok(0);
+            }
             let open = || async {
-                self.broker.check(&queues).await?;
+                self.broker.check(&self.checked).await?;
                 self.broker.publisher().await
             };
             let Some(publisher) = sessions.open(None, &stop, open).await? else {
@@ -121,16 +165,26 @@ impl ConfirmedPublisher {
             session.take_ready_confirms(&mut outgoing);
             match ended {
                 Ok(()) => {
-                    if !stop.is_cancelled() {
+                    // A broker that owes an answer may owe one to the close as well.
+                    if session.answers.is_empty() {
                         session.publisher.close().await;
                     }
-                    return Ok(outgoing.unconfirmed.len());
+                    if stop.is_cancelled() {
+                        return Ok(outgoing.unconfirmed.len());
+                    }
+                    // It was closed on purpose, so the next one is opened without a pause.
+                    sessions = Sessions::default();
                 }
-                Err(error) => session_lost(
-                    error,
-                    outgoing.unconfirmed.len(),
-                    format_args!("unconfirmed {} are published again", self.what),
-                )?,
+                Err(error) => {
+                    session_lost(
+                        error,
+                        outgoing.unconfirmed.len(),
+                        format_args!("unconfirmed {} are published again", self.what),
+                    )?;
+                    if let Some(latest) = &mut outgoing.latest {
+                        latest.bodies.mark_changed();
+                    }
+                }
             }
         }
     }
@@ -143,11 +197,35 @@ struct Outgoing<K> {
     messages: mpsc::Receiver<KeyedMessage<K>>,
     /// Whether more messages may come.
     is_open: bool,
-    confirmed: mpsc::Sender<K>,
+    confirmed: mpsc::Sender<ConfirmedMessage<K>>,
     /// By the order in which they came.
-    unconfirmed: BTreeMap<u64, KeyedMessage<K>>,
+    unconfirmed: BTreeMap<u64, Unconfirmed<K>>,
     next_number: u64,
     latest: Option<Latest>,
+}
+
+/// A message that was sent, or is about to be.
+struct Unconfirmed<K> {
+    message: KeyedMessage<K>,
+    last_sent: SystemTime,
+    sendings: u32,
+}
+
+impl<K: Copy> Unconfirmed<K> {
+    /// Notes that it is sent now, and returns its bytes.
+    fn sending(&mut self) -> &[u8] {
+        self.last_sent = SystemTime::now();
+        self.sendings += 1;
+        &self.message.body
+    }
+
+    fn confirmed(&self) -> ConfirmedMessage<K> {
+        ConfirmedMessage {
+            key: self.message.key,
+            last_sent: self.last_sent,
+            sendings: self.sendings,
+        }
+    }
 }
 
 impl<K> Outgoing<K> {
@@ -162,8 +240,37 @@ impl<K> Outgoing<K> {
     fn add(&mut self, message: KeyedMessage<K>) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        self.unconfirmed.insert(number, message);
+        let unconfirmed = Unconfirmed {
+            message,
+            last_sent: SystemTime::now(),
+            sendings: 0,
+        };
+        self.unconfirmed.insert(number, unconfirmed);
         number
+    }
+
+    /// Waits until there is something to publish, or until no more can come. Cancel-safe.
+    async fn wait(&mut self) {
+        while self.unconfirmed.is_empty() && !self.is_done() {
+            tokio::select! {
+                biased;
+                newest = next_latest(self.latest.as_mut()) => {
+                    if newest.is_none() {
+                        self.latest = None;
+                    } else if let Some(latest) = &mut self.latest {
+                        // The session takes it.
+                        latest.bodies.mark_changed();
+                        return;
+                    }
+                }
+                message = self.messages.recv(), if self.is_open => match message {
+                    Some(message) => {
+                        self.add(message);
+                    }
+                    None => self.is_open = false,
+                },
+            }
+        }
     }
 }
 
@@ -192,6 +299,8 @@ struct Session {
     refused: FuturesUnordered<BoxFuture<'static, u64>>,
     /// The pauses before refused messages are published again. They start anew when a message is stored.
     pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    /// When the session is closed, unless something is sent until then.
+    idle_at: Instant,
 }
 
 impl Session {
@@ -201,18 +310,18 @@ impl Session {
             answers: FuturesUnordered::new(),
             refused: FuturesUnordered::new(),
             pauses: Box::new(backoff()),
+            idle_at: Instant::now() + IDLE_TIMEOUT,
         }
     }
 
+    /// Publishes until no more can come, or until the session is idle.
     async fn publish_all<K: fmt::Debug + Copy>(
         &mut self,
         outgoing: &mut Outgoing<K>,
     ) -> Result<(), BrokerError> {
-        if let Some(latest) = &mut outgoing.latest {
-            latest.bodies.mark_changed();
-        }
-        for (number, message) in &outgoing.unconfirmed {
-            self.send(outgoing.queue, Some(*number), &message.body)
+        let queue = outgoing.queue;
+        for (number, unconfirmed) in &mut outgoing.unconfirmed {
+            self.send(queue, Some(*number), unconfirmed.sending())
                 .await?;
         }
         while !outgoing.is_done() || !self.answers.is_empty() {
@@ -225,11 +334,7 @@ impl Session {
                         answer?;
                     }
                 }
-                Some(number) = self.refused.next() => {
-                    if let Some(message) = outgoing.unconfirmed.get(&number) {
-                        self.send(outgoing.queue, Some(number), &message.body).await?;
-                    }
-                }
+                Some(number) = self.refused.next() => self.send_message(outgoing, number).await?,
                 latest = next_latest(outgoing.latest.as_mut()) => match latest {
                     Some((queue, body)) => self.send(queue, None, &body).await?,
                     None => outgoing.latest = None,
@@ -238,12 +343,26 @@ impl Session {
                     Some(message) => {
                         // Added before it is sent: a publish that breaks the session must not lose the message.
                         let number = outgoing.add(message);
-                        let body = &outgoing.unconfirmed[&number].body;
-                        self.send(outgoing.queue, Some(number), body).await?;
+                        self.send_message(outgoing, number).await?;
                     }
                     None => outgoing.is_open = false,
                 },
+                () = tokio::time::sleep_until(self.idle_at),
+                    if outgoing.unconfirmed.is_empty() && self.answers.is_empty() => return Ok(()),
             }
+        }
+        Ok(())
+    }
+
+    async fn send_message<K: Copy>(
+        &mut self,
+        outgoing: &mut Outgoing<K>,
+        number: u64,
+    ) -> Result<(), BrokerError> {
+        let queue = outgoing.queue;
+        if let Some(unconfirmed) = outgoing.unconfirmed.get_mut(&number) {
+            self.send(queue, Some(number), unconfirmed.sending())
+                .await?;
         }
         Ok(())
     }
@@ -255,6 +374,7 @@ impl Session {
         body: &[u8],
     ) -> Result<(), BrokerError> {
         let answer = self.publisher.publish(queue, body).await?;
+        self.idle_at = Instant::now() + IDLE_TIMEOUT;
         self.answers
             .push(async move { (number, answer.await) }.boxed());
         Ok(())
@@ -269,10 +389,10 @@ impl Session {
         match answer {
             Confirmed::Stored => {
                 self.pauses = Box::new(backoff());
-                if let Some(message) = outgoing.unconfirmed.remove(&number)
-                    && outgoing.confirmed.send(message.key).await.is_err()
+                if let Some(stored) = outgoing.unconfirmed.remove(&number)
+                    && outgoing.confirmed.send(stored.confirmed()).await.is_err()
                 {
-                    tracing::debug!(key = ?message.key, "nobody waits for a confirm");
+                    tracing::debug!(key = ?stored.message.key, "nobody waits for a confirm");
                 }
             }
             // A binding is missing: the check of the next session binds again.
@@ -283,7 +403,8 @@ impl Session {
             }
             Confirmed::Refused => {
                 let pause = self.pauses.next().unwrap_or(MAX_PAUSE);
-                let key = outgoing.unconfirmed.get(&number).map(|message| message.key);
+                let refused = outgoing.unconfirmed.get(&number);
+                let key = refused.map(|refused| refused.message.key);
                 tracing::warn!(?key, ?pause, "message refused, trying again");
                 // The other messages do not wait for it: a full queue refuses many at once.
                 self.refused.push(
@@ -298,14 +419,15 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the confirms that are there already. A key for which the caller's channel has no room is published again.
+    /// Takes the confirms that are there already. A message for whose confirm the caller's channel has no room is published
+    /// again.
     fn take_ready_confirms<K: Copy>(&mut self, outgoing: &mut Outgoing<K>) {
         while let Some(Some((number, answer))) = self.answers.next().now_or_never() {
             let (Some(number), Ok(Confirmed::Stored)) = (number, answer) else {
                 continue;
             };
-            if let Some(message) = outgoing.unconfirmed.get(&number)
-                && outgoing.confirmed.try_send(message.key).is_ok()
+            if let Some(stored) = outgoing.unconfirmed.get(&number)
+                && outgoing.confirmed.try_send(stored.confirmed()).is_ok()
             {
                 outgoing.unconfirmed.remove(&number);
             }

@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 use thiserror::Error;
 
 pub use self::{
-    confirmed_publisher::{ConfirmedPublisher, KeyedMessage},
+    confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage},
     memory::MemoryBroker,
     queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
     rabbit::{RabbitBroker, RabbitConfig},

@@ -4,6 +4,9 @@
 //! gets it.
 
 mod rig;
+#[macro_use]
+#[path = "rig/over_both_brokers.rs"]
+mod over_both_brokers;
 
 use anyhow::Result;
 use pingfleet_broker::{BrokerError, Confirmed, QueueName, REPLY_TIMEOUT};
@@ -11,25 +14,7 @@ use tokio::time::timeout;
 
 use crate::rig::{Rig, bodies, next, publish, stored};
 
-macro_rules! contract {
-    ($($promise:ident),* $(,)?) => {
-        mod over_rabbitmq {
-            $(#[tokio::test]
-            async fn $promise() -> anyhow::Result<()> {
-                super::$promise(&crate::rig::rabbit(stringify!($promise)).await?).await
-            })*
-        }
-
-        mod in_process {
-            $(#[tokio::test]
-            async fn $promise() -> anyhow::Result<()> {
-                super::$promise(&crate::rig::memory()).await
-            })*
-        }
-    };
-}
-
-contract!(
+over_both_brokers!(
     a_stored_message_is_delivered,
     unsettled_deliveries_return_in_order_when_the_consumer_is_dropped,
     an_ack_settles_that_delivery_alone,

@@ -82,10 +82,11 @@ async fn main() -> anyhow::Result<()> {
     let settings = WorkerArgs::default().resolve(&mut layers);
     layers.finish()?;
     let broker = Arc::new(AckFirst(RabbitBroker::new(&config)?));
-    let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &settings)?;
+    let probe_threads =
+        ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), &settings)?;
     ping_worker::run(
         broker,
-        lanes,
+        probe_threads,
         &settings,
         watch::Sender::default(),
         CancellationToken::new(),

@@ -9,7 +9,7 @@ use std::{
 use consumer_writer::{WriterArgs, WriterError};
 use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::{Broker, MemoryBroker};
-use pingfleet_prober::{default_prober, resolve::Resolver};
+use pingfleet_prober::{default_prober, probe_threads::ProbeThreads, resolve::Resolver};
 use pingfleet_settings::{Exit, Failure, Layers, Stop};
 use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
 use producer::{
@@ -60,43 +60,20 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     // Before anything is written: without the permission to send pings, no run is planned.
-    let lanes = ping_worker::lanes(&default_prober(), Resolver::from_system(), &roles.worker)
-        .map_err(|error| Failure::system(&error))?;
-    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
+    let probe_threads =
+        ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), &roles.worker)
+            .map_err(|error| Failure::system(&error))?;
     let db = DatabaseThread::open(database.options(true, true)).await?;
-    let stops = Stops {
-        producer: stop.token.child_token(),
-        worker: stop.token.child_token(),
-        writer: CancellationToken::new(),
-    };
-    let bar = RunProgressBar::start(settings.progress_bar);
-    let (progress, follow) = watch::channel(RunProgress::default());
-    let producing = async {
-        let (queue, stop) = (Arc::clone(&broker), stops.producer.clone());
-        let mut out = bar.output(io::stdout());
-        let running = producer::run(queue, &db, request, settings, &mut out, &progress, stop);
-        let produced = bar.follow(follow, running).await;
-        stops.worker.cancel();
-        produced
-    };
-    let probing = async {
-        let (queue, stop) = (Arc::clone(&broker), stops.worker.clone());
-        let probed =
-            ping_worker::run(queue, lanes, &roles.worker, watch::Sender::default(), stop).await;
-        stops.producer.cancel();
-        // The worker's last results are queued now. The writer stores them before it stops.
-        stops.writer.cancel();
-        probed
-    };
-    let writing = async {
-        let queue = Arc::clone(&broker);
-        let written = write_rows(queue, &roles.writer, database, &stops.writer).await;
-        stops.producer.cancel();
-        stops.worker.cancel();
-        written
-    };
-    let (mut produced, probed, written) =
-        join(pin!(producing), pin!(probing), pin!(writing)).await?;
+    let (mut produced, probed, written) = run_roles(
+        request,
+        settings,
+        roles,
+        probe_threads,
+        &db,
+        database,
+        &stop.token,
+    )
+    .await?;
     if let Ok(produced) = &mut produced
         && let Some(before) = &produced.summary
     {
@@ -112,6 +89,51 @@ pub(crate) async fn run(
     let exit = producer::conclude(&produced?, output, &resume)?;
     closed?;
     Ok(exit)
+}
+
+/// Runs the three roles to their end.
+async fn run_roles(
+    request: RunRequest,
+    settings: &ProducerSettings,
+    roles: &Roles,
+    probe_threads: ProbeThreads,
+    db: &DatabaseThread,
+    database: &DatabaseSettings,
+    stop: &CancellationToken,
+) -> Result<Outcomes, Failure> {
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
+    let stops = Stops {
+        producer: stop.child_token(),
+        worker: stop.child_token(),
+        writer: CancellationToken::new(),
+    };
+    let bar = RunProgressBar::start(settings.progress_bar);
+    let (progress, follow) = watch::channel(RunProgress::default());
+    let producing = async {
+        let (queue, stop) = (Arc::clone(&broker), stops.producer.clone());
+        let mut out = bar.output(io::stdout());
+        let running = producer::run(queue, db, request, settings, &mut out, &progress, stop);
+        let produced = bar.follow(follow, running).await;
+        stops.worker.cancel();
+        produced
+    };
+    let probing = async {
+        let (queue, stop) = (Arc::clone(&broker), stops.worker.clone());
+        let status = watch::Sender::default();
+        let probed = ping_worker::run(queue, probe_threads, &roles.worker, status, stop).await;
+        stops.producer.cancel();
+        // The worker's last results are queued now. The writer stores them before it stops.
+        stops.writer.cancel();
+        probed
+    };
+    let writing = async {
+        let queue = Arc::clone(&broker);
+        let written = write_rows(queue, &roles.writer, database, &stops.writer).await;
+        stops.producer.cancel();
+        stops.worker.cancel();
+        written
+    };
+    join(pin!(producing), pin!(probing), pin!(writing)).await
 }
 
 type Outcomes = (
@@ -150,7 +172,14 @@ async fn write_rows(
     stop: &CancellationToken,
 ) -> Result<consumer_writer::WriterSummary, WriterError> {
     let db = DatabaseThread::open(database.options(true, false)).await?;
-    let ended = consumer_writer::run(broker, &db, settings, stop.clone()).await;
+    let ended = consumer_writer::run(
+        broker,
+        &db,
+        settings,
+        watch::Sender::default(),
+        stop.clone(),
+    )
+    .await;
     let closed = db.close().await;
     let summary = ended?;
     closed?;

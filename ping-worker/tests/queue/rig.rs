@@ -360,9 +360,10 @@ impl Rig {
         let status = watch::Sender::default();
         let watched = status.subscribe();
         let stopped = stop.clone();
-        let lanes = ping_worker::lanes(&opener, resolver, &settings).expect("it always opens");
+        let probe_threads = ping_worker::start_probe_threads(&opener, resolver, &settings)
+            .expect("it always opens");
         let running = tokio::spawn(async move {
-            ping_worker::run(broker, lanes, &settings, status, stopped).await
+            ping_worker::run(broker, probe_threads, &settings, status, stopped).await
         });
         Worker {
             stop,

@@ -7,7 +7,7 @@ use pingfleet_broker::{Confirmed, QueueName};
 use pingfleet_settings::Exit;
 use pingfleet_store::Transport;
 use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat};
-use producer::{EndReason, RunRequest};
+use producer::{EndReason, ProducerError, RunOutcome, RunRequest};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -134,6 +134,64 @@ async fn an_interrupted_producer_has_noted_what_was_confirmed_and_resumes_with_t
     let publishes = publishes(&rig.watch.log.events());
     assert_eq!(Vec::from_iter(publishes), [(0, 1), (1, 2), (2, 1)]);
     rig.assert_published_as_planned();
+    Ok(())
+}
+
+/// Publishes a run of three chunks, and resumes it while no session can be opened. The chunks from `unpublished` on were
+/// not published.
+async fn resumed_without_sessions(
+    unpublished: u32,
+) -> Result<(usize, Result<RunOutcome, ProducerError>)> {
+    let mut rig = Rig::new(10)?;
+    let run = run_of(&rig.detached(&["10.0.0.1-10.0.0.30"]).await?)?;
+    rig.connection()?.execute(
+        "UPDATE chunks SET state = 0, published_at_us = NULL, publishes = 0 WHERE chunk >= ?1",
+        [unpublished],
+    )?;
+    rig.watch.refuses_sessions.store(true, Ordering::Relaxed);
+    let ended = if unpublished == 3 {
+        let resumed = rig.resume(run).await?;
+        rig.answer(3).await?;
+        resumed.ended().await?
+    } else {
+        rig.start(RunRequest::Resume(run)).await?.ended().await?
+    };
+    let opened = |event: &&Event| **event == Event::Opened;
+    Ok((rig.watch.log.events().iter().filter(opened).count(), ended))
+}
+
+#[tokio::test]
+async fn a_producer_with_nothing_to_publish_opens_no_session() -> Result<()> {
+    let (opened, ended) = resumed_without_sessions(3).await?;
+    assert_eq!(ended?.exit(false), Exit::Complete);
+    assert_eq!(opened, 1, "only the one that published");
+    Ok(())
+}
+
+/// The control: with a chunk to publish it needs a session.
+#[tokio::test]
+async fn a_producer_with_a_chunk_to_publish_opens_a_session() -> Result<()> {
+    let (_, ended) = resumed_without_sessions(2).await?;
+    assert!(matches!(ended, Err(ProducerError::Broker(_))), "{ended:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_was_sent_twice_counts_for_no_round_and_has_the_time_of_its_last_sending()
+-> Result<()> {
+    let mut rig = Rig::new(10)?;
+    let mut store = rig.store()?;
+    store.note_writer_alive(Transport::Broker, "test")?;
+    assert_eq!(store.begin_publish_round(Transport::Broker)?, Some(1));
+    rig.watch.answers.add(1, [Answer::Says(Confirmed::Refused)]);
+    rig.detached(&["10.0.0.1-10.0.0.30"]).await?;
+    let rounds = "SELECT group_concat(published_round ORDER BY chunk) FROM chunks";
+    let rounds: String = rig.connection()?.query_row(rounds, (), |row| row.get(0))?;
+    // The control: the others were sent once.
+    assert_eq!(rounds, "1,0,1");
+    // The refused one was sent again after the others.
+    let last = "SELECT chunk FROM chunks ORDER BY published_at_us DESC LIMIT 1";
+    assert_eq!(rig.number(last)?, 1);
     Ok(())
 }
 

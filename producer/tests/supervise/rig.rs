@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -55,6 +55,8 @@ pub(crate) struct BrokerWatch {
     pub(crate) answers: Answers,
     /// Publishing this chunk releases these confirms.
     pub(crate) confirms_at: Mutex<Option<(u32, Arc<Semaphore>)>>,
+    /// Whether no session can be opened, by a final error.
+    pub(crate) refuses_sessions: AtomicBool,
     /// Ready messages that are reported in addition to the real ones: of `work`, of `results`.
     pub(crate) extra_ready: [AtomicU32; 2],
     /// Cancelled by the first look at the topology, which comes before the plan.
@@ -106,6 +108,9 @@ impl Watch for BrokerWatch {
     }
 
     fn opened(&self, _consumes: Option<(QueueName, u16)>) -> Result<(), BrokerError> {
+        if self.refuses_sessions.load(Ordering::Relaxed) {
+            return Err(BrokerError::Url("the test refuses sessions".to_owned()));
+        }
         self.log.note(Event::Opened);
         Ok(())
     }
@@ -161,6 +166,7 @@ pub(crate) struct Rig {
 /// A running producer.
 pub(crate) struct RunningProducer {
     pub(crate) stop: CancellationToken,
+    progress: watch::Receiver<RunProgress>,
     running: JoinHandle<(Result<RunOutcome, ProducerError>, DatabaseThread)>,
 }
 
@@ -211,6 +217,7 @@ impl Rig {
             log: Log::default(),
             answers: Answers::default(),
             confirms_at: Mutex::default(),
+            refuses_sessions: AtomicBool::new(false),
             extra_ready: Default::default(),
             cancelled_by_check: Mutex::default(),
             wrong: Mutex::default(),
@@ -282,21 +289,25 @@ impl Rig {
         let settings = self.settings.clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let (published, progress) = watch::channel(RunProgress::default());
         let running = tokio::spawn(async move {
-            let (progress, _) = watch::channel(RunProgress::default());
             let ended = producer::run(
                 broker,
                 &db,
                 request,
                 &settings,
                 &mut output,
-                &progress,
+                &published,
                 stopped,
             )
             .await;
             (ended, db)
         });
-        Ok(RunningProducer { stop, running })
+        Ok(RunningProducer {
+            stop,
+            progress,
+            running,
+        })
     }
 
     /// Plans a run and publishes it, without supervising it.
@@ -307,15 +318,12 @@ impl Rig {
         Ok(outcome?)
     }
 
-    /// Resumes a run, and waits until the producer has a session for publishing.
+    /// Resumes a run, and waits until the producer supervises it.
     pub(crate) async fn resume(&self, run: i64) -> Result<RunningProducer> {
-        let opened = |event: &Event| *event == Event::Opened;
-        let before = self.watch.log.events().into_iter().filter(opened).count();
-        let resumed = self.start(RunRequest::Resume(run)).await?;
-        self.watch
-            .log
-            .wait_for_some("the session of the resumed", before + 1, opened)
-            .await?;
+        let mut resumed = self.start(RunRequest::Resume(run)).await?;
+        let is_supervised = |progress: &RunProgress| progress.run == Some(run);
+        let supervised = resumed.progress.wait_for(is_supervised);
+        within("the progress of the resumed run", supervised).await??;
         Ok(resumed)
     }
 

@@ -194,14 +194,21 @@ async fn run_worker(
     stop: CancellationToken,
 ) -> Result<Exit, Failure> {
     let opener: Arc<dyn OpenProber> = Arc::new(opener);
-    let lanes = ping_worker::lanes(&opener, Resolver::from_system(), settings)
-        .map_err(|error| Failure::system(&error))?;
-    ping_worker::run(broker, lanes, settings, watch::Sender::default(), stop)
-        .await
-        .map_err(|error| match error {
-            WorkerError::Broker(error) => Failure::from(error),
-            failed @ WorkerError::TaskFailed(_) => Failure::system(&failed),
-        })?;
+    let probe_threads =
+        ping_worker::start_probe_threads(&opener, Resolver::from_system(), settings)
+            .map_err(|error| Failure::system(&error))?;
+    ping_worker::run(
+        broker,
+        probe_threads,
+        settings,
+        watch::Sender::default(),
+        stop,
+    )
+    .await
+    .map_err(|error| match error {
+        WorkerError::Broker(error) => Failure::from(error),
+        failed @ WorkerError::TaskFailed(_) => Failure::system(&failed),
+    })?;
     Ok(Exit::Complete)
 }
 
@@ -215,7 +222,7 @@ async fn run_writer(
     let db = DatabaseThread::open(database).await?;
     let lock = !faults.has_defect(Defect::NoLock);
     let _lock = lock.then(|| FileLock::writer(db.path())).transpose()?;
-    consumer_writer::run(broker, &db, settings, stop)
+    consumer_writer::run(broker, &db, settings, watch::Sender::default(), stop)
         .await
         .map_err(|error| match error {
             WriterError::Broker(error) => Failure::from(error),

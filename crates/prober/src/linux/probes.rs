@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// The most unanswered requests of one socket. Each costs about 400 bytes of memory and nothing else.
-const MAX_UNANSWERED: usize = 1 << 18;
+const MAX_UNANSWERED_PER_SOCKET: usize = 1 << 18;
 
 /// The most unanswered requests to neighbours on a link, of all threads together. The kernel tries to resolve each for
 /// three seconds, and its neighbour table, which the gateways need as well, holds 1,024 entries
@@ -479,7 +479,7 @@ fn max_unanswered(on_link: bool, threads: NonZeroUsize) -> usize {
     if on_link {
         (MAX_UNANSWERED_NEIGHBOURS / threads).max(1)
     } else {
-        MAX_UNANSWERED
+        MAX_UNANSWERED_PER_SOCKET
     }
 }
 

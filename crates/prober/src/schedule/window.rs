@@ -13,7 +13,7 @@ const INITIAL_SIZE: usize = 64;
 
 /// The default bound. It allows 16,384 silent targets a second and thread at a timeout of 1 s. It is a quarter of all
 /// sequence numbers, so that none is used again for an address while its request is in flight.
-const MAX_UNANSWERED: usize = 16_384;
+const DEFAULT_MAX_UNANSWERED: usize = 16_384;
 
 /// The window opens after this time even if nothing has come back.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self::up_to(MAX_UNANSWERED, NonZeroUsize::MIN)
+        Self::up_to(DEFAULT_MAX_UNANSWERED, NonZeroUsize::MIN)
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
             in_flight += fill(&mut window, now);
             now += SILENCE;
         }
-        assert_eq!(in_flight, MAX_UNANSWERED);
+        assert_eq!(in_flight, DEFAULT_MAX_UNANSWERED);
         assert_eq!(window.try_reserve(now), Err(None));
         window.release(3);
         assert_eq!(fill(&mut window, now), 3);
@@ -262,7 +262,8 @@ mod tests {
     fn windows_of_one_next_hop_share_the_initial_size() {
         let start = Instant::now();
         for (windows, first) in [(1, 64), (2, 32), (3, 21), (4, 16), (100, 1)] {
-            let mut window = Window::up_to(MAX_UNANSWERED, NonZeroUsize::new(windows).unwrap());
+            let mut window =
+                Window::up_to(DEFAULT_MAX_UNANSWERED, NonZeroUsize::new(windows).unwrap());
             assert_eq!(fill(&mut window, start), first);
             // The same again after a pause.
             window.release(first);
