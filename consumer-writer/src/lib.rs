@@ -142,7 +142,7 @@ async fn wait_for_the_other(
     let mut seen: Option<Instant> = None;
     loop {
         let look = || async {
-            broker.check(&QUEUES).await?;
+            broker.ensure(&QUEUES).await?;
             broker.depth(QueueName::RESULTS).await
         };
         let Some(depth) = open_session(None, stop, look).await? else {

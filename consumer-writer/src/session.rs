@@ -68,7 +68,7 @@ impl<'a> WriterSession<'a> {
         db: &'a DatabaseThread,
         settings: &'a WriterSettings,
     ) -> Result<Self, BrokerError> {
-        broker.check(&QUEUES).await?;
+        broker.ensure(&QUEUES).await?;
         Ok(Self {
             db,
             settings,

@@ -86,7 +86,7 @@ impl WorkConsumer {
         loop {
             let broker = Arc::clone(&self.broker);
             let open = || async {
-                broker.check(&[QueueName::WORK]).await?;
+                broker.ensure(&[QueueName::WORK]).await?;
                 broker.consumer(QueueName::WORK, 1).await
             };
             let Some(mut consumer) = sessions.open(None, stop, open).await? else {

@@ -271,7 +271,7 @@ pub async fn check_broker(
     broker: &dyn Broker,
     stop: &CancellationToken,
 ) -> Result<bool, BrokerError> {
-    let reached = open_session(Some(CONNECT_TIMEOUT), stop, || broker.check(&QUEUES)).await?;
+    let reached = open_session(Some(CONNECT_TIMEOUT), stop, || broker.ensure(&QUEUES)).await?;
     Ok(reached.is_some())
 }
 

@@ -95,7 +95,7 @@ impl ConfirmedPublisher {
         }
     }
 
-    /// Checks these queues, too, before a session is opened (see [`Broker::check`]).
+    /// Checks these queues, too, before a session is opened (see [`Broker::ensure`]).
     #[must_use]
     pub fn with_checked(mut self, queues: &[QueueName]) -> Self {
         self.checked.extend(queues);
@@ -149,7 +149,7 @@ impl ConfirmedPublisher {
                 return Ok(0);
             }
             let open = || async {
-                self.broker.check(&self.checked).await?;
+                self.broker.ensure(&self.checked).await?;
                 self.broker.publisher().await
             };
             let Some(publisher) = sessions.open(None, &stop, open).await? else {

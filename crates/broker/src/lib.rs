@@ -137,12 +137,12 @@ impl BrokerError {
 /// A broker: opens sessions.
 #[async_trait]
 pub trait Broker: Send + Sync + fmt::Debug {
-    /// Checks that these queues and their exchanges exist, and declares what is missing if this user may. A role names the
+    /// Makes sure that these queues and their exchanges exist: declares what is missing if this user may. A role names the
     /// queues that it uses.
     ///
     /// # Errors
     /// Any [`BrokerError`].
-    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError>;
+    async fn ensure(&self, queues: &[QueueName]) -> Result<(), BrokerError>;
 
     /// Opens a session for publishing.
     ///

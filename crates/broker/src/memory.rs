@@ -78,7 +78,7 @@ impl Shared {
 
 #[async_trait]
 impl Broker for MemoryBroker {
-    async fn check(&self, _queues: &[QueueName]) -> Result<(), BrokerError> {
+    async fn ensure(&self, _queues: &[QueueName]) -> Result<(), BrokerError> {
         Ok(())
     }
 

@@ -97,7 +97,7 @@ impl fmt::Debug for RabbitBroker {
 
 #[async_trait]
 impl Broker for RabbitBroker {
-    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
+    async fn ensure(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
         let connection = RabbitConnection::open(&self.endpoint).await?;
         topology::ensure(&connection, queues).await?;
         if self.unbound.swap(false, Ordering::Relaxed) {

@@ -106,9 +106,9 @@ struct Shared(Arc<FaultyBroker>);
 
 #[async_trait]
 impl Broker for Shared {
-    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
+    async fn ensure(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
         locked(&self.0.checked).extend(queues);
-        self.0.inner.check(queues).await
+        self.0.inner.ensure(queues).await
     }
 
     async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {

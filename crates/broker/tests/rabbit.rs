@@ -79,7 +79,7 @@ async fn an_unroutable_message_is_never_stored_and_the_next_check_binds_again() 
     for confirm in confirms {
         assert_eq!(confirm.await?, Confirmed::Unroutable);
     }
-    rig.broker.check(&QueueName::ALL).await?;
+    rig.broker.ensure(&QueueName::ALL).await?;
     for queue in QueueName::ALL {
         assert_eq!(publish(&rig, queue, b"x").await?, Confirmed::Stored);
     }
@@ -136,7 +136,7 @@ async fn a_wrong_password_is_a_login_error_that_does_not_show_it() -> Result<()>
             .url
             .replace("guest:guest@", &format!("{user}:{password}@"));
         let broker = RabbitBroker::new(&config)?;
-        let error = broker.check(&QueueName::ALL).await.unwrap_err();
+        let error = broker.ensure(&QueueName::ALL).await.unwrap_err();
         assert!(matches!(&error, BrokerError::Login { user: who, .. } if who == user));
         assert!(!error.is_transient());
         let text = format!("{broker:?} {config:?} {error} {error:?}");
@@ -151,7 +151,7 @@ async fn a_missing_or_forbidden_vhost_is_reported_with_the_fix() -> Result<()> {
     let url = config.url.clone();
     config.url = format!("{url}nowhere");
     let error = RabbitBroker::new(&config)?
-        .check(&QueueName::ALL)
+        .ensure(&QueueName::ALL)
         .await
         .unwrap_err();
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
@@ -160,7 +160,7 @@ async fn a_missing_or_forbidden_vhost_is_reported_with_the_fix() -> Result<()> {
     node(|node| node.ctl(&["add_vhost", "closed"]))?;
     config.url = format!("{url}closed");
     let error = RabbitBroker::new(&config)?
-        .check(&QueueName::ALL)
+        .ensure(&QueueName::ALL)
         .await
         .unwrap_err();
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
@@ -175,7 +175,7 @@ async fn a_user_without_configure_permission_sees_what_is_missing_and_works_once
     let config = user("worker", "^$", r"^worker\.x\.results$", r"^worker\.work$")?;
     let worker = RabbitBroker::new(&config)?;
     let error = worker
-        .check(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS])
+        .ensure(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS])
         .await
         .unwrap_err();
     assert!(
@@ -186,7 +186,7 @@ async fn a_user_without_configure_permission_sees_what_is_missing_and_works_once
 
     let rig = rabbit("worker").await?;
     worker
-        .check(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS])
+        .ensure(&[QueueName::WORK, QueueName::RESULTS, QueueName::HEARTBEATS])
         .await?;
     stored(&rig, QueueName::WORK, &["1"]).await?;
     let mut consumer = worker.consumer(QueueName::WORK, 1).await?;
@@ -209,6 +209,28 @@ async fn a_user_without_configure_permission_sees_what_is_missing_and_works_once
         anyhow::bail!("a queue was read without the permission");
     };
     assert!(matches!(error, BrokerError::Forbidden { .. }), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_without_configure_permission_goes_on_once_somebody_binds_again() -> Result<()> {
+    let administrator = RabbitBroker::new(&config("bound")?)?;
+    administrator.declare().await?;
+    let worker = RabbitBroker::new(&user("bound", "^$", r"^bound\.x\.results$", "^$")?)?;
+    unbind("bound", QueueName::RESULTS).await?;
+    let mut publisher = worker.publisher().await?;
+    let confirm = publisher.publish(QueueName::RESULTS, b"1").await?;
+    assert_eq!(confirm.await?, Confirmed::Unroutable);
+    // The worker cannot bind it, and does not fail because of that.
+    worker.ensure(&[QueueName::RESULTS]).await?;
+    let mut publisher = worker.publisher().await?;
+    let confirm = publisher.publish(QueueName::RESULTS, b"2").await?;
+    assert_eq!(confirm.await?, Confirmed::Unroutable);
+    administrator.declare().await?;
+    worker.ensure(&[QueueName::RESULTS]).await?;
+    let mut publisher = worker.publisher().await?;
+    let confirm = publisher.publish(QueueName::RESULTS, b"3").await?;
+    assert_eq!(confirm.await?, Confirmed::Stored);
     Ok(())
 }
 
@@ -248,7 +270,7 @@ async fn a_queue_with_other_arguments_is_refused() -> Result<()> {
         )
         .await?;
     let broker = RabbitBroker::new(&config("foreign")?)?;
-    let error = broker.check(&QueueName::ALL).await.unwrap_err();
+    let error = broker.ensure(&QueueName::ALL).await.unwrap_err();
     assert!(
         matches!(error, BrokerError::OtherTopology { .. }),
         "{error:?}"
@@ -266,7 +288,7 @@ async fn a_missing_part_of_the_topology_is_declared() -> Result<()> {
         .await?
         .exchange_delete("lacking.x.results".into(), ExchangeDeleteOptions::default())
         .await?;
-    rig.broker.check(&QueueName::ALL).await?;
+    rig.broker.ensure(&QueueName::ALL).await?;
     stored(&rig, QueueName::RESULTS, &["more"]).await?;
     let mut consumer = rig.broker.consumer(QueueName::RESULTS, 10).await?;
     assert_eq!(bodies(&mut consumer, 2).await?, ["kept", "more"]);
@@ -292,7 +314,7 @@ async fn an_ipv6_literal_connects() -> Result<()> {
     config.url = node(Rabbit::ipv6_url)?;
     let broker = RabbitBroker::new(&config)?;
     assert!(broker.address().starts_with("[::1]:"));
-    broker.check(&QueueName::ALL).await?;
+    broker.ensure(&QueueName::ALL).await?;
     Ok(())
 }
 
@@ -301,7 +323,7 @@ async fn no_broker_is_unreachable() -> Result<()> {
     for host in ["127.0.0.1", "[::1]", "name.invalid"] {
         let url = format!("amqp://u:hunter2@{host}:{}", refused_port()?);
         let error = RabbitBroker::new(&RabbitConfig::new(url))?
-            .check(&QueueName::ALL)
+            .ensure(&QueueName::ALL)
             .await
             .unwrap_err();
         assert!(
@@ -319,7 +341,7 @@ async fn a_silent_peer_is_unreachable_and_its_connection_is_closed() -> Result<(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
     let error = RabbitBroker::new(&RabbitConfig::new(url))?
-        .check(&QueueName::ALL)
+        .ensure(&QueueName::ALL)
         .await
         .unwrap_err();
     assert!(
@@ -346,7 +368,7 @@ async fn a_peer_with_another_protocol_is_unreachable() -> Result<()> {
         peer.try_write(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
         anyhow::Ok(peer)
     };
-    let (error, peer) = tokio::join!(broker.check(&QueueName::ALL), other);
+    let (error, peer) = tokio::join!(broker.ensure(&QueueName::ALL), other);
     let error = error.unwrap_err();
     drop(peer?);
     assert!(
@@ -361,7 +383,7 @@ async fn a_peer_with_another_protocol_is_unreachable() -> Result<()> {
 async fn an_alarm_delays_and_a_kill_loses_sessions_but_no_stored_message() -> Result<()> {
     let mut rabbit = Rabbit::start()?;
     let broker = RabbitBroker::new(&RabbitConfig::new(rabbit.url()))?;
-    broker.check(&QueueName::ALL).await?;
+    broker.ensure(&QueueName::ALL).await?;
     let mut publisher = broker.publisher().await?;
     let confirm = publisher.publish(QueueName::WORK, b"before").await?;
     assert_eq!(confirm.await?, Confirmed::Stored);
@@ -398,7 +420,7 @@ async fn an_alarm_delays_and_a_kill_loses_sessions_but_no_stored_message() -> Re
     assert!(matches!(gone, BrokerError::Unreachable { .. }), "{gone:?}");
 
     rabbit.start_again()?;
-    broker.check(&QueueName::ALL).await?;
+    broker.ensure(&QueueName::ALL).await?;
     let mut consumer = broker.consumer(QueueName::WORK, 10).await?;
     // After a kill the order is not promised.
     let mut kept = bodies(&mut consumer, 3).await?;
@@ -481,14 +503,14 @@ async fn who_may_publish_results_may_not_bind_their_queue() -> Result<()> {
 #[tokio::test]
 async fn a_check_declares_only_the_queues_that_were_named() -> Result<()> {
     let broker = RabbitBroker::new(&config("own")?)?;
-    broker.check(&[QueueName::RESULTS]).await?;
+    broker.ensure(&[QueueName::RESULTS]).await?;
     assert_eq!(broker.depth(QueueName::RESULTS).await?.ready, 0);
     for other in [QueueName::WORK, QueueName::DEAD, QueueName::HEARTBEATS] {
         let error = broker.depth(other).await.unwrap_err();
         assert!(matches!(error, BrokerError::NoTopology { .. }), "{error:?}");
     }
     broker.declare().await?;
-    broker.check(&QueueName::ALL).await?;
+    broker.ensure(&QueueName::ALL).await?;
     Ok(())
 }
 
@@ -498,7 +520,7 @@ async fn declaring_repairs_a_missing_binding() -> Result<()> {
     unbind("repaired", QueueName::RESULTS).await?;
     let broker = RabbitBroker::new(&config("repaired")?)?;
     // The control: a check sees all queues and exchanges, and not that the binding is missing.
-    broker.check(&QueueName::ALL).await?;
+    broker.ensure(&QueueName::ALL).await?;
     assert_eq!(
         publish(&rig, QueueName::RESULTS, b"1").await?,
         Confirmed::Unroutable
@@ -515,7 +537,7 @@ async fn declaring_repairs_a_missing_binding() -> Result<()> {
 async fn groups_have_work_queues_of_their_own() -> Result<()> {
     let rig = rabbit("groups").await?;
     let north = QueueName::work(Group::new("north").map_err(anyhow::Error::msg)?);
-    rig.broker.check(&[north]).await?;
+    rig.broker.ensure(&[north]).await?;
     assert_eq!(publish(&rig, north, b"north").await?, Confirmed::Stored);
     stored(&rig, QueueName::WORK, &["default"]).await?;
     for (queue, body) in [(north, "north"), (QueueName::WORK, "default")] {

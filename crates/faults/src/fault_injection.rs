@@ -212,8 +212,8 @@ impl<B: Broker> FaultyBroker<B> {
 
 #[async_trait]
 impl<B: Broker> Broker for FaultyBroker<B> {
-    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
-        self.inner.check(queues).await.map_err(|error| {
+    async fn ensure(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
+        self.inner.ensure(queues).await.map_err(|error| {
             if self.faults.has_defect(Defect::NoReconnect) && error.is_transient() {
                 return BrokerError::Url(format!("given up: {error}"));
             }

@@ -19,8 +19,8 @@ struct AckFirst(RabbitBroker);
 
 #[async_trait]
 impl Broker for AckFirst {
-    async fn check(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
-        self.0.check(queues).await
+    async fn ensure(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
+        self.0.ensure(queues).await
     }
 
     async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {

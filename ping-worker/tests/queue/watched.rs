@@ -93,7 +93,7 @@ pub(crate) fn lost() -> BrokerError {
 
 #[async_trait]
 impl<W: Watch + 'static> Broker for Watched<W> {
-    async fn check(&self, _queues: &[QueueName]) -> Result<(), BrokerError> {
+    async fn ensure(&self, _queues: &[QueueName]) -> Result<(), BrokerError> {
         self.watch.check().await
     }
 

@@ -49,7 +49,7 @@ pub(crate) fn node<T>(act: impl FnOnce(&Rabbit) -> Result<T>) -> Result<T> {
 /// RabbitMQ with fresh queues whose names begin with `prefix`.
 pub(crate) async fn rabbit(prefix: &str) -> Result<Rig> {
     let broker = RabbitBroker::new(&config(prefix)?)?;
-    broker.check(&QueueName::ALL).await?;
+    broker.ensure(&QueueName::ALL).await?;
     Ok(Rig {
         broker: Arc::new(broker),
         outside: Outside::Rabbit {
