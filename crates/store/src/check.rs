@@ -226,52 +226,51 @@ fn run(connection: &Connection, path: &Path) -> Outcome {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use anyhow::{Context, Result, ensure};
     use tempfile::TempDir;
 
     use super::*;
     use crate::{Durability, OpenOptions, Reader, Transport};
 
     /// Bytes that this thread has read from files (`proc_pid_io(5)`).
-    fn bytes_read() -> u64 {
-        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+    fn bytes_read() -> Result<u64> {
+        let io = fs::read_to_string("/proc/thread-self/io")?;
         let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
-        read.unwrap().parse().unwrap()
+        Ok(read.context("no counter")?.parse()?)
     }
 
     #[test]
-    fn a_role_starts_and_ends_without_reading_the_whole_file() {
-        let folder = TempDir::new().unwrap();
+    fn a_role_starts_and_ends_without_reading_the_whole_file() -> Result<()> {
+        let folder = TempDir::new()?;
         let options = OpenOptions {
             path: folder.path().join("fleet.db"),
             durability: Durability::Off,
             create: true,
             check: true,
         };
-        let store = options.open().unwrap();
-        store
-            .connection
-            .execute_batch(
-                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+        let store = options.open()?;
+        store.connection.execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
                  INSERT INTO quarantine (received_at_us, queue, reason, length, body)
                  SELECT i, 'results', 'made for a test', 65536, randomblob(65536) FROM n",
-            )
-            .unwrap();
-        store.close().unwrap();
+        )?;
+        store.close()?;
 
-        let before = bytes_read();
-        let mut store = options.open().unwrap();
-        let due = store.due_check().unwrap().expect("never checked");
-        store.try_commit().unwrap();
-        store.remove_abandoned_plans().unwrap();
-        store.close_settled_runs(Transport::Broker).unwrap();
-        store.record_check(&due).unwrap();
-        store.close().unwrap();
-        let read = bytes_read() - before;
-        assert!(read < 1 << 20, "{read} bytes");
+        let before = bytes_read()?;
+        let mut store = options.open()?;
+        let due = store.due_check()?.context("never checked")?;
+        store.try_commit()?;
+        store.remove_abandoned_plans()?;
+        store.close_settled_runs(Transport::Broker)?;
+        store.record_check(&due)?;
+        store.close()?;
+        let read = bytes_read()? - before;
+        ensure!(read < 1 << 20, "{read} bytes");
         // The control: the check reads all of it.
-        let before = bytes_read();
-        Reader::open(&options.path).unwrap().check().unwrap();
-        let read = bytes_read() - before;
-        assert!(read > 16 << 20, "{read} bytes");
+        let before = bytes_read()?;
+        Reader::open(&options.path)?.check()?;
+        let read = bytes_read()? - before;
+        ensure!(read > 16 << 20, "{read} bytes");
+        Ok(())
     }
 }
