@@ -10,11 +10,11 @@ use crate::RunArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    #[command(flatten)]
-    run: RunArgs,
     /// Check the whole database for damage instead of a run; reads all of the file
     #[arg(long = "database", conflicts_with = "run")]
     whole_database: bool,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 impl VerifyArgs {

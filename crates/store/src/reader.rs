@@ -184,20 +184,21 @@ impl Reader {
                 Err(error) => (Err(error), false),
             };
             let answer = answer.map_err(|error| header::explain(&self.path, error));
-            let is_final = match &answer {
+            let may_come_from_a_change = match &answer {
                 // Without locks, an answer is right only when nobody wrote meanwhile.
-                Ok(_) | Err(StoreError::Corrupt { .. }) => has_locks,
-                // May come from a writer that opened or closed the database at this moment.
-                Err(StoreError::CannotOpen { .. } | StoreError::Sqlite(_)) => false,
-                Err(_) => true,
+                Ok(_) | Err(StoreError::Corrupt { .. }) => !has_locks,
+                // A writer may open or close the database at this moment.
+                Err(StoreError::CannotOpen { .. } | StoreError::Sqlite(_)) => true,
+                Err(_) => false,
             };
-            if is_final {
+            if !may_come_from_a_change {
                 return answer;
             }
             if FileState::of(&self.path) == before {
                 unchanged += 1;
+                let is_an_answer = matches!(answer, Ok(_) | Err(StoreError::Corrupt { .. }));
                 // A writer that closes the database removes its files one after the other.
-                if answer.is_ok() || unchanged == MAX_UNCHANGED {
+                if is_an_answer || unchanged == MAX_UNCHANGED {
                     return answer;
                 }
                 std::thread::sleep(PAUSE);
