@@ -171,7 +171,7 @@ fn transaction(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<Case
             ("fsync", 6),
             ("fsync", 8),
         ],
-        &[("pwrite64", 45), ("fsync", 6)],
+        &[("pwrite64", 45), ("pwrite64", 51), ("fsync", 6)],
     );
     runner.with_deployment(|deployment| {
         let _worker = actions::start_worker(deployment, "worker", &[])?;
@@ -181,7 +181,7 @@ fn transaction(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<Case
             actions::wait_for_results(deployment, 40)?;
             let inject = format!("inject={call}:signal=SIGKILL:when={number}");
             let under = ["strace", "-D", "-f", "-o", "/dev/null", "-e", &inject];
-            let small = ["--batch-size", "100"];
+            let small = ["--batch-size", "500"];
             let doomed = match variant {
                 Variant::Normal => deployment.start_with_wrapper(&under, "consumer-writer", &small),
                 Variant::Control => {
