@@ -382,7 +382,9 @@ async fn a_peer_with_another_protocol_is_unreachable() -> Result<()> {
 #[tokio::test]
 async fn an_alarm_delays_and_a_kill_loses_sessions_but_no_stored_message() -> Result<()> {
     let mut rabbit = Rabbit::start()?;
-    let broker = RabbitBroker::new(&RabbitConfig::new(rabbit.url()))?;
+    // This test waits for `rabbitmqctl` and reads no heartbeats meanwhile.
+    let url = format!("{}?heartbeat=600", rabbit.url());
+    let broker = RabbitBroker::new(&RabbitConfig::new(url))?;
     broker.ensure(&QueueName::ALL).await?;
     let mut publisher = broker.publisher().await?;
     let confirm = publisher.publish(QueueName::WORK, b"before").await?;
