@@ -432,6 +432,8 @@ fn poison(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutco
                     break;
                 }
                 if deployment.is_settled_after_pause()? {
+                    // The last kill may have settled the run since the look at the worker.
+                    kills += u32::from(worker.try_wait()?.is_some());
                     break;
                 }
                 ensure!(began.elapsed() < crate::MAX_WAIT, "{}", worker.output());
