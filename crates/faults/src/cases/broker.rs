@@ -321,7 +321,7 @@ fn cluster(_: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> 
         .lines()
         .find(|line| line.contains("session lost; unsettled chunks"));
     let in_hand = lost
-        .and_then(|line| line.split_once("in_hand="))
+        .and_then(|line| line.split_once("unsettled="))
         .map_or("", |(_, rest)| rest.trim_end());
     ensure!(
         !in_hand.is_empty() && in_hand != "0",

@@ -86,10 +86,14 @@ fn lost_queues(
     })
 }
 
+/// What a worker logs when the broker refuses a result.
+const REFUSED: &str = "message refused";
+
 /// Removes the binding of `results`.
 fn unbind(deployment: &Deployment) -> anyhow::Result<()> {
     let url = deployment.broker()?.url();
     let queue = deployment.queue("results");
+    let exchange = deployment.queue("x.results");
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -99,9 +103,14 @@ fn unbind(deployment: &Deployment) -> anyhow::Result<()> {
             let url = url.trim_end_matches('/');
             let connection = Connection::connect(url, properties).await?;
             let channel = connection.create_channel().await?;
-            let name = queue.as_str();
+            let (name, exchange) = (queue.as_str(), exchange.as_str());
             channel
-                .queue_unbind(name.into(), name.into(), name.into(), FieldTable::default())
+                .queue_unbind(
+                    name.into(),
+                    exchange.into(),
+                    name.into(),
+                    FieldTable::default(),
+                )
                 .await?;
             connection.close(200, "done".into()).await
         })
@@ -150,7 +159,7 @@ fn refused(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutc
         flags.extend(believing(variant));
         let mut worker = actions::start_worker(deployment, "worker", &flags)?;
         if variant == Variant::Normal {
-            worker.wait_for_output("result not stored")?;
+            worker.wait_for_output(REFUSED)?;
         } else {
             // All work is acked, although most results were rejected.
             actions::wait_for_results(deployment, 5)?;
@@ -165,7 +174,7 @@ fn refused(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutc
         let output = worker.output();
         let mut outcome = done(
             deployment,
-            format!("{} rejections", output.matches("result not stored").count()),
+            format!("{} rejections", output.matches(REFUSED).count()),
         )?;
         let probed = output.matches("chunk taken").count();
         if probed != 40 {
