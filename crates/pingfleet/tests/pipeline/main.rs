@@ -158,7 +158,8 @@ fn purged_chunks_are_published_again_from_the_database() -> anyhow::Result<()> {
     // A small prefetch leaves chunks on the queue for the purge to take.
     let _one = deployment.start("ping-worker", &["--name", "one", "--prefetch", "8"])?;
     let _two = deployment.start("ping-worker", &["--name", "two", "--prefetch", "8"])?;
-    let producer = deployment.start("producer", &["--hosts", text(&hosts), "--rate", "2000"])?;
+    // Slow enough that there is something to purge, however long `rabbitmqctl` takes on a busy machine.
+    let producer = deployment.start("producer", &["--hosts", text(&hosts), "--rate", "600"])?;
     deployment.wait_for_run("first results", |run| run.chunks_done >= 20)?;
     for queue in ["pingfleet.work", "pingfleet.results"] {
         deployment.broker_mut()?.purge(queue)?;
