@@ -37,23 +37,29 @@ pub(super) const CASES: &[Case] = &[
 /// of them, the database's cache and a batch.
 const WITH_A_MILLION_MIB: u64 = 96;
 
+/// Chunks of a run that are all published while none is settled: the smallest publish window has 64.
+const CHUNKS: u32 = 60;
+
 fn writer_down(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
     let lasting = runner.pick(90, 30);
+    let targets = 10 * CHUNKS;
     runner.with_deployment(|deployment| {
         let writer = actions::start_writer(deployment)?;
         let fast = ["--timeout", "100ms", "--retries", "0"];
         let mut producer = match variant {
-            Variant::Normal => actions::start_producer(deployment, 1000, 10, &fast)?,
+            Variant::Normal => actions::start_producer(deployment, targets, 10, &fast)?,
             Variant::Control => {
                 let mut flags = vec!["--wait", "--defect", "report-empty-queues"];
                 flags.extend(fast);
-                actions::start_faulty_producer(deployment, 1000, 10, &flags)?
+                actions::start_faulty_producer(deployment, targets, 10, &flags)?
             }
         };
-        deployment.wait_for_run("the run to be published", |run| run.chunks == 100)?;
+        deployment.wait_for_run("the run to be planned", |run| {
+            run.chunks == i64::from(CHUNKS)
+        })?;
         writer.kill()?;
         let _worker = actions::start_worker(deployment, "worker", &[])?;
-        actions::wait_for_results(deployment, 90)?;
+        actions::wait_for_results(deployment, i64::from(CHUNKS))?;
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(lasting) {
             ensure!(producer.try_wait()?.is_none(), "{}", producer.output());
