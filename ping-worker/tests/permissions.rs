@@ -99,10 +99,22 @@ async fn a_worker_runs_with_only_the_permissions_of_a_worker() -> Result<()> {
     let heartbeat = tokio::time::timeout(TIMEOUT, heartbeats.next());
     let heartbeat = heartbeat.await.context("no heartbeat")??;
     assert_eq!(Heartbeat::decode(&heartbeat.body)?.worker, "restricted");
+    // What the workers without a permission left behind is settled as well. Nobody announces a queue's depth.
+    let empty = async {
+        while administrator.depth(QueueName::WORK).await?.ready > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(TIMEOUT, empty)
+        .await
+        .context("work is left")??;
     stop.cancel();
     let summary = tokio::time::timeout(TIMEOUT, running)
         .await
         .context("the worker does not stop")???;
+    assert!(summary.chunks > 0);
     assert_eq!(summary.left, 0);
+    assert_eq!(administrator.depth(QueueName::WORK).await?.ready, 0);
     Ok(())
 }

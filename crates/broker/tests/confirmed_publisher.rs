@@ -387,7 +387,7 @@ async fn a_session_checks_the_queues_that_it_is_asked_to(rig: &Rig) -> Result<()
     Ok(())
 }
 
-/// Publishes four messages with a pause after each confirm. Returns how many sessions were opened, and how many closed.
+/// Publishes four messages with a pause after each confirm, by a paused clock: the pauses are what is tested. Returns how many sessions were opened, and how many closed.
 async fn sessions_with_pauses(pause: Duration) -> Result<(usize, usize)> {
     let broker = FaultyBroker::new(&rig::memory(), Fault::None);
     let (messages, mut run) = start_without_messages(publisher(&broker));
