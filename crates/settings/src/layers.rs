@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
-    fmt, fs, io,
+    fmt, io,
     path::Path,
 };
 
@@ -22,6 +22,7 @@ use crate::{
     flags::Flags,
     key::{AnyKey, Fixed, Key, Unset, variable},
     keys,
+    text::read_text,
 };
 
 /// The settings file that is read without `--config`, if it exists.
@@ -113,7 +114,7 @@ impl Layers {
         let path = named.unwrap_or(Path::new(DEFAULT_FILE));
         self.file = path.display().to_string();
         let name = self.file.clone();
-        let text = match fs::read_to_string(path) {
+        let text = match read_text(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
                 return Config::default();
@@ -123,9 +124,7 @@ impl Layers {
                 return Config::default();
             }
         };
-        // Windows editors begin a file with a byte order mark.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let file = File::from_str(text, FileFormat::Toml);
+        let file = File::from_str(&text, FileFormat::Toml);
         match Config::builder().add_source(file).build() {
             Ok(config) => {
                 self.check_names(&config, |key| format!("{name}: {key}"));

@@ -13,6 +13,7 @@ mod layers;
 mod logging;
 mod probing;
 mod stop;
+mod text;
 mod values;
 
 pub use args::{CommonArgs, DatabaseArgs};
@@ -23,4 +24,5 @@ pub use layers::{Layers, SettingsError};
 pub use logging::{LogFormat, Verbosity};
 pub use probing::{ProbingArgs, ProbingSettings};
 pub use stop::Stop;
+pub use text::read_text;
 pub use values::{Rate, duration, number, rate};
