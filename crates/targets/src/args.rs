@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::InputFormat;
+
 const TARGETS_HELP: &str = "Addresses, host names, networks (10.0.0.0/24, 2001:db8::/120), ranges \
     (10.0.0.1-10.0.0.99), fe80::1%eth0, or the names of files with such targets; - is standard input";
 
@@ -19,7 +21,7 @@ pub struct TargetArgs {
     #[arg(value_name = "TARGETS", help = TARGETS_HELP)]
     pub targets: Vec<String>,
 
-    /// Read targets from a file: one a line, # begins a comment; of a .csv file the column `target`, the other
+    /// Read targets from a file: one a line, # begins a comment; of a CSV file the column `target`, the other
     /// columns are labels; - is standard input. May be repeated
     #[arg(short = 'f', long = "hosts", value_name = "FILE")]
     pub hosts: Vec<PathBuf>,
@@ -31,6 +33,11 @@ pub struct TargetArgs {
     /// Leave out all targets of a file. May be repeated
     #[arg(long, value_name = "FILE")]
     pub exclude_file: Vec<PathBuf>,
+
+    /// How all these files are written [default: csv if the name ends with .csv or the first line is a header]
+    // Explained values would spread the whole help over twice as many lines.
+    #[arg(long, value_name = "csv|list", hide_possible_values = true)]
+    pub format: Option<InputFormat>,
 
     /// Probe the network and broadcast addresses of IPv4 networks, too
     #[arg(long)]

@@ -3,17 +3,39 @@
 use std::fmt;
 
 use crate::{
-    collect::CollectError, error::TargetsError, limits::MAX_REPORTED, parse::BadTargetReason,
+    collect::CollectError, error::TargetsError, limits::MAX_REPORTED, line_counts::LineClass,
+    parse::BadTargetReason,
 };
 
 /// How many characters of a bad target are shown.
 const MAX_SHOWN_CHARS: usize = 100;
+
+/// Where a word stands in a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The file's name, ready to be shown.
+    pub(crate) file: &'a str,
+    pub(crate) line: u64,
+    /// The last line, where there are several.
+    pub(crate) last_line: u64,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)?;
+        if self.last_line > self.line {
+            write!(f, "-{}", self.last_line)?;
+        }
+        Ok(())
+    }
+}
 
 /// A text that cannot be probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadTarget {
     file: Option<String>,
     line: u64,
+    last_line: u64,
     text: String,
     reason: BadTargetReason,
 }
@@ -34,8 +56,13 @@ impl BadTarget {
 
 impl fmt::Display for BadTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((file, line)) = self.place() {
-            write!(f, "{file}:{line}: ")?;
+        if let Some(file) = &self.file {
+            let place = Place {
+                file,
+                line: self.line,
+                last_line: self.last_line,
+            };
+            write!(f, "{place}: ")?;
         }
         write!(f, "{}: {}", self.text, self.reason)
     }
@@ -64,27 +91,28 @@ impl BadTargets {
     /// Keeps the reason of a bad word, and passes on what makes a list impossible.
     pub(crate) fn keep(
         &mut self,
-        place: Option<(&str, u64)>,
+        place: Option<Place<'_>>,
         word: &str,
-        taken: Result<(), CollectError>,
-    ) -> Result<(), TargetsError> {
+        taken: Result<LineClass, CollectError>,
+    ) -> Result<LineClass, TargetsError> {
         match taken {
-            Ok(()) => Ok(()),
+            Ok(class) => Ok(class),
             Err(CollectError::Bad(reason)) => {
                 self.add(place, word, reason);
-                Ok(())
+                Ok(LineClass::Bad)
             }
             Err(CollectError::Fatal(error)) => Err(error),
         }
     }
 
-    /// Adds one; `place` is a file's name, ready to be shown, and a line.
-    pub(crate) fn add(&mut self, place: Option<(&str, u64)>, text: &str, reason: BadTargetReason) {
+    /// Adds one.
+    pub(crate) fn add(&mut self, place: Option<Place<'_>>, text: &str, reason: BadTargetReason) {
         self.count += 1;
         if self.reported.len() < MAX_REPORTED {
             self.reported.push(BadTarget {
-                file: place.map(|(file, _)| file.to_owned()),
-                line: place.map_or(0, |(_, line)| line),
+                file: place.map(|place| place.file.to_owned()),
+                line: place.map_or(0, |place| place.line),
+                last_line: place.map_or(0, |place| place.last_line),
                 text: shown(text),
                 reason,
             });
@@ -151,7 +179,11 @@ mod tests {
         let mut bad = BadTargets::default();
         for line in 1..=23 {
             bad.add(
-                Some(("f.txt", line)),
+                Some(Place {
+                    file: "f.txt",
+                    line,
+                    last_line: line,
+                }),
                 "1234",
                 BadTargetReason::Octets { found: 1 },
             );

@@ -20,6 +20,7 @@ use crate::{
     address_range::AddressRange,
     error::TargetsError,
     limits::MAX_LABELLED_ADDRESSES,
+    line_counts::LineClass,
     parse::{BadTargetReason, ParsedTarget, TargetSpec},
     probeable::{check_address, check_range},
     target_set::TargetSet,
@@ -99,8 +100,24 @@ impl Collector {
         }
     }
 
-    /// Adds what a word says.
+    /// Adds what a word says, and returns what its line is.
     pub(crate) fn add(
+        &mut self,
+        target: ParsedTarget<'_>,
+        labels: Option<&str>,
+    ) -> Result<LineClass, CollectError> {
+        let (listed, excluded) = (self.list.count(), self.counts.excluded);
+        self.add_target(target, labels)?;
+        Ok(if self.list.count() > listed {
+            LineClass::Target
+        } else if self.counts.excluded > excluded {
+            LineClass::Excluded
+        } else {
+            LineClass::Duplicate
+        })
+    }
+
+    fn add_target(
         &mut self,
         target: ParsedTarget<'_>,
         labels: Option<&str>,

@@ -6,7 +6,9 @@ use thiserror::Error;
 
 use crate::{
     bad_targets::BadTargets,
-    limits::{MAX_COLUMNS, MAX_LINE_BYTES, MAX_TARGETS, MAX_WITHOUT_YES},
+    limits::{MAX_TARGETS, MAX_WITHOUT_YES},
+    line_counts::LineCounts,
+    parse::BadTargetReason,
 };
 
 /// Why there is no list of targets. The reason of an input or output error is its source.
@@ -39,7 +41,7 @@ pub enum TargetsError {
     #[error("- (standard input) is named twice, and can be read only once")]
     InputTwice,
     /// There is no target.
-    #[error("nothing to probe{}", left_out(*.duplicates, *.excluded, *.skipped_bad))]
+    #[error("nothing to probe{}", left_out(*.duplicates, *.excluded, *.skipped_bad, *.lines))]
     Nothing {
         /// Mentions of a target that was mentioned before.
         duplicates: u64,
@@ -47,6 +49,8 @@ pub enum TargetsError {
         excluded: u64,
         /// Bad targets that were skipped.
         skipped_bad: u64,
+        /// What became of the lines of files, if there were any.
+        lines: Option<LineCounts>,
     },
     /// There are so many targets that it may be a mistake.
     #[error("{count} targets: more than {MAX_WITHOUT_YES} need --yes")]
@@ -70,19 +74,24 @@ pub enum TargetsError {
 /// What is wrong with a file as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FileProblem {
-    /// The text is UTF-16, as Windows PowerShell writes it.
-    #[error("is UTF-16: save it as UTF-8")]
-    Utf16,
-    /// The header of a CSV file is not valid UTF-8, contains a NUL byte, or is too long or too wide.
+    /// The header of a CSV file is not a good row.
+    #[error("the header cannot be read: {why}")]
+    Header {
+        /// What is wrong with it.
+        why: BadTargetReason,
+    },
+    /// The line `sep=` of a CSV file does not name a separator.
     #[error(
-        "the header cannot be read: it is UTF-8 of at most {MAX_LINE_BYTES} bytes and {MAX_COLUMNS} columns"
+        "its first line names no separator: it is written sep=; (one character that is no letter)"
     )]
-    Header,
+    Separator,
     /// A CSV file has no header.
-    #[error("is empty: a .csv file begins with a header, in which one column is named target")]
+    #[error("is empty: a CSV file begins with a header, in which one column is named target")]
     NoHeader,
     /// A CSV file's header has no column of targets.
-    #[error("no column is named target; its columns, divided by commas, are: {columns}")]
+    #[error(
+        "no column is named target; its columns are: {columns} (--format list reads one target a line)"
+    )]
     NoTargetColumn {
         /// The columns that it has.
         columns: String,
@@ -102,7 +111,7 @@ fn counted(bad: &BadTargets) -> String {
     }
 }
 
-fn left_out(duplicates: u64, excluded: u64, skipped_bad: u64) -> String {
+fn left_out(duplicates: u64, excluded: u64, skipped_bad: u64, lines: Option<LineCounts>) -> String {
     let parts: Vec<_> = [
         (excluded, "excluded"),
         (skipped_bad, "bad and skipped"),
@@ -111,6 +120,7 @@ fn left_out(duplicates: u64, excluded: u64, skipped_bad: u64) -> String {
     .into_iter()
     .filter(|(count, _)| *count > 0)
     .map(|(count, what)| format!("{count} {what}"))
+    .chain(lines.map(|lines| lines.to_string()))
     .collect();
     if parts.is_empty() {
         ": name targets, or a file with -f that has some".to_owned()

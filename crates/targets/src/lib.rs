@@ -8,7 +8,8 @@
 //! - [`AddressRange`] and [`IpRangeSet`] are consecutive addresses, and a set of them.
 //!
 //! A word goes from `input` to `parse` (what does it say?), which is the only place that parses it, and then to `collect`
-//! (may it be probed, and which of its addresses are new and wanted?). Invariant: memory follows what the user wrote,
+//! (may it be probed, and which of its addresses are new and wanted?). Every line of a file is counted ([`LineCounts`]): none
+//! vanishes. Invariant: memory follows what the user wrote,
 //! never the number of addresses that it stands for. Networks and ranges are never walked through; names and labels are
 //! in a temporary file.
 
@@ -21,6 +22,7 @@ mod error;
 mod input;
 mod ip_range_set;
 mod limits;
+mod line_counts;
 mod notes;
 mod order;
 mod parse;
@@ -33,8 +35,9 @@ pub use address_range::AddressRange;
 pub use args::TargetArgs;
 pub use bad_targets::{BadTarget, BadTargets};
 pub use error::{FileProblem, TargetsError};
-pub use input::source::TargetSource;
+pub use input::{format::InputFormat, source::TargetSource};
 pub use ip_range_set::IpRangeSet;
+pub use line_counts::LineCounts;
 pub use order::Order;
 pub use parse::{BadTargetReason, ParsedTarget, TargetSpec, parse};
 pub use read::{read, read_set};

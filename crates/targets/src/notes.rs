@@ -2,7 +2,10 @@
 //! No I/O.
 
 use crate::{
-    TargetArgs, bad_targets::shown, input::source::TargetSource, limits::MAX_REPORTED,
+    TargetArgs,
+    bad_targets::{Place, shown},
+    input::source::TargetSource,
+    limits::MAX_REPORTED,
     parse::TargetSpec,
 };
 
@@ -26,19 +29,39 @@ impl Notes {
     }
 
     /// Notes a network whose host bits are set.
-    pub(crate) fn host_bits(&mut self, place: Option<(&str, u64)>, spec: TargetSpec<'_>) {
+    pub(crate) fn host_bits(&mut self, place: Option<Place<'_>>, spec: TargetSpec<'_>) {
         let TargetSpec::Network(network) = spec else {
             return;
         };
         if network.trunc() != network {
             self.add(|| {
-                let place = place.map_or(String::new(), |(file, line)| format!("{file}:{line}: "));
+                let place = place.map_or(String::new(), |place| format!("{place}: "));
                 format!(
                     "{place}{network}: host bits are set, read as {}",
                     network.trunc()
                 )
             });
         }
+    }
+
+    /// Notes a line that is part of a cell in quotes, and reads like a row: a quote may be missing.
+    pub(crate) fn quoted_row(&mut self, place: Place<'_>, line: u64) {
+        self.add(|| {
+            format!(
+                "{place}: one row with line breaks in quotes; line {line} is part of it and no target, although it reads \
+                 like one"
+            )
+        });
+    }
+
+    /// Notes a comment of a CSV file that reads like a row: its first cell may begin with `#`.
+    pub(crate) fn commented_row(&mut self, place: Place<'_>) {
+        self.add(|| {
+            format!(
+                "{place}: a comment, and no target, although it reads like one; a cell that begins with # is written in \
+                 quotes"
+            )
+        });
     }
 
     /// Notes an argument that was read as a file, and could be a host's name.

@@ -4,6 +4,7 @@
 
 pub(crate) mod bad_target_reason;
 pub(crate) mod host_name;
+mod misread;
 
 use std::{
     borrow::Cow,
@@ -95,7 +96,11 @@ impl<'a> TargetSpec<'a> {
 /// # Errors
 /// [`BadTargetReason`]: what is wrong with it, and how to write it where that is clear.
 pub fn parse(word: &str) -> Result<ParsedTarget<'_>, BadTargetReason> {
-    spec(word).map(|spec| ParsedTarget { word, spec })
+    match spec(word) {
+        Ok(spec) => Ok(ParsedTarget { word, spec }),
+        Err(BadTargetReason::Url) => Err(BadTargetReason::Url),
+        Err(why) => Err(misread::reason(word).unwrap_or(why)),
+    }
 }
 
 fn spec(word: &str) -> Result<TargetSpec<'_>, BadTargetReason> {

@@ -8,12 +8,13 @@ use std::{io::Read, path::PathBuf, sync::Mutex};
 use pingfleet_wire::Family;
 
 use crate::{
-    TargetArgs, Targets,
-    bad_targets::BadTargets,
+    InputFormat, TargetArgs, Targets,
+    bad_targets::{BadTargets, Place},
     collect::{CollectError, CollectOptions, Collected, Collector},
     error::TargetsError,
     input::source::TargetSource,
     limits::MAX_WITHOUT_YES,
+    line_counts::{LineClass, LineCounts},
     notes::{Notes, describe},
     parse::{self, ParsedTarget},
     target_set::TargetSet,
@@ -29,14 +30,15 @@ pub fn read(args: &TargetArgs, family: Family, stdin: impl Read) -> Result<Targe
     if inputs.count() + args.targets.iter().filter(|word| *word == "-").count() > 1 {
         return Err(TargetsError::InputTwice);
     }
-    let mut reader = TargetReader::new(stdin);
+    let mut reader = TargetReader::new(stdin, args.format);
     let excludes = reader.set(&args.exclude, &args.exclude_file)?;
+    let exclude_lines = reader.lines.take();
     let options = CollectOptions {
         family,
         all_addresses: args.all_addresses,
     };
     let collected = reader.list(args, Collector::new(options, excludes))?;
-    reader.finish(args, collected)
+    reader.finish(args, collected, exclude_lines)
 }
 
 /// Reads words and files, such as the excludes of a command or a stop list, into a set. `stdin` is read where a file
@@ -49,23 +51,28 @@ pub fn read_set(
     files: &[PathBuf],
     stdin: impl Read,
 ) -> Result<TargetSet, TargetsError> {
-    TargetReader::new(stdin).set(words, files)
+    TargetReader::new(stdin, None).set(words, files)
 }
 
 /// The state of reading everything.
 struct TargetReader<R> {
     /// Standard input, until it is read.
     input: Option<R>,
+    format: Option<InputFormat>,
     bad: BadTargets,
     notes: Notes,
+    /// The lines of all files so far.
+    lines: Option<LineCounts>,
 }
 
 impl<R: Read> TargetReader<R> {
-    fn new(stdin: R) -> Self {
+    fn new(stdin: R, format: Option<InputFormat>) -> Self {
         Self {
             input: Some(stdin),
+            format,
             bad: BadTargets::default(),
             notes: Notes::default(),
+            lines: None,
         }
     }
 
@@ -73,8 +80,13 @@ impl<R: Read> TargetReader<R> {
     fn set(&mut self, words: &[String], files: &[PathBuf]) -> Result<TargetSet, TargetsError> {
         let mut set = TargetSet::default();
         let mut insert = |target: ParsedTarget<'_>, _: Option<&str>| {
+            let is_in = set.contains_spec(target.spec());
             set.insert(target);
-            Ok(())
+            Ok(if is_in {
+                LineClass::Duplicate
+            } else {
+                LineClass::Target
+            })
         };
         for word in words {
             match parse::parse(word) {
@@ -117,37 +129,62 @@ impl<R: Read> TargetReader<R> {
         collector.finish()
     }
 
-    /// Reads one source. Bad words are kept for the report, and the next ones are read.
+    /// Reads one source, and counts its lines. Bad words are kept for the report, and the next ones are read.
     fn read(
         &mut self,
         source: TargetSource<'_>,
-        each: &mut impl FnMut(ParsedTarget<'_>, Option<&str>) -> Result<(), CollectError>,
+        each: &mut impl FnMut(ParsedTarget<'_>, Option<&str>) -> Result<LineClass, CollectError>,
     ) -> Result<(), TargetsError> {
-        let Self { input, bad, notes } = self;
-        let mut take =
-            |place: Option<(&str, u64)>, target: ParsedTarget<'_>, labels: Option<&str>| {
-                each(target, labels)?;
-                notes.host_bits(place, target.spec());
-                Ok(())
-            };
+        let Self {
+            input,
+            format,
+            bad,
+            notes,
+            lines,
+        } = self;
         if let TargetSource::Word(target) = source {
-            return bad.keep(None, target.word(), take(None, target, None));
+            let taken = each(target, None);
+            if taken.is_ok() {
+                notes.host_bits(None, target.spec());
+            }
+            bad.keep(None, target.word(), taken)?;
+            return Ok(());
         }
         let file = source.name();
-        source.read(input, |word| {
-            let place = Some((file.as_str(), word.line));
+        let lines = lines.get_or_insert_default();
+        source.read(input, *format, lines, |word| {
+            let place = Place {
+                file: &file,
+                line: word.line,
+                last_line: word.last_line,
+            };
+            match word.quoted_row {
+                Some(line) => notes.quoted_row(place, line),
+                None if !word.is_word => notes.commented_row(place),
+                None => {}
+            }
+            if !word.is_word {
+                return Ok(LineClass::Comment);
+            }
             let parsed = match word.bad {
                 Some(reason) => Err(reason),
                 None => parse::parse(word.text),
             };
-            let taken = parsed
-                .map_err(CollectError::Bad)
-                .and_then(|target| take(place, target, word.labels));
-            bad.keep(place, word.text, taken)
+            let taken = parsed.map_err(CollectError::Bad).and_then(|target| {
+                let class = each(target, word.labels)?;
+                notes.host_bits(Some(place), target.spec());
+                Ok(class)
+            });
+            bad.keep(Some(place), word.text, taken)
         })
     }
 
-    fn finish(self, args: &TargetArgs, collected: Collected) -> Result<Targets, TargetsError> {
+    fn finish(
+        self,
+        args: &TargetArgs,
+        collected: Collected,
+        exclude_lines: Option<LineCounts>,
+    ) -> Result<Targets, TargetsError> {
         let Collected {
             list,
             spool,
@@ -159,6 +196,8 @@ impl<R: Read> TargetReader<R> {
             duplicates: u64::try_from(counts.duplicates).unwrap_or(u64::MAX),
             excluded: u64::try_from(counts.excluded).unwrap_or(u64::MAX),
             skipped: self.bad,
+            lines: self.lines,
+            exclude_lines,
             notes: self.notes.finish(),
             sources: describe(args),
         };
@@ -167,6 +206,7 @@ impl<R: Read> TargetReader<R> {
                 duplicates: targets.duplicates,
                 excluded: targets.excluded,
                 skipped_bad: targets.skipped_bad(),
+                lines: targets.lines,
             }),
             count if count > MAX_WITHOUT_YES && !args.yes => Err(TargetsError::NeedsYes { count }),
             _ => Ok(targets),

@@ -8,7 +8,7 @@ use std::{
 use pingfleet_wire::Target;
 
 use crate::{
-    BadTargets,
+    BadTargets, LineCounts,
     collect::{
         target_list::{ListedTarget, TargetList},
         text_spool::{TextKind, TextSpool},
@@ -23,6 +23,8 @@ pub struct Targets {
     pub(crate) duplicates: u64,
     pub(crate) excluded: u64,
     pub(crate) skipped: BadTargets,
+    pub(crate) lines: Option<LineCounts>,
+    pub(crate) exclude_lines: Option<LineCounts>,
     pub(crate) notes: Vec<String>,
     pub(crate) sources: String,
 }
@@ -65,6 +67,18 @@ impl Targets {
     #[must_use]
     pub fn skipped(&self) -> &BadTargets {
         &self.skipped
+    }
+
+    /// What became of every line of the files and standard input; `None` when there were none.
+    #[must_use]
+    pub fn lines(&self) -> Option<LineCounts> {
+        self.lines
+    }
+
+    /// What became of every line of the exclude files; `None` when there were none.
+    #[must_use]
+    pub fn exclude_lines(&self) -> Option<LineCounts> {
+        self.exclude_lines
     }
 
     /// Notes for the user on how the targets were read; at most 21 lines.

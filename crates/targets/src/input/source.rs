@@ -6,18 +6,23 @@ use std::{
     path::Path,
 };
 
+use encoding_rs_io::DecodeReaderBytesBuilder;
+
 use crate::{
     bad_targets::shown,
     error::{FileProblem, TargetsError},
     input::{
-        csv_file,
-        text_file::{self, InputWord},
+        InputWord, csv_file,
+        format::{InputFormat, looks_like_csv},
+        line_reader::LineReader,
+        text_file,
     },
+    line_counts::{LineClass, LineCounts},
     parse::{self, BadTargetReason, ParsedTarget, TargetSpec},
 };
 
-/// The byte order mark of UTF-8.
-const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
+/// The byte order marks of UTF-16.
+const UTF16: [[u8; 2]; 2] = [[0xff, 0xfe], [0xfe, 0xff]];
 
 /// The name of standard input, as an argument and as a file.
 const STANDARD_INPUT: &str = "-";
@@ -59,11 +64,13 @@ impl<'a> TargetSource<'a> {
         if parsed.is_ok() && !is_name {
             return parsed.map(Self::Word);
         }
-        let may_be_path = parsed
-            .as_ref()
-            .map_or_else(BadTargetReason::may_be_path, |_| true);
         let path = Path::new(word);
         let has_separator = word.contains(['/', '\\']);
+        let looks_like_path = match &parsed {
+            Err(why) if !has_file_ending(word) => has_separator && why.may_be_path(),
+            Err(why) => why.may_be_file_name(),
+            Ok(_) => has_separator || has_file_ending(word),
+        };
         let file = Self::File {
             path,
             may_be_host: is_name && !word.contains('.'),
@@ -73,9 +80,7 @@ impl<'a> TargetSource<'a> {
             Ok(found) if found.is_dir() && !has_separator => parsed.map(Self::Word),
             Ok(_) => Ok(file),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(file),
-            Err(_) if may_be_path && (has_separator || has_file_ending(word)) => {
-                Err(BadTargetReason::NoSuchFile)
-            }
+            Err(_) if looks_like_path => Err(BadTargetReason::NoSuchFile),
             Err(_) => parsed.map(Self::Word),
         }
     }
@@ -102,57 +107,86 @@ impl<'a> TargetSource<'a> {
         }
     }
 
-    /// Calls `each` with every word of a file or of standard input, in order. Standard input can be read once. A word
-    /// of the command line is parsed already: it has nothing to read.
+    /// Calls `each` with every word of a file or of standard input, in order, and counts the lines. Standard input can be
+    /// read once. A word of the command line is parsed already: it has nothing to read.
+    ///
+    /// A file whose name ends with `.csv` is CSV. What another file is, its first line shows.
     pub(crate) fn read(
         self,
         input: &mut Option<impl Read>,
-        mut each: impl FnMut(InputWord<'_>) -> Result<(), TargetsError>,
+        format: Option<InputFormat>,
+        counts: &mut LineCounts,
+        each: impl FnMut(InputWord<'_>) -> Result<LineClass, TargetsError>,
     ) -> Result<(), TargetsError> {
-        let unreadable = |source| TargetsError::Unreadable {
-            file: self.name(),
-            source,
-        };
         match self {
             Self::Word(_) => Ok(()),
             Self::StandardInput => {
                 let input = input.take().ok_or(TargetsError::InputTwice)?;
-                let text = self.text(input)?;
-                text_file::read(text, unreadable, each)
+                self.read_input(input, format, counts, each)
             }
             Self::File { path, .. } => {
-                let text = self.text(File::open(path).map_err(unreadable)?)?;
+                let file = File::open(path).map_err(|source| self.unreadable(source))?;
                 let is_csv = path
                     .extension()
                     .is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
-                if is_csv {
-                    csv_file::read(text, &self.name(), each)
-                } else {
-                    text_file::read(text, unreadable, &mut each)
-                }
+                let format = format.or(is_csv.then_some(InputFormat::Csv));
+                self.read_input(file, format, counts, each)
             }
         }
     }
 
-    /// The text of an input, without its byte order mark.
-    fn text(self, mut input: impl Read) -> Result<impl BufRead, TargetsError> {
-        let mut head = Vec::new();
-        let read: io::Result<usize> = input.by_ref().take(BOM.len() as u64).read_to_end(&mut head);
-        read.map_err(|source| TargetsError::Unreadable {
+    fn read_input(
+        self,
+        input: impl Read,
+        format: Option<InputFormat>,
+        counts: &mut LineCounts,
+        each: impl FnMut(InputWord<'_>) -> Result<LineClass, TargetsError>,
+    ) -> Result<(), TargetsError> {
+        let unreadable = |source| self.unreadable(source);
+        let mut lines = text(input).map_err(unreadable)?;
+        let read = if csv_file::next_content(&mut lines, counts).map_err(unreadable)? {
+            let format = format.unwrap_or_else(|| {
+                if looks_like_csv(lines.text()) {
+                    InputFormat::Csv
+                } else {
+                    InputFormat::List
+                }
+            });
+            match format {
+                InputFormat::Csv => csv_file::read(&mut lines, counts, &self.name(), each),
+                InputFormat::List => text_file::read(&mut lines, counts, unreadable, each),
+            }
+        } else if format == Some(InputFormat::Csv) {
+            Err(TargetsError::File {
+                file: self.name(),
+                problem: FileProblem::NoHeader,
+            })
+        } else {
+            Ok(())
+        };
+        counts.read += lines.number();
+        read
+    }
+
+    fn unreadable(self, source: io::Error) -> TargetsError {
+        TargetsError::Unreadable {
             file: self.name(),
             source,
-        })?;
-        if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
-            return Err(TargetsError::File {
-                file: self.name(),
-                problem: FileProblem::Utf16,
-            });
         }
-        if head == BOM {
-            head.clear();
-        }
-        Ok(Cursor::new(head).chain(BufReader::with_capacity(64 << 10, input)))
     }
+}
+
+/// The lines of an input, without its byte order mark. UTF-16 with a byte order mark becomes UTF-8.
+fn text(mut input: impl Read) -> io::Result<LineReader<impl BufRead>> {
+    let mut head = Vec::new();
+    input.by_ref().take(2).read_to_end(&mut head)?;
+    let utf16 = UTF16.iter().any(|mark| head == mark);
+    let decoder = DecodeReaderBytesBuilder::new()
+        .utf8_passthru(true)
+        .strip_bom(true)
+        .build(Cursor::new(head).chain(input));
+    let text = BufReader::with_capacity(64 << 10, decoder);
+    Ok(LineReader::new(text, utf16))
 }
 
 fn has_file_ending(word: &str) -> bool {

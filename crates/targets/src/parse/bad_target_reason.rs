@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
-use crate::limits::{MAX_LABELLED_ADDRESSES, MAX_LINE_BYTES};
+use crate::{
+    limits::{MAX_LABELLED_ADDRESSES, MAX_LINE_BYTES},
+    parse::misread::unicode_name,
+};
 
 /// What is wrong with the word of one target. The message of a reason says how to write it where that is clear.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -17,10 +20,12 @@ pub enum BadTargetReason {
     ManyWords,
     #[error("longer than {MAX_LINE_BYTES} bytes")]
     LongLine,
-    #[error("contains a NUL byte")]
+    #[error("contains a NUL byte (UTF-16 without a byte order mark? save it as UTF-8)")]
     Nul,
     #[error("not valid UTF-8")]
     NotUtf8,
+    #[error("not valid UTF-16")]
+    NotUtf16,
     #[error("no such file")]
     NoSuchFile,
     #[error("a URL is no target: write its host alone")]
@@ -76,6 +81,18 @@ pub enum BadTargetReason {
     NotAscii,
     #[error("{character:?} cannot stand in a name")]
     Character { character: char },
+    #[error(
+        "{character:?} cannot stand in a name: write one target a line, or CSV with a header (--format csv)"
+    )]
+    Separator { character: char },
+    #[error("'#' cannot stand in a name: a comment needs a blank before it, so write {meant}")]
+    Comment { meant: String },
+    #[error("'*' cannot stand in a name: for the network write {meant}")]
+    Wildcard { meant: Ipv4Net },
+    #[error("contains an invisible character, {}: remove it", unicode_name(*.character))]
+    Invisible { character: char },
+    #[error("contains {} and not a hyphen: write {meant}", unicode_name(*.character))]
+    Dash { character: char, meant: String },
     #[error("a label begins with a hyphen")]
     Hyphen,
     #[error("a name's last label is not a number, and it is no IPv4 address")]
@@ -94,6 +111,16 @@ pub enum BadTargetReason {
     #[error("an IPv4 target, and only IPv6 is allowed (-6, -S or probing.family)")]
     NotV6,
 
+    #[error("a quote opens here that nothing closes: all lines to the end of the file are in it")]
+    OpenQuote,
+    #[error(
+        "text after a closing quote: a quote in a cell is written twice, and the cell in quotes"
+    )]
+    AfterQuote,
+    #[error(
+        "a row of lines in quotes, longer than {MAX_LINE_BYTES} bytes: does a quote close too late?"
+    )]
+    LongRow,
     #[error("{found} columns, and the header has {expected}")]
     Columns { found: usize, expected: usize },
     #[error("no target in its column")]
@@ -121,5 +148,10 @@ impl BadTargetReason {
                 | Self::Character { .. }
                 | Self::Hyphen
         )
+    }
+
+    /// Whether the word may be the name of a file if it ends like one.
+    pub(crate) fn may_be_file_name(&self) -> bool {
+        self.may_be_path() || matches!(self, Self::Comment { .. } | Self::Separator { .. })
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use pingfleet_targets::{FileProblem, Targets, TargetsError, read, read_set};
+use pingfleet_targets::{Targets, TargetsError, read, read_set};
 use pingfleet_wire::{Family, Target};
 use tempfile::TempDir;
 
@@ -168,22 +168,41 @@ fn an_argument_is_a_file_when_there_is_one() {
     assert_eq!(names(&listed([path.as_str()]).unwrap()), ["10.0.0.1"]);
 }
 
+/// A text as Windows PowerShell writes it, in one byte order.
+fn utf16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    let text = format!("\u{feff}{text}");
+    text.encode_utf16().flat_map(bytes).collect()
+}
+
 #[test]
-fn utf16_is_named_as_what_it_is() {
-    let content: Vec<u8> = "\u{feff}10.0.0.1\r\n"
-        .encode_utf16()
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    let error = file("hosts", content).unwrap_err();
+fn utf16_with_a_byte_order_mark_is_read() {
+    for bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+        let targets = file(
+            "hosts",
+            utf16("10.0.0.1\r\n# Z\u{fc}rich\r\n10.0.0.2\r\n", bytes),
+        )
+        .unwrap();
+        assert_eq!(names(&targets), ["10.0.0.1", "10.0.0.2"]);
+        let table = utf16("target;site\r\n10.0.0.1;Z\u{fc}rich\r\n", bytes);
+        assert_eq!(
+            texts(&file("t.csv", table).unwrap()),
+            [(
+                "10.0.0.1".to_owned(),
+                Some("{\"site\":\"Z\u{fc}rich\"}".to_owned())
+            )]
+        );
+    }
+    // Half a character at the end, and no byte order mark at the begin.
+    let half = &utf16("10.0.0.1\n10.0.0.2", u16::to_le_bytes);
+    let bad = bad_lines("hosts", &half[..half.len() - 1]);
     assert!(
-        matches!(
-            error,
-            TargetsError::File {
-                problem: FileProblem::Utf16,
-                ..
-            }
-        ),
-        "{error}"
+        bad.len() == 1 && bad[0].starts_with("2: ") && bad[0].contains("UTF-16"),
+        "{bad:?}"
+    );
+    let bad = bad_lines("hosts", &half[2..]);
+    assert!(
+        bad[0].contains("UTF-16 without a byte order mark"),
+        "{bad:?}"
     );
 }
 
@@ -263,7 +282,7 @@ fn lines_of_a_csv_file_are_counted_through_quoted_line_breaks_and_blank_lines() 
             .iter()
             .map(|bad| bad.split(": ").next().unwrap())
             .collect();
-        assert_eq!(lines, ["3", "8", "9"], "{end:?}");
+        assert_eq!(lines, ["3-5", "8", "9"], "{end:?}");
     }
 }
 
@@ -279,14 +298,14 @@ fn bad_csv_records_are_reported_and_the_next_ones_are_read() {
     content.extend(b"h\xfc,a,\nh,\0,\n");
     let bad = bad_lines("t.csv", content);
     let expected = [
-        ("2: ", "1 columns, and the header has 3"),
-        ("3: ", "4 columns"),
+        ("2: 10.0.0.1: ", "1 columns, and the header has 3"),
+        ("3: host,a,b,c: ", "4 columns"),
         ("4: ", "no target"),
         ("5: ", "column 3, which has no name"),
         ("6: ", "longer than"),
         ("7: ", "longer than"),
-        ("8: ", "longer than"),
-        ("9: ", "longer than"),
+        ("8: ,,,", "301 columns"),
+        ("9-10: ", "longer than"),
         ("11: a b: ", "one target"),
         ("13: ", "four octets"),
         ("14: ", "UTF-8"),
@@ -299,6 +318,176 @@ fn bad_csv_records_are_reported_and_the_next_ones_are_read() {
 }
 
 #[test]
+fn a_file_that_ends_in_quotes_has_a_bad_row_named_by_the_line_of_the_quote() {
+    let content =
+        "target,note\n127.0.0.1,gw\n127.0.0.2,\"19 inch rack\n127.0.0.3,db\n127.0.0.4,web\n";
+    for (content, place) in [
+        (content.to_owned(), "3-5"),
+        (content.trim_end().to_owned(), "3-5"),
+        (content.replace('\n', "\r\n"), "3-5"),
+        // The first cell in quotes is good, the next one has no end.
+        ("target,a,b\nh,\"x\ny\",\"z\nlast,a,b".to_owned(), "3-4"),
+        ("target,note\n127.0.0.1,\"".to_owned(), "2"),
+    ] {
+        let bad = bad_lines("t.csv", &content);
+        assert_eq!(bad.len(), 1, "{bad:?}");
+        assert!(
+            bad[0].starts_with(&format!("{place}: ")),
+            "{content:?}: {bad:?}"
+        );
+        assert!(bad[0].contains("a quote opens here"), "{bad:?}");
+    }
+    // As an exclude file it excludes too little, so nothing is probed.
+    let folder = Folder::new();
+    let never = folder.write("never.csv", content);
+    let error = listed(["127.0.0.0/29", "--skip-bad", "--exclude-file", &never]).unwrap_err();
+    assert!(matches!(error, TargetsError::BadExcludes(_)), "{error}");
+    assert!(error.to_string().contains("never.csv:3-5: "), "{error}");
+    let error = read_set(&[], &[PathBuf::from(never)], io::empty()).unwrap_err();
+    assert!(matches!(error, TargetsError::BadExcludes(_)), "{error}");
+}
+
+#[test]
+fn text_after_a_closing_quote_is_a_bad_row() {
+    for (row, place) in [
+        ("127.0.0.2,\"19\" rack", "2"),
+        ("127.0.0.2,\"19\" ", "2"),
+        ("\"127.0.0.2\"x,a", "2"),
+        ("127.0.0.2,\"19 inch\n127.0.0.3,\"db\"", "2-3"),
+        (
+            "127.0.0.2,\"19 inch\n127.0.0.3,db\n127.0.0.4,24\" rack",
+            "2-4",
+        ),
+    ] {
+        let bad = bad_lines("t.csv", format!("target,note\n{row}\n"));
+        assert_eq!(bad.len(), 1, "{bad:?}");
+        assert!(bad[0].starts_with(&format!("{place}: ")), "{bad:?}");
+        assert!(bad[0].contains("text after a closing quote"), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_line_in_quotes_that_reads_like_a_row_is_noted() {
+    let content =
+        "target,note\n127.0.0.2,\"19 inch\n127.0.0.3,db\n127.0.0.4,24\"\n127.0.0.5,\"a\nb\"\n";
+    let targets = file("t.csv", content).unwrap();
+    assert_eq!(names(&targets), ["127.0.0.2", "127.0.0.5"]);
+    assert_eq!(targets.notes().len(), 1);
+    assert!(
+        targets.notes()[0].contains("t.csv:2-4: "),
+        "{:?}",
+        targets.notes()
+    );
+    assert!(
+        targets.notes()[0].contains("line 3 is part of it"),
+        "{:?}",
+        targets.notes()
+    );
+}
+
+#[test]
+fn a_line_in_the_quotes_of_a_header_that_reads_like_a_row_is_noted() {
+    let content = "site,target,\"note\na,127.0.0.3,x\nb,127.0.0.4,\"\nc,127.0.0.5,d\n";
+    let targets = file("t.csv", content).unwrap();
+    assert_eq!(names(&targets), ["127.0.0.5"]);
+    assert_eq!(targets.notes().len(), 1, "{:?}", targets.notes());
+    assert!(
+        targets.notes()[0].contains("t.csv:1-3: "),
+        "{:?}",
+        targets.notes()
+    );
+    assert!(
+        targets.notes()[0].contains("line 2 is part of it"),
+        "{:?}",
+        targets.notes()
+    );
+}
+
+#[test]
+fn a_comment_of_a_csv_file_that_reads_like_a_row_is_noted() {
+    let content = "ticket,target\n#17,10.0.0.1\n# see 10.0.0.2\n#10.0.0.3\n\"#18\",10.0.0.4\n";
+    let targets = file("t.csv", content).unwrap();
+    assert_eq!(names(&targets), ["10.0.0.4"]);
+    assert_eq!(targets.notes().len(), 1, "{:?}", targets.notes());
+    assert!(
+        targets.notes()[0].contains("t.csv:2: a comment"),
+        "{:?}",
+        targets.notes()
+    );
+}
+
+#[test]
+fn a_file_without_a_target_is_an_error_that_says_what_its_lines_are() {
+    let error = file("hosts", "# one\n\n# two\n").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "nothing to probe (3 lines read: targets 0, duplicates 0, comments 2, blank 1, bad 0)"
+    );
+}
+
+#[test]
+fn a_csv_file_may_have_the_separators_of_excel() {
+    for content in [
+        "site;target;note\r\nZ;10.0.0.1;a,b\r\n",
+        "site\ttarget\tnote\r\nZ\t10.0.0.1\ta,b\r\n",
+        "sep=;\r\nsite;target;note\r\nZ;10.0.0.1;a,b\r\n",
+        "\"sep=;\"\r\nsite;target;note\r\nZ;10.0.0.1;a,b\r\n",
+        "sep=\t\r\nsite\ttarget\tnote\r\nZ\t10.0.0.1\ta,b\r\n",
+        "SEP=|\nsite|target|note\nZ|10.0.0.1|\"a,b\"\n",
+        "# all\n\nsep=,\nsite,target,note\nZ,10.0.0.1,\"a,b\"\n",
+    ] {
+        // The name does not matter, if the first line shows what it is.
+        for name in ["t.csv", "t.txt"] {
+            let targets = file(name, content).unwrap_or_else(|error| panic!("{content}: {error}"));
+            assert_eq!(
+                texts(&targets),
+                [(
+                    "10.0.0.1".to_owned(),
+                    Some(r#"{"note":"a,b","site":"Z"}"#.to_owned())
+                )],
+                "{content}"
+            );
+        }
+    }
+}
+
+#[test]
+fn csv_is_known_by_its_header_or_by_the_option() {
+    let table = "target,site\n10.0.0.1,a\n";
+    let stdin = |words: &[&str], text: &str| {
+        read(
+            &arguments(words.iter().copied()),
+            Family::Any,
+            text.as_bytes(),
+        )
+        .map(|targets| names(&targets))
+    };
+    assert_eq!(stdin(&["-"], table).unwrap(), ["10.0.0.1"]);
+    assert_eq!(
+        stdin(&["-f", "-", "--format", "csv"], table).unwrap(),
+        ["10.0.0.1"]
+    );
+    assert!(stdin(&["-", "--format", "list"], table).is_err());
+    // A host may be named target.
+    let single = "target\n10.0.0.1\n";
+    assert_eq!(stdin(&["-"], single).unwrap(), ["target", "10.0.0.1"]);
+    assert_eq!(
+        stdin(&["-", "--format", "csv"], single).unwrap(),
+        ["10.0.0.1"]
+    );
+    let error = stdin(&["-", "--format", "csv"], "10.0.0.1\n").unwrap_err();
+    assert!(error.to_string().contains("--format list"), "{error}");
+    let excludes = ["10.0.0.0/30", "--exclude-file", "-"];
+    assert_eq!(stdin(&excludes, table).unwrap(), ["10.0.0.2"]);
+    let folder = Folder::new();
+    let list = folder.write("list.csv", "10.0.0.9\n");
+    assert_eq!(
+        stdin(&["-f", &list, "--format", "list"], "").unwrap(),
+        ["10.0.0.9"]
+    );
+}
+
+#[test]
 fn a_csv_file_with_a_bad_header_is_refused_as_a_whole() {
     let long = format!("target,{}\nhost,a\n", "x".repeat(5000));
     let cases: &[(&[u8], &str)] = &[
@@ -306,9 +495,13 @@ fn a_csv_file_with_a_bad_header_is_refused_as_a_whole() {
         (b"\n# nothing\n\n", "begins with a header"),
         (b"10.0.0.1\n", "no column is named target"),
         (b"name,ip\na,b\n", "name, ip"),
+        (b"sep=;\ntarget,site\n", "its columns are: target,site"),
+        (b"sep=\ntarget,site\n", "names no separator"),
+        (b"sep=;\n", "begins with a header"),
+        (b"target,\"site\n10.0.0.1,a\n", "a quote opens here"),
         (
-            b"target;site\n10.0.0.1;x\n",
-            "divided by commas, are: target;site",
+            b"target,\"site\"s\n10.0.0.1,a\n",
+            "text after a closing quote",
         ),
         (b"target,site,site\n", "two columns are named site"),
         (b"target,site,TARGET\n", "two columns are named TARGET"),

@@ -2,6 +2,8 @@
 //! is in the list exactly once.
 
 mod files;
+mod independent;
+mod lines;
 mod model;
 mod parse;
 

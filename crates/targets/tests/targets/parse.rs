@@ -110,7 +110,6 @@ fn bad_words_are_refused_with_the_reason_and_the_fix() {
         ("müller.de", "punycode"),
         ("a b", "one target a line"),
         ("10.0.0.1 - 10.0.0.9", "one target a line"),
-        ("a,b", "',' cannot stand in a name"),
         ("a\u{7}b", "cannot stand in a name"),
         ("web*", "'*' cannot stand in a name"),
         ("a.-b", "begins with a hyphen"),
@@ -141,17 +140,61 @@ fn bad_words_are_refused_with_the_reason_and_the_fix() {
         ("my missing.txt", "no such file"),
     ];
     for (word, why) in cases {
-        let error = listed([*word]).expect_err(word);
-        let TargetsError::Bad(bad) = &error else {
-            panic!("{word}: {error}");
-        };
-        assert_eq!(bad.count(), 1, "{word}");
-        assert!(
-            bad.reported()[0].to_string().contains(why),
-            "{word}: {error}"
-        );
-        assert!(error.to_string().contains("--skip-bad"), "{word}: {error}");
+        assert_bad(word, why);
     }
+}
+
+#[test]
+fn usual_mistakes_are_named_with_their_fix() {
+    let cases: &[(&str, &str)] = &[
+        ("a,b", "',' cannot stand in a name: write one target a line"),
+        (
+            "10.0.0.0/24;10.0.1.0/24",
+            "';' cannot stand in a name: write one target a line",
+        ),
+        ("10.0.0.1, 10.0.0.2", "--format csv"),
+        ("1.1.1.*", "write 1.1.1.0/24"),
+        ("10.1.*.*", "write 10.1.0.0/16"),
+        ("10.*.1.*", "'*' cannot stand in a name"),
+        ("300.1.1.*", "'*' cannot stand in a name"),
+        ("x#c", "a comment needs a blank before it, so write x #c"),
+        ("10.0.0.1#core router", "so write 10.0.0.1 #core router"),
+        ("10.0.0.0/24#c", "so write 10.0.0.0/24 #c"),
+        ("10.0.0.1\u{200b}", "U+200B (zero width space)"),
+        ("\u{feff}10.0.0.1", "U+FEFF (byte order mark"),
+        ("ho\u{ad}st", "U+00AD (soft hyphen)"),
+        ("10.0.0.1\u{202c} x", "U+202C (a mark of writing direction)"),
+        (
+            "10.0.0.1\u{2013}10.0.0.9",
+            "U+2013 (en dash) and not a hyphen: write 10.0.0.1-10.0.0.9",
+        ),
+        (
+            "a\u{2011}b",
+            "U+2011 (non-breaking hyphen) and not a hyphen: write a-b",
+        ),
+        ("10.0.0.1\u{2212}9", "U+2212 (minus sign)"),
+        ("hosts,1.txt", "no such file"),
+        ("hosts#1.txt", "no such file"),
+        ("my/folder,1/hosts", "no such file"),
+        ("10.0.0.0/24\u{200b}", "U+200B"),
+    ];
+    for (word, why) in cases {
+        assert_bad(word, why);
+    }
+}
+
+/// A word is refused with a reason.
+fn assert_bad(word: &str, why: &str) {
+    let error = listed([word]).expect_err(word);
+    let TargetsError::Bad(bad) = &error else {
+        panic!("{word}: {error}");
+    };
+    assert_eq!(bad.count(), 1, "{word}");
+    assert!(
+        bad.reported()[0].to_string().contains(why),
+        "{word}: {error}"
+    );
+    assert!(error.to_string().contains("--skip-bad"), "{word}: {error}");
 }
 
 #[test]
