@@ -47,7 +47,21 @@ pub fn read_targets(
         printed(dry_run(&mut io::stdout().lock(), &targets, settings))?;
         return Ok(None);
     }
+    if settings.progress_bar {
+        for line in read_lines(&targets) {
+            eprintln_quietly(&line);
+        }
+    }
     Ok(Some(targets))
+}
+
+/// What became of every line of the files, in one line for hosts files and one for exclude files.
+pub(crate) fn read_lines(targets: &Targets) -> impl Iterator<Item = String> {
+    let hosts = targets.lines().map(|lines| lines.to_string());
+    let excludes = targets
+        .exclude_lines()
+        .map(|lines| format!("excludes: {lines}"));
+    hosts.into_iter().chain(excludes)
 }
 
 /// Reports the outcome: the summary, or how to resume the run. `resume` is the command that resumes a run. Returns the

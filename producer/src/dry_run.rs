@@ -7,7 +7,7 @@ use std::{
 
 use pingfleet_targets::{Order, Targets};
 
-use crate::{ProducerSettings, summary::counted};
+use crate::{ProducerSettings, cli::read_lines, summary::counted};
 
 /// How many targets are printed as a sample of the order.
 const SAMPLE: u64 = 5;
@@ -31,8 +31,11 @@ pub fn dry_run(
         counted(count.div_ceil(chunk_size) as i64, "chunk"),
         counted(targets.duplicates() as i64, "duplicate"),
         targets.excluded(),
-        counted(targets.skipped_bad() as i64, "bad line")
+        counted(targets.skipped_bad() as i64, "bad target")
     )?;
+    for line in read_lines(targets) {
+        writeln!(out, "{line}")?;
+    }
     let (order, how) = match settings.seed {
         Some(seed) => (
             Order::shuffled(count, seed),

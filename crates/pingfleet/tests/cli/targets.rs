@@ -165,8 +165,41 @@ fn files_of_windows_editors_are_read() -> anyhow::Result<()> {
         .flat_map(u16::to_le_bytes)
         .collect();
     dir.write("utf16.txt", utf16)?;
-    dir.pingfleet(&["sweep", "utf16.txt"])?
-        .fails(2, &["utf16.txt", "UTF-16", "UTF-8"]);
+    let finished = dir.pingfleet(&["sweep", "-a", "utf16.txt"])?.ends_with(0);
+    assert_eq!(finished.stdout, "127.0.0.1\n");
+    Ok(())
+}
+
+#[test]
+fn a_plan_says_what_became_of_every_line() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.write(
+        "hosts.csv",
+        "target,note\n127.0.0.1,gw\n\n# two\n127.0.0.2,\"19\n inch\"\n127.0.0.1,\n",
+    )?;
+    dir.write("never.txt", "127.0.0.2\n")?;
+    let files = ["-f", "hosts.csv", "--exclude-file", "never.txt"];
+    let lines = "7 lines read: targets 1, duplicates 1, comments 1, blank 1, bad 0, excluded 1, header 1, \
+                 line breaks in quotes 1\n";
+    let excludes = "excludes: 1 line read: targets 1, ";
+    let dry = dir
+        .pingfleet(&[["sweep", "--dry-run"].as_slice(), &files].concat())?
+        .ends_with(0);
+    assert!(
+        dry.stdout.contains(lines) && dry.stdout.contains(excludes),
+        "{dry:#?}"
+    );
+    let swept = dir
+        .pingfleet(&[["sweep"].as_slice(), &files].concat())?
+        .ends_with(0);
+    assert!(
+        swept.stderr.contains(lines) && swept.stderr.contains(excludes),
+        "{swept:#?}"
+    );
+    let quiet = dir
+        .pingfleet(&[["sweep", "-q"].as_slice(), &files].concat())?
+        .ends_with(0);
+    assert_eq!(quiet.stderr, "");
     Ok(())
 }
 
