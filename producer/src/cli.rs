@@ -47,6 +47,7 @@ pub fn read_targets(
         printed(dry_run(&mut io::stdout().lock(), &targets, settings))?;
         return Ok(None);
     }
+    // -q leaves out both.
     if settings.progress_bar {
         for line in read_lines(&targets) {
             eprintln_quietly(&line);
