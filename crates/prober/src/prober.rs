@@ -100,7 +100,7 @@ pub struct ProbeCounters {
     requests: AtomicU64,
     replies: AtomicU64,
     /// By cause, in the order of the bits of [`LocalLoss`].
-    local_losses: [AtomicU64; 5],
+    local_losses: [AtomicU64; LocalLossCounts::CAUSES],
 }
 
 impl ProbeCounters {
@@ -138,17 +138,8 @@ impl ProbeCounters {
     /// Attempts that may have been lost on this machine, by cause.
     #[must_use]
     pub fn local_losses(&self) -> LocalLossCounts {
-        let [socket_drops, send_path, stalled, canary, interrupted] = self
-            .local_losses
-            .each_ref()
-            .map(|count| count.load(Ordering::Relaxed));
-        LocalLossCounts {
-            socket_drops,
-            send_path,
-            stalled,
-            canary,
-            interrupted,
-        }
+        let counts = self.local_losses.each_ref();
+        LocalLossCounts::from_causes(counts.map(|count| count.load(Ordering::Relaxed)))
     }
 }
 

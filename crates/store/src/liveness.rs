@@ -99,6 +99,12 @@ impl WorkerRow {
                 stalled: count("lost_stalled")?,
                 canary: count("lost_canary")?,
                 interrupted: count("lost_interrupted")?,
+                link_down: count("lost_link_down")?,
+                no_route: count("lost_no_route")?,
+                no_address: count("lost_no_address")?,
+                gateway_no_arp: count("lost_gateway_no_arp")?,
+                local_firewall: count("lost_local_firewall")?,
+                rp_filter: count("lost_rp_filter")?,
             },
         })
     }
@@ -240,17 +246,21 @@ fn store_worker(
     now: i64,
 ) -> Result<(), StoreError> {
     let counts = &heartbeat.counts;
-    let [socket_drops, send_path, stalled, canary, interrupted] = counts.local_losses.by_cause();
+    let lost = &counts.local_losses;
     connection
         .prepare_cached(
             "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, rate,
                                   first_seen_us, last_seen_us, draining,
                                   chunks_done, targets_done, requests_sent, replies, lost_socket_drops,
-                                  lost_send_path, lost_stalled, lost_canary, lost_interrupted)
+                                  lost_send_path, lost_stalled, lost_canary, lost_interrupted, lost_link_down,
+                                  lost_no_route, lost_no_address, lost_gateway_no_arp, lost_local_firewall,
+                                  lost_rp_filter)
              VALUES (:instance, :worker, :pid, :version, :group, :threads, :prefetch, :rate,
                      :now, :now, :draining,
                      :chunks_done, :targets_done, :requests_sent, :replies, :socket_drops,
-                     :send_path, :stalled, :canary, :interrupted)
+                     :send_path, :stalled, :canary, :interrupted, :link_down,
+                     :no_route, :no_address, :gateway_no_arp, :local_firewall,
+                     :rp_filter)
              ON CONFLICT (instance) DO UPDATE SET
                 worker = excluded.worker, version = excluded.version, worker_group = excluded.worker_group,
                 threads = excluded.threads, prefetch = excluded.prefetch, rate = excluded.rate,
@@ -259,7 +269,10 @@ fn store_worker(
                 requests_sent = excluded.requests_sent, replies = excluded.replies,
                 lost_socket_drops = excluded.lost_socket_drops, lost_send_path = excluded.lost_send_path,
                 lost_stalled = excluded.lost_stalled, lost_canary = excluded.lost_canary,
-                lost_interrupted = excluded.lost_interrupted",
+                lost_interrupted = excluded.lost_interrupted, lost_link_down = excluded.lost_link_down,
+                lost_no_route = excluded.lost_no_route, lost_no_address = excluded.lost_no_address,
+                lost_gateway_no_arp = excluded.lost_gateway_no_arp,
+                lost_local_firewall = excluded.lost_local_firewall, lost_rp_filter = excluded.lost_rp_filter",
         )?
         .execute(named_params! {
             ":instance": heartbeat.instance,
@@ -276,11 +289,17 @@ fn store_worker(
             ":targets_done": counts.targets_done as i64,
             ":requests_sent": counts.requests_sent as i64,
             ":replies": counts.replies as i64,
-            ":socket_drops": socket_drops as i64,
-            ":send_path": send_path as i64,
-            ":stalled": stalled as i64,
-            ":canary": canary as i64,
-            ":interrupted": interrupted as i64,
+            ":socket_drops": lost.socket_drops as i64,
+            ":send_path": lost.send_path as i64,
+            ":stalled": lost.stalled as i64,
+            ":canary": lost.canary as i64,
+            ":interrupted": lost.interrupted as i64,
+            ":link_down": lost.link_down as i64,
+            ":no_route": lost.no_route as i64,
+            ":no_address": lost.no_address as i64,
+            ":gateway_no_arp": lost.gateway_no_arp as i64,
+            ":local_firewall": lost.local_firewall as i64,
+            ":rp_filter": lost.rp_filter as i64,
         })?;
     Ok(())
 }

@@ -239,7 +239,13 @@ CREATE TABLE workers (
     lost_send_path    INTEGER NOT NULL,
     lost_stalled      INTEGER NOT NULL,
     lost_canary       INTEGER NOT NULL,
-    lost_interrupted  INTEGER NOT NULL
+    lost_interrupted  INTEGER NOT NULL,
+    lost_link_down      INTEGER NOT NULL,
+    lost_no_route       INTEGER NOT NULL,
+    lost_no_address     INTEGER NOT NULL,
+    lost_gateway_no_arp INTEGER NOT NULL,
+    lost_local_firewall INTEGER NOT NULL,
+    lost_rp_filter      INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE in_hand (

@@ -7,6 +7,7 @@
 mod codec;
 mod heartbeat;
 mod limits;
+mod local_loss;
 mod outcome;
 mod outline;
 mod probing;
@@ -23,7 +24,8 @@ pub use limits::{
     MAX_PREFETCH, MAX_PROGRAM_VERSION_CHARS, MAX_QUEUE_PREFIX_BYTES, MAX_WORKER_CHARS, check_group,
     check_program_version, check_queue_prefix, check_worker_name,
 };
-pub use outcome::{DnsFailure, LocalLoss, LocalLossCounts, Outcome, Rtt, Status, StatusKind};
+pub use local_loss::{LocalLoss, LocalLossCounts};
+pub use outcome::{DnsFailure, Outcome, Rtt, Status, StatusKind};
 pub use probing::{Family, Probing};
 pub use result::ResultChunk;
 pub use target::Target;

@@ -1,6 +1,6 @@
 //! What became of one target. No I/O.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -8,7 +8,10 @@ use serde::{
     ser::SerializeTuple,
 };
 
-use crate::target::{Address, optional_address};
+use crate::{
+    LocalLoss,
+    target::{Address, optional_address},
+};
 
 /// Why a name has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,83 +24,6 @@ pub enum DnsFailure {
     Servfail,
     /// No server answered.
     Timeout,
-}
-
-/// Why an answer may have been lost on this machine: a set of causes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LocalLoss(pub u8);
-
-impl LocalLoss {
-    /// The socket dropped what it had received.
-    pub const SOCKET_DROPS: Self = Self(1);
-    /// Sending failed: no route, a link down, or the kernel refused a request.
-    pub const SEND_PATH: Self = Self(2);
-    /// The loop that reads answers was late.
-    pub const STALLED: Self = Self(4);
-    /// An echo request to the loopback address was not answered.
-    pub const CANARY: Self = Self(8);
-    /// The prober ended before the answer could have come.
-    pub const INTERRUPTED: Self = Self(16);
-
-    const NAMES: [(Self, &'static str); 5] = [
-        (Self::SOCKET_DROPS, "socket_drops"),
-        (Self::SEND_PATH, "send_path"),
-        (Self::STALLED, "stalled"),
-        (Self::CANARY, "canary"),
-        (Self::INTERRUPTED, "interrupted"),
-    ];
-
-    /// Whether any cause of `other` is in the set.
-    #[must_use]
-    pub fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Both sets together.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl fmt::Display for LocalLoss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = Self::NAMES
-            .iter()
-            .filter(|(cause, _)| self.has(*cause))
-            .map(|(_, name)| *name)
-            .collect();
-        f.write_str(&names.join(","))
-    }
-}
-
-/// How often each cause of a [`LocalLoss`] occurred.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalLossCounts {
-    /// The socket dropped what it had received.
-    pub socket_drops: u64,
-    /// Sending failed.
-    pub send_path: u64,
-    /// The loop that reads answers was late.
-    pub stalled: u64,
-    /// An echo request to the loopback address was not answered.
-    pub canary: u64,
-    /// The prober ended before the answer could have come.
-    pub interrupted: u64,
-}
-
-impl LocalLossCounts {
-    /// The counts in the order of the bits of [`LocalLoss`].
-    #[must_use]
-    pub fn by_cause(&self) -> [u64; 5] {
-        [
-            self.socket_drops,
-            self.send_path,
-            self.stalled,
-            self.canary,
-            self.interrupted,
-        ]
-    }
 }
 
 /// The final state of a target, with its facts. In order of precedence.
@@ -304,7 +230,7 @@ impl<'de> Deserialize<'de> for Status {
         impl<'de> Visitor<'de> for StatusVisitor {
             type Value = Status;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an array of a status code and its facts")
             }
 
@@ -475,11 +401,5 @@ mod tests {
         };
         let bytes = rmp_serde::to_vec(&outcome).unwrap();
         assert!(bytes.len() <= MAX_OUTCOME_BYTES, "{}", bytes.len());
-    }
-
-    #[test]
-    fn local_loss_shows_the_names_of_its_causes() {
-        let loss = LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED);
-        assert_eq!(loss.to_string(), "socket_drops,stalled");
     }
 }

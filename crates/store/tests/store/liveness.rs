@@ -21,13 +21,7 @@ pub(crate) fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) ->
             targets_done: 70,
             requests_sent: 71,
             replies: 60,
-            local_losses: LocalLossCounts {
-                socket_drops: 1,
-                send_path: 2,
-                stalled: 3,
-                canary: 4,
-                interrupted: 5,
-            },
+            local_losses: LocalLossCounts::from_causes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
         },
         in_hand: in_hand.into_iter().map(ChunkInHand::just_taken).collect(),
         ..Heartbeat::new(worker, Uuid::from_u128(instance))
@@ -153,13 +147,7 @@ fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
         targets_done: 70,
         requests_sent: 71,
         replies: 60,
-        local_losses: LocalLossCounts {
-            socket_drops: 1,
-            send_path: 2,
-            stalled: 3,
-            canary: 4,
-            interrupted: 5,
-        },
+        local_losses: LocalLossCounts::from_causes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
     };
     let mut heartbeat = Heartbeat {
         program_version: "1.2.3".to_owned(),

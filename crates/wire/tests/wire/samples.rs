@@ -99,7 +99,7 @@ pub(crate) fn outcomes() -> Vec<Outcome> {
         Outcome {
             attempts: 3,
             ..unanswered(Status::Unknown(
-                LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED),
+                LocalLoss::SOCKET_DROPS.and(LocalLoss::GATEWAY_NO_ARP),
             ))
         },
         unanswered(Status::Down { no_arp: true }),
@@ -142,6 +142,12 @@ pub(crate) fn heartbeat() -> Heartbeat {
                 stalled: 2,
                 canary: 1,
                 interrupted: 0,
+                link_down: 300,
+                no_route: 0,
+                no_address: 0,
+                gateway_no_arp: 6,
+                local_firewall: 0,
+                rp_filter: 5,
             },
         },
         in_hand: vec![in_hand()],

@@ -140,7 +140,7 @@ fn status() -> impl Strategy<Value = Status> {
         ]
         .prop_map(Status::DnsFailed),
         any::<i32>().prop_map(|errno| Status::SendFailed { errno }),
-        any::<u8>().prop_map(|causes| Status::Unknown(LocalLoss(causes))),
+        any::<u16>().prop_map(|causes| Status::Unknown(LocalLoss(causes))),
         any::<bool>().prop_map(|no_arp| Status::Down { no_arp }),
     ]
 }
@@ -197,18 +197,14 @@ pub(crate) fn result() -> impl Strategy<Value = ResultChunk> {
 }
 
 fn counts() -> impl Strategy<Value = WorkerCounts> {
-    vec(0..=i64::MAX as u64, 9).prop_map(|counts| WorkerCounts {
+    vec(0..=i64::MAX as u64, 4 + LocalLossCounts::CAUSES).prop_map(|counts| WorkerCounts {
         chunks_done: counts[0],
         targets_done: counts[1],
         requests_sent: counts[2],
         replies: counts[3],
-        local_losses: LocalLossCounts {
-            socket_drops: counts[4],
-            send_path: counts[5],
-            stalled: counts[6],
-            canary: counts[7],
-            interrupted: counts[8],
-        },
+        local_losses: LocalLossCounts::from_causes(
+            counts[4..].try_into().expect("one count for each cause"),
+        ),
     })
 }
 
