@@ -261,11 +261,18 @@ impl TargetState {
             && self.count(|state| matches!(state, RequestState::Answered(_))) == 0
     }
 
-    /// `SEND_PATH` when the kernel accepted some requests and refused others, which might have been answered.
+    /// Whether the kernel accepted a request.
+    #[must_use]
+    pub fn has_sent(&self) -> bool {
+        self.count(|state| state != RequestState::Refused) > 0
+    }
+
+    /// `SEND_PATH` when the kernel accepted some requests and refused others, which might have been answered, and the cause
+    /// is not known.
     #[must_use]
     pub fn refused_in_part(&self) -> LocalLoss {
         let refused = self.count(|state| state == RequestState::Refused);
-        if refused > 0 && refused < self.requests.len() {
+        if refused > 0 && refused < self.requests.len() && self.local_loss.is_none() {
             LocalLoss::SEND_PATH
         } else {
             LocalLoss::default()
@@ -292,6 +299,12 @@ impl TargetState {
     /// This machine may have lost an answer to one of the requests.
     pub fn local_loss(&mut self, cause: LocalLoss) {
         self.local_loss = self.local_loss.and(cause);
+    }
+
+    /// The local losses of this attempt that are known so far.
+    #[must_use]
+    pub fn known_losses(&self) -> LocalLoss {
+        self.local_loss
     }
 
     /// The finding now, in attempt number `attempts`. Without any request, `now` takes the place of the first one's time.

@@ -43,6 +43,8 @@ pub struct Window {
     round_since: Option<Instant>,
     first_used: Option<Instant>,
     used: Option<Instant>,
+    /// When the next hop was last lost or found again.
+    restarted: Option<Instant>,
 }
 
 impl Default for Window {
@@ -69,6 +71,7 @@ impl Window {
             round_since: None,
             first_used: None,
             used: None,
+            restarted: None,
         }
     }
 
@@ -101,7 +104,20 @@ impl Window {
     pub fn answered(&mut self, sent: Instant, now: Instant) {
         self.release(1);
         self.answered |= self.round_since.is_some_and(|since| sent > since);
-        self.traffic_seen(now);
+        if self.restarted.is_none_or(|restarted| sent >= restarted) {
+            self.traffic_seen(now);
+        }
+    }
+
+    /// The next hop was lost, or is back after that, and may have to be resolved again: from now on as many more requests may
+    /// leave as at the start, until one of them is answered.
+    pub fn restart(&mut self, now: Instant) {
+        self.size = (self.in_flight + self.initial).min(self.max);
+        self.open = false;
+        self.answered = false;
+        self.round_since = Some(now);
+        self.first_used = Some(now);
+        self.restarted = Some(now);
     }
 
     /// Something came back, such as an ICMP error, so requests do leave. Releases no room.
@@ -269,6 +285,30 @@ mod tests {
             window.release(first);
             assert_eq!(fill(&mut window, start + IDLE), first);
         }
+    }
+
+    #[test]
+    fn a_lost_next_hop_takes_few_more_until_a_later_request_is_answered() {
+        let start = Instant::now();
+        let ms = |millis| start + Duration::from_millis(millis);
+        let mut window = Window::default();
+        fill(&mut window, start);
+        window.answered(start, ms(1));
+        fill(&mut window, ms(1));
+        let in_flight = window.in_flight();
+        window.restart(ms(10));
+        assert_eq!(fill(&mut window, ms(10)), 64);
+        // It left before the loss.
+        window.answered(ms(1), ms(11));
+        assert_eq!(fill(&mut window, ms(11)), 1);
+        assert_eq!(window.in_flight(), in_flight + 64);
+        window.answered(ms(10), ms(12));
+        assert!(fill(&mut window, ms(12)) > 64);
+        // A silent network.
+        window.restart(ms(20));
+        fill(&mut window, ms(20));
+        assert_eq!(fill(&mut window, ms(19) + SILENCE), 0);
+        assert!(fill(&mut window, ms(20) + SILENCE) > 64);
     }
 
     #[test]

@@ -144,6 +144,76 @@ async fn a_waiter_that_gives_up_takes_no_token() {
     assert!(now() - started <= Duration::from_millis(501));
 }
 
+/// Repeats of a whole run that leave within as many seconds as its first attempts took.
+fn repeats_of_all(rate: Option<NonZeroU32>, sent_a_second: u32, repeated: u32) -> u32 {
+    const SECONDS: u64 = 2;
+    let pace = Paces::new(1, None).pace(Uuid::new_v4(), rate, 0);
+    let targets = sent_a_second * SECONDS as u32;
+    pace.began(targets);
+    let start = Instant::now();
+    for millisecond in 0..SECONDS * 1000 {
+        pace.left(
+            sent_a_second / 1000,
+            start + Duration::from_millis(millisecond),
+        );
+    }
+    (0..repeated).for_each(|_| pace.began_again());
+    let start = start + Duration::from_secs(SECONDS + 1);
+    let mut repeats = 0;
+    for step in 0..SECONDS * 10_000 {
+        let now = start + Duration::from_micros(step * 100);
+        while repeats < repeated && pace.take_for_repeat(now).is_ok() {
+            repeats += 1;
+        }
+    }
+    repeats
+}
+
+#[test]
+fn all_targets_are_probed_again_in_the_time_of_the_first_attempts() {
+    for rate in [per_second(20_000), None] {
+        for (repeated, at_least) in [(40_000, 39_000), (20_000, 19_500), (5_000, 5_000)] {
+            let repeats = repeats_of_all(rate, 20_000, repeated);
+            assert!(repeats >= at_least, "{repeats} of {repeated}");
+        }
+    }
+    // Faster than a run without a rate counts as at least.
+    let repeats = repeats_of_all(None, 200_000, 400_000);
+    assert!(repeats >= 380_000, "{repeats}");
+}
+
+#[test]
+fn a_token_that_is_given_back_is_taken_again() {
+    let pace = Paces::new(1, None).pace(Uuid::new_v4(), per_second(10), 0);
+    let now = Instant::now();
+    for is_repeat in [false, true] {
+        let take = || {
+            if is_repeat {
+                pace.take_for_repeat(now)
+            } else {
+                pace.take(now)
+            }
+        };
+        for _ in 0..1000 {
+            assert_eq!(take(), Ok(()));
+            pace.give_back(is_repeat);
+        }
+    }
+    assert_eq!(pace.take(now), Ok(()));
+    assert!(pace.take(now).is_err());
+}
+
+#[test]
+fn each_cause_is_reported_once_a_run() {
+    let paces = Paces::new(1, None);
+    let pace = paces.pace(Uuid::new_v4(), None, 0);
+    assert!(pace.is_first_report(LocalLoss::NO_ROUTE));
+    assert!(!pace.is_first_report(LocalLoss::NO_ROUTE));
+    assert!(pace.is_first_report(LocalLoss::NO_ROUTE.and(LocalLoss::LINK_DOWN)));
+    let other = paces.pace(Uuid::new_v4(), None, 0);
+    assert!(other.is_first_report(LocalLoss::NO_ROUTE));
+}
+
 #[test]
 fn repeats_leave_at_a_quarter_of_the_rate_over_all_chunks() {
     let paces = Paces::new(1, None);
