@@ -4,6 +4,7 @@
 mod icmp;
 mod limits;
 mod neighbours;
+mod reverse_path;
 
 use std::{fmt, fs, io};
 
@@ -22,6 +23,7 @@ pub(super) fn checks() -> Vec<Check> {
         ("send buffer", limits::send_buffer()),
         ("neighbours IPv4", neighbours::check(false)),
         ("neighbours IPv6", neighbours::check(true)),
+        ("reverse path", reverse_path::check()),
         ("conntrack", limits::conntrack()),
         (OPEN_FILES, limits::open_files()),
     ]
