@@ -11,13 +11,15 @@ use std::{
 };
 
 use nix::errno::Errno;
+use pingfleet_wire::LocalLoss;
 use socket2::{Socket, Type};
 use tracing::warn;
 
 use super::{
     SocketKey,
-    local_loss::LossDetector,
+    local_loss::{LossDetector, Watched, is_of_path},
     message::EchoFormat,
+    network::NextHop,
     probes::{NotStaged, Probes, Staged},
     socket::Opened,
     syscall::{
@@ -71,8 +73,7 @@ pub(super) struct Engine {
     staged: Vec<Staged>,
     counters: Arc<ProbeCounters>,
     detector: Rc<LossDetector>,
-    /// Whether the kernel's counter of discards is read, because this socket gets no error for what the kernel discards.
-    must_read_discards: bool,
+    watched: Watched,
     /// When the next turn should begin at the latest, if targets are in hand.
     expected: Option<Instant>,
     /// When local losses were last looked for.
@@ -111,7 +112,11 @@ impl Engine {
             staged: Vec::with_capacity(MAX_BATCH),
             counters,
             detector: Rc::clone(detector),
-            must_read_discards: v6 && opened.kind == Type::DGRAM,
+            watched: Watched {
+                v6,
+                may_discard: v6 && opened.kind == Type::DGRAM,
+                by_gateway: matches!(key.next_hop, NextHop::Gateway(_)),
+            },
             expected: None,
             checked: now,
             resume_at: None,
@@ -262,8 +267,9 @@ impl Engine {
                 Err(error) => warn!(%error, "cannot read the drop counter of a socket"),
             }
             let detector = &self.detector;
-            let known_until = detector.check(now, self.must_read_discards, probes.local_losses());
+            let known_until = detector.check(now, self.watched, probes.local_losses());
             probes.set_losses_known_until(known_until);
+            probes.check_path(self.watched.may_discard, now);
         }
         if due {
             probes.judge();
@@ -294,12 +300,12 @@ impl Engine {
         }
     }
 
-    /// Puts requests that the kernel did not accept back at the head of their queues, for a little later.
-    fn put_back(&mut self, staged: &[Staged], now: Instant) {
+    /// Puts requests that the kernel did not accept back at the head of their queues, for after a pause.
+    fn put_back(&mut self, staged: &[Staged], pause: Duration, now: Instant) {
         for staged in staged.iter().rev() {
             self.probes.put_back(*staged);
         }
-        self.resume_at = Some(now + BACK_PRESSURE_PAUSE);
+        self.resume_at = Some(now + pause);
     }
 
     /// Hands the batch to the kernel, and records what happened to each request.
@@ -318,25 +324,35 @@ impl Engine {
                     refusals.in_a_row = 0;
                 }
                 Err(error) if is_back_pressure(error) => {
-                    self.put_back(&staged[first..], before);
+                    self.put_back(&staged[first..], BACK_PRESSURE_PAUSE, before);
                     break;
                 }
                 Err(error) => match self.judge_refusal(error, socket, &mut refusals) {
                     Refusal::TryAgain => {}
                     Refusal::TryLater => {
-                        self.put_back(&staged[first..], before);
+                        self.put_back(&staged[first..], BACK_PRESSURE_PAUSE, before);
                         break;
                     }
                     Refusal::Final => {
                         if matches!(error, Errno::ENETDOWN | Errno::ENODEV) {
-                            self.probes.local_losses().send_path_failed(before);
+                            let losses = self.probes.local_losses();
+                            losses.lost(LocalLoss::LINK_DOWN, before);
                         }
-                        self.probes.refused(staged[first], before, error as i32);
+                        let refused = staged[first];
                         first += 1;
+                        if !is_of_path(error) {
+                            self.probes.refused(refused, before, error as i32);
+                        } else if let Some(pause) =
+                            self.probes.refused_by_path(refused, before, error)
+                        {
+                            self.put_back(&staged[first..], pause, before);
+                            break;
+                        }
                     }
                 },
             }
         }
+        self.probes.batch_ended();
         self.outgoing.clear();
         self.staged = staged;
         self.staged.clear();

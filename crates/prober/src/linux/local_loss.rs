@@ -6,16 +6,24 @@
 
 mod canary;
 mod detector;
-mod discards;
+mod kernel_counter;
+mod recovery;
+mod refusals;
+mod slowdown;
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::LocalLoss;
+use pingfleet_wire::{LocalLoss, LocalLossCounts};
 
-pub(super) use self::detector::LossDetector;
+pub(super) use self::{
+    detector::{LossDetector, Watched},
+    recovery::Recovery,
+    refusals::{Refused, RefusedPath, Verdict, is_of_path},
+    slowdown::Slowdown,
+};
 
 /// A delay of the loop below this is no stall, with any timeout. On a busy machine every process waits this long now and
 /// then, and the kernel keeps what arrives meanwhile.
@@ -31,9 +39,8 @@ const MAX_STALLS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct LocalLossLog {
     drop_count: Option<u32>,
-    drops: Option<Instant>,
-    send_path: Option<Instant>,
-    canary: Option<Instant>,
+    /// When each cause that has a bit was last observed, in the order of the bits of [`LocalLoss`].
+    latest: [Option<Instant>; LocalLossCounts::CAUSES],
     /// End and length, kept in decreasing length: a later, longer stall supersedes earlier, shorter ones.
     stalls: VecDeque<(Instant, Duration)>,
 }
@@ -46,23 +53,22 @@ impl LocalLossLog {
             .replace(counter)
             .is_some_and(|before| before != counter)
         {
-            self.drops = Some(now);
+            self.lost(LocalLoss::SOCKET_DROPS, now);
         }
     }
 
     /// The receive buffer was full until `now`, and may have had no room for a message.
     pub(super) fn receive_buffer_full(&mut self, now: Instant) {
-        self.drops = Some(now);
+        self.lost(LocalLoss::SOCKET_DROPS, now);
     }
 
-    /// Requests may have been lost on their way out until `now`.
-    pub(super) fn send_path_failed(&mut self, now: Instant) {
-        self.send_path = self.send_path.max(Some(now));
-    }
-
-    /// A canary was lost before `now`.
-    pub(super) fn canary_lost(&mut self, now: Instant) {
-        self.canary = Some(now);
+    /// Requests or answers may have been lost by `cause` until `at`.
+    pub(super) fn lost(&mut self, cause: LocalLoss, at: Instant) {
+        for (bit, latest) in self.latest.iter_mut().enumerate() {
+            if cause.has(LocalLoss(1 << bit)) {
+                *latest = (*latest).max(Some(at));
+            }
+        }
     }
 
     /// The socket was read `late` too late, at `now`.
@@ -90,15 +96,12 @@ impl LocalLossLog {
             .iter()
             .rfind(|(_, late)| *late > timeout / STALL_FRACTION)
             .map(|(end, _)| *end);
-        [
-            (self.drops, LocalLoss::SOCKET_DROPS),
-            (self.send_path, LocalLoss::SEND_PATH),
-            (stall, LocalLoss::STALLED),
-            (self.canary, LocalLoss::CANARY),
-        ]
-        .into_iter()
-        .filter(|(end, _)| end.is_some_and(|end| end >= first))
-        .fold(LocalLoss::default(), |all, (_, cause)| all.and(cause))
+        let others = (0..).zip(self.latest);
+        let others = others.map(|(bit, latest)| (latest, LocalLoss(1 << bit)));
+        others
+            .chain([(stall, LocalLoss::STALLED)])
+            .filter(|(end, _)| end.is_some_and(|end| end >= first))
+            .fold(LocalLoss::default(), |all, (_, cause)| all.and(cause))
     }
 }
 

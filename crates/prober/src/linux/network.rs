@@ -1,11 +1,13 @@
 //! What the engine knows about this machine's network: where a message goes first, which link outages may have cost an
 //! answer, and which addresses are our own. All of it concerns the network namespace of the calling thread.
 
+mod gateways;
 mod interface;
 mod links;
 mod outages;
 mod own_addresses;
 mod routes;
+pub(super) mod way_out;
 
 use std::{
     collections::HashSet,
@@ -13,10 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::errno::Errno;
+use pingfleet_wire::LocalLoss;
 use tracing::warn;
 
 pub(super) use self::routes::NextHop;
 use self::{
+    gateways::Gateways,
     interface::Interfaces,
     links::{Link, LinkMonitor},
     outages::Outages,
@@ -27,6 +32,9 @@ use self::{
 /// The shortest time between two checks of the links.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// A refused request is put down to an outage that was observed within this time before.
+const OUTAGE_AGE: Duration = Duration::from_millis(500);
+
 /// The network of the calling thread.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -35,6 +43,7 @@ pub(super) struct Network {
     routes: RouteTable,
     outages: Outages,
     own_addresses: OwnAddresses,
+    gateways: Gateways,
     last_checked: Option<Instant>,
 }
 
@@ -51,6 +60,7 @@ impl Network {
             routes: RouteTable::default(),
             outages: Outages::default(),
             own_addresses: OwnAddresses::read(),
+            gateways: Gateways::watch(),
             last_checked: None,
         };
         // Before the links: an interface that is down now still has its routes.
@@ -81,6 +91,7 @@ impl Network {
             return;
         }
         self.last_checked = Some(now);
+        self.gateways.check(self.routes.gateways(), now);
         let Some(events) = self.monitor.as_ref().map(LinkMonitor::read) else {
             return;
         };
@@ -96,15 +107,18 @@ impl Network {
         }
         // An answer to an address that was removed is lost here.
         for name in &lost_address {
-            self.outages.mark_down(name, &self.routes, now);
+            self.outages
+                .mark_down(name, LocalLoss::NO_ADDRESS, &self.routes, now);
         }
         for name in &events.removed {
             self.interfaces.remove(name);
-            self.outages.mark_down(name, &self.routes, now);
+            self.outages
+                .mark_down(name, LocalLoss::LINK_DOWN, &self.routes, now);
         }
         if events.overrun {
             for name in self.interfaces.names() {
-                self.outages.mark_down(&name, &self.routes, now);
+                self.outages
+                    .mark_down(&name, LocalLoss::SEND_PATH, &self.routes, now);
             }
         }
         if events.addresses_changed || events.overrun {
@@ -127,16 +141,81 @@ impl Network {
         }
     }
 
-    /// Whether a link outage since `first` may have cost a request to `to`, or its answer. With `interface`, requests
-    /// leave by it.
+    /// The causes of the outages of links since `first` that may have cost a request to `to`, or its answer. Each counts for
+    /// `grace` longer than it was observed. With `interface`, requests leave by it.
     pub(super) fn may_have_lost(
         &self,
         to: IpAddr,
         interface: Option<&str>,
         first: Instant,
-    ) -> bool {
+        grace: Duration,
+    ) -> LocalLoss {
         self.outages
-            .may_have_lost(to, interface, first, &self.routes)
+            .may_have_lost(to, interface, first, grace, &self.routes)
+    }
+
+    /// When an interface was last observed not to work; of all interfaces, if none is named.
+    pub(super) fn last_outage(&self, interface: Option<&str>) -> Option<Instant> {
+        self.outages.last_seen(interface)
+    }
+
+    /// Why the kernel refused a request to `to` with `errno` at `now`. With `interface`, requests leave by it.
+    pub(super) fn refusal_cause(
+        &mut self,
+        errno: Errno,
+        to: IpAddr,
+        interface: Option<&str>,
+        now: Instant,
+    ) -> LocalLoss {
+        match errno {
+            Errno::EPERM => return LocalLoss::LOCAL_FIREWALL,
+            Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO => return LocalLoss::LINK_DOWN,
+            Errno::EADDRNOTAVAIL => return LocalLoss::NO_ADDRESS,
+            _ => {}
+        }
+        self.check(now);
+        if self.outages.is_down_for(to, interface) {
+            return LocalLoss::LINK_DOWN;
+        }
+        let outage = self.may_have_lost(to, interface, now, OUTAGE_AGE);
+        for cause in [LocalLoss::LINK_DOWN, LocalLoss::NO_ADDRESS] {
+            if outage.has(cause) {
+                return cause;
+            }
+        }
+        if self.own_addresses.has_one_like(to) {
+            LocalLoss::NO_ROUTE
+        } else {
+            LocalLoss::NO_ADDRESS
+        }
+    }
+
+    /// Whether there was ever a route to `to` since the prober began.
+    pub(super) fn had_route(&self, to: IpAddr) -> bool {
+        self.routes.had_route(to)
+    }
+
+    /// The gateway of a number, with its interface; `None` if it is unknown, or if several gateways share the number.
+    pub(super) fn gateway(&self, v6: bool, next_hop: NextHop) -> Option<(String, IpAddr)> {
+        match next_hop {
+            NextHop::Gateway(number) => self.routes.gateway(v6, number),
+            NextHop::OnLink | NextHop::Other => None,
+        }
+    }
+
+    /// Whether a request by this gateway that left at `first` may be lost, because the gateway's link address is or was
+    /// unknown.
+    pub(super) fn gateway_may_have_lost(&self, gateway: &(String, IpAddr), first: Instant) -> bool {
+        self.gateways.may_have_lost(gateway, first)
+    }
+
+    /// When requests by this gateway were last known to be lost.
+    pub(super) fn gateway_last_lost(
+        &self,
+        gateway: &(String, IpAddr),
+        now: Instant,
+    ) -> Option<Instant> {
+        self.gateways.last_lost(gateway, now)
     }
 
     /// Whether an address is one of this machine.

@@ -5,6 +5,7 @@
 //! settled only after everything that arrived before its last timeout has been read.
 
 mod chunk_findings;
+mod send_path;
 mod sequence;
 mod target_table;
 mod timer_wheel;
@@ -22,6 +23,7 @@ use tracing::trace;
 
 pub(super) use self::chunk_findings::ChunkFindings;
 use self::{
+    send_path::SendPath,
     sequence::{InFlight, SequenceMap},
     target_table::{NextSend, TargetTable},
     timer_wheel::TimerWheel,
@@ -100,6 +102,7 @@ pub(super) struct Probes {
     detector: Rc<LossDetector>,
     counters: Arc<ProbeCounters>,
     local_losses: LocalLossLog,
+    path: SendPath,
     /// Everything that arrived before this has been read.
     read_until: Instant,
     /// Every local loss before this is known.
@@ -119,6 +122,7 @@ impl Probes {
         now: Instant,
     ) -> Self {
         let on_link = key.next_hop == NextHop::OnLink;
+        let path = SendPath::new(key, &detector, now);
         Self {
             v6: key.egress.is_v6(),
             on_link,
@@ -131,6 +135,7 @@ impl Probes {
             detector,
             counters,
             local_losses: LocalLossLog::default(),
+            path,
             read_until: now,
             losses_known_until: now,
             due: Vec::new(),
@@ -147,9 +152,12 @@ impl Probes {
         destinations: impl Iterator<Item = (u32, Destination)>,
     ) {
         let part = self.table.enter_part(findings, schedule, probing, pace);
+        let mut entered = 0;
         for (position, to) in destinations {
             self.table.enter(part, to, position);
+            entered += 1;
         }
+        pace.began(entered);
     }
 
     /// Gives up the unsettled targets of a chunk.
@@ -249,7 +257,10 @@ impl Probes {
         let arrived = arrived();
         let rtt = arrived.saturating_duration_since(sent).max(MIN_RTT);
         match target.state.answered(request, rtt) {
-            Credit::InFlight => self.window.answered(sent, arrived),
+            Credit::InFlight => {
+                self.window.answered(sent, arrived);
+                self.path.answered(sent);
+            }
             Credit::Expired => self.window.traffic_seen(arrived),
             Credit::None => return,
         }
@@ -278,8 +289,12 @@ impl Probes {
         };
         let is_from_here = || self.detector.network().is_own(error.reporter.ip());
         if (error.icmp_type, error.code) == host_unreachable && is_from_here() {
-            // This machine could not resolve the link address.
-            target.state.no_arp();
+            // This machine could not resolve the link address: that of the target, or that of the gateway.
+            if self.path.has_gateway() {
+                target.lost = target.lost.and(LocalLoss::GATEWAY_NO_ARP);
+            } else {
+                target.state.no_arp();
+            }
         } else if is_unreachable {
             target.state.unreachable(Unreachable {
                 icmp_type: error.icmp_type,
@@ -322,14 +337,15 @@ impl Probes {
         let attempts = target.attempts;
         let first = target.state.left_at(0);
         let first = first.expect("a silent target was sent to");
-        let mut cause = self.local_losses.since(first, timeout);
-        cause = cause.and(target.state.refused_in_part());
-        let interface = self.interface.as_deref();
-        let network = self.detector.network();
-        if network.may_have_lost(target.to.address, interface, first) {
-            cause = cause.and(LocalLoss::SEND_PATH);
-        }
-        drop(network);
+        let cause = [
+            self.local_losses.since(first, timeout),
+            target.state.refused_in_part(),
+            target.state.known_losses(),
+            target.lost,
+            self.path_losses(target.to.address, first),
+        ];
+        let cause = cause.into_iter().fold(LocalLoss::default(), LocalLoss::and);
+        self.report(index, cause);
         if cause == LocalLoss::default() {
             self.settle(index);
         } else if attempts < MAX_ATTEMPTS {
@@ -346,6 +362,9 @@ impl Probes {
         let target = self.table.target_mut(index);
         target.state = target.state.next_attempt();
         target.attempts += 1;
+        target.refused = None;
+        target.lost = LocalLoss::default();
+        self.table.pace(index).began_again();
         self.table.push_back(index);
     }
 
@@ -374,13 +393,16 @@ impl Probes {
         now: Instant,
         outgoing: &mut Outgoing,
     ) -> Result<Staged, NotStaged> {
+        if let Some(at) = self.path.open_at(now) {
+            return Err(NotStaged::NotBefore(at));
+        }
         loop {
             match self.window.try_reserve(now) {
                 Ok(()) => {}
                 Err(None) => return Err(NotStaged::Nothing),
                 Err(Some(at)) => return Err(NotStaged::NotBefore(at)),
             }
-            let index = match self.table.next_send(now) {
+            let index = match self.table.next_send(self.path.is_refused(), now) {
                 NextSend::Target(index) => index,
                 NextSend::NotBefore(at) => {
                     self.window.release(1);
@@ -398,6 +420,7 @@ impl Probes {
                 self.update(index);
                 continue;
             };
+            self.path.take(now);
             return self.write_request(index, request, now, outgoing);
         }
     }
@@ -447,10 +470,14 @@ impl Probes {
             let pace = self.table.pace(of_run[0].target);
             pace.left(of_run.len() as u32, by);
         }
+        if let Some(last) = staged.last() {
+            self.path_accepted(staged.len() as u32, last.target, by);
+        }
         let share = by.saturating_duration_since(from) / staged.len().max(1) as u32;
         for (order, staged) in (0..).zip(staged) {
             let target = self.table.target_mut(staged.target);
             target.newest_request = Some(staged.request_id);
+            target.refused = None;
             let left = from + share * order;
             target.state.sent_by(staged.request, left, by);
             self.update(staged.target);
@@ -470,6 +497,7 @@ impl Probes {
     pub(super) fn put_back(&mut self, staged: Staged) {
         self.sequence.remove(staged.request_id);
         self.window.release(1);
+        self.table.give_back_token(staged.target);
         self.table.push_front(staged.target);
     }
 }

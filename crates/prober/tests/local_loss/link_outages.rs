@@ -88,32 +88,31 @@ fn targets_of_a_link_that_stays_without_carrier_are_unknown() -> anyhow::Result<
         let pair = pair::make()?;
         let (living, silent) = sweep(&pair, variant, |_| Far(&pair).sh("ip link set veth0 down"))?;
         all(&living, |outcome| {
-            up_or_unknown(outcome.status, LocalLoss::SEND_PATH)
+            up_or_unknown(outcome.status, LocalLoss::LINK_DOWN)
         })?;
         let lost = living.iter().filter(|outcome| outcome.status != Status::Up);
         ensure!(lost.count() > 0, "the sweep was over before");
         // They may have been settled before the outage.
         all(&silent, |outcome| {
             outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, LocalLoss::SEND_PATH)
+                || is_unknown(outcome.status, LocalLoss::LINK_DOWN)
         })
     })
 }
 
 #[test]
-fn targets_of_a_link_that_stays_down_are_send_failed() -> anyhow::Result<()> {
+fn targets_of_a_link_that_stays_down_are_unknown() -> anyhow::Result<()> {
     at_once(variants(), |variant| {
         let pair = pair::make()?;
         let (living, silent) = sweep(&pair, variant, |_| pair.sh("ip link set veth0 down"))?;
-        let refused = |outcome: &Outcome| matches!(outcome.status, Status::SendFailed { .. });
         all(&living, |outcome| {
-            refused(outcome) || up_or_unknown(outcome.status, LocalLoss::SEND_PATH)
+            up_or_unknown(outcome.status, LocalLoss::LINK_DOWN)
         })?;
+        let refused = |outcome: &Outcome| outcome.status != Status::Up && outcome.sent == 0;
         ensure!(living.iter().any(refused), "{:?}", tally(&living));
         all(&silent, |outcome| {
-            refused(outcome)
-                || outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, LocalLoss::SEND_PATH)
+            matches!(outcome.status, Status::Down { .. })
+                || is_unknown(outcome.status, LocalLoss::LINK_DOWN)
         })
     })
 }
@@ -127,7 +126,7 @@ fn a_link_without_carrier_from_the_start_makes_no_target_down() -> anyhow::Resul
         let (living, silent) = sweep(&pair, variant, |_| Ok(()))?;
         for outcomes in [living, silent] {
             all(&outcomes, |outcome| {
-                is_unknown(outcome.status, LocalLoss::SEND_PATH)
+                is_unknown(outcome.status, LocalLoss::LINK_DOWN)
             })?;
         }
         Ok(())
@@ -157,8 +156,14 @@ fn a_link_that_is_down_for_a_moment_makes_no_target_down() -> anyhow::Result<()>
         let lost = traffic.refused > 0 || repeated(outcomes) > 0;
         ensure!(lost, "no answer was lost");
         all(outcomes, |outcome| {
-            matches!(outcome.status, Status::SendFailed { .. })
-                || up_or_unknown(outcome.status, LocalLoss::SEND_PATH)
+            let causes = [
+                LocalLoss::LINK_DOWN,
+                LocalLoss::NO_ROUTE,
+                LocalLoss::NO_ADDRESS,
+            ];
+            causes
+                .into_iter()
+                .any(|cause| up_or_unknown(outcome.status, cause))
         })
     })
 }

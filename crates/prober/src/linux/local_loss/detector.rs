@@ -6,16 +6,35 @@ use std::{
     time::Instant,
 };
 
+use pingfleet_wire::LocalLoss;
 use socket2::Type;
 
-use super::{LocalLossLog, canary::Canary, discards::Discards};
+use super::{
+    LocalLossLog,
+    canary::Canary,
+    kernel_counter::{Counted, KernelCounter},
+};
 use crate::linux::network::Network;
+
+/// What a socket needs to be watched for.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::linux) struct Watched {
+    /// Whether its messages are IPv6.
+    pub(in crate::linux) v6: bool,
+    /// Whether the kernel does not report to it what it discards.
+    pub(in crate::linux) may_discard: bool,
+    /// Whether its requests go by a gateway.
+    pub(in crate::linux) by_gateway: bool,
+}
 
 /// The sources of local losses that are not a socket's own.
 pub(in crate::linux) struct LossDetector {
     network: RefCell<Network>,
     canary: RefCell<Canary>,
-    discards: RefCell<Discards>,
+    discards: RefCell<KernelCounter>,
+    reverse_path: RefCell<KernelCounter>,
+    /// Of IPv4, and of IPv6.
+    unresolved: [RefCell<KernelCounter>; 2],
 }
 
 impl LossDetector {
@@ -24,7 +43,10 @@ impl LossDetector {
         Rc::new(Self {
             network: RefCell::new(Network::watch()),
             canary: RefCell::new(Canary::new(preferred)),
-            discards: RefCell::new(Discards::watch()),
+            discards: RefCell::new(KernelCounter::watch(Counted::Ipv6Discards)),
+            reverse_path: RefCell::new(KernelCounter::watch(Counted::ReversePathDrops)),
+            unresolved: [false, true]
+                .map(|v6| RefCell::new(KernelCounter::watch(Counted::UnresolvedDiscards { v6 }))),
         })
     }
 
@@ -38,12 +60,16 @@ impl LossDetector {
         self.network.borrow_mut()
     }
 
-    /// Checks all sources and adds new losses to `losses`. `must_read_discards` is set for a socket to which the kernel does
-    /// not report what it discards. Returns the moment up to which every loss is known.
+    /// How many outgoing messages the kernel has discarded without a report since this began to watch.
+    pub(in crate::linux) fn discarded(&self) -> u64 {
+        self.discards.borrow().total()
+    }
+
+    /// Checks all sources and adds new losses to `losses`. Returns the moment up to which every loss is known.
     pub(in crate::linux) fn check(
         &self,
         now: Instant,
-        must_read_discards: bool,
+        watched: Watched,
         losses: &mut LocalLossLog,
     ) -> Instant {
         let mut network = self.network.borrow_mut();
@@ -52,14 +78,21 @@ impl LossDetector {
         let mut canary = self.canary.borrow_mut();
         canary.check(now);
         if let Some(at) = canary.last_lost() {
-            losses.canary_lost(at);
+            losses.lost(LocalLoss::CANARY, at);
         }
-        if must_read_discards {
-            let mut discards = self.discards.borrow_mut();
-            discards.check(now);
-            known_until = known_until.min(discards.last_checked().unwrap_or(now));
-            if let Some(at) = discards.last_rise() {
-                losses.send_path_failed(at);
+        let unresolved = &self.unresolved[usize::from(watched.v6)];
+        let counters = [
+            (watched.may_discard, &self.discards, LocalLoss::SEND_PATH),
+            // The kernel has no such filter for IPv6.
+            (!watched.v6, &self.reverse_path, LocalLoss::RP_FILTER),
+            // A neighbour gets so few requests that its queue has room for them.
+            (watched.by_gateway, unresolved, LocalLoss::GATEWAY_NO_ARP),
+        ];
+        for (_, counter, cause) in counters.into_iter().filter(|(concerns, ..)| *concerns) {
+            let mut counter = counter.borrow_mut();
+            known_until = known_until.min(counter.check(now));
+            if let Some(at) = counter.last_rise() {
+                losses.lost(cause, at);
             }
         }
         known_until

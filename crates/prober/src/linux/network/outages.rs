@@ -8,6 +8,7 @@ use std::{
 };
 
 use ipnet::Ipv6Net;
+use pingfleet_wire::LocalLoss;
 use prefix_trie::PrefixSet;
 
 use super::{
@@ -23,6 +24,8 @@ const ADDRESS_RECOVERY: Duration = Duration::from_secs(5);
 struct LinkOutage {
     /// When it was last observed.
     last_seen: Instant,
+    /// What was observed: `LINK_DOWN`, `NO_ADDRESS`, or `SEND_PATH` if reports were lost.
+    causes: LocalLoss,
     /// Since when the interface has been down without a pause; `None` when it is running.
     down_since: Option<Instant>,
     /// What was sent by the interface during the outage: the prefixes of its routes. IPv4 comes first.
@@ -53,7 +56,7 @@ impl Outages {
         let was_up = before.is_some_and(Interface::is_up);
         let is_down = (now_in.is_up() || was_up) && !now_in.is_running();
         if lost_carrier || was_down || is_down {
-            self.mark_down(name, routes, now);
+            self.mark_down(name, LocalLoss::LINK_DOWN, routes, now);
         }
         if let Some(outage) = self.0.get_mut(name) {
             outage.down_since = match outage.down_since {
@@ -66,7 +69,13 @@ impl Outages {
 
     /// An interface was down, or could not receive for one of its addresses, at `now` or for a moment before. An interface
     /// without routes is ignored.
-    pub(super) fn mark_down(&mut self, name: &str, routes: &RouteTable, now: Instant) {
+    pub(super) fn mark_down(
+        &mut self,
+        name: &str,
+        cause: LocalLoss,
+        routes: &RouteTable,
+        now: Instant,
+    ) {
         let mut its_routes = routes.of_interface(name).peekable();
         if its_routes.peek().is_none() && !self.0.contains_key(name) {
             return;
@@ -76,9 +85,14 @@ impl Outages {
             .collect();
         let outage = self.0.entry(name.to_owned()).or_insert_with(|| LinkOutage {
             last_seen: now,
+            causes: LocalLoss::default(),
             down_since: None,
             prefixes: Default::default(),
         });
+        if now >= outage.last_seen + ADDRESS_RECOVERY {
+            outage.causes = LocalLoss::default();
+        }
+        outage.causes = outage.causes.and(cause);
         outage.last_seen = now;
         for (family, prefix) in prefixes {
             outage.prefixes[family].insert(prefix);
@@ -95,23 +109,42 @@ impl Outages {
         }
     }
 
-    /// Whether an outage since `first` may have cost a request to `to`, or its answer. With `interface`, requests leave by
-    /// it.
+    /// When an interface was last observed not to work; of all interfaces, if none is named.
+    pub(super) fn last_seen(&self, interface: Option<&str>) -> Option<Instant> {
+        let of = |(name, _): &(&String, &LinkOutage)| interface.is_none_or(|by| by == *name);
+        let outages = self.0.iter().filter(of);
+        outages.map(|(_, outage)| outage.last_seen).max()
+    }
+
+    /// Whether an interface by which messages to `to` left is down now. With `interface`, they leave by it.
+    pub(super) fn is_down_for(&self, to: IpAddr, interface: Option<&str>) -> bool {
+        let (host, family) = host(to);
+        let down = self.0.iter().filter(|(_, of)| of.down_since.is_some());
+        let mut down = down.map(|(name, of)| match interface {
+            Some(interface) => name == interface,
+            None => of.prefixes[family].get_lpm(&host).is_some(),
+        });
+        down.any(|affects| affects)
+    }
+
+    /// The causes of the outages since `first` that may have cost a request to `to`, or its answer. Each counts for `grace`
+    /// longer than it was observed. With `interface`, requests leave by it.
     pub(super) fn may_have_lost(
         &self,
         to: IpAddr,
         interface: Option<&str>,
         first: Instant,
+        grace: Duration,
         routes: &RouteTable,
-    ) -> bool {
+    ) -> LocalLoss {
         let (host, family) = host(to);
-        let mut since_first = self
+        let since_first = self
             .0
             .iter()
-            .filter(|(_, outage)| outage.last_seen >= first);
-        since_first.any(|(name, outage)| {
+            .filter(|(_, outage)| outage.last_seen + grace >= first);
+        let affecting = since_first.filter(|(name, outage)| {
             if let Some(interface) = interface {
-                return name == interface;
+                return *name == interface;
             }
             if outage.prefixes[family].get_lpm(&host).is_none() {
                 return false;
@@ -120,11 +153,14 @@ impl Outages {
             let stayed_down = outage.down_since.is_some_and(|since| since <= first);
             match routes.best(to, None) {
                 Some(best) if stayed_down && best.gateway != Gateway::Unknown => {
-                    best.interface == *name
+                    best.interface == **name
                 }
                 Some(_) if stayed_down => routes.any_by(to, name),
                 _ => true,
             }
+        });
+        affecting.fold(LocalLoss::default(), |all, (_, outage)| {
+            all.and(outage.causes)
         })
     }
 }
@@ -157,7 +193,9 @@ mod tests {
             outages.link_changed("wlan0", before, now_in, &routes, now);
         };
         let may_have_lost = |outages: &Outages, to: [u8; 4], first| {
-            outages.may_have_lost(to.into(), None, at(first), &routes)
+            let causes = outages.may_have_lost(to.into(), None, at(first), Duration::ZERO, &routes);
+            assert!(causes.is_none() || causes == LocalLoss::LINK_DOWN);
+            !causes.is_none()
         };
         change(&mut outages, state(up, 1), at(0));
         change(&mut outages, state(up, 1), at(9));

@@ -26,6 +26,18 @@ impl OwnAddresses {
     pub(super) fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
+
+    /// Whether one of them may be the source of a message to `to`: one of the same family, not of the loopback interface,
+    /// and not link-local unless `to` is.
+    pub(super) fn has_one_like(&self, to: IpAddr) -> bool {
+        self.0.iter().any(|own| match (own, to) {
+            (IpAddr::V4(own), IpAddr::V4(_)) => !own.is_loopback(),
+            (IpAddr::V6(own), IpAddr::V6(to)) => {
+                !own.is_loopback() && (to.is_unicast_link_local() || !own.is_unicast_link_local())
+            }
+            _ => false,
+        })
+    }
 }
 
 fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ipnet::Ipv6Net;
-use prefix_trie::PrefixMap;
+use prefix_trie::{PrefixMap, PrefixSet};
 
 use super::interface::{Interface, Interfaces};
 
@@ -24,6 +24,9 @@ const MAX_ROUTES: usize = 10_000;
 
 /// Gateways of each family that have a number, and so a socket, of their own. All others share one more number.
 const MAX_GATEWAYS: usize = 6;
+
+/// Stands for the interface of an IPv4 route that has none, such as a blackhole route.
+const NO_INTERFACE: &str = "*";
 
 /// A route by way of a gateway (`linux/route.h`).
 const RTF_GATEWAY: u32 = 0x2;
@@ -68,6 +71,8 @@ pub(super) struct RouteTable {
     by_prefix: [PrefixMap<Ipv6Net, Vec<Route>>; 2],
     /// Gateways that have a number: it is their index, in the order in which they were first needed, and stays.
     gateways: [Vec<(String, Gateway)>; 2],
+    /// The prefixes of all routes that there ever were.
+    ever: [PrefixSet<Ipv6Net>; 2],
     read_at: Option<Instant>,
 }
 
@@ -99,6 +104,37 @@ impl RouteTable {
             }
             by_prefix(routes)
         });
+        for (ever, map) in self.ever.iter_mut().zip(&self.by_prefix) {
+            for route in map.values().flatten() {
+                // A route that refuses has no interface. The bound holds for all that there ever were.
+                if route.interface != NO_INTERFACE && ever.len() < MAX_ROUTES {
+                    ever.insert(route.prefix);
+                }
+            }
+        }
+    }
+
+    /// Whether there was a route to `to`, now or before.
+    pub(super) fn had_route(&self, to: IpAddr) -> bool {
+        let (host, family) = host(to);
+        self.ever[family].get_lpm(&host).is_some()
+    }
+
+    /// The gateway of a number, with its interface; `None` if it is unknown, or if several gateways share the number.
+    pub(super) fn gateway(&self, v6: bool, number: usize) -> Option<(String, IpAddr)> {
+        let (interface, gateway) = self.gateways[usize::from(v6)].get(number)?;
+        match gateway {
+            Gateway::Address(address) => Some((interface.clone(), *address)),
+            Gateway::None | Gateway::Unknown => None,
+        }
+    }
+
+    /// All gateways that have a number of their own, with their interfaces.
+    pub(super) fn gateways(&self) -> impl Iterator<Item = (String, IpAddr)> {
+        let families = [false, true].into_iter();
+        families.flat_map(move |v6| {
+            (0..MAX_GATEWAYS).filter_map(move |number| self.gateway(v6, number))
+        })
     }
 
     /// The route of a message to `to`; with `interface`, the best one by that interface.

@@ -3,17 +3,19 @@
 //! chunk. No I/O.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::Probing;
+use pingfleet_wire::{LocalLoss, Probing};
 use slab::Slab;
 
 use super::chunk_findings::ChunkFindings;
 use crate::{
+    linux::local_loss::Refused,
     prober::{Destination, Finding},
     schedule::{
         pacing::Pace,
@@ -41,6 +43,10 @@ pub(super) struct ProbedTarget {
     pub(super) attempts: u8,
     /// Id of its newest request.
     pub(super) newest_request: Option<u32>,
+    /// Set while this machine's own path refuses its request.
+    pub(super) refused: Option<Refused>,
+    /// What this machine is known to have done to a request of the current attempt.
+    pub(super) lost: LocalLoss,
     /// Distinguishes it from earlier and later targets with the same index.
     serial: u32,
     part: usize,
@@ -50,7 +56,7 @@ pub(super) struct ProbedTarget {
 }
 
 /// Names a target also after it has left, when its index may be in use again.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct TargetKey {
     index: u32,
     serial: u32,
@@ -66,6 +72,16 @@ struct SendQueue {
     first_attempts: VecDeque<TargetKey>,
     /// Targets in a later attempt, which are paced separately.
     repeats: VecDeque<TargetKey>,
+    /// Targets that were refused, with the time of their next try. Of equal times the first one refused comes first.
+    refused: BinaryHeap<Reverse<(Instant, TargetKey)>>,
+}
+
+/// The waiting targets of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Refused,
+    Repeat,
+    FirstAttempt,
 }
 
 /// Which target may be sent to.
@@ -109,6 +125,7 @@ impl TargetTable {
                 parts: 0,
                 first_attempts: VecDeque::new(),
                 repeats: VecDeque::new(),
+                refused: BinaryHeap::new(),
             })
         };
         self.queues[queue].parts += 1;
@@ -132,6 +149,8 @@ impl TargetTable {
             state: TargetState::new(Arc::clone(&of.schedule)),
             attempts: 1,
             newest_request: None,
+            refused: None,
+            lost: LocalLoss::default(),
             serial: self.next_serial,
             part,
             position,
@@ -170,6 +189,11 @@ impl TargetTable {
         &self.queues[self.part_of(index).queue].pace
     }
 
+    /// The request that was to be sent to this target did not leave, and gives its token back.
+    pub(super) fn give_back_token(&self, index: u32) {
+        self.pace(index).give_back(self.target(index).attempts > 1);
+    }
+
     fn part_of(&self, index: u32) -> &ChunkPart {
         &self.parts[self.target(index).part]
     }
@@ -182,6 +206,18 @@ impl TargetTable {
     /// Puts a target back at the head of its queue, because the kernel did not accept its request.
     pub(super) fn push_front(&mut self, index: u32) {
         self.enqueue(index, VecDeque::push_front);
+    }
+
+    /// The path of this machine refused a target: it is tried again at `at`.
+    pub(super) fn retry_at(&mut self, index: u32, at: Instant) {
+        let target = &mut self.targets[index as usize];
+        target.is_queued = true;
+        let key = TargetKey {
+            index,
+            serial: target.serial,
+        };
+        let queue = self.parts[target.part].queue;
+        self.queues[queue].refused.push(Reverse((at, key)));
     }
 
     fn enqueue(&mut self, index: u32, push: impl FnOnce(&mut VecDeque<TargetKey>, TargetKey)) {
@@ -202,52 +238,95 @@ impl TargetTable {
         push(keys, key);
     }
 
-    /// Takes the next target out of its queue, if its pace permits that now. Runs take turns.
-    pub(super) fn next_send(&mut self, now: Instant) -> NextSend {
+    /// Takes the next target out of its queue, if its pace permits that now. Runs take turns. Refused targets come first, or
+    /// last if the path is refused: then others are tried.
+    pub(super) fn next_send(&mut self, path_is_refused: bool, now: Instant) -> NextSend {
         let mut open_at: Option<Instant> = None;
         let slots = self
             .queues
             .iter()
             .next_back()
             .map_or(0, |(last, _)| last + 1);
+        let mut order = [Waiting::Refused, Waiting::Repeat, Waiting::FirstAttempt];
+        if path_is_refused {
+            order.rotate_left(1);
+        }
         for offset in 0..slots {
             let slot = (self.first_queue + offset) % slots;
-            let Some(queue) = self.queues.get_mut(slot) else {
-                continue;
-            };
-            for is_repeat in [true, false] {
-                let keys = if is_repeat {
-                    &mut queue.repeats
-                } else {
-                    &mut queue.first_attempts
+            for waiting in order {
+                let next = match self.first_of(slot, waiting, now) {
+                    Some(Ok(key)) => self.take(slot, waiting, key, now),
+                    Some(Err(at)) => Err(at),
+                    None => continue,
                 };
-                let targets = &mut self.targets;
-                let has_left = |key: &TargetKey| {
-                    let target = targets.get(key.index as usize);
-                    target.is_none_or(|target| target.serial != key.serial)
-                };
-                while keys.front().is_some_and(has_left) {
-                    keys.pop_front();
+                match next {
+                    Ok(index) => return NextSend::Target(index),
+                    Err(at) => open_at = Some(open_at.map_or(at, |earlier| earlier.min(at))),
                 }
-                let Some(key) = keys.front().copied() else {
-                    continue;
-                };
-                let permitted = if is_repeat {
-                    queue.pace.take_for_repeat(now)
-                } else {
-                    queue.pace.take(now)
-                };
-                if let Err(at) = permitted {
-                    open_at = Some(open_at.map_or(at, |earlier| earlier.min(at)));
-                    continue;
-                }
-                keys.pop_front();
-                targets[key.index as usize].is_queued = false;
-                self.first_queue = slot + 1;
-                return NextSend::Target(key.index);
             }
         }
         open_at.map_or(NextSend::Nothing, NextSend::NotBefore)
+    }
+
+    /// The first target that waits in a queue, or when a refused one is tried again. Targets that have left are removed.
+    fn first_of(
+        &mut self,
+        slot: usize,
+        waiting: Waiting,
+        now: Instant,
+    ) -> Option<Result<TargetKey, Instant>> {
+        let Self {
+            targets, queues, ..
+        } = self;
+        let queue = queues.get_mut(slot)?;
+        let has_left = |key: TargetKey| {
+            let target = targets.get(key.index as usize);
+            target.is_none_or(|target| target.serial != key.serial)
+        };
+        let keys = match waiting {
+            Waiting::Refused => {
+                let first = loop {
+                    let Reverse(first) = *queue.refused.peek()?;
+                    if !has_left(first.1) {
+                        break first;
+                    }
+                    queue.refused.pop();
+                };
+                let (at, key) = first;
+                return Some(if at <= now { Ok(key) } else { Err(at) });
+            }
+            Waiting::Repeat => &mut queue.repeats,
+            Waiting::FirstAttempt => &mut queue.first_attempts,
+        };
+        while keys.front().is_some_and(|key| has_left(*key)) {
+            keys.pop_front();
+        }
+        keys.front().copied().map(Ok)
+    }
+
+    /// Takes the first target out of a queue, or returns when its pace permits that.
+    fn take(
+        &mut self,
+        slot: usize,
+        waiting: Waiting,
+        key: TargetKey,
+        now: Instant,
+    ) -> Result<u32, Instant> {
+        let queue = &mut self.queues[slot];
+        let target = &mut self.targets[key.index as usize];
+        if target.attempts > 1 {
+            queue.pace.take_for_repeat(now)?;
+        } else {
+            queue.pace.take(now)?;
+        }
+        match waiting {
+            Waiting::Refused => drop(queue.refused.pop()),
+            Waiting::Repeat => drop(queue.repeats.pop_front()),
+            Waiting::FirstAttempt => drop(queue.first_attempts.pop_front()),
+        }
+        target.is_queued = false;
+        self.first_queue = slot + 1;
+        Ok(key.index)
     }
 
     /// A target is settled: it leaves with its finding.
