@@ -334,17 +334,17 @@ impl Probes {
             self.settle(index);
         } else if attempts < MAX_ATTEMPTS {
             self.counters.add_local_loss(cause);
-            self.probe_again(index);
+            self.probe_again(index, cause);
         } else {
             self.table.target_mut(index).state.local_loss(cause);
             self.settle(index);
         }
     }
 
-    fn probe_again(&mut self, index: u32) {
+    fn probe_again(&mut self, index: u32, cause: LocalLoss) {
         self.forget_requests(index);
         let target = self.table.target_mut(index);
-        target.state = target.state.next_attempt();
+        target.state = target.state.next_attempt(cause);
         target.attempts += 1;
         self.table.push_back(index);
     }
