@@ -5,6 +5,7 @@
 //! settled only after everything that arrived before its last timeout has been read.
 
 mod chunk_findings;
+mod replies;
 mod sequence;
 mod target_table;
 mod timer_wheel;
@@ -18,7 +19,6 @@ use std::{
 };
 
 use pingfleet_wire::{LocalLoss, Probing};
-use tracing::trace;
 
 pub(super) use self::chunk_findings::ChunkFindings;
 use self::{
@@ -29,7 +29,7 @@ use self::{
 use super::{
     SocketKey,
     local_loss::{LocalLossLog, LossDetector},
-    message::{EchoFormat, Echoed},
+    message::EchoFormat,
     network::NextHop,
     syscall::{NetworkError, Outgoing},
 };
@@ -37,7 +37,7 @@ use crate::{
     prober::{Destination, ProbeCounters},
     schedule::{
         pacing::Pace,
-        target_state::{Credit, Schedule, Step, Unreachable},
+        target_state::{Schedule, Step, Unreachable},
         window::Window,
     },
 };
@@ -211,49 +211,6 @@ impl Probes {
             self.update(index);
         }
         self.due = due;
-    }
-
-    /// The request with this address and sequence number.
-    fn find(&self, address: SocketAddr, sequence: u16) -> Option<(u32, InFlight)> {
-        self.sequence
-            .candidates(sequence)
-            .find(|(_, in_flight)| is_from(address, self.table.target(in_flight.target).to))
-    }
-
-    /// A message arrived. It counts if it is a reply to a request of ours.
-    pub(super) fn answered(
-        &mut self,
-        from: SocketAddr,
-        bytes: &[u8],
-        arrived: impl FnOnce() -> Instant,
-    ) {
-        let Some(Echoed { sequence, payload }) = self.echo.reply(bytes) else {
-            return;
-        };
-        let Some((request_id, in_flight)) = self.find(from, sequence) else {
-            return;
-        };
-        let size = self.table.payload_size(in_flight.target);
-        let target = self.table.target_mut(in_flight.target);
-        if !self
-            .echo
-            .is_full_payload(payload, request_id, target.to.address, size)
-        {
-            trace!(%from, "a reply with another payload");
-            return;
-        }
-        let request = usize::from(in_flight.request);
-        let Some(sent) = target.state.left_at(request) else {
-            return;
-        };
-        let arrived = arrived();
-        let rtt = arrived.saturating_duration_since(sent).max(MIN_RTT);
-        match target.state.answered(request, rtt) {
-            Credit::InFlight => self.window.answered(sent, arrived),
-            Credit::Expired => self.window.traffic_seen(arrived),
-            Credit::None => return,
-        }
-        self.update(in_flight.target);
     }
 
     /// An ICMP error arrived. It counts if it quotes a request of ours.
@@ -490,28 +447,5 @@ fn socket_address(to: Destination) -> SocketAddr {
     }
 }
 
-/// Whether a message comes from a destination, or an error is about it.
-fn is_from(address: SocketAddr, to: Destination) -> bool {
-    address.ip() == to.address
-        && match address {
-            SocketAddr::V4(_) => true,
-            SocketAddr::V6(v6) => to.scope_id == 0 || v6.scope_id() == to.scope_id,
-        }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_threads_share_the_bound_for_neighbours() {
-        for threads in 1..=64 {
-            let each = max_unanswered(true, NonZeroUsize::new(threads).unwrap());
-            let all = each * threads;
-            assert!(
-                all <= MAX_UNANSWERED_NEIGHBOURS && all > MAX_UNANSWERED_NEIGHBOURS - threads,
-                "{threads}"
-            );
-        }
-    }
-}
+mod tests;
