@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::{LocalLoss, Probing};
+use pingfleet_wire::{DownReason, LocalLoss, Probing};
 
 pub(super) use self::chunk_findings::ChunkFindings;
 use self::{
@@ -30,7 +30,7 @@ use super::{
     SocketKey,
     local_loss::{LocalLossLog, LossDetector},
     message::EchoFormat,
-    network::NextHop,
+    network::{NeighbourState, NextHop},
     syscall::{NetworkError, Outgoing},
 };
 use crate::{
@@ -49,6 +49,16 @@ const MAX_UNANSWERED_PER_SOCKET: usize = 1 << 18;
 /// three seconds, and its neighbour table, which the gateways need as well, holds 1,024 entries
 /// (`net.ipv4.neigh.default.gc_thresh3`).
 const MAX_UNANSWERED_NEIGHBOURS: usize = 256;
+
+/// The kernel asks a neighbour whose entry is old whether it is still there, within this time of the first request: after
+/// 5 s, for which its timers take up to half a second more.
+const NEIGHBOUR_CONFIRMATION: Duration = Duration::from_secs(6);
+
+/// The longest wait for that, after the last timeout. The default timeouts end 4.75 s after the first request.
+const MAX_NEIGHBOUR_WAIT: Duration = Duration::from_secs(2);
+
+/// How often the kernel is asked in that time.
+const NEIGHBOUR_CHECK: Duration = Duration::from_millis(100);
 
 /// A silent target is settled this long after its last timeout: the kernel timestamps a reply before it queues it, and on a
 /// busy CPU some time passes in between.
@@ -288,6 +298,16 @@ impl Probes {
         }
         drop(network);
         if cause == LocalLoss::default() {
+            match self.neighbour_state(index, first) {
+                NeighbourState::ToBeConfirmed if self.may_wait_for_neighbour(first) => {
+                    return self.timers.set(index, self.read_until + NEIGHBOUR_CHECK);
+                }
+                NeighbourState::Answered(link_address) => {
+                    let reason = DownReason::ArpAnswered(link_address);
+                    self.table.target_mut(index).state.down_because(reason);
+                }
+                NeighbourState::ToBeConfirmed | NeighbourState::Unknown => {}
+            }
             self.settle(index);
         } else if attempts < MAX_ATTEMPTS {
             self.counters.add_local_loss(cause);
@@ -296,6 +316,23 @@ impl Probes {
             self.table.target_mut(index).state.local_loss(cause);
             self.settle(index);
         }
+    }
+
+    /// What the kernel knows of a silent target on a link, whose first request left at `first`.
+    fn neighbour_state(&self, index: u32, first: Instant) -> NeighbourState {
+        if !self.on_link {
+            return NeighbourState::Unknown;
+        }
+        let to = self.table.target(index).to;
+        let mut network = self.detector.network_mut();
+        network.neighbour_since(to, self.interface.as_deref(), first)
+    }
+
+    /// Whether the kernel will soon have asked a neighbour to which the first request left at `first`.
+    fn may_wait_for_neighbour(&self, first: Instant) -> bool {
+        let asked_by = first + NEIGHBOUR_CONFIRMATION;
+        let wait = asked_by.checked_duration_since(self.read_until);
+        wait.is_some_and(|wait| wait <= MAX_NEIGHBOUR_WAIT)
     }
 
     fn probe_again(&mut self, index: u32, cause: LocalLoss) {
