@@ -7,6 +7,7 @@ mod engines;
 mod exact;
 mod judging;
 mod probing;
+mod reply_table;
 mod scenario;
 
 use std::{sync::Mutex, thread};
