@@ -5,7 +5,10 @@ use std::{fmt, net::IpAddr};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, SeqAccess, Visitor},
+    ser::SerializeTuple,
 };
+
+use crate::target::Address;
 
 /// The longest link address, in bytes: that of `InfiniBand` (RFC 4391, section 9.1.1).
 pub const MAX_LINK_ADDRESS_BYTES: usize = 20;
@@ -105,6 +108,24 @@ impl DownReason {
         }
     }
 
+    /// How many facts `down` has: the code, and what belongs to it.
+    pub(crate) fn facts(&self) -> usize {
+        match self {
+            Self::NoAnswer | Self::NoArp | Self::PayloadChanged => 1,
+            Self::ArpAnswered(_) | Self::AnsweredBy(_) => 2,
+        }
+    }
+
+    /// Writes the facts of `down`, from the code on.
+    pub(crate) fn write<T: SerializeTuple>(&self, tuple: &mut T) -> Result<(), T::Error> {
+        tuple.serialize_element(&self.code())?;
+        match self {
+            Self::NoAnswer | Self::NoArp | Self::PayloadChanged => Ok(()),
+            Self::ArpAnswered(address) => tuple.serialize_element(address),
+            Self::AnsweredBy(address) => tuple.serialize_element(&Address(*address)),
+        }
+    }
+
     /// Reads the facts of `down`, from the code on.
     pub(crate) fn read<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Self, A::Error> {
         let missing = || A::Error::custom("a reason of down without its facts");
@@ -115,7 +136,7 @@ impl DownReason {
             2 => Self::ArpAnswered(seq.next_element()?.ok_or_else(missing)?),
             3 => Self::PayloadChanged,
             4 => {
-                let address: Option<crate::target::Address> = seq.next_element()?;
+                let address: Option<Address> = seq.next_element()?;
                 Self::AnsweredBy(address.ok_or_else(missing)?.0)
             }
             _ => return Err(A::Error::custom("no such reason of down")),

@@ -270,26 +270,6 @@ impl Serialize for Status {
             tuple.end()
         }
 
-        fn down<S: Serializer>(
-            serializer: S,
-            code: u8,
-            reason: DownReason,
-        ) -> Result<S::Ok, S::Error> {
-            let facts = match reason {
-                DownReason::ArpAnswered(_) | DownReason::AnsweredBy(_) => 2,
-                DownReason::NoAnswer | DownReason::NoArp | DownReason::PayloadChanged => 1,
-            };
-            let mut tuple = serializer.serialize_tuple(1 + facts)?;
-            tuple.serialize_element(&code)?;
-            tuple.serialize_element(&reason.code())?;
-            match reason {
-                DownReason::ArpAnswered(address) => tuple.serialize_element(&address)?,
-                DownReason::AnsweredBy(address) => tuple.serialize_element(&Address(address))?,
-                DownReason::NoAnswer | DownReason::NoArp | DownReason::PayloadChanged => {}
-            }
-            tuple.end()
-        }
-
         let status = self.code();
         match *self {
             Self::Up | Self::Late => array(serializer, status, [], None),
@@ -306,7 +286,12 @@ impl Serialize for Status {
             Self::DnsFailed(failure) => array(serializer, status, [failure as i32], None),
             Self::SendFailed { errno } => array(serializer, status, [errno], None),
             Self::Unknown(cause) => array(serializer, status, [cause.0.into()], None),
-            Self::Down(reason) => down(serializer, status, reason),
+            Self::Down(reason) => {
+                let mut tuple = serializer.serialize_tuple(1 + reason.facts())?;
+                tuple.serialize_element(&status)?;
+                reason.write(&mut tuple)?;
+                tuple.end()
+            }
         }
     }
 }

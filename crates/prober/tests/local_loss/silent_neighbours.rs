@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use pingfleet_testbed::simnet::IpVersion;
+use pingfleet_testbed::{Namespace, simnet::IpVersion};
 use pingfleet_wire::{DownReason, LinkAddress, Probing, Status};
 
 use crate::{
@@ -69,43 +69,21 @@ fn a_neighbour_that_answers_only_arp_is_down_with_its_link_address() -> anyhow::
 }
 
 fn silent_neighbours(variant: Variant) -> anyhow::Result<()> {
+    let addresses_of = match variant.family {
+        IpVersion::V4 => V4,
+        IpVersion::V6 => V6,
+    };
     let pair = pair::make()?;
-    let far = Far(&pair);
+    prepare(&pair, &addresses_of)?;
     let Addresses {
-        own,
         silent,
         answering,
         dead,
         stale,
         known,
         remembered,
-        bits,
-    } = match variant.family {
-        IpVersion::V4 => V4,
-        IpVersion::V6 => V6,
-    };
-    pair.sh(&format!("ip addr add {own}/{bits} dev veth0 nodad"))?;
-    pair::wait_for_address(&pair, own)?;
-    pair::know(&far, own)?;
-    for neighbour in [silent, answering, remembered].into_iter().flat_map(texts) {
-        far.sh(&format!("ip addr add {neighbour}/{bits} dev veth0 nodad"))?;
-        pair::wait_for_address(&far, &neighbour)?;
-    }
-    drop_echo_requests_to(&far, &[texts(silent), texts(remembered)].concat())?;
-    for (first, mac, state) in [
-        (stale, NOBODYS_MAC, "stale"),
-        (known, NOBODYS_MAC, "reachable"),
-        (remembered, "02:00:00:00:00:02", "stale"),
-    ] {
-        for neighbour in texts(first) {
-            pair.sh(&format!(
-                "ip neigh replace {neighbour} lladdr {mac} dev veth0 nud {state}"
-            ))?;
-        }
-    }
-    // Their confirmation must be older than the first request by more than the kernel's clock shows.
-    let last = texts(known).pop().expect("there are some");
-    pair::wait_until_confirmed_for_a_second(&pair, &last)?;
+        ..
+    } = addresses_of;
     let firsts = [silent, remembered, answering, dead, stale, known];
     let asked = Asked {
         probing: Probing {
@@ -140,6 +118,35 @@ fn silent_neighbours(variant: Variant) -> anyhow::Result<()> {
     let reported = groups[3].iter().any(|outcome| outcome.status == no_arp);
     ensure!(reported, "{:?}", tally(groups[3]));
     Ok(())
+}
+
+/// Gives both sides their addresses, and the near side its old entries of neighbours.
+fn prepare(pair: &Namespace, of: &Addresses) -> anyhow::Result<()> {
+    let far = Far(pair);
+    let (own, bits) = (of.own, of.bits);
+    pair.sh(&format!("ip addr add {own}/{bits} dev veth0 nodad"))?;
+    pair::wait_for_address(pair, own)?;
+    pair::know(&far, own)?;
+    let there = [of.silent, of.answering, of.remembered];
+    for neighbour in there.into_iter().flat_map(texts) {
+        far.sh(&format!("ip addr add {neighbour}/{bits} dev veth0 nodad"))?;
+        pair::wait_for_address(&far, &neighbour)?;
+    }
+    drop_echo_requests_to(&far, &[texts(of.silent), texts(of.remembered)].concat())?;
+    for (first, mac, state) in [
+        (of.stale, NOBODYS_MAC, "stale"),
+        (of.known, NOBODYS_MAC, "reachable"),
+        (of.remembered, "02:00:00:00:00:02", "stale"),
+    ] {
+        for neighbour in texts(first) {
+            pair.sh(&format!(
+                "ip neigh replace {neighbour} lladdr {mac} dev veth0 nud {state}"
+            ))?;
+        }
+    }
+    // Their confirmation must be older than the first request by more than the kernel's clock shows.
+    let last = texts(of.known).pop().expect("there are some");
+    pair::wait_until_confirmed_for_a_second(pair, &last)
 }
 
 /// The addresses of one kind of target.

@@ -101,12 +101,13 @@ fn scenario(rows: &[Row], variant: Variant) -> Scenario {
         let answers = answers["answers"].as_array().expect("a list of answers");
         let (status, reason) = expected(row.expected[column], variant.family);
         let first = number * HOSTS + 1;
-        text.push_str(&format!(
-            "\n[[targets]]\nhosts = [{first}, {}]\nanswers = {}\nexpect = {}\n",
-            first + HOSTS - 1,
-            row.answers,
-            expectation(answers, status, reason),
-        ));
+        let last = first + HOSTS - 1;
+        let expect = expectation(answers, status, reason);
+        let group = format!(
+            "\n[[targets]]\nhosts = [{first}, {last}]\nanswers = {}\nexpect = {expect}\n",
+            row.answers
+        );
+        text.push_str(&group);
     }
     toml::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }

@@ -21,6 +21,10 @@ pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+fn link_address() -> LinkAddress {
+    LinkAddress::new(&[2, 0, 0, 0, 0, 1]).expect("six bytes")
+}
+
 pub(crate) fn work() -> WorkChunk {
     WorkChunk {
         version: Version,
@@ -104,9 +108,7 @@ pub(crate) fn outcomes() -> Vec<Outcome> {
             ))
         },
         unanswered(Status::Down(DownReason::NoArp)),
-        unanswered(Status::Down(DownReason::ArpAnswered(
-            LinkAddress::new(&[2, 0, 0, 0, 0, 1]).expect("six bytes"),
-        ))),
+        unanswered(Status::Down(DownReason::ArpAnswered(link_address()))),
         unanswered(Status::Down(DownReason::AnsweredBy(address("192.0.2.254")))),
     ]
 }

@@ -144,14 +144,12 @@ fn question(address: IpAddr, interface_index: u32) -> Vec<u8> {
 fn read_answer(bytes: &[u8]) -> Result<Option<Neighbour>, Errno> {
     let message = NetlinkBuffer::new_checked(bytes).map_err(|_| Errno::EBADMSG)?;
     let payload = message.payload();
-    match message.message_type() {
-        libc::RTM_NEWNEIGH => Ok(read_neighbour(payload)),
-        // An error begins with the negative errno (`netlink(7)`, `nlmsgerr`).
-        _ => {
-            let errno = payload.first_chunk().map(|code| i32::from_ne_bytes(*code));
-            Err(errno.map_or(Errno::EBADMSG, |errno| Errno::from_raw(-errno)))
-        }
+    if message.message_type() == libc::RTM_NEWNEIGH {
+        return Ok(read_neighbour(payload));
     }
+    // An error begins with the negative errno (`netlink(7)`, `nlmsgerr`).
+    let errno = payload.first_chunk().map(|code| i32::from_ne_bytes(*code));
+    Err(errno.map_or(Errno::EBADMSG, |errno| Errno::from_raw(-errno)))
 }
 
 /// Reads an entry. `None` when the kernel has no link address that a neighbour itself has given.
@@ -187,4 +185,76 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     let v6 = <[u8; 16]>::try_from(bytes).map(IpAddr::from);
     v4.or(v6).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn answer(state: EntryState) -> Vec<u8> {
+        let mut neighbour = NeighbourMessage::default();
+        neighbour.header.family = RouteFamily::Inet;
+        neighbour.header.state = state;
+        let numbers = [150, 0, 0, 0_u32].map(u32::to_ne_bytes);
+        let info = NeighbourCacheInfo::parse(numbers.as_flattened()).unwrap();
+        neighbour.attributes = vec![
+            NeighbourAttribute::Destination(ADDRESS.into()),
+            NeighbourAttribute::LinkLayerAddress(MAC.to_vec()),
+            NeighbourAttribute::CacheInfo(info),
+        ];
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(neighbour));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn only_a_link_address_that_the_neighbour_gave_is_read() {
+        for (state, is_to_be_confirmed) in [
+            (EntryState::Reachable, false),
+            (EntryState::Stale, false),
+            (EntryState::Delay, true),
+            (EntryState::Probe, true),
+        ] {
+            let expected = Neighbour {
+                address: ADDRESS,
+                link_address: LinkAddress::new(&MAC).unwrap(),
+                is_to_be_confirmed,
+                confirmed_before: Duration::from_millis(1500),
+            };
+            assert_eq!(read_answer(&answer(state)), Ok(Some(expected)), "{state:?}");
+        }
+        for state in [
+            EntryState::Incomplete,
+            EntryState::Failed,
+            EntryState::Noarp,
+            EntryState::Permanent,
+            EntryState::None,
+        ] {
+            assert_eq!(read_answer(&answer(state)), Ok(None), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn no_answer_is_read_past_its_end() {
+        let whole = answer(EntryState::Reachable);
+        for length in 0..whole.len() {
+            let read = read_answer(&whole[..length]);
+            assert!(!matches!(read, Ok(Some(_))), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_an_entry_is_unknown() {
+        let tables = NeighbourTables::open().unwrap();
+        // 1 is the loopback interface, which has no neighbours.
+        let state = tables.state_since(ADDRESS, 1, Instant::now());
+        assert_eq!(state.unwrap(), NeighbourState::Unknown);
+        let no_interface = tables.state_since(ADDRESS, u32::MAX >> 1, Instant::now());
+        assert_eq!(no_interface.unwrap(), NeighbourState::Unknown);
+    }
 }
