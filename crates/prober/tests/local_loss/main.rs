@@ -24,6 +24,7 @@ mod receive_buffer;
 mod renamed_interface;
 mod reverse_path;
 mod send_refused;
+mod silent_neighbours;
 mod standby_link;
 mod stopped_process;
 mod variants;

@@ -118,6 +118,23 @@ impl SendPath {
 }
 
 impl Probes {
+    /// The kernel refused a request for good.
+    pub(in crate::linux) fn refused(&mut self, staged: Staged, at: Instant, errno: i32) {
+        self.sequence.remove(staged.request_id);
+        self.window.release(1);
+        let target = self.table.target_mut(staged.target);
+        target.state.refused(staged.request, at, errno);
+        self.update(staged.target);
+    }
+
+    /// The kernel will accept a request later. Requests of one batch must be put back from the last to the first.
+    pub(in crate::linux) fn put_back(&mut self, staged: Staged) {
+        self.sequence.remove(staged.request_id);
+        self.window.release(1);
+        self.table.give_back_token(staged.target);
+        self.table.push_front(staged.target);
+    }
+
     /// The kernel refused a request because of this machine's own path. The target waits, or is settled if that has lasted
     /// too long. Returns how long the socket pauses, if the path of all targets seems to be refused.
     pub(in crate::linux) fn refused_by_path(
