@@ -16,7 +16,7 @@ use crate::{
 /// Probes some targets that answer, by an interface that is not the one of the best route to them.
 fn probe(pair: &Namespace, variant: Variant, filter: u8) -> anyhow::Result<Vec<Outcome>> {
     pair.sh(&format!(
-        "ip link add other0 type dummy
+        "ip link add other0 type veth peer name other1; ip link set other1 up
          ip link set other0 up
          ip route add 10.0.0.0/16 dev other0
          echo {filter} > /proc/sys/net/ipv4/conf/veth0/rp_filter"
