@@ -220,7 +220,7 @@ fn status_that_does_not_exist_is_refused() {
         b"\x93\x06\x04\xc4\x05aaaaa",
         b"\x92\x00\x00",
         b"\x92\x04\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
-        b"\x92\x05\xcd\x01\x00",
+        b"\x92\x05\xce\x00\x01\x00\x00",
         b"\xc0",
     ] {
         let hostile = replaced(&bytes, dns_failed, status);
