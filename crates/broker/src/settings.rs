@@ -1,8 +1,8 @@
 //! What a program needs around the broker: its settings, and the messages of its errors.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use pingfleet_settings::{BrokerArgs, Failure, Layers, keys};
+use pingfleet_settings::{BrokerArgs, Failure, Layers, keys, read_text};
 
 use crate::{BrokerError, RabbitBroker, RabbitConfig};
 
@@ -33,9 +33,7 @@ impl RabbitConfig {
 /// The first line of a file.
 fn read_password(path: &Path) -> Result<String, String> {
     let name = path.display();
-    let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
-    // Windows editors begin a file with a byte order mark.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = read_text(path).map_err(|error| format!("{name}: {error}"))?;
     match text.lines().next() {
         Some(password) if !password.is_empty() => Ok(password.to_owned()),
         _ => Err(format!("{name} has no password on its first line")),
