@@ -121,6 +121,11 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// A delivery was settled before, or never handed out.
+    fn not_unsettled(tag: DeliveryTag) -> Self {
+        Self::Lost(format!("delivery {} is not unsettled", tag.0).into())
+    }
+
     /// Whether a new session may succeed where this one failed. The one place that decides it.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -190,12 +195,12 @@ pub trait Consumer: Send {
     /// [`BrokerError`]: the session is over, and everything unsettled returns to the queue.
     async fn next(&mut self) -> Result<Delivery, BrokerError>;
 
-    /// Acknowledges one delivery, or with `multiple` all unsettled ones up to it. Acks of one consumer
-    /// reach the broker in the order of the calls.
+    /// Acknowledges these deliveries and no others. Each was returned by [`Self::next`] and is unsettled. Acks of one
+    /// consumer reach the broker in the order of the calls.
     ///
     /// # Errors
-    /// [`BrokerError`]: the session is over, and the delivery may return to the queue.
-    async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError>;
+    /// [`BrokerError`]: the session is over, and the deliveries may return to the queue.
+    async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError>;
 
     /// Returns one delivery to the queue (`basic.nack` with requeue).
     ///

@@ -17,10 +17,15 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{StreamExt, future};
+use lapin::{
+    BasicProperties, Event,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
 
 pub use self::endpoint::RabbitConfig;
 use self::{
-    connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint,
+    connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint, error::Operation,
     publisher::RabbitPublisher,
 };
 use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName};
@@ -66,6 +71,55 @@ impl RabbitBroker {
         topology::declare_again(&connection, &QueueName::ALL).await?;
         connection.close().await;
         Ok(())
+    }
+
+    /// The broker's reason for taking no messages now (`connection.blocked`: a memory or disk alarm), if it has one. The
+    /// broker tells only who publishes, so this publishes two empty messages that no queue takes.
+    ///
+    /// # Errors
+    /// [`BrokerError::Forbidden`] when the user may not write to the exchange of `queue`, and any other [`BrokerError`].
+    pub async fn alarm(&self, queue: QueueName) -> Result<Option<String>, BrokerError> {
+        let connection = RabbitConnection::connect(&self.endpoint).await?;
+        let mut alarms = connection.events().filter_map(|event| {
+            future::ready(match event {
+                Event::ConnectionBlocked(reason) => Some(reason),
+                _ => None,
+            })
+        });
+        // The broker reads on until the end of the first message.
+        let publishing = async {
+            let channel = connection.channel().await?;
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            connection.reply(Operation::Transfer, select).await?;
+            for _ in 0..2 {
+                let publish = async {
+                    let options = BasicPublishOptions {
+                        mandatory: true,
+                        immediate: false,
+                    };
+                    let exchange = self.endpoint.exchange(queue);
+                    let properties = BasicProperties::default();
+                    channel
+                        .basic_publish(exchange, "no queue".into(), options, &[], properties)
+                        .await?
+                        .await
+                };
+                connection.reply(Operation::Transfer, publish).await?;
+            }
+            Ok(())
+        };
+        let alarm = tokio::select! {
+            Some(reason) = alarms.next() => Some(reason),
+            published = publishing => {
+                published?;
+                None
+            }
+        };
+        // A blocked connection does not answer to its close: dropping it ends it as well.
+        if alarm.is_none() {
+            connection.close().await;
+        }
+        Ok(alarm)
     }
 
     /// Takes the kept connection. A call at the same time opens another one.

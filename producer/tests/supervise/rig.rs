@@ -355,7 +355,7 @@ impl Rig {
             let delivery = within("a chunk to answer", consumer.next()).await??;
             let work = WorkChunk::decode(&delivery.body)?;
             store.apply(Transport::Broker, &[outcomes(&work)])?;
-            consumer.ack(delivery.tag, false).await?;
+            consumer.ack(&[delivery.tag]).await?;
         }
         Ok(())
     }
@@ -373,7 +373,7 @@ impl Rig {
             reason: "delivery_limit".to_owned(),
         };
         self.store()?.apply(Transport::Broker, &[dead])?;
-        Ok(consumer.ack(delivery.tag, false).await?)
+        Ok(consumer.ack(&[delivery.tag]).await?)
     }
 }
 

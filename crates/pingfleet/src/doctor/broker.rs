@@ -18,11 +18,20 @@ pub(super) async fn check(config: &RabbitConfig) -> CheckResult {
             };
         }
     };
-    match check_queues(&broker).await {
-        Ok(()) => CheckResult::Good(format!(
+    let alarm = match check_queues(&broker).await {
+        Ok(()) => alarm(&broker).await,
+        Err(error) => Err(error),
+    };
+    match alarm {
+        Ok(None) => CheckResult::Good(format!(
             "{} answers and has all queues",
             broker.address()
         )),
+        // Not bad: runs go on when it ends.
+        Ok(Some(reason)) => CheckResult::Poor {
+            found: format!("{} has an alarm and takes no messages: {reason}", broker.address()),
+            fix: "rabbitmq-diagnostics alarms; then give it memory or disk space".to_owned(),
+        },
         // Not bad: `sweep` needs no broker.
         Err(BrokerError::Unreachable { address, source }) => CheckResult::Poor {
             found: format!("{address}: {}", root_cause(&*source)),
@@ -55,6 +64,18 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
         (*error).source()
     });
     sources.last().unwrap_or(error).to_string()
+}
+
+/// The broker's alarm. A worker's user may write to the exchange of heartbeats, a master's to that of work; with neither
+/// it stays unknown.
+async fn alarm(broker: &RabbitBroker) -> Result<Option<String>, BrokerError> {
+    for queue in [QueueName::WORK, QueueName::HEARTBEATS] {
+        match broker.alarm(queue).await {
+            Err(BrokerError::Forbidden { .. }) => {}
+            known => return known,
+        }
+    }
+    Ok(None)
 }
 
 /// Checks that all queues exist. It declares none.
