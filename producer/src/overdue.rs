@@ -1,4 +1,5 @@
 //! Looks for overdue chunks, in two ways: while the queues are idle, and while they are busy (see [`crate::overtaking`]).
+//! Chunks whose message a policy of the broker removed are published again at once.
 //!
 //! Nothing is published again only because a queue is long, a worker is slow or the writer is away.
 
@@ -65,7 +66,12 @@ impl<'a> OverdueSearch<'a> {
             return Ok(());
         }
         self.looked = Instant::now();
-        let mut chunks = self.overtaken().await?;
+        let run = self.run;
+        let mut chunks = self
+            .db
+            .call(move |store| store.removed_chunks(run, MAX_REPUBLISHED))
+            .await?;
+        chunks.extend(self.overtaken().await?);
         chunks.extend(self.quiet().await?);
         chunks.sort_unstable();
         chunks.dedup();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use pingfleet_broker::Broker;
+use pingfleet_broker::{Broker, QueueName};
 use pingfleet_store::{DatabaseThread, RunState, RunSummary, Transport};
 use pingfleet_wire::{MAX_PREFETCH, timing::LEASE_RENEWAL_INTERVAL};
 use tokio::{sync::watch, time::Instant};
@@ -27,6 +27,9 @@ use crate::{
 const MIN_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const LOOK_SHARE: u32 = 32;
+
+/// Time between two counts of those who consume the queue of work, while no worker is alive.
+const CONSUMER_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What the supervisor works with.
 pub(crate) struct Supervision<'a> {
@@ -103,6 +106,7 @@ pub(crate) async fn supervise(
 
 /// The state of a supervised run.
 struct Supervisor<'a> {
+    broker: &'a dyn Broker,
     db: &'a DatabaseThread,
     run: i64,
     is_detached: bool,
@@ -115,6 +119,8 @@ struct Supervisor<'a> {
     published: Arc<PublishCount>,
     overdue: OverdueSearch<'a>,
     lease_renewed: Instant,
+    is_work_consumed: bool,
+    consumers_counted: Instant,
 }
 
 impl<'a> Supervisor<'a> {
@@ -149,6 +155,7 @@ impl<'a> Supervisor<'a> {
         );
         let (sender, orders) = PublishOrders::new(window.allowed(), settings.detach);
         let supervisor = Self {
+            broker: &**broker,
             db,
             run,
             is_detached: settings.detach,
@@ -168,6 +175,8 @@ impl<'a> Supervisor<'a> {
                 sender.overdue,
             ),
             lease_renewed: now,
+            is_work_consumed: false,
+            consumers_counted: now,
         };
         Ok((supervisor, orders))
     }
@@ -187,6 +196,7 @@ impl<'a> Supervisor<'a> {
         };
         self.window.set_prefetch(prefetch);
         self.note_settled(summary.chunks_done + summary.chunks_dead);
+        self.count_consumers(workers.count).await;
         self.publish_progress(&summary, workers.count);
         if let Some(printer) = &mut self.printer
             && !printer.print_new(self.db, run).await?
@@ -209,6 +219,20 @@ impl<'a> Supervisor<'a> {
         }
         self.overdue.look().await?;
         Ok(None)
+    }
+
+    /// While no worker is alive, looks whether one is connected all the same: its heartbeats may be held back.
+    async fn count_consumers(&mut self, workers: i64) {
+        if workers > 0 || self.consumers_counted.elapsed() < CONSUMER_INTERVAL {
+            return;
+        }
+        match self.broker.depth(QueueName::WORK).await {
+            Ok(depth) => self.is_work_consumed = depth.consumers > 0,
+            Err(error) => {
+                tracing::debug!(%error, "cannot count the consumers of the queue of work")
+            }
+        }
+        self.consumers_counted = Instant::now();
     }
 
     fn is_complete(&self) -> bool {
@@ -255,6 +279,7 @@ impl<'a> Supervisor<'a> {
             published: self.window.in_use(sent),
             window: self.window.size(),
             workers,
+            is_work_consumed: self.is_work_consumed,
         });
     }
 }

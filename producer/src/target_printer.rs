@@ -1,6 +1,9 @@
 //! Prints the targets of a run when their chunks are stored (`-a` and `-u`). Each chunk is printed once.
 
-use std::io::{self, Write};
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+};
 
 use pingfleet_store::DatabaseThread;
 
@@ -10,8 +13,10 @@ use crate::{PrintFilter, ProducerError};
 pub(crate) struct TargetPrinter<'a> {
     filter: PrintFilter,
     out: &'a mut (dyn Write + Send),
-    /// For each chunk of the run, whether it is printed.
-    printed: Vec<bool>,
+    /// All chunks below this one are printed.
+    first: u32,
+    /// For each chunk from `first` on, whether it is printed.
+    printed: VecDeque<bool>,
 }
 
 impl<'a> TargetPrinter<'a> {
@@ -19,7 +24,8 @@ impl<'a> TargetPrinter<'a> {
         Self {
             filter,
             out,
-            printed: Vec::new(),
+            first: 0,
+            printed: VecDeque::new(),
         }
     }
 
@@ -30,8 +36,9 @@ impl<'a> TargetPrinter<'a> {
         run: i64,
     ) -> Result<bool, ProducerError> {
         let answered = self.filter == PrintFilter::Answered;
-        for chunk in db.call(move |store| store.done_chunks(run)).await? {
-            let index = chunk as usize;
+        let first = self.first;
+        for chunk in db.call(move |store| store.done_chunks(run, first)).await? {
+            let index = (chunk - first) as usize;
             if index >= self.printed.len() {
                 self.printed.resize(index + 1, false);
             }
@@ -53,6 +60,10 @@ impl<'a> TargetPrinter<'a> {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
                 written => written.map_err(ProducerError::Print)?,
             }
+        }
+        while self.printed.front() == Some(&true) {
+            self.printed.pop_front();
+            self.first += 1;
         }
         Ok(true)
     }

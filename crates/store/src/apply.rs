@@ -43,7 +43,8 @@ pub enum DecodedDelivery {
         message: Box<WorkChunk>,
         /// Its bytes, for the quarantine.
         raw: RawMessage,
-        /// The broker's reason.
+        /// The broker's reason (`x-death`): `delivery_limit` of a chunk that killed its workers, or `rejected`. After
+        /// `expired` and `maxlen` the chunk is published again: a policy removed its message.
         reason: String,
     },
     /// A message that cannot be decoded.
@@ -77,6 +78,8 @@ pub struct Applied {
     pub duplicates: u64,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
+    /// Chunks whose message a policy removed from the queue.
+    pub removed_by_policy: u64,
     /// Runs that this batch closed.
     pub closed: Vec<ClosedRun>,
     /// Whether it settled the last chunk of a run that is too large to be closed in the same transaction. Then call
@@ -103,6 +106,14 @@ impl Writer {
         transport: Transport,
         batch: &[DecodedDelivery],
     ) -> Result<Applied, StoreError> {
+        self.with_temporary_files(|store| store.apply_once(transport, batch))
+    }
+
+    fn apply_once(
+        &mut self,
+        transport: Transport,
+        batch: &[DecodedDelivery],
+    ) -> Result<Applied, StoreError> {
         let database = self.database;
         self.write(|transaction| {
             let mut writer = BatchWriter::new(transaction, database)?;
@@ -117,6 +128,12 @@ impl Writer {
             writer.finish(transport, taken)
         })
     }
+}
+
+/// Whether a policy removed a message from its queue: it was older than `message-ttl`, or the queue longer than
+/// `max-length` (RabbitMQ's guide to dead letter exchanges, reasons of `x-death`).
+fn is_removed_by_policy(reason: &str) -> bool {
+    matches!(reason, "expired" | "maxlen")
 }
 
 /// Changes of one run's counters within a batch.
@@ -327,6 +344,10 @@ impl<'a> BatchWriter<'a> {
             changes.duplicates += 1;
             return Ok(Disposition::Duplicate);
         }
+        if is_removed_by_policy(reason) {
+            self.take_removed(planned.run, message.key.chunk)?;
+            return Ok(Disposition::Applied { rows: 0 });
+        }
         changes.dead += 1;
         self.transaction
             .prepare_cached(concat!(
@@ -337,6 +358,19 @@ impl<'a> BatchWriter<'a> {
             ))?
             .execute((planned.run, message.key.chunk, reason, self.now))?;
         Ok(Disposition::Applied { rows: 0 })
+    }
+
+    /// The chunk's message is gone, and no worker is to blame: it is due to be published again, as if the last publish had
+    /// never been. See [`Writer::removed_chunks`].
+    fn take_removed(&mut self, run: i64, chunk: u32) -> Result<(), StoreError> {
+        self.report.removed_by_policy += 1;
+        self.transaction
+            .prepare_cached(
+                "UPDATE chunks SET published_at_us = 0, publishes = max(publishes - 1, 0), published_round = -1
+                 WHERE run = ?1 AND chunk = ?2",
+            )?
+            .execute((run, chunk))?;
+        Ok(())
     }
 
     /// The chunk that a message names, or the reason why the message is quarantined.

@@ -121,4 +121,16 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether a disk is full, or SQLite has no folder for temporary files.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else {
+            return false;
+        };
+        error.extended_code == rusqlite::ffi::SQLITE_IOERR_GETTEMPPATH
+            || matches!(
+                error.code,
+                rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::CannotOpen
+            )
+    }
 }
