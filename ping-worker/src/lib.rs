@@ -40,6 +40,11 @@ pub enum WorkerError {
     /// A final error of the broker.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// All probing threads have ended, because none could open its sockets again.
+    #[error(
+        "no probing thread is left: none could open its sockets again, and the log says why; start the worker again"
+    )]
+    NoProbeThread,
     /// A defect: one of the worker's own tasks failed. What it had in hand is delivered again.
     #[error("the worker's {0} task failed")]
     TaskFailed(&'static str),
@@ -144,5 +149,5 @@ async fn consume_and_publish(
         _ => Duration::ZERO,
     };
     publisher.finish(timeout).await?;
-    Ok(ended?)
+    ended
 }

@@ -52,7 +52,9 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     .await
     .map_err(|error| match error {
         WorkerError::Broker(error) => Failure::from(error),
-        other @ WorkerError::TaskFailed(_) => Failure::system(&other),
+        other @ (WorkerError::NoProbeThread | WorkerError::TaskFailed(_)) => {
+            Failure::system(&other)
+        }
     })?;
     Ok(Exit::Complete)
 }

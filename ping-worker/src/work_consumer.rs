@@ -10,14 +10,14 @@ use pingfleet_broker::{
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::{self, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    WorkerSettings,
+    WorkerError, WorkerSettings,
     in_hand::{InHand, Receipt, Unacked},
     prefetch::Prefetch,
     status::StatusBoard,
@@ -29,6 +29,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the worker checks whether it idles: it has all chunks that its prefetch allows and sent no request since
 /// the last check.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Targets that are probed at a time. It bounds the memory, which grows with the targets: chunks of 10,000 would need more
+/// than 1 GB with the largest prefetch. Further chunks in hand wait for their turn.
+const MAX_TARGETS_PROBED: usize = 1 << 18;
 
 /// A chunk whose probing ended.
 struct ProbedChunk {
@@ -47,6 +51,8 @@ pub(crate) struct WorkConsumer {
     confirmed: mpsc::Receiver<ConfirmedMessage<ChunkKey>>,
     in_hand: InHand,
     probing: JoinSet<ProbedChunk>,
+    /// Has a permit for each target that may be probed.
+    room: Arc<Semaphore>,
     /// Which chunk each task probes, needed when a task panics.
     tasks: HashMap<task::Id, ChunkKey>,
     /// The chunk taken last: the prefetch is computed from it.
@@ -71,6 +77,7 @@ impl WorkConsumer {
             confirmed,
             in_hand: InHand::default(),
             probing: JoinSet::new(),
+            room: Arc::new(Semaphore::new(MAX_TARGETS_PROBED)),
             tasks: HashMap::new(),
             last: None,
         }
@@ -80,8 +87,8 @@ impl WorkConsumer {
     /// left unsettled when draining timed out.
     ///
     /// # Errors
-    /// A final [`BrokerError`].
-    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<usize, BrokerError> {
+    /// [`WorkerError`]: a final error of the broker, or no chunk can be probed any more.
+    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<usize, WorkerError> {
         let mut sessions = Sessions::default();
         loop {
             let broker = Arc::clone(&self.broker);
@@ -98,6 +105,10 @@ impl WorkConsumer {
                 Ok(left) => {
                     consumer.close().await;
                     return Ok(left);
+                }
+                // The session ends with the process, and that returns its chunks.
+                Err(_) if self.probe_threads.have_ended() => {
+                    return Err(WorkerError::NoProbeThread);
                 }
                 Err(error) => {
                     self.status.set_connected(false);
@@ -243,7 +254,11 @@ impl WorkConsumer {
             let redelivered = delivery.redelivered;
             let key = chunk.key;
             let worker = self.settings.name.clone();
+            let room = Arc::clone(&self.room);
             let task = self.probing.spawn(async move {
+                let targets = u32::try_from(chunk.targets.len().min(MAX_TARGETS_PROBED));
+                // Closed never, and a chunk has fewer targets than there are permits.
+                let _room = room.acquire_many(targets.unwrap_or(1)).await;
                 let probed = probe_threads.probe(Arc::clone(&chunk)).await;
                 ProbedChunk {
                     key,
@@ -271,8 +286,12 @@ impl WorkConsumer {
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, run = %key.run, chunk = key.chunk, "chunk returns to the queue");
-                self.return_to_queue(consumer, key).await
+                tracing::error!(%error, run_id = %key.run, chunk = key.chunk, "chunk returns to the queue");
+                self.return_to_queue(consumer, key).await?;
+                if self.probe_threads.have_ended() {
+                    return Err(BrokerError::Lost("no chunk can be probed".into()));
+                }
+                Ok(())
             }
         }
     }
@@ -291,9 +310,7 @@ impl WorkConsumer {
         let Unacked {
             tags, redelivered, ..
         } = unacked;
-        for tag in &tags {
-            consumer.ack(*tag, false).await?;
-        }
+        consumer.ack(&tags).await?;
         self.status.chunk_done();
         // Chunks of an earlier session do not count for the slow start of this one.
         if taking

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// A panic ended the prober that had the chunk; the log names the panic. The chunk was not probed as a whole. The thread
-/// continues with a new prober.
+/// continues with a new prober, or ends if it cannot open one.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[error("the prober of this chunk has failed")]
 pub struct ProbeThreadFailed;
@@ -132,6 +132,12 @@ impl ProbeThreads {
         })
     }
 
+    /// Whether all threads have ended, because none could open a prober again: no chunk can be probed any more.
+    #[must_use]
+    pub fn have_ended(&self) -> bool {
+        !self.threads.iter().any(ProbeThread::is_open)
+    }
+
     /// Requests that the kernel accepted since the start.
     #[must_use]
     pub fn requests_sent(&self) -> u64 {
@@ -199,7 +205,7 @@ impl ProbeThreads {
             .iter()
             .enumerate()
             .filter(|(_, thread)| thread.is_open())
-            .min_by_key(|(_, thread)| thread.load())
+            .min_by_key(|(_, thread)| (!thread.has_prober(), thread.load()))
             .ok_or(ProbeThreadFailed)?;
         let (findings, answer) = oneshot::channel();
         let assignment = Assignment {

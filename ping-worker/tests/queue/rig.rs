@@ -41,7 +41,7 @@ use crate::{
     watched::{Log, Pass, Watch, Watched, lost, within},
 };
 
-/// Targets of each chunk.
+/// Targets of each chunk, by default.
 pub(crate) const TARGETS: u32 = 250;
 
 /// What the worker did; chunks by their number.
@@ -252,6 +252,8 @@ pub(crate) struct Rig {
     pub(crate) permits: Arc<Semaphore>,
     /// Which probings panic.
     pub(crate) panics: Arc<Mutex<Panics>>,
+    /// Targets of each chunk. With more than 255, the numbers of the chunks must be that much farther apart.
+    pub(crate) targets: u32,
     /// How chunks are probed.
     pub(crate) probing: Probing,
     pub(crate) settings: WorkerSettings,
@@ -273,6 +275,7 @@ impl Rig {
             memory: MemoryBroker::new(1000),
             permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS / 2)),
             panics: Arc::default(),
+            targets: TARGETS,
             probing: Probing {
                 rate: None,
                 ..Probing::default()
@@ -325,7 +328,7 @@ impl Rig {
             key: self.key(chunk),
             token: Token(Uuid::from_u128(u128::from(chunk))),
             probing: self.probing.clone(),
-            targets: (first..first + TARGETS)
+            targets: (first..first + self.targets)
                 .map(|address| Target::Address(Ipv4Addr::from(address).into()))
                 .collect(),
         };

@@ -1,5 +1,7 @@
 //! How many chunks the worker has in hand: in every session one until the first is settled, then the full prefetch.
 
+use std::num::NonZeroU16;
+
 use anyhow::Result;
 
 use crate::rig::{Event, Rig, count, place};
@@ -79,6 +81,37 @@ async fn some_heartbeats_later(rig: &Rig) -> Result<Vec<Event>> {
         .log
         .wait_for_some("heartbeats", before + 3, heartbeat)
         .await
+}
+
+#[tokio::test]
+async fn targets_and_not_chunks_bound_what_is_probed_at_a_time() -> Result<()> {
+    const CHUNKS: u32 = 40;
+    let mut rig = Rig::gated();
+    rig.settings.prefetch = NonZeroU16::new(CHUNKS as u16);
+    rig.targets = 10_000;
+    let numbers = (0..CHUNKS).map(|chunk| chunk * 40);
+    for chunk in numbers.clone() {
+        rig.give(chunk).await?;
+    }
+    let worker = rig.start();
+    rig.permits.add_permits(1);
+    rig.floor
+        .log
+        .wait_for("all chunks", |events| taken(events) == CHUNKS as usize)
+        .await?;
+    let probing = |event: &Event| matches!(event, Event::Probing(_));
+    // 26 chunks have 260,000 targets, and the first one is done.
+    let events = some_heartbeats_later(&rig).await?;
+    assert_eq!(count(&events, probing), 27);
+    rig.permits.add_permits(1);
+    rig.floor
+        .log
+        .wait_for_some("the next chunk", 28, probing)
+        .await?;
+    rig.permits.add_permits(CHUNKS as usize);
+    rig.acked(numbers).await?;
+    worker.stop().await?;
+    Ok(())
 }
 
 fn prefetches(events: &[Event]) -> Vec<u16> {
