@@ -123,11 +123,11 @@ impl Collector {
         labels: Option<&str>,
     ) -> Result<(), CollectError> {
         let family = self.options.family;
-        let (first, range) = match target.spec() {
+        let range = match target.spec() {
             TargetSpec::Address(address) => {
                 check_address(address, family)?;
                 return match address {
-                    IpAddr::V6(v6) if address.to_canonical().to_string() != target.word() => {
+                    IpAddr::V6(v6) if address.to_string() != target.word() => {
                         self.add_as_written(v6, target.word(), labels)
                     }
                     _ => self.add_range(address.into(), labels),
@@ -138,16 +138,13 @@ impl Collector {
                 return self.add_name(target, TextKind::Zoned(address), labels);
             }
             TargetSpec::Name(_) => return self.add_name(target, TextKind::Name, labels),
-            TargetSpec::Network(network) if self.options.all_addresses => {
-                (network.addr(), network.into())
+            TargetSpec::Network(network) if self.options.all_addresses => network.into(),
+            TargetSpec::Network(network) => AddressRange::hosts(network),
+            TargetSpec::Range { first, last } => {
+                AddressRange::new(first, last).expect("a range is parsed in order, of one family")
             }
-            TargetSpec::Network(network) => (network.addr(), AddressRange::hosts(network)),
-            TargetSpec::Range { first, last } => (
-                first,
-                AddressRange::new(first, last).expect("a range is parsed in order, of one family"),
-            ),
         };
-        check_range(first, range, family)?;
+        check_range(range, family)?;
         if labels.is_some() && range.count() > MAX_LABELLED_ADDRESSES {
             return Err(BadTargetReason::ManyLabelled {
                 count: range.count(),

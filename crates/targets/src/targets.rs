@@ -11,7 +11,7 @@ use crate::{
     BadTargets, LineCounts,
     collect::{
         target_list::{ListedTarget, TargetList},
-        text_spool::{TextKind, TextSpool},
+        text_spool::TextSpool,
     },
 };
 
@@ -114,13 +114,7 @@ impl Targets {
             ListedTarget::Text(id) => {
                 let text = read(id)?;
                 PlannedTarget {
-                    target: match text.kind {
-                        // An IPv4-mapped address may be written in its own canonical form.
-                        TextKind::Address(address) if address.to_string() == text.word => {
-                            Target::Address(address.into())
-                        }
-                        _ => Target::Text(text.word),
-                    },
+                    target: Target::Text(text.word),
                     labels: text.labels,
                 }
             }
