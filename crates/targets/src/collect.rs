@@ -4,6 +4,7 @@
 //! spool.
 
 mod late_labels;
+pub(crate) mod link_local;
 mod mentions;
 mod name_set;
 pub(crate) mod target_list;
@@ -25,6 +26,7 @@ use crate::{
     probeable::{check_address, check_range},
     target_set::TargetSet,
 };
+use link_local::LinkLocalTargets;
 use mentions::{MentionCounts, Mentions};
 use name_set::{NameLookup, NameSet};
 use target_list::{TargetList, TooMany};
@@ -49,6 +51,7 @@ pub(crate) struct Collector {
     /// Whether an address is in the spool because of how it is written.
     spooled_addresses: bool,
     counts: MentionCounts,
+    link_local: Option<LinkLocalTargets>,
 }
 
 /// Why a word was not collected.
@@ -84,6 +87,7 @@ pub(crate) struct Collected {
     pub(crate) list: TargetList,
     pub(crate) spool: TextSpool,
     pub(crate) counts: MentionCounts,
+    pub(crate) link_local: Option<LinkLocalTargets>,
 }
 
 impl Collector {
@@ -97,6 +101,7 @@ impl Collector {
             spool: TextSpool::new(),
             spooled_addresses: false,
             counts: MentionCounts::default(),
+            link_local: None,
         }
     }
 
@@ -171,6 +176,7 @@ impl Collector {
             list: self.list,
             spool: self.spool,
             counts: self.counts,
+            link_local: self.link_local,
         })
     }
 
@@ -179,10 +185,11 @@ impl Collector {
         let labels = labels
             .map(|labels| self.spool.add(TextKind::LabelsOnly, "", Some(labels)))
             .transpose()?;
-        let list = &mut self.list;
+        let (list, link_local) = (&mut self.list, &mut self.link_local);
         let counts = self
             .addresses
             .add(range, labels, self.excludes.addresses(), |part| {
+                link_local::add(link_local, part);
                 list.add(part, labels)
             })?;
         self.counts.add(counts);
@@ -197,14 +204,17 @@ impl Collector {
         labels: Option<&str>,
     ) -> Result<(), CollectError> {
         let text = self.spool.add(TextKind::Address(address), word, labels)?;
-        let list = &mut self.list;
+        let (list, link_local) = (&mut self.list, &mut self.link_local);
         // If the address is listed already, this text gives it its labels.
         let labels = labels.map(|_| text);
         let counts = self.addresses.add(
             IpAddr::V6(address).into(),
             labels,
             self.excludes.addresses(),
-            |_| list.add_text(text),
+            |part| {
+                link_local::add(link_local, part);
+                list.add_text(text)
+            },
         )?;
         self.spooled_addresses = true;
         self.counts.add(counts);

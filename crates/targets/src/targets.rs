@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
 };
 
@@ -10,8 +11,9 @@ use pingfleet_wire::Target;
 use crate::{
     BadTargets, LineCounts,
     collect::{
+        link_local::LinkLocalTargets,
         target_list::{ListedTarget, TargetList},
-        text_spool::TextSpool,
+        text_spool::{TextKind, TextSpool},
     },
 };
 
@@ -26,6 +28,7 @@ pub struct Targets {
     pub(crate) lines: Option<LineCounts>,
     pub(crate) exclude_lines: Option<LineCounts>,
     pub(crate) notes: Vec<String>,
+    pub(crate) link_local: Option<LinkLocalTargets>,
     pub(crate) sources: String,
 }
 
@@ -85,6 +88,33 @@ impl Targets {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Link-local addresses of IPv6 without a zone, if there are any.
+    #[must_use]
+    pub fn link_local_without_zone(&self) -> Option<LinkLocalTargets> {
+        self.link_local
+    }
+
+    /// Addresses that stand for all of them: the first and the last one of consecutive targets, as the user wrote them, of
+    /// at most `most` such pieces, evenly spread. Without names and addresses with a zone.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn sample(&self, most: usize) -> io::Result<Vec<IpAddr>> {
+        let mut sample = Vec::new();
+        for index in self.list.ends(most) {
+            match self.list.get(index) {
+                ListedTarget::Address(address, _) => sample.push(address),
+                ListedTarget::Text(id) => {
+                    let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let TextKind::Address(address) = spool.read(id)?.kind {
+                        sample.push(address.into());
+                    }
+                }
+            }
+        }
+        Ok(sample)
     }
 
     /// Where the targets come from, as a run's description.
