@@ -137,6 +137,12 @@ impl ProbeThreads {
         self.counters.requests()
     }
 
+    /// Whether more names would only wait for those that are being resolved.
+    #[must_use]
+    pub fn is_resolver_at_limit(&self) -> bool {
+        self.resolver.is_at_limit()
+    }
+
     /// Replies to requests of settled targets since the start.
     #[must_use]
     pub fn replies(&self) -> u64 {

@@ -74,6 +74,7 @@ pub struct Resolver {
     /// The files that are read again when they change; `None` with servers that were given.
     files: Option<SystemFiles>,
     current: Arc<Mutex<Current>>,
+    queries: Arc<Semaphore>,
 }
 
 /// What was read last.
@@ -120,7 +121,7 @@ impl Resolver {
 
     fn new(dns: Option<Dns>, hosts: Hosts, versions: Versions, files: Option<SystemFiles>) -> Self {
         let queries = Arc::new(Semaphore::new(MAX_QUERIES));
-        let service = NameService::new(dns, Arc::new(hosts), queries);
+        let service = NameService::new(dns, Arc::new(hosts), Arc::clone(&queries));
         let current = Current {
             service: Arc::new(service),
             versions,
@@ -129,7 +130,14 @@ impl Resolver {
         Self {
             files,
             current: Arc::new(Mutex::new(current)),
+            queries,
         }
+    }
+
+    /// Whether as many queries are in flight as there may be: more names would only wait, and their time would pass.
+    #[must_use]
+    pub fn is_at_limit(&self) -> bool {
+        self.queries.available_permits() == 0
     }
 
     /// The destination of a text, for a target with these settings. A name has its first address that may be probed and
