@@ -120,9 +120,9 @@ fn answer(query: &Message, asked: &Query, name: &str, tried: usize) -> Option<Me
     }
     match (name, kind) {
         ("silent.test.", _) => return None,
-        ("nothing.search.test.", _) => {}
-        ("broken.search.test.", _) => answer.metadata.response_code = ResponseCode::ServFail,
-        ("broken.test.", _) => answer.metadata.response_code = ResponseCode::ServFail,
+        ("broken.test." | "broken.search.test.", _) => {
+            answer.metadata.response_code = ResponseCode::ServFail;
+        }
         ("flaky.test.", _) if tried < 3 => answer.metadata.response_code = ResponseCode::ServFail,
         ("both.test." | "flaky.test." | "short.search.test.", RecordType::A) => {
             answer.add_answer(v4);
@@ -130,7 +130,7 @@ fn answer(query: &Message, asked: &Query, name: &str, tried: usize) -> Option<Me
         ("both.test." | "v6only.test." | "v6only.search.test.", RecordType::AAAA) => {
             answer.add_answer(v6);
         }
-        ("v6only.test." | "v6only.search.test." | "nothing.test.", _) => {}
+        ("v6only.test." | "v6only.search.test." | "nothing.test." | "nothing.search.test.", _) => {}
         _ => answer.metadata.response_code = ResponseCode::NXDomain,
     }
     Some(answer)
@@ -140,7 +140,7 @@ fn answer(query: &Message, asked: &Query, name: &str, tried: usize) -> Option<Me
 fn unusual_addresses(name: &str, kind: RecordType) -> Option<&'static [&'static str]> {
     let v4 = kind == RecordType::A;
     Some(match name {
-        "dns-blocker.test." if v4 => &["0.0.0.0"],
+        "dns-blocker.test." | "v6-of-both.test." if v4 => &["0.0.0.0"],
         "dns-blocker.test." => &["::"],
         "multicast.test." if v4 => &["224.0.0.1"],
         "multicast.test." => &["ff02::1"],
@@ -148,7 +148,6 @@ fn unusual_addresses(name: &str, kind: RecordType) -> Option<&'static [&'static 
         "mapped.test." if !v4 => &["::ffff:192.0.2.1"],
         "mapped-multicast.test." if !v4 => &["::ffff:224.0.0.1"],
         "one-of-two.test." if v4 => &["0.0.0.0", "192.0.2.1"],
-        "v6-of-both.test." if v4 => &["0.0.0.0"],
         "v6-of-both.test." => &["2001:db8::1"],
         "link-local.test." if !v4 => &["fe80::1"],
         "two-routes.test." if v4 => &["198.51.100.1", "192.0.2.1"],

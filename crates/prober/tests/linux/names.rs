@@ -15,10 +15,10 @@ use crate::{
 
 /// Probing threads with both kinds of sockets, one after the other, that read this hosts file and know no name server.
 fn workers(hosts: &str) -> Vec<ProbeThreads> {
-    let folder = TempDir::new().unwrap();
+    let folder = TempDir::new().expect("a test has a temporary folder");
     let [resolv_conf, hosts_file] = ["resolv.conf", "hosts"].map(|name| folder.path().join(name));
-    fs::write(&resolv_conf, "").unwrap();
-    fs::write(&hosts_file, hosts).unwrap();
+    fs::write(&resolv_conf, "").expect("the folder is writable");
+    fs::write(&hosts_file, hosts).expect("the folder is writable");
     let resolver = Resolver::from_files(resolv_conf, hosts_file);
     let start = |opener: LinuxPing| {
         let opener: Arc<dyn OpenProber> = Arc::new(opener);
@@ -38,14 +38,14 @@ async fn probe(worker: &ProbeThreads, probing: Probing, targets: Vec<Target>) ->
 
 /// Multicast messages that left this network since its start.
 fn multicasts() -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
-    let mut lines = text.lines().filter(|line| line.starts_with("IpExt:"));
-    let [names, values] = [(); 2].map(|()| lines.next().unwrap().split_ascii_whitespace());
-    let (_, value) = names
-        .zip(values)
-        .find(|(name, _)| *name == "OutMcastPkts")
-        .unwrap();
-    value.parse().unwrap()
+    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("the kernel counts");
+    // A line of names, and then one of their values.
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let [names, values] = [(); 2].map(|()| lines.next().unwrap_or_default());
+    let mut counters = names.split_whitespace().zip(values.split_whitespace());
+    let found = counters.find(|(name, _)| *name == "OutMcastPkts");
+    let value = found.and_then(|(_, value)| value.parse().ok());
+    value.expect("the kernel counts multicasts")
 }
 
 #[test]
@@ -113,10 +113,10 @@ async fn inner_mapped() {
 fn of_two_families_the_one_with_a_route_is_probed() {
     const ONLY_V6: &str = "ip addr add fd00:9::9/128 dev lo nodad; \
         echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
-    in_a_network(ONLY_V6, "names::inner_only_v6");
     // Without any address of the family its route is missing as well.
     const ONLY_V4: &str = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1; \
         echo '0 0' > /proc/sys/net/ipv4/ping_group_range";
+    in_a_network(ONLY_V6, "names::inner_only_v6");
     in_a_network(ONLY_V4, "names::inner_only_v4");
 }
 
