@@ -166,9 +166,10 @@ impl WorkConsumer {
                     return Ok(self.in_hand.len());
                 }
                 _ = idle.tick(), if taking && prefetch.may_grow(self.in_hand.len()) => {
-                    // When nothing was sent since the last check, all chunks in hand wait for answers.
+                    // When nothing was sent since the last check, all chunks in hand wait for answers: to requests, or to
+                    // as many DNS queries as there may be. More chunks would only use up their time for the latter.
                     let before = std::mem::replace(&mut sent, self.probe_threads.requests_sent());
-                    if sent == before {
+                    if sent == before && !self.probe_threads.is_resolver_at_limit() {
                         self.grow(consumer, &mut prefetch).await?;
                     }
                 }

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::supervise::Supervision;
 pub use crate::{
     args::{OutputArgs, PlanArgs, PrintFilter, ProducerSettings},
-    cli::{conclude, read_targets},
+    cli::{CheckRoute, conclude, read_targets, read_targets_of_this_machine},
     dry_run::dry_run,
     progress::RunProgress,
     progress_bar::{BesideBar, RunProgressBar},

@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures_util::future;
-use pingfleet_wire::{Family, LocalLossCounts, Outcome, Status, WorkChunk};
+use pingfleet_wire::{LocalLossCounts, Outcome, Probing, Status, WorkChunk};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tracing::error;
@@ -102,9 +102,8 @@ impl ProbeThreads {
             .map_or(0, |since| since.as_micros() as u64);
         let mut outcomes = ChunkOutcomes::new(&chunk.targets, Instant::now());
         let (known, names) = outcomes.split_targets();
-        let family = chunk.probing.family;
         let probing_names = async {
-            let answers = self.resolve(&names, family).await;
+            let answers = self.resolve(&names, &chunk.probing).await;
             let resolved = answers
                 .iter()
                 .filter_map(|(position, answer)| Some((*position, answer.ok()?)));
@@ -144,6 +143,12 @@ impl ProbeThreads {
         self.counters.requests()
     }
 
+    /// Whether more names would only wait for those that are being resolved.
+    #[must_use]
+    pub fn is_resolver_at_limit(&self) -> bool {
+        self.resolver.is_at_limit()
+    }
+
     /// Replies to requests of settled targets since the start.
     #[must_use]
     pub fn replies(&self) -> u64 {
@@ -179,16 +184,19 @@ impl ProbeThreads {
             .fetch_add(outcomes.len() as u64, Ordering::Relaxed);
     }
 
-    /// Resolves the names of a chunk, all at once. Each keeps its position.
+    /// Resolves the names of a chunk, all at once and in bounded time. Each keeps its position.
     async fn resolve(
         &self,
         names: &[Positioned<&str>],
-        family: Family,
+        probing: &Probing,
     ) -> Vec<Positioned<Result<Destination, Unresolved>>> {
-        let answers = names
-            .iter()
-            .map(async |(position, name)| (*position, self.resolver.resolve(name, family).await));
-        future::join_all(answers).await
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let positions = names.iter().map(|(position, _)| *position);
+        let texts = names.iter().map(|(_, name)| *name);
+        let answers = self.resolver.resolve_chunk(texts, probing).await;
+        positions.zip(answers).collect()
     }
 
     /// Has destinations of a chunk probed. The n-th finding belongs to the n-th destination.

@@ -30,9 +30,10 @@ pub struct Destination {
 }
 
 impl From<IpAddr> for Destination {
+    /// Of an IPv4-mapped address (RFC 4291, section 2.5.5.2) the IPv4 address: as IPv6 the kernel refuses it.
     fn from(address: IpAddr) -> Self {
         Self {
-            address,
+            address: address.to_canonical(),
             scope_id: 0,
         }
     }

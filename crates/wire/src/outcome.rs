@@ -10,7 +10,7 @@ use serde::{
 
 use crate::target::{Address, optional_address};
 
-/// Why a name has no address.
+/// Why a name has no address that can be probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsFailure {
     /// The name does not exist (RFC 8020).
@@ -19,8 +19,11 @@ pub enum DnsFailure {
     NoData,
     /// The server failed, refused or answered nonsense.
     Servfail,
-    /// No server answered.
+    /// No server answered in time, or the time for resolving the chunk's names was over before.
     Timeout,
+    /// All of its addresses are ones that no host can have ([`crate::is_host_address`]), or link-local ones without a
+    /// zone. Nothing was sent.
+    BlockedAddress,
 }
 
 /// Why an answer may have been lost on this machine: a set of causes.
@@ -116,7 +119,7 @@ pub enum Status {
         /// Who reported it.
         reporter: IpAddr,
     },
-    /// The name has no address.
+    /// The name has no address that can be probed.
     DnsFailed(DnsFailure),
     /// The kernel refused every request.
     SendFailed {
@@ -237,6 +240,7 @@ impl Status {
                     DnsFailure::NoData => "no_data",
                     DnsFailure::Servfail => "servfail",
                     DnsFailure::Timeout => "timeout",
+                    DnsFailure::BlockedAddress => "blocked_address",
                 }
                 .to_owned(),
             ),
@@ -322,6 +326,7 @@ impl<'de> Deserialize<'de> for Status {
                         1 => DnsFailure::NoData,
                         2 => DnsFailure::Servfail,
                         3 => DnsFailure::Timeout,
+                        4 => DnsFailure::BlockedAddress,
                         _ => return Err(A::Error::custom("no such DNS failure")),
                     }),
                     4 => Status::SendFailed {

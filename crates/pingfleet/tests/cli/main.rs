@@ -9,6 +9,7 @@ mod linked;
 mod output;
 mod permission;
 mod rig;
+mod routes;
 mod settings;
 mod sweeping;
 mod targets;

@@ -8,6 +8,7 @@ mod independent;
 mod lines;
 mod model;
 mod parse;
+mod plan_time;
 
 use std::io;
 
