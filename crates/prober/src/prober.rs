@@ -44,7 +44,7 @@ impl From<IpAddr> for Destination {
 pub struct Finding {
     /// The final state.
     pub status: Status,
-    /// Requests that the kernel accepted in the last attempt.
+    /// Requests that the kernel accepted: in the last attempt, or in that of the ICMP error that decides the status.
     pub sent: u16,
     /// Distinct requests that were answered.
     pub received: u16,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use pingfleet_wire::{Probing, Rtt, Status};
+use pingfleet_wire::{DownReason, Probing, Rtt, Status};
 
 use crate::{
     prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
@@ -62,8 +62,8 @@ impl Scripted {
                 reporter: address,
             }),
             200..205 => Finding::refused(101, at),
-            205..210 => silent(Status::Down { no_arp: true }),
-            _ => silent(Status::Down { no_arp: false }),
+            205..210 => silent(Status::Down(DownReason::NoArp)),
+            _ => silent(Status::DOWN),
         }
     }
 }

@@ -226,7 +226,7 @@ async fn inner_silence() {
         let refused = outcomes.pop().unwrap();
         assert_eq!(refused.status, Status::SendFailed { errno: 101 });
         for outcome in outcomes {
-            assert_eq!(outcome.status, Status::Down { no_arp: false });
+            assert_eq!(outcome.status, Status::DOWN);
             assert_eq!((outcome.sent, outcome.received), (3, 0));
         }
         assert_eq!(threads.requests_sent(), 600);

@@ -5,6 +5,7 @@
 //! from a queue are untrusted until they are checked here. Nothing in this crate does I/O.
 
 mod codec;
+mod down_reason;
 mod heartbeat;
 mod host_address;
 mod limits;
@@ -12,11 +13,13 @@ mod outcome;
 mod outline;
 mod probing;
 mod result;
+mod rtt;
 mod target;
 pub mod timing;
 mod work;
 
 pub use codec::{DecodeError, Message, Version, WIRE_VERSION};
+pub use down_reason::{DownReason, LinkAddress, MAX_LINK_ADDRESS_BYTES};
 pub use heartbeat::{ChunkInHand, Heartbeat, WorkerCounts};
 pub use host_address::{NO_HOST_ADDRESSES, is_host_address};
 pub use limits::{
@@ -25,8 +28,9 @@ pub use limits::{
     MAX_PREFETCH, MAX_PROGRAM_VERSION_CHARS, MAX_QUEUE_PREFIX_BYTES, MAX_WORKER_CHARS, check_group,
     check_program_version, check_queue_prefix, check_worker_name,
 };
-pub use outcome::{DnsFailure, LocalLoss, LocalLossCounts, Outcome, Rtt, Status, StatusKind};
+pub use outcome::{DnsFailure, LocalLoss, LocalLossCounts, Outcome, Status, StatusKind};
 pub use probing::{Family, Probing};
 pub use result::ResultChunk;
+pub use rtt::Rtt;
 pub use target::Target;
 pub use work::{ChunkKey, Token, WorkChunk};

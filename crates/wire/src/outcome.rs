@@ -1,6 +1,6 @@
 //! What became of one target. No I/O.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -8,7 +8,10 @@ use serde::{
     ser::SerializeTuple,
 };
 
-use crate::target::{Address, optional_address};
+use crate::{
+    DownReason, Rtt,
+    target::{Address, optional_address},
+};
 
 /// Why a name has no address that can be probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,10 +132,7 @@ pub enum Status {
     /// Sent, and the answer may have been lost on this machine.
     Unknown(LocalLoss),
     /// No answer.
-    Down {
-        /// Whether this machine's kernel reported that nobody answered its ARP or neighbour solicitation.
-        no_arp: bool,
-    },
+    Down(DownReason),
 }
 
 /// The kind of a [`Status`], without its facts. In order of precedence.
@@ -187,6 +187,9 @@ impl StatusKind {
 }
 
 impl Status {
+    /// No answer, and nothing else is known.
+    pub const DOWN: Self = Self::Down(DownReason::NoAnswer);
+
     /// All names, in order of precedence, as the column `status` shows them.
     pub const NAMES: [&'static str; 7] = [
         "up",
@@ -208,7 +211,7 @@ impl Status {
             Self::DnsFailed(_) => StatusKind::DnsFailed,
             Self::SendFailed { .. } => StatusKind::SendFailed,
             Self::Unknown(_) => StatusKind::Unknown,
-            Self::Down { .. } => StatusKind::Down,
+            Self::Down(_) => StatusKind::Down,
         }
     }
 
@@ -228,7 +231,7 @@ impl Status {
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         match self {
-            Self::Up | Self::Late | Self::Down { no_arp: false } => None,
+            Self::Up | Self::Late => None,
             Self::Unreachable {
                 icmp_type,
                 code,
@@ -246,7 +249,7 @@ impl Status {
             ),
             Self::SendFailed { errno } => Some(format!("errno {errno}")),
             Self::Unknown(cause) => Some(cause.to_string()),
-            Self::Down { no_arp: true } => Some("no_arp".to_owned()),
+            Self::Down(reason) => reason.text(),
         }
     }
 }
@@ -287,7 +290,12 @@ impl Serialize for Status {
             Self::DnsFailed(failure) => array(serializer, status, [failure as i32], None),
             Self::SendFailed { errno } => array(serializer, status, [errno], None),
             Self::Unknown(cause) => array(serializer, status, [cause.0.into()], None),
-            Self::Down { no_arp } => array(serializer, status, [no_arp.into()], None),
+            Self::Down(reason) => {
+                let mut tuple = serializer.serialize_tuple(1 + reason.facts())?;
+                tuple.serialize_element(&status)?;
+                reason.write(&mut tuple)?;
+                tuple.end()
+            }
         }
     }
 }
@@ -333,63 +341,13 @@ impl<'de> Deserialize<'de> for Status {
                         errno: Self::next(&mut seq)?,
                     },
                     5 => Status::Unknown(LocalLoss(Self::next(&mut seq)?)),
-                    6 => Status::Down {
-                        no_arp: match Self::next::<_, u8>(&mut seq)? {
-                            0 => false,
-                            1 => true,
-                            _ => return Err(A::Error::custom("no such reason of down")),
-                        },
-                    },
+                    6 => Status::Down(DownReason::read(&mut seq)?),
                     _ => return Err(A::Error::custom("no such status")),
                 })
             }
         }
 
         deserializer.deserialize_tuple(4, StatusVisitor)
-    }
-}
-
-/// Round-trip times of the distinct answered requests of one target, in nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rtt {
-    /// Shortest.
-    pub min_ns: u64,
-    /// Arithmetic mean.
-    pub avg_ns: u64,
-    /// Longest.
-    pub max_ns: u64,
-    /// Population standard deviation.
-    pub stddev_ns: u64,
-}
-
-impl Rtt {
-    /// The figures of some round-trip times; `None` when there is none.
-    #[must_use]
-    pub fn of(samples: &[Duration]) -> Option<Self> {
-        let nanos = |sample: &Duration| u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX);
-        let min_ns = samples.iter().map(nanos).min()?;
-        let max_ns = samples.iter().map(nanos).max()?;
-        let count = samples.len() as f64;
-        let mean = samples.iter().map(|s| nanos(s) as f64).sum::<f64>() / count;
-        let variance = samples
-            .iter()
-            .map(|s| (nanos(s) as f64 - mean).powi(2))
-            .sum::<f64>()
-            / count;
-        Some(Self {
-            min_ns,
-            avg_ns: (mean.round() as u64).clamp(min_ns, max_ns),
-            max_ns,
-            stddev_ns: variance.sqrt().round() as u64,
-        })
-    }
-
-    /// Whether the numbers are ordered and fit the signed integers of the database.
-    fn is_plausible(&self) -> bool {
-        self.min_ns <= self.avg_ns
-            && self.avg_ns <= self.max_ns
-            && self.stddev_ns <= self.max_ns
-            && i64::try_from(self.max_ns).is_ok()
     }
 }
 
@@ -401,7 +359,8 @@ pub struct Outcome {
     /// The address that was probed, where the target was a text.
     #[serde(with = "optional_address")]
     pub address: Option<IpAddr>,
-    /// Requests that the kernel took, in the pass that counts.
+    /// Requests that the kernel took, in the pass that counts: the last one, or the one in which an ICMP error came that
+    /// decides the status.
     pub sent: u16,
     /// Distinct requests that were answered.
     pub received: u16,
@@ -414,7 +373,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// Checks that the facts agree with each other and with the status. A reader refuses a result with an outcome that
+    /// does not pass, and with it the whole chunk.
+    ///
+    /// # Errors
+    /// A sentence with the contradiction.
+    pub fn check(&self) -> Result<(), String> {
         let answered = matches!(self.status, Status::Up | Status::Late);
         let never_sent = matches!(
             self.status,
@@ -437,26 +401,7 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MAX_OUTCOME_BYTES;
-
-    #[test]
-    fn rtt_of_nothing_is_nothing() {
-        assert_eq!(Rtt::of(&[]), None);
-    }
-
-    #[test]
-    fn rtt_of_samples() {
-        let samples = [2, 4, 4, 4, 5, 5, 7, 9].map(Duration::from_nanos);
-        assert_eq!(
-            Rtt::of(&samples),
-            Some(Rtt {
-                min_ns: 2,
-                avg_ns: 5,
-                max_ns: 9,
-                stddev_ns: 2
-            })
-        );
-    }
+    use crate::{LinkAddress, MAX_LINK_ADDRESS_BYTES, MAX_OUTCOME_BYTES};
 
     #[test]
     fn largest_outcome_fits() {
@@ -478,8 +423,21 @@ mod tests {
             attempts: u8::MAX,
             probed_after_us: u64::MAX,
         };
-        let bytes = rmp_serde::to_vec(&outcome).unwrap();
-        assert!(bytes.len() <= MAX_OUTCOME_BYTES, "{}", bytes.len());
+        let longest = [
+            outcome.status,
+            Status::Down(DownReason::ArpAnswered(
+                LinkAddress::new(&[0xff; MAX_LINK_ADDRESS_BYTES]).unwrap(),
+            )),
+            Status::Down(DownReason::AnsweredBy("ff::1".parse().unwrap())),
+        ];
+        for status in longest {
+            let outcome = Outcome {
+                status,
+                ..outcome.clone()
+            };
+            let bytes = rmp_serde::to_vec(&outcome).unwrap();
+            assert!(bytes.len() <= MAX_OUTCOME_BYTES, "{}", bytes.len());
+        }
     }
 
     #[test]

@@ -400,11 +400,7 @@ fn outcomes(work: &WorkChunk) -> DecodedDelivery {
     let outcome = |target: &Target| {
         let up = is_up(target);
         Outcome {
-            status: if up {
-                Status::Up
-            } else {
-                Status::Down { no_arp: false }
-            },
+            status: if up { Status::Up } else { Status::DOWN },
             address: None,
             sent: 1,
             received: u16::from(up),

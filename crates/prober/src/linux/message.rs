@@ -19,6 +19,9 @@ use pnet_packet::{
 /// Bytes of an echo message before its payload.
 pub(super) const HEADER: usize = 8;
 
+/// Bytes of the cookie, with which the payload begins. A shorter payload holds as much of it as fits.
+const COOKIE: usize = 8;
+
 /// The format of one socket's messages.
 #[derive(Debug)]
 pub(super) struct EchoFormat {
@@ -82,11 +85,14 @@ impl EchoFormat {
     /// Reads a received message. `None` when it is not an echo reply with this socket's identifier.
     pub(super) fn reply<'a>(&self, bytes: &'a [u8]) -> Option<Echoed<'a>> {
         let message = if self.raw && !self.v6 {
-            let header = usize::from(Ipv4Packet::new(bytes)?.get_header_length()) * 4;
+            let ip = Ipv4Packet::new(bytes)?;
+            let header = usize::from(ip.get_header_length()) * 4;
             let message = bytes.get(header..)?;
-            // A raw socket receives a message before the kernel has checked it.
+            // A raw socket receives a message before the kernel has checked it. A reply that is longer than the buffer is
+            // cut off, and cannot be checked; its cookie can.
+            let is_whole = usize::from(ip.get_total_length()) <= bytes.len();
             let packet = IcmpPacket::new(message)?;
-            if icmp::checksum(&packet) != packet.get_checksum() {
+            if is_whole && icmp::checksum(&packet) != packet.get_checksum() {
                 return None;
             }
             message
@@ -139,15 +145,29 @@ impl EchoFormat {
         })
     }
 
-    /// Whether `payload` is exactly the payload of request `request_id` to `to`.
-    pub(super) fn is_full_payload(
+    /// Whether `payload` answers request `request_id` to `to`, which had `size` bytes of payload. Some hosts return only
+    /// the first bytes, and some add more. So the bytes that are there are compared, and the cookie must be whole.
+    pub(super) fn is_answer(
         &self,
         payload: &[u8],
         request_id: u32,
         to: IpAddr,
         size: usize,
     ) -> bool {
-        payload.len() == size && self.starts_with_payload(payload, request_id, to)
+        let returned = &payload[..payload.len().min(size)];
+        returned.len() >= size.min(COOKIE) && self.starts_with_payload(returned, request_id, to)
+    }
+
+    /// Whether `payload` proves that its sender has seen request `request_id` to `to`: it begins with the cookie. Nothing
+    /// proves that for a request whose payload is shorter than the cookie.
+    pub(super) fn has_cookie(
+        &self,
+        payload: &[u8],
+        request_id: u32,
+        to: IpAddr,
+        size: usize,
+    ) -> bool {
+        size >= COOKIE && payload.starts_with(&self.cookie(request_id, to))
     }
 
     /// Whether an error may quote request `request_id` to `to`. Routers quote eight bytes of the request or more (RFC 792,
@@ -174,7 +194,7 @@ impl EchoFormat {
                 .all(|(index, byte)| *byte == filling(cookie.len() + index))
     }
 
-    fn cookie(&self, request_id: u32, to: IpAddr) -> [u8; 8] {
+    fn cookie(&self, request_id: u32, to: IpAddr) -> [u8; COOKIE] {
         self.key.hash_one((request_id, to)).to_ne_bytes()
     }
 }
@@ -194,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_needs_the_exact_payload_of_its_request() {
+    fn a_reply_needs_the_payload_of_its_request_or_a_prefix_with_the_cookie() {
         for v6 in [false, true] {
             let echo = EchoFormat::new(v6, false, 77);
             let to: IpAddr = if v6 {
@@ -215,17 +235,25 @@ mod tests {
                 let bytes = as_reply(bytes, v6);
                 let reply = echo.reply(&bytes).unwrap();
                 assert_eq!(reply.sequence, 5);
-                assert!(echo.is_full_payload(reply.payload, 0x0001_0005, to, size));
-                assert!(!echo.is_full_payload(reply.payload, 0x0001_0005, to, size + 1));
+                let is_answer = |payload: &[u8]| echo.is_answer(payload, 0x0001_0005, to, size);
+                assert!(is_answer(reply.payload));
+                assert!(is_answer(&[reply.payload, &[0, 0xff]].concat()));
+                for length in 0..size {
+                    let is_enough = length >= size.min(8);
+                    assert_eq!(is_answer(&reply.payload[..length]), is_enough, "{length}");
+                }
+                let has_cookie = |id, to| echo.has_cookie(reply.payload, id, to, size);
+                assert_eq!(has_cookie(0x0001_0005, to), size >= 8);
                 if size >= 8 {
-                    assert!(!echo.is_full_payload(reply.payload, 5, to, size));
-                    assert!(!echo.is_full_payload(reply.payload, 0x0001_0005, other, size));
+                    assert!(!echo.is_answer(reply.payload, 5, to, size));
+                    assert!(!echo.is_answer(reply.payload, 0x0001_0005, other, size));
+                    assert!(!has_cookie(5, to) && !has_cookie(0x0001_0005, other));
                 }
                 for flipped in HEADER..bytes.len() {
                     let mut wrong = bytes.clone();
                     wrong[flipped] ^= 0x10;
                     let reply = echo.reply(&wrong).unwrap();
-                    assert!(!echo.is_full_payload(reply.payload, 0x0001_0005, to, size));
+                    assert!(!is_answer(reply.payload));
                 }
                 assert_eq!(EchoFormat::new(v6, false, 78).reply(&bytes), None);
             }
@@ -240,7 +268,11 @@ mod tests {
         let mut reply = vec![0; 20];
         reply[0] = 0x45;
         reply.extend(as_reply(request, false));
+        reply[3] = reply.len() as u8;
         assert_eq!(echo.reply(&reply), None);
+        // What was cut off has no checksum that could be computed.
+        let cut = &reply[..reply.len() - 1];
+        assert_eq!(echo.reply(cut).unwrap().sequence, 3);
         let checksum = icmp::checksum(&IcmpPacket::new(&reply[20..]).unwrap());
         reply[22..24].copy_from_slice(&checksum.to_be_bytes());
         assert_eq!(echo.reply(&reply).unwrap().sequence, 3);

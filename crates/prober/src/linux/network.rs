@@ -3,6 +3,7 @@
 
 mod interface;
 mod links;
+mod neighbours;
 mod outages;
 mod own_addresses;
 mod routes;
@@ -13,19 +14,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::net::if_::if_nametoindex;
 use tracing::warn;
 
-pub(super) use self::routes::NextHop;
 use self::{
     interface::Interfaces,
     links::{Link, LinkMonitor},
+    neighbours::NeighbourTables,
     outages::Outages,
     own_addresses::OwnAddresses,
     routes::RouteTable,
 };
+pub(super) use self::{neighbours::NeighbourState, routes::NextHop};
+use crate::prober::Destination;
 
 /// The shortest time between two checks of the links.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What is missing without the neighbour tables.
+const NO_NEIGHBOURS: &str =
+    "cannot read the neighbour tables: a neighbour that answers ARP only is down without a reason";
 
 /// The network of the calling thread.
 #[derive(Debug)]
@@ -35,6 +43,8 @@ pub(super) struct Network {
     routes: RouteTable,
     outages: Outages,
     own_addresses: OwnAddresses,
+    /// `None` after an error: then no neighbour counts as having answered.
+    neighbours: Option<NeighbourTables>,
     last_checked: Option<Instant>,
 }
 
@@ -44,6 +54,9 @@ impl Network {
         let monitor = LinkMonitor::listen()
             .inspect_err(|error| warn!(%error, "link outages are not detected"))
             .ok();
+        let neighbours = NeighbourTables::open()
+            .inspect_err(|error| warn!(%error, "{NO_NEIGHBOURS}"))
+            .ok();
         let now = Instant::now();
         let mut network = Self {
             monitor,
@@ -51,6 +64,7 @@ impl Network {
             routes: RouteTable::default(),
             outages: Outages::default(),
             own_addresses: OwnAddresses::read(),
+            neighbours,
             last_checked: None,
         };
         // Before the links: an interface that is down now still has its routes.
@@ -137,6 +151,32 @@ impl Network {
     ) -> bool {
         self.outages
             .may_have_lost(to, interface, first, &self.routes)
+    }
+
+    /// What is known of a target on a link since `first`. With `interface`, requests leave by it. Costs a few system calls.
+    pub(super) fn neighbour_since(
+        &mut self,
+        to: Destination,
+        interface: Option<&str>,
+        first: Instant,
+    ) -> NeighbourState {
+        let route = self.routes.best(to.address, interface);
+        let name = interface.or(route.map(|route| route.interface.as_str()));
+        let index = match to.scope_id {
+            // Without such an interface nothing is known of what is on its link.
+            0 => name.and_then(|name| if_nametoindex(name).ok()),
+            named => Some(named),
+        };
+        let (Some(tables), Some(index)) = (&self.neighbours, index) else {
+            return NeighbourState::Unknown;
+        };
+        tables
+            .state_since(to.address, index, first)
+            .unwrap_or_else(|error| {
+                warn!(%error, "{NO_NEIGHBOURS}");
+                self.neighbours = None;
+                NeighbourState::Unknown
+            })
     }
 
     /// Whether an address is one of this machine.

@@ -5,6 +5,7 @@
 //! settled only after everything that arrived before its last timeout has been read.
 
 mod chunk_findings;
+mod replies;
 mod sequence;
 mod target_table;
 mod timer_wheel;
@@ -17,8 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::{LocalLoss, Probing};
-use tracing::trace;
+use pingfleet_wire::{DownReason, LocalLoss, Probing};
 
 pub(super) use self::chunk_findings::ChunkFindings;
 use self::{
@@ -29,15 +29,15 @@ use self::{
 use super::{
     SocketKey,
     local_loss::{LocalLossLog, LossDetector},
-    message::{EchoFormat, Echoed},
-    network::NextHop,
+    message::EchoFormat,
+    network::{NeighbourState, NextHop},
     syscall::{NetworkError, Outgoing},
 };
 use crate::{
     prober::{Destination, ProbeCounters},
     schedule::{
         pacing::Pace,
-        target_state::{Credit, Schedule, Step, Unreachable},
+        target_state::{Schedule, Step, Unreachable},
         window::Window,
     },
 };
@@ -49,6 +49,16 @@ const MAX_UNANSWERED_PER_SOCKET: usize = 1 << 18;
 /// three seconds, and its neighbour table, which the gateways need as well, holds 1,024 entries
 /// (`net.ipv4.neigh.default.gc_thresh3`).
 const MAX_UNANSWERED_NEIGHBOURS: usize = 256;
+
+/// The kernel asks a neighbour whose entry is old whether it is still there, within this time of the first request: after
+/// 5 s, for which its timers take up to half a second more.
+const NEIGHBOUR_CONFIRMATION: Duration = Duration::from_secs(6);
+
+/// The longest wait for that, after the last timeout. The default timeouts end 4.75 s after the first request.
+const MAX_NEIGHBOUR_WAIT: Duration = Duration::from_secs(2);
+
+/// How often the kernel is asked in that time.
+const NEIGHBOUR_CHECK: Duration = Duration::from_millis(100);
 
 /// A silent target is settled this long after its last timeout: the kernel timestamps a reply before it queues it, and on a
 /// busy CPU some time passes in between.
@@ -213,49 +223,6 @@ impl Probes {
         self.due = due;
     }
 
-    /// The request with this address and sequence number.
-    fn find(&self, address: SocketAddr, sequence: u16) -> Option<(u32, InFlight)> {
-        self.sequence
-            .candidates(sequence)
-            .find(|(_, in_flight)| is_from(address, self.table.target(in_flight.target).to))
-    }
-
-    /// A message arrived. It counts if it is a reply to a request of ours.
-    pub(super) fn answered(
-        &mut self,
-        from: SocketAddr,
-        bytes: &[u8],
-        arrived: impl FnOnce() -> Instant,
-    ) {
-        let Some(Echoed { sequence, payload }) = self.echo.reply(bytes) else {
-            return;
-        };
-        let Some((request_id, in_flight)) = self.find(from, sequence) else {
-            return;
-        };
-        let size = self.table.payload_size(in_flight.target);
-        let target = self.table.target_mut(in_flight.target);
-        if !self
-            .echo
-            .is_full_payload(payload, request_id, target.to.address, size)
-        {
-            trace!(%from, "a reply with another payload");
-            return;
-        }
-        let request = usize::from(in_flight.request);
-        let Some(sent) = target.state.left_at(request) else {
-            return;
-        };
-        let arrived = arrived();
-        let rtt = arrived.saturating_duration_since(sent).max(MIN_RTT);
-        match target.state.answered(request, rtt) {
-            Credit::InFlight => self.window.answered(sent, arrived),
-            Credit::Expired => self.window.traffic_seen(arrived),
-            Credit::None => return,
-        }
-        self.update(in_flight.target);
-    }
-
     /// An ICMP error arrived. It counts if it quotes a request of ours.
     pub(super) fn icmp_error(&mut self, error: &NetworkError<'_>, now: Instant) {
         let Some(quoted) = self.echo.quoted(error.quoted) else {
@@ -331,20 +298,47 @@ impl Probes {
         }
         drop(network);
         if cause == LocalLoss::default() {
+            match self.neighbour_state(index, first) {
+                NeighbourState::ToBeConfirmed if self.may_wait_for_neighbour(first) => {
+                    return self.timers.set(index, self.read_until + NEIGHBOUR_CHECK);
+                }
+                NeighbourState::Answered(link_address) => {
+                    let reason = DownReason::ArpAnswered(link_address);
+                    self.table.target_mut(index).state.down_because(reason);
+                }
+                NeighbourState::ToBeConfirmed | NeighbourState::Unknown => {}
+            }
             self.settle(index);
         } else if attempts < MAX_ATTEMPTS {
             self.counters.add_local_loss(cause);
-            self.probe_again(index);
+            self.probe_again(index, cause);
         } else {
             self.table.target_mut(index).state.local_loss(cause);
             self.settle(index);
         }
     }
 
-    fn probe_again(&mut self, index: u32) {
+    /// What the kernel knows of a silent target on a link, whose first request left at `first`.
+    fn neighbour_state(&self, index: u32, first: Instant) -> NeighbourState {
+        if !self.on_link {
+            return NeighbourState::Unknown;
+        }
+        let to = self.table.target(index).to;
+        let mut network = self.detector.network_mut();
+        network.neighbour_since(to, self.interface.as_deref(), first)
+    }
+
+    /// Whether the kernel will soon have asked a neighbour to which the first request left at `first`.
+    fn may_wait_for_neighbour(&self, first: Instant) -> bool {
+        let asked_by = first + NEIGHBOUR_CONFIRMATION;
+        let wait = asked_by.checked_duration_since(self.read_until);
+        wait.is_some_and(|wait| wait <= MAX_NEIGHBOUR_WAIT)
+    }
+
+    fn probe_again(&mut self, index: u32, cause: LocalLoss) {
         self.forget_requests(index);
         let target = self.table.target_mut(index);
-        target.state = target.state.next_attempt();
+        target.state = target.state.next_attempt(cause);
         target.attempts += 1;
         self.table.push_back(index);
     }
@@ -490,28 +484,5 @@ fn socket_address(to: Destination) -> SocketAddr {
     }
 }
 
-/// Whether a message comes from a destination, or an error is about it.
-fn is_from(address: SocketAddr, to: Destination) -> bool {
-    address.ip() == to.address
-        && match address {
-            SocketAddr::V4(_) => true,
-            SocketAddr::V6(v6) => to.scope_id == 0 || v6.scope_id() == to.scope_id,
-        }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_threads_share_the_bound_for_neighbours() {
-        for threads in 1..=64 {
-            let each = max_unanswered(true, NonZeroUsize::new(threads).unwrap());
-            let all = each * threads;
-            assert!(
-                all <= MAX_UNANSWERED_NEIGHBOURS && all > MAX_UNANSWERED_NEIGHBOURS - threads,
-                "{threads}"
-            );
-        }
-    }
-}
+mod tests;

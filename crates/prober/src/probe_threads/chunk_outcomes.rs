@@ -2,7 +2,8 @@
 
 use std::{iter, time::Instant};
 
-use pingfleet_wire::{Outcome, Target};
+use pingfleet_wire::{LocalLoss, Outcome, Status, Target};
+use tracing::error;
 
 use crate::{
     prober::{Destination, Finding},
@@ -65,9 +66,10 @@ impl<'a> ChunkOutcomes<'a> {
     /// The n-th finding belongs to the n-th destination.
     pub(super) fn found(&mut self, destinations: &[Positioned<Destination>], findings: &[Finding]) {
         for ((position, destination), finding) in iter::zip(destinations, findings) {
-            self.outcomes[*position] = Some(Outcome {
+            let target = &self.targets[*position];
+            let outcome = Outcome {
                 status: finding.status,
-                address: match self.targets[*position] {
+                address: match target {
                     Target::Address(_) => None,
                     Target::Text(_) => Some(destination.address),
                 },
@@ -76,7 +78,8 @@ impl<'a> ChunkOutcomes<'a> {
                 rtt: finding.rtt,
                 attempts: finding.attempts,
                 probed_after_us: self.since_start(finding.first_request),
-            });
+            };
+            self.outcomes[*position] = Some(checked(target, outcome));
         }
     }
 
@@ -87,5 +90,52 @@ impl<'a> ChunkOutcomes<'a> {
 
     fn since_start(&self, moment: Instant) -> u64 {
         moment.saturating_duration_since(self.started).as_micros() as u64
+    }
+}
+
+/// The outcome, if its facts agree. A reader would refuse the whole chunk because of one that contradicts itself. Only a
+/// defect of a prober makes one: it is logged, and what is not known of this target is `unknown`.
+fn checked(target: &Target, outcome: Outcome) -> Outcome {
+    let Err(problem) = outcome.check() else {
+        return outcome;
+    };
+    error!(%target, problem, ?outcome, "the prober's finding contradicts itself: the target is unknown");
+    Outcome {
+        status: Status::Unknown(LocalLoss::INTERRUPTED),
+        received: 0,
+        rtt: None,
+        ..outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_finding_that_contradicts_itself_costs_no_other_target() {
+        let now = Instant::now();
+        let addresses = [1, 2, 3].map(|host| Ipv4Addr::new(192, 0, 2, host).into());
+        let targets = addresses.map(Target::Address);
+        let refused = Finding::refused(101, now);
+        let wrong = Finding {
+            status: Status::Up,
+            ..refused.clone()
+        };
+        let mut outcomes = ChunkOutcomes::new(&targets, now);
+        let destinations: Vec<_> = addresses
+            .map(Destination::from)
+            .into_iter()
+            .enumerate()
+            .collect();
+        outcomes.found(&destinations, &[refused.clone(), wrong, refused]);
+        let outcomes = outcomes.complete().unwrap();
+        assert!(outcomes.iter().all(|outcome| outcome.check().is_ok()));
+        let statuses = outcomes.iter().map(|outcome| outcome.status);
+        let refused = Status::SendFailed { errno: 101 };
+        let unknown = Status::Unknown(LocalLoss::INTERRUPTED);
+        assert!(statuses.eq([refused, unknown, refused]));
     }
 }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::{LocalLoss, Probing, Rtt, Status};
+use pingfleet_wire::{DownReason, LocalLoss, Probing, Rtt, Status};
 
 use crate::prober::Finding;
 
@@ -85,11 +85,29 @@ pub struct TargetState {
     /// Whether something was answered after the retries began.
     ended_by_answer: bool,
     unreachable: Option<Unreachable>,
-    /// From an earlier attempt. Nothing else of it counts.
-    earlier_unreachable: Option<Unreachable>,
-    no_arp: bool,
+    /// Set from the second attempt on. Few targets have one, so it takes no more than a pointer.
+    earlier: Option<Box<EarlierAttempts>>,
+    down_reason: DownReason,
     errno: i32,
     local_loss: LocalLoss,
+}
+
+/// What is kept of the attempts before the current one.
+#[derive(Debug, Clone, Copy)]
+struct EarlierAttempts {
+    /// The first ICMP error that quoted one of our requests, with the counts of its attempt.
+    error: Option<EarlierError>,
+    /// Why they were repeated.
+    local_loss: LocalLoss,
+}
+
+/// An ICMP error, and the attempt in which it came.
+#[derive(Debug, Clone, Copy)]
+struct EarlierError {
+    error: Unreachable,
+    /// Requests that the kernel accepted; at least one.
+    sent: usize,
+    first_request: Instant,
 }
 
 #[derive(Debug)]
@@ -145,21 +163,47 @@ impl TargetState {
             in_time: false,
             ended_by_answer: false,
             unreachable: None,
-            earlier_unreachable: None,
-            no_arp: false,
+            earlier: None,
+            down_reason: DownReason::NoAnswer,
             errno: 0,
             local_loss: LocalLoss::default(),
         }
     }
 
-    /// The state of the next attempt, because this machine may have lost an answer. Only an ICMP error is kept: it came
-    /// from the network, and it decides the status unless something is answered.
+    /// The state of the next attempt, because this machine may have lost an answer by `cause`. What came from the network
+    /// is kept: an ICMP error, which decides the status unless something is answered, and a reply that did not count.
     #[must_use]
-    pub fn next_attempt(&self) -> Self {
+    pub fn next_attempt(&self, cause: LocalLoss) -> Self {
+        let before = self.earlier.as_deref();
+        let error = before.and_then(|before| before.error);
+        let earlier = EarlierAttempts {
+            error: error.or_else(|| self.own_error()),
+            local_loss: before.map_or(cause, |before| before.local_loss.and(cause)),
+        };
+        let came = matches!(
+            self.down_reason,
+            DownReason::PayloadChanged | DownReason::AnsweredBy(_)
+        );
         Self {
-            earlier_unreachable: self.earlier_unreachable.or(self.unreachable),
+            earlier: Some(Box::new(earlier)),
+            down_reason: if came {
+                self.down_reason
+            } else {
+                DownReason::NoAnswer
+            },
             ..Self::new(Arc::clone(&self.schedule))
         }
+    }
+
+    /// The ICMP error of this attempt. It quotes a request, so without one there is none.
+    fn own_error(&self) -> Option<EarlierError> {
+        let sent = self.sent_count();
+        let first_request = self.left_at(0).filter(|_| sent > 0)?;
+        self.unreachable.map(|error| EarlierError {
+            error,
+            sent,
+            first_request,
+        })
     }
 
     /// Marks the requests whose timeout has passed at `now`, and returns how many. Late answers to them still count.
@@ -257,8 +301,7 @@ impl TargetState {
     /// Whether at least one request left and none is answered.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        self.count(|state| state != RequestState::Refused) > 0
-            && self.count(|state| matches!(state, RequestState::Answered(_))) == 0
+        self.sent_count() > 0 && self.count(|state| matches!(state, RequestState::Answered(_))) == 0
     }
 
     /// `SEND_PATH` when the kernel accepted some requests and refused others, which might have been answered.
@@ -286,7 +329,14 @@ impl TargetState {
 
     /// This machine's kernel reported that nobody answered its ARP request or neighbour solicitation.
     pub fn no_arp(&mut self) {
-        self.no_arp = true;
+        self.down_because(DownReason::NoArp);
+    }
+
+    /// Why the target is `down`, if it is. The reason of the highest precedence is kept, and of equal ones the first.
+    pub fn down_because(&mut self, reason: DownReason) {
+        if reason.code() > self.down_reason.code() {
+            self.down_reason = reason;
+        }
     }
 
     /// This machine may have lost an answer to one of the requests.
@@ -297,7 +347,7 @@ impl TargetState {
     /// The finding now, in attempt number `attempts`. Without any request, `now` takes the place of the first one's time.
     #[must_use]
     pub fn finding(&self, attempts: u8, now: Instant) -> Finding {
-        let sent = self.count(|state| state != RequestState::Refused);
+        let sent = self.sent_count();
         let samples: Vec<_> = self
             .requests
             .iter()
@@ -306,34 +356,49 @@ impl TargetState {
                 RequestState::InFlight | RequestState::Expired | RequestState::Refused => None,
             })
             .collect();
+        let first_request = self.left_at(0).unwrap_or(now);
+        // The counts are those of the attempt that decides the status: an error has always a request that it quotes.
+        let (status, sent, first_request) = match self.error() {
+            Some(deciding) if samples.is_empty() => (
+                deciding.error.status(),
+                deciding.sent,
+                deciding.first_request,
+            ),
+            _ => (self.status(sent, samples.len()), sent, first_request),
+        };
         Finding {
-            status: self.status(sent, samples.len()),
+            status,
             sent: sent as u16,
             received: samples.len() as u16,
             rtt: Rtt::of(&samples),
             attempts,
-            first_request: self.requests.first().map_or(now, |request| request.left),
+            first_request,
         }
     }
 
+    /// The ICMP error that decides the status if nothing is answered: the first one of all attempts.
+    fn error(&self) -> Option<EarlierError> {
+        let earlier = self.earlier.as_deref().and_then(|earlier| earlier.error);
+        earlier.or_else(|| self.own_error())
+    }
+
+    /// The status without an ICMP error, from the requests that were sent and those that were answered.
     fn status(&self, sent: usize, received: usize) -> Status {
-        let local_loss = self.local_loss.and(self.refused_in_part());
+        let mut local_loss = self.local_loss.and(self.refused_in_part());
+        if let Some(earlier) = self.earlier.as_deref().filter(|_| sent == 0) {
+            // The kernel accepted the requests of an earlier attempt, whose answers may have been lost.
+            local_loss = local_loss.and(earlier.local_loss).and(LocalLoss::SEND_PATH);
+        }
         if self.in_time {
             Status::Up
         } else if received > 0 {
             Status::Late
-        } else if let Some(error) = self.earlier_unreachable {
-            error.status()
-        } else if sent == 0 && self.local_loss == LocalLoss::default() {
-            Status::SendFailed { errno: self.errno }
-        } else if let Some(error) = self.unreachable {
-            error.status()
         } else if local_loss != LocalLoss::default() {
             Status::Unknown(local_loss)
+        } else if sent == 0 {
+            Status::SendFailed { errno: self.errno }
         } else {
-            Status::Down {
-                no_arp: self.no_arp,
-            }
+            Status::Down(self.down_reason)
         }
     }
 
@@ -381,6 +446,11 @@ impl TargetState {
         self.requests[number].at + self.schedule.waits[number]
     }
 
+    /// Requests that the kernel accepted.
+    fn sent_count(&self) -> usize {
+        self.count(|state| state != RequestState::Refused)
+    }
+
     fn count(&self, of: impl Fn(RequestState) -> bool) -> usize {
         self.requests
             .iter()
@@ -399,5 +469,7 @@ enum Due {
     Settled,
 }
 
+#[cfg(test)]
+mod attempts_tests;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use pingfleet_testbed::{
     Namespace,
     simnet::{IpVersion, Script, SimNet},
 };
-use pingfleet_wire::{Probing, Status, Target};
+use pingfleet_wire::{DownReason, Probing, Status, Target};
 
 use crate::{
     rig::{beside_answering, both_kinds, in_a_network, on_loopback, probe, tally, v4},
@@ -256,7 +256,7 @@ async fn inner_silence() {
         let refused = outcomes.pop().unwrap();
         assert_eq!(refused.status, Status::SendFailed { errno: 101 });
         for outcome in outcomes {
-            assert_eq!(outcome.status, Status::Down { no_arp: false });
+            assert_eq!(outcome.status, Status::DOWN);
             assert_eq!((outcome.sent, outcome.received), (3, 0));
         }
     }
@@ -297,7 +297,11 @@ async fn inner_no_arp() {
             probe(&worker, chunk(living, v4([127, 0, 1, 1], 50)))
         );
         for outcome in &outcomes[..dead] {
-            assert_eq!(outcome.status, Status::Down { no_arp: true }, "{outcome:?}");
+            assert_eq!(
+                outcome.status,
+                Status::Down(DownReason::NoArp),
+                "{outcome:?}"
+            );
         }
         assert_eq!(tally(&outcomes[dead..]), HashMap::from([("up", 200)]));
         for outcome in living {

@@ -26,8 +26,7 @@ pub(crate) fn all(outcomes: &[Outcome], may_be: impl Fn(&Outcome) -> bool) -> an
 /// Fails if an outcome is not `down`. On a busy machine it may also be `unknown` because of a stall.
 pub(crate) fn all_silent(outcomes: &[Outcome]) -> anyhow::Result<()> {
     all(outcomes, |outcome| {
-        outcome.status == Status::Down { no_arp: false }
-            || is_unknown(outcome.status, LocalLoss::STALLED)
+        outcome.status == Status::DOWN || is_unknown(outcome.status, LocalLoss::STALLED)
     })
 }
 

@@ -76,8 +76,7 @@ fn targets_are_up_after_their_link_has_recovered() -> anyhow::Result<()> {
         all(&living, |outcome| outcome.status == Status::Up)?;
         // A busy machine may stall the prober.
         all(&silent, |outcome| {
-            outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, LocalLoss::STALLED)
+            outcome.status == Status::DOWN || is_unknown(outcome.status, LocalLoss::STALLED)
         })
     })
 }
@@ -94,8 +93,7 @@ fn targets_of_a_link_that_stays_without_carrier_are_unknown() -> anyhow::Result<
         ensure!(lost.count() > 0, "the sweep was over before");
         // They may have been settled before the outage.
         all(&silent, |outcome| {
-            outcome.status == Status::Down { no_arp: false }
-                || is_unknown(outcome.status, LocalLoss::SEND_PATH)
+            outcome.status == Status::DOWN || is_unknown(outcome.status, LocalLoss::SEND_PATH)
         })
     })
 }
@@ -112,7 +110,7 @@ fn targets_of_a_link_that_stays_down_are_send_failed() -> anyhow::Result<()> {
         ensure!(living.iter().any(refused), "{:?}", tally(&living));
         all(&silent, |outcome| {
             refused(outcome)
-                || outcome.status == Status::Down { no_arp: false }
+                || outcome.status == Status::DOWN
                 || is_unknown(outcome.status, LocalLoss::SEND_PATH)
         })
     })

@@ -22,6 +22,7 @@ mod probing_process;
 mod receive_buffer;
 mod renamed_interface;
 mod send_refused;
+mod silent_neighbours;
 mod standby_link;
 mod stopped_process;
 mod variants;

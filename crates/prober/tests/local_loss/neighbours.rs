@@ -4,7 +4,7 @@ use std::{process::Stdio, time::Duration};
 
 use anyhow::ensure;
 use pingfleet_testbed::{Namespace, simnet::IpVersion};
-use pingfleet_wire::{Probing, Status};
+use pingfleet_wire::{DownReason, Probing, Status};
 
 use crate::{
     counters::Echoes,
@@ -161,11 +161,9 @@ fn dead_neighbours(variant: Variant) -> anyhow::Result<()> {
     let (before, rest) = neighbours.split_at(199);
     let (living, after) = rest.split_at(LIVING_NEIGHBOURS as usize);
     all(living, |outcome| outcome.status == Status::Up)?;
-    let no_arp = Status::Down { no_arp: true };
+    let no_arp = Status::Down(DownReason::NoArp);
     for dead in [before, after] {
-        all(dead, |outcome| {
-            matches!(outcome.status, Status::Down { .. })
-        })?;
+        all(dead, |outcome| matches!(outcome.status, Status::Down(_)))?;
     }
     // The kernel does not report each neighbour that it gives up; the busier it is, the fewer it reports.
     let reported = neighbours.iter().any(|outcome| outcome.status == no_arp);

@@ -95,6 +95,20 @@ pub(crate) fn wait_for(net: &impl Network, arguments: &[&str], text: &str) -> an
     wait_while(net, "ip", arguments, |shown| !shown.contains(text))
 }
 
+/// Waits until a neighbour was confirmed a second ago or earlier. `ip -s neigh` shows the seconds since an entry was used,
+/// confirmed and updated, as `used 3/2/1`.
+pub(crate) fn wait_until_confirmed_for_a_second(
+    net: &impl Network,
+    address: &str,
+) -> anyhow::Result<()> {
+    let show = ["-s", "neigh", "show", address];
+    wait_while(net, "ip", &show, |shown| {
+        let (_, ages) = shown.split_once("used ").unwrap_or_default();
+        let confirmed = ages.split('/').nth(1).unwrap_or("0");
+        confirmed == "0"
+    })
+}
+
 /// Waits while `holds` is true for the output of a program.
 fn wait_while(
     net: &impl Network,

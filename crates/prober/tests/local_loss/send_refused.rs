@@ -132,7 +132,7 @@ fn an_icmp_error_outweighs_a_local_loss_and_an_answer_outweighs_both() -> anyhow
             matches!(outcome.status, Status::Unreachable { .. }) && outcome.attempts > 1
         })?;
         all(groups[3], |outcome| {
-            outcome.status == Status::Down { no_arp: false } && outcome.attempts > 1
+            outcome.status == Status::DOWN && outcome.attempts > 1
         })
     })
 }

@@ -57,7 +57,7 @@ fn replies_that_arrive_while_the_process_is_stopped_count_as_up() -> anyhow::Res
         })?;
         // They were silent in an attempt without a stall.
         all(silent, |outcome| {
-            outcome.status == Status::Down { no_arp: false } && outcome.attempts > 1
+            outcome.status == Status::DOWN && outcome.attempts > 1
         })
     })
 }

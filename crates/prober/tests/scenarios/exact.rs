@@ -231,7 +231,7 @@ fn more_requests_than_sequence_numbers_can_be_unanswered() {
     let run_one = |variant: Variant| {
         let plan = plan(variant);
         let (outcomes, traffic) = run(&Script::default(), &plan, variant);
-        let down = Status::Down { no_arp: false };
+        let down = Status::DOWN;
         let wrong = outcomes.iter().find(|outcome| outcome.status != down);
         assert_eq!(wrong, None, "{variant}");
         assert_requests(&plan, &traffic, 1, variant);

@@ -168,11 +168,17 @@ impl Seen<'_> {
             return (reason.as_ref() != Some(&wanted))
                 .then(|| format!("reason {reason:?} and not {wanted}"));
         }
-        let is_right = match (&expected.reason, &reason) {
+        let answered_by = expected.answered_by.map(|host| {
+            let address = self.variant.family.address(host);
+            format!("answered_by {address}")
+        });
+        let wanted = answered_by.as_ref().or(expected.reason.as_ref());
+        let is_right = match (wanted, &reason) {
             (Some(part), Some(reason)) => reason.contains(part),
-            (_, reason) => reason.is_none(),
+            (Some(_), None) => expected.status.contains('|'),
+            (None, reason) => reason.is_none(),
         };
-        (!is_right).then(|| format!("reason {reason:?} and not {:?}", expected.reason))
+        (!is_right).then(|| format!("reason {reason:?} and not {wanted:?}"))
     }
 
     fn counts(&self, expected: &Expected, outcome: &Outcome) -> Option<String> {

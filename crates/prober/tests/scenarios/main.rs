@@ -7,6 +7,7 @@ mod engines;
 mod exact;
 mod judging;
 mod probing;
+mod reply_table;
 mod scenario;
 
 use std::{sync::Mutex, thread};
@@ -43,6 +44,7 @@ scenarios! {
     a_reply_with_another_identifier_makes_no_target_up
     a_reply_with_another_payload_makes_no_target_up
     a_reply_with_another_sequence_number_makes_no_target_up
+    a_shortened_or_padded_reply_makes_its_target_up
     a_slow_first_answer_is_one_slow_answer
     an_answer_after_its_timeout_is_late
     an_answer_after_several_timeouts_is_late
@@ -92,20 +94,29 @@ fn variants() -> impl Iterator<Item = Variant> {
     })
 }
 
-/// Runs every variant of a scenario, all at once, because they mostly wait.
+/// Runs every variant of a scenario.
 fn run(name: &str) {
     let scenario = Scenario::read(name).expect("the file is a scenario");
+    let cases: Vec<_> = variants()
+        .filter(|variant| scenario.is_for(*variant))
+        .map(|variant| (variant, &scenario))
+        .collect();
+    assert!(!cases.is_empty(), "no variant of {name} is run");
+    run_at_once(&cases);
+}
+
+/// Runs variants, each with its scenario, all at once, because they mostly wait.
+fn run_at_once(cases: &[(Variant, &Scenario)]) {
     let needless = Mutex::new(Vec::new());
-    let (scenario, needless) = (&scenario, &needless);
+    let needless = &needless;
     let mut faults: Vec<_> = thread::scope(|scope| {
-        let variants: Vec<_> = variants()
-            .filter(|variant| scenario.is_for(*variant))
-            .map(|variant| {
-                let run = move || run_one(scenario, variant, needless);
+        let variants: Vec<_> = cases
+            .iter()
+            .map(|(variant, scenario)| {
+                let run = move || run_one(scenario, *variant, needless);
                 (variant, scope.spawn(run))
             })
             .collect();
-        assert!(!variants.is_empty(), "no variant of {name} is run");
         variants
             .into_iter()
             .flat_map(|(variant, thread)| {

@@ -117,8 +117,11 @@ pub(crate) struct Expected {
     pub(crate) status: String,
     /// The ICMP error that the reason names.
     pub(crate) error: Option<Reported>,
-    /// What the reason contains, if the status has a reason. Without this and `error` there must be no reason.
+    /// What the reason contains; of several permitted statuses, if the status has a reason. Without this, `error` and
+    /// `answered_by` there must be no reason.
     pub(crate) reason: Option<String>,
+    /// The host that the reason names as the one that answered instead of the target.
+    pub(crate) answered_by: Option<u32>,
     pub(crate) sent: Option<u16>,
     pub(crate) received: Option<u16>,
     /// Whether `received` must be the number of requests that the network answered, for hosts that lose requests.

@@ -25,7 +25,7 @@ fn batch(works: &[WorkChunk]) -> Vec<DecodedDelivery> {
         })],
         ..Heartbeat::new("worker-1", Uuid::nil())
     };
-    let down = Status::Down { no_arp: false };
+    let down = Status::DOWN;
     vec![
         DecodedDelivery::Heartbeat(heartbeat),
         delivery(result(&works[0], &[Status::Up, down])),

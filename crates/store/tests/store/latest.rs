@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use pingfleet_store::{ClosedRun, RunState, Transport, Writer};
-use pingfleet_wire::{Message as _, Status, WorkChunk};
+use pingfleet_wire::{DownReason, Message as _, Status, WorkChunk};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -41,8 +41,8 @@ fn sweep() -> impl Strategy<Value = Sweep> {
     let status = select(vec![
         Status::Up,
         Status::Late,
-        Status::Down { no_arp: false },
-        Status::Down { no_arp: true },
+        Status::DOWN,
+        Status::Down(DownReason::NoArp),
     ]);
     (
         subsequence((0..TARGETS).collect::<Vec<_>>(), 1..=TARGETS),
@@ -191,7 +191,7 @@ fn a_run_that_is_closed_again_changes_only_what_is_new() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
     let (planned, works) = start(&mut store, Transport::Broker, &[1, 1])?;
-    let down = Status::Down { no_arp: false };
+    let down = Status::DOWN;
     let batch = [delivery(result(&works[0], &[down])), dead_letter(&works[1])];
     store.apply(Transport::Broker, &batch)?;
     let before = stored(&store)?;
@@ -227,7 +227,7 @@ fn what_arrives_after_a_cancelling_is_the_latest_too() -> Result<()> {
 fn a_large_run_is_closed_after_its_last_chunk() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
-    let down = Status::Down { no_arp: false };
+    let down = Status::DOWN;
     // In the second run all targets of the first chunk have changed.
     for (first, at) in [(Status::Up, 0), (down, 60)] {
         let (planned, works) = start(&mut store, Transport::Sweep, &[1000; 101])?;

@@ -52,7 +52,7 @@ fn status() -> impl Strategy<Value = Status> {
         Status::DnsFailed(DnsFailure::Timeout),
         Status::SendFailed { errno: 1 },
         Status::Unknown(LocalLoss::STALLED),
-        Status::Down { no_arp: false },
+        Status::DOWN,
     ])
 }
 

@@ -23,7 +23,7 @@ fn outgoing(store: &Writer, run: i64) -> Result<Vec<u32>> {
 fn apply_result(store: &mut Writer, work: &WorkChunk) -> Result<()> {
     store.apply(
         Transport::Broker,
-        &[delivery(result(work, &[Status::Down { no_arp: false }]))],
+        &[delivery(result(work, &[Status::DOWN]))],
     )?;
     Ok(())
 }

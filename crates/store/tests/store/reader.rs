@@ -26,7 +26,7 @@ fn filled(folder: &Path, sizes: &[usize]) -> Result<Writer> {
     let mut store = options(&folder.join("fleet.db")).open()?;
     let (_planned, works) = start(&mut store, Transport::Sweep, sizes)?;
     for work in &works {
-        let statuses = [Status::Up, Status::Down { no_arp: false }];
+        let statuses = [Status::Up, Status::DOWN];
         store.apply(Transport::Sweep, &[delivery(result(work, &statuses))])?;
     }
     Ok(store)

@@ -127,7 +127,7 @@ pub(crate) fn outcome(status: Status) -> Outcome {
     let (sent, received) = match status {
         Status::Up | Status::Late => (3, 2),
         Status::DnsFailed(_) | Status::SendFailed { .. } => (0, 0),
-        Status::Unreachable { .. } | Status::Unknown(_) | Status::Down { .. } => (3, 0),
+        Status::Unreachable { .. } | Status::Unknown(_) | Status::Down(_) => (3, 0),
     };
     Outcome {
         status,

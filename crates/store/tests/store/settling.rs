@@ -2,13 +2,13 @@
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{Applied, DecodedDelivery, RawMessage, RunState, Transport, Writer};
-use pingfleet_wire::{DnsFailure, LocalLoss, Outcome, Status};
+use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::sample::{dead_letter, delivery, options, outcome, reader, result, sent, start};
 
-const DOWN: Status = Status::Down { no_arp: false };
+const DOWN: Status = Status::DOWN;
 
 fn open(folder: &TempDir) -> Result<Writer> {
     let mut store = options(&folder.path().join("fleet.db")).open()?;
@@ -230,7 +230,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
         Status::DnsFailed(DnsFailure::Servfail),
         Status::SendFailed { errno: 13 },
         Status::Unknown(LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED)),
-        Status::Down { no_arp: true },
+        Status::Down(DownReason::NoArp),
     ];
     let (planned, works) = start(&mut store, Transport::Broker, &[7])?;
     let mut message = result(&works[0], &statuses);

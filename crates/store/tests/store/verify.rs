@@ -26,7 +26,7 @@ impl Complete {
         let mut store = options(&path).open()?;
         let (_planned, works) = start(&mut store, Transport::Sweep, &[3, 3, 3])?;
         for work in &works {
-            let statuses = [Status::Up, Status::Down { no_arp: false }, Status::Up];
+            let statuses = [Status::Up, Status::DOWN, Status::Up];
             store.apply(Transport::Sweep, &[delivery(result(work, &statuses))])?;
         }
         store.close()?;

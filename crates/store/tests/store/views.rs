@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use pingfleet_store::{REPORT_COLUMNS, Transport, Writer};
 use pingfleet_wire::{
-    ChunkKey, DnsFailure, Rtt, Status, Target,
+    ChunkKey, DnsFailure, DownReason, Rtt, Status, Target,
     timing::{RUN_LEASE, WORKER_TIMEOUT, WRITER_TIMEOUT},
 };
 use rusqlite::Connection;
@@ -266,7 +266,7 @@ fn what_was_not_measured_is_null() -> Result<()> {
     let mut store = open(&folder)?;
     let (_planned, works) = start(&mut store, Transport::Broker, &[3])?;
     let statuses = [
-        Status::Down { no_arp: false },
+        Status::DOWN,
         Status::SendFailed { errno: 1 },
         Status::DnsFailed(DnsFailure::Nxdomain),
     ];
@@ -411,7 +411,7 @@ fn a_summary_counts_what_is_stored() -> Result<()> {
     let batch = [
         delivery(result(&works[0], &[Status::Up, Status::Late])),
         delivery(result(&works[0], &[Status::Late])),
-        delivery(result(&works[1], &[Status::Down { no_arp: true }])),
+        delivery(result(&works[1], &[Status::Down(DownReason::NoArp)])),
         dead_letter(&works[2]),
     ];
     store.apply(Transport::Broker, &batch)?;

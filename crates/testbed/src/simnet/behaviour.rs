@@ -118,6 +118,12 @@ pub enum Payload {
     Shorter,
     /// It is empty: an old router quotes no more than the header (RFC 792).
     Empty,
+    /// Only so many of its first bytes are there: some networks return no more.
+    First(usize),
+    /// So many zeros follow it.
+    Padded(usize),
+    /// All of its bytes are zero.
+    Zeroed,
 }
 
 /// Messages that belong to no request, from hosts that were not probed. They begin with the first request.

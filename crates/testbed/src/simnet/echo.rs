@@ -79,6 +79,9 @@ impl EchoRequest {
                 seen.payload.pop();
             }
             Payload::Empty => seen.payload.clear(),
+            Payload::First(bytes) => seen.payload.truncate(bytes),
+            Payload::Padded(bytes) => seen.payload.resize(seen.payload.len() + bytes, 0),
+            Payload::Zeroed => seen.payload.fill(0),
         }
         let source = answer
             .source

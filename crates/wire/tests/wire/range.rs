@@ -105,8 +105,16 @@ fn name_of_a_worker_that_is_not_printable_is_refused() {
 
 #[test]
 fn outcome_that_contradicts_itself_is_refused() {
-    let [up, _, unreachable, dns_failed, send_failed, unknown, down]: [Outcome; 7] =
-        samples::outcomes().try_into().unwrap();
+    let [
+        up,
+        _,
+        unreachable,
+        dns_failed,
+        send_failed,
+        unknown,
+        down,
+        ..,
+    ]: [Outcome; 9] = samples::outcomes().try_into().unwrap();
     let rtt = up.rtt;
     let disordered = |min_ns, avg_ns, max_ns, stddev_ns| {
         Some(Rtt {
@@ -130,7 +138,7 @@ fn outcome_that_contradicts_itself_is_refused() {
             ..up.clone()
         },
         Outcome {
-            status: Status::Down { no_arp: false },
+            status: Status::DOWN,
             ..up.clone()
         },
         Outcome {
@@ -202,7 +210,14 @@ fn status_that_does_not_exist_is_refused() {
         b"\x91\x03",
         b"\x92\x03\x05",
         b"\x93\x03\x00\x00",
+        b"\x92\x06\x05",
+        // A reason of down without its fact, with a fact too many, and with facts out of their range.
         b"\x92\x06\x02",
+        b"\x92\x06\x04",
+        b"\x93\x06\x01\x00",
+        b"\x93\x06\x02\xc4\x00",
+        b"\x93\x06\x02\xc4\x15aaaaaaaaaaaaaaaaaaaaa",
+        b"\x93\x06\x04\xc4\x05aaaaa",
         b"\x92\x00\x00",
         b"\x92\x04\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
         b"\x92\x05\xcd\x01\x00",

@@ -3,8 +3,9 @@
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
-    ChunkInHand, ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, LocalLossCounts, Message,
-    Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version, WorkChunk, WorkerCounts,
+    ChunkInHand, ChunkKey, DnsFailure, DownReason, Family, Heartbeat, LinkAddress, LocalLoss,
+    LocalLossCounts, Message, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
+    WorkChunk, WorkerCounts,
 };
 use uuid::Uuid;
 
@@ -18,6 +19,10 @@ pub(crate) fn key() -> ChunkKey {
 
 pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
+}
+
+fn link_address() -> LinkAddress {
+    LinkAddress::new(&[2, 0, 0, 0, 0, 1]).expect("six bytes")
 }
 
 pub(crate) fn work() -> WorkChunk {
@@ -102,7 +107,9 @@ pub(crate) fn outcomes() -> Vec<Outcome> {
                 LocalLoss::SOCKET_DROPS.and(LocalLoss::STALLED),
             ))
         },
-        unanswered(Status::Down { no_arp: true }),
+        unanswered(Status::Down(DownReason::NoArp)),
+        unanswered(Status::Down(DownReason::ArpAnswered(link_address()))),
+        unanswered(Status::Down(DownReason::AnsweredBy(address("192.0.2.254")))),
     ]
 }
 

@@ -3,8 +3,9 @@
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
-    ChunkInHand, ChunkKey, DnsFailure, Family, Heartbeat, LocalLoss, LocalLossCounts, Outcome,
-    Probing, ResultChunk, Rtt, Status, Target, Token, Version, WorkChunk, WorkerCounts,
+    ChunkInHand, ChunkKey, DnsFailure, DownReason, Family, Heartbeat, LinkAddress, LocalLoss,
+    LocalLossCounts, MAX_LINK_ADDRESS_BYTES, Outcome, Probing, ResultChunk, Rtt, Status, Target,
+    Token, Version, WorkChunk, WorkerCounts,
 };
 use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
@@ -142,7 +143,19 @@ fn status() -> impl Strategy<Value = Status> {
         .prop_map(Status::DnsFailed),
         any::<i32>().prop_map(|errno| Status::SendFailed { errno }),
         any::<u8>().prop_map(|causes| Status::Unknown(LocalLoss(causes))),
-        any::<bool>().prop_map(|no_arp| Status::Down { no_arp }),
+        down_reason().prop_map(Status::Down),
+    ]
+}
+
+fn down_reason() -> impl Strategy<Value = DownReason> {
+    let link_address = vec(any::<u8>(), 1..=MAX_LINK_ADDRESS_BYTES)
+        .prop_filter_map("1 to 20 bytes", |bytes| LinkAddress::new(&bytes));
+    prop_oneof![
+        Just(DownReason::NoAnswer),
+        Just(DownReason::NoArp),
+        link_address.prop_map(DownReason::ArpAnswered),
+        Just(DownReason::PayloadChanged),
+        any::<IpAddr>().prop_map(DownReason::AnsweredBy),
     ]
 }
 

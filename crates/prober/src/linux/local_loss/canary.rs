@@ -66,7 +66,7 @@ impl Canary {
         while let Ok(length) = (&mut &*socket).read(&mut bytes) {
             let reply = echo.reply(&bytes[..length]);
             if reply.is_some_and(|reply| {
-                echo.is_full_payload(reply.payload, self.newest, LOOPBACK, PAYLOAD_SIZE)
+                echo.is_answer(reply.payload, self.newest, LOOPBACK, PAYLOAD_SIZE)
             }) {
                 self.was_answered = true;
                 self.is_unanswered = false;

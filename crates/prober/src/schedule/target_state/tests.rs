@@ -51,7 +51,7 @@ const UNREACHABLE_STATUS: Status = Status::Unreachable {
     reporter: UNREACHABLE.reporter,
 };
 
-const DOWN: Status = Status::Down { no_arp: false };
+const DOWN: Status = Status::DOWN;
 
 /// One request, two retries, timeout 1,000 x 1.5^k: the defaults of the command line.
 const PLAIN: Scenario = Scenario {
@@ -452,5 +452,8 @@ fn an_arp_failure_is_down_with_its_reason() {
     let end = start + Duration::from_secs(1);
     state.expire(end);
     assert_eq!(state.step(end), Step::Settled);
-    assert_eq!(state.finding(1, end).status, Status::Down { no_arp: true });
+    assert_eq!(
+        state.finding(1, end).status,
+        Status::Down(DownReason::NoArp)
+    );
 }
