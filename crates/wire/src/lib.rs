@@ -5,6 +5,7 @@
 //! from a queue are untrusted until they are checked here. Nothing in this crate does I/O.
 
 mod codec;
+mod errno;
 mod heartbeat;
 mod limits;
 mod outcome;

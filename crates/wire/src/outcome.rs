@@ -8,7 +8,10 @@ use serde::{
     ser::SerializeTuple,
 };
 
-use crate::target::{Address, optional_address};
+use crate::{
+    errno::errno_text,
+    target::{Address, optional_address},
+};
 
 /// Why a name has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,7 +243,10 @@ impl Status {
                 }
                 .to_owned(),
             ),
-            Self::SendFailed { errno } => Some(format!("errno {errno}")),
+            Self::SendFailed { errno } => Some(match errno_text(*errno) {
+                Some(text) => format!("errno {errno} ({text})"),
+                None => format!("errno {errno}"),
+            }),
             Self::Unknown(cause) => Some(cause.to_string()),
             Self::Down { no_arp: true } => Some("no_arp".to_owned()),
         }
