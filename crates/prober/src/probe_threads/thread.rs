@@ -190,12 +190,13 @@ fn reopen(
         let _context = runtime.enter();
         match opener.open(Arc::clone(counters)) {
             Ok(prober) => return Some(prober),
-            Err(error) if assignments.is_closed() => {
-                error!(%error, "a probing thread ends without a prober");
-                return None;
-            }
             Err(error) => {
-                error!(%error, "a probing thread cannot open a new prober, retrying");
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                if assignments.is_closed() {
+                    error!(%error, cause, "a probing thread ends without a prober");
+                    return None;
+                }
+                error!(%error, cause, "a probing thread cannot open a new prober, retrying");
                 thread::sleep(REOPEN_PAUSE);
             }
         }
@@ -242,11 +243,15 @@ async fn probe(prober: Rc<dyn Prober>, assignment: Assignment) {
     } = assignment;
     tokio::select! {
         biased;
-        () = findings.closed() => debug!(chunk = ?chunk.key, "chunk given up"),
+        () = findings.closed() => log_given_up(&chunk),
         found = prober.probe(&chunk.probing, &destinations, &pace) => {
             if findings.send(found).is_err() {
-                debug!(chunk = ?chunk.key, "chunk given up");
+                log_given_up(&chunk);
             }
         }
     }
+}
+
+fn log_given_up(chunk: &WorkChunk) {
+    debug!(run = %chunk.key.run, chunk = chunk.key.chunk, "chunk given up");
 }
