@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
+use self::rabbit::connect_problem::ConnectProblem;
 pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage},
     memory::MemoryBroker,
@@ -91,7 +92,7 @@ pub enum BrokerError {
     /// The user lacks a permission or the vhost does not exist: final.
     #[error("broker {address} does not permit it: {reason}")]
     Forbidden {
-        /// Host and port, without credentials.
+        /// Host, port and virtual host, without credentials.
         address: String,
         /// What the broker said.
         reason: String,
@@ -99,7 +100,7 @@ pub enum BrokerError {
     /// A queue or exchange is missing and this user may not declare it: try again after an administrator did.
     #[error("{what} is missing on broker {address}")]
     NoTopology {
-        /// Host and port, without credentials.
+        /// Host, port and virtual host, without credentials.
         address: String,
         /// Name of the first thing that is missing.
         what: String,
@@ -107,7 +108,7 @@ pub enum BrokerError {
     /// A queue or exchange exists with other arguments: final.
     #[error("a queue or exchange on broker {address} has other arguments: {reason}")]
     OtherTopology {
-        /// Host and port, without credentials.
+        /// Host, port and virtual host, without credentials.
         address: String,
         /// What the broker said.
         reason: String,
@@ -121,6 +122,41 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// What the user can do about it, if the message does not say it.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        if let Some(problem) = self.connect_problem() {
+            return Some(problem.advice());
+        }
+        let advice = match self {
+            Self::Unreachable { .. } => {
+                "start one with `docker-compose up -d`, or name yours with --broker"
+            }
+            Self::Login { .. } => {
+                "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"
+            }
+            Self::NoTopology { .. } => {
+                "declare it with `pingfleet broker init`, as a user with the configure permission"
+            }
+            Self::OtherTopology { .. } => "choose another broker.prefix, the same for all programs",
+            Self::Forbidden { .. } | Self::Url(_) | Self::Lost(_) => return None,
+        };
+        Some(advice.to_owned())
+    }
+
+    /// Whether something answered at the broker's address, although no connection was opened.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        !matches!(self, Self::Unreachable { .. }) || self.connect_problem().is_some()
+    }
+
+    fn connect_problem(&self) -> Option<&ConnectProblem> {
+        match self {
+            Self::Unreachable { source, .. } => source.downcast_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether a new session may succeed where this one failed. The one place that decides it.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -36,7 +36,7 @@ async fn declare(config: &RabbitConfig) -> Result<Exit, Failure> {
     printed(writeln!(
         io::stdout(),
         "exchanges and queues are ready on {}",
-        broker.address()
+        broker.place()
     ))?;
     Ok(Exit::Complete)
 }

@@ -18,15 +18,21 @@ pub(super) async fn check(config: &RabbitConfig) -> CheckResult {
             };
         }
     };
-    match check_queues(&broker).await {
+    let checked = check_queues(&broker).await;
+    let is_answered = checked.as_ref().is_err_and(BrokerError::is_answered);
+    match checked {
         Ok(()) => CheckResult::Good(format!(
             "{} answers and has all queues",
-            broker.address()
+            broker.place()
         )),
         // Not bad: `sweep` needs no broker.
-        Err(BrokerError::Unreachable { address, source }) => CheckResult::Poor {
+        Err(BrokerError::Unreachable { address, source }) if !is_answered => CheckResult::Poor {
             found: format!("{address}: {}", root_cause(&*source)),
             fix: "docker-compose up -d (`pingfleet sweep` needs none)".to_owned(),
+        },
+        Err(error @ BrokerError::Unreachable { .. }) => CheckResult::Bad {
+            fix: error.advice().unwrap_or_default(),
+            found: Failure::system(&error).message,
         },
         // Not bad: a role with the permission declares missing queues when it starts.
         Err(error @ BrokerError::NoTopology { .. }) => CheckResult::Poor {
