@@ -15,12 +15,22 @@ pub(crate) struct TargetPrinter<'a> {
 }
 
 impl<'a> TargetPrinter<'a> {
-    pub(crate) fn new(filter: PrintFilter, out: &'a mut (dyn Write + Send)) -> Self {
+    /// `printed` is what an earlier printer of the run returned.
+    pub(crate) fn new(
+        filter: PrintFilter,
+        out: &'a mut (dyn Write + Send),
+        printed: Vec<bool>,
+    ) -> Self {
         Self {
             filter,
             out,
-            printed: Vec::new(),
+            printed,
         }
+    }
+
+    /// For each chunk of the run, whether it is printed.
+    pub(crate) fn into_printed(self) -> Vec<bool> {
+        self.printed
     }
 
     /// Prints the targets of chunks stored since the last call. Returns false when the output was closed.

@@ -3,12 +3,16 @@
 use std::{error::Error, iter::successors};
 
 use pingfleet_broker::{Broker as _, BrokerError, QueueName, RabbitBroker, RabbitConfig};
-use pingfleet_settings::Failure;
+use pingfleet_settings::{FILES_FOR_QUEUES, Failure, run_async};
 
 use super::CheckResult;
 
-#[tokio::main(flavor = "current_thread")]
-pub(super) async fn check(config: &RabbitConfig) -> CheckResult {
+pub(super) fn check(config: &RabbitConfig) -> CheckResult {
+    let checked = run_async(FILES_FOR_QUEUES, async { Ok(connect(config).await) });
+    checked.unwrap_or_else(|failure| CheckResult::NotShown(failure.message))
+}
+
+async fn connect(config: &RabbitConfig) -> CheckResult {
     let broker = match RabbitBroker::new(config) {
         Ok(broker) => broker,
         Err(error) => {
