@@ -129,9 +129,7 @@ impl BrokerError {
             return Some(problem.advice());
         }
         let advice = match self {
-            Self::Unreachable { .. } => {
-                "start one with `docker-compose up -d`, or name yours with --broker"
-            }
+            Self::Unreachable { address, source } => unreachable_advice(address, &**source),
             Self::Login { .. } => {
                 "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"
             }
@@ -167,6 +165,29 @@ impl BrokerError {
             | Self::OtherTopology { .. }
             | Self::Url(_) => false,
         }
+    }
+}
+
+/// What the user can do about a broker of which nothing is seen.
+fn unreachable_advice(address: &str, source: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut causes = std::iter::successors(Some(source), |error| error.source());
+    let is_silent = causes.clone().any(|error| {
+        let system: Option<&std::io::Error> = error.downcast_ref();
+        system.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+    });
+    // std has no kind for it; this is the beginning of its text on all systems.
+    let is_unknown = causes.any(|error| error.to_string().starts_with("failed to lookup address"));
+    let is_here = ["127.", "[::1]", "localhost"]
+        .iter()
+        .any(|start| address.starts_with(start));
+    if is_unknown {
+        "look for an error in the name of its host, and for the name servers of this machine"
+    } else if is_silent {
+        "look for a firewall between here and there, and whether this is the port of the broker"
+    } else if is_here {
+        "start one with `docker-compose up -d`, or name yours with --broker"
+    } else {
+        "start it there, or name another one with --broker"
     }
 }
 
@@ -258,3 +279,37 @@ pub trait Consumer: Send {
 
 /// A session counts as lost when the broker does not reply for this long.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn advice_about_a_broker_that_is_not_seen_follows_the_cause() {
+        let advice = |address: &str, source: io::Error| {
+            let error = BrokerError::Unreachable {
+                address: address.to_owned(),
+                source: source.into(),
+            };
+            error.advice().unwrap_or_default()
+        };
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let lookup = "failed to lookup address information: Name or service not known";
+        for (advice, part) in [
+            (advice("127.0.0.1:5672", refused()), "docker-compose"),
+            (advice("10.0.0.5:5672", refused()), "start it there"),
+            (
+                advice("10.0.0.5:5672", io::ErrorKind::TimedOut.into()),
+                "firewall",
+            ),
+            (
+                advice("brokr:5672", io::Error::other(lookup)),
+                "name of its host",
+            ),
+        ] {
+            assert!(advice.contains(part), "{advice}");
+        }
+    }
+}

@@ -70,3 +70,25 @@ impl From<BrokerError> for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
+    use super::*;
+
+    fn flag(given: &[&str]) -> String {
+        let command = BrokerArgs::augment_args(Command::new("test"));
+        let matches = command.get_matches_from([&["test"], given].concat());
+        RabbitConfig::as_flag(&BrokerArgs::from_arg_matches(&matches).unwrap())
+    }
+
+    #[test]
+    fn a_printed_command_names_the_broker_without_its_password() {
+        assert_eq!(flag(&[]), "");
+        assert_eq!(
+            flag(&["--broker", "amqp://bob:hunter2@h:7/a%20b?heartbeat=5"]),
+            " --broker 'amqp://bob@h:7/a%20b?heartbeat=5'"
+        );
+    }
+}

@@ -4,6 +4,7 @@
 //! A prober belongs to one thread. Several chunks are probed on it at once, so its methods take `&self`.
 
 use std::{
+    borrow::Cow,
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -188,7 +189,7 @@ pub enum ProbeError {
 /// A path as the shell reads it.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
-    shlex::try_quote(&text).map_or_else(|_| text.to_string(), |quoted| quoted.into_owned())
+    shlex::try_quote(&text).map_or_else(|_| text.to_string(), Cow::into_owned)
 }
 
 impl ProbeError {

@@ -23,7 +23,7 @@ pub(crate) enum ConnectProblem {
     NotAmqp,
     #[error("the connection was closed before the login")]
     ClosedEarly { is_tls: bool },
-    /// The broker's words, and the command that changes the limit.
+    /// The broker's words, and the command or the setting that changes the limit.
     #[error("{reason}")]
     Limit { reason: String, command: String },
 }
@@ -72,15 +72,18 @@ impl ConnectProblem {
     /// A limit of connections, which the broker reports as `reason`.
     pub(super) fn limit(endpoint: &Endpoint, reason: &str) -> Self {
         let limit = shell_word("{\"max-connections\": NUMBER}");
-        let command = if reason.contains("user connection limit") {
-            format!("set_user_limits {} {limit}", shell_word(endpoint.user()))
+        let command = if reason.contains("node connection limit") {
+            "connection_max in rabbitmq.conf".to_owned()
+        } else if reason.contains("user connection limit") {
+            let user = shell_word(endpoint.user());
+            format!("rabbitmqctl set_user_limits {user} {limit}")
         } else {
             let vhost = shell_word(&endpoint.uri.vhost);
-            format!("set_vhost_limits -p {vhost} {limit}")
+            format!("rabbitmqctl set_vhost_limits -p {vhost} {limit}")
         };
         Self::Limit {
             reason: reason.to_owned(),
-            command: format!("rabbitmqctl {command}"),
+            command,
         }
     }
 
@@ -207,5 +210,7 @@ mod tests {
         let user =
             command("connection refused for user 'bob': user connection limit (1) is reached");
         assert!(user.contains("set_user_limits bob '{"), "{user}");
+        let node = command("connection refused: node connection limit (1) is reached");
+        assert!(node.contains("connection_max"), "{node}");
     }
 }

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use lapin::{types::ShortString, uri::AMQPUri};
+use pingfleet_settings::shell_word;
 use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 use url::{Host, Url};
 
@@ -109,7 +110,8 @@ impl Endpoint {
 
     /// Host, port and virtual host, for messages.
     pub(super) fn place(&self) -> String {
-        format!("{} (virtual host {})", self.address, self.uri.vhost)
+        let vhost = shell_word(&self.uri.vhost);
+        format!("{} (virtual host {vhost})", self.address)
     }
 
     pub(super) fn user(&self) -> &str {

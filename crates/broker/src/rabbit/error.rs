@@ -53,7 +53,7 @@ impl Endpoint {
                     Some(problem) => self.unreachable(problem),
                     None => self.unreachable(error),
                 },
-                Operation::Declare | Operation::Transfer => BrokerError::Lost(error.into()),
+                Operation::Declare | Operation::Transfer => BrokerError::Lost(in_words(error)),
             };
         };
         let (address, place) = (self.address.clone(), self.place());
@@ -123,6 +123,15 @@ impl Endpoint {
                 "permit it with: rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ"
             )
         }
+    }
+}
+
+/// The error, or its words where lapin shows a state of its own.
+fn in_words(error: Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error.kind() {
+        ErrorKind::InvalidChannelState(..) => "its channel is closed".into(),
+        ErrorKind::InvalidConnectionState(_) => "it is closed".into(),
+        _ => error.into(),
     }
 }
 

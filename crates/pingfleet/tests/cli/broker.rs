@@ -333,7 +333,7 @@ fn a_limit_of_connections_is_named_with_the_command_that_raises_it() -> anyhow::
     rabbit.ctl(&words)?;
     let ready = init(&dir, &url)?.end()?.ends_with(0);
     assert!(
-        ready.stdout.contains("virtual host full house"),
+        ready.stdout.contains("virtual host 'full house'"),
         "{ready:#?}"
     );
 

@@ -235,3 +235,13 @@ fn a_uri_or_another_name_that_sqlite_takes_for_no_path_is_refused_and_opens_noth
         .ends_with(0);
     Ok(())
 }
+
+#[test]
+fn a_pipe_or_a_device_is_not_opened() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.shell("mkfifo pipe")?.ends_with(0);
+    for name in ["pipe", "/dev/null"] {
+        refused_by_all(&dir, name, &[name, "no regular file"])?;
+    }
+    Ok(())
+}

@@ -77,6 +77,48 @@ fn an_interface_that_goes_away_is_warned_of_once_and_in_words() -> anyhow::Resul
     Ok(())
 }
 
+#[test]
+fn a_run_is_not_resumed_on_a_machine_without_its_interface() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    let namespace = Namespace::answering("10.0.0.0/24")?;
+    let links = |line: &str| -> anyhow::Result<()> {
+        let status = namespace.command("sh").args(["-ec", line]).status()?;
+        ensure!(status.success(), "{line}");
+        Ok(())
+    };
+    let add = "ip link add away0 type veth peer name away1; ip link set away1 up
+        ip addr add 10.9.0.1/24 dev away0; ip link set away0 up";
+    links(add)?;
+    let arguments = [
+        "sweep",
+        "-u",
+        "-I",
+        "away0",
+        "-r0",
+        "-t100ms",
+        "--rate",
+        "10",
+        "--chunk-size",
+        "2",
+        "10.9.0.0/26",
+    ];
+    dir.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
+        .interrupted()?
+        .ends_with(130);
+    let stored = dir.sqlite3("pingfleet.db", "SELECT count(*) FROM results")?;
+    let resume = || dir.call_as(namespace.command("timeout"), "pingfleet", &["resume"]);
+    links("ip link del away0")?;
+    resume()?
+        .end()?
+        .fails(3, &["this machine has no network interface away0"]);
+    let after = dir.sqlite3("pingfleet.db", "SELECT count(*) FROM results")?;
+    assert_eq!(after, stored);
+    // Control: with the interface it goes on.
+    links(add)?;
+    resume()?.end()?.ends_with(0);
+    Ok(())
+}
+
 /// Runs a command with at most `files` open files.
 fn limited(dir: &TestDir, files: u32, command: &str) -> anyhow::Result<Finished> {
     dir.shell(&format!(
