@@ -266,7 +266,7 @@ impl<'a> WriterSession<'a> {
 
 /// Records that the writer is alive. Waits while another program has the database's lock: nothing could be committed
 /// meanwhile anyway.
-async fn note_writer_alive(
+pub(crate) async fn note_writer_alive(
     db: &DatabaseThread,
     transport: Transport,
     stop: &CancellationToken,

@@ -145,7 +145,8 @@ async fn consume_and_publish(
     // The consumer owns the sender of results. The publisher ends after the last confirm and the last heartbeat.
     consumer.abandon().await;
     let timeout = match ended {
-        Ok(0) => LAST_HEARTBEAT_TIMEOUT,
+        // Without a broker nobody can receive a last heartbeat.
+        Ok(0) if board.is_connected() => LAST_HEARTBEAT_TIMEOUT,
         _ => Duration::ZERO,
     };
     publisher.finish(timeout).await?;

@@ -153,22 +153,38 @@ pub(crate) fn read_lines(targets: &Targets) -> impl Iterator<Item = String> {
     hosts.into_iter().chain(excludes)
 }
 
-/// Reports the outcome: the summary, or how to resume the run. `resume` is the command that resumes a run. Returns the
-/// exit code.
+/// The commands that the messages at the end of a run name. They can be typed as they stand.
+#[derive(Debug, Clone)]
+pub struct NextCommands {
+    /// Resumes a run, with its number behind it: `producer --resume`, or `pingfleet resume`.
+    pub resume: String,
+    /// Flags of the other commands, each behind a space: settings file and database.
+    pub flags: String,
+    /// The flag that names the broker, behind a space, for commands that use it.
+    pub broker: String,
+}
+
+/// Reports the outcome: the summary, or how to resume the run. With `is_quiet` only what was asked for, and how to
+/// resume. Returns the exit code.
 ///
 /// # Errors
 /// A [`Failure`] when it cannot be written.
-pub fn conclude(outcome: &RunOutcome, output: &OutputArgs, resume: &str) -> Result<Exit, Failure> {
+pub fn conclude(
+    outcome: &RunOutcome,
+    output: &OutputArgs,
+    next: &NextCommands,
+    is_quiet: bool,
+) -> Result<Exit, Failure> {
     match (&outcome.summary, outcome.reason) {
         (None, _) => {
             eprintln_quietly("interrupted before the plan was complete; nothing was stored");
         }
         (Some(summary), EndReason::Settled) => {
-            if output.wants_summary() {
+            if output.summary || output.wants_summary() && !is_quiet {
                 // With -a or -u standard output carries targets only.
                 let stdout = output.print_filter().is_none();
                 let mut text = Vec::new();
-                printed(print_summary(&mut text, summary))?;
+                printed(print_summary(&mut text, summary, next))?;
                 printed(if stdout {
                     io::stdout().write_all(&text)
                 } else {
@@ -176,17 +192,19 @@ pub fn conclude(outcome: &RunOutcome, output: &OutputArgs, resume: &str) -> Resu
                 })?;
             }
         }
-        (Some(summary), EndReason::Detached) => eprintln_quietly(&format!(
-            "run {0} is published; `pingfleet runs` and `pingfleet verify {0}` show its progress",
-            summary.run
+        (Some(summary), EndReason::Detached) if !is_quiet => eprintln_quietly(&format!(
+            "run {run} is published; `pingfleet runs{flags}` and `pingfleet verify{flags} {run}` show its progress",
+            run = summary.run,
+            flags = next.flags,
         )),
         (Some(summary), EndReason::Interrupted) => eprintln_quietly(&format!(
-            "interrupted; {} of {} targets are stored. Continue with: {resume} {}",
+            "interrupted; {} of {} targets are stored. Continue with: {} {}",
             summary.settled(),
             summary.targets,
+            next.resume,
             summary.run
         )),
-        (Some(_), EndReason::OutputClosed) => {}
+        (Some(_), EndReason::Detached | EndReason::OutputClosed) => {}
     }
     Ok(outcome.exit(output.fail_down))
 }

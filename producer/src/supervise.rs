@@ -18,7 +18,7 @@ use crate::{
     EndReason, ProducerError, ProducerSettings, RunProgress,
     overdue::OverdueSearch,
     publish::{PublishCount, PublishOrders, publish},
-    target_printer::TargetPrinter,
+    target_printer::{PrintedChunks, TargetPrinter},
     window::PublishWindow,
 };
 
@@ -42,10 +42,21 @@ pub(crate) struct Supervision<'a> {
     pub(crate) stop: &'a CancellationToken,
 }
 
-/// Publishes the chunks of a run and supervises it until its end.
+/// Publishes the chunks of a run and supervises it until its end. Returns also which chunks were printed.
 pub(crate) async fn supervise(
     supervision: &Supervision<'_>,
     out: &mut (dyn Write + Send),
+) -> Result<(EndReason, PrintedChunks), ProducerError> {
+    let (mut supervisor, orders) = Supervisor::new(supervision, out).await?;
+    let reason = publish_and_look(supervision, &mut supervisor, orders).await?;
+    let printed = supervisor.printer.map(TargetPrinter::into_printed);
+    Ok((reason, printed.unwrap_or_default()))
+}
+
+async fn publish_and_look(
+    supervision: &Supervision<'_>,
+    supervisor: &mut Supervisor<'_>,
+    orders: PublishOrders,
 ) -> Result<EndReason, ProducerError> {
     let Supervision {
         broker,
@@ -55,7 +66,6 @@ pub(crate) async fn supervise(
         stop,
         ..
     } = *supervision;
-    let (mut supervisor, orders) = Supervisor::new(supervision, out).await?;
     if settings.detach {
         let chunks = supervisor.chunks;
         tracing::warn!(
@@ -101,6 +111,16 @@ pub(crate) async fn supervise(
                 supervisor.top_up().await?;
             }
         }
+    }
+}
+
+/// Whether nothing is left to do for a run.
+pub(crate) fn is_over(summary: &RunSummary) -> bool {
+    match summary.state {
+        RunState::Complete | RunState::Cancelled => true,
+        // A run without a lease shows as incomplete, too: it is over only when nothing is outstanding.
+        RunState::Incomplete => summary.outstanding() == 0,
+        RunState::Planning | RunState::Running => false,
     }
 }
 
@@ -161,7 +181,9 @@ impl<'a> Supervisor<'a> {
             is_detached: settings.detach,
             chunks: summary.chunks,
             progress,
-            printer: settings.print.map(|filter| TargetPrinter::new(filter, out)),
+            printer: settings
+                .print
+                .map(|filter| TargetPrinter::new(filter, out, PrintedChunks::default())),
             window,
             is_unlimited,
             allowed: sender.allowed,
@@ -203,13 +225,8 @@ impl<'a> Supervisor<'a> {
         {
             return Ok(Some(EndReason::OutputClosed));
         }
-        match summary.state {
-            RunState::Complete | RunState::Cancelled => return Ok(Some(EndReason::Settled)),
-            // A run without a lease shows as incomplete, too: it is over only when nothing is outstanding.
-            RunState::Incomplete if summary.outstanding() == 0 => {
-                return Ok(Some(EndReason::Settled));
-            }
-            _ => {}
+        if is_over(&summary) {
+            return Ok(Some(EndReason::Settled));
         }
         if self.lease_renewed.elapsed() >= LEASE_RENEWAL_INTERVAL {
             self.lease_renewed = Instant::now();

@@ -1,5 +1,6 @@
 //! The queue seam over RabbitMQ (AMQP 0-9-1). Each session has a connection of its own.
 
+pub(crate) mod connect_problem;
 mod connection;
 mod consumer;
 mod dead_letter;
@@ -54,10 +55,10 @@ impl RabbitBroker {
         })
     }
 
-    /// Host and port, for messages.
+    /// Host, port and virtual host, for messages.
     #[must_use]
-    pub fn address(&self) -> &str {
-        &self.endpoint.address
+    pub fn place(&self) -> String {
+        self.endpoint.place()
     }
 
     /// Declares and binds all queues, whether or not they exist, which repairs a missing binding. What exists already stays
@@ -192,7 +193,7 @@ impl Broker for RabbitBroker {
         drop(channel);
         self.keep(connection);
         depth.ok_or_else(|| BrokerError::NoTopology {
-            address: self.endpoint.address.clone(),
+            address: self.endpoint.place(),
             what: format!("queue {}", self.endpoint.queue(queue)),
         })
     }

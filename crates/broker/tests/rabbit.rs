@@ -313,7 +313,7 @@ async fn an_ipv6_literal_connects() -> Result<()> {
     let mut config = config("ipv6")?;
     config.url = node(Rabbit::ipv6_url)?;
     let broker = RabbitBroker::new(&config)?;
-    assert!(broker.address().starts_with("[::1]:"));
+    assert!(broker.place().starts_with("[::1]:"));
     broker.ensure(&QueueName::ALL).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
 use pingfleet_store::{DatabaseSettings, Transport};
 use producer::{CheckRoute, OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 
-use crate::one_process::{self, Roles};
+use crate::one_process::{self, Roles, Sweep};
 
 /// Arguments of `pingfleet sweep`.
 #[derive(Debug, Args)]
@@ -43,5 +43,15 @@ pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result
         return Ok(Exit::Complete);
     };
     let request = RunRequest::Plan(Box::new(targets));
-    one_process::run(request, &settings, &roles, &args.output, &database)
+    one_process::run(
+        request,
+        &Sweep {
+            settings: &settings,
+            probing: &settings.probing.probing,
+            roles: &roles,
+            output: &args.output,
+            database: &database,
+            is_quiet: quiet,
+        },
+    )
 }

@@ -24,6 +24,7 @@ pub mod surge;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
+pub use crate::socket::{UnusableEgress, check_egress};
 use crate::{
     probe_threads::ProbeThreads,
     prober::{OpenProber, ProbeError},

@@ -5,6 +5,7 @@
 //! Invariant: a chunk that goes in comes out as one outcome for each target, or as [`ProbeThreadFailed`].
 
 mod chunk_outcomes;
+mod refusal_log;
 mod thread;
 
 use std::{
@@ -17,13 +18,14 @@ use std::{
 };
 
 use futures_util::future;
-use pingfleet_wire::{LocalLossCounts, Outcome, Probing, Status, WorkChunk};
+use pingfleet_wire::{ChunkKey, LocalLossCounts, Outcome, Probing, Status, WorkChunk};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tracing::error;
 
 use self::{
     chunk_outcomes::{ChunkOutcomes, Positioned},
+    refusal_log::RefusalLog,
     thread::{Assignment, ProbeThread},
 };
 use crate::{
@@ -55,6 +57,7 @@ pub struct ProbeThreads {
     resolver: Resolver,
     counters: Arc<ProbeCounters>,
     targets_done: AtomicU64,
+    refusals: RefusalLog,
 }
 
 impl ProbeThreads {
@@ -76,6 +79,7 @@ impl ProbeThreads {
             resolver,
             counters: Arc::clone(&counters),
             targets_done: AtomicU64::new(0),
+            refusals: RefusalLog::default(),
         };
         // They open their probers at the same time. After an error, dropping `all` ends those that have started.
         let mut starting = Vec::with_capacity(count.get());
@@ -121,10 +125,12 @@ impl ProbeThreads {
         outcomes.found(&known, &findings);
         outcomes.found(&resolved, &later_findings);
         let Some(outcomes) = outcomes.complete() else {
-            error!(chunk = ?chunk.key, "the prober did not report every target");
+            let ChunkKey { run, chunk } = chunk.key;
+            error!(%run, chunk, "the prober did not report every target");
             return Err(ProbeThreadFailed);
         };
         self.count(&outcomes);
+        self.refusals.look(&chunk, &outcomes);
         Ok(Probed {
             started_at_us,
             outcomes,

@@ -6,6 +6,7 @@
 
 mod codec;
 mod down_reason;
+mod errno;
 mod heartbeat;
 mod host_address;
 mod limits;

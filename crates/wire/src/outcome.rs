@@ -10,6 +10,7 @@ use serde::{
 
 use crate::{
     DownReason, Rtt,
+    errno::errno_text,
     target::{Address, optional_address},
 };
 
@@ -247,7 +248,10 @@ impl Status {
                 }
                 .to_owned(),
             ),
-            Self::SendFailed { errno } => Some(format!("errno {errno}")),
+            Self::SendFailed { errno } => Some(match errno_text(*errno) {
+                Some(text) => format!("errno {errno} ({text})"),
+                None => format!("errno {errno}"),
+            }),
             Self::Unknown(cause) => Some(cause.to_string()),
             Self::Down(reason) => reason.text(),
         }

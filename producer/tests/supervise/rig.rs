@@ -254,6 +254,11 @@ impl Rig {
         Ok(options(&self.folder).open()?)
     }
 
+    /// The database on a thread of its own.
+    pub(crate) async fn db(&self) -> Result<DatabaseThread> {
+        Ok(DatabaseThread::open(options(&self.folder)).await?)
+    }
+
     /// Another connection to the database.
     pub(crate) fn connection(&self) -> Result<Connection> {
         Ok(Connection::open(self.path())?)

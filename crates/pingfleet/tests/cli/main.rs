@@ -6,6 +6,8 @@ mod database;
 mod doctor;
 mod help;
 mod linked;
+mod machine;
+mod next_command;
 mod output;
 mod permission;
 mod rig;

@@ -261,11 +261,15 @@ async fn probe(prober: Rc<dyn Prober>, assignment: Assignment) {
     } = assignment;
     tokio::select! {
         biased;
-        () = findings.closed() => debug!(chunk = ?chunk.key, "chunk given up"),
+        () = findings.closed() => log_given_up(&chunk),
         found = prober.probe(&chunk.probing, &destinations, &pace) => {
             if findings.send(found).is_err() {
-                debug!(chunk = ?chunk.key, "chunk given up");
+                log_given_up(&chunk);
             }
         }
     }
+}
+
+fn log_given_up(chunk: &WorkChunk) {
+    debug!(run = %chunk.key.run, chunk = chunk.key.chunk, "chunk given up");
 }

@@ -260,7 +260,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
             row("dns_failed", text("servfail"), "10.0.0.3", text("10.0.0.3")),
             row(
                 "send_failed",
-                text("errno 13"),
+                text("errno 13 (Permission denied)"),
                 "10.0.0.4",
                 text("10.0.0.4")
             ),

@@ -1,0 +1,101 @@
+//! The runtime of a program. Starting it with too few open files panics in the runtime itself, so the limit is checked
+//! before.
+
+use tokio::runtime::Builder;
+
+use crate::{Exit, Failure};
+
+/// Files that a program which probes with up to four threads needs: such a sweep uses 45, and 40 are too few.
+pub const FILES_FOR_PROBING: u64 = 64;
+
+/// Files that a program needs which only uses the broker and the database.
+pub const FILES_FOR_QUEUES: u64 = 32;
+
+/// The limit that the advice names: the usual default of Linux.
+#[cfg(unix)]
+const USUAL_FILES: u64 = 1024;
+
+/// The files that every program has open when it starts: standard input, output and error.
+#[cfg(target_os = "linux")]
+const STANDARD_FILES: u64 = 3;
+
+/// Runs a program's future on a runtime with a thread for each core. It needs `files` open files, with the usual three.
+/// What the future left on the runtime is given up, and not waited for: a name lookup, for example, cannot be stopped.
+///
+/// # Errors
+/// What the future returns; a [`Failure`] with [`Exit::System`] when the process may not open as many files.
+pub fn run_async<T>(
+    files: u64,
+    future: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    check_open_files(files)?;
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::system(&error))?;
+    let ended = runtime.block_on(future);
+    runtime.shutdown_background();
+    ended
+}
+
+/// Checks whether this process may have `needed` files open.
+///
+/// # Errors
+/// A [`Failure`] that names the limit and the command that raises it.
+#[cfg(unix)]
+fn check_open_files(needed: u64) -> Result<(), Failure> {
+    use rustix::process::{Resource, getrlimit};
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return Ok(());
+    };
+    let inherited = inherited_files();
+    // A quarter is room for files that the caller left open.
+    if limit >= needed && limit.saturating_sub(inherited) >= needed - needed / 4 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::System,
+        format_args!(
+            "too few open files: the limit is {limit}, {inherited} are open already, and {needed} are needed: raise it \
+             with `ulimit -n {USUAL_FILES}`, or as root with `prlimit -n{USUAL_FILES}:{USUAL_FILES} -p $$`; for a \
+             service with LimitNOFILE={USUAL_FILES}"
+        ),
+    ))
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "the same signature as on Unix")]
+fn check_open_files(_: u64) -> Result<(), Failure> {
+    Ok(())
+}
+
+/// Files that are open already, beyond the usual three. None are known where the system does not show them.
+#[cfg(target_os = "linux")]
+fn inherited_files() -> u64 {
+    // The folder itself is one of them while it is read.
+    std::fs::read_dir("/proc/self/fd").map_or(0, |files| {
+        (files.count() as u64).saturating_sub(STANDARD_FILES + 1)
+    })
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn inherited_files() -> u64 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_may_not_open_enough_files_does_not_start() {
+        let ended = run_async(3, async { Ok(7) });
+        assert_eq!(ended.unwrap(), 7);
+        let refused = run_async(u64::MAX - 1, async { Ok(7) });
+        // Without a limit nothing is refused.
+        if let Err(failure) = refused {
+            assert_eq!(failure.exit, Exit::System);
+            assert!(failure.message.contains("ulimit -n 1024"), "{failure:?}");
+        }
+    }
+}
