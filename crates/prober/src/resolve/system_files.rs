@@ -7,7 +7,12 @@ use std::{
     time::SystemTime,
 };
 
-use hickory_resolver::{Hosts, net::NetError};
+use hickory_resolver::{
+    Hosts,
+    config::{ResolverConfig, ResolverOpts},
+    net::NetError,
+    system_conf,
+};
 use tracing::warn;
 
 use super::name_service::Dns;
@@ -66,20 +71,17 @@ impl SystemFiles {
     }
 }
 
-type Servers = (
-    hickory_resolver::config::ResolverConfig,
-    hickory_resolver::config::ResolverOpts,
-);
+type Servers = (ResolverConfig, ResolverOpts);
 
 #[cfg(target_os = "linux")]
 fn read_servers(path: &Path) -> Result<Servers, NetError> {
-    hickory_resolver::system_conf::parse_resolv_conf(fs::read(path)?)
+    system_conf::parse_resolv_conf(fs::read(path)?)
 }
 
-/// Other systems have no such file, or not for all programs.
+/// Windows has no such file.
 #[cfg(not(target_os = "linux"))]
 fn read_servers(_: &Path) -> Result<Servers, NetError> {
-    hickory_resolver::system_conf::read_system_conf()
+    system_conf::read_system_conf().map_err(NetError::from)
 }
 
 fn version(path: &Path) -> Version {
