@@ -34,6 +34,8 @@ pub(crate) struct Engine {
     pub(crate) is_stamped_by_kernel: bool,
     /// Whether it probes a silent target again after a stall. Otherwise it reports `unknown`.
     pub(crate) repeats_after_stall: bool,
+    /// Whether a reply from another address leaves a reason.
+    pub(crate) names_who_answered: bool,
 }
 
 /// All probers.
@@ -53,6 +55,7 @@ pub(crate) const ENGINES: &[Engine] = &[
         is_wide: true,
         is_stamped_by_kernel: true,
         repeats_after_stall: true,
+        names_who_answered: true,
     },
     Engine {
         name: "surge",
@@ -63,5 +66,6 @@ pub(crate) const ENGINES: &[Engine] = &[
         is_wide: false,
         is_stamped_by_kernel: false,
         repeats_after_stall: false,
+        names_who_answered: false,
     },
 ];

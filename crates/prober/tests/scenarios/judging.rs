@@ -168,7 +168,9 @@ impl Seen<'_> {
             return (reason.as_ref() != Some(&wanted))
                 .then(|| format!("reason {reason:?} and not {wanted}"));
         }
-        let answered_by = expected.answered_by.map(|host| {
+        let names_who_answered = self.variant.engine.names_who_answered;
+        let answered_by = expected.answered_by.filter(|_| names_who_answered);
+        let answered_by = answered_by.map(|host| {
             let address = self.variant.family.address(host);
             format!("answered_by {address}")
         });

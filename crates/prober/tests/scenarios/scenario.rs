@@ -120,7 +120,8 @@ pub(crate) struct Expected {
     /// What the reason contains; of several permitted statuses, if the status has a reason. Without this, `error` and
     /// `answered_by` there must be no reason.
     pub(crate) reason: Option<String>,
-    /// The host that the reason names as the one that answered instead of the target.
+    /// The host that the reason names as the one that answered instead of the target. A prober that does not see such
+    /// replies must give no reason.
     pub(crate) answered_by: Option<u32>,
     pub(crate) sent: Option<u16>,
     pub(crate) received: Option<u16>,
