@@ -88,6 +88,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_call_that_cannot_be_stopped_does_not_hold_the_program() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let (start, started) = tokio::sync::oneshot::channel();
+        let ended = run_async(3, async {
+            // As a name lookup: it blocks its thread until the test lets it go.
+            drop(tokio::task::spawn_blocking(move || {
+                start.send(()).expect("the program waits for it");
+                held.recv()
+            }));
+            started.await.expect("it starts");
+            Ok(7)
+        });
+        assert_eq!(ended.unwrap(), 7);
+        drop(hold);
+    }
+
+    #[test]
     fn a_program_that_may_not_open_enough_files_does_not_start() {
         let ended = run_async(3, async { Ok(7) });
         assert_eq!(ended.unwrap(), 7);
