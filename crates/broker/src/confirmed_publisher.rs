@@ -406,11 +406,7 @@ impl Session {
                 let refused = outgoing.unconfirmed.get(&number);
                 let key = refused.map(|refused| refused.message.key.to_string());
                 let pause_ms = pause.as_millis() as u64;
-                tracing::warn!(
-                    key,
-                    pause_ms,
-                    "the broker refuses a message for now; it is published again"
-                );
+                tracing::warn!(key, pause_ms, "message refused, trying again");
                 // The other messages do not wait for it: a full queue refuses many at once.
                 self.refused.push(
                     async move {

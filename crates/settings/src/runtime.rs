@@ -3,7 +3,7 @@
 
 use tokio::runtime::Builder;
 
-use crate::{Exit, Failure};
+use crate::Failure;
 
 /// Files that a program which probes with up to four threads needs: such a sweep uses 45, and 40 are too few.
 pub const FILES_FOR_PROBING: u64 = 64;
@@ -23,7 +23,7 @@ const STANDARD_FILES: u64 = 3;
 /// What the future left on the runtime is given up, and not waited for: a name lookup, for example, cannot be stopped.
 ///
 /// # Errors
-/// What the future returns; a [`Failure`] with [`Exit::System`] when the process may not open as many files.
+/// What the future returns; a [`Failure`] with [`crate::Exit::System`] when the process may not open as many files.
 pub fn run_async<T>(
     files: u64,
     future: impl Future<Output = Result<T, Failure>>,
@@ -45,6 +45,9 @@ pub fn run_async<T>(
 #[cfg(unix)]
 fn check_open_files(needed: u64) -> Result<(), Failure> {
     use rustix::process::{Resource, getrlimit};
+
+    use crate::Exit;
+
     let Some(limit) = getrlimit(Resource::Nofile).current else {
         return Ok(());
     };
@@ -86,6 +89,24 @@ fn inherited_files() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Exit;
+
+    #[test]
+    fn a_call_that_cannot_be_stopped_does_not_hold_the_program() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let (start, started) = tokio::sync::oneshot::channel();
+        let ended = run_async(3, async {
+            // As a name lookup: it blocks its thread until the test lets it go.
+            drop(tokio::task::spawn_blocking(move || {
+                start.send(()).expect("the program waits for it");
+                held.recv()
+            }));
+            started.await.expect("it starts");
+            Ok(7)
+        });
+        assert_eq!(ended.unwrap(), 7);
+        drop(hold);
+    }
 
     #[test]
     fn a_program_that_may_not_open_enough_files_does_not_start() {
