@@ -43,7 +43,9 @@ impl CommonArgs {
             (false, 1) => Verbosity::Debug,
             (false, _) => Verbosity::Trace,
         };
-        logging::start(verbosity, layers.get(&keys::LOG_FORMAT));
+        if let Err(why) = logging::start(verbosity, layers.get(&keys::LOG_FORMAT)) {
+            layers.problem(format!("{}: {why}", logging::FILTER_VARIABLE));
+        }
         layers
     }
 }
