@@ -75,7 +75,7 @@ impl RabbitBroker {
     }
 
     /// The broker's reason for taking no messages now (`connection.blocked`: a memory or disk alarm), if it has one. The
-    /// broker tells only who publishes, so this publishes two empty messages that no queue takes.
+    /// broker says so only to those who publish, so this publishes two empty messages that no queue takes.
     ///
     /// # Errors
     /// [`BrokerError::Forbidden`] when the user may not write to the exchange of `queue`, and any other [`BrokerError`].

@@ -119,7 +119,7 @@ impl Rig {
         }
     }
 
-    /// The bytes of a request, which are those of its reply but for the type.
+    /// The bytes of a request, which are those of its reply with another type.
     fn message(&self, request_id: u32, is_reply: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
         let echo = &self.probes.echo;
