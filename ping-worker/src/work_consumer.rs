@@ -8,7 +8,10 @@ use pingfleet_broker::{
     session_lost,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
-use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
+use pingfleet_wire::{
+    ChunkKey, Message, ResultChunk, Version, WorkChunk,
+    timing::{BROKER_CONSUMER_TIMEOUT, MAX_RESOLUTION_TIME, MAX_TARGET_TIME},
+};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::{self, JoinError, JoinSet},
@@ -33,6 +36,16 @@ const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Targets that are probed at a time. It bounds the memory, which grows with the targets: chunks of 10,000 would need more
 /// than 1 GB with the largest prefetch. Further chunks in hand wait for their turn.
 const MAX_TARGETS_PROBED: usize = 1 << 18;
+
+/// How long a chunk waits for its turn. Then it is probed all the same: more memory is better than a chunk that the broker
+/// takes back.
+const MAX_WAIT_FOR_ROOM: Duration = Duration::from_mins(10);
+
+// A chunk waits, its names are resolved, and its targets are probed, before the broker takes it back.
+const _: () = assert!(
+    MAX_WAIT_FOR_ROOM.as_secs() + MAX_RESOLUTION_TIME.as_secs() + MAX_TARGET_TIME.as_secs()
+        < BROKER_CONSUMER_TIMEOUT.as_secs()
+);
 
 /// A chunk whose probing ended.
 struct ProbedChunk {
@@ -187,7 +200,13 @@ impl WorkConsumer {
         consumer: &mut dyn Consumer,
         prefetch: &mut Prefetch,
     ) -> Result<(), BrokerError> {
-        if prefetch.may_grow(self.in_hand.len())
+        // More chunks would only wait for room.
+        let has_room = self
+            .last
+            .as_ref()
+            .is_some_and(|chunk| self.room.available_permits() >= chunk.targets.len());
+        if has_room
+            && prefetch.may_grow(self.in_hand.len())
             && let Some(wanted) = prefetch.idle(self.in_hand.len())
         {
             tracing::debug!(prefetch = wanted, "prefetch raised while idle");
@@ -245,7 +264,7 @@ impl WorkConsumer {
                 return consumer.requeue(delivery.tag).await;
             }
         };
-        tracing::debug!(run = %chunk.key.run, chunk = chunk.key.chunk, targets = chunk.targets.len(), "chunk taken");
+        tracing::debug!(run_id = %chunk.key.run, chunk = chunk.key.chunk, targets = chunk.targets.len(), "chunk taken");
         self.last = Some(Arc::clone(&chunk));
         let taken = self
             .in_hand
@@ -258,8 +277,9 @@ impl WorkConsumer {
             let room = Arc::clone(&self.room);
             let task = self.probing.spawn(async move {
                 let targets = u32::try_from(chunk.targets.len().min(MAX_TARGETS_PROBED));
-                // Closed never, and a chunk has fewer targets than there are permits.
-                let _room = room.acquire_many(targets.unwrap_or(1)).await;
+                // The semaphore is never closed, and a chunk has fewer targets than it has permits.
+                let room = room.acquire_many(targets.unwrap_or(1));
+                let _room = tokio::time::timeout(MAX_WAIT_FOR_ROOM, room).await;
                 let probed = probe_threads.probe(Arc::clone(&chunk)).await;
                 ProbedChunk {
                     key,
@@ -282,7 +302,7 @@ impl WorkConsumer {
             Ok(body) => {
                 // The channel has room for all chunks in hand, so this never waits for long.
                 if self.results.send(KeyedMessage { key, body }).await.is_err() {
-                    tracing::error!(chunk = key.chunk, "the publisher ended early");
+                    tracing::error!(run_id = %key.run, chunk = key.chunk, "the publisher ended early");
                 }
                 Ok(())
             }

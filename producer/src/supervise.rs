@@ -31,6 +31,9 @@ const LOOK_SHARE: u32 = 32;
 /// Time between two counts of those who consume the queue of work, while no worker is alive.
 const CONSUMER_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long such a count may take.
+const CONSUMER_COUNT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the supervisor works with.
 pub(crate) struct Supervision<'a> {
     pub(crate) broker: &'a Arc<dyn Broker>,
@@ -218,7 +221,6 @@ impl<'a> Supervisor<'a> {
         };
         self.window.set_prefetch(prefetch);
         self.note_settled(summary.chunks_done + summary.chunks_dead);
-        self.count_consumers(workers.count).await;
         self.publish_progress(&summary, workers.count);
         if let Some(printer) = &mut self.printer
             && !printer.print_new(self.db, run).await?
@@ -235,6 +237,7 @@ impl<'a> Supervisor<'a> {
                 .await?;
         }
         self.overdue.look().await?;
+        self.count_consumers(workers.count).await;
         Ok(None)
     }
 
@@ -243,12 +246,17 @@ impl<'a> Supervisor<'a> {
         if workers > 0 || self.consumers_counted.elapsed() < CONSUMER_INTERVAL {
             return;
         }
-        match self.broker.depth(QueueName::WORK).await {
-            Ok(depth) => self.is_work_consumed = depth.consumers > 0,
-            Err(error) => {
-                tracing::debug!(%error, "cannot count the consumers of the queue of work")
+        // Nothing else is done meanwhile, so a broker that is silent is not waited for.
+        let depth = self.broker.depth(QueueName::WORK);
+        let depth = tokio::time::timeout(CONSUMER_COUNT_TIMEOUT, depth).await;
+        self.is_work_consumed = match depth {
+            Ok(Ok(depth)) => depth.consumers > 0,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "cannot count the consumers of the queue of work");
+                false
             }
-        }
+            Err(_) => false,
+        };
         self.consumers_counted = Instant::now();
     }
 

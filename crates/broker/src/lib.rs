@@ -180,8 +180,13 @@ fn unreachable_advice(address: &str, source: &(dyn std::error::Error + 'static))
         let system: Option<&std::io::Error> = error.downcast_ref();
         system.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
     });
-    // std has no kind for it; this is the beginning of its text on all systems.
-    let is_unknown = causes.any(|error| error.to_string().starts_with("failed to lookup address"));
+    // std has no kind for it, but a text on Unix, and on Windows the numbers from WSAHOST_NOT_FOUND to WSANO_DATA.
+    let is_unknown = causes.any(|error| {
+        let system: Option<&std::io::Error> = error.downcast_ref();
+        let errno = system.and_then(std::io::Error::raw_os_error);
+        cfg!(windows) && errno.is_some_and(|errno| (11001..=11004).contains(&errno))
+            || error.to_string().starts_with("failed to lookup address")
+    });
     let is_here = ["127.", "[::1]", "localhost"]
         .iter()
         .any(|start| address.starts_with(start));

@@ -92,14 +92,16 @@ async fn run_and_conclude(request: RunRequest, sweep: &Sweep<'_>) -> Result<Exit
         &stop.token,
     )
     .await?;
+    let mut updated = Ok(());
     if let Ok(produced) = &mut produced {
         // The writer stored more rows after the producer ended.
-        producer::bring_up_to_date(&db, produced, settings, &mut io::stdout()).await?;
+        updated = producer::bring_up_to_date(&db, produced, settings, &mut io::stdout()).await;
     }
     let closed = producer::close(db, &produced).await;
     // The failure that causes the others: the writer's, else the worker's, else the producer's.
     written.map_err(|error| Failure::system(&error))?;
     probed.map_err(|error| Failure::system(&error))?;
+    updated?;
     let flags = database.as_flags();
     let next = NextCommands {
         resume: format!("pingfleet resume{flags}"),

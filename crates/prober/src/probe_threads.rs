@@ -126,7 +126,7 @@ impl ProbeThreads {
         outcomes.found(&resolved, &later_findings);
         let Some(outcomes) = outcomes.complete() else {
             let ChunkKey { run, chunk } = chunk.key;
-            error!(%run, chunk, "the prober did not report every target");
+            error!(run_id = %run, chunk, "the prober did not report every target");
             return Err(ProbeThreadFailed);
         };
         self.count(&outcomes);

@@ -344,10 +344,10 @@ impl<'a> BatchWriter<'a> {
             changes.duplicates += 1;
             return Ok(Disposition::Duplicate);
         }
-        if is_removed_by_policy(reason) {
-            self.take_removed(planned.run, message.key.chunk)?;
+        if is_removed_by_policy(reason) && self.take_removed(planned.run, message.key.chunk)? {
             return Ok(Disposition::Applied { rows: 0 });
         }
+        let changes = self.changes.entry(planned.run).or_default();
         changes.dead += 1;
         self.transaction
             .prepare_cached(concat!(
@@ -361,16 +361,20 @@ impl<'a> BatchWriter<'a> {
     }
 
     /// The chunk's message is gone, and no worker is to blame: it is due to be published again, as if the last publish had
-    /// never been. See [`Writer::removed_chunks`].
-    fn take_removed(&mut self, run: i64, chunk: u32) -> Result<(), StoreError> {
-        self.report.removed_by_policy += 1;
-        self.transaction
+    /// never been. See [`Writer::removed_chunks`]. Returns false when no producer supervises the run, so that nobody would
+    /// publish it.
+    fn take_removed(&mut self, run: i64, chunk: u32) -> Result<bool, StoreError> {
+        let changed = self
+            .transaction
             .prepare_cached(
-                "UPDATE chunks SET published_at_us = 0, publishes = max(publishes - 1, 0), published_round = -1
-                 WHERE run = ?1 AND chunk = ?2",
+                "UPDATE chunks SET published_at_us = -?3, publishes = max(publishes - 1, 0), published_round = -1
+                 WHERE run = ?1 AND chunk = ?2
+                   AND EXISTS (SELECT 1 FROM runs n
+                               WHERE n.run = ?1 AND n.state = 'running' AND n.lease_renewed_us IS NOT NULL)",
             )?
-            .execute((run, chunk))?;
-        Ok(())
+            .execute((run, chunk, self.now))?;
+        self.report.removed_by_policy += changed as u64;
+        Ok(changed > 0)
     }
 
     /// The chunk that a message names, or the reason why the message is quarantined.

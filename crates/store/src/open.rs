@@ -220,10 +220,13 @@ impl Writer {
         body: impl Fn(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         match body(self) {
-            Err(error) if error.is_out_of_space() && !self.keeps_temporary_files_in_memory => {}
+            Err(error) if error.is_out_of_space() && !self.keeps_temporary_files_in_memory => {
+                if self.keep_temporary_files_in_memory(true).is_err() {
+                    return Err(error);
+                }
+            }
             done => return done,
         }
-        self.keep_temporary_files_in_memory(true)?;
         match body(self) {
             Ok(value) => {
                 tracing::warn!(
@@ -234,7 +237,9 @@ impl Writer {
             }
             // The disk of the database is full.
             Err(error) => {
-                self.keep_temporary_files_in_memory(false)?;
+                if let Err(kept) = self.keep_temporary_files_in_memory(false) {
+                    tracing::debug!(%kept, "temporary files stay in memory");
+                }
                 Err(error)
             }
         }

@@ -37,7 +37,7 @@ impl Writer {
     /// long for the write lock. `finished_at_us` is set when that is done; until then the writer completes it.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Sqlite`]: the run is not cancelled.
     pub fn cancel_run(&mut self, run: i64) -> Result<bool, StoreError> {
         let changed = self.write(|transaction| {
             Ok(transaction.execute(
@@ -46,7 +46,12 @@ impl Writer {
                 [run],
             )?)
         })?;
-        self.complete_cancelling(run)?;
+        if let Err(error) = self.complete_cancelling(run) {
+            if changed == 0 {
+                return Err(error);
+            }
+            tracing::warn!(run, %error, "the run is cancelled; the writer puts its rows into `latest` when it starts");
+        }
         Ok(changed > 0)
     }
 

@@ -6,6 +6,7 @@
 pub(crate) fn errno_text(errno: i32) -> Option<&'static str> {
     Some(match errno {
         1 => "Operation not permitted",
+        6 => "No such device or address",
         9 => "Bad file descriptor",
         11 => "Resource temporarily unavailable",
         12 => "Cannot allocate memory",

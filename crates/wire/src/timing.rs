@@ -27,7 +27,7 @@ pub const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
 /// [`BROKER_CONSUMER_TIMEOUT`].
 pub const MAX_TARGET_TIME: Duration = Duration::from_mins(10);
 
-/// The names of a chunk are resolved within this time, counted from when the worker took the chunk.
+/// The names of a chunk are resolved within this time, counted from when the worker began with the chunk.
 pub const MAX_RESOLUTION_TIME: Duration = Duration::from_mins(5);
 
 // Names are resolved before their targets are probed, and both together take at most half of what the broker allows.

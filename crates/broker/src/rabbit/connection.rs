@@ -13,7 +13,7 @@ use lapin::{
 };
 use socket2::{SockRef, Socket};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use super::{endpoint::Endpoint, error::Operation};
@@ -32,12 +32,15 @@ const BLOCKED_CHECKS: u32 = 10;
 pub(super) struct RabbitConnection {
     pub(super) endpoint: Arc<Endpoint>,
     connection: Connection,
+    /// Logs its alarms, as long as the connection is used.
+    alarms: Option<AbortOnDropHandle<()>>,
 }
 
 impl RabbitConnection {
     pub(super) async fn open(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
-        let connection = Self::connect(endpoint).await?;
-        tokio::spawn(report_alarms(connection.events(), endpoint.address.clone()));
+        let mut connection = Self::connect(endpoint).await?;
+        let reporting = report_alarms(connection.events(), endpoint.place());
+        connection.alarms = Some(AbortOnDropHandle::new(tokio::spawn(reporting)));
         Ok(connection)
     }
 
@@ -52,6 +55,7 @@ impl RabbitConnection {
         Ok(Self {
             endpoint: Arc::clone(endpoint),
             connection,
+            alarms: None,
         })
     }
 

@@ -147,7 +147,7 @@ fn check_query(url: &Url) -> Result<(), BrokerError> {
             )));
         }
         if seen.contains(&key) {
-            return Err(BrokerError::Url(format!("{name} stands there twice")));
+            return Err(BrokerError::Url(format!("{name} is given twice")));
         }
         seen.push(key);
     }
@@ -242,7 +242,7 @@ mod tests {
             ("heartbeats=60", "unknown key heartbeats"),
             ("heartbeat=60&verify=verify_none", "unknown key verify"),
             ("hunter2%20Secret=1", "unknown a key"),
-            ("heartbeat=5&heartbeat=60", "heartbeat stands there twice"),
+            ("heartbeat=5&heartbeat=60", "heartbeat is given twice"),
         ] {
             let refused = Endpoint::new(&RabbitConfig::new(format!("amqp://h?{query}")));
             let Err(BrokerError::Url(why)) = refused else {

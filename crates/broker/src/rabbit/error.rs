@@ -63,7 +63,9 @@ impl Endpoint {
                 user: self.user().to_owned(),
             },
             // A connection limit is transient: others disconnect.
-            (code::NOT_ALLOWED, Operation::Connect) if text(refusal).contains("limit") => {
+            (code::NOT_ALLOWED, Operation::Connect)
+                if text(refusal).contains("connection limit") =>
+            {
                 self.unreachable(ConnectProblem::limit(self, text(refusal)))
             }
             (code::NOT_ALLOWED, Operation::Connect) => BrokerError::Forbidden {

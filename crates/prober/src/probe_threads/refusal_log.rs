@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use pingfleet_wire::{Outcome, Status, WorkChunk};
+use pingfleet_wire::{Outcome, Status, Target, WorkChunk};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -26,8 +26,11 @@ impl RefusalLog {
     /// Warns of what is new in the outcomes of a chunk.
     pub(super) fn look(&self, chunk: &WorkChunk, outcomes: &[Outcome]) {
         let mut errors = Vec::new();
-        for outcome in outcomes {
+        for (target, outcome) in chunk.targets.iter().zip(outcomes) {
+            // The zone of an address may be missing while the interface of the run is there.
+            let has_zone = matches!(target, Target::Text(text) if text.contains('%'));
             if let Status::SendFailed { errno } = outcome.status
+                && !has_zone
                 && !errors.contains(&errno)
             {
                 errors.push(errno);
@@ -36,7 +39,7 @@ impl RefusalLog {
         for errno in errors {
             if self.is_new(chunk.key.run, errno) {
                 let reason = UnusableEgress::from_errno(errno, &chunk.probing);
-                warn!(run = %chunk.key.run, %reason, "requests cannot be sent; their targets end as send_failed");
+                warn!(run_id = %chunk.key.run, %reason, "requests cannot be sent; their targets end as send_failed");
             }
         }
     }

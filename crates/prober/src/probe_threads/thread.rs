@@ -271,5 +271,5 @@ async fn probe(prober: Rc<dyn Prober>, assignment: Assignment) {
 }
 
 fn log_given_up(chunk: &WorkChunk) {
-    debug!(run = %chunk.key.run, chunk = chunk.key.chunk, "chunk given up");
+    debug!(run_id = %chunk.key.run, chunk = chunk.key.chunk, "chunk given up");
 }

@@ -1,7 +1,7 @@
 //! Runs are closed and cancelled although SQLite's temporary files have no room.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{RunState, Transport};
+use pingfleet_store::{Reader, RunState, Transport};
 use pingfleet_testbed::SmallDisk;
 use pingfleet_wire::Status;
 use rusqlite::{Connection, ErrorCode};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::{
     child::{self, Process},
-    sample::{delivery, options, reader, result, start},
+    sample::{delivery, options, result, start},
 };
 
 #[test]
@@ -17,14 +17,16 @@ fn a_full_folder_of_temporary_files_ends_no_writer() -> Result<()> {
     let disk = SmallDisk::new(256)?;
     disk.fill(0)?;
     let folder = TempDir::new()?;
-    Process::start_with(
-        "temporary_files::child_closes_runs",
-        &folder.path().join("fleet.db"),
-        |command| {
-            command.env("SQLITE_TMPDIR", disk.path());
-        },
-    )?
-    .join()
+    let path = folder.path().join("fleet.db");
+    Process::start_with("temporary_files::child_closes_runs", &path, |command| {
+        command.env("SQLITE_TMPDIR", disk.path());
+    })?
+    .join()?;
+    let reader = Reader::open(&path)?;
+    for run in 1..=3 {
+        ensure!(reader.verify(run)?.is_complete(), "run {run}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -59,7 +61,6 @@ fn child_closes_runs() -> Result<()> {
             ensure!(store.close_settled_runs(Transport::Sweep)?.len() == 1);
         }
         ensure!(store.summary(planned.run)?.state == RunState::Complete);
-        ensure!(reader(&store)?.verify(planned.run)?.is_complete());
         let latest: i64 = Connection::open(store.path())?.query_row(
             "SELECT count(*) FROM latest_rows WHERE run = ?1",
             [planned.run],
@@ -77,5 +78,12 @@ fn child_closes_runs() -> Result<()> {
     store.apply(Transport::Sweep, &batch)?;
     ensure!(store.cancel_run(planned.run)?);
     ensure!(store.summary(planned.run)?.state == RunState::Cancelled);
+    let (latest, has_ended): (i64, bool) = Connection::open(store.path())?.query_row(
+        "SELECT count(*), (SELECT finished_at_us IS NOT NULL FROM runs WHERE run = ?1)
+         FROM latest_rows WHERE run = ?1",
+        [planned.run],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    ensure!(latest == 101_000 && has_ended, "{latest} rows");
     Ok(())
 }
