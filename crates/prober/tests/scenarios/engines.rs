@@ -24,6 +24,10 @@ impl Kind {
 
 /// A prober, under the name that scenario files use for it.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a promise that a prober makes or not"
+)]
 pub(crate) struct Engine {
     pub(crate) name: &'static str,
     /// Opens it, with a receive buffer of this size if the prober has such a setting.

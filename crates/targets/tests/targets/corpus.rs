@@ -1,6 +1,10 @@
 //! The corpora of the fuzz targets in `crates/targets/fuzz`.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, DirEntry},
+    io,
+    path::Path,
+};
 
 use super::any_bytes::{check_file, check_word};
 
@@ -10,8 +14,9 @@ fn check_corpus(name: &str, check: impl Fn(&[u8])) -> usize {
         .join("fuzz/corpus")
         .join(name);
     let files = fs::read_dir(&folder).expect("the corpus is part of the tree");
+    let read = |file: io::Result<DirEntry>| fs::read(file?.path());
     files
-        .map(|file| check(&fs::read(file.unwrap().path()).unwrap()))
+        .map(|file| check(&read(file).expect("its files can be read")))
         .count()
 }
 
