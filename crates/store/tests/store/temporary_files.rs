@@ -1,9 +1,9 @@
 //! Runs are closed and cancelled although SQLite's temporary files have no room.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{Reader, RunState, Transport};
+use pingfleet_store::{DecodedDelivery, PlannedRun, Reader, RunState, Transport};
 use pingfleet_testbed::SmallDisk;
-use pingfleet_wire::Status;
+use pingfleet_wire::{Status, WorkChunk};
 use rusqlite::{Connection, ErrorCode};
 use tempfile::TempDir;
 
@@ -29,6 +29,16 @@ fn a_full_folder_of_temporary_files_ends_no_writer() -> Result<()> {
     Ok(())
 }
 
+/// The results of chunks whose targets are up. Each run is probed later than the one before, so its rows are the latest.
+fn up(planned: &PlannedRun, works: &[WorkChunk]) -> Vec<DecodedDelivery> {
+    let probed = |work| {
+        let mut message = result(work, &[Status::Up]);
+        message.started_at_us += planned.run.unsigned_abs() * 60_000_000;
+        delivery(message)
+    };
+    works.iter().map(probed).collect()
+}
+
 #[test]
 #[ignore = "a process that another test starts"]
 fn child_closes_runs() -> Result<()> {
@@ -49,10 +59,7 @@ fn child_closes_runs() -> Result<()> {
         // Each time with new connection, which tries the folder again.
         let mut store = options(&child::database()?).open()?;
         let (planned, works) = start(&mut store, Transport::Sweep, &vec![1000; chunks])?;
-        let batch: Vec<_> = works
-            .iter()
-            .map(|work| delivery(result(work, &[Status::Up])))
-            .collect();
+        let batch = up(&planned, &works);
         let (last, others) = batch.split_last().expect("there are chunks");
         store.apply(Transport::Sweep, others)?;
         let applied = store.apply(Transport::Sweep, std::slice::from_ref(last))?;
@@ -71,10 +78,7 @@ fn child_closes_runs() -> Result<()> {
     // A run that is open when it is cancelled.
     let mut store = options(&child::database()?).open()?;
     let (planned, works) = start(&mut store, Transport::Sweep, &[1000; 102])?;
-    let batch: Vec<_> = works[1..]
-        .iter()
-        .map(|work| delivery(result(work, &[Status::Up])))
-        .collect();
+    let batch = up(&planned, &works[1..]);
     store.apply(Transport::Sweep, &batch)?;
     ensure!(store.cancel_run(planned.run)?);
     ensure!(store.summary(planned.run)?.state == RunState::Cancelled);
