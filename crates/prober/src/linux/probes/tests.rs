@@ -157,10 +157,10 @@ impl Rig {
             }
             RequestEvent::FromAnother => self.coming.push((now, self.other, reply)),
             RequestEvent::Error(icmp_type, code) => {
-                self.error(&quoted, icmp_type, code, self.other)
+                self.error(&quoted, icmp_type, code, self.other);
             }
             RequestEvent::OwnError(icmp_type, code) => {
-                self.error(&quoted, icmp_type, code, self.own)
+                self.error(&quoted, icmp_type, code, self.own);
             }
             RequestEvent::ShortQuote => self.error(&quoted[..HEADER], 3, 1, self.other),
         }
