@@ -98,15 +98,14 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<WriterSummary, WriterError> {
     // Consume nothing before a test commit has worked.
-    db.call_while_busy(Writer::try_commit).await?;
+    if !may_commit(db, &stop).await? {
+        return Ok(WriterSummary::default());
+    }
     summary.send_if_modified(|before| std::mem::take(before) != WriterSummary::default());
     if settings.transport == Transport::Broker && !wait_for_the_other(&*broker, db, &stop).await? {
         return Ok(WriterSummary::default());
     }
-    let holder = format!("pid {}", std::process::id());
-    let transport = settings.transport;
-    db.call_while_busy(move |store| store.note_writer_alive(transport, &holder))
-        .await?;
+    session::note_writer_alive(db, settings.transport, &stop).await?;
     let mut sessions = Sessions::default();
     tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
     loop {
@@ -131,6 +130,15 @@ pub async fn run(
         "writer stopped"
     );
     Ok(summary)
+}
+
+/// Waits until a transaction can be committed: another program may have the database's lock. Returns false when `stop`
+/// came first.
+async fn may_commit(db: &DatabaseThread, stop: &CancellationToken) -> Result<bool, WriterError> {
+    tokio::select! {
+        committed = db.call_while_busy(Writer::try_commit) => Ok(committed.map(|()| true)?),
+        () = stop.cancelled() => Ok(false),
+    }
 }
 
 /// Waits until the results queue has no consumer. Returns false when `stop` came first.

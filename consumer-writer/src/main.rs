@@ -3,10 +3,11 @@
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use consumer_writer::{WriterArgs, WriterError};
+use consumer_writer::{WriterArgs, WriterError, WriterSettings};
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{
-    BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
+    BrokerArgs, CommonArgs, DatabaseArgs, Exit, FILES_FOR_QUEUES, Failure, Stop, Verbosity,
+    main_with, run_async,
 };
 use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, Transport};
 use tokio::sync::watch;
@@ -36,19 +37,27 @@ fn main() -> ExitCode {
     main_with(program)
 }
 
-#[tokio::main]
-async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
+fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut layers = arguments.common.layers(Verbosity::Normal);
     let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "consumer-writer");
     let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
     let settings = arguments.writer.resolve(&mut layers, Transport::Broker);
     layers.finish()?;
+    run_async(FILES_FOR_QUEUES, write(&broker, &database, &settings))
+}
+
+/// Writes until the stop signal.
+async fn write(
+    broker: &RabbitConfig,
+    database: &DatabaseSettings,
+    settings: &WriterSettings,
+) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(&broker)?);
+    let broker = Arc::new(RabbitBroker::new(broker)?);
     let db = DatabaseThread::open(database.options(true, true)).await?;
     let _lock = FileLock::writer(db.path())?;
     let ended =
-        consumer_writer::run(broker, &db, &settings, watch::Sender::default(), stop.token).await;
+        consumer_writer::run(broker, &db, settings, watch::Sender::default(), stop.token).await;
     let closed = db.close().await;
     ended.map_err(|error| match error {
         WriterError::Broker(error) => Failure::from(error),

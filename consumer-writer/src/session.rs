@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, QueueName};
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueName};
 use pingfleet_store::{Applied, ClosedRun, DatabaseThread, DecodedDelivery, Transport};
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
@@ -30,6 +30,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// The writer gives up when only results for other databases arrived for this long: it was probably started in the
 /// wrong folder.
 const ONLY_FOREIGN_WAIT: Duration = Duration::from_secs(10);
+
+/// How often the writer warns that a policy of the broker removes chunks.
+const POLICY_WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How a session ended, if not with a [`WriterError`].
 pub(crate) enum SessionEnd {
@@ -60,6 +63,7 @@ pub(crate) struct WriterSession<'a> {
     flush_at: Option<Instant>,
     quiet_at: Option<Instant>,
     foreign: ForeignResults,
+    policy_warned: Option<Instant>,
 }
 
 impl<'a> WriterSession<'a> {
@@ -83,6 +87,7 @@ impl<'a> WriterSession<'a> {
             flush_at: None,
             quiet_at: None,
             foreign: ForeignResults::default(),
+            policy_warned: None,
         })
     }
 
@@ -181,6 +186,21 @@ impl<'a> WriterSession<'a> {
             || self.batch.heartbeats.len() >= usize::from(OTHER_PREFETCH / 2)
     }
 
+    /// Warns, at most once a minute, that the broker removed chunks from the queue of work.
+    fn warn_of_policy(&mut self, removed: u64) {
+        let is_due = self
+            .policy_warned
+            .is_none_or(|at| at.elapsed() >= POLICY_WARNING_INTERVAL);
+        if removed > 0 && is_due {
+            self.policy_warned = Some(Instant::now());
+            tracing::warn!(
+                chunks = removed,
+                "a policy of the broker (message-ttl or max-length) removes chunks from the queue of work, and they are published \
+                 again: `rabbitmqctl list_policies` names it"
+            );
+        }
+    }
+
     fn look_for_only_foreign(&self) -> Result<(), WriterError> {
         let ForeignResults {
             held,
@@ -222,6 +242,7 @@ impl<'a> WriterSession<'a> {
                 summary.quarantined += applied.quarantined;
             });
             is_large_run_settled = applied.is_large_run_settled;
+            self.warn_of_policy(applied.removed_by_policy);
             log_closed_runs(&applied.closed);
             tracing::debug!(
                 rows = applied.rows,
@@ -231,10 +252,9 @@ impl<'a> WriterSession<'a> {
                 "batch committed"
             );
         }
-        let held = self.foreign.held > 0;
-        ack(&mut *self.results, &batch.results, held).await?;
-        ack(&mut *self.dead, &batch.dead, held).await?;
-        ack(&mut *self.heartbeats, &batch.heartbeats, false).await?;
+        self.results.ack(&batch.results).await?;
+        self.dead.ack(&batch.dead).await?;
+        self.heartbeats.ack(&batch.heartbeats).await?;
         if is_large_run_settled {
             close_settled_runs(self.db, self.settings.transport, stop).await?;
         }
@@ -246,7 +266,7 @@ impl<'a> WriterSession<'a> {
 
 /// Records that the writer is alive. Waits while another program has the database's lock: nothing could be committed
 /// meanwhile anyway.
-async fn note_writer_alive(
+pub(crate) async fn note_writer_alive(
     db: &DatabaseThread,
     transport: Transport,
     stop: &CancellationToken,
@@ -297,22 +317,6 @@ fn log_closed_runs(closed: &[ClosedRun]) {
     for run in closed {
         tracing::info!(run = run.run, complete = run.complete, "run closed");
     }
-}
-
-/// Acks tags in order. One `multiple` ack is enough unless deliveries between them must stay unsettled.
-async fn ack(
-    consumer: &mut dyn Consumer,
-    tags: &[DeliveryTag],
-    one_by_one: bool,
-) -> Result<(), BrokerError> {
-    if one_by_one {
-        for tag in tags {
-            consumer.ack(*tag, false).await?;
-        }
-    } else if let Some(last) = tags.last() {
-        consumer.ack(*last, true).await?;
-    }
-    Ok(())
 }
 
 async fn wait_until(moment: Option<Instant>) {

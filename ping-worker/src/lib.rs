@@ -40,6 +40,11 @@ pub enum WorkerError {
     /// A final error of the broker.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// All probing threads have ended, because none could open its sockets again.
+    #[error(
+        "no probing thread is left: none could open its sockets again, and the log says why; start the worker again"
+    )]
+    NoProbeThread,
     /// A defect: one of the worker's own tasks failed. What it had in hand is delivered again.
     #[error("the worker's {0} task failed")]
     TaskFailed(&'static str),
@@ -140,9 +145,10 @@ async fn consume_and_publish(
     // The consumer owns the sender of results. The publisher ends after the last confirm and the last heartbeat.
     consumer.abandon().await;
     let timeout = match ended {
-        Ok(0) => LAST_HEARTBEAT_TIMEOUT,
+        // Without a broker nobody can receive a last heartbeat.
+        Ok(0) if board.is_connected() => LAST_HEARTBEAT_TIMEOUT,
         _ => Duration::ZERO,
     };
     publisher.finish(timeout).await?;
-    Ok(ended?)
+    ended
 }

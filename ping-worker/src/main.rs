@@ -3,10 +3,12 @@
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use ping_worker::{WorkerArgs, WorkerError};
+use ping_worker::{WorkerArgs, WorkerError, WorkerSettings};
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_prober::{default_prober, resolve::Resolver};
-use pingfleet_settings::{BrokerArgs, CommonArgs, Exit, Failure, Stop, Verbosity, main_with};
+use pingfleet_settings::{
+    BrokerArgs, CommonArgs, Exit, Failure, Stop, Verbosity, main_with, run_async,
+};
 use tokio::sync::watch;
 
 /// Probes chunks of targets for the master, until SIGTERM
@@ -31,28 +33,34 @@ fn main() -> ExitCode {
     main_with(program)
 }
 
-#[tokio::main]
-async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
+fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut layers = arguments.common.layers(Verbosity::Normal);
     let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "ping-worker");
     let settings = arguments.worker.resolve(&mut layers);
     layers.finish()?;
+    run_async(settings.files(), work(&broker, &settings))
+}
+
+/// Works until the stop signal.
+async fn work(broker: &RabbitConfig, settings: &WorkerSettings) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(&broker)?);
+    let broker = Arc::new(RabbitBroker::new(broker)?);
     let probe_threads =
-        ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), &settings)
+        ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), settings)
             .map_err(|error| Failure::system(&error))?;
     ping_worker::run(
         broker,
         probe_threads,
-        &settings,
+        settings,
         watch::Sender::default(),
         stop.token,
     )
     .await
     .map_err(|error| match error {
         WorkerError::Broker(error) => Failure::from(error),
-        other @ WorkerError::TaskFailed(_) => Failure::system(&other),
+        other @ (WorkerError::NoProbeThread | WorkerError::TaskFailed(_)) => {
+            Failure::system(&other)
+        }
     })?;
     Ok(Exit::Complete)
 }

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroUsize};
 
 use clap::Args;
-use pingfleet_settings::{Flags, Layers, Rate, WorkerKeys, keys};
+use pingfleet_settings::{FILES_FOR_PROBING, Flags, Layers, Rate, WorkerKeys, keys};
 
 /// The most probing threads by default: more threads compete for the same network card.
 const MAX_DEFAULT_THREADS: usize = 4;
@@ -30,6 +30,18 @@ pub struct WorkerSettings {
     /// Whether the queue is in this process. Then no other worker can take a chunk that killed this one, so a slow start
     /// is useless.
     pub exclusive: bool,
+}
+
+/// Files that one more probing thread needs: its runtime, its sockets, and those that look for local losses.
+const FILES_FOR_A_THREAD: u64 = 16;
+
+impl WorkerSettings {
+    /// How many files a program with such a worker has open at the same time, at least.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        let more = self.threads.get().saturating_sub(MAX_DEFAULT_THREADS) as u64;
+        FILES_FOR_PROBING + more * FILES_FOR_A_THREAD
+    }
 }
 
 impl WorkerArgs {

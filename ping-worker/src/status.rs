@@ -95,6 +95,11 @@ impl StatusBoard {
         self.show();
     }
 
+    /// Whether the worker has a session on the work queue.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.current().connected
+    }
+
     pub(crate) fn set_in_hand(&self, in_hand: Vec<(ChunkKey, Instant)>, prefetch: u16) {
         let mut current = self.current();
         current.in_hand = in_hand;

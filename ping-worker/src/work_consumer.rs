@@ -8,16 +8,19 @@ use pingfleet_broker::{
     session_lost,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
-use pingfleet_wire::{ChunkKey, Message, ResultChunk, Version, WorkChunk};
+use pingfleet_wire::{
+    ChunkKey, Message, ResultChunk, Version, WorkChunk,
+    timing::{BROKER_CONSUMER_TIMEOUT, MAX_RESOLUTION_TIME, MAX_TARGET_TIME},
+};
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::{self, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    WorkerSettings,
+    WorkerError, WorkerSettings,
     in_hand::{InHand, Receipt, Unacked},
     prefetch::Prefetch,
     status::StatusBoard,
@@ -29,6 +32,20 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the worker checks whether it idles: it has all chunks that its prefetch allows and sent no request since
 /// the last check.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Targets that are probed at a time. It bounds the memory, which grows with the targets: chunks of 10,000 would need more
+/// than 1 GB with the largest prefetch. Further chunks in hand wait for their turn.
+const MAX_TARGETS_PROBED: usize = 1 << 18;
+
+/// How long a chunk waits for its turn. Then it is probed all the same: more memory is better than a chunk that the broker
+/// takes back.
+const MAX_WAIT_FOR_ROOM: Duration = Duration::from_mins(10);
+
+// A chunk waits, its names are resolved, and its targets are probed, before the broker takes it back.
+const _: () = assert!(
+    MAX_WAIT_FOR_ROOM.as_secs() + MAX_RESOLUTION_TIME.as_secs() + MAX_TARGET_TIME.as_secs()
+        < BROKER_CONSUMER_TIMEOUT.as_secs()
+);
 
 /// A chunk whose probing ended.
 struct ProbedChunk {
@@ -47,6 +64,8 @@ pub(crate) struct WorkConsumer {
     confirmed: mpsc::Receiver<ConfirmedMessage<ChunkKey>>,
     in_hand: InHand,
     probing: JoinSet<ProbedChunk>,
+    /// Has a permit for each target that may be probed.
+    room: Arc<Semaphore>,
     /// Which chunk each task probes, needed when a task panics.
     tasks: HashMap<task::Id, ChunkKey>,
     /// The chunk taken last: the prefetch is computed from it.
@@ -71,6 +90,7 @@ impl WorkConsumer {
             confirmed,
             in_hand: InHand::default(),
             probing: JoinSet::new(),
+            room: Arc::new(Semaphore::new(MAX_TARGETS_PROBED)),
             tasks: HashMap::new(),
             last: None,
         }
@@ -80,8 +100,8 @@ impl WorkConsumer {
     /// left unsettled when draining timed out.
     ///
     /// # Errors
-    /// A final [`BrokerError`].
-    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<usize, BrokerError> {
+    /// [`WorkerError`]: a final error of the broker, or no chunk can be probed any more.
+    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<usize, WorkerError> {
         let mut sessions = Sessions::default();
         loop {
             let broker = Arc::clone(&self.broker);
@@ -98,6 +118,10 @@ impl WorkConsumer {
                 Ok(left) => {
                     consumer.close().await;
                     return Ok(left);
+                }
+                // The session ends with the process, and that returns its chunks.
+                Err(_) if self.probe_threads.have_ended() => {
+                    return Err(WorkerError::NoProbeThread);
                 }
                 Err(error) => {
                     self.status.set_connected(false);
@@ -155,9 +179,10 @@ impl WorkConsumer {
                     return Ok(self.in_hand.len());
                 }
                 _ = idle.tick(), if taking && prefetch.may_grow(self.in_hand.len()) => {
-                    // When nothing was sent since the last check, all chunks in hand wait for answers.
+                    // When nothing was sent since the last check, all chunks in hand wait for answers: to requests, or to
+                    // as many DNS queries as there may be. More chunks would only use up their time for the latter.
                     let before = std::mem::replace(&mut sent, self.probe_threads.requests_sent());
-                    if sent == before {
+                    if sent == before && !self.probe_threads.is_resolver_at_limit() {
                         self.grow(consumer, &mut prefetch).await?;
                     }
                 }
@@ -175,7 +200,13 @@ impl WorkConsumer {
         consumer: &mut dyn Consumer,
         prefetch: &mut Prefetch,
     ) -> Result<(), BrokerError> {
-        if prefetch.may_grow(self.in_hand.len())
+        // More chunks would only wait for room.
+        let has_room = self
+            .last
+            .as_ref()
+            .is_some_and(|chunk| self.room.available_permits() >= chunk.targets.len());
+        if has_room
+            && prefetch.may_grow(self.in_hand.len())
             && let Some(wanted) = prefetch.idle(self.in_hand.len())
         {
             tracing::debug!(prefetch = wanted, "prefetch raised while idle");
@@ -233,7 +264,7 @@ impl WorkConsumer {
                 return consumer.requeue(delivery.tag).await;
             }
         };
-        tracing::debug!(run = %chunk.key.run, chunk = chunk.key.chunk, targets = chunk.targets.len(), "chunk taken");
+        tracing::debug!(run_id = %chunk.key.run, chunk = chunk.key.chunk, targets = chunk.targets.len(), "chunk taken");
         self.last = Some(Arc::clone(&chunk));
         let taken = self
             .in_hand
@@ -243,7 +274,12 @@ impl WorkConsumer {
             let redelivered = delivery.redelivered;
             let key = chunk.key;
             let worker = self.settings.name.clone();
+            let room = Arc::clone(&self.room);
             let task = self.probing.spawn(async move {
+                let targets = u32::try_from(chunk.targets.len().min(MAX_TARGETS_PROBED));
+                // The semaphore is never closed, and a chunk has fewer targets than it has permits.
+                let room = room.acquire_many(targets.unwrap_or(1));
+                let _room = tokio::time::timeout(MAX_WAIT_FOR_ROOM, room).await;
                 let probed = probe_threads.probe(Arc::clone(&chunk)).await;
                 ProbedChunk {
                     key,
@@ -266,13 +302,17 @@ impl WorkConsumer {
             Ok(body) => {
                 // The channel has room for all chunks in hand, so this never waits for long.
                 if self.results.send(KeyedMessage { key, body }).await.is_err() {
-                    tracing::error!(chunk = key.chunk, "the publisher ended early");
+                    tracing::error!(run_id = %key.run, chunk = key.chunk, "the publisher ended early");
                 }
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, run = %key.run, chunk = key.chunk, "chunk returns to the queue");
-                self.return_to_queue(consumer, key).await
+                tracing::error!(%error, run_id = %key.run, chunk = key.chunk, "chunk returns to the queue");
+                self.return_to_queue(consumer, key).await?;
+                if self.probe_threads.have_ended() {
+                    return Err(BrokerError::Lost("no chunk can be probed".into()));
+                }
+                Ok(())
             }
         }
     }
@@ -291,9 +331,7 @@ impl WorkConsumer {
         let Unacked {
             tags, redelivered, ..
         } = unacked;
-        for tag in &tags {
-            consumer.ack(*tag, false).await?;
-        }
+        consumer.ack(&tags).await?;
         self.status.chunk_done();
         // Chunks of an earlier session do not count for the slow start of this one.
         if taking

@@ -30,14 +30,17 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::supervise::Supervision;
 pub use crate::{
     args::{OutputArgs, PlanArgs, PrintFilter, ProducerSettings},
-    cli::{conclude, read_targets},
+    cli::{CheckRoute, NextCommands, conclude, read_targets, read_targets_of_this_machine},
     dry_run::dry_run,
     progress::RunProgress,
     progress_bar::{BesideBar, RunProgressBar},
     summary::print_summary,
+};
+use crate::{
+    supervise::Supervision,
+    target_printer::{PrintedChunks, TargetPrinter},
 };
 
 /// The queues that the producer uses: it publishes work, work sends its dead letters, and results wait for the writer.
@@ -62,7 +65,7 @@ pub enum ProducerError {
     #[error("cannot print targets")]
     Print(#[source] std::io::Error),
     /// A run keeps its transport.
-    #[error("run {run} was made by `pingfleet sweep`: continue it with `pingfleet resume {run}`")]
+    #[error("run {run} was made by `pingfleet sweep`, without a broker")]
     OtherTransport {
         /// The run's number.
         run: i64,
@@ -119,6 +122,8 @@ pub struct RunOutcome {
     pub summary: Option<RunSummary>,
     /// Why the producer stopped.
     pub reason: EndReason,
+    /// The chunks whose targets are printed.
+    printed: PrintedChunks,
 }
 
 /// Why the producer stopped.
@@ -141,6 +146,7 @@ impl RunOutcome {
         Self {
             summary: None,
             reason: EndReason::Interrupted,
+            printed: PrintedChunks::default(),
         }
     }
 
@@ -235,6 +241,7 @@ async fn run_to_end(
         return Ok(RunOutcome {
             summary: Some(summary),
             reason: EndReason::Settled,
+            printed: PrintedChunks::default(),
         });
     };
     let run = planned.run;
@@ -253,13 +260,49 @@ async fn run_to_end(
         .call_while_busy(move |store| store.release_lease(run))
         .await;
     drop(planned.lock);
-    let reason = ended?;
+    let (reason, printed) = ended?;
     released?;
     let summary = db.call(move |store| store.summary(run)).await?;
-    Ok(RunOutcome {
+    let mut outcome = RunOutcome {
         summary: Some(summary),
         reason,
-    })
+        printed,
+    };
+    bring_up_to_date(db, &mut outcome, settings, out).await?;
+    Ok(outcome)
+}
+
+/// Brings the outcome of a run up to date with the database: results may be stored after the producer ended. A run that
+/// was interrupted in its last chunks may be over then. It counts as settled, and the targets of these chunks are printed.
+///
+/// # Errors
+/// [`ProducerError::Store`], [`ProducerError::Print`].
+pub async fn bring_up_to_date(
+    db: &DatabaseThread,
+    outcome: &mut RunOutcome,
+    settings: &ProducerSettings,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ProducerError> {
+    let Some(before) = &outcome.summary else {
+        return Ok(());
+    };
+    let run = before.run;
+    let summary = db.call(move |store| store.summary(run)).await?;
+    let is_over = supervise::is_over(&summary);
+    outcome.summary = Some(summary);
+    if outcome.reason != EndReason::Interrupted || !is_over {
+        return Ok(());
+    }
+    outcome.reason = EndReason::Settled;
+    if let Some(filter) = settings.print {
+        let printed = std::mem::take(&mut outcome.printed);
+        let mut printer = TargetPrinter::new(filter, out, printed);
+        if !printer.print_new(db, run).await? {
+            outcome.reason = EndReason::OutputClosed;
+        }
+        outcome.printed = printer.into_printed();
+    }
+    Ok(())
 }
 
 /// Connects to the broker, trying for 15 s, and makes sure that its topology exists. Call it before a plan is written or

@@ -5,11 +5,14 @@ use std::{io, process::ExitCode, sync::Arc};
 use clap::Parser;
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{
-    BrokerArgs, CommonArgs, DatabaseArgs, Exit, Failure, Stop, Verbosity, main_with,
+    BrokerArgs, CommonArgs, DatabaseArgs, Exit, FILES_FOR_QUEUES, Failure, Stop, Verbosity,
+    main_with, run_async,
 };
 use pingfleet_store::{DatabaseSettings, DatabaseThread, StoreError, Transport};
+use pingfleet_targets::Targets;
 use producer::{
-    OutputArgs, PlanArgs, ProducerSettings, RunOutcome, RunProgress, RunProgressBar, RunRequest,
+    NextCommands, OutputArgs, PlanArgs, ProducerError, ProducerSettings, RunOutcome, RunProgress,
+    RunProgressBar, RunRequest,
 };
 use tokio::sync::watch;
 
@@ -48,8 +51,7 @@ fn main() -> ExitCode {
     main_with(program)
 }
 
-#[tokio::main]
-async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
+fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut layers = arguments.common.layers(Verbosity::Warnings);
     let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "producer");
     let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
@@ -61,6 +63,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         arguments.detach,
         arguments.common.quiet,
     );
+    let broker_flag = RabbitConfig::as_flag(&arguments.broker);
     layers.finish()?;
     let targets = match &arguments.resume {
         Some(_) => None,
@@ -69,13 +72,35 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             None => return Ok(Exit::Complete),
         },
     };
+    let flags = database.as_flags();
+    let next = NextCommands {
+        resume: format!("producer{flags}{broker_flag} --resume"),
+        flags: flags.to_owned(),
+        broker: broker_flag,
+    };
+    let produced = produce(arguments, targets, &settings, &broker, &database, &next);
+    run_async(FILES_FOR_QUEUES, produced)
+}
+
+/// Carries out the request over the broker, and reports its outcome.
+async fn produce(
+    arguments: &Arguments,
+    targets: Option<Targets>,
+    settings: &ProducerSettings,
+    broker: &RabbitConfig,
+    database: &DatabaseSettings,
+    next: &NextCommands,
+) -> Result<Exit, Failure> {
+    let quiet = arguments.common.quiet;
+    let conclude =
+        |outcome: &RunOutcome| producer::conclude(outcome, &arguments.output, next, quiet);
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(&broker)?);
+    let broker = Arc::new(RabbitBroker::new(broker)?);
     let db = match DatabaseThread::open(database.options(false, false)).await {
         // The database is created only after the broker was reached: a wrong password must not leave one behind.
         Err(StoreError::Missing { .. }) if targets.is_some() => {
             if !producer::check_broker(&*broker, &stop.token).await? {
-                return producer::conclude(&RunOutcome::no_run(), &arguments.output, "");
+                return conclude(&RunOutcome::no_run());
             }
             DatabaseThread::open(database.options(true, false)).await?
         }
@@ -92,15 +117,18 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let (progress, follow) = watch::channel(RunProgress::default());
     let mut out = bar.output(io::stdout());
     let running = producer::run(
-        broker, &db, request, &settings, &mut out, &progress, stop.token,
+        broker, &db, request, settings, &mut out, &progress, stop.token,
     );
     let outcome = bar.follow(follow, running).await;
     let closed = producer::close(db, &outcome).await;
-    let outcome = outcome?;
+    let outcome = outcome.map_err(|error| match error {
+        ProducerError::OtherTransport { run } => {
+            let flags = &next.flags;
+            let advice = format_args!("{error}: continue it with `pingfleet resume{flags} {run}`");
+            Failure::new(Exit::Usage, advice)
+        }
+        other => other.into(),
+    })?;
     closed?;
-    producer::conclude(
-        &outcome,
-        &arguments.output,
-        &format!("producer{} --resume", database.as_flags()),
-    )
+    conclude(&outcome)
 }

@@ -1,4 +1,5 @@
 //! Looks for overdue chunks, in two ways: while the queues are idle, and while they are busy (see [`crate::overtaking`]).
+//! Chunks whose message a policy of the broker removed are published again at once.
 //!
 //! Nothing is published again only because a queue is long, a worker is slow or the writer is away.
 
@@ -65,17 +66,31 @@ impl<'a> OverdueSearch<'a> {
             return Ok(());
         }
         self.looked = Instant::now();
+        let run = self.run;
+        let removed = self
+            .db
+            .call(move |store| store.removed_chunks(run, MAX_REPUBLISHED))
+            .await?;
         let mut chunks = self.overtaken().await?;
         chunks.extend(self.quiet().await?);
+        chunks.retain(|chunk| removed.binary_search(chunk).is_err());
+        let (overdue, removed_count) = (chunks.len(), removed.len());
+        chunks.extend(removed);
         chunks.sort_unstable();
         chunks.dedup();
-        if chunks.is_empty() {
+        // While the publisher has not taken the last ones, these are found again later.
+        if chunks.is_empty() || self.again.try_send(chunks).is_err() {
             return Ok(());
         }
-        let count = chunks.len();
-        // While the publisher has not taken the last ones, these are found again later.
-        if self.again.try_send(chunks).is_ok() {
-            tracing::info!(chunks = count, "overdue chunks are published again");
+        if overdue > 0 {
+            tracing::info!(run, chunks = overdue, "overdue chunks are published again");
+        }
+        if removed_count > 0 {
+            tracing::info!(
+                run,
+                chunks = removed_count,
+                "chunks that the broker removed are published again"
+            );
         }
         Ok(())
     }

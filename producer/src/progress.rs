@@ -27,6 +27,8 @@ pub struct RunProgress {
     pub window: u64,
     /// Workers that are alive.
     pub workers: i64,
+    /// Whether somebody consumes the queue of work. Known only while no worker is alive.
+    pub is_work_consumed: bool,
 }
 
 impl Default for RunProgress {
@@ -44,6 +46,7 @@ impl Default for RunProgress {
             published: 0,
             window: 0,
             workers: 0,
+            is_work_consumed: false,
         }
     }
 }

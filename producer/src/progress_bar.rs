@@ -72,7 +72,8 @@ impl RunProgressBar {
                     let progress = progress.borrow_and_update().clone();
                     self.show(&progress);
                     if let Some(silent) = warning.is_due(Instant::now(), &progress) {
-                        self.0.suspend(|| warn_without_worker(silent));
+                        let is_connected = progress.is_work_consumed;
+                        self.0.suspend(|| warn_without_worker(silent, is_connected));
                     }
                 }
             }
@@ -115,7 +116,15 @@ fn message(progress: &RunProgress) -> String {
     parts.join(", ")
 }
 
-fn warn_without_worker(silent: Duration) {
+fn warn_without_worker(silent: Duration, is_connected: bool) {
+    if is_connected {
+        tracing::warn!(
+            "a worker is connected, and no heartbeat was stored for {} s: `consumer-writer` must run here, and the broker may \
+             have an alarm, see `pingfleet doctor`; the run waits",
+            silent.as_secs()
+        );
+        return;
+    }
     tracing::warn!(
         "no worker seen for {} s: start `ping-worker` on a machine that reaches this broker, and `consumer-writer` here; \
          the run waits",

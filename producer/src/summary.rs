@@ -5,17 +5,23 @@ use std::io::{self, Write};
 use pingfleet_store::{RunState, RunSummary};
 use pingfleet_wire::StatusKind;
 
+use crate::NextCommands;
+
 /// "1 chunk", "2 chunks".
 pub(crate) fn counted(count: i64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{plural}")
 }
 
-/// Writes the summary of a run: counts per status, chunks, time.
+/// Writes the summary of a run: counts per status, chunks, time. `next` are the commands that it names.
 ///
 /// # Errors
 /// What writing returns.
-pub fn print_summary(out: &mut dyn Write, summary: &RunSummary) -> io::Result<()> {
+pub fn print_summary(
+    out: &mut dyn Write,
+    summary: &RunSummary,
+    next: &NextCommands,
+) -> io::Result<()> {
     writeln!(
         out,
         "run {} {} ({})",
@@ -55,8 +61,11 @@ pub fn print_summary(out: &mut dyn Write, summary: &RunSummary) -> io::Result<()
     if summary.state == RunState::Incomplete && summary.chunks_dead > 0 {
         writeln!(
             out,
-            "  dead chunks are listed by `pingfleet verify {0}` and published again by `pingfleet retry {0}`",
-            summary.run
+            "  dead chunks are listed by `pingfleet verify{flags} {run}` and published again by \
+             `pingfleet retry{flags}{broker} {run}`",
+            flags = next.flags,
+            broker = next.broker,
+            run = summary.run
         )?;
     }
     Ok(())

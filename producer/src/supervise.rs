@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use pingfleet_broker::Broker;
+use pingfleet_broker::{Broker, QueueName};
 use pingfleet_store::{DatabaseThread, RunState, RunSummary, Transport};
 use pingfleet_wire::{MAX_PREFETCH, timing::LEASE_RENEWAL_INTERVAL};
 use tokio::{sync::watch, time::Instant};
@@ -18,7 +18,7 @@ use crate::{
     EndReason, ProducerError, ProducerSettings, RunProgress,
     overdue::OverdueSearch,
     publish::{PublishCount, PublishOrders, publish},
-    target_printer::TargetPrinter,
+    target_printer::{PrintedChunks, TargetPrinter},
     window::PublishWindow,
 };
 
@@ -27,6 +27,12 @@ use crate::{
 const MIN_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const LOOK_SHARE: u32 = 32;
+
+/// Time between two counts of those who consume the queue of work, while no worker is alive.
+const CONSUMER_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long such a count may take.
+const CONSUMER_COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the supervisor works with.
 pub(crate) struct Supervision<'a> {
@@ -39,10 +45,21 @@ pub(crate) struct Supervision<'a> {
     pub(crate) stop: &'a CancellationToken,
 }
 
-/// Publishes the chunks of a run and supervises it until its end.
+/// Publishes the chunks of a run and supervises it until its end. Returns also which chunks were printed.
 pub(crate) async fn supervise(
     supervision: &Supervision<'_>,
     out: &mut (dyn Write + Send),
+) -> Result<(EndReason, PrintedChunks), ProducerError> {
+    let (mut supervisor, orders) = Supervisor::new(supervision, out).await?;
+    let reason = publish_and_look(supervision, &mut supervisor, orders).await?;
+    let printed = supervisor.printer.map(TargetPrinter::into_printed);
+    Ok((reason, printed.unwrap_or_default()))
+}
+
+async fn publish_and_look(
+    supervision: &Supervision<'_>,
+    supervisor: &mut Supervisor<'_>,
+    orders: PublishOrders,
 ) -> Result<EndReason, ProducerError> {
     let Supervision {
         broker,
@@ -52,7 +69,6 @@ pub(crate) async fn supervise(
         stop,
         ..
     } = *supervision;
-    let (mut supervisor, orders) = Supervisor::new(supervision, out).await?;
     if settings.detach {
         let chunks = supervisor.chunks;
         tracing::warn!(
@@ -101,8 +117,19 @@ pub(crate) async fn supervise(
     }
 }
 
+/// Whether nothing is left to do for a run.
+pub(crate) fn is_over(summary: &RunSummary) -> bool {
+    match summary.state {
+        RunState::Complete | RunState::Cancelled => true,
+        // A run without a lease shows as incomplete, too: it is over only when nothing is outstanding.
+        RunState::Incomplete => summary.outstanding() == 0,
+        RunState::Planning | RunState::Running => false,
+    }
+}
+
 /// The state of a supervised run.
 struct Supervisor<'a> {
+    broker: &'a dyn Broker,
     db: &'a DatabaseThread,
     run: i64,
     is_detached: bool,
@@ -115,6 +142,8 @@ struct Supervisor<'a> {
     published: Arc<PublishCount>,
     overdue: OverdueSearch<'a>,
     lease_renewed: Instant,
+    is_work_consumed: bool,
+    consumers_counted: Instant,
 }
 
 impl<'a> Supervisor<'a> {
@@ -149,12 +178,15 @@ impl<'a> Supervisor<'a> {
         );
         let (sender, orders) = PublishOrders::new(window.allowed(), settings.detach);
         let supervisor = Self {
+            broker: &**broker,
             db,
             run,
             is_detached: settings.detach,
             chunks: summary.chunks,
             progress,
-            printer: settings.print.map(|filter| TargetPrinter::new(filter, out)),
+            printer: settings
+                .print
+                .map(|filter| TargetPrinter::new(filter, out, PrintedChunks::default())),
             window,
             is_unlimited,
             allowed: sender.allowed,
@@ -168,6 +200,8 @@ impl<'a> Supervisor<'a> {
                 sender.overdue,
             ),
             lease_renewed: now,
+            is_work_consumed: false,
+            consumers_counted: now,
         };
         Ok((supervisor, orders))
     }
@@ -193,13 +227,8 @@ impl<'a> Supervisor<'a> {
         {
             return Ok(Some(EndReason::OutputClosed));
         }
-        match summary.state {
-            RunState::Complete | RunState::Cancelled => return Ok(Some(EndReason::Settled)),
-            // A run without a lease shows as incomplete, too: it is over only when nothing is outstanding.
-            RunState::Incomplete if summary.outstanding() == 0 => {
-                return Ok(Some(EndReason::Settled));
-            }
-            _ => {}
+        if is_over(&summary) {
+            return Ok(Some(EndReason::Settled));
         }
         if self.lease_renewed.elapsed() >= LEASE_RENEWAL_INTERVAL {
             self.lease_renewed = Instant::now();
@@ -208,7 +237,27 @@ impl<'a> Supervisor<'a> {
                 .await?;
         }
         self.overdue.look().await?;
+        self.count_consumers(workers.count).await;
         Ok(None)
+    }
+
+    /// While no worker is alive, looks whether one is connected all the same: its heartbeats may be held back.
+    async fn count_consumers(&mut self, workers: i64) {
+        if workers > 0 || self.consumers_counted.elapsed() < CONSUMER_INTERVAL {
+            return;
+        }
+        // Nothing else is done meanwhile, so a broker that is silent is not waited for.
+        let depth = self.broker.depth(QueueName::WORK);
+        let depth = tokio::time::timeout(CONSUMER_COUNT_TIMEOUT, depth).await;
+        self.is_work_consumed = match depth {
+            Ok(Ok(depth)) => depth.consumers > 0,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "cannot count the consumers of the queue of work");
+                false
+            }
+            Err(_) => false,
+        };
+        self.consumers_counted = Instant::now();
     }
 
     fn is_complete(&self) -> bool {
@@ -255,6 +304,7 @@ impl<'a> Supervisor<'a> {
             published: self.window.in_use(sent),
             window: self.window.size(),
             workers,
+            is_work_consumed: self.is_work_consumed,
         });
     }
 }

@@ -143,6 +143,21 @@ async fn a_writer_that_finds_the_database_locked_waits() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_writer_that_waits_for_a_lock_before_its_first_commit_stops_at_once() -> Result<()> {
+    let rig = Rig::new(1, 10)?;
+    let other = rig.connection()?;
+    other.busy_timeout(LONGER_THAN_BUSY)?;
+    let writer = rig.start().await?;
+    other.execute_batch("BEGIN IMMEDIATE")?;
+    writer.stop.cancel();
+    // It ends while the lock is still held.
+    let (ended, db) = writer.left().await?;
+    assert_eq!(ended?.applied, 0);
+    other.execute_batch("COMMIT")?;
+    Ok(db.close().await?)
+}
+
+#[tokio::test]
 async fn stop_under_a_lock_acks_nothing_and_redelivery_shows_what_was_committed() -> Result<()> {
     let mut rig = Rig::new(2, 10)?;
     let writer = settled_in(&mut rig).await?;

@@ -122,7 +122,7 @@ impl ConfirmedPublisher {
     ///
     /// # Errors
     /// A final [`BrokerError`].
-    pub async fn run<K: fmt::Debug + Copy + Send>(
+    pub async fn run<K: fmt::Display + Copy + Send>(
         self,
         messages: mpsc::Receiver<KeyedMessage<K>>,
         confirmed: mpsc::Sender<ConfirmedMessage<K>>,
@@ -315,7 +315,7 @@ impl Session {
     }
 
     /// Publishes until no more can come, or until the session is idle.
-    async fn publish_all<K: fmt::Debug + Copy>(
+    async fn publish_all<K: fmt::Display + Copy>(
         &mut self,
         outgoing: &mut Outgoing<K>,
     ) -> Result<(), BrokerError> {
@@ -380,7 +380,7 @@ impl Session {
         Ok(())
     }
 
-    async fn take_answer<K: fmt::Debug + Copy>(
+    async fn take_answer<K: fmt::Display + Copy>(
         &mut self,
         outgoing: &mut Outgoing<K>,
         number: u64,
@@ -392,7 +392,7 @@ impl Session {
                 if let Some(stored) = outgoing.unconfirmed.remove(&number)
                     && outgoing.confirmed.send(stored.confirmed()).await.is_err()
                 {
-                    tracing::debug!(key = ?stored.message.key, "nobody waits for a confirm");
+                    tracing::debug!(key = %stored.message.key, "nobody waits for a confirm");
                 }
             }
             // A binding is missing: the check of the next session binds again.
@@ -404,8 +404,9 @@ impl Session {
             Confirmed::Refused => {
                 let pause = self.pauses.next().unwrap_or(MAX_PAUSE);
                 let refused = outgoing.unconfirmed.get(&number);
-                let key = refused.map(|refused| refused.message.key);
-                tracing::warn!(?key, ?pause, "message refused, trying again");
+                let key = refused.map(|refused| refused.message.key.to_string());
+                let pause_ms = pause.as_millis() as u64;
+                tracing::warn!(key, pause_ms, "message refused, trying again");
                 // The other messages do not wait for it: a full queue refuses many at once.
                 self.refused.push(
                     async move {

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
+use self::rabbit::connect_problem::ConnectProblem;
 pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage},
     memory::MemoryBroker,
@@ -91,7 +92,7 @@ pub enum BrokerError {
     /// The user lacks a permission or the vhost does not exist: final.
     #[error("broker {address} does not permit it: {reason}")]
     Forbidden {
-        /// Host and port, without credentials.
+        /// Host, port and virtual host, without credentials.
         address: String,
         /// What the broker said.
         reason: String,
@@ -99,7 +100,7 @@ pub enum BrokerError {
     /// A queue or exchange is missing and this user may not declare it: try again after an administrator did.
     #[error("{what} is missing on broker {address}")]
     NoTopology {
-        /// Host and port, without credentials.
+        /// Host, port and virtual host, without credentials.
         address: String,
         /// Name of the first thing that is missing.
         what: String,
@@ -107,7 +108,7 @@ pub enum BrokerError {
     /// A queue or exchange exists with other arguments: final.
     #[error("a queue or exchange on broker {address} has other arguments: {reason}")]
     OtherTopology {
-        /// Host and port, without credentials.
+        /// Host, port and virtual host, without credentials.
         address: String,
         /// What the broker said.
         reason: String,
@@ -121,6 +122,44 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// A delivery was settled before, or never handed out.
+    fn not_unsettled(tag: DeliveryTag) -> Self {
+        Self::Lost(format!("delivery {} is not unsettled", tag.0).into())
+    }
+
+    /// What the user can do about it, if the message does not say it.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        if let Some(problem) = self.connect_problem() {
+            return Some(problem.advice());
+        }
+        let advice = match self {
+            Self::Unreachable { address, source } => unreachable_advice(address, &**source),
+            Self::Login { .. } => {
+                "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"
+            }
+            Self::NoTopology { .. } => {
+                "declare it with `pingfleet broker init`, as a user with the configure permission"
+            }
+            Self::OtherTopology { .. } => "choose another broker.prefix, the same for all programs",
+            Self::Forbidden { .. } | Self::Url(_) | Self::Lost(_) => return None,
+        };
+        Some(advice.to_owned())
+    }
+
+    /// Whether something answered at the broker's address, although no connection was opened.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        !matches!(self, Self::Unreachable { .. }) || self.connect_problem().is_some()
+    }
+
+    fn connect_problem(&self) -> Option<&ConnectProblem> {
+        match self {
+            Self::Unreachable { source, .. } => source.downcast_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether a new session may succeed where this one failed. The one place that decides it.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -131,6 +170,34 @@ impl BrokerError {
             | Self::OtherTopology { .. }
             | Self::Url(_) => false,
         }
+    }
+}
+
+/// What the user can do about a broker of which nothing is seen.
+fn unreachable_advice(address: &str, source: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut causes = std::iter::successors(Some(source), |error| error.source());
+    let is_silent = causes.clone().any(|error| {
+        let system: Option<&std::io::Error> = error.downcast_ref();
+        system.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+    });
+    // std has no kind for it, but a text on Unix, and on Windows the numbers from WSAHOST_NOT_FOUND to WSANO_DATA.
+    let is_unknown = causes.any(|error| {
+        let system: Option<&std::io::Error> = error.downcast_ref();
+        let errno = system.and_then(std::io::Error::raw_os_error);
+        cfg!(windows) && errno.is_some_and(|errno| (11001..=11004).contains(&errno))
+            || error.to_string().starts_with("failed to lookup address")
+    });
+    let is_here = ["127.", "[::1]", "localhost"]
+        .iter()
+        .any(|start| address.starts_with(start));
+    if is_unknown {
+        "look for an error in the name of its host, and for the name servers of this machine"
+    } else if is_silent {
+        "look for a firewall between here and there, and whether this is the port of the broker"
+    } else if is_here {
+        "start one with `docker-compose up -d`, or name yours with --broker"
+    } else {
+        "start it there, or name another one with --broker"
     }
 }
 
@@ -190,12 +257,12 @@ pub trait Consumer: Send {
     /// [`BrokerError`]: the session is over, and everything unsettled returns to the queue.
     async fn next(&mut self) -> Result<Delivery, BrokerError>;
 
-    /// Acknowledges one delivery, or with `multiple` all unsettled ones up to it. Acks of one consumer
-    /// reach the broker in the order of the calls.
+    /// Acknowledges these deliveries and no others. Each was returned by [`Self::next`] and is unsettled. Acks of one
+    /// consumer reach the broker in the order of the calls.
     ///
     /// # Errors
-    /// [`BrokerError`]: the session is over, and the delivery may return to the queue.
-    async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError>;
+    /// [`BrokerError`]: the session is over, and the deliveries may return to the queue.
+    async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError>;
 
     /// Returns one delivery to the queue (`basic.nack` with requeue).
     ///
@@ -222,3 +289,37 @@ pub trait Consumer: Send {
 
 /// A session counts as lost when the broker does not reply for this long.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn advice_about_a_broker_that_is_not_seen_follows_the_cause() {
+        let advice = |address: &str, source: io::Error| {
+            let error = BrokerError::Unreachable {
+                address: address.to_owned(),
+                source: source.into(),
+            };
+            error.advice().unwrap_or_default()
+        };
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let lookup = "failed to lookup address information: Name or service not known";
+        for (advice, part) in [
+            (advice("127.0.0.1:5672", refused()), "docker-compose"),
+            (advice("10.0.0.5:5672", refused()), "start it there"),
+            (
+                advice("10.0.0.5:5672", io::ErrorKind::TimedOut.into()),
+                "firewall",
+            ),
+            (
+                advice("brokr:5672", io::Error::other(lookup)),
+                "name of its host",
+            ),
+        ] {
+            assert!(advice.contains(part), "{advice}");
+        }
+    }
+}

@@ -147,22 +147,13 @@ struct MemoryConsumer {
 }
 
 impl MemoryConsumer {
-    /// Removes the unsettled delivery `tag`, with `multiple` also all before it.
-    fn settle(
-        &mut self,
-        tag: DeliveryTag,
-        multiple: bool,
-    ) -> Result<Vec<QueuedMessage>, BrokerError> {
-        let message = self.unsettled.remove(&tag).ok_or_else(|| {
-            BrokerError::Lost(format!("delivery {} is not unsettled", tag.0).into())
-        })?;
-        let mut messages = Vec::new();
-        if multiple {
-            let later = self.unsettled.split_off(&tag);
-            messages.extend(std::mem::replace(&mut self.unsettled, later).into_values());
+    /// Removes unsettled deliveries.
+    fn settle(&mut self, tags: &[DeliveryTag]) -> Result<Vec<QueuedMessage>, BrokerError> {
+        if let Some(tag) = tags.iter().find(|tag| !self.unsettled.contains_key(tag)) {
+            return Err(BrokerError::not_unsettled(*tag));
         }
-        messages.push(message);
-        Ok(messages)
+        let messages = tags.iter().filter_map(|tag| self.unsettled.remove(tag));
+        Ok(messages.collect())
     }
 
     fn take(&mut self) -> Option<Delivery> {
@@ -199,15 +190,15 @@ impl Consumer for MemoryConsumer {
         }
     }
 
-    async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
-        let messages = self.settle(tag, multiple)?;
+    async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError> {
+        let messages = self.settle(tags)?;
         self.shared.lock().acked(self.queue, messages.len());
         self.shared.wake(self.queue);
         Ok(())
     }
 
     async fn requeue(&mut self, tag: DeliveryTag) -> Result<(), BrokerError> {
-        let messages = self.settle(tag, false)?;
+        let messages = self.settle(&[tag])?;
         self.shared.lock().returned(self.queue, messages);
         self.shared.wake(self.queue);
         Ok(())

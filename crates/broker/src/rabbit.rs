@@ -1,5 +1,6 @@
 //! The queue seam over RabbitMQ (AMQP 0-9-1). Each session has a connection of its own.
 
+pub(crate) mod connect_problem;
 mod connection;
 mod consumer;
 mod dead_letter;
@@ -17,10 +18,15 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{StreamExt, future};
+use lapin::{
+    BasicProperties, Event,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
 
 pub use self::endpoint::RabbitConfig;
 use self::{
-    connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint,
+    connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint, error::Operation,
     publisher::RabbitPublisher,
 };
 use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName};
@@ -49,10 +55,10 @@ impl RabbitBroker {
         })
     }
 
-    /// Host and port, for messages.
+    /// Host, port and virtual host, for messages.
     #[must_use]
-    pub fn address(&self) -> &str {
-        &self.endpoint.address
+    pub fn place(&self) -> String {
+        self.endpoint.place()
     }
 
     /// Declares and binds all queues, whether or not they exist, which repairs a missing binding. What exists already stays
@@ -66,6 +72,55 @@ impl RabbitBroker {
         topology::declare_again(&connection, &QueueName::ALL).await?;
         connection.close().await;
         Ok(())
+    }
+
+    /// The broker's reason for taking no messages now (`connection.blocked`: a memory or disk alarm), if it has one. The
+    /// broker says so only to those who publish, so this publishes two empty messages that no queue takes.
+    ///
+    /// # Errors
+    /// [`BrokerError::Forbidden`] when the user may not write to the exchange of `queue`, and any other [`BrokerError`].
+    pub async fn alarm(&self, queue: QueueName) -> Result<Option<String>, BrokerError> {
+        let connection = RabbitConnection::connect(&self.endpoint).await?;
+        let mut alarms = connection.events().filter_map(|event| {
+            future::ready(match event {
+                Event::ConnectionBlocked(reason) => Some(reason),
+                _ => None,
+            })
+        });
+        // The broker reads on until the end of the first message.
+        let publishing = async {
+            let channel = connection.channel().await?;
+            let select = channel.confirm_select(ConfirmSelectOptions::default());
+            connection.reply(Operation::Transfer, select).await?;
+            for _ in 0..2 {
+                let publish = async {
+                    let options = BasicPublishOptions {
+                        mandatory: true,
+                        immediate: false,
+                    };
+                    let exchange = self.endpoint.exchange(queue);
+                    let properties = BasicProperties::default();
+                    channel
+                        .basic_publish(exchange, "no queue".into(), options, &[], properties)
+                        .await?
+                        .await
+                };
+                connection.reply(Operation::Transfer, publish).await?;
+            }
+            Ok(())
+        };
+        let alarm = tokio::select! {
+            Some(reason) = alarms.next() => Some(reason),
+            published = publishing => {
+                published?;
+                None
+            }
+        };
+        // A blocked connection does not answer to its close: dropping it ends it as well.
+        if alarm.is_none() {
+            connection.close().await;
+        }
+        Ok(alarm)
     }
 
     /// Takes the kept connection. A call at the same time opens another one.
@@ -138,7 +193,7 @@ impl Broker for RabbitBroker {
         drop(channel);
         self.keep(connection);
         depth.ok_or_else(|| BrokerError::NoTopology {
-            address: self.endpoint.address.clone(),
+            address: self.endpoint.place(),
             what: format!("queue {}", self.endpoint.queue(queue)),
         })
     }

@@ -81,7 +81,8 @@ impl Sessions {
                 .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL)
             {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "no session with the broker, trying again");
+                let advice = error.advice();
+                tracing::warn!(%error, cause, advice, "no session with the broker, trying again");
                 self.warned = Some(Instant::now());
             }
             if !self.pause(left, stop).await {

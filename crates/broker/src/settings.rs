@@ -1,8 +1,9 @@
 //! What a program needs around the broker: its settings, and the messages of its errors.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use pingfleet_settings::{BrokerArgs, Failure, Layers, keys};
+use pingfleet_settings::{BrokerArgs, Failure, Layers, keys, read_text, shell_word};
+use url::Url;
 
 use crate::{BrokerError, RabbitBroker, RabbitConfig};
 
@@ -30,12 +31,27 @@ impl RabbitConfig {
     }
 }
 
+impl RabbitConfig {
+    /// The flag that names the broker, behind a space, for a command that is printed: without the password. Empty if the
+    /// flag was not given.
+    #[must_use]
+    pub fn as_flag(args: &BrokerArgs) -> String {
+        let given = args.text(&keys::BROKER_URL);
+        let without_password = given.and_then(|url| {
+            let mut url = Url::parse(url).ok()?;
+            url.set_password(None).ok()?;
+            Some(url)
+        });
+        without_password.map_or_else(String::new, |url| {
+            format!(" --broker {}", shell_word(url.as_str()))
+        })
+    }
+}
+
 /// The first line of a file.
 fn read_password(path: &Path) -> Result<String, String> {
     let name = path.display();
-    let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
-    // Windows editors begin a file with a byte order mark.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = read_text(path).map_err(|error| format!("{name}: {error}"))?;
     match text.lines().next() {
         Some(password) if !password.is_empty() => Ok(password.to_owned()),
         _ => Err(format!("{name} has no password on its first line")),
@@ -45,24 +61,32 @@ fn read_password(path: &Path) -> Result<String, String> {
 /// The message says how to fix most of them.
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
-        let advice = match &error {
-            BrokerError::Unreachable { .. } => {
-                "start one with `docker-compose up -d`, or name yours with --broker"
-            }
-            BrokerError::Login { .. } => {
-                "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"
-            }
-            BrokerError::NoTopology { .. } => {
-                "declare it with `pingfleet broker init`, as a user with the configure permission"
-            }
-            BrokerError::OtherTopology { .. } => {
-                "choose another broker.prefix, the same for all programs"
-            }
-            BrokerError::Forbidden { .. } | BrokerError::Url(_) | BrokerError::Lost(_) => {
-                return Self::system(&error);
-            }
-        };
         let Self { exit, message } = Self::system(&error);
-        Self::new(exit, format_args!("{message}: {advice}"))
+        match error.advice() {
+            Some(advice) => Self::new(exit, format_args!("{message}: {advice}")),
+            None => Self { exit, message },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
+    use super::*;
+
+    fn flag(given: &[&str]) -> String {
+        let command = BrokerArgs::augment_args(Command::new("test"));
+        let matches = command.get_matches_from([&["test"], given].concat());
+        RabbitConfig::as_flag(&BrokerArgs::from_arg_matches(&matches).unwrap())
+    }
+
+    #[test]
+    fn a_printed_command_names_the_broker_without_its_password() {
+        assert_eq!(flag(&[]), "");
+        assert_eq!(
+            flag(&["--broker", "amqp://bob:hunter2@h:7/a%20b?heartbeat=5"]),
+            " --broker 'amqp://bob@h:7/a%20b?heartbeat=5'"
+        );
     }
 }

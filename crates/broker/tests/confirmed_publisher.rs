@@ -261,7 +261,7 @@ async fn drain(rig: &Rig, queue: QueueName) -> Result<Vec<Vec<u8>>> {
     let mut bodies = Vec::new();
     for _ in 0..ready {
         let delivery = next(&mut consumer).await?;
-        consumer.ack(delivery.tag, false).await?;
+        consumer.ack(&[delivery.tag]).await?;
         bodies.push(delivery.body);
     }
     consumer.close().await;

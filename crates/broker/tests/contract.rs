@@ -18,7 +18,8 @@ over_both_brokers!(
     a_stored_message_is_delivered,
     unsettled_deliveries_return_in_order_when_the_consumer_is_dropped,
     an_ack_settles_that_delivery_alone,
-    a_multiple_ack_settles_everything_up_to_it,
+    acks_of_several_settle_these_and_no_others,
+    acks_after_a_raised_prefetch_settle_nothing_that_was_not_handed_out,
     a_second_ack_is_refused_and_harms_no_other_delivery,
     no_consumer_holds_more_than_its_prefetch,
     raising_the_prefetch_returns_nothing_and_delivers_as_many_as_were_asked_for,
@@ -43,7 +44,7 @@ async fn a_stored_message_is_delivered(rig: &Rig) -> Result<()> {
         assert_eq!(delivery.body, b"x");
         assert!(!delivery.redelivered);
         assert_eq!(delivery.dead_letter_reason, None);
-        consumer.ack(delivery.tag, false).await?;
+        consumer.ack(&[delivery.tag]).await?;
         consumer.close().await;
         assert_eq!(rig.broker.depth(queue).await?.ready, 0);
     }
@@ -72,25 +73,53 @@ async fn an_ack_settles_that_delivery_alone(rig: &Rig) -> Result<()> {
     next(&mut first).await?;
     let second = next(&mut first).await?;
     next(&mut first).await?;
-    first.ack(second.tag, false).await?;
+    first.ack(&[second.tag]).await?;
     first.close().await;
     let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 2).await?, ["1", "3"]);
     Ok(())
 }
 
-async fn a_multiple_ack_settles_everything_up_to_it(rig: &Rig) -> Result<()> {
+async fn acks_of_several_settle_these_and_no_others(rig: &Rig) -> Result<()> {
     stored(rig, QueueName::RESULTS, &["1", "2", "3", "4"]).await?;
     let mut first = rig.broker.consumer(QueueName::RESULTS, 10).await?;
     let mut tags = Vec::new();
     for _ in 0..4 {
         tags.push(next(&mut first).await?.tag);
     }
-    first.ack(tags[0], false).await?;
-    first.ack(tags[2], true).await?;
+    first.ack(&[]).await?;
+    // The last of them is not the oldest unsettled one; and then it is.
+    first.ack(&[tags[3], tags[1]]).await?;
+    first.ack(&[tags[0]]).await?;
     first.close().await;
     let mut second = rig.broker.consumer(QueueName::RESULTS, 10).await?;
-    assert_eq!(bodies(&mut second, 1).await?, ["4"]);
+    assert_eq!(bodies(&mut second, 1).await?, ["3"]);
+    Ok(())
+}
+
+async fn acks_after_a_raised_prefetch_settle_nothing_that_was_not_handed_out(
+    rig: &Rig,
+) -> Result<()> {
+    let all: Vec<_> = (1..=12).map(|number| number.to_string()).collect();
+    let texts: Vec<_> = all.iter().map(String::as_str).collect();
+    stored(rig, QueueName::WORK, &texts).await?;
+    let mut first = rig.broker.consumer(QueueName::WORK, 2).await?;
+    let mut acked = Vec::new();
+    // What comes in the place of the settled ones can be handed out before what a further consumer has buffered.
+    for prefetch in [2, 6, 6] {
+        first.raise_prefetch(prefetch).await?;
+        let (one, two) = (next(&mut first).await?, next(&mut first).await?);
+        first.ack(&[one.tag, two.tag]).await?;
+        acked.extend([one.body, two.body]);
+    }
+    first.close().await;
+    let mut second = rig.broker.consumer(QueueName::WORK, 12).await?;
+    let mut left = bodies(&mut second, 6).await?;
+    for body in acked {
+        left.push(String::from_utf8(body)?);
+    }
+    left.sort_by_key(|body| body.parse::<u32>().unwrap_or_default());
+    assert_eq!(left, all);
     Ok(())
 }
 
@@ -98,12 +127,12 @@ async fn a_second_ack_is_refused_and_harms_no_other_delivery(rig: &Rig) -> Resul
     stored(rig, QueueName::WORK, &["1", "2"]).await?;
     let mut consumer = rig.broker.consumer(QueueName::WORK, 10).await?;
     let (one, two) = (next(&mut consumer).await?, next(&mut consumer).await?);
-    consumer.ack(one.tag, false).await?;
-    for multiple in [false, true] {
-        let again = consumer.ack(one.tag, multiple).await;
+    consumer.ack(&[one.tag]).await?;
+    for tags in [vec![one.tag], vec![two.tag, one.tag]] {
+        let again = consumer.ack(&tags).await;
         assert!(matches!(again, Err(BrokerError::Lost(_))), "{again:?}");
     }
-    consumer.ack(two.tag, true).await?;
+    consumer.ack(&[two.tag]).await?;
     consumer.close().await;
     stored(rig, QueueName::WORK, &["end"]).await?;
     let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
@@ -120,7 +149,7 @@ async fn no_consumer_holds_more_than_its_prefetch(rig: &Rig) -> Result<()> {
     let mut wide = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut wide, 3).await?, ["3", "4", "5"]);
     wide.stop().await?;
-    narrow.ack(one.tag, false).await?;
+    narrow.ack(&[one.tag]).await?;
     stored(rig, QueueName::WORK, &["6"]).await?;
     assert_eq!(bodies(&mut narrow, 1).await?, ["6"]);
     Ok(())
@@ -148,8 +177,8 @@ async fn raising_the_prefetch_returns_nothing_and_delivers_as_many_as_were_asked
     assert_eq!(bodies(&mut other, 2).await?, ["5", "6"]);
     other.stop().await?;
     // Deliveries from before and after are settled, singly and together, and that makes room for as many.
-    consumer.ack(tags[1], false).await?;
-    consumer.ack(tags[3], true).await?;
+    consumer.ack(&[tags[1]]).await?;
+    consumer.ack(&[tags[0], tags[2], tags[3]]).await?;
     stored(rig, QueueName::WORK, &["7", "8", "9", "10", "11"]).await?;
     let mut taken = bodies(&mut consumer, 4).await?;
     taken.sort();
@@ -166,7 +195,7 @@ async fn stop_returns_what_was_not_handed_out_and_keeps_the_rest(rig: &Rig) -> R
     stopped.stop().await?;
     let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 3).await?, ["2", "3", "4"]);
-    stopped.ack(one.tag, false).await?;
+    stopped.ack(&[one.tag]).await?;
     stopped.close().await;
     stored(rig, QueueName::WORK, &["end"]).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["end"]);
@@ -183,8 +212,8 @@ async fn stop_returns_what_a_raised_prefetch_buffered(rig: &Rig) -> Result<()> {
     timeout(REPLY_TIMEOUT, stopped.stop()).await??;
     let mut other = rig.broker.consumer(QueueName::WORK, 10).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["3"]);
-    stopped.ack(one.tag, false).await?;
-    stopped.ack(two.tag, false).await?;
+    stopped.ack(&[one.tag]).await?;
+    stopped.ack(&[two.tag]).await?;
     stopped.close().await;
     stored(rig, QueueName::WORK, &["end"]).await?;
     assert_eq!(bodies(&mut other, 1).await?, ["end"]);
@@ -317,7 +346,7 @@ async fn waiting_for_a_delivery_can_be_cancelled(rig: &Rig) -> Result<()> {
             None => next(&mut consumer).await?,
         };
         assert_eq!(delivery.body, body.as_bytes());
-        consumer.ack(delivery.tag, false).await?;
+        consumer.ack(&[delivery.tag]).await?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ async fn a_full_queue_makes_the_publisher_wait_for_an_ack() -> Result<(), Broker
     let mut third = publisher.publish(QueueName::WORK, b"3");
     // An unsettled delivery counts towards the capacity.
     assert!((&mut third).now_or_never().is_none());
-    consumer.ack(delivery.tag, false).await?;
+    consumer.ack(&[delivery.tag]).await?;
     third.await?.await?;
     assert_eq!(broker.depth(QueueName::WORK).await?.ready, 2);
     Ok(())
@@ -59,11 +59,11 @@ async fn consumers_of_work_share_it_and_all_of_it_arrives_once() -> Result<(), B
             let (body, settled) = tokio::select! {
                 delivery = left.next() => {
                     let delivery = delivery?;
-                    (delivery.body, left.ack(delivery.tag, false).await)
+                    (delivery.body, left.ack(&[delivery.tag]).await)
                 }
                 delivery = right.next() => {
                     let delivery = delivery?;
-                    (delivery.body, right.ack(delivery.tag, false).await)
+                    (delivery.body, right.ack(&[delivery.tag]).await)
                 }
             };
             settled?;

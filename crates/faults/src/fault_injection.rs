@@ -352,20 +352,20 @@ impl Consumer for FaultyConsumer {
         }
         if self.has_boundaries {
             if self.faults.has_defect(Defect::AckFirst) {
-                self.inner.ack(delivery.tag, false).await?;
+                self.inner.ack(&[delivery.tag]).await?;
             }
             self.faults.pass(Boundary::Delivered);
         }
         Ok(delivery)
     }
 
-    async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
-        if !self.has_boundaries {
-            return self.inner.ack(tag, multiple).await;
+    async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError> {
+        if !self.has_boundaries || tags.is_empty() {
+            return self.inner.ack(tags).await;
         }
         self.faults.pass(Boundary::Acking);
         if !self.faults.has_defect(Defect::AckFirst) {
-            self.inner.ack(tag, multiple).await?;
+            self.inner.ack(tags).await?;
         }
         self.faults.wait_until_sent(Boundary::Acked).await;
         self.faults.pass(Boundary::Acked);

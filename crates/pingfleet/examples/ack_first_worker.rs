@@ -47,11 +47,11 @@ struct AckingConsumer(Box<dyn Consumer>);
 impl Consumer for AckingConsumer {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         let delivery = self.0.next().await?;
-        self.0.ack(delivery.tag, false).await?;
+        self.0.ack(&[delivery.tag]).await?;
         Ok(delivery)
     }
 
-    async fn ack(&mut self, _tag: DeliveryTag, _multiple: bool) -> Result<(), BrokerError> {
+    async fn ack(&mut self, _tags: &[DeliveryTag]) -> Result<(), BrokerError> {
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
-use pingfleet_settings::{BrokerArgs, Exit, Failure, Layers, printed};
+use pingfleet_settings::{BrokerArgs, Exit, FILES_FOR_QUEUES, Failure, Layers, printed, run_async};
 
 /// Commands of `pingfleet broker`.
 #[derive(Debug, Subcommand)]
@@ -23,20 +23,22 @@ pub(crate) struct InitArgs {
     broker: BrokerArgs,
 }
 
-pub(crate) fn init(args: &InitArgs, mut layers: Layers) -> Result<Exit, Failure> {
+pub(crate) fn init(args: &InitArgs, mut layers: Layers, quiet: bool) -> Result<Exit, Failure> {
     let config = RabbitConfig::resolve(&args.broker, &mut layers, "pingfleet");
     layers.finish()?;
-    declare(&config)
+    run_async(FILES_FOR_QUEUES, declare(&config, quiet))
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn declare(config: &RabbitConfig) -> Result<Exit, Failure> {
+async fn declare(config: &RabbitConfig, quiet: bool) -> Result<Exit, Failure> {
     let broker = RabbitBroker::new(config)?;
     broker.declare().await?;
+    if quiet {
+        return Ok(Exit::Complete);
+    }
     printed(writeln!(
         io::stdout(),
         "exchanges and queues are ready on {}",
-        broker.address()
+        broker.place()
     ))?;
     Ok(Exit::Complete)
 }

@@ -90,10 +90,12 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Retry(args) => retry::retry(args, layers, quiet),
         Command::Runs(args) => runs::runs(args, &open_reader(layers, &args.database)?),
         Command::Report(args) => report::report(args, &open_reader(layers, &args.database)?),
-        Command::Verify(args) => args.run(&open_reader(layers, args.database())?),
-        Command::Cancel(args) => cancel::cancel(&args.run, &mut open(layers, &args.database)?),
+        Command::Verify(args) => verify::verify(args, layers),
+        Command::Cancel(args) => {
+            cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)
+        }
         Command::Doctor(args) => doctor::doctor(args, layers),
-        Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers),
+        Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers, quiet),
     }
 }
 

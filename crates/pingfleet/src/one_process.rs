@@ -9,12 +9,15 @@ use std::{
 use consumer_writer::{WriterArgs, WriterError};
 use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::{Broker, MemoryBroker};
-use pingfleet_prober::{default_prober, probe_threads::ProbeThreads, resolve::Resolver};
-use pingfleet_settings::{Exit, Failure, Layers, Stop};
+use pingfleet_prober::{
+    check_egress, default_prober, probe_threads::ProbeThreads, resolve::Resolver,
+};
+use pingfleet_settings::{Exit, Failure, Layers, Stop, run_async};
 use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
+use pingfleet_wire::Probing;
 use producer::{
-    OutputArgs, ProducerError, ProducerSettings, RunOutcome, RunProgress, RunProgressBar,
-    RunRequest,
+    NextCommands, OutputArgs, ProducerError, ProducerSettings, RunOutcome, RunProgress,
+    RunProgressBar, RunRequest,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,20 +52,35 @@ struct Stops {
     writer: CancellationToken,
 }
 
+/// What a sweep in one process needs to know.
+pub(crate) struct Sweep<'a> {
+    pub(crate) settings: &'a ProducerSettings,
+    /// How the run is probed: a resumed run keeps its own settings.
+    pub(crate) probing: &'a Probing,
+    pub(crate) roles: &'a Roles,
+    pub(crate) output: &'a OutputArgs,
+    pub(crate) database: &'a DatabaseSettings,
+    pub(crate) is_quiet: bool,
+}
+
 /// Carries out the request, prints how it ended, and returns the exit code.
-#[tokio::main]
-pub(crate) async fn run(
-    request: RunRequest,
-    settings: &ProducerSettings,
-    roles: &Roles,
-    output: &OutputArgs,
-    database: &DatabaseSettings,
-) -> Result<Exit, Failure> {
+pub(crate) fn run(request: RunRequest, sweep: &Sweep<'_>) -> Result<Exit, Failure> {
+    run_async(sweep.roles.worker.files(), run_and_conclude(request, sweep))
+}
+
+async fn run_and_conclude(request: RunRequest, sweep: &Sweep<'_>) -> Result<Exit, Failure> {
+    let Sweep {
+        settings,
+        roles,
+        database,
+        ..
+    } = *sweep;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     // Before anything is written: without the permission to send pings, no run is planned.
     let probe_threads =
         ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), &roles.worker)
             .map_err(|error| Failure::system(&error))?;
+    check_egress(sweep.probing).map_err(|error| Failure::new(Exit::Usage, error))?;
     let db = DatabaseThread::open(database.options(true, true)).await?;
     let (mut produced, probed, written) = run_roles(
         request,
@@ -74,19 +92,23 @@ pub(crate) async fn run(
         &stop.token,
     )
     .await?;
-    if let Ok(produced) = &mut produced
-        && let Some(before) = &produced.summary
-    {
+    let mut updated = Ok(());
+    if let Ok(produced) = &mut produced {
         // The writer stored more rows after the producer ended.
-        let run = before.run;
-        produced.summary = Some(db.call(move |store| store.summary(run)).await?);
+        updated = producer::bring_up_to_date(&db, produced, settings, &mut io::stdout()).await;
     }
     let closed = producer::close(db, &produced).await;
     // The failure that causes the others: the writer's, else the worker's, else the producer's.
     written.map_err(|error| Failure::system(&error))?;
     probed.map_err(|error| Failure::system(&error))?;
-    let resume = format!("pingfleet resume{}", database.as_flags());
-    let exit = producer::conclude(&produced?, output, &resume)?;
+    updated?;
+    let flags = database.as_flags();
+    let next = NextCommands {
+        resume: format!("pingfleet resume{flags}"),
+        flags: flags.to_owned(),
+        broker: String::new(),
+    };
+    let exit = producer::conclude(&produced?, sweep.output, &next, sweep.is_quiet)?;
     closed?;
     Ok(exit)
 }

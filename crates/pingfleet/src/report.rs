@@ -122,9 +122,10 @@ impl ReportFormat for Csv {
 
 /// The system's error. `io::Error::from` would hide that the reader closed the pipe.
 fn io_error(error: csv::Error) -> io::Error {
+    let text = error.to_string();
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
-        other => io::Error::other(format!("{other:?}")),
+        _ => io::Error::other(text),
     }
 }
 

@@ -5,14 +5,16 @@ use std::{io, sync::Arc};
 
 use clap::Args;
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
-use pingfleet_settings::{BrokerArgs, Exit, Failure, Layers, Stop};
+use pingfleet_settings::{BrokerArgs, Exit, FILES_FOR_QUEUES, Failure, Layers, Stop, run_async};
 use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerSettings, RunProgress, RunProgressBar, RunRequest};
+use producer::{
+    NextCommands, OutputArgs, PlanArgs, ProducerSettings, RunProgress, RunProgressBar, RunRequest,
+};
 use tokio::sync::watch;
 
 use crate::{
     RunArgs,
-    one_process::{self, Roles},
+    one_process::{self, Roles, Sweep},
 };
 
 /// Arguments of `pingfleet resume` and `pingfleet retry`.
@@ -52,22 +54,42 @@ pub(crate) fn continue_run(
     let store = database.options(false, false).open()?;
     let run = store.find_run(&args.run.run)?;
     settings.transport = store.transport(run)?;
+    let planned = store.planned_probing(run)?;
     store.close()?;
     let request = request(run);
+    let sweep = Sweep {
+        settings: &settings,
+        probing: &planned.probing,
+        roles: &roles,
+        output: &args.output,
+        database: &database,
+        is_quiet: quiet,
+    };
     match settings.transport {
-        Transport::Sweep => one_process::run(request, &settings, &roles, &args.output, &database),
-        Transport::Broker => over_the_broker(request, &settings, &config, &args.output, &database),
+        Transport::Sweep => one_process::run(request, &sweep),
+        Transport::Broker => {
+            let flags = database.as_flags();
+            let broker = RabbitConfig::as_flag(&args.broker);
+            let next = NextCommands {
+                resume: format!("pingfleet resume{flags}{broker}"),
+                flags: flags.to_owned(),
+                broker,
+            };
+            let produced = over_the_broker(request, &sweep, &config, &next);
+            run_async(FILES_FOR_QUEUES, produced)
+        }
     }
 }
 
-#[tokio::main]
 async fn over_the_broker(
     request: RunRequest,
-    settings: &ProducerSettings,
+    sweep: &Sweep<'_>,
     config: &RabbitConfig,
-    output: &OutputArgs,
-    database: &DatabaseSettings,
+    next: &NextCommands,
 ) -> Result<Exit, Failure> {
+    let Sweep {
+        settings, database, ..
+    } = *sweep;
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
     let broker = Arc::new(RabbitBroker::new(config)?);
     let db = DatabaseThread::open(database.options(false, false)).await?;
@@ -81,6 +103,5 @@ async fn over_the_broker(
     let closed = producer::close(db, &produced).await;
     let produced = produced?;
     closed?;
-    let resume = format!("pingfleet resume{}", database.as_flags());
-    producer::conclude(&produced, output, &resume)
+    producer::conclude(&produced, sweep.output, next, sweep.is_quiet)
 }

@@ -1,11 +1,12 @@
 //! `sweep`: plans a run and does all of it in one process.
 
 use clap::Args;
+use pingfleet_prober::route;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
 use pingfleet_store::{DatabaseSettings, Transport};
-use producer::{OutputArgs, PlanArgs, ProducerSettings, RunRequest};
+use producer::{CheckRoute, OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 
-use crate::one_process::{self, Roles};
+use crate::one_process::{self, Roles, Sweep};
 
 /// Arguments of `pingfleet sweep`.
 #[derive(Debug, Args)]
@@ -35,9 +36,22 @@ pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result
     let roles = Roles::resolve(&mut layers);
     let database = DatabaseSettings::resolve(&args.database, &mut layers);
     layers.finish()?;
-    let Some(targets) = producer::read_targets(&args.plan, &settings)? else {
+    let check_route: CheckRoute =
+        |address, interface| route::check_route(address.into(), interface);
+    let targets = producer::read_targets_of_this_machine(&args.plan, &settings, check_route)?;
+    let Some(targets) = targets else {
         return Ok(Exit::Complete);
     };
     let request = RunRequest::Plan(Box::new(targets));
-    one_process::run(request, &settings, &roles, &args.output, &database)
+    one_process::run(
+        request,
+        &Sweep {
+            settings: &settings,
+            probing: &settings.probing.probing,
+            roles: &roles,
+            output: &args.output,
+            database: &database,
+            is_quiet: quiet,
+        },
+    )
 }

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
-use pingfleet_store::{Reader, RunState, Verification};
+use pingfleet_settings::{Exit, Failure, Layers, printed};
+use pingfleet_store::{DatabaseSettings, Reader, RunState, Verification};
 
 use crate::RunArgs;
 
@@ -17,17 +17,14 @@ pub(crate) struct VerifyArgs {
     run: RunArgs,
 }
 
-impl VerifyArgs {
-    pub(crate) fn database(&self) -> &DatabaseArgs {
-        &self.run.database
-    }
-
-    pub(crate) fn run(&self, reader: &Reader) -> Result<Exit, Failure> {
-        if self.whole_database {
-            verify_database(reader)
-        } else {
-            verify_run(&self.run.run, reader)
-        }
+pub(crate) fn verify(args: &VerifyArgs, mut layers: Layers) -> Result<Exit, Failure> {
+    let database = DatabaseSettings::resolve(&args.run.database, &mut layers);
+    layers.finish()?;
+    let reader = Reader::open(&database.path)?;
+    if args.whole_database {
+        verify_database(&reader)
+    } else {
+        verify_run(&args.run.run, &reader, database.as_flags())
     }
 }
 
@@ -38,11 +35,11 @@ fn verify_database(reader: &Reader) -> Result<Exit, Failure> {
     Ok(Exit::Complete)
 }
 
-fn verify_run(wanted: &str, reader: &Reader) -> Result<Exit, Failure> {
+fn verify_run(wanted: &str, reader: &Reader, flags: &str) -> Result<Exit, Failure> {
     let run = reader.find_run(wanted)?;
     let proof = reader.verify(run)?;
     let mut text = Vec::new();
-    printed(print_proof(&mut text, &proof))?;
+    printed(print_proof(&mut text, &proof, flags))?;
     printed(io::stdout().lock().write_all(&text))?;
     Ok(if !proof.is_consistent() {
         Exit::System
@@ -58,7 +55,8 @@ fn is_complete(proof: &Verification) -> bool {
     proof.is_complete() && proof.summary.state != RunState::Planning
 }
 
-fn print_proof(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
+/// `flags` are those of the commands that it names.
+fn print_proof(out: &mut dyn Write, proof: &Verification, flags: &str) -> io::Result<()> {
     let summary = &proof.summary;
     let verdict = if !proof.is_consistent() {
         "contradicts its plan"
@@ -95,7 +93,7 @@ fn print_proof(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
     if proof.is_consistent() && proof.dead_count > 0 {
         writeln!(
             out,
-            "  publish the dead chunks again: pingfleet retry {run}"
+            "  publish the dead chunks again: pingfleet retry{flags} {run}"
         )?;
     }
     if proof.is_consistent() && proof.outstanding_chunks > 0 {
@@ -106,7 +104,7 @@ fn print_proof(out: &mut dyn Write, proof: &Verification) -> io::Result<()> {
             )?,
             RunState::Running => writeln!(out, "  a producer is working on it")?,
             RunState::Cancelled => writeln!(out, "  the run was cancelled")?,
-            _ => writeln!(out, "  continue it: pingfleet resume {run}")?,
+            _ => writeln!(out, "  continue it: pingfleet resume{flags} {run}")?,
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! | [`mod@probe_threads`] | the threads that probe; a chunk in, its outcomes out. Start reading here |
 //! | [`mod@prober`] | the seam: what every prober does |
 //! | [`resolve`] | from a target's text to its address |
+//! | [`route`] | whether this machine has a route to an address |
 //! | [`schedule`] | when requests leave and when a target is settled: pure rules, the same for every prober |
 //! | [`linux`] | the prober that uses the kernel's own means; the default on Linux |
 //! | [`surge`] | the prober that uses surge-ping; the default elsewhere, and the reference on Linux |
@@ -15,6 +16,7 @@ pub mod linux;
 pub mod probe_threads;
 pub mod prober;
 pub mod resolve;
+pub mod route;
 pub mod schedule;
 pub mod scripted;
 mod socket;
@@ -22,6 +24,7 @@ pub mod surge;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
+pub use crate::socket::{UnusableEgress, check_egress};
 use crate::{
     probe_threads::ProbeThreads,
     prober::{OpenProber, ProbeError},

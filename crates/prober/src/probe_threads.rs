@@ -5,6 +5,7 @@
 //! Invariant: a chunk that goes in comes out as one outcome for each target, or as [`ProbeThreadFailed`].
 
 mod chunk_outcomes;
+mod refusal_log;
 mod thread;
 
 use std::{
@@ -17,13 +18,14 @@ use std::{
 };
 
 use futures_util::future;
-use pingfleet_wire::{Family, LocalLossCounts, Outcome, Status, WorkChunk};
+use pingfleet_wire::{ChunkKey, LocalLossCounts, Outcome, Probing, Status, WorkChunk};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tracing::error;
 
 use self::{
     chunk_outcomes::{ChunkOutcomes, Positioned},
+    refusal_log::RefusalLog,
     thread::{Assignment, ProbeThread},
 };
 use crate::{
@@ -33,7 +35,7 @@ use crate::{
 };
 
 /// A panic ended the prober that had the chunk; the log names the panic. The chunk was not probed as a whole. The thread
-/// continues with a new prober.
+/// continues with a new prober, or ends if it cannot open one.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[error("the prober of this chunk has failed")]
 pub struct ProbeThreadFailed;
@@ -55,6 +57,7 @@ pub struct ProbeThreads {
     resolver: Resolver,
     counters: Arc<ProbeCounters>,
     targets_done: AtomicU64,
+    refusals: RefusalLog,
 }
 
 impl ProbeThreads {
@@ -76,6 +79,7 @@ impl ProbeThreads {
             resolver,
             counters: Arc::clone(&counters),
             targets_done: AtomicU64::new(0),
+            refusals: RefusalLog::default(),
         };
         // They open their probers at the same time. After an error, dropping `all` ends those that have started.
         let mut starting = Vec::with_capacity(count.get());
@@ -102,9 +106,8 @@ impl ProbeThreads {
             .map_or(0, |since| since.as_micros() as u64);
         let mut outcomes = ChunkOutcomes::new(&chunk.targets, Instant::now());
         let (known, names) = outcomes.split_targets();
-        let family = chunk.probing.family;
         let probing_names = async {
-            let answers = self.resolve(&names, family).await;
+            let answers = self.resolve(&names, &chunk.probing).await;
             let resolved = answers
                 .iter()
                 .filter_map(|(position, answer)| Some((*position, answer.ok()?)));
@@ -122,20 +125,34 @@ impl ProbeThreads {
         outcomes.found(&known, &findings);
         outcomes.found(&resolved, &later_findings);
         let Some(outcomes) = outcomes.complete() else {
-            error!(chunk = ?chunk.key, "the prober did not report every target");
+            let ChunkKey { run, chunk } = chunk.key;
+            error!(run_id = %run, chunk, "the prober did not report every target");
             return Err(ProbeThreadFailed);
         };
         self.count(&outcomes);
+        self.refusals.look(&chunk, &outcomes);
         Ok(Probed {
             started_at_us,
             outcomes,
         })
     }
 
+    /// Whether all threads have ended, because none could open a prober again: no chunk can be probed any more.
+    #[must_use]
+    pub fn have_ended(&self) -> bool {
+        !self.threads.iter().any(ProbeThread::is_open)
+    }
+
     /// Requests that the kernel accepted since the start.
     #[must_use]
     pub fn requests_sent(&self) -> u64 {
         self.counters.requests()
+    }
+
+    /// Whether more names would only wait for those that are being resolved.
+    #[must_use]
+    pub fn is_resolver_at_limit(&self) -> bool {
+        self.resolver.is_at_limit()
     }
 
     /// Replies to requests of settled targets since the start.
@@ -173,16 +190,19 @@ impl ProbeThreads {
             .fetch_add(outcomes.len() as u64, Ordering::Relaxed);
     }
 
-    /// Resolves the names of a chunk, all at once. Each keeps its position.
+    /// Resolves the names of a chunk, all at once and in bounded time. Each keeps its position.
     async fn resolve(
         &self,
         names: &[Positioned<&str>],
-        family: Family,
+        probing: &Probing,
     ) -> Vec<Positioned<Result<Destination, Unresolved>>> {
-        let answers = names
-            .iter()
-            .map(async |(position, name)| (*position, self.resolver.resolve(name, family).await));
-        future::join_all(answers).await
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let positions = names.iter().map(|(position, _)| *position);
+        let texts = names.iter().map(|(_, name)| *name);
+        let answers = self.resolver.resolve_chunk(texts, probing).await;
+        positions.zip(answers).collect()
     }
 
     /// Has destinations of a chunk probed. The n-th finding belongs to the n-th destination.
@@ -199,7 +219,7 @@ impl ProbeThreads {
             .iter()
             .enumerate()
             .filter(|(_, thread)| thread.is_open())
-            .min_by_key(|(_, thread)| thread.load())
+            .min_by_key(|(_, thread)| (!thread.has_prober(), thread.load()))
             .ok_or(ProbeThreadFailed)?;
         let (findings, answer) = oneshot::channel();
         let assignment = Assignment {

@@ -4,9 +4,10 @@
 //! A prober belongs to one thread. Several chunks are probed on it at once, so its methods take `&self`.
 
 use std::{
+    borrow::Cow,
     io,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +21,9 @@ use thiserror::Error;
 
 use crate::schedule::pacing::Pace;
 
+/// "Protocol not available" (ENOPROTOOPT): the system does not have an option of a socket.
+const NO_OPTION: i32 = if cfg!(windows) { 10042 } else { 92 };
+
 /// Where echo requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Destination {
@@ -30,9 +34,10 @@ pub struct Destination {
 }
 
 impl From<IpAddr> for Destination {
+    /// Of an IPv4-mapped address (RFC 4291, section 2.5.5.2) the IPv4 address: as IPv6 the kernel refuses it.
     fn from(address: IpAddr) -> Self {
         Self {
-            address,
+            address: address.to_canonical(),
             scope_id: 0,
         }
     }
@@ -150,12 +155,18 @@ pub enum ProbeError {
     #[error(
         "ICMP sockets are not permitted: run `sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"`, or `setcap \
          cap_net_raw+ep {}`, as root",
-        binary.display()
+        quoted(binary)
     )]
     NoPermission {
         /// The running binary, which needs the capability.
         binary: PathBuf,
     },
+    /// The kernel's ICMP sockets lack an option.
+    #[error(
+        "this kernel's ICMP sockets lack an option that is needed: Linux has all of them since 4.12, an emulated kernel \
+         may not"
+    )]
+    MissingOption(#[source] io::Error),
     /// The system refused an ICMP socket for another reason.
     #[error("cannot open an ICMP socket")]
     Socket(#[source] io::Error),
@@ -167,6 +178,12 @@ pub enum ProbeError {
     Ended,
 }
 
+/// A path as the shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    shlex::try_quote(&text).map_or_else(|_| text.to_string(), Cow::into_owned)
+}
+
 impl ProbeError {
     /// From the error of opening an ICMP socket.
     #[must_use]
@@ -175,8 +192,27 @@ impl ProbeError {
             Self::NoPermission {
                 binary: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("ping-worker")),
             }
+        } else if error.raw_os_error() == Some(NO_OPTION) {
+            Self::MissingOption(error)
         } else {
             Self::Socket(error)
+        }
+    }
+
+    /// Whether this process can probe at all, from the errors of opening a socket of IPv4 and one of IPv6. One family is
+    /// enough, unless the other one only lacks an option: then each of its targets would end as `send_failed`.
+    ///
+    /// # Errors
+    /// [`ProbeError`] if it cannot.
+    pub(crate) fn of_families(refused: [Option<io::Error>; 2]) -> Result<(), Self> {
+        match refused {
+            [Some(error), Some(_)] => Err(Self::from_socket(error)),
+            [Some(error), None] | [None, Some(error)]
+                if error.raw_os_error() == Some(NO_OPTION) =>
+            {
+                Err(Self::from_socket(error))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -184,6 +220,20 @@ impl ProbeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_family_may_be_missing_but_no_option_of_it() {
+        let error = |errno| Some(io::Error::from_raw_os_error(errno));
+        let is_refused = |refused| ProbeError::of_families(refused).is_err();
+        assert!(!is_refused([None, None]) && !is_refused([None, error(97)]));
+        assert!(is_refused([error(97), error(97)]));
+        for refused in [[error(NO_OPTION), None], [None, error(NO_OPTION)]] {
+            assert!(matches!(
+                ProbeError::of_families(refused),
+                Err(ProbeError::MissingOption(_))
+            ));
+        }
+    }
 
     #[test]
     fn an_attempt_counts_for_each_of_its_causes() {

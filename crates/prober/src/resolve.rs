@@ -1,47 +1,49 @@
 //! From a target's text to its address. The text of an address is parsed. A name is looked up in /etc/hosts, and then by
-//! the DNS servers and search domains of /etc/resolv.conf. Answers are cached for their TTL. Does I/O on the caller's
-//! runtime.
+//! the DNS servers and search domains of /etc/resolv.conf, and one of its addresses is chosen.
 //!
-//! Invariant: a text becomes one destination or one reason. No failure of the name service ends a worker.
+//! Invariants: a text becomes one destination or one reason. No failure of the name service ends a worker. The names of a
+//! chunk are resolved within [`MAX_RESOLUTION_TIME`].
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+mod choice;
+mod literal;
+mod name_service;
+mod system_files;
 
-use hickory_resolver::{
-    Hosts, TokioResolver,
-    config::{ResolveHosts, ResolverConfig, ResolverOpts},
-    net::{DnsError, NetError, NoRecords, runtime::TokioRuntimeProvider},
-    proto::{
-        op::{Query, ResponseCode},
-        rr::{Name, RData, Record, RecordType},
-    },
-    system_conf::read_system_conf,
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use pingfleet_wire::{DnsFailure, Family, Status};
-use tokio::sync::Semaphore;
-use tracing::{debug, warn};
 
+use futures_util::future;
+use hickory_resolver::{
+    Hosts,
+    config::{ResolverConfig, ResolverOpts},
+};
+use pingfleet_wire::{DnsFailure, Probing, Status, timing::MAX_RESOLUTION_TIME};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use tracing::{info, warn};
+
+pub use self::literal::literal;
+use self::{
+    name_service::{Dns, MAX_QUERIES, NameService},
+    system_files::{SystemFiles, Versions},
+};
 use crate::prober::Destination;
 
-/// The most queries in flight, over all chunks.
-const MAX_QUERIES: usize = 100;
-
-/// How often a query is sent when it fails or times out.
-const MAX_TRIES: u32 = 3;
+/// The shortest time between two checks whether the system's files have changed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The errno of a network interface that does not exist (ENODEV).
 const NO_SUCH_DEVICE: i32 = 19;
 
-/// The errnos of a machine without a free socket: too many open files in the system or in the process, no memory, no
-/// buffer space (ENFILE, EMFILE, ENOMEM, ENOBUFS).
-const OUT_OF_SOCKETS: [i32; 4] = [23, 24, 12, 105];
-
-/// How long a query waits for other queries to close their sockets.
-const OUT_OF_SOCKETS_PAUSE: Duration = Duration::from_millis(500);
-
 /// Why a text has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unresolved {
-    /// The name has no address.
+    /// The name has no address that can be probed.
     Name(DnsFailure),
     /// The zone of the address names no interface of this machine (RFC 4007, section 11).
     Zone,
@@ -66,196 +68,143 @@ impl Unresolved {
     }
 }
 
-/// Parses the text of an address, with or without a zone. `None` when the text can only be a name.
-#[must_use]
-pub fn literal(text: &str) -> Option<Result<Destination, Unresolved>> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(Ok(address.into()));
-    }
-    let (address, zone) = text.split_once('%')?;
-    let address = IpAddr::V6(address.parse().ok()?);
-    Some(
-        interface_index(zone)
-            .map(|scope_id| Destination { address, scope_id })
-            .ok_or(Unresolved::Zone),
-    )
-}
-
-/// The index of a network interface, by its name or by the index itself.
-fn interface_index(zone: &str) -> Option<u32> {
-    if let Ok(index) = zone.parse() {
-        return Some(index).filter(|index| *index > 0);
-    }
-    // These names would lead out of the folder of interfaces.
-    if !cfg!(target_os = "linux") || zone.contains('/') || matches!(zone, "" | "." | "..") {
-        return None;
-    }
-    std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-}
-
-/// Resolves names. Clones share the cache and the bound on queries.
+/// Resolves names. Clones share the caches and the bound on queries.
 #[derive(Debug, Clone)]
 pub struct Resolver {
-    /// `None` when the system has no DNS server.
-    dns: Option<TokioResolver>,
-    hosts: Arc<Hosts>,
+    /// The files that are read again when they change; `None` with servers that were given.
+    files: Option<SystemFiles>,
+    current: Arc<Mutex<Current>>,
     queries: Arc<Semaphore>,
+}
+
+/// What was read last.
+#[derive(Debug)]
+struct Current {
+    service: Arc<NameService>,
+    versions: Versions,
+    checked: Instant,
 }
 
 impl Resolver {
     /// A resolver with the system's configuration. Without a usable configuration it uses /etc/hosts only, and logs a
-    /// warning.
+    /// warning. On Linux the files are read again when they have changed; elsewhere the hosts file is.
     #[must_use]
     pub fn from_system() -> Self {
-        let dns = match read_system_conf() {
-            Ok((config, options)) => Self::dns(config, options),
-            Err(error) => {
-                warn!(%error, "no DNS servers configured: names outside the hosts file fail");
-                None
-            }
+        let hosts = if cfg!(windows) {
+            let root = std::env::var_os("SystemRoot").unwrap_or_else(|| "C:\\Windows".into());
+            PathBuf::from(root).join("System32\\drivers\\etc\\hosts")
+        } else {
+            PathBuf::from("/etc/hosts")
         };
-        let hosts = Hosts::from_system().unwrap_or_else(|error| {
-            debug!(%error, "no hosts file");
+        Self::from_files(PathBuf::from("/etc/resolv.conf"), hosts)
+    }
+
+    /// The same with these files instead of the system's.
+    #[must_use]
+    pub fn from_files(resolv_conf: PathBuf, hosts: PathBuf) -> Self {
+        let files = SystemFiles::new(resolv_conf, hosts);
+        // Before the files are read: what changes meanwhile is read again.
+        let versions = files.versions();
+        let hosts = files.hosts().unwrap_or_else(|error| {
+            warn!(%error, "the hosts file cannot be read");
             Hosts::default()
         });
-        Self::new(dns, hosts)
+        Self::new(files.dns(), hosts, versions, Some(files))
     }
 
     /// A resolver with the given servers and without a hosts file.
     #[must_use]
     pub fn with_servers(config: ResolverConfig, options: ResolverOpts) -> Self {
-        Self::new(Self::dns(config, options), Hosts::default())
+        let dns = Dns::new(config, options);
+        Self::new(dns, Hosts::default(), Versions::default(), None)
     }
 
-    fn new(dns: Option<TokioResolver>, hosts: Hosts) -> Self {
+    fn new(dns: Option<Dns>, hosts: Hosts, versions: Versions, files: Option<SystemFiles>) -> Self {
+        let queries = Arc::new(Semaphore::new(MAX_QUERIES));
+        let service = NameService::new(dns, Arc::new(hosts), Arc::clone(&queries));
+        let current = Current {
+            service: Arc::new(service),
+            versions,
+            checked: Instant::now(),
+        };
         Self {
-            dns,
-            hosts: Arc::new(hosts),
-            queries: Arc::new(Semaphore::new(MAX_QUERIES)),
+            files,
+            current: Arc::new(Mutex::new(current)),
+            queries,
         }
     }
 
-    fn dns(config: ResolverConfig, mut options: ResolverOpts) -> Option<TokioResolver> {
-        // This module handles retries, the hosts file and the bound on queries itself.
-        options.attempts = 0;
-        options.use_hosts_file = ResolveHosts::Never;
-        options.num_concurrent_reqs = 1;
-        options.max_active_requests = MAX_QUERIES;
-        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            .with_options(options)
-            .build()
-            .inspect_err(|error| warn!(%error, "no DNS: names outside the hosts file fail"))
-            .ok()
+    /// Whether as many queries are in flight as there may be: more names would only wait, and their time would pass.
+    #[must_use]
+    pub fn is_at_limit(&self) -> bool {
+        self.queries.available_permits() == 0
     }
 
-    /// The destination of a text. For a name this is its first address, of the first family that has one; IPv4 comes
-    /// before IPv6. Cancel-safe.
+    /// The destination of a text, for a target with these settings. A name has its first address that may be probed and
+    /// that this machine has a route to, else its first address that may be probed; IPv4 comes before IPv6. Cancel-safe.
     ///
     /// # Errors
     /// [`Unresolved`], why there is none.
-    pub async fn resolve(&self, text: &str, family: Family) -> Result<Destination, Unresolved> {
-        if let Some(read) = literal(text) {
-            return read;
+    pub async fn resolve(&self, text: &str, probing: &Probing) -> Result<Destination, Unresolved> {
+        self.current().resolve(text, probing).await
+    }
+
+    /// The destinations of the names of one chunk, in their order. It takes at most [`MAX_RESOLUTION_TIME`]: names that
+    /// are not resolved by then have [`DnsFailure::Timeout`]. Cancel-safe.
+    pub async fn resolve_chunk(
+        &self,
+        names: impl Iterator<Item = &str>,
+        probing: &Probing,
+    ) -> Vec<Result<Destination, Unresolved>> {
+        let deadline = Instant::now() + MAX_RESOLUTION_TIME;
+        let service = self.current();
+        let answers = future::join_all(
+            names.map(async |name| timeout_at(deadline, service.resolve(name, probing)).await),
+        )
+        .await;
+        let missing = answers.iter().filter(|answer| answer.is_err()).count();
+        if missing > 0 {
+            let seconds = MAX_RESOLUTION_TIME.as_secs();
+            warn!(
+                names = missing,
+                seconds,
+                "the time for resolving the names of a chunk is over: they end as dns_failed, timeout"
+            );
         }
-        let Ok(name) = Name::from_ascii(text) else {
-            return Err(Unresolved::Name(DnsFailure::Nxdomain));
+        let answers = answers.into_iter();
+        answers
+            .map(|answer| answer.unwrap_or(Err(Unresolved::Name(DnsFailure::Timeout))))
+            .collect()
+    }
+
+    /// Where names are looked up at the moment. Reads the system's files again when they have changed. What cannot be
+    /// read then stays as it was: a file may just be written.
+    fn current(&self) -> Arc<NameService> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(files) = &self.files else {
+            return Arc::clone(&current.service);
         };
-        let kinds: &[RecordType] = match family {
-            Family::Any => &[RecordType::A, RecordType::AAAA],
-            Family::V4 => &[RecordType::A],
-            Family::V6 => &[RecordType::AAAA],
-        };
-        if let Some(address) = kinds.iter().find_map(|kind| self.in_hosts(&name, *kind)) {
-            return Ok(address.into());
+        if current.checked.elapsed() < CHECK_INTERVAL {
+            return Arc::clone(&current.service);
         }
-        let mut failure = DnsFailure::Nxdomain;
-        for kind in kinds {
-            match self.ask(&name, *kind).await {
-                Ok(address) => return Ok(address.into()),
-                // With search domains "no such name" concerns only the last domain that was tried. Another domain may have
-                // an address of the other family. A name that exists for one family exists.
-                Err(Unresolved::Name(DnsFailure::Nxdomain)) => {}
-                Err(Unresolved::Name(DnsFailure::NoData)) => failure = DnsFailure::NoData,
-                Err(other) => return Err(other),
+        current.checked = Instant::now();
+        let before = std::mem::replace(&mut current.versions, files.versions());
+        if before != current.versions {
+            let mut service = NameService::clone(&current.service);
+            if before.resolv_conf != current.versions.resolv_conf {
+                service.dns = files.dns().or(service.dns);
             }
-        }
-        Err(Unresolved::Name(failure))
-    }
-
-    fn in_hosts(&self, name: &Name, kind: RecordType) -> Option<IpAddr> {
-        let lookup = self
-            .hosts
-            .lookup_static_host(&Query::query(name.clone(), kind))?;
-        lookup.answers().iter().find_map(address)
-    }
-
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<IpAddr, Unresolved> {
-        let Some(dns) = &self.dns else {
-            return Err(Unresolved::Name(DnsFailure::Servfail));
-        };
-        let mut tried = 0;
-        loop {
-            let permit = self.queries.acquire().await;
-            let answer = dns.lookup(name.clone(), kind).await;
-            drop(permit);
-            tried += 1;
-            let failure = match answer {
-                Ok(lookup) => {
-                    return lookup
-                        .answers()
-                        .iter()
-                        .find_map(address)
-                        .ok_or(Unresolved::Name(DnsFailure::NoData));
+            if before.hosts != current.versions.hosts {
+                match files.hosts() {
+                    Ok(hosts) => service.hosts = Arc::new(hosts),
+                    Err(error) => warn!(%error, "the hosts file cannot be read again"),
                 }
-                Err(error) => {
-                    let failure = meaning(&error);
-                    debug!(%name, %kind, %error, tried, "name not resolved");
-                    failure
-                }
-            };
-            let final_answers = [DnsFailure::Nxdomain, DnsFailure::NoData].map(Unresolved::Name);
-            if final_answers.contains(&failure) || tried == MAX_TRIES {
-                return Err(failure);
             }
-            if let Unresolved::NoSocket { .. } = failure {
-                tokio::time::sleep(OUT_OF_SOCKETS_PAUSE).await;
-            }
+            info!("the configuration of name resolution has changed and was read again");
+            current.service = Arc::new(service);
         }
+        Arc::clone(&current.service)
     }
-}
-
-fn address(record: &Record) -> Option<IpAddr> {
-    match &record.data {
-        RData::A(address) => Some(address.0.into()),
-        RData::AAAA(address) => Some(address.0.into()),
-        _ => None,
-    }
-}
-
-/// What an error of a lookup says about the name.
-fn meaning(error: &NetError) -> Unresolved {
-    Unresolved::Name(match error {
-        NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })) => {
-            match *response_code {
-                ResponseCode::NXDomain => DnsFailure::Nxdomain,
-                ResponseCode::NoError => DnsFailure::NoData,
-                _ => DnsFailure::Servfail,
-            }
-        }
-        NetError::Io(error) => match error.raw_os_error() {
-            Some(errno) if OUT_OF_SOCKETS.contains(&errno) => {
-                return Unresolved::NoSocket { errno };
-            }
-            // The server's port is closed or there is no route to it: no server answered.
-            _ => DnsFailure::Timeout,
-        },
-        NetError::Timeout | NetError::NoConnections => DnsFailure::Timeout,
-        _ => DnsFailure::Servfail,
-    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod errors;
 #[cfg(target_os = "linux")]
 mod filter;
 mod log_once;
+mod unusable_egress;
 
 use std::{
     io,
@@ -20,10 +21,12 @@ use surge_ping::AsyncSocket;
 
 #[cfg(target_os = "linux")]
 pub(crate) use self::filter::receive_only;
+pub use self::unusable_egress::{UnusableEgress, check_egress};
 pub(crate) use self::{
     egress::Egress,
     errors::{INVALID, errno, is_back_pressure},
     log_once::LogOnce,
+    unusable_egress::NOT_SUPPORTED,
 };
 
 /// Receive buffer asked for, in bytes. The system's default holds a few hundred replies.

@@ -15,7 +15,7 @@ use std::{cell::RefCell, io, net::IpAddr, rc::Rc, sync::Arc};
 use async_trait::async_trait;
 use pingfleet_wire::Probing;
 use socket2::Type;
-use tracing::warn;
+use tracing::debug;
 
 use self::{
     chunk::{ChunkProbing, Shares},
@@ -24,14 +24,11 @@ use self::{
 use crate::{
     prober::{Destination, Finding, OpenProber, ProbeCounters, ProbeError, Prober},
     schedule::pacing::Pace,
-    socket::{Egress, LogOnce, errno},
+    socket::{Egress, LogOnce, NOT_SUPPORTED, errno},
 };
 
 /// Clients kept open on a thread. There are more only while chunks need them at the same time.
 const MAX_KEPT_CLIENTS: usize = 16;
-
-/// The errno of an address family or an option that this system does not have (EOPNOTSUPP).
-const NOT_SUPPORTED: i32 = 95;
 
 /// Opens probers that use surge-ping.
 #[derive(Debug, Default)]
@@ -65,11 +62,9 @@ impl OpenProber for SurgePing {
             counters,
             clients: RefCell::default(),
         };
-        let [v4, v6] = [false, true].map(|v6| prober.client(&Egress::plain(v6)));
-        match (v4, v6) {
-            (Err(error), Err(_)) => Err(ProbeError::from_socket(error)),
-            _ => Ok(Box::new(prober)),
-        }
+        let refused = [false, true].map(|v6| prober.client(&Egress::plain(v6)).err());
+        ProbeError::of_families(refused)?;
+        Ok(Box::new(prober))
     }
 }
 
@@ -105,7 +100,7 @@ impl SurgeProber {
     /// A share of the client for one egress, or the errno with which the kernel refused the socket.
     fn share(&self, egress: &Egress) -> Result<Share, i32> {
         self.client(egress).map(Share::of).map_err(|error| {
-            warn!(%error, %egress, "no socket for a chunk: its targets end as send_failed");
+            debug!(%error, %egress, "no socket for a chunk: its targets end as send_failed");
             errno(&error)
         })
     }

@@ -1,6 +1,6 @@
 //! Flags that several programs share and that are no plain settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -8,6 +8,8 @@ use crate::{
     AnyKey as _, Layers, Verbosity,
     flags::{Flags, LogKeys},
     keys, logging,
+    shell::flag_with_value,
+    values::check_database_path,
 };
 
 /// Flags of every program.
@@ -17,7 +19,7 @@ pub struct CommonArgs {
     /// Settings file [default: pingfleet.toml, if it exists]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Errors only
+    /// Errors only, and data that was asked for
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Log more: -v chunks and transactions, -vv probes as well
@@ -41,7 +43,9 @@ impl CommonArgs {
             (false, 1) => Verbosity::Debug,
             (false, _) => Verbosity::Trace,
         };
-        logging::start(verbosity, layers.get(&keys::LOG_FORMAT));
+        if let Err(why) = logging::start(verbosity, layers.get(&keys::LOG_FORMAT)) {
+            layers.problem(format!("{}: {why}", logging::FILTER_VARIABLE));
+        }
         layers
     }
 }
@@ -59,8 +63,25 @@ impl DatabaseArgs {
     /// The database file. A path that is not Unicode is only possible as a flag: the layers hold text.
     pub fn path(&self, layers: &mut Layers) -> PathBuf {
         match &self.db {
-            Some(path) => path.clone(),
+            Some(path) => {
+                if let Err(why) = check_database_path(path) {
+                    layers.problem(format!("--db: {why}"));
+                }
+                path.clone()
+            }
             None => layers.get(&keys::STORE_PATH),
         }
+    }
+
+    /// The flags that name the settings file and this database, each behind a space, for a command that is printed: it
+    /// works with them as this one did. `path` is what [`Self::path`] returned.
+    #[must_use]
+    pub fn as_flags(&self, path: &Path, layers: &Layers) -> String {
+        let mut flags = layers.config_flag();
+        // Without the flag another layer names the file, and may name another one for the next command.
+        if self.db.is_some() || path != Path::new(keys::STORE_PATH.default.0) {
+            flags += &flag_with_value("--db", path);
+        }
+        flags
     }
 }

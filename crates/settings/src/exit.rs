@@ -10,6 +10,10 @@ use clap::{Parser, error::ErrorKind};
 
 use crate::SettingsError;
 
+/// What to do when a process has as many files open as it may.
+pub const OPEN_FILES_ADVICE: &str =
+    "raise the limit of open files (`ulimit -n 1024`; for a service LimitNOFILE=1024)";
+
 /// How a program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -64,10 +68,11 @@ impl Failure {
     }
 
     /// A system failure, with the messages of all error sources.
-    pub fn system(error: &dyn std::error::Error) -> Self {
+    pub fn system(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut message = error.to_string();
         let mut wrapper = message.clone();
         let mut source = error.source();
+        let mut lacks_files = has_too_many_files(error);
         while let Some(error) = source {
             let text = error.to_string();
             // Some errors repeat the text of their source, and some sources that of their wrapper.
@@ -76,10 +81,21 @@ impl Failure {
                 message.push_str(&text);
             }
             wrapper = text;
+            lacks_files |= has_too_many_files(error);
             source = error.source();
+        }
+        if lacks_files {
+            message = format!("{message}: {OPEN_FILES_ADVICE}");
         }
         Self::new(Exit::System, message)
     }
+}
+
+/// Whether the process has as many files open as it may (EMFILE).
+fn has_too_many_files(error: &(dyn std::error::Error + 'static)) -> bool {
+    const EMFILE: i32 = 24;
+    let system = error.downcast_ref::<io::Error>();
+    cfg!(unix) && system.is_some_and(|error| error.raw_os_error() == Some(EMFILE))
 }
 
 impl From<SettingsError> for Failure {

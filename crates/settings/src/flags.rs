@@ -75,6 +75,16 @@ impl<G> Flags<G> {
     pub(crate) fn given(&self) -> &[(&'static dyn AnyKey, String)] {
         &self.given
     }
+
+    /// The text of a flag, if it was given.
+    #[must_use]
+    pub fn text(&self, key: &dyn AnyKey) -> Option<&str> {
+        let given = self
+            .given
+            .iter()
+            .find(|(known, _)| known.name() == key.name());
+        given.map(|(_, text)| text.as_str())
+    }
 }
 
 impl<G> Default for Flags<G> {

@@ -94,7 +94,7 @@ pub static STORE_PATH: Key<PathBuf> = Key {
     default: Fixed("pingfleet.db"),
     help: "Database file",
     programs: DATABASE_PROGRAMS,
-    parse: values::path,
+    parse: values::database_path,
 };
 
 /// Which failures a commit survives: `full`, `normal` or `off`.
@@ -433,9 +433,8 @@ mod tests {
         for key in all() {
             let wrong = match key.name() {
                 // Any text is a valid value.
-                "broker.url" | "broker.password" | "broker.password_file" | "store.path" => {
-                    continue;
-                }
+                "broker.url" | "broker.password" | "broker.password_file" => continue,
+                "store.path" => "file:fleet.db",
                 "broker.prefix" => "amq.x",
                 "worker.name" | "probing.interface" => "",
                 _ => "hunter2 and more",

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
     fmt, io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use config::{
@@ -22,6 +22,7 @@ use crate::{
     flags::Flags,
     key::{AnyKey, Fixed, Key, Unset, variable},
     keys,
+    shell::flag_with_value,
     text::read_text,
 };
 
@@ -60,6 +61,8 @@ pub struct Layers {
     merged: Config,
     /// The name of the settings file.
     file: String,
+    /// The settings file, if it was named.
+    named_file: Option<PathBuf>,
     problems: Vec<String>,
 }
 
@@ -76,6 +79,7 @@ impl Default for Layers {
             builder,
             merged: Config::default(),
             file: DEFAULT_FILE.to_owned(),
+            named_file: None,
             problems: Vec::new(),
         };
         layers.build();
@@ -94,12 +98,21 @@ impl Layers {
         file: Option<&Path>,
         variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> Self {
-        let mut layers = Self::default();
+        let mut layers = Self {
+            named_file: file.map(Path::to_owned),
+            ..Self::default()
+        };
         let file = layers.read_file(file);
         let environment = layers.read_environment(variables);
         layers.builder = layers.builder.add_source(file).add_source(environment);
         layers.build();
         layers
+    }
+
+    /// The flag that names the settings file, behind a space; empty if none was named.
+    pub(crate) fn config_flag(&self) -> String {
+        let named = self.named_file.as_ref();
+        named.map_or_else(String::new, |file| flag_with_value("--config", file))
     }
 
     fn build(&mut self) {

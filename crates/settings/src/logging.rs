@@ -1,8 +1,18 @@
 //! Logging by `tracing`, on standard error.
 
-use std::io::IsTerminal;
+use std::{env, io::IsTerminal};
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, filter_fn},
+    layer::{Filter, SubscriberExt},
+    util::SubscriberInitExt,
+};
+
+/// The environment variable that takes a filter of `tracing`, such as `info,pingfleet_prober=debug`, in the place of `-q`
+/// and `-v`.
+pub(crate) const FILTER_VARIABLE: &str = "PINGFLEET_LOG";
 
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,24 +42,51 @@ pub enum Verbosity {
 const OUR_CRATES: [&str; 4] = ["consumer_writer", "ping_worker", "pingfleet", "producer"];
 
 /// Starts logging. A second call has no effect.
-pub(crate) fn start(verbosity: Verbosity, format: LogFormat) {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt()
+///
+/// # Errors
+/// What is wrong with the filter in [`FILTER_VARIABLE`]. Then the log is that of `verbosity`.
+pub(crate) fn start(verbosity: Verbosity, format: LogFormat) -> Result<(), String> {
+    let wanted = match env::var(FILTER_VARIABLE) {
+        Ok(text) if !text.is_empty() => given(&text).map(Some),
+        Ok(_) | Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err("not Unicode".to_owned()),
+    };
+    let (filter, checked) = match wanted {
+        Ok(wanted) => (wanted.unwrap_or_else(|| usual(verbosity)), Ok(())),
+        Err(why) => (usual(verbosity), Err(why)),
+    };
+    let colour = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let events = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(colour)
         .with_target(false)
         // They would go to standard error, and panic if that is closed.
-        .log_internal_errors(false)
-        .with_env_filter(filter(verbosity));
-    let started = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        .log_internal_errors(false);
+    let events = match format {
+        LogFormat::Text => events.boxed(),
+        LogFormat::Json => events.json().flatten_event(true).boxed(),
     };
     // Tests may have started it already.
-    drop(started);
+    drop(
+        Registry::default()
+            .with(events.with_filter(without_secrets(filter)))
+            .try_init(),
+    );
+    checked
 }
 
-fn filter(verbosity: Verbosity) -> EnvFilter {
+/// The filter that a user gave.
+fn given(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::OFF.into())
+        .parse(text)
+        .map_err(|error| {
+            format!("{error}; expected LEVEL or CRATE=LEVEL, with commas in between, such as info,pingfleet_broker=debug")
+        })
+}
+
+/// The filter of `-q` and `-v`.
+fn usual(verbosity: Verbosity) -> EnvFilter {
     let level = match verbosity {
         Verbosity::Quiet => "error",
         Verbosity::Warnings => "warn",
@@ -57,14 +94,24 @@ fn filter(verbosity: Verbosity) -> EnvFilter {
         Verbosity::Debug => "debug",
         Verbosity::Trace => "trace",
     };
-    // Our errors include those of other crates. With -v other crates log as well, but never their traces: those show
-    // the bytes on the wire.
+    // Our errors include those of other crates. With -v other crates log as well.
     let others = match verbosity {
         Verbosity::Debug | Verbosity::Trace => "warn",
         _ => "off",
     };
     let ours = OUR_CRATES.map(|name| format!("{name}={level}")).join(",");
     EnvFilter::new(format!("{others},{ours}"))
+}
+
+/// Other crates log up to `info`, whatever the filter says: their traces show the bytes on the wire, with the password.
+fn without_secrets(filter: EnvFilter) -> impl Filter<Registry> {
+    let is_safe = |metadata: &Metadata<'_>| {
+        *metadata.level() <= Level::INFO
+            || OUR_CRATES
+                .iter()
+                .any(|name| metadata.target().starts_with(name))
+    };
+    filter.and(filter_fn(is_safe))
 }
 
 #[cfg(test)]
@@ -90,40 +137,60 @@ mod tests {
         }
     }
 
-    fn logged(verbosity: Verbosity, events: impl FnOnce()) -> String {
+    fn logged(filter: EnvFilter, events: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let subscriber = tracing_subscriber::fmt()
+        let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || writer.clone())
             .with_ansi(false)
-            .with_env_filter(filter(verbosity))
-            .finish();
-        tracing::subscriber::with_default(subscriber, events);
+            .with_filter(without_secrets(filter));
+        tracing::subscriber::with_default(Registry::default().with(layer), events);
         let bytes = buffer.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
 
-    #[test]
-    fn all_our_crates_are_logged_at_the_level_and_others_only_with_v() {
-        let events = || {
+    /// The last words of what a filter lets through.
+    fn words(filter: EnvFilter) -> String {
+        let text = logged(filter, || {
             tracing::warn!(target: "pingfleet_prober::linux", "one");
             tracing::warn!(target: "pingfleet", "two");
             tracing::info!(target: "consumer_writer", "three");
             tracing::warn!(target: "lapin::channel", "four");
             tracing::info!(target: "lapin::channel", "five");
-        };
+            tracing::debug!(target: "lapin::channel", "secret");
+            tracing::trace!(target: "pingfleet_wire", "six");
+        });
+        let words = text
+            .lines()
+            .filter_map(|line| line.split_whitespace().next_back());
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn all_our_crates_are_logged_at_the_level_and_others_only_with_v() {
         for (verbosity, expected) in [
             (Verbosity::Quiet, ""),
             (Verbosity::Warnings, "one two"),
             (Verbosity::Normal, "one two three"),
             (Verbosity::Debug, "one two three four"),
         ] {
-            let text = logged(verbosity, events);
-            let words: Vec<_> = text
-                .lines()
-                .filter_map(|line| line.split_whitespace().next_back())
-                .collect();
-            assert_eq!(words.join(" "), expected, "{text}");
+            assert_eq!(words(usual(verbosity)), expected);
         }
+    }
+
+    #[test]
+    fn a_given_filter_chooses_crates_and_levels_but_no_bytes_on_the_wire() {
+        for (filter, expected) in [
+            ("warn", "one two four"),
+            ("consumer_writer=info", "three"),
+            ("pingfleet_prober=warn,pingfleet_wire=trace", "one six"),
+            ("trace", "one two three four five six"),
+            ("lapin=trace", "four five"),
+            ("off", ""),
+        ] {
+            assert_eq!(words(given(filter).unwrap()), expected, "{filter}");
+        }
+        let why = given("loud,x=y").unwrap_err();
+        assert!(why.contains("such as info"), "{why}");
     }
 }

@@ -76,6 +76,8 @@ impl ProbingArgs {
 fn source_and_family(layers: &mut Layers) -> (Option<IpAddr>, Family) {
     let requested = layers.get(&keys::PROBING_FAMILY);
     let source = layers.optional_as(&keys::PROBING_SOURCE, |address| {
+        // An IPv4-mapped address is an IPv4 address (RFC 4291, section 2.5.5.2).
+        let address = address.to_canonical();
         match (requested, address) {
             (Family::V4, IpAddr::V6(_)) | (Family::V6, IpAddr::V4(_)) => {
                 Err(format!("{address} is not of the requested address family"))
@@ -139,9 +141,15 @@ mod tests {
 
     #[test]
     fn the_source_decides_the_family() {
-        for (source, family) in [("192.0.2.1", Family::V4), ("2001:db8::1", Family::V6)] {
+        for (source, family) in [
+            ("192.0.2.1", Family::V4),
+            ("2001:db8::1", Family::V6),
+            ("::ffff:192.0.2.1", Family::V4),
+        ] {
             let (probing, message) = resolved(&[(&keys::PROBING_SOURCE, source)]);
             assert_eq!((probing.family, message.as_str()), (family, ""));
+            let is_v4 = probing.source.is_some_and(|source| source.is_ipv4());
+            assert_eq!(is_v4, family == Family::V4, "{source}");
         }
         let (probing, message) = resolved(&[(&keys::PROBING_FAMILY, "ipv6")]);
         assert_eq!((probing.family, message.as_str()), (Family::V6, ""));

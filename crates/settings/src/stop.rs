@@ -13,7 +13,8 @@ use crate::Exit;
 /// and a terminal signals both a program and a wrapper that forwards signals to it.
 const SAME_REQUEST: Duration = Duration::from_millis(200);
 
-/// Watches for SIGTERM and SIGINT (Ctrl-C on Windows).
+/// Watches for SIGTERM, SIGINT and SIGHUP (Ctrl-C on Windows). SIGHUP comes when a terminal closes; a program that was
+/// started with `nohup` goes on then.
 #[derive(Debug, Clone)]
 pub struct Stop {
     /// Cancelled by the first signal.
@@ -50,6 +51,8 @@ impl Stop {
 struct Signals {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
+    /// `None` if this process was started to ignore it.
+    hup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
@@ -59,15 +62,44 @@ impl Signals {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
+            hup: if is_hangup_ignored() {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
         })
     }
 
     async fn next(&mut self) {
+        let Self { term, int, hup } = self;
+        let hangup = async {
+            match hup {
+                Some(hup) => hup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = hangup => {}
         }
     }
+}
+
+/// Whether SIGHUP is ignored, as `nohup` sets it (Linux `proc_pid_status(5)`, `SigIgn`: bit n - 1 stands for signal n).
+/// Where the system does not show it, it counts as not ignored.
+#[cfg(unix)]
+fn is_hangup_ignored() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
+}
+
+#[cfg(unix)]
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 != 0)
 }
 
 #[cfg(not(unix))]
@@ -84,5 +116,18 @@ impl Signals {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_bit_of_the_mask_is_sighup() {
+        let status = |mask: &str| format!("Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\n");
+        assert!(ignores_hangup(&status("0000000000001001")));
+        assert!(!ignores_hangup(&status("0000000000001000")));
+        assert!(!ignores_hangup("") && !ignores_hangup(&status("x")));
     }
 }

@@ -1,7 +1,12 @@
 //! Parsers of single values: numbers in a range, durations with a unit, rates.
 
 use std::{
-    fmt::Display, net::IpAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration,
+    fmt::Display,
+    net::IpAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
 };
 
 /// Requests per second; `None` is unlimited.
@@ -67,6 +72,28 @@ pub(crate) fn text(text: &str) -> Result<String, String> {
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a parser")]
 pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
+}
+
+/// Parses the path of the database.
+pub(crate) fn database_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    check_database_path(&path).map(|()| path)
+}
+
+/// Refuses what SQLite takes for something else than a path (<https://www.sqlite.org/uri.html>, `sqlite3_open`): it
+/// would open another file, or none.
+pub(crate) fn check_database_path(path: &Path) -> Result<(), String> {
+    let name = path.display();
+    match path.as_os_str().as_encoded_bytes() {
+        b"" => Err("the path of the database is empty".to_owned()),
+        b":memory:" => Err(format!(
+            "{name} would be lost with its process: give the path of a file, or ./{name} if it has that name"
+        )),
+        text if text.starts_with(b"file:") => Err(format!(
+            "{name} is a URI: give the path of the file alone, or ./{name} if it has that name"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Parses a source address.

@@ -3,6 +3,8 @@
 //!
 //! Invariants: all rows of a chunk come from one result, the first one. The caller acks nothing before `apply` returned.
 
+mod dead_letters;
+
 use std::collections::{BTreeMap, HashMap};
 
 use pingfleet_wire::{
@@ -43,7 +45,8 @@ pub enum DecodedDelivery {
         message: Box<WorkChunk>,
         /// Its bytes, for the quarantine.
         raw: RawMessage,
-        /// The broker's reason.
+        /// The broker's reason (`x-death`): `delivery_limit` of a chunk that killed its workers, or `rejected`. After
+        /// `expired` and `maxlen` the chunk is published again: a policy removed its message.
         reason: String,
     },
     /// A message that cannot be decoded.
@@ -77,6 +80,8 @@ pub struct Applied {
     pub duplicates: u64,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
+    /// Chunks whose message a policy removed from the queue.
+    pub removed_by_policy: u64,
     /// Runs that this batch closed.
     pub closed: Vec<ClosedRun>,
     /// Whether it settled the last chunk of a run that is too large to be closed in the same transaction. Then call
@@ -99,6 +104,14 @@ impl Writer {
     /// [`StoreError::Sqlite`]: nothing of the batch is stored. After an I/O error in the commit it is unknown whether the
     /// batch is stored. The caller must ack nothing, so that the broker redelivers the batch.
     pub fn apply(
+        &mut self,
+        transport: Transport,
+        batch: &[DecodedDelivery],
+    ) -> Result<Applied, StoreError> {
+        self.with_temporary_files(|store| store.apply_once(transport, batch))
+    }
+
+    fn apply_once(
         &mut self,
         transport: Transport,
         batch: &[DecodedDelivery],
@@ -308,35 +321,6 @@ impl<'a> BatchWriter<'a> {
             outcome.status.reason(),
         ])?;
         Ok(())
-    }
-
-    fn take_dead<'b>(
-        &mut self,
-        message: &WorkChunk,
-        raw: &'b RawMessage,
-        reason: &str,
-    ) -> Result<Disposition<'b>, StoreError> {
-        let planned = match self.planned_chunk(message.database, message.key, message.token.0)? {
-            Ok(planned) => planned,
-            Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
-        };
-        let changes = self.changes.entry(planned.run).or_default();
-        if planned.state == ChunkState::Done
-            || (planned.state == ChunkState::Dead && !planned.retrying)
-        {
-            changes.duplicates += 1;
-            return Ok(Disposition::Duplicate);
-        }
-        changes.dead += 1;
-        self.transaction
-            .prepare_cached(concat!(
-                "UPDATE chunks SET state = ",
-                chunk_state!(Dead),
-                ", retrying = 0, dead_reason = ?3, settled_at_us = ?4
-                     WHERE run = ?1 AND chunk = ?2"
-            ))?
-            .execute((planned.run, message.key.chunk, reason, self.now))?;
-        Ok(Disposition::Applied { rows: 0 })
     }
 
     /// The chunk that a message names, or the reason why the message is quarantined.

@@ -3,17 +3,17 @@
 use crate::{StoreError, Writer, address::address_text, chunk_state::chunk_state};
 
 impl Writer {
-    /// The numbers of the chunks of a run that are done, ascending.
+    /// The numbers of the chunks of a run from `first` on that are done, ascending.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn done_chunks(&self, run: i64) -> Result<Vec<u32>, StoreError> {
+    pub fn done_chunks(&self, run: i64, first: u32) -> Result<Vec<u32>, StoreError> {
         let mut statement = self.connection.prepare_cached(concat!(
-            "SELECT chunk FROM chunks WHERE run = ?1 AND state = ",
+            "SELECT chunk FROM chunks WHERE run = ?1 AND chunk >= ?2 AND state = ",
             chunk_state!(Done),
             " ORDER BY chunk"
         ))?;
-        let rows = statement.query_map([run], |row| row.get(0))?;
+        let rows = statement.query_map((run, first), |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 

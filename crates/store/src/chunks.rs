@@ -170,7 +170,8 @@ impl Writer {
             let mut publish = transaction.prepare_cached(concat!(
                 "UPDATE chunks SET state = max(state, ",
                 chunk_state!(Published),
-                "), publishes = publishes + 1, published_at_us = ?3,
+                "), publishes = publishes + 1,
+                        published_at_us = iif(?3 <= -published_at_us, published_at_us, ?3),
                         published_round = iif(published_round < 0, -1, ?4)
                  WHERE run = ?1 AND chunk = ?2 AND state <> ",
                 chunk_state!(Done)
@@ -204,6 +205,22 @@ impl Writer {
             }
             Ok(())
         })
+    }
+
+    /// The chunks of a run whose message a policy of the broker removed, and which were not published since: at most
+    /// `limit` of them. Empty when the run is not open.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn removed_chunks(&self, run: i64, limit: usize) -> Result<Vec<u32>, StoreError> {
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT c.chunk FROM chunks c
+             WHERE c.run = ?1 AND c.published_at_us < 0 AND {OUTSTANDING}
+               AND EXISTS (SELECT 1 FROM runs n WHERE n.run = ?1 AND n.state = 'running')
+             ORDER BY c.chunk LIMIT ?2"
+        ))?;
+        let rows = statement.query_map((run, limit as i64), |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// How many chunks of a run are published and unsettled. Reads all chunks of the run.

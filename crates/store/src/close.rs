@@ -28,6 +28,7 @@ pub(crate) enum CloseOutcome {
 impl Writer {
     /// Closes the runs of this transport whose chunks are all settled and which [`Writer::apply`] left open: large runs,
     /// because closing them takes several transactions. A writer that ends in between leaves the rest to the next one.
+    /// Completes the cancelling of runs whose canceller was killed, too.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]. A further call starts again.
@@ -43,6 +44,16 @@ impl Writer {
             )?
             .query_map([transport.name()], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
+        let cancelled: Vec<i64> = self
+            .connection
+            .prepare_cached(
+                "SELECT run FROM runs WHERE state = 'cancelled' AND finished_at_us IS NULL AND transport = ?1",
+            )?
+            .query_map([transport.name()], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for run in cancelled {
+            self.complete_cancelling(run)?;
+        }
         let mut closed = Vec::new();
         for run in settled {
             self.upsert_latest_in_steps(run)?;

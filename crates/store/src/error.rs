@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use pingfleet_settings::shell_word;
 use thiserror::Error;
 
 /// Why a call to the database failed.
@@ -32,7 +33,7 @@ pub enum StoreError {
         known: i64,
     },
     /// An older pingfleet wrote the database, and the caller only reads.
-    #[error("{path} has schema version {found}, this pingfleet reads version {needed}: `pingfleet doctor --db {path}` upgrades it, as a user who may write it", path = .path.display())]
+    #[error("{path} has schema version {found}, this pingfleet reads version {needed}: `pingfleet doctor --db {word}` upgrades it, as a user who may write it", path = .path.display(), word = shell_word(.path))]
     Older {
         /// The file.
         path: PathBuf,
@@ -42,7 +43,7 @@ pub enum StoreError {
         needed: i64,
     },
     /// The check of the file found damage.
-    #[error("{path} is damaged ({detail}): keep a copy, and restore it from a backup or with `sqlite3 {path} .recover`", path = .path.display())]
+    #[error("{path} is damaged ({detail}): keep a copy, and restore it from a backup or with `sqlite3 {word} .recover`", path = .path.display(), word = shell_word(.path))]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -120,5 +121,17 @@ impl StoreError {
             ),
             _ => false,
         }
+    }
+
+    /// Whether a disk is full, or SQLite has no folder for temporary files.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else {
+            return false;
+        };
+        error.extended_code == rusqlite::ffi::SQLITE_IOERR_GETTEMPPATH
+            || matches!(
+                error.code,
+                rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::CannotOpen
+            )
     }
 }

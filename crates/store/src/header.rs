@@ -12,6 +12,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use pingfleet_settings::{OPEN_FILES_ADVICE, shell_word};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{
@@ -78,10 +79,16 @@ pub(crate) fn connect(
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         ),
     }
-    .map_err(|error| cannot(missing_folder(path).unwrap_or_else(|| error.to_string())))?;
+    .map_err(|error| {
+        let known = missing_folder(path).or_else(too_few_files);
+        cannot(known.unwrap_or_else(|| error.to_string()))
+    })?;
     // SQLite would fall back to read-only, and leave -wal and -shm files behind that it may not remove.
     if access == Access::Write && connection.is_readonly("main")? {
-        return Err(cannot("no permission to write to it".to_owned()));
+        let reason = too_few_files();
+        return Err(cannot(
+            reason.unwrap_or_else(|| "no permission to write to it".to_owned()),
+        ));
     }
     let opened = fs::canonicalize(path).map_err(|error| cannot(error.to_string()))?;
     open.push(opened.clone());
@@ -169,8 +176,21 @@ fn missing_folder(path: &Path) -> Option<String> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())?;
-    let folder = folder.display();
-    (!path.parent()?.exists()).then(|| format!("there is no folder {folder}: mkdir -p {folder}"))
+    let (name, word) = (folder.display(), shell_word(folder));
+    (!folder.exists()).then(|| format!("there is no folder {name}: mkdir -p {word}"))
+}
+
+/// The message for a process that may not open as many files as one connection needs: the database, its log, its shared
+/// memory and its folder. SQLite reports a missing file instead, or a database that is read-only.
+fn too_few_files() -> Option<String> {
+    let files: io::Result<Vec<File>> = (0..4)
+        .map(|_| File::open(std::env::current_exe()?))
+        .collect();
+    let error = files.err().filter(|error| {
+        // EMFILE, ENFILE
+        cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
+    })?;
+    Some(format!("{error}: {OPEN_FILES_ADVICE}"))
 }
 
 /// What the first 100 bytes of a file show. Reading them changes nothing, unlike opening the file with SQLite.
@@ -214,6 +234,14 @@ impl FileHeader {
     }
 
     fn read(path: &Path) -> io::Result<Self> {
+        // Before it is opened: opening a pipe waits for its other end.
+        match fs::metadata(path) {
+            Ok(found) if found.is_file() => {}
+            Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(_) => return Err(io::Error::other("it is no regular file")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Absent),
+            Err(error) => return Err(error),
+        }
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Absent),
@@ -268,7 +296,7 @@ pub(crate) fn explain(path: &Path, error: StoreError) -> StoreError {
             | rusqlite::ErrorCode::PermissionDenied,
         ) => StoreError::CannotOpen {
             path: path.to_owned(),
-            reason: source.to_string(),
+            reason: too_few_files().unwrap_or_else(|| source.to_string()),
         },
         _ => error,
     }

@@ -42,6 +42,17 @@ impl Writer {
     /// Upserts the rows that a run has so far, in transactions of [`MAX_ROWS_PER_STEP`] rows. Each transaction is correct
     /// by itself. When the process dies between two of them, the next process starts again with the first row.
     pub(crate) fn upsert_latest_in_steps(&mut self, run: i64) -> Result<(), StoreError> {
+        self.with_temporary_files(|store| {
+            if store.keeps_temporary_files_in_memory() {
+                store.upsert_latest_by_chunks(run)
+            } else {
+                store.upsert_latest_sorted(run)
+            }
+        })
+    }
+
+    /// Needs a temporary file as large as the rows.
+    fn upsert_latest_sorted(&mut self, run: i64) -> Result<(), StoreError> {
         // The rows are sorted once, in a temporary table, which has no log. Then each transaction writes one key range of
         // `latest_rows`, and no page is written by two of them.
         self.connection.execute_batch(DROP_PENDING)?;
@@ -67,6 +78,31 @@ impl Writer {
             taken += MAX_ROWS_PER_STEP;
         }
         Ok(self.connection.execute_batch(DROP_PENDING)?)
+    }
+
+    /// Needs memory for the rows of one transaction. Slower: almost each transaction writes all pages of `latest_rows`.
+    fn upsert_latest_by_chunks(&mut self, run: i64) -> Result<(), StoreError> {
+        let (targets, chunks): (i64, i64) = self.connection.query_row(
+            "SELECT targets, chunks FROM runs WHERE run = ?1",
+            [run],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        // The chunks of a run have about the same size.
+        let chunk_size = targets.div_euclid(chunks.max(1)) + 1;
+        let chunks_per_step = (MAX_ROWS_PER_STEP / chunk_size).max(1);
+        let mut first = 0;
+        while first < chunks {
+            self.write(|transaction| {
+                transaction
+                    .prepare_cached(&upsert_latest(&format!(
+                        "({ROWS} AND c.chunk >= ?2 AND c.chunk < ?3)"
+                    )))?
+                    .execute((run, first, first + chunks_per_step))?;
+                Ok(())
+            })?;
+            first += chunks_per_step;
+        }
+        Ok(())
     }
 }
 

@@ -67,6 +67,7 @@ impl OpenOptions {
             path: self.path.clone(),
             database: Uuid::nil(),
             identity: header::identity(&self.path),
+            keeps_temporary_files_in_memory: false,
             _opened: opened,
         };
         self.configure(&mut store)
@@ -173,6 +174,8 @@ pub struct Writer {
     pub(crate) database: Uuid,
     /// Device and inode of the file when it was opened, where the system has them.
     identity: Option<header::Identity>,
+    /// Whether SQLite keeps its temporary files in memory, because their folder had no room.
+    keeps_temporary_files_in_memory: bool,
     // Stands after the connection, so that it is dropped after it.
     _opened: OpenFile,
 }
@@ -207,6 +210,51 @@ impl Writer {
             });
         }
         Ok(value)
+    }
+
+    /// Runs what may need temporary files: SQLite sorts in them, and keeps in them what a statement that may fail has
+    /// changed (<https://www.sqlite.org/tempfiles.html>, 2.3 and 2.6). When they have no room, they are kept in memory from
+    /// then on, and `body` runs a second time.
+    pub(crate) fn with_temporary_files<T>(
+        &mut self,
+        body: impl Fn(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match body(self) {
+            Err(error) if error.is_out_of_space() && !self.keeps_temporary_files_in_memory => {
+                if self.keep_temporary_files_in_memory(true).is_err() {
+                    return Err(error);
+                }
+            }
+            done => return done,
+        }
+        match body(self) {
+            Ok(value) => {
+                tracing::warn!(
+                    "the folder of SQLite's temporary files has no room: they are kept in memory; SQLITE_TMPDIR names another \
+                     folder"
+                );
+                Ok(value)
+            }
+            // The disk of the database is full.
+            Err(error) => {
+                if let Err(kept) = self.keep_temporary_files_in_memory(false) {
+                    tracing::debug!(%kept, "temporary files stay in memory");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether temporary files are kept in memory, so that nothing large may be put into them.
+    pub(crate) fn keeps_temporary_files_in_memory(&self) -> bool {
+        self.keeps_temporary_files_in_memory
+    }
+
+    fn keep_temporary_files_in_memory(&mut self, in_memory: bool) -> Result<(), StoreError> {
+        let place = if in_memory { "MEMORY" } else { "DEFAULT" };
+        self.connection.pragma_update(None, "temp_store", place)?;
+        self.keeps_temporary_files_in_memory = in_memory;
+        Ok(())
     }
 
     /// Checks that a transaction can be committed. Changes nothing.

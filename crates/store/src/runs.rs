@@ -1,8 +1,8 @@
 //! The changes of a run's state that users and producers make.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
-use crate::{FileLock, StoreError, Writer, chunk_state::chunk_state, latest, now_us};
+use crate::{FileLock, StoreError, Writer, chunk_state::chunk_state, now_us};
 
 impl Writer {
     /// Renews the lease of a run: its producer is alive now. `run_summary` takes the run for abandoned 15 s later.
@@ -33,28 +33,46 @@ impl Writer {
     /// Cancels a run: no further chunk of it is published. Results that still arrive are applied.
     /// Returns whether the run was open.
     ///
+    /// The state comes first, in a transaction of its own, and then the run's rows go into `latest` in steps: nobody waits
+    /// long for the write lock. `finished_at_us` is set when that is done; until then the writer completes it.
+    ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Sqlite`]: the run is not cancelled.
     pub fn cancel_run(&mut self, run: i64) -> Result<bool, StoreError> {
-        let is_open = self
-            .connection
-            .prepare_cached("SELECT state IN ('running', 'incomplete') FROM runs WHERE run = ?1")?
-            .query_row([run], |row| row.get(0))
-            .optional()?;
-        if is_open == Some(true) {
-            self.upsert_latest_in_steps(run)?;
-        }
-        self.write(|transaction| {
-            let changed = transaction.execute(
-                "UPDATE runs SET state = 'cancelled', finished_at_us = ?2
+        let changed = self.write(|transaction| {
+            Ok(transaction.execute(
+                "UPDATE runs SET state = 'cancelled', finished_at_us = NULL
                  WHERE run = ?1 AND state IN ('running', 'incomplete')",
+                [run],
+            )?)
+        })?;
+        if let Err(error) = self.complete_cancelling(run) {
+            if changed == 0 {
+                return Err(error);
+            }
+            tracing::warn!(run, %error, "the run is cancelled; the writer puts its rows into `latest` when it starts");
+        }
+        Ok(changed > 0)
+    }
+
+    /// Puts the rows of a cancelled run into `latest`, unless that was done before. Rows of results that are applied later
+    /// get there with them.
+    pub(crate) fn complete_cancelling(&mut self, run: i64) -> Result<(), StoreError> {
+        let is_begun = self
+            .connection
+            .prepare_cached("SELECT 1 FROM runs WHERE run = ?1 AND state = 'cancelled' AND finished_at_us IS NULL")?
+            .exists([run])?;
+        if !is_begun {
+            return Ok(());
+        }
+        self.upsert_latest_in_steps(run)?;
+        self.write(|transaction| {
+            transaction.execute(
+                "UPDATE runs SET finished_at_us = ?2
+                 WHERE run = ?1 AND state = 'cancelled' AND finished_at_us IS NULL",
                 (run, now_us()),
             )?;
-            if changed > 0 {
-                // Rows that were stored since the steps above.
-                latest::update(transaction, run)?;
-            }
-            Ok(changed > 0)
+            Ok(())
         })
     }
 

@@ -79,6 +79,7 @@ CREATE TABLE database (
 
 -- AUTOINCREMENT: the number of a removed run is never given to another one.
 -- parent_run: the run whose targets this one probes again.
+-- finished_at_us: when the run got its last state and `latest` had its rows.
 CREATE TABLE runs (
     run              INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id           TEXT    NOT NULL UNIQUE,
@@ -109,6 +110,7 @@ CREATE TABLE runs (
 
 -- The runs that a starting role looks for, among thousands of old ones.
 CREATE INDEX unfinished_runs ON runs (state) WHERE state = 'planning' OR state = 'running';
+CREATE INDEX unfinished_cancellings ON runs (state) WHERE state = 'cancelled' AND finished_at_us IS NULL;
 
 -- The encoded work messages. Never changed after the planning.
 -- With a rowid: a page of such a table has place for two messages of the usual 1.5 KB. WITHOUT ROWID keeps at most a
@@ -133,6 +135,7 @@ CREATE TABLE labels (
 -- published_round: the publish_round in which it was sent; 0 when it was sent more than once, -1 when an earlier producer
 -- may have sent it.
 -- work_group: the group of workers that probes the chunk; '' is the default group. Today there is no other one.
+-- published_at_us: when it was sent last; negative when the broker has removed that message since, at this time.
 -- started_at_us: when the worker began with the chunk, once it is done.
 CREATE TABLE chunks (
     run             INTEGER NOT NULL,

@@ -1,6 +1,6 @@
 //! What a program needs around the database: its settings, and the exit code of its errors.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, keys};
 
@@ -13,13 +13,17 @@ pub struct DatabaseSettings {
     pub path: PathBuf,
     /// Which failures a commit survives.
     pub durability: Durability,
+    /// See [`Self::as_flags`].
+    flags: String,
 }
 
 impl DatabaseSettings {
     /// Resolves the settings of the database; problems are collected in `layers`.
     pub fn resolve(args: &DatabaseArgs, layers: &mut Layers) -> Self {
+        let path = args.path(layers);
         Self {
-            path: args.path(layers),
+            flags: args.as_flags(&path, layers),
+            path,
             durability: layers.get_as(&keys::STORE_DURABILITY, |name| match name.as_str() {
                 "full" => Ok(Durability::Full),
                 "normal" => Ok(Durability::Normal),
@@ -40,14 +44,10 @@ impl DatabaseSettings {
         }
     }
 
-    /// The flags that name this database, for a command that is shown to the user.
+    /// The flags that name the settings file and this database, each behind a space, for a command that is printed.
     #[must_use]
-    pub fn as_flags(&self) -> String {
-        if self.path == Path::new(keys::STORE_PATH.default.0) {
-            String::new()
-        } else {
-            format!(" --db '{}'", self.path.display())
-        }
+    pub fn as_flags(&self) -> &str {
+        &self.flags
     }
 }
 

@@ -4,6 +4,7 @@
 //! spool.
 
 mod late_labels;
+pub(crate) mod link_local;
 mod mentions;
 mod name_set;
 pub(crate) mod target_list;
@@ -25,6 +26,7 @@ use crate::{
     probeable::{check_address, check_range},
     target_set::TargetSet,
 };
+use link_local::LinkLocalTargets;
 use mentions::{MentionCounts, Mentions};
 use name_set::{NameLookup, NameSet};
 use target_list::{TargetList, TooMany};
@@ -49,6 +51,7 @@ pub(crate) struct Collector {
     /// Whether an address is in the spool because of how it is written.
     spooled_addresses: bool,
     counts: MentionCounts,
+    link_local: Option<LinkLocalTargets>,
 }
 
 /// Why a word was not collected.
@@ -84,6 +87,7 @@ pub(crate) struct Collected {
     pub(crate) list: TargetList,
     pub(crate) spool: TextSpool,
     pub(crate) counts: MentionCounts,
+    pub(crate) link_local: Option<LinkLocalTargets>,
 }
 
 impl Collector {
@@ -97,6 +101,7 @@ impl Collector {
             spool: TextSpool::new(),
             spooled_addresses: false,
             counts: MentionCounts::default(),
+            link_local: None,
         }
     }
 
@@ -123,11 +128,11 @@ impl Collector {
         labels: Option<&str>,
     ) -> Result<(), CollectError> {
         let family = self.options.family;
-        let (first, range) = match target.spec() {
+        let range = match target.spec() {
             TargetSpec::Address(address) => {
                 check_address(address, family)?;
                 return match address {
-                    IpAddr::V6(v6) if address.to_canonical().to_string() != target.word() => {
+                    IpAddr::V6(v6) if address.to_string() != target.word() => {
                         self.add_as_written(v6, target.word(), labels)
                     }
                     _ => self.add_range(address.into(), labels),
@@ -138,16 +143,13 @@ impl Collector {
                 return self.add_name(target, TextKind::Zoned(address), labels);
             }
             TargetSpec::Name(_) => return self.add_name(target, TextKind::Name, labels),
-            TargetSpec::Network(network) if self.options.all_addresses => {
-                (network.addr(), network.into())
+            TargetSpec::Network(network) if self.options.all_addresses => network.into(),
+            TargetSpec::Network(network) => AddressRange::hosts(network),
+            TargetSpec::Range { first, last } => {
+                AddressRange::new(first, last).expect("a range is parsed in order, of one family")
             }
-            TargetSpec::Network(network) => (network.addr(), AddressRange::hosts(network)),
-            TargetSpec::Range { first, last } => (
-                first,
-                AddressRange::new(first, last).expect("a range is parsed in order, of one family"),
-            ),
         };
-        check_range(first, range, family)?;
+        check_range(range, family)?;
         if labels.is_some() && range.count() > MAX_LABELLED_ADDRESSES {
             return Err(BadTargetReason::ManyLabelled {
                 count: range.count(),
@@ -174,6 +176,7 @@ impl Collector {
             list: self.list,
             spool: self.spool,
             counts: self.counts,
+            link_local: self.link_local,
         })
     }
 
@@ -182,10 +185,11 @@ impl Collector {
         let labels = labels
             .map(|labels| self.spool.add(TextKind::LabelsOnly, "", Some(labels)))
             .transpose()?;
-        let list = &mut self.list;
+        let (list, link_local) = (&mut self.list, &mut self.link_local);
         let counts = self
             .addresses
             .add(range, labels, self.excludes.addresses(), |part| {
+                link_local::add(link_local, part);
                 list.add(part, labels)
             })?;
         self.counts.add(counts);
@@ -200,14 +204,17 @@ impl Collector {
         labels: Option<&str>,
     ) -> Result<(), CollectError> {
         let text = self.spool.add(TextKind::Address(address), word, labels)?;
-        let list = &mut self.list;
+        let (list, link_local) = (&mut self.list, &mut self.link_local);
         // If the address is listed already, this text gives it its labels.
         let labels = labels.map(|_| text);
         let counts = self.addresses.add(
             IpAddr::V6(address).into(),
             labels,
             self.excludes.addresses(),
-            |_| list.add_text(text),
+            |part| {
+                link_local::add(link_local, part);
+                list.add_text(text)
+            },
         )?;
         self.spooled_addresses = true;
         self.counts.add(counts);

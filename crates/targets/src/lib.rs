@@ -34,6 +34,7 @@ mod targets;
 pub use address_range::AddressRange;
 pub use args::TargetArgs;
 pub use bad_targets::{BadTarget, BadTargets};
+pub use collect::link_local::LinkLocalTargets;
 pub use error::{FileProblem, TargetsError};
 pub use input::{format::InputFormat, source::TargetSource};
 pub use ip_range_set::IpRangeSet;

@@ -1,5 +1,6 @@
 //! What one word says: an address, a network, a range, an address with a zone, or a host name. No I/O.
 //!
+//! IPv4-mapped addresses (`::ffff:0:0/96`; RFC 4291, section 2.5.5.2) are IPv4 addresses from here on.
 //! It only parses. `probeable` decides whether the addresses may be probed, `input::source` whether a word is a file.
 
 pub(crate) mod bad_target_reason;
@@ -19,12 +20,15 @@ pub use bad_target_reason::BadTargetReason;
 /// The longest name of a network interface on Linux (`IFNAMSIZ` less the final NUL).
 const MAX_ZONE_BYTES: usize = 15;
 
+/// The prefix length of the network of all IPv4-mapped addresses.
+const MAPPED_PREFIX: u8 = 96;
+
 /// What a word says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetSpec<'a> {
-    /// An address.
+    /// An address; never an IPv4-mapped one.
     Address(IpAddr),
-    /// A network as it is written: its host bits may be set.
+    /// A network: its host bits may be set.
     Network(IpNet),
     /// Addresses of one family, the first not after the last.
     Range {
@@ -114,7 +118,7 @@ fn spec(word: &str) -> Result<TargetSpec<'_>, BadTargetReason> {
         return Err(BadTargetReason::Url);
     }
     if let Ok(address) = word.parse() {
-        return Ok(TargetSpec::Address(address));
+        return Ok(TargetSpec::Address(IpAddr::to_canonical(&address)));
     }
     if let Some((address, prefix)) = word.rsplit_once('/') {
         return network(address, prefix);
@@ -158,11 +162,26 @@ fn network<'a>(address: &str, prefix: &str) -> Result<TargetSpec<'a>, BadTargetR
         .ok()
         .filter(|_| plain)
         .and_then(|length| IpNet::new(address, length).ok());
-    network.map(TargetSpec::Network).ok_or_else(|| {
-        mask(address, prefix).map_or(BadTargetReason::Prefix { most }, |meant| {
-            BadTargetReason::Mask { meant }
+    network
+        .map(canonical_network)
+        .map(TargetSpec::Network)
+        .ok_or_else(|| {
+            mask(address, prefix).map_or(BadTargetReason::Prefix { most }, |meant| {
+                BadTargetReason::Mask { meant }
+            })
         })
-    })
+}
+
+/// Of a network of IPv4-mapped addresses the IPv4 network; any other one as it is.
+fn canonical_network(network: IpNet) -> IpNet {
+    let mapped = network.addr().to_canonical();
+    let length = network.prefix_len().checked_sub(MAPPED_PREFIX);
+    match (network, mapped, length) {
+        (IpNet::V6(_), IpAddr::V4(address), Some(length)) => {
+            Ipv4Net::new(address, length).map_or(network, IpNet::V4)
+        }
+        _ => network,
+    }
 }
 
 /// The network of `10.0.0.0/255.255.255.0`.
@@ -184,7 +203,11 @@ fn zoned<'a>(address: &str, zone: &'a str) -> Result<TargetSpec<'a>, BadTargetRe
     };
     let local = match address {
         IpAddr::V6(address) if address.is_unicast_link_local() => address,
-        _ => return Err(BadTargetReason::ZoneNotLocal { address }),
+        _ => {
+            return Err(BadTargetReason::ZoneNotLocal {
+                address: address.to_canonical(),
+            });
+        }
     };
     if zone.contains('%') {
         return Err(BadTargetReason::ZonedRange);
@@ -229,6 +252,10 @@ fn range<'a>(first: &str, last: &str) -> Result<TargetSpec<'a>, BadTargetReason>
         return Err(BadTargetReason::ZonedRange);
     }
     let last: IpAddr = last.parse().map_err(|_| not_an_address(last))?;
+    let (first, last) = match (first.to_canonical(), last.to_canonical()) {
+        ends @ (IpAddr::V4(_), IpAddr::V4(_)) => ends,
+        _ => (first, last),
+    };
     if first.is_ipv4() != last.is_ipv4() {
         Err(BadTargetReason::MixedRange)
     } else if last < first {

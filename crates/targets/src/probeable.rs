@@ -1,8 +1,8 @@
 //! Which addresses may be probed. No I/O.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
-use pingfleet_wire::Family;
+use pingfleet_wire::{Family, NO_HOST_ADDRESSES};
 
 use crate::{
     address_range::{AddressRange, Bounds},
@@ -15,45 +15,15 @@ const MAPPED: AddressRange = AddressRange(Bounds::V6(
     Ipv4Addr::BROADCAST.to_ipv6_mapped(),
 ));
 
-/// Addresses that no host has.
-const NO_HOSTS: [AddressRange; 5] = [
-    v4(Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED),
-    v4(
-        Ipv4Addr::new(224, 0, 0, 0),
-        Ipv4Addr::new(239, 255, 255, 255),
-    ),
-    v4(Ipv4Addr::BROADCAST, Ipv4Addr::BROADCAST),
-    v6(Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
-    v6(
-        Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),
-        Ipv6Addr::from_bits(u128::MAX),
-    ),
-];
-
-const fn v4(first: Ipv4Addr, last: Ipv4Addr) -> AddressRange {
-    AddressRange(Bounds::V4(first, last))
-}
-
-const fn v6(first: Ipv6Addr, last: Ipv6Addr) -> AddressRange {
-    AddressRange(Bounds::V6(first, last))
-}
-
 /// Whether one address may be probed.
 pub(crate) fn check_address(address: IpAddr, family: Family) -> Result<(), BadTargetReason> {
     check(address.into(), family)
 }
 
-/// Whether all addresses of a range may be probed; `first` is its first address as it is written. A range of
-/// IPv4-mapped addresses may not: which of its addresses are meant is unclear.
-pub(crate) fn check_range(
-    first: IpAddr,
-    range: AddressRange,
-    family: Family,
-) -> Result<(), BadTargetReason> {
-    match range.first() {
-        IpAddr::V4(meant) if first.is_ipv6() => return Err(BadTargetReason::Mapped { meant }),
-        _ => check(range, family)?,
-    }
+/// Whether all addresses of a range may be probed. A range of IPv6 in which some addresses are IPv4-mapped may not: they
+/// are IPv4 addresses.
+pub(crate) fn check_range(range: AddressRange, family: Family) -> Result<(), BadTargetReason> {
+    check(range, family)?;
     let mapped = range
         .intersection(MAPPED)
         .and_then(|mapped| match mapped.0 {
@@ -69,13 +39,14 @@ fn check(range: AddressRange, family: Family) -> Result<(), BadTargetReason> {
         (IpAddr::V6(_), Family::V4) => return Err(BadTargetReason::NotV4),
         _ => {}
     }
-    let found = NO_HOSTS
+    let found = NO_HOST_ADDRESSES
         .into_iter()
+        .filter_map(|(first, last)| AddressRange::new(first, last))
         .find_map(|no_hosts| range.intersection(no_hosts));
     found.map_or(Ok(()), |found| Err(reason(found.first())))
 }
 
-/// Why an address of [`NO_HOSTS`] is not a host's.
+/// Why an address of [`NO_HOST_ADDRESSES`] is not a host's.
 fn reason(address: IpAddr) -> BadTargetReason {
     if address.is_multicast() {
         BadTargetReason::Multicast { address }

@@ -189,6 +189,7 @@ impl<R: Read> TargetReader<R> {
             list,
             spool,
             counts,
+            link_local,
         } = collected;
         let targets = Targets {
             list,
@@ -199,6 +200,7 @@ impl<R: Read> TargetReader<R> {
             lines: self.lines,
             exclude_lines,
             notes: self.notes.finish(),
+            link_local,
             sources: describe(args),
         };
         match targets.count() {

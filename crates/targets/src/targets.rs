@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
 };
 
@@ -10,6 +11,7 @@ use pingfleet_wire::Target;
 use crate::{
     BadTargets, LineCounts,
     collect::{
+        link_local::LinkLocalTargets,
         target_list::{ListedTarget, TargetList},
         text_spool::{TextKind, TextSpool},
     },
@@ -26,6 +28,7 @@ pub struct Targets {
     pub(crate) lines: Option<LineCounts>,
     pub(crate) exclude_lines: Option<LineCounts>,
     pub(crate) notes: Vec<String>,
+    pub(crate) link_local: Option<LinkLocalTargets>,
     pub(crate) sources: String,
 }
 
@@ -87,6 +90,33 @@ impl Targets {
         &self.notes
     }
 
+    /// Link-local addresses of IPv6 without a zone, if there are any.
+    #[must_use]
+    pub fn link_local_without_zone(&self) -> Option<LinkLocalTargets> {
+        self.link_local
+    }
+
+    /// Addresses that stand for all of them: the first and the last one of consecutive targets, as the user wrote them, of
+    /// at most `most` such pieces, evenly spread. Without names and addresses with a zone.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn sample(&self, most: usize) -> io::Result<Vec<IpAddr>> {
+        let mut sample = Vec::new();
+        for index in self.list.ends(most) {
+            match self.list.get(index) {
+                ListedTarget::Address(address, _) => sample.push(address),
+                ListedTarget::Text(id) => {
+                    let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let TextKind::Address(address) = spool.read(id)?.kind {
+                        sample.push(address.into());
+                    }
+                }
+            }
+        }
+        Ok(sample)
+    }
+
     /// Where the targets come from, as a run's description.
     #[must_use]
     pub fn sources(&self) -> &str {
@@ -114,13 +144,7 @@ impl Targets {
             ListedTarget::Text(id) => {
                 let text = read(id)?;
                 PlannedTarget {
-                    target: match text.kind {
-                        // An IPv4-mapped address may be written in its own canonical form.
-                        TextKind::Address(address) if address.to_string() == text.word => {
-                            Target::Address(address.into())
-                        }
-                        _ => Target::Text(text.word),
-                    },
+                    target: Target::Text(text.word),
                     labels: text.labels,
                 }
             }

@@ -6,7 +6,9 @@
 
 mod codec;
 mod down_reason;
+mod errno;
 mod heartbeat;
+mod host_address;
 mod limits;
 mod local_loss;
 mod outcome;
@@ -21,6 +23,7 @@ mod work;
 pub use codec::{DecodeError, Message, Version, WIRE_VERSION};
 pub use down_reason::{DownReason, LinkAddress, MAX_LINK_ADDRESS_BYTES};
 pub use heartbeat::{ChunkInHand, Heartbeat, WorkerCounts};
+pub use host_address::{NO_HOST_ADDRESSES, is_host_address};
 pub use limits::{
     DEFAULT_GROUP, DEFAULT_QUEUE_PREFIX, MAX_CHUNK_BYTES, MAX_CHUNK_TARGETS, MAX_DEPTH,
     MAX_GROUP_BYTES, MAX_IN_HAND, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_OUTCOME_BYTES,

@@ -10,10 +10,11 @@ use serde::{
 
 use crate::{
     DownReason, LocalLoss, Rtt,
+    errno::errno_text,
     target::{Address, optional_address},
 };
 
-/// Why a name has no address.
+/// Why a name has no address that can be probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsFailure {
     /// The name does not exist (RFC 8020).
@@ -22,8 +23,11 @@ pub enum DnsFailure {
     NoData,
     /// The server failed, refused or answered nonsense.
     Servfail,
-    /// No server answered.
+    /// No server answered in time, or the time for resolving the chunk's names was over before.
     Timeout,
+    /// All of its addresses are ones that no host can have ([`crate::is_host_address`]), or link-local ones without a
+    /// zone. Nothing was sent.
+    BlockedAddress,
 }
 
 /// The final state of a target, with its facts. In order of precedence.
@@ -42,7 +46,7 @@ pub enum Status {
         /// Who reported it.
         reporter: IpAddr,
     },
-    /// The name has no address.
+    /// The name has no address that can be probed.
     DnsFailed(DnsFailure),
     /// The kernel refused every request.
     SendFailed {
@@ -163,10 +167,14 @@ impl Status {
                     DnsFailure::NoData => "no_data",
                     DnsFailure::Servfail => "servfail",
                     DnsFailure::Timeout => "timeout",
+                    DnsFailure::BlockedAddress => "blocked_address",
                 }
                 .to_owned(),
             ),
-            Self::SendFailed { errno } => Some(format!("errno {errno}")),
+            Self::SendFailed { errno } => Some(match errno_text(*errno) {
+                Some(text) => format!("errno {errno} ({text})"),
+                None => format!("errno {errno}"),
+            }),
             Self::Unknown(cause) => Some(cause.to_string()),
             Self::Down(reason) => reason.text(),
         }
@@ -253,6 +261,7 @@ impl<'de> Deserialize<'de> for Status {
                         1 => DnsFailure::NoData,
                         2 => DnsFailure::Servfail,
                         3 => DnsFailure::Timeout,
+                        4 => DnsFailure::BlockedAddress,
                         _ => return Err(A::Error::custom("no such DNS failure")),
                     }),
                     4 => Status::SendFailed {

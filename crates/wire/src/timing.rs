@@ -27,5 +27,14 @@ pub const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
 /// [`BROKER_CONSUMER_TIMEOUT`].
 pub const MAX_TARGET_TIME: Duration = Duration::from_mins(10);
 
+/// The names of a chunk are resolved within this time, counted from when the worker began with the chunk.
+pub const MAX_RESOLUTION_TIME: Duration = Duration::from_mins(5);
+
+// Names are resolved before their targets are probed, and both together take at most half of what the broker allows.
+const _: () = assert!(
+    2 * (MAX_RESOLUTION_TIME.as_secs() + MAX_TARGET_TIME.as_secs())
+        <= BROKER_CONSUMER_TIMEOUT.as_secs()
+);
+
 /// The longest single wait of a probing setting.
 pub(crate) const MAX_WAIT: Duration = Duration::from_hours(1);

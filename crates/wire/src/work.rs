@@ -1,5 +1,7 @@
 //! The work message: targets, and how to probe them. No I/O.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,6 +17,12 @@ pub struct ChunkKey {
     pub run: Uuid,
     /// The chunk's number in the run, from 0.
     pub chunk: u32,
+}
+
+impl fmt::Display for ChunkKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chunk {} of run {}", self.chunk, self.run)
+    }
 }
 
 /// 16 random bytes that the plan stores and a result echoes. They prove that the result belongs to this plan.

@@ -41,7 +41,7 @@ use crate::{
     watched::{Log, Pass, Watch, Watched, lost, within},
 };
 
-/// Targets of each chunk.
+/// Targets of each chunk, unless a test says otherwise.
 pub(crate) const TARGETS: u32 = 250;
 
 /// What the worker did; chunks by their number.
@@ -255,6 +255,8 @@ pub(crate) struct Rig {
     /// How chunks are probed.
     pub(crate) probing: Probing,
     pub(crate) settings: WorkerSettings,
+    /// Without a name server, unless a test sets one.
+    pub(crate) resolver: Resolver,
     run: Uuid,
 }
 
@@ -268,7 +270,9 @@ pub(crate) struct Worker {
 impl Rig {
     /// A worker with one thread, no rate and a prefetch of 4.
     pub(crate) fn new() -> Self {
+        let nobody = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
         Self {
+            resolver: Resolver::with_servers(nobody, ResolverOpts::default()),
             floor: Arc::default(),
             memory: MemoryBroker::new(1000),
             permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS / 2)),
@@ -318,16 +322,27 @@ impl Rig {
 
     /// Puts a chunk on the work queue.
     pub(crate) async fn give(&self, chunk: u32) -> Result<()> {
+        self.give_addresses(chunk, TARGETS).await
+    }
+
+    /// Puts a chunk of so many addresses on the work queue. With more than 255, the numbers of the chunks must be that much
+    /// farther apart.
+    pub(crate) async fn give_addresses(&self, chunk: u32, count: u32) -> Result<()> {
         let first = (chunk << 8) + 1;
+        let addresses = first..first + count;
+        let targets = addresses.map(|address| Target::Address(Ipv4Addr::from(address).into()));
+        self.give_targets(chunk, targets.collect()).await
+    }
+
+    /// Puts a chunk of these targets on the work queue.
+    pub(crate) async fn give_targets(&self, chunk: u32, targets: Vec<Target>) -> Result<()> {
         let work = WorkChunk {
             version: Version,
             database: Uuid::from_u128(1),
             key: self.key(chunk),
             token: Token(Uuid::from_u128(u128::from(chunk))),
             probing: self.probing.clone(),
-            targets: (first..first + TARGETS)
-                .map(|address| Target::Address(Ipv4Addr::from(address).into()))
-                .collect(),
+            targets,
         };
         self.put(&work.encode()).await
     }
@@ -353,8 +368,7 @@ impl Rig {
             permits: Arc::clone(&self.permits),
             panics: Arc::clone(&self.panics),
         });
-        let nobody = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
-        let resolver = Resolver::with_servers(nobody, ResolverOpts::default());
+        let resolver = self.resolver.clone();
         let settings = self.settings.clone();
         let stop = CancellationToken::new();
         let status = watch::Sender::default();

@@ -156,14 +156,12 @@ impl<W: Watch> Consumer for WatchedConsumer<W> {
         Ok(delivery)
     }
 
-    async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
-        let first = if multiple { DeliveryTag(0) } else { tag };
-        let tags: Vec<_> = self.unsettled.range(first..=tag).map(|(t, _)| *t).collect();
+    async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError> {
         let bodies = tags
             .iter()
             .filter_map(|tag| self.unsettled.remove(tag))
             .collect();
-        let pass = self.inner.ack(tag, multiple);
+        let pass = self.inner.ack(tags);
         self.watch.ack(self.queue, bodies, pass).await
     }
 

@@ -1,6 +1,11 @@
 //! How many chunks the worker has in hand: in every session one until the first is settled, then the full prefetch.
 
+use std::{net::UdpSocket, num::NonZeroU16, time::Duration};
+
 use anyhow::Result;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use pingfleet_prober::resolve::Resolver;
+use pingfleet_wire::Target;
 
 use crate::rig::{Event, Rig, count, place};
 
@@ -81,6 +86,36 @@ async fn some_heartbeats_later(rig: &Rig) -> Result<Vec<Event>> {
         .await
 }
 
+#[tokio::test]
+async fn targets_and_not_chunks_bound_what_is_probed_at_a_time() -> Result<()> {
+    const CHUNKS: u32 = 40;
+    let mut rig = Rig::gated();
+    rig.settings.prefetch = NonZeroU16::new(CHUNKS as u16);
+    let numbers = (0..CHUNKS).map(|chunk| chunk * 40);
+    for chunk in numbers.clone() {
+        rig.give_addresses(chunk, 10_000).await?;
+    }
+    let worker = rig.start();
+    rig.permits.add_permits(1);
+    rig.floor
+        .log
+        .wait_for("all chunks", |events| taken(events) == CHUNKS as usize)
+        .await?;
+    let probing = |event: &Event| matches!(event, Event::Probing(_));
+    // 26 chunks have 260,000 targets, and the first one is done.
+    let events = some_heartbeats_later(&rig).await?;
+    assert_eq!(count(&events, probing), 27);
+    rig.permits.add_permits(1);
+    rig.floor
+        .log
+        .wait_for_some("the next chunk", 28, probing)
+        .await?;
+    rig.permits.add_permits(CHUNKS as usize);
+    rig.acked(numbers).await?;
+    worker.stop().await?;
+    Ok(())
+}
+
 fn prefetches(events: &[Event]) -> Vec<u16> {
     events
         .iter()
@@ -111,6 +146,40 @@ async fn an_unlimited_run_starts_with_four_and_doubles_while_the_worker_idles() 
     assert!(place(&events, &Event::Acked(0)) < place(&events, &Event::Prefetch(4)));
     rig.permits.add_permits(all);
     rig.acked(0..CHUNKS).await?;
+    worker.stop().await?;
+    Ok(())
+}
+
+/// Resolving more names at the same time makes no name known earlier, and each chunk has only so much time for it.
+#[tokio::test(start_paused = true)]
+async fn an_unlimited_run_keeps_its_prefetch_while_its_names_wait_for_the_name_server() -> Result<()>
+{
+    let silent = UdpSocket::bind("127.0.0.1:0")?;
+    let address = silent.local_addr()?;
+    let mut connection = ConnectionConfig::udp();
+    connection.port = address.port();
+    let servers = vec![NameServerConfig::new(address.ip(), true, vec![connection])];
+    let mut options = ResolverOpts::default();
+    options.timeout = Duration::from_mins(1);
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+    let mut rig = Rig::gated();
+    rig.settings.prefetch = None;
+    rig.resolver = Resolver::with_servers(config, options);
+    rig.give(0).await?;
+    for chunk in 1..CHUNKS {
+        let names = (0..200).map(|name| Target::Text(format!("n{chunk}-{name}.test.")));
+        rig.give_targets(chunk, names.collect()).await?;
+    }
+    let worker = rig.start();
+    rig.permits.add_permits(1);
+    rig.floor
+        .log
+        .wait_for("the prefetch of names", |events| taken(events) == 5)
+        .await?;
+    let events = some_heartbeats_later(&rig).await?;
+    assert_eq!(prefetches(&events), [4]);
+    // After the time for resolving them they are settled, and the next ones are taken.
+    rig.acked(0..5).await?;
     worker.stop().await?;
     Ok(())
 }

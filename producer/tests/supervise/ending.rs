@@ -158,3 +158,26 @@ async fn a_standard_output_on_a_full_disk_is_an_error() -> Result<()> {
     assert_eq!(resumed.ended().await??.exit(false), Exit::Complete);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_run_that_is_complete_after_the_stop_signal_is_settled_and_printed_whole() -> Result<()> {
+    let mut rig = Rig::new(10)?;
+    rig.settings.print = Some(PrintFilter::Answered);
+    let mut output = Output::default();
+    let producing = rig.start_on(Rig::plan(&[TARGETS])?, output.clone()).await?;
+    rig.published(5).await?;
+    rig.answer(1).await?;
+    let mut outcome = producing.stop().await?;
+    assert_eq!(outcome.exit(false), Exit::Interrupted);
+    let db = rig.db().await?;
+    // Control: with a chunk that is not stored the run stays interrupted.
+    rig.answer(3).await?;
+    producer::bring_up_to_date(&db, &mut outcome, &rig.settings, &mut output).await?;
+    assert_eq!(outcome.exit(false), Exit::Interrupted);
+    rig.answer(1).await?;
+    producer::bring_up_to_date(&db, &mut outcome, &rig.settings, &mut output).await?;
+    assert_eq!(outcome.reason, EndReason::Settled);
+    assert_eq!(outcome.exit(false), Exit::Complete);
+    assert_eq!(output.lines()?, every_second(2));
+    Ok(db.close().await?)
+}

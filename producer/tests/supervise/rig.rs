@@ -254,6 +254,11 @@ impl Rig {
         Ok(options(&self.folder).open()?)
     }
 
+    /// The database on a thread of its own.
+    pub(crate) async fn db(&self) -> Result<DatabaseThread> {
+        Ok(DatabaseThread::open(options(&self.folder)).await?)
+    }
+
     /// Another connection to the database.
     pub(crate) fn connection(&self) -> Result<Connection> {
         Ok(Connection::open(self.path())?)
@@ -355,7 +360,7 @@ impl Rig {
             let delivery = within("a chunk to answer", consumer.next()).await??;
             let work = WorkChunk::decode(&delivery.body)?;
             store.apply(Transport::Broker, &[outcomes(&work)])?;
-            consumer.ack(delivery.tag, false).await?;
+            consumer.ack(&[delivery.tag]).await?;
         }
         Ok(())
     }
@@ -373,7 +378,7 @@ impl Rig {
             reason: "delivery_limit".to_owned(),
         };
         self.store()?.apply(Transport::Broker, &[dead])?;
-        Ok(consumer.ack(delivery.tag, false).await?)
+        Ok(consumer.ack(&[delivery.tag]).await?)
     }
 }
 

@@ -6,14 +6,15 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream::{BoxStream, StreamExt};
 use lapin::{
-    AsyncTcpStream, Channel, Connection, ConnectionProperties, ConnectionStatus, runtime,
+    AsyncTcpStream, Channel, Connection, ConnectionProperties, ConnectionStatus, Event, runtime,
     tcp::OwnedTLSConfig, uri::AMQPScheme,
 };
 use socket2::{SockRef, Socket};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{debug, info, warn};
 
 use super::{endpoint::Endpoint, error::Operation};
 use crate::{BrokerError, REPLY_TIMEOUT};
@@ -31,10 +32,20 @@ const BLOCKED_CHECKS: u32 = 10;
 pub(super) struct RabbitConnection {
     pub(super) endpoint: Arc<Endpoint>,
     connection: Connection,
+    /// Logs its alarms, as long as the connection is used.
+    alarms: Option<AbortOnDropHandle<()>>,
 }
 
 impl RabbitConnection {
     pub(super) async fn open(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
+        let mut connection = Self::connect(endpoint).await?;
+        let reporting = report_alarms(connection.events(), endpoint.place());
+        connection.alarms = Some(AbortOnDropHandle::new(tokio::spawn(reporting)));
+        Ok(connection)
+    }
+
+    /// Opens a connection whose alarms are not logged.
+    pub(super) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
         let attempt = Attempt::default();
         let connection = timeout(ATTEMPT_TIMEOUT, attempt.connect(endpoint))
             .await
@@ -44,6 +55,7 @@ impl RabbitConnection {
         Ok(Self {
             endpoint: Arc::clone(endpoint),
             connection,
+            alarms: None,
         })
     }
 
@@ -74,6 +86,11 @@ impl RabbitConnection {
             .map_err(|_| self.endpoint.timed_out(operation))
     }
 
+    /// What happens to the connection. Each event goes to one listener only.
+    pub(super) fn events(&self) -> BoxStream<'static, Event> {
+        self.connection.events_listener().boxed()
+    }
+
     pub(super) fn status(&self) -> &ConnectionStatus {
         self.connection.status()
     }
@@ -85,6 +102,21 @@ impl RabbitConnection {
             // Confirmed messages are stored and unsettled ones return to the queue, so this is harmless.
             Ok(Err(error)) => debug!(%error, "closing the broker connection failed"),
             Err(_) => debug!("closing the broker connection timed out"),
+        }
+    }
+}
+
+/// Logs when the broker begins and ends to block a connection, with its reason. Ends with the connection.
+async fn report_alarms(mut events: BoxStream<'static, Event>, broker: String) {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::ConnectionBlocked(reason) => warn!(
+                broker,
+                reason,
+                "the broker has an alarm and takes no messages; nothing is lost, it goes on after the alarm"
+            ),
+            Event::ConnectionUnblocked => info!(broker, "the broker takes messages again"),
+            _ => {}
         }
     }
 }

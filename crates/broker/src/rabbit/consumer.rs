@@ -33,6 +33,8 @@ pub(super) struct RabbitConsumer {
     streams: Vec<lapin::Consumer>,
     /// The prefetch of all of them together.
     prefetch: u16,
+    /// Whether there was never more than one consumer on this channel.
+    has_one_stream: bool,
     /// Handed out and not settled.
     unsettled: BTreeSet<DeliveryTag>,
     stopped: bool,
@@ -50,6 +52,7 @@ impl RabbitConsumer {
             queue,
             streams: Vec::new(),
             prefetch: 0,
+            has_one_stream: true,
             unsettled: BTreeSet::new(),
             stopped: false,
         };
@@ -58,14 +61,26 @@ impl RabbitConsumer {
         Ok(consumer)
     }
 
-    /// Removes a delivery from `unsettled`. The broker closes the channel when an unknown tag is settled.
-    fn settle(&mut self, tag: DeliveryTag) -> Result<(), BrokerError> {
-        if self.unsettled.remove(&tag) {
-            return Ok(());
+    /// Removes deliveries from `unsettled`. The broker closes the channel when an unknown tag is settled.
+    fn settle(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError> {
+        if let Some(tag) = tags.iter().find(|tag| !self.unsettled.contains(tag)) {
+            return Err(BrokerError::not_unsettled(*tag));
         }
-        Err(BrokerError::Lost(
-            format!("delivery {} is not unsettled", tag.0).into(),
-        ))
+        for tag in tags {
+            self.unsettled.remove(tag);
+        }
+        Ok(())
+    }
+
+    /// Whether everything that the broker delivered up to this one is settled. A further consumer of the channel may have
+    /// buffered deliveries with lower tags; with a single one, they are handed out in the order of their tags.
+    fn is_all_up_to(&self, tag: DeliveryTag) -> bool {
+        self.has_one_stream && self.unsettled.first().is_none_or(|oldest| *oldest > tag)
+    }
+
+    async fn send_ack(&self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
+        let ack = self.channel.basic_ack(tag.0, BasicAckOptions { multiple });
+        self.connection.reply(Operation::Transfer, ack).await
     }
 
     async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
@@ -102,17 +117,22 @@ impl Consumer for RabbitConsumer {
         })
     }
 
-    async fn ack(&mut self, tag: DeliveryTag, multiple: bool) -> Result<(), BrokerError> {
-        self.settle(tag)?;
-        if multiple {
-            self.unsettled = self.unsettled.split_off(&tag);
+    async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError> {
+        self.settle(tags)?;
+        let Some(last) = tags.iter().max() else {
+            return Ok(());
+        };
+        if self.is_all_up_to(*last) {
+            return self.send_ack(*last, true).await;
         }
-        let ack = self.channel.basic_ack(tag.0, BasicAckOptions { multiple });
-        self.connection.reply(Operation::Transfer, ack).await
+        for tag in tags {
+            self.send_ack(*tag, false).await?;
+        }
+        Ok(())
     }
 
     async fn requeue(&mut self, tag: DeliveryTag) -> Result<(), BrokerError> {
-        self.settle(tag)?;
+        self.settle(&[tag])?;
         self.nack(tag.0).await
     }
 
@@ -131,6 +151,7 @@ impl Consumer for RabbitConsumer {
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
+        self.has_one_stream = self.streams.is_empty();
         self.streams
             .push(self.connection.reply(Operation::Transfer, consume).await?);
         self.prefetch = prefetch;

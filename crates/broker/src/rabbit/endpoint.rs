@@ -5,6 +5,7 @@
 use std::fmt;
 
 use lapin::{types::ShortString, uri::AMQPUri};
+use pingfleet_settings::shell_word;
 use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 use url::{Host, Url};
 
@@ -12,6 +13,9 @@ use crate::{BrokerError, QueueName};
 
 /// AMQP heartbeat in seconds. A dead broker is noticed after two; the usual 60 s is too long for a sweep.
 const DEFAULT_HEARTBEAT_S: u16 = 15;
+
+/// The keys of the URL's query that lapin reads.
+const QUERY_KEYS: [&str; 4] = ["auth_mechanism", "channel_max", "frame_max", "heartbeat"];
 
 /// How to reach a RabbitMQ broker.
 #[derive(Clone)]
@@ -71,6 +75,7 @@ impl Endpoint {
                 "it must begin with amqp:// or amqps://".to_owned(),
             ));
         }
+        check_query(&url)?;
         let mut uri: AMQPUri = config.url.parse().map_err(BrokerError::Url)?;
         match url.host() {
             // lapin's parser knows domain names only and uses localhost for anything else.
@@ -103,6 +108,12 @@ impl Endpoint {
         })
     }
 
+    /// Host, port and virtual host, for messages.
+    pub(super) fn place(&self) -> String {
+        let vhost = shell_word(&self.uri.vhost);
+        format!("{} (virtual host {vhost})", self.address)
+    }
+
     pub(super) fn user(&self) -> &str {
         &self.uri.authority.userinfo.username
     }
@@ -116,6 +127,31 @@ impl Endpoint {
     pub(super) fn exchange(&self, queue: QueueName) -> ShortString {
         format!("{}.x.{}", self.prefix, queue.kind.name()).into()
     }
+}
+
+/// Refuses a key that has no effect, or that would hide one. The value may be a secret and is not shown; the key is shown
+/// only if it looks like one.
+fn check_query(url: &Url) -> Result<(), BrokerError> {
+    let mut seen = Vec::new();
+    for (key, _) in url.query_pairs() {
+        let is_word = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        let name = if is_word && key.len() <= 30 {
+            format!("key {key}")
+        } else {
+            "a key".to_owned()
+        };
+        let known = QUERY_KEYS.join(", ");
+        if !QUERY_KEYS.contains(&&*key) {
+            return Err(BrokerError::Url(format!(
+                "unknown {name} after the question mark; known are {known}"
+            )));
+        }
+        if seen.contains(&key) {
+            return Err(BrokerError::Url(format!("{name} is given twice")));
+        }
+        seen.push(key);
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Endpoint {
@@ -201,6 +237,18 @@ mod tests {
         for url in ["", "h", "h:5672", "http://h", "amqp:h", "amqp:///v"] {
             let refused = Endpoint::new(&RabbitConfig::new(url));
             assert!(matches!(refused, Err(BrokerError::Url(_))), "{url}");
+        }
+        for (query, part) in [
+            ("heartbeats=60", "unknown key heartbeats"),
+            ("heartbeat=60&verify=verify_none", "unknown key verify"),
+            ("hunter2%20Secret=1", "unknown a key"),
+            ("heartbeat=5&heartbeat=60", "heartbeat is given twice"),
+        ] {
+            let refused = Endpoint::new(&RabbitConfig::new(format!("amqp://h?{query}")));
+            let Err(BrokerError::Url(why)) = refused else {
+                panic!("{query}");
+            };
+            assert!(why.contains(part), "{why}");
         }
         for prefix in ["", "amq.x", "a\nb", &"x".repeat(101)] {
             let mut config = RabbitConfig::new("amqp://h");

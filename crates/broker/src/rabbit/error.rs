@@ -6,7 +6,9 @@ use std::io;
 
 use lapin::{Error, ErrorKind, protocol::AMQPError};
 
-use super::endpoint::Endpoint;
+use pingfleet_settings::shell_word;
+
+use super::{connect_problem::ConnectProblem, endpoint::Endpoint};
 use crate::BrokerError;
 
 /// What failed. The same reply code means different things in different operations.
@@ -47,32 +49,38 @@ impl Endpoint {
     pub(super) fn broker_error(&self, operation: Operation, error: Error) -> BrokerError {
         let Some(refusal) = refusal(&error) else {
             return match operation {
-                Operation::Connect => self.unreachable(error),
-                Operation::Declare | Operation::Transfer => BrokerError::Lost(error.into()),
+                Operation::Connect => match ConnectProblem::of(self, &error) {
+                    Some(problem) => self.unreachable(problem),
+                    None => self.unreachable(error),
+                },
+                Operation::Declare | Operation::Transfer => BrokerError::Lost(in_words(error)),
             };
         };
-        let address = self.address.clone();
+        let (address, place) = (self.address.clone(), self.place());
         match (refusal.get_id(), operation) {
             (code::ACCESS_REFUSED, Operation::Connect) => BrokerError::Login {
                 address,
                 user: self.user().to_owned(),
             },
             // A connection limit is transient: others disconnect.
-            (code::NOT_ALLOWED, Operation::Connect) if !text(refusal).contains("limit") => {
-                BrokerError::Forbidden {
-                    address,
-                    reason: format!("{}; {}", text(refusal), self.vhost_advice(text(refusal))),
-                }
+            (code::NOT_ALLOWED, Operation::Connect)
+                if text(refusal).contains("connection limit") =>
+            {
+                self.unreachable(ConnectProblem::limit(self, text(refusal)))
             }
+            (code::NOT_ALLOWED, Operation::Connect) => BrokerError::Forbidden {
+                address: place,
+                reason: format!("{}; {}", text(refusal), self.vhost_advice(text(refusal))),
+            },
             (code::ACCESS_REFUSED, Operation::Declare | Operation::Transfer) => {
                 BrokerError::Forbidden {
-                    address,
+                    address: place,
                     reason: text(refusal).to_owned(),
                 }
             }
             (code::NOT_FOUND, Operation::Transfer) if is_missing(&error) => {
                 BrokerError::NoTopology {
-                    address,
+                    address: place,
                     what: text(refusal)
                         .trim_start_matches("NOT_FOUND - no ")
                         .to_owned(),
@@ -80,7 +88,7 @@ impl Endpoint {
             }
             // In other operations this code is about one delivery tag, and the next session has new tags.
             (code::PRECONDITION_FAILED, Operation::Declare) => BrokerError::OtherTopology {
-                address,
+                address: place,
                 reason: text(refusal).to_owned(),
             },
             (_, Operation::Connect) => self.unreachable(error),
@@ -109,14 +117,23 @@ impl Endpoint {
 
     /// How an administrator fixes a refused vhost.
     fn vhost_advice(&self, reason: &str) -> String {
-        let (vhost, user) = (&self.uri.vhost, self.user());
+        let (vhost, user) = (shell_word(&self.uri.vhost), shell_word(self.user()));
         if reason.contains("not found") {
-            format!("create it with: rabbitmqctl add_vhost '{vhost}'")
+            format!("create it with: rabbitmqctl add_vhost {vhost}")
         } else {
             format!(
-                "permit it with: rabbitmqctl set_permissions -p '{vhost}' '{user}' CONFIGURE WRITE READ"
+                "permit it with: rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ"
             )
         }
+    }
+}
+
+/// The error, or its words where lapin shows a state of its own.
+fn in_words(error: Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error.kind() {
+        ErrorKind::InvalidChannelState(..) => "its channel is closed".into(),
+        ErrorKind::InvalidConnectionState(_) => "it is closed".into(),
+        _ => error.into(),
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn ensure(
     queues.sort_unstable();
     if let Some(missing) = first_missing(connection, &queues).await? {
         info!(
-            address = connection.endpoint.address,
+            broker = connection.endpoint.place(),
             missing, "declaring broker topology"
         );
         let channel = connection.channel().await?;
@@ -79,7 +79,7 @@ async fn change(
     match connection.within(Operation::Declare, change).await? {
         Ok(()) => Ok(()),
         Err(error) if is_access_refused(&error) => Err(BrokerError::NoTopology {
-            address: connection.endpoint.address.clone(),
+            address: connection.endpoint.place(),
             what: missing.to_owned(),
         }),
         Err(error) => Err(connection.endpoint.broker_error(Operation::Declare, error)),

@@ -207,7 +207,9 @@ async fn run_worker(
     .await
     .map_err(|error| match error {
         WorkerError::Broker(error) => Failure::from(error),
-        failed @ WorkerError::TaskFailed(_) => Failure::system(&failed),
+        failed @ (WorkerError::NoProbeThread | WorkerError::TaskFailed(_)) => {
+            Failure::system(&failed)
+        }
     })?;
     Ok(Exit::Complete)
 }

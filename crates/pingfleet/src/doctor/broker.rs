@@ -3,12 +3,16 @@
 use std::{error::Error, iter::successors};
 
 use pingfleet_broker::{Broker as _, BrokerError, QueueName, RabbitBroker, RabbitConfig};
-use pingfleet_settings::Failure;
+use pingfleet_settings::{FILES_FOR_QUEUES, Failure, run_async};
 
 use super::CheckResult;
 
-#[tokio::main(flavor = "current_thread")]
-pub(super) async fn check(config: &RabbitConfig) -> CheckResult {
+pub(super) fn check(config: &RabbitConfig) -> CheckResult {
+    let checked = run_async(FILES_FOR_QUEUES, async { Ok(connect(config).await) });
+    checked.unwrap_or_else(|failure| CheckResult::NotShown(failure.message))
+}
+
+async fn connect(config: &RabbitConfig) -> CheckResult {
     let broker = match RabbitBroker::new(config) {
         Ok(broker) => broker,
         Err(error) => {
@@ -18,15 +22,29 @@ pub(super) async fn check(config: &RabbitConfig) -> CheckResult {
             };
         }
     };
-    match check_queues(&broker).await {
-        Ok(()) => CheckResult::Good(format!(
+    let checked = match check_queues(&broker).await {
+        Ok(()) => alarm(&broker).await,
+        Err(error) => Err(error),
+    };
+    let is_answered = checked.as_ref().is_err_and(BrokerError::is_answered);
+    match checked {
+        Ok(None) => CheckResult::Good(format!(
             "{} answers and has all queues",
-            broker.address()
+            broker.place()
         )),
+        // Not bad: runs go on when it ends.
+        Ok(Some(reason)) => CheckResult::Poor {
+            found: format!("{} has an alarm and takes no messages: {reason}", broker.place()),
+            fix: "rabbitmq-diagnostics alarms; then give it memory or disk space".to_owned(),
+        },
         // Not bad: `sweep` needs no broker.
-        Err(BrokerError::Unreachable { address, source }) => CheckResult::Poor {
+        Err(BrokerError::Unreachable { address, source }) if !is_answered => CheckResult::Poor {
             found: format!("{address}: {}", root_cause(&*source)),
             fix: "docker-compose up -d (`pingfleet sweep` needs none)".to_owned(),
+        },
+        Err(error @ BrokerError::Unreachable { .. }) => CheckResult::Bad {
+            fix: error.advice().unwrap_or_default(),
+            found: Failure::system(&error).message,
         },
         // Not bad: a role with the permission declares missing queues when it starts.
         Err(error @ BrokerError::NoTopology { .. }) => CheckResult::Poor {
@@ -55,6 +73,18 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
         (*error).source()
     });
     sources.last().unwrap_or(error).to_string()
+}
+
+/// The broker's alarm. A worker's user may write to the exchange of heartbeats, a master's to that of work; with neither
+/// it stays unknown.
+async fn alarm(broker: &RabbitBroker) -> Result<Option<String>, BrokerError> {
+    for queue in [QueueName::WORK, QueueName::HEARTBEATS] {
+        match broker.alarm(queue).await {
+            Err(BrokerError::Forbidden { .. }) => {}
+            known => return known,
+        }
+    }
+    Ok(None)
 }
 
 /// Checks that all queues exist. It declares none.

@@ -2,13 +2,13 @@
 
 use std::{io, path::Path};
 
-use pingfleet_settings::Failure;
+use pingfleet_settings::{Failure, shell_word};
 use pingfleet_store::{DatabaseSettings, Reader, StoreError};
 
 use super::CheckResult;
 
 pub(super) fn check(database: &DatabaseSettings) -> CheckResult {
-    let path = database.path.display();
+    let (path, word) = (database.path.display(), shell_word(&database.path));
     let checked = match Reader::open(&database.path).and_then(|reader| reader.check()) {
         Err(StoreError::Missing { .. }) => return folder(&database.path),
         // What a writer upgrades or puts into the file is checked after that.
@@ -27,10 +27,10 @@ pub(super) fn check(database: &DatabaseSettings) -> CheckResult {
                 "pingfleet doctor --db ANOTHER.db".to_owned()
             }
             StoreError::Corrupt { .. } => {
-                format!("sqlite3 {path} .recover | sqlite3 RECOVERED.db")
+                format!("sqlite3 {word} .recover | sqlite3 RECOVERED.db")
             }
             _ => format!(
-                "sudo chown \"$USER\" {path}*; if that is not it, see: ls -ld . {path}*; df -h {path}"
+                "sudo chown \"$USER\" {word}*; if that is not it, see: ls -ld . {word}*; df -h {word}"
             ),
         },
         found: Failure::system(&error).message,
@@ -50,7 +50,7 @@ fn folder(path: &Path) -> CheckResult {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let shown = folder.display();
+    let (shown, word) = (folder.display(), shell_word(folder));
     match tempfile::NamedTempFile::new_in(folder) {
         Ok(_) => CheckResult::Good(format!(
             "{} does not exist yet and can be created",
@@ -58,7 +58,7 @@ fn folder(path: &Path) -> CheckResult {
         )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => CheckResult::Bad {
             found: format!("there is no folder {shown}"),
-            fix: format!("mkdir -p {shown}"),
+            fix: format!("mkdir -p {word}"),
         },
         Err(error) => CheckResult::Bad {
             // Only the kind of the error: its text names the temporary file of this check.
@@ -66,7 +66,7 @@ fn folder(path: &Path) -> CheckResult {
                 "folder {shown} cannot be written: {}",
                 io::Error::from(error.kind())
             ),
-            fix: format!("sudo chown \"$USER\" {shown}; or --db ELSEWHERE"),
+            fix: format!("sudo chown \"$USER\" {word}; or --db ELSEWHERE"),
         },
     }
 }

@@ -179,6 +179,175 @@ fn a_refused_login_ends_at_once_and_shows_the_password_nowhere() -> anyhow::Resu
     Ok(())
 }
 
+/// A certificate of a private authority, in this folder: `authority.pem`, `server.pem`, `server.key`.
+const CERTIFICATE: &str = "set -e
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj '/CN=private authority' \
+    -keyout authority.key -out authority.pem
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj '/CN=broker' -keyout server.key -out request.pem
+printf 'subjectAltName=DNS:localhost\\nbasicConstraints=CA:FALSE\\n' > extensions
+openssl x509 -req -in request.pem -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile extensions \
+    -out server.pem";
+
+/// A server of TLS with that certificate, which is no broker. It ends when it is dropped.
+struct TlsServer {
+    process: std::process::Child,
+    port: u16,
+}
+
+impl TlsServer {
+    fn start(dir: &TestDir) -> anyhow::Result<Self> {
+        let mut process = std::process::Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "openssl",
+                "s_server",
+                "-accept",
+                "127.0.0.1:0",
+            ])
+            .args(["-cert", "server.pem", "-key", "server.key"])
+            .current_dir(dir.path("."))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .context("no openssl: apt-get install openssl")?;
+        let output = process.stdout.take().context("a pipe")?;
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(output));
+        let accepting = lines
+            .find_map(|line| line.ok()?.strip_prefix("ACCEPT 127.0.0.1:")?.parse().ok())
+            .context("the server does not say its port")?;
+        // It goes on printing what it receives.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(Self {
+            process,
+            port: accepting,
+        })
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// `pingfleet broker init` with this broker.
+fn init(dir: &TestDir, url: &str) -> anyhow::Result<crate::rig::Call> {
+    let call = dir.call("pingfleet", &["broker", "init"])?;
+    Ok(call.env("PINGFLEET_BROKER__URL", url))
+}
+
+#[test]
+fn advice_about_tls_follows_the_cause() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.shell(CERTIFICATE)?.ends_with(0);
+    let server = TlsServer::start(&dir)?;
+    let port = server.port;
+    let starts_one = "docker-compose";
+    let by_tls = format!("amqps://user:{SECRET}@localhost:{port}");
+    init(&dir, &by_tls)?
+        .end()?
+        .hides(SECRET)
+        .hides(starts_one)
+        .fails(4, &["does not trust the authority", "SSL_CERT_FILE"]);
+    let doctor = dir
+        .call("pingfleet", &["doctor"])?
+        .env("PINGFLEET_BROKER__URL", &by_tls)
+        .end()?
+        .hides(starts_one)
+        .ends_with(4);
+    assert!(doctor.stdout.contains("SSL_CERT_FILE"), "{doctor:#?}");
+    // The advice helps. Another name than the certificate's is the next problem.
+    let other_name = format!("amqps://user:{SECRET}@127.0.0.1:{port}");
+    init(&dir, &other_name)?
+        .env("SSL_CERT_FILE", "authority.pem")
+        .end()?
+        .hides(starts_one)
+        .fails(4, &["another host name"]);
+    init(&dir, &format!("amqp://user:{SECRET}@localhost:{port}"))?
+        .end()?
+        .hides(SECRET)
+        .hides(starts_one)
+        .fails(4, &["before the login", "write amqps://"]);
+
+    // What RabbitMQ answers on a port without TLS.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let url = format!(
+        "amqps://user:{SECRET}@localhost:{}",
+        listener.local_addr()?.port()
+    );
+    let plain = std::thread::spawn(move || -> std::io::Result<()> {
+        let (mut peer, _) = listener.accept()?;
+        std::io::Read::read(&mut peer, &mut [0; 5])?;
+        std::io::Write::write_all(&mut peer, b"AMQP\0\0\x09\x01")
+    });
+    init(&dir, &url)?
+        .end()?
+        .hides(SECRET)
+        .hides(starts_one)
+        .fails(4, &["does not speak TLS", "write amqp://"]);
+    plain.join().expect("the peer does not panic")?;
+    Ok(())
+}
+
+#[test]
+fn a_limit_of_connections_is_named_with_the_command_that_raises_it() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    let rabbit = Rabbit::start()?;
+    rabbit.ctl(&["add_vhost", "full house"])?;
+    rabbit.ctl(&[
+        "set_permissions",
+        "-p",
+        "full house",
+        "guest",
+        ".*",
+        ".*",
+        ".*",
+    ])?;
+    let none = "{\"max-connections\": 0}";
+    rabbit.ctl(&["set_vhost_limits", "-p", "full house", none])?;
+    let url = format!(
+        "amqp://guest:guest@127.0.0.1:{}/full%20house",
+        rabbit.port()
+    );
+    let refused = init(&dir, &url)?.end()?.hides("docker-compose").fails(
+        4,
+        &[
+            "connection limit (0) is reached",
+            "full house",
+            "rabbitmqctl set_vhost_limits -p 'full house' '{\"max-connections\": NUMBER}'",
+        ],
+    );
+    // The command works as it is printed.
+    let (_, command) = refused
+        .stderr
+        .split_once("rabbitmqctl ")
+        .context("a command")?;
+    let words = dir.shell(&format!(
+        "printf '%s\\0' {}",
+        command.trim_end().replace("NUMBER", "5")
+    ))?;
+    let words: Vec<_> = words.stdout.trim_end_matches('\0').split('\0').collect();
+    rabbit.ctl(&words)?;
+    let ready = init(&dir, &url)?.end()?.ends_with(0);
+    assert!(
+        ready.stdout.contains("virtual host 'full house'"),
+        "{ready:#?}"
+    );
+
+    rabbit.ctl(&["set_user_limits", "guest", none])?;
+    init(&dir, &url)?.end()?.fails(
+        4,
+        &[
+            "user connection limit",
+            "set_user_limits guest '{\"max-connections",
+        ],
+    );
+    Ok(())
+}
+
 #[test]
 fn the_process_list_does_not_show_a_password_of_the_environment_or_a_file() -> anyhow::Result<()> {
     let dir = dir_with_a_run()?;
@@ -216,14 +385,14 @@ fn a_missing_permission_is_reported_with_the_command_that_grants_it() -> anyhow:
     let dir = dir_with_a_run()?;
     let rabbit = Rabbit::start()?;
     let url = format!("amqp://guest:guest@127.0.0.1:{}/nowhere", rabbit.port());
-    producer(&dir, &url)?.fails(4, &["nowhere", "rabbitmqctl add_vhost 'nowhere'"]);
+    producer(&dir, &url)?.fails(4, &["nowhere", "rabbitmqctl add_vhost nowhere"]);
     assert_nothing_planned(&dir)?;
 
     rabbit.ctl(&["add_user", "worker", SECRET])?;
     let url = format!("amqp://worker:{SECRET}@127.0.0.1:{}/", rabbit.port());
     producer(&dir, &url)?
         .hides(SECRET)
-        .fails(4, &["rabbitmqctl set_permissions -p '/' 'worker'"]);
+        .fails(4, &["rabbitmqctl set_permissions -p / worker "]);
     assert_nothing_planned(&dir)?;
 
     // A user without the configure permission cannot declare the queues.
@@ -281,6 +450,9 @@ fn an_unusable_url_or_password_file_is_a_configuration_error() -> anyhow::Result
         "user:hunter2-hunter2@host",
         "amqp://user:hunter2-hunter2@",
         "amqp://user:hunter2-hunter2@host?heartbeat=soon",
+        "amqp://user:hunter2-hunter2@host?verify=verify_none",
+        "amqp://user@host?password=hunter2-hunter2",
+        "amqp://user@host?hunter2-hunter2",
     ] {
         for (program, arguments) in [
             ("producer", ["127.0.0.1", "-vv"].as_slice()),

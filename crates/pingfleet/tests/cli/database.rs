@@ -202,3 +202,46 @@ fn a_protected_database_can_be_read_and_is_not_changed() -> anyhow::Result<()> {
     .fails(4, &["cannot open", "sweeps.db"]);
     Ok(())
 }
+
+#[test]
+fn a_uri_or_another_name_that_sqlite_takes_for_no_path_is_refused_and_opens_nothing()
+-> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.write("uri.toml", "[store]\npath = 'file:x.db'\n")?;
+    dir.write("empty.toml", "[store]\npath = ''\n")?;
+    let before = dir.files()?;
+    let elsewhere = format!("file:{}", dir.path("y.db").display());
+    for (program, arguments) in OPENERS {
+        for (flag, value, parts) in [
+            ("--db", "file:x.db", ["--db: file:x.db", "./file:x.db"]),
+            ("--db", "file:x.db?mode=ro", ["--db: ", "is a URI"]),
+            ("--db", &elsewhere, ["--db: ", "is a URI"]),
+            ("--db", ":memory:", ["--db: :memory:", "path of a file"]),
+            ("--config", "uri.toml", ["uri.toml: store.path", "is a URI"]),
+            ("--config", "empty.toml", ["store.path", "empty"]),
+        ] {
+            let arguments = [arguments, &[flag, value]].concat();
+            dir.call(program, &arguments)?.end()?.fails(3, &parts);
+            assert_eq!(dir.files()?, before, "{program} {arguments:?}");
+        }
+        let arguments = [arguments, &["--db", ""]].concat();
+        dir.call(program, &arguments)?.end()?.ends_with(3);
+        assert_eq!(dir.files()?, before, "{program} {arguments:?}");
+    }
+    // A file can have such a name.
+    dir.swept("./file:x.db")?;
+    assert!(dir.path("file:x.db").exists());
+    dir.pingfleet(&["verify", "--db", "./file:x.db"])?
+        .ends_with(0);
+    Ok(())
+}
+
+#[test]
+fn a_pipe_or_a_device_is_not_opened() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    dir.shell("mkfifo pipe")?.ends_with(0);
+    for name in ["pipe", "/dev/null"] {
+        refused_by_all(&dir, name, &[name, "no regular file"])?;
+    }
+    Ok(())
+}

@@ -219,9 +219,14 @@ impl Call {
         self
     }
 
-    /// Sends SIGINT after its first printed line, and waits for its end. `timeout` forwards the signal twice, to the
+    /// Sends SIGINT after its first printed line, and waits for its end.
+    pub(crate) fn interrupted(self) -> anyhow::Result<Finished> {
+        self.signalled("INT")
+    }
+
+    /// Sends a signal after its first printed line, and waits for its end. `timeout` forwards the signal twice, to the
     /// program and to its process group; that must not count as a second signal.
-    pub(crate) fn interrupted(mut self) -> anyhow::Result<Finished> {
+    pub(crate) fn signalled(mut self, signal: &str) -> anyhow::Result<Finished> {
         let mut child = self
             .command
             .stdin(Stdio::null())
@@ -233,7 +238,9 @@ impl Call {
         let mut printed = String::new();
         stdout.read_line(&mut printed)?;
         let pid = child.id().to_string();
-        let status = Command::new("kill").args(["-INT", &pid]).status()?;
+        let status = Command::new("kill")
+            .args([&format!("-{signal}"), &pid])
+            .status()?;
         ensure!(status.success(), "{} finished after {printed:?}", self.name);
         stdout.read_to_string(&mut printed)?;
         let output = child.wait_with_output()?;

@@ -189,6 +189,53 @@ fn an_interrupted_run_prints_how_to_resume_and_can_be_resumed() -> anyhow::Resul
 }
 
 #[test]
+fn a_run_that_is_complete_after_ctrl_c_in_its_last_chunk_ends_as_a_complete_one()
+-> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    let namespace = Namespace::answering("10.0.0.0/24")?;
+    let sweep = |flag: &str| {
+        let arguments = [
+            "sweep",
+            flag,
+            "-r0",
+            "-t2s",
+            "--no-shuffle",
+            "--chunk-size",
+            "2",
+            "10.0.0.1",
+            "10.0.0.3",
+            // This chunk waits for the second of its targets.
+            "10.0.0.2",
+            "10.128.0.1",
+        ];
+        dir.call_as(namespace.command("timeout"), "pingfleet", &arguments)
+    };
+    let finished = sweep("-a")?.interrupted()?.ends_with(0);
+    assert!(finished.stderr.contains("stopping"), "{finished:#?}");
+    // The targets of the last chunk are printed as well, once.
+    assert_eq!(finished.stdout, "10.0.0.1\n10.0.0.3\n10.0.0.2\n");
+    assert!(!finished.stderr.contains("resume"), "{finished:#?}");
+    dir.pingfleet(&["verify"])?.ends_with(0);
+    Ok(())
+}
+
+#[test]
+fn a_closed_terminal_drains_a_sweep_unless_it_was_started_with_nohup() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    let finished = slow(&dir)?.signalled("HUP")?.ends_with(130);
+    assert!(finished.stderr.contains("resume 1"), "{finished:#?}");
+    dir.pingfleet(&["resume"])?.ends_with(0);
+    // `nohup` does the same: the signal is ignored in the program that follows.
+    let sweep = "pingfleet sweep -a -r0 -t200ms --rate 10 --chunk-size 5 127.0.0.0/27";
+    let line = format!(
+        "exec 3< <(trap '' HUP; exec {sweep}); sweep=$!; read -r -u 3 first; kill -HUP $sweep; cat <&3; wait $sweep"
+    );
+    let finished = dir.shell(&line)?.ends_with(0);
+    assert_eq!(finished.stdout.lines().count(), 29, "{finished:#?}");
+    Ok(())
+}
+
+#[test]
 fn a_cancelled_run_is_not_resumed_and_says_why() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
     slow(&dir)?.interrupted()?.ends_with(130);

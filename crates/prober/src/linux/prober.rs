@@ -8,7 +8,7 @@ use pingfleet_wire::Probing;
 use socket2::Type;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error};
 
 use super::{
     LinuxPing, SocketKey, ThreadCount,
@@ -99,7 +99,7 @@ impl Prober for LinuxProber {
                 }
                 Err(error) => {
                     let SocketKey { egress, .. } = key;
-                    warn!(%error, %egress, "no socket for a chunk: its targets end as send_failed");
+                    debug!(%error, %egress, "no socket for a chunk: its targets end as send_failed");
                     let now = Instant::now();
                     for (position, _) in group.members {
                         findings.put(position, Finding::refused(errno(&error), now));
@@ -134,11 +134,9 @@ impl LinuxProber {
             detector: LossDetector::watch(preferred),
         };
         // These two only show whether sockets can be opened. Those that probe are opened when they are needed.
-        let [v4, v6] = [false, true].map(|v6| prober.open_socket(&Egress::plain(v6)));
-        match (v4, v6) {
-            (Err(error), Err(_)) => Err(ProbeError::from_socket(error)),
-            _ => Ok(prober),
-        }
+        let refused = [false, true].map(|v6| prober.open_socket(&Egress::plain(v6)).err());
+        ProbeError::of_families(refused)?;
+        Ok(prober)
     }
 
     fn open_socket(&self, egress: &Egress) -> io::Result<Opened> {

@@ -34,6 +34,8 @@ pub(super) fn open(
         opened.buffers.receive = opened.socket.recv_buffer_size()?;
     }
     syscall::enable_timestamps_and_errors(&opened.socket, egress.is_v6())?;
+    // Read here as well, so that a kernel without these counters is noticed before anything is probed.
+    syscall::memory(&opened.socket)?;
     Ok(opened)
 }
 

@@ -99,7 +99,14 @@ fn checked(target: &Target, outcome: Outcome) -> Outcome {
     let Err(problem) = outcome.check() else {
         return outcome;
     };
-    error!(%target, problem, ?outcome, "the prober's finding contradicts itself: the target is unknown");
+    error!(
+        %target,
+        problem,
+        status = outcome.status.name(),
+        sent = outcome.sent,
+        received = outcome.received,
+        "the prober's finding contradicts itself: the target is unknown"
+    );
     Outcome {
         status: Status::Unknown(LocalLoss::INTERRUPTED),
         received: 0,

@@ -297,3 +297,40 @@ fn without_permission_the_start_fails_and_names_the_command_to_run() {
     assert!(text.contains("ping_group_range=\"0 2147483647\""), "{text}");
     assert!(text.contains("setcap cap_net_raw+ep /"), "{text}");
 }
+
+/// Opens one prober, and no other one.
+struct OpensOnce {
+    script: Scripted,
+    opened: AtomicUsize,
+}
+
+impl OpenProber for OpensOnce {
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
+        match self.opened.fetch_add(1, Ordering::Relaxed) {
+            0 => self.script.open(counters),
+            _ => Err(ProbeError::Ended),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_thread_that_cannot_open_a_new_prober_gives_up_its_chunks_and_ends() {
+    let panics_at = Ipv4Addr::from(99);
+    let threads = start(
+        1,
+        OpensOnce {
+            script: Scripted {
+                panics_at: Some(panics_at.into()),
+                ..Scripted::default()
+            },
+            opened: AtomicUsize::new(0),
+        },
+    );
+    threads.probe(chunk(addresses(1, 9))).await.unwrap();
+    let last = chunk(vec![Target::Address(panics_at.into())]);
+    assert_eq!(threads.probe(last).await, Err(ProbeThreadFailed));
+    // It waits for a new prober, and is given up.
+    let waiting = threads.probe(chunk(addresses(1, 9))).await;
+    assert_eq!(waiting, Err(ProbeThreadFailed));
+    assert!(threads.have_ended());
+}

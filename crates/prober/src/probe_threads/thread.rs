@@ -4,7 +4,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -31,6 +31,9 @@ const MAX_WAITING_ASSIGNMENTS: usize = 64;
 /// The pause before the next try to open a prober, after a panic ended the previous one.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
+/// A thread ends after so many tries. Until then its chunks wait, and a heartbeat lists them as in hand.
+const REOPEN_TRIES: u32 = 5;
+
 /// Sent once by a new thread: it has its prober, or cannot have one.
 pub(super) type Started = Receiver<Result<(), ProbeError>>;
 
@@ -48,6 +51,8 @@ pub(super) struct Assignment {
 pub(super) struct ProbeThread {
     /// `None` once it is closed.
     assignments: Option<mpsc::Sender<Assignment>>,
+    /// Whether it has a prober now.
+    has_prober: Arc<AtomicBool>,
     /// Destinations in hand.
     load: AtomicUsize,
     handle: Option<JoinHandle<()>>,
@@ -62,16 +67,24 @@ impl ProbeThread {
     ) -> Result<(Self, Started), ProbeError> {
         let (assignments, incoming) = mpsc::channel(MAX_WAITING_ASSIGNMENTS);
         let (ready, started) = sync_channel(1);
+        let has_prober = Arc::new(AtomicBool::new(true));
+        let has = Arc::clone(&has_prober);
         let handle = thread::Builder::new()
             .name(format!("probe-{number}"))
-            .spawn(move || run(opener.as_ref(), &counters, incoming, &ready))
+            .spawn(move || run(opener.as_ref(), &counters, incoming, &ready, &has))
             .map_err(ProbeError::Thread)?;
         let thread = Self {
             assignments: Some(assignments),
+            has_prober,
             load: AtomicUsize::new(0),
             handle: Some(handle),
         };
         Ok((thread, started))
+    }
+
+    /// Whether it has a prober now. Without one its assignments wait.
+    pub(super) fn has_prober(&self) -> bool {
+        self.has_prober.load(Ordering::Relaxed)
     }
 
     /// Whether it takes assignments.
@@ -140,6 +153,7 @@ fn run(
     counters: &Arc<ProbeCounters>,
     mut assignments: mpsc::Receiver<Assignment>,
     ready: &SyncSender<Result<(), ProbeError>>,
+    has_prober: &AtomicBool,
 ) {
     let (report, started) = match start_runtime(opener, counters) {
         Ok(started) => (Ok(()), Some(started)),
@@ -157,10 +171,12 @@ fn run(
             Served::Closed => return,
             Served::Panicked => {}
         }
+        has_prober.store(false, Ordering::Relaxed);
         match reopen(opener, counters, &runtime, &assignments) {
             Some(reopened) => prober = reopened,
             None => return,
         }
+        has_prober.store(true, Ordering::Relaxed);
     }
 }
 
@@ -179,27 +195,30 @@ fn start_runtime(
     Ok((runtime, prober))
 }
 
-/// Opens a new prober after a panic, and tries until that succeeds. `None` when the thread was closed meanwhile.
+/// Opens a new prober after a panic, with a few tries. `None` when none succeeded, or the thread was closed meanwhile.
 fn reopen(
     opener: &dyn OpenProber,
     counters: &Arc<ProbeCounters>,
     runtime: &Runtime,
     assignments: &mpsc::Receiver<Assignment>,
 ) -> Option<Box<dyn Prober>> {
-    loop {
-        let _context = runtime.enter();
+    let _context = runtime.enter();
+    for tries in 1.. {
         match opener.open(Arc::clone(counters)) {
             Ok(prober) => return Some(prober),
-            Err(error) if assignments.is_closed() => {
-                error!(%error, "a probing thread ends without a prober");
-                return None;
+            Err(error) if assignments.is_closed() || tries == REOPEN_TRIES => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                error!(%error, cause, "a probing thread ends without a prober");
+                break;
             }
             Err(error) => {
-                error!(%error, "a probing thread cannot open a new prober, retrying");
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                error!(%error, cause, "a probing thread cannot open a new prober, trying again");
                 thread::sleep(REOPEN_PAUSE);
             }
         }
     }
+    None
 }
 
 /// Why [`serve`] has ended.
@@ -242,11 +261,15 @@ async fn probe(prober: Rc<dyn Prober>, assignment: Assignment) {
     } = assignment;
     tokio::select! {
         biased;
-        () = findings.closed() => debug!(chunk = ?chunk.key, "chunk given up"),
+        () = findings.closed() => log_given_up(&chunk),
         found = prober.probe(&chunk.probing, &destinations, &pace) => {
             if findings.send(found).is_err() {
-                debug!(chunk = ?chunk.key, "chunk given up");
+                log_given_up(&chunk);
             }
         }
     }
+}
+
+fn log_given_up(chunk: &WorkChunk) {
+    debug!(run_id = %chunk.key.run, chunk = chunk.key.chunk, "chunk given up");
 }

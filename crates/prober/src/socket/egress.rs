@@ -33,7 +33,7 @@ impl Egress {
     pub(crate) fn of(probing: &Probing, v6: bool) -> Self {
         Self {
             v6,
-            source: probing.source,
+            source: probing.source.map(|source| source.to_canonical()),
             interface: probing.interface.clone(),
             ttl: probing.ttl,
         }

@@ -33,10 +33,13 @@ impl LogOnce {
         } = buffers;
         if !self.sockets.swap(true, Ordering::Relaxed) {
             if kind == preferred {
-                info!(?kind, receive_buffer, send_buffer, "ICMP sockets open");
+                info!(
+                    kind = kind_name(kind),
+                    receive_buffer, send_buffer, "ICMP sockets open"
+                );
             } else {
                 info!(
-                    ?kind,
+                    kind = kind_name(kind),
                     receive_buffer,
                     send_buffer,
                     "ICMP sockets open, not of the preferred kind, which is not permitted"
@@ -51,4 +54,9 @@ impl LogOnce {
             );
         }
     }
+}
+
+/// The word for a kind of ICMP socket.
+fn kind_name(kind: Type) -> &'static str {
+    if kind == Type::RAW { "raw" } else { "datagram" }
 }

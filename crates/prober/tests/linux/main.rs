@@ -3,6 +3,7 @@
 //! the reason without.
 #![cfg(target_os = "linux")]
 
+mod names;
 mod rig;
 #[path = "../support/probing.rs"]
 mod support;

@@ -26,7 +26,7 @@ impl Kind {
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a promise of its own"
+    reason = "each is a promise that a prober makes or not"
 )]
 pub(crate) struct Engine {
     pub(crate) name: &'static str,

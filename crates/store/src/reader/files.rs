@@ -3,6 +3,8 @@
 
 use std::{fs, io, path::Path, time::SystemTime};
 
+use pingfleet_settings::shell_word;
+
 use crate::{
     StoreError,
     header::{Access, Identity, companion, identity},
@@ -47,7 +49,7 @@ impl FileState {
                      puts them into the file, as a user who may write it",
                     wal = companion(&path, "-wal").display(),
                     shm = companion(&path, "-shm").display(),
-                    path = path.display(),
+                    path = shell_word(&path),
                 ),
                 path,
             });

@@ -188,3 +188,68 @@ fn a_run_can_begin_at_once_when_an_abandoned_plan_is_removed() -> Result<()> {
     ensure!(begun == number + 1, "run {begun} after run {number}");
     Ok(())
 }
+
+/// What another process sees of a run when the transaction is committed that cancels it: its state, whether it has ended,
+/// and how many of its rows are in `latest`.
+type Seen = (String, bool, i64);
+
+fn seen(path: &std::path::Path, run: i64) -> Result<Seen> {
+    Ok(Connection::open(path)?.query_row(
+        "SELECT state, finished_at_us IS NOT NULL, (SELECT count(*) FROM latest_rows WHERE run = ?1)
+         FROM runs WHERE run = ?1",
+        [run],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?)
+}
+
+#[test]
+fn a_run_is_cancelled_before_its_rows_go_into_latest() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, planned, works) = waiting(&folder, &[200; 4])?;
+    let run = planned.run;
+    store.apply(Transport::Sweep, &results(&works[..3]))?;
+    let (sender, commits) = mpsc::channel();
+    let path = store.path().to_owned();
+    store.connection.trace_v2(
+        TraceEventCodes::SQLITE_TRACE_PROFILE,
+        Some(move |event: TraceEvent<'_>| {
+            if let TraceEvent::Profile(statement, _) = event
+                && statement.sql().starts_with("COMMIT")
+            {
+                sender.send(seen(&path, run)).expect("the test listens");
+            }
+        }),
+    )?;
+    ensure!(store.cancel_run(run)?);
+    let commits: Vec<_> = commits.try_iter().collect::<Result<_>>()?;
+    let cancelled = |finished, rows| ("cancelled".to_owned(), finished, rows);
+    ensure!(
+        commits
+            == [
+                cancelled(false, 0),
+                cancelled(false, 600),
+                cancelled(true, 600)
+            ],
+        "{commits:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_writer_completes_what_a_killed_canceller_began() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, planned, works) = waiting(&folder, &[200; 4])?;
+    let run = planned.run;
+    store.apply(Transport::Sweep, &results(&works[..2]))?;
+    // The first transaction of a cancelling.
+    store
+        .connection
+        .execute("UPDATE runs SET state = 'cancelled' WHERE run = ?1", [run])?;
+    store.apply(Transport::Sweep, &results(&works[2..3]))?;
+    ensure!(store.close_settled_runs(Transport::Broker)?.is_empty());
+    ensure!(seen(store.path(), run)? == ("cancelled".to_owned(), false, 200));
+    ensure!(store.close_settled_runs(Transport::Sweep)?.is_empty());
+    ensure!(seen(store.path(), run)? == ("cancelled".to_owned(), true, 600));
+    ensure!(!store.cancel_run(run)?);
+    Ok(())
+}

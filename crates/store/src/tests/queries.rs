@@ -104,7 +104,7 @@ fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
         store.renew_lease(run)?;
         store.summary(run)?;
         verify(&store.connection, run)?;
-        store.done_chunks(run)?;
+        store.done_chunks(run, 0)?;
         store.chunk_targets(run, 0, true)?;
         read_page(
             &store.connection,

@@ -16,6 +16,7 @@ mod rounds;
 mod sample;
 mod settling;
 mod size;
+mod temporary_files;
 mod thread;
 mod verify;
 mod views;

@@ -314,7 +314,7 @@ impl Model {
             let wanted = rows.iter().filter(|row| row.1 == name).count();
             ensure!(count == wanted as i64, "{count} are {name}");
         }
-        ensure!(store.done_chunks(run)? == done);
+        ensure!(store.done_chunks(run, 0)? == done);
         let mut stored = Vec::new();
         for row in crate::reader::report(store, run)? {
             stored.push((row.target, row.status, row.worker));

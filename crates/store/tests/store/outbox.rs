@@ -96,7 +96,9 @@ fn a_published_chunk_leaves_once_and_a_done_one_never() -> Result<()> {
     // Its result arrives before it is recorded as published.
     apply_result(&mut store, &works[1])?;
     store.mark_published(planned.run, &sent(&[1]))?;
-    ensure!(store.done_chunks(planned.run)? == [1]);
+    ensure!(store.done_chunks(planned.run, 0)? == [1]);
+    ensure!(store.done_chunks(planned.run, 1)? == [1]);
+    ensure!(store.done_chunks(planned.run, 2)?.is_empty());
     ensure!(outgoing(&store, planned.run)? == [3]);
     ensure!(store.outstanding_work(planned.run, 1)?.is_none());
     ensure!(store.outstanding_work(planned.run, 2)?.is_some());
@@ -131,7 +133,7 @@ fn a_cancelled_run_publishes_nothing_more() -> Result<()> {
     ensure!(!store.take_over_run(planned.run, Republish::All)?);
     ensure!(!store.cancel_run(planned.run)?);
     apply_result(&mut store, &works[0])?;
-    ensure!(store.done_chunks(planned.run)? == [0]);
+    ensure!(store.done_chunks(planned.run, 0)? == [0]);
     ensure!(store.summary(planned.run)?.state == RunState::Cancelled);
     Ok(())
 }

@@ -6,7 +6,7 @@ use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::sample::{dead_letter, delivery, options, outcome, reader, result, start};
+use crate::sample::{dead_letter, delivery, options, outcome, reader, result, sent, start};
 
 const DOWN: Status = Status::DOWN;
 
@@ -48,7 +48,7 @@ fn a_dead_letter_for_a_done_chunk_is_a_duplicate() -> Result<()> {
     let applied = store.apply(Transport::Broker, &[done, dead_letter(&works[0])])?;
     ensure!(counted(&applied) == [1, 1, 0]);
     ensure!(store.summary(planned.run)?.chunks_dead == 0);
-    ensure!(store.done_chunks(planned.run)? == [0]);
+    ensure!(store.done_chunks(planned.run, 0)? == [0]);
     Ok(())
 }
 
@@ -260,7 +260,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
             row("dns_failed", text("servfail"), "10.0.0.3", text("10.0.0.3")),
             row(
                 "send_failed",
-                text("errno 13"),
+                text("errno 13 (Permission denied)"),
                 "10.0.0.4",
                 text("10.0.0.4")
             ),
@@ -276,5 +276,52 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
     );
     ensure!(store.summary(planned.run)?.counts == [1; 7].into());
     ensure!(reader(&store)?.verify(planned.run)?.is_complete());
+    Ok(())
+}
+
+#[test]
+fn a_chunk_whose_message_a_policy_removed_is_published_again() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[2, 2, 2])?;
+    let run = planned.run;
+    store.mark_published(run, &sent(&[0, 1, 2]))?;
+    ensure!(store.removed_chunks(run, 10)?.is_empty());
+    let removed = |work, reason: &str| {
+        let mut letter = dead_letter(work);
+        if let DecodedDelivery::Dead {
+            reason: because, ..
+        } = &mut letter
+        {
+            reason.clone_into(because);
+        }
+        letter
+    };
+    let batch = [
+        removed(&works[0], "expired"),
+        removed(&works[1], "maxlen"),
+        // The control: this one is dead.
+        removed(&works[2], "delivery_limit"),
+    ];
+    let applied = store.apply(Transport::Broker, &batch)?;
+    ensure!(counted(&applied) == [3, 0, 0] && applied.removed_by_policy == 2);
+    ensure!(store.removed_chunks(run, 10)? == [0, 1]);
+    ensure!(store.removed_chunks(run, 1)? == [0]);
+    let summary = store.summary(run)?;
+    ensure!(summary.state == RunState::Running && summary.chunks_dead == 1);
+    ensure!(
+        store
+            .outstanding_work(run, 0)?
+            .is_some_and(|chunk| !chunk.work.is_empty())
+    );
+    store.mark_published(run, &sent(&[0]))?;
+    ensure!(store.removed_chunks(run, 10)? == [1]);
+    // Its result may be on its way all the same.
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&works[1], &[Status::Up]))],
+    )?;
+    ensure!(store.removed_chunks(run, 10)?.is_empty());
+    ensure!(reader(&store)?.verify(run)?.is_consistent());
     Ok(())
 }

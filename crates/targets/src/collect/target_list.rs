@@ -132,6 +132,18 @@ impl TargetList {
         }
     }
 
+    /// The indexes of the first and the last target of at most `most` segments, which are evenly spread.
+    pub(crate) fn ends(&self, most: usize) -> impl Iterator<Item = u64> {
+        let step = self.segments.len().div_ceil(most.max(1)).max(1);
+        self.lengths().step_by(step).flat_map(|(segment, length)| {
+            let first = u64::from(segment.before);
+            let last = first + u64::from(length.saturating_sub(1));
+            [Some(first), Some(last).filter(|last| *last != first)]
+                .into_iter()
+                .flatten()
+        })
+    }
+
     /// All texts.
     pub(crate) fn texts(&self) -> impl Iterator<Item = TextId> {
         self.lengths()

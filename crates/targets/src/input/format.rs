@@ -22,7 +22,8 @@ const SEP: &str = "sep=";
 
 /// Whether a file is CSV, by its first line that is neither blank nor a comment.
 pub(crate) fn looks_like_csv(line: &[u8]) -> bool {
-    let single = line.eq_ignore_ascii_case(b"target");
+    let word = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+    let single = word.trim_ascii().eq_ignore_ascii_case(b"target");
     is_sep_line(line) || !single && separator_of_header(line).is_some()
 }
 

@@ -116,7 +116,7 @@ fn dash(c: char) -> Option<&'static str> {
     found.map(|(_, name)| *name)
 }
 
-/// A character that cannot be told from others, by its number and its name.
+/// A character that looks like another one or like nothing, by its number and its name.
 pub(super) fn unicode_name(c: char) -> String {
     let name = invisible(c).or_else(|| dash(c)).unwrap_or("unnamed");
     format!("U+{:04X} ({name})", u32::from(c))

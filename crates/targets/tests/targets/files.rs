@@ -562,7 +562,7 @@ fn labels_win_over_the_same_target_without_labels() {
     let targets = listed(["-f", &table]).unwrap();
     assert_eq!(
         names(&targets),
-        ["10.0.0.2", "2001:DB8::1", "HOST", "::ffff:10.0.0.5"]
+        ["10.0.0.2", "2001:DB8::1", "HOST", "10.0.0.5"]
     );
 }
 

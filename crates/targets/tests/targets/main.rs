@@ -1,11 +1,14 @@
 //! From the command line to the list of targets: what is accepted, what is refused and why, and that every target
 //! is in the list exactly once.
 
+mod any_bytes;
+mod corpus;
 mod files;
 mod independent;
 mod lines;
 mod model;
 mod parse;
+mod plan_time;
 
 use std::io;
 

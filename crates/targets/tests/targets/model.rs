@@ -58,7 +58,15 @@ fn word(ends: bool) -> impl Strategy<Value = (String, Vec<(String, String)>)> {
     let name = prop::sample::select(vec!["a", "A", "b", "B.", "b."]);
     prop_oneof![
         (0_u8..64).prop_map(|n| one(v4(n).to_string(), &v4(n).to_string())),
-        (0_u8..64).prop_map(|n| one(format!("::ffff:{}", v4(n)), &v4(n).to_string())),
+        (0_u8..64).prop_map(|n| many(format!("::ffff:{}", v4(n)), [v4(n).into()].into_iter())),
+        (0_u8..64, 0_u32..6).prop_map(move |(n, bits)| many(
+            format!("::ffff:{}/{}", v4(n), 128 - bits),
+            network(n, bits, ends).map(|n| v4(n).into())
+        )),
+        (0_u8..64, 0_u8..20).prop_map(|(n, more)| many(
+            format!("::ffff:{}-::ffff:{}", v4(n), v4(n + more)),
+            (n..=n + more).map(|n| v4(n).into())
+        )),
         (0_u8..32).prop_map(|n| one(v6(n).to_string(), &v6(n).to_string())),
         (0_u8..32).prop_map(|n| one(format!("2001:0DB8::{n:x}"), &v6(n).to_string())),
         (1_u8..4, 0..2).prop_map(|(n, zone)| one(

@@ -17,7 +17,13 @@ fn good_words_are_parsed() {
         ("10.0.0.1", &["10.0.0.1"]),
         ("2001:db8::1", &["2001:db8::1"]),
         ("2001:DB8:0::1", &["2001:DB8:0::1"]),
-        ("::ffff:10.0.0.1", &["::ffff:10.0.0.1"]),
+        ("::ffff:10.0.0.1", &["10.0.0.1"]),
+        ("::FFFF:A00:1", &["10.0.0.1"]),
+        ("::ffff:10.0.0.0/126", &["10.0.0.1", "10.0.0.2"]),
+        ("::ffff:10.0.0.7/126", &["10.0.0.5", "10.0.0.6"]),
+        ("::ffff:10.0.0.4/128", &["10.0.0.4"]),
+        ("::ffff:10.0.0.1-::ffff:10.0.0.2", &["10.0.0.1", "10.0.0.2"]),
+        ("::ffff:10.0.0.1-10.0.0.2", &["10.0.0.1", "10.0.0.2"]),
         ("::1", &["::1"]),
         ("fe80::1%eth0", &["fe80::1%eth0"]),
         ("FE80::1%br-12.3", &["FE80::1%br-12.3"]),
@@ -128,8 +134,11 @@ fn bad_words_are_refused_with_the_reason_and_the_fix() {
         ("::/120", "no host's address"),
         ("::/0", "no host's address"),
         ("feff::-ff00::", "ff00:: is a multicast"),
-        ("::ffff:10.0.0.0/120", "(10.0.0.0)"),
-        ("::ffff:10.0.0.0-::ffff:10.0.0.9", "(10.0.0.0)"),
+        ("::ffff:0:0/96", "multicast"),
+        ("::ffff:0:0/95", "(0.0.0.0)"),
+        ("::fffe:ffff:ffff-::ffff:10.0.0.9", "(0.0.0.0)"),
+        ("::ffff:10.0.0.9-::ffff:10.0.0.1", "write 10.0.0.1-10.0.0.9"),
+        ("::ffff:10.0.0.1%eth0", "write 10.0.0.1"),
         ("::fffe:ffff:ffff-::1:0:0:0", "(0.0.0.0)"),
         ("no/such/file", "no such file"),
         (".\\hosts", "no such file"),
@@ -237,6 +246,7 @@ fn an_address_family_refuses_the_other_one() {
         ("10.0.0.1", Family::V6, "-6"),
         ("10.0.0.0/24", Family::V6, "-6"),
         ("::ffff:10.0.0.1", Family::V6, "-6"),
+        ("::ffff:10.0.0.0/120", Family::V6, "-6"),
         ("2001:db8::1", Family::V4, "-4"),
         ("2001:db8::/120", Family::V4, "-4"),
         ("fe80::1%eth0", Family::V4, "-4"),
@@ -264,10 +274,7 @@ fn the_text_of_a_target_is_kept_and_canonical_addresses_are_addresses() {
         .collect();
     assert_eq!(targets[0], Target::Text("2001:DB8::1".to_owned()));
     assert_eq!(targets[1], Target::Address("10.0.0.1".parse().unwrap()));
-    assert_eq!(
-        targets[2],
-        Target::Address("::ffff:10.0.0.2".parse().unwrap())
-    );
+    assert_eq!(targets[2], Target::Address("10.0.0.2".parse().unwrap()));
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn status_that_does_not_exist_is_refused() {
         &b"\x90"[..],
         b"\x91\x07",
         b"\x91\x03",
-        b"\x92\x03\x04",
+        b"\x92\x03\x05",
         b"\x93\x03\x00\x00",
         b"\x92\x06\x05",
         // A reason of down without its fact, with a fact too many, and with facts out of their range.

@@ -138,6 +138,7 @@ fn status() -> impl Strategy<Value = Status> {
             Just(DnsFailure::NoData),
             Just(DnsFailure::Servfail),
             Just(DnsFailure::Timeout),
+            Just(DnsFailure::BlockedAddress),
         ]
         .prop_map(Status::DnsFailed),
         any::<i32>().prop_map(|errno| Status::SendFailed { errno }),

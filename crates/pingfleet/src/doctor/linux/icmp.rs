@@ -8,6 +8,7 @@
 
 use std::{io, ops::RangeInclusive, path::PathBuf};
 
+use pingfleet_settings::shell_word;
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 
 use super::{CheckResult, KernelFile, Unavailable, sysctl_command};
@@ -105,7 +106,7 @@ fn judge(attempts: &OpenAttempts, permissions: &Permissions) -> CheckResult {
             (_, Ok(program)) if is_refusal(raw) && !permissions.certainly_has_net_raw() => {
                 CheckResult::Bad {
                     found: format!("no CAP_NET_RAW; datagram sockets: {}", reason(datagram)),
-                    fix: format!("sudo setcap cap_net_raw+ep {}", program.display()),
+                    fix: format!("sudo setcap cap_net_raw+ep {}", shell_word(program)),
                 }
             }
             _ => CheckResult::Bad {

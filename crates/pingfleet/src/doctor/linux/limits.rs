@@ -4,6 +4,7 @@
 
 use std::io;
 
+use pingfleet_settings::FILES_FOR_PROBING;
 use rustix::net::{AddressFamily, SocketType, socket, sockopt};
 
 use super::{CheckResult, DEFAULT_RATE, KernelFile, Unavailable, grouped, sysctl_command};
@@ -47,9 +48,6 @@ struct Granted {
 
 /// Seconds that conntrack keeps the entry of a ping: the kernel's default, used if the setting cannot be read.
 const DEFAULT_CONNTRACK_TIMEOUT: u64 = 30;
-
-/// With fewer open files a sweep with four probing threads cannot start: it uses 45, and 40 are too few.
-const MIN_FILES: u64 = 64;
 
 /// A sweep of names with four probing threads and 100 outstanding queries had 205 open files when measured. A thread
 /// keeps up to 16 sockets if runs differ in source, interface or TTL. A name ends as `dns_failed` if there is no socket
@@ -193,9 +191,9 @@ fn judge_files(limits: &KernelFile) -> CheckResult {
         format!("sudo prlimit -n{USUAL_FILES}:{USUAL_FILES} -p $$; for a service LimitNOFILE=")
             + &USUAL_FILES.to_string()
     };
-    if soft < MIN_FILES {
+    if soft < FILES_FOR_PROBING {
         return CheckResult::Bad {
-            found: format!("at most {limit}: a sweep needs {MIN_FILES} to start"),
+            found: format!("at most {limit}: a sweep needs {FILES_FOR_PROBING} to start"),
             fix,
         };
     }

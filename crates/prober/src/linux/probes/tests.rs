@@ -11,7 +11,7 @@ const PAYLOAD: usize = 24;
 
 /// What happens to one request, or what comes back.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+enum RequestEvent {
     Silence,
     Refused,
     /// The kernel has no room for it, and takes it the next time.
@@ -26,8 +26,8 @@ enum Fate {
     ShortQuote,
 }
 
-fn fate() -> impl Strategy<Value = Fate> {
-    use Fate::*;
+fn event() -> impl Strategy<Value = RequestEvent> {
+    use RequestEvent::*;
     prop_oneof![
         3 => Just(Silence),
         3 => Just(Refused),
@@ -65,7 +65,7 @@ fn loss() -> impl Strategy<Value = Loss> {
 }
 
 /// One attempt: what happens to its requests, and what is lost. Of some attempts the kernel refuses every request.
-type Attempt = (Vec<Fate>, bool, Loss);
+type Attempt = (Vec<RequestEvent>, bool, Loss);
 
 thread_local! {
     /// One for all cases of a test. Its sockets are opened on a runtime, and then used without it.
@@ -119,7 +119,7 @@ impl Rig {
         }
     }
 
-    /// The bytes of a request, which are those of its reply but for the type.
+    /// The bytes of a request, which are those of its reply with another type.
     fn message(&self, request_id: u32, is_reply: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
         let echo = &self.probes.echo;
@@ -130,11 +130,11 @@ impl Rig {
         bytes
     }
 
-    fn handle(&mut self, staged: Staged, fate: Fate) {
+    fn handle(&mut self, staged: Staged, event: RequestEvent) {
         let now = self.now;
-        match fate {
-            Fate::Refused => return self.probes.refused(staged, now, 101),
-            Fate::PutBack if !self.is_put_back => {
+        match event {
+            RequestEvent::Refused => return self.probes.refused(staged, now, 101),
+            RequestEvent::PutBack if !self.is_put_back => {
                 self.is_put_back = true;
                 return self.probes.put_back(staged);
             }
@@ -144,21 +144,25 @@ impl Rig {
         self.probes.sent(&[staged], now, now);
         let mut reply = self.message(staged.request_id, true);
         let quoted = self.message(staged.request_id, false);
-        match fate {
-            Fate::Silence | Fate::Refused | Fate::PutBack => {}
-            Fate::Answered(bytes, after) => {
+        match event {
+            RequestEvent::Silence | RequestEvent::Refused | RequestEvent::PutBack => {}
+            RequestEvent::Answered(bytes, after) => {
                 reply.resize(HEADER + bytes, 0);
                 let at = now + Duration::from_millis(after);
                 self.coming.push((at, self.to, reply));
             }
-            Fate::Changed => {
+            RequestEvent::Changed => {
                 reply[HEADER] ^= 1;
                 self.coming.push((now, self.to, reply));
             }
-            Fate::FromAnother => self.coming.push((now, self.other, reply)),
-            Fate::Error(icmp_type, code) => self.error(&quoted, icmp_type, code, self.other),
-            Fate::OwnError(icmp_type, code) => self.error(&quoted, icmp_type, code, self.own),
-            Fate::ShortQuote => self.error(&quoted[..HEADER], 3, 1, self.other),
+            RequestEvent::FromAnother => self.coming.push((now, self.other, reply)),
+            RequestEvent::Error(icmp_type, code) => {
+                self.error(&quoted, icmp_type, code, self.other);
+            }
+            RequestEvent::OwnError(icmp_type, code) => {
+                self.error(&quoted, icmp_type, code, self.own);
+            }
+            RequestEvent::ShortQuote => self.error(&quoted[..HEADER], 3, 1, self.other),
         }
     }
 
@@ -222,11 +226,18 @@ fn play(v6: bool, probing: &Probing, attempts: &[Attempt]) -> Finding {
         assert!(turns < 10_000, "the target is never settled");
         // The target has index 0: it is the only one.
         let number = usize::from(rig.probes.table.target(0).attempts) - 1;
-        let (fates, is_refused, loss) = &attempts[number.min(attempts.len() - 1)];
+        let (events, is_refused, loss) = &attempts[number.min(attempts.len() - 1)];
         match rig.probes.stage(rig.now, &mut rig.outgoing) {
             Ok(staged) => {
-                let fate = fates[staged.request % fates.len()];
-                rig.handle(staged, if *is_refused { Fate::Refused } else { fate });
+                let event = events[staged.request % events.len()];
+                rig.handle(
+                    staged,
+                    if *is_refused {
+                        RequestEvent::Refused
+                    } else {
+                        event
+                    },
+                );
             }
             Err(NotStaged::NotBefore(at)) => rig.now = rig.now.max(at),
             Err(NotStaged::Nothing | NotStaged::BatchFull) => {
@@ -259,7 +270,7 @@ proptest! {
     #[test]
     fn every_finding_of_every_sequence_of_attempts_passes_the_decoder(
         v6 in any::<bool>(),
-        attempts in vec((vec(fate(), 1..5), any::<bool>(), loss()), 1..4),
+        attempts in vec((vec(event(), 1..5), any::<bool>(), loss()), 1..4),
         count in 1..3_u16,
         retries in 0..3_u16,
     ) {
@@ -279,8 +290,8 @@ proptest! {
 #[test]
 fn an_unreachable_target_stays_unreachable_when_its_repeat_is_refused() {
     let attempts = [
-        (vec![Fate::Error(3, 1)], false, Loss::SendPath),
-        (vec![Fate::Refused], true, Loss::None),
+        (vec![RequestEvent::Error(3, 1)], false, Loss::SendPath),
+        (vec![RequestEvent::Refused], true, Loss::None),
     ];
     let probing = Probing {
         retries: 0,
@@ -312,7 +323,7 @@ fn forged_replies_plant_no_address_and_hide_no_answer() {
         rig.probes
             .enter(&findings, &schedule, &probing, &pace, destination);
         let staged = rig.probes.stage(rig.now, &mut rig.outgoing).unwrap();
-        rig.handle(staged, Fate::Silence);
+        rig.handle(staged, RequestEvent::Silence);
         let genuine = rig.message(staged.request_id, true);
         let mut forged = genuine.clone();
         forged[HEADER..].fill(0);

@@ -1,0 +1,65 @@
+//! Applies dead letters: chunks that killed their workers, and chunks whose message a policy of the broker removed.
+
+use pingfleet_wire::WorkChunk;
+
+use super::{BatchWriter, Disposition, RawMessage};
+use crate::{ChunkState, StoreError, chunk_state::chunk_state};
+
+impl BatchWriter<'_> {
+    /// Applies one dead letter: its chunk is dead, or due to be published again.
+    pub(super) fn take_dead<'b>(
+        &mut self,
+        message: &WorkChunk,
+        raw: &'b RawMessage,
+        reason: &str,
+    ) -> Result<Disposition<'b>, StoreError> {
+        let planned = match self.planned_chunk(message.database, message.key, message.token.0)? {
+            Ok(planned) => planned,
+            Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
+        };
+        let changes = self.changes.entry(planned.run).or_default();
+        if planned.state == ChunkState::Done
+            || (planned.state == ChunkState::Dead && !planned.retrying)
+        {
+            changes.duplicates += 1;
+            return Ok(Disposition::Duplicate);
+        }
+        if is_removed_by_policy(reason) && self.take_removed(planned.run, message.key.chunk)? {
+            return Ok(Disposition::Applied { rows: 0 });
+        }
+        let changes = self.changes.entry(planned.run).or_default();
+        changes.dead += 1;
+        self.transaction
+            .prepare_cached(concat!(
+                "UPDATE chunks SET state = ",
+                chunk_state!(Dead),
+                ", retrying = 0, dead_reason = ?3, settled_at_us = ?4
+                     WHERE run = ?1 AND chunk = ?2"
+            ))?
+            .execute((planned.run, message.key.chunk, reason, self.now))?;
+        Ok(Disposition::Applied { rows: 0 })
+    }
+
+    /// The chunk's message is gone, and no worker is to blame: it is due to be published again, as if the last publish had
+    /// never been. See [`crate::Writer::removed_chunks`]. Returns false when no producer supervises the run, so that nobody would
+    /// publish it.
+    fn take_removed(&mut self, run: i64, chunk: u32) -> Result<bool, StoreError> {
+        let changed = self
+            .transaction
+            .prepare_cached(
+                "UPDATE chunks SET published_at_us = -?3, publishes = max(publishes - 1, 0), published_round = -1
+                 WHERE run = ?1 AND chunk = ?2
+                   AND EXISTS (SELECT 1 FROM runs n
+                               WHERE n.run = ?1 AND n.state = 'running' AND n.lease_renewed_us IS NOT NULL)",
+            )?
+            .execute((run, chunk, self.now))?;
+        self.report.removed_by_policy += changed as u64;
+        Ok(changed > 0)
+    }
+}
+
+/// Whether a policy removed a message from its queue: it was older than `message-ttl`, or the queue longer than
+/// `max-length` (RabbitMQ's guide to dead letter exchanges, reasons of `x-death`).
+fn is_removed_by_policy(reason: &str) -> bool {
+    matches!(reason, "expired" | "maxlen")
+}
