@@ -24,7 +24,7 @@ fn heartbeats(events: &[Event]) -> Vec<&Heartbeat> {
     events
         .iter()
         .filter_map(|event| match event {
-            Event::Heartbeat(heartbeat) => Some(heartbeat),
+            Event::Heartbeat(heartbeat) => Some(&**heartbeat),
             _ => None,
         })
         .collect()

@@ -58,7 +58,7 @@ pub(crate) enum Event {
     Requeued(Option<u32>),
     Prefetch(u16),
     Stopped,
-    Heartbeat(Heartbeat),
+    Heartbeat(Box<Heartbeat>),
 }
 
 /// The body of a result, too long to be shown.
@@ -111,7 +111,7 @@ impl Watch for Arc<Floor> {
     ) -> Result<Confirm, BrokerError> {
         if queue == QueueName::HEARTBEATS {
             let heartbeat = Heartbeat::decode(body).expect("the worker sends what it can read");
-            self.log.note(Event::Heartbeat(heartbeat));
+            self.log.note(Event::Heartbeat(Box::new(heartbeat)));
             let confirm = pass.await?;
             return Ok(if self.heartbeats_unconfirmed.load(Ordering::Relaxed) {
                 future::pending().boxed()

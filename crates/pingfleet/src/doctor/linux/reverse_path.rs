@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use super::{CheckResult, KernelFile, Unavailable, sysctl_command};
+use super::{CheckResult, KernelFile, sysctl_command};
 
 /// Strict mode. 0 is off, 2 is loose: any route back is enough.
 const STRICT: u64 = 1;
@@ -14,28 +14,26 @@ const STRICT: u64 = 1;
 const OTHERS: [&str; 3] = ["all", "default", "lo"];
 
 pub(super) fn check() -> CheckResult {
-    let names = fs::read_dir("/proc/sys/net/ipv4/conf").map(|entries| {
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut names: Vec<_> = names.filter(|name| !OTHERS.contains(&&name[..])).collect();
-        names.sort();
-        names
-    });
-    let setting = |name: &str| KernelFile::sysctl(&format!("net.ipv4.conf.{name}.rp_filter"));
-    let interfaces = names.unwrap_or_default().into_iter();
-    let interfaces = interfaces.filter_map(|name| {
+    let all = match KernelFile::sysctl("net.ipv4.conf.all.rp_filter").number() {
+        Ok(all) => all,
+        Err(unavailable) => return unavailable.into(),
+    };
+    let names = match fs::read_dir("/proc/sys/net/ipv4/conf") {
+        Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()),
+        Err(error) => return CheckResult::NotShown(error.to_string()),
+    };
+    let mut names: Vec<_> = names.filter(|name| !OTHERS.contains(&&name[..])).collect();
+    names.sort();
+    let interfaces = names.into_iter().filter_map(|name| {
         // The name of an interface may contain a dot, and one may be removed meanwhile.
         let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
         let value = KernelFile::file(&path).number().ok()?;
         Some((name, value))
     });
-    judge(setting("all").number(), interfaces.collect())
+    judge(all, &interfaces.collect::<Vec<_>>())
 }
 
-fn judge(all: Result<u64, Unavailable>, interfaces: Vec<(String, u64)>) -> CheckResult {
-    let all = match all {
-        Ok(all) => all,
-        Err(unavailable) => return unavailable.into(),
-    };
+fn judge(all: u64, interfaces: &[(String, u64)]) -> CheckResult {
     let strict = interfaces.iter().filter(|(_, own)| all.max(*own) == STRICT);
     let strict: Vec<_> = strict.map(|(name, _)| name.as_str()).collect();
     if strict.is_empty() || interfaces.len() == 1 {
@@ -58,7 +56,7 @@ mod tests {
         let interfaces = interfaces
             .iter()
             .map(|(name, own)| ((*name).to_owned(), *own));
-        judge(Ok(all), interfaces.collect())
+        judge(all, &interfaces.collect::<Vec<_>>())
     }
 
     #[test]
