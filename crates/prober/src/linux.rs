@@ -8,6 +8,7 @@
 //! Each thread has one `engine` for each socket, and a socket for each egress and next hop. Tasks of the thread drive the
 //! engines, so the prober must run in a [`LocalSet`](tokio::task::LocalSet).
 
+mod clocks;
 mod driver;
 mod engine;
 mod local_loss;
@@ -15,6 +16,7 @@ mod message;
 mod network;
 mod prober;
 mod probes;
+mod send_times;
 mod socket;
 mod syscall;
 

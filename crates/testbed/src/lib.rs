@@ -3,6 +3,7 @@
 //! Invariant: everything that is started here ends with the value that started it, and at the latest with the test
 //! process, however that ends. Nothing of the machine's own broker or network is touched.
 
+mod capture;
 mod cleanup;
 mod disk;
 mod namespace;
@@ -10,4 +11,4 @@ mod ports;
 mod rabbit;
 pub mod simnet;
 
-pub use self::{disk::SmallDisk, namespace::Namespace, rabbit::Rabbit};
+pub use self::{capture::Capture, disk::SmallDisk, namespace::Namespace, rabbit::Rabbit};

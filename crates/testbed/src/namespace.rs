@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use crate::cleanup::Cleanup;
+use crate::{capture::Capture, cleanup::Cleanup};
 
 /// One end of the link. All targets are routed by the far end, so one neighbour serves all addresses.
 struct End {
@@ -120,6 +120,14 @@ impl Namespace {
     #[must_use]
     pub fn prober(&self) -> &str {
         &self.prober
+    }
+
+    /// Begins to capture the echo messages on the link, where probes are sent from.
+    ///
+    /// # Errors
+    /// When there is no packet socket.
+    pub fn capture(&self) -> anyhow::Result<Capture> {
+        Capture::start(&self.prober)
     }
 
     fn make(&self) -> anyhow::Result<()> {

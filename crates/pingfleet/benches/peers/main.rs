@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod broker;
+mod capture;
 mod held;
 mod machine;
 mod outstanding;
@@ -60,6 +61,8 @@ enum Case {
     Held,
     /// Round-trip times beside those of ping
     Rtt,
+    /// Round-trip times beside a capture of the link, at 50,000 requests a second
+    Capture,
 }
 
 impl Case {
@@ -107,6 +110,7 @@ fn main() -> anyhow::Result<()> {
             Case::Million => sweep::million(&site, &mut rows, arguments.rounds)?,
             Case::Memory => broker::memory(&site, &mut rows)?,
             Case::Held => held::held(&site, &mut rows, arguments.rounds)?,
+            Case::Capture => capture::capture(&site, &mut rows, arguments.rounds)?,
             Case::Rtt => rtt::rtt(&site, &mut rows, arguments.rounds)?,
         }
     }

@@ -116,7 +116,7 @@ fn row(case: &'static str, program: &'static str, round: u32, samples: Vec<f64>)
 }
 
 /// The smallest sample that is not exceeded by this share of them.
-fn percentile(samples: &[f64], share: f64) -> f64 {
+pub(crate) fn percentile(samples: &[f64], share: f64) -> f64 {
     let mut samples = samples.to_vec();
     samples.sort_by(f64::total_cmp);
     let place = (samples.len() as f64 * share).ceil() as usize;

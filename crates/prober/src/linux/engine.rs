@@ -5,9 +5,10 @@
 use std::{
     io,
     num::NonZeroUsize,
+    ops::Range,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
@@ -17,14 +18,16 @@ use tracing::warn;
 
 use super::{
     SocketKey,
+    clocks::Clocks,
     local_loss::{LossDetector, Watched, is_of_path},
     message::EchoFormat,
     network::NextHop,
     probes::{NotStaged, Probes, Staged},
+    send_times::end_of_call,
     socket::Opened,
     syscall::{
-        ErrorQueue, Incoming, MAX_BATCH, Memory, Outgoing, is_back_pressure, may_be_of_another,
-        memory,
+        ErrorQueue, Incoming, MAX_BATCH, Memory, Outgoing, Queued, SendStamps, is_back_pressure,
+        may_be_of_another, memory, set_send_stamps,
     },
 };
 use crate::prober::ProbeCounters;
@@ -228,20 +231,25 @@ impl Engine {
             probes.answered(message.from, message.bytes, || {
                 clocks
                     .get_or_insert_with(Clocks::read)
-                    .moment(message.arrived, earliest)
+                    .arrival(message.arrived, earliest)
             });
         })
     }
 
-    /// Reads the error queue.
+    /// Reads the error queue: ICMP errors, and when a sampled request left.
     fn read_errors(&mut self, socket: &Socket) -> ErrorsRead {
         let Self { probes, errors, .. } = self;
         let mut found = ErrorsRead::default();
         while found.read < MAX_ERRORS
             && errors
-                .read(socket, |error| {
-                    probes.icmp_error(&error, Instant::now());
-                    found.by_icmp += 1;
+                .read(socket, |queued| match queued {
+                    Queued::Error(error) => {
+                        probes.icmp_error(&error, Instant::now());
+                        found.by_icmp += 1;
+                    }
+                    Queued::Stamp(stamp) => probes.stamped(stamp.key, |earliest| {
+                        Clocks::read().departure(stamp.left, earliest)
+                    }),
                 })
                 .is_ok()
         {
@@ -313,13 +321,14 @@ impl Engine {
         let staged = std::mem::take(&mut self.staged);
         let mut first = 0;
         let mut refusals = Refusals::default();
+        let now = Instant::now();
+        let mut sample = self.probes.send_times().choose(staged.len(), now);
         while first < staged.len() {
-            let before = Instant::now();
-            match self.outgoing.send(socket, first) {
+            let numbers = first..end_of_call(first, staged.len(), sample);
+            let is_sample = sample.take_if(|at| *at == first).is_some();
+            let (before, sent) = self.send_some(socket, &staged, numbers, is_sample);
+            match sent {
                 Ok(accepted) => {
-                    let sent = &staged[first..first + accepted];
-                    self.probes.sent(sent, before, Instant::now());
-                    self.counters.add_requests(accepted as u64);
                     first += accepted;
                     refusals.in_a_row = 0;
                 }
@@ -356,6 +365,54 @@ impl Engine {
         self.outgoing.clear();
         self.staged = staged;
         self.staged.clear();
+    }
+
+    /// Sends the requests with these numbers in one call, and notes those that the kernel accepts. Returns the moment before
+    /// the call, and how many were accepted.
+    fn send_some(
+        &mut self,
+        socket: &Socket,
+        staged: &[Staged],
+        numbers: Range<usize>,
+        is_sample: bool,
+    ) -> (Instant, Result<usize, Errno>) {
+        let first = numbers.start;
+        let is_stamped = is_sample
+            && self.probes.send_times().may_stamp(Instant::now())
+            && set_send_stamps(socket, SendStamps::On).is_ok();
+        let before = Instant::now();
+        let sent = self.outgoing.send(socket, numbers);
+        let after = Instant::now();
+        if is_stamped {
+            self.end_stamp(socket, sent.is_ok());
+        }
+        if let Ok(accepted) = sent {
+            let accepted = &staged[first..first + accepted];
+            self.probes.sent(accepted, before, after);
+            self.counters.add_requests(accepted.len() as u64);
+            if is_sample {
+                self.probes.send_times().sampled(before, after);
+            }
+            if is_stamped {
+                self.probes.await_stamp(staged[first], before);
+                // It has left already, unless it waits for the link or for a link address.
+                self.read_errors(socket);
+            }
+        }
+        (before, sent)
+    }
+
+    /// From now on no request is stamped. After a refusal it is not known whether the kernel has counted the request.
+    fn end_stamp(&mut self, socket: &Socket, is_sent: bool) {
+        let stamps = if is_sent {
+            SendStamps::Paused
+        } else {
+            self.probes.send_times().keys_restarted();
+            SendStamps::Off
+        };
+        if let Err(error) = set_send_stamps(socket, stamps) {
+            warn!(%error, "the kernel goes on to stamp every request");
+        }
     }
 
     /// Whether `error` concerns the request that was to be sent. It may be the ICMP error of another target, which was
@@ -408,30 +465,4 @@ struct ErrorsRead {
     read: usize,
     /// Those of them that came by ICMP.
     by_icmp: usize,
-}
-
-/// Both clocks at one moment.
-struct Clocks {
-    wall: Duration,
-    now: Instant,
-}
-
-impl Clocks {
-    fn read() -> Self {
-        Self {
-            wall: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
-            now: Instant::now(),
-        }
-    }
-
-    /// The moment of a timestamp of the wall clock. It is not before `earliest`, up to which all earlier messages were
-    /// read, so a step of the wall clock does little harm.
-    fn moment(&self, timestamp: Option<Duration>, earliest: Instant) -> Instant {
-        let age = timestamp.map_or(Duration::ZERO, |at| self.wall.saturating_sub(at));
-        self.now
-            .checked_sub(age)
-            .map_or(earliest, |at| at.max(earliest))
-    }
 }

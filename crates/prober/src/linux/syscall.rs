@@ -1,12 +1,14 @@
-//! The system calls of the engine: many messages in one call, the kernel's receive timestamps, the error queue, and the
+//! The system calls of the engine: many messages in one call, the kernel's timestamps, the error queue, and the
 //! socket's memory counters. All unsafe code of the engine is here: registering a descriptor with the runtime, and reading
 //! the counters.
 //!
-//! Source: Linux `sendmmsg(2)`, `recvmmsg(2)`, `ip(7)` and `ipv6(7)` on `IP_RECVERR`, `socket(7)`, `sock_diag(7)`.
+//! Source: Linux `sendmmsg(2)`, `recvmmsg(2)`, `ip(7)` and `ipv6(7)` on `IP_RECVERR`, `socket(7)`, `sock_diag(7)`,
+//! Documentation/networking/timestamping.rst.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    ops::Range,
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -18,14 +20,16 @@ use nix::{
     sys::{
         socket::{
             ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrStorage,
-            recvmmsg, recvmsg, sendmmsg, setsockopt,
-            sockopt::{Ipv4RecvErr, Ipv6RecvErr, ReceiveTimestampns},
+            TimestampingFlag, recvmmsg, recvmsg, sendmmsg, setsockopt,
+            sockopt::{Ipv4RecvErr, Ipv6RecvErr, ReceiveTimestampns, Timestamping},
         },
         time::TimeSpec,
     },
 };
 use socket2::Socket;
 use tokio::io::{Interest, unix::AsyncFd};
+
+use super::send_times::MAX_PIECE;
 
 /// The most messages in one call.
 pub(super) const MAX_BATCH: usize = 64;
@@ -41,6 +45,9 @@ const SO_MEMINFO: libc::c_int = 55;
 
 /// Values of `SO_MEMINFO` (`linux/sock_diag.h`, `SK_MEMINFO_VARS`).
 const MEMINFO_VALUES: usize = 9;
+
+/// The kind of a stamp that was taken when the driver got the message (`linux/errqueue.h`), which libc does not have.
+const SCM_TSTAMP_SND: u32 = 0;
 
 /// Registers a socket with the current runtime, for incoming messages and errors.
 pub(super) fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
@@ -63,6 +70,31 @@ pub(super) fn enable_timestamps_and_errors(socket: &Socket, v6: bool) -> io::Res
         setsockopt(socket, Ipv4RecvErr, &true)?;
     }
     Ok(())
+}
+
+/// Whether the kernel stamps requests when they leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SendStamps {
+    /// Each request from now on gets a stamp, which comes by the error queue with a key: the stamped requests of the socket
+    /// are counted from 0.
+    On,
+    /// No request gets a stamp. The count goes on with the next stamped request.
+    Paused,
+    /// No request gets a stamp. The count starts again with the next stamped request.
+    Off,
+}
+
+/// Lets the kernel stamp requests, or not. Stamps have the form of the receive timestamps. `SOF_TIMESTAMPING_SOFTWARE`
+/// stays off: it would add a second timestamp to each received message.
+pub(super) fn set_send_stamps(socket: &Socket, stamps: SendStamps) -> Result<(), Errno> {
+    let with_keys =
+        TimestampingFlag::SOF_TIMESTAMPING_OPT_ID | TimestampingFlag::SOF_TIMESTAMPING_OPT_TSONLY;
+    let flags = match stamps {
+        SendStamps::On => TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE | with_keys,
+        SendStamps::Paused => with_keys,
+        SendStamps::Off => TimestampingFlag::empty(),
+    };
+    setsockopt(socket, Timestamping, &flags)
 }
 
 /// The kernel memory that a socket uses, and what it lost for lack of memory.
@@ -169,14 +201,15 @@ impl Outgoing {
         self.to.clear();
     }
 
-    /// Sends the messages from number `first` on. Returns how many the kernel accepted, at least one.
+    /// Sends the messages with these numbers, in one call. Returns how many the kernel accepted, at least one.
     ///
     /// # Errors
     /// Why the kernel refused the first of them, or an error of an earlier message that was pending on the socket.
-    pub(super) fn send(&mut self, socket: &Socket, first: usize) -> Result<usize, Errno> {
-        let mut slices = [[IoSlice::new(&[])]; MAX_BATCH];
-        let mut start = first.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let ends = &self.ends[first..];
+    pub(super) fn send(&mut self, socket: &Socket, numbers: Range<usize>) -> Result<usize, Errno> {
+        let mut slices = [[IoSlice::new(&[])]; MAX_PIECE];
+        let before = numbers.start.checked_sub(1);
+        let mut start = before.map_or(0, |before| self.ends[before]);
+        let ends = &self.ends[numbers.clone()];
         for (slice, end) in slices.iter_mut().zip(ends) {
             *slice = [IoSlice::new(&self.bytes[start..*end])];
             start = *end;
@@ -185,7 +218,7 @@ impl Outgoing {
             socket.as_raw_fd(),
             &mut self.headers,
             &slices[..ends.len()],
-            &self.to[first..],
+            &self.to[numbers],
             [],
             MsgFlags::MSG_DONTWAIT,
         )
@@ -285,7 +318,22 @@ pub(super) struct NetworkError<'a> {
     pub(super) reporter: SocketAddr,
 }
 
-/// Buffers for one error.
+/// What was in the error queue.
+pub(super) enum Queued<'a> {
+    Error(NetworkError<'a>),
+    Stamp(SendStamp),
+}
+
+/// When a request left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SendStamp {
+    /// How many requests of the socket were stamped before.
+    pub(super) key: u32,
+    /// By the wall clock, since 1970.
+    pub(super) left: Duration,
+}
+
+/// Buffers for one entry of the error queue.
 pub(super) struct ErrorQueue {
     bytes: Box<[u8]>,
     control: Vec<u8>,
@@ -299,14 +347,14 @@ impl ErrorQueue {
         }
     }
 
-    /// Removes one error from the queue, and passes it to `take` if it came by ICMP. Never waits.
+    /// Removes one entry from the queue, and passes it to `take` if it came by ICMP or is a stamp. Never waits.
     ///
     /// # Errors
     /// [`Errno::EAGAIN`] when there is none.
     pub(super) fn read(
         &mut self,
         socket: &Socket,
-        take: impl FnOnce(NetworkError<'_>),
+        take: impl FnOnce(Queued<'_>),
     ) -> Result<(), Errno> {
         let mut slices = [IoSliceMut::new(&mut self.bytes)];
         let message = recvmsg::<SockaddrStorage>(
@@ -317,31 +365,43 @@ impl ErrorQueue {
         )?;
         let quoted = message.iovs().next().unwrap_or_default();
         let to = message.address.as_ref().and_then(address);
-        let error = message.cmsgs().ok().and_then(|mut all| {
-            all.find_map(|control| match control {
-                ControlMessageOwned::Ipv4RecvErr(error, from)
-                    if error.ee_origin == libc::SO_EE_ORIGIN_ICMP =>
-                {
-                    let from = SockaddrIn::from(from?);
-                    Some((error, SocketAddrV4::from(from).into()))
+        let (mut error, mut stamp, mut key) = (None, None, None);
+        for control in message.cmsgs().into_iter().flatten() {
+            let (entry, reporter) = match control {
+                ControlMessageOwned::ScmTimestampns(at) => {
+                    stamp = Some(Duration::from(at));
+                    continue;
                 }
-                ControlMessageOwned::Ipv6RecvErr(error, from)
-                    if error.ee_origin == libc::SO_EE_ORIGIN_ICMP6 =>
-                {
-                    let from = SockaddrIn6::from(from?);
-                    Some((error, SocketAddrV6::from(from).into()))
+                ControlMessageOwned::Ipv4RecvErr(entry, from) => {
+                    let from = from.map(|from| SocketAddrV4::from(SockaddrIn::from(from)).into());
+                    (entry, from)
                 }
-                _ => None,
-            })
-        });
+                ControlMessageOwned::Ipv6RecvErr(entry, from) => {
+                    let from = from.map(|from| SocketAddrV6::from(SockaddrIn6::from(from)).into());
+                    (entry, from)
+                }
+                _ => continue,
+            };
+            match entry.ee_origin {
+                libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
+                    error = reporter.map(|reporter: SocketAddr| (entry, reporter));
+                }
+                libc::SO_EE_ORIGIN_TIMESTAMPING if entry.ee_info == SCM_TSTAMP_SND => {
+                    key = Some(entry.ee_data);
+                }
+                _ => {}
+            }
+        }
         if let (Some(to), Some((error, reporter))) = (to, error) {
-            take(NetworkError {
+            take(Queued::Error(NetworkError {
                 quoted,
                 to,
                 icmp_type: error.ee_type,
                 code: error.ee_code,
                 reporter,
-            });
+            }));
+        } else if let (Some(key), Some(left)) = (key, stamp) {
+            take(Queued::Stamp(SendStamp { key, left }));
         }
         Ok(())
     }
@@ -357,3 +417,6 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
             .map(|v6| SocketAddrV6::from(*v6).into())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -260,6 +260,13 @@ impl TargetState {
         self.enter(request, left, at, RequestState::InFlight);
     }
 
+    /// The kernel says that request `request` left at `left`. An answer that came before keeps its round trip.
+    pub fn left(&mut self, request: usize, left: Instant) {
+        if let Some(request) = self.requests.get_mut(request) {
+            request.left = left;
+        }
+    }
+
     /// The kernel refused request `request`, the one that [`Step::Send`] named, for another reason than
     /// back-pressure. It counts as failed; the retries follow.
     pub fn refused(&mut self, request: usize, at: Instant, errno: i32) {

@@ -34,6 +34,7 @@ use std::{
 use anyhow::{Context, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 
+pub(crate) use self::observer::open as open_packet_socket;
 pub use self::{
     address::{HOSTS, IpVersion},
     behaviour::{Answer, Behaviour, Noise, Payload, Script, Send, duration},
@@ -246,7 +247,7 @@ fn join<T>(thread: Option<JoinHandle<T>>) -> anyhow::Result<T> {
 }
 
 /// Runs a closure on a thread in a network namespace.
-fn inside<T: std::marker::Send + 'static>(
+pub(crate) fn inside<T: std::marker::Send + 'static>(
     namespace: &str,
     act: impl FnOnce() -> anyhow::Result<T> + std::marker::Send + 'static,
 ) -> anyhow::Result<T> {

@@ -87,7 +87,7 @@ impl RequestLog {
 }
 
 /// Opens the socket in the network namespace of the calling thread.
-pub(super) fn open() -> nix::Result<OwnedFd> {
+pub(crate) fn open() -> nix::Result<OwnedFd> {
     let packets = socket(
         AddressFamily::Packet,
         SockType::Datagram,

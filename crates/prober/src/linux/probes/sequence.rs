@@ -70,6 +70,12 @@ impl SequenceMap {
         None
     }
 
+    /// The request with an id.
+    pub(super) fn get(&self, request_id: u32) -> Option<InFlight> {
+        let (used_by, in_flight) = self.slots[self.index(request_id)]?;
+        (used_by == request_id).then_some(in_flight)
+    }
+
     /// Removes a request.
     pub(super) fn remove(&mut self, request_id: u32) -> Option<InFlight> {
         let index = self.index(request_id);
@@ -140,6 +146,7 @@ mod tests {
                 .filter(|(_, in_flight)| in_flight.target == target)
                 .collect();
             assert_eq!(found, [(*request_id, in_flight(target))]);
+            assert_eq!(map.get(*request_id), Some(in_flight(target)));
         }
     }
 
@@ -165,6 +172,7 @@ mod tests {
         let request_id = map.insert(in_flight(1), |_| false).unwrap();
         assert_eq!(map.remove(request_id), Some(in_flight(1)));
         assert_eq!(map.remove(request_id), None);
+        assert_eq!(map.get(request_id), None);
         assert_eq!(map.candidates(request_id as u16).count(), 0);
         let next = map.insert(in_flight(2), |_| false).unwrap();
         assert_ne!(next as u16, request_id as u16);

@@ -361,3 +361,75 @@ fn all_threads_share_the_bound_for_neighbours() {
         );
     }
 }
+
+/// Eight requests to hosts of their own, sent in one call that took 100 ms; the answer to each comes 1 ms after the call
+/// began. When the thread was stopped within the call is not known.
+#[test]
+fn a_stall_while_requests_are_sent_makes_no_round_trip_too_short() {
+    const REQUESTS: u32 = 8;
+    let probing = Probing {
+        retries: 0,
+        size: PAYLOAD as u16,
+        rate: None,
+        ..Probing::default()
+    };
+    let mut rig = Rig::new(false, Instant::now());
+    let findings = Rc::new(ChunkFindings::new(REQUESTS as usize));
+    let address = |host: u32| IpAddr::from([198, 51, 100, host as u8]);
+    let destinations = (0..REQUESTS).map(|host| (host, Destination::from(address(host))));
+    let (schedule, pace) = (Schedule::of(&probing), Pace::unlimited());
+    rig.probes
+        .enter(&findings, &schedule, &probing, &pace, destinations);
+    let staged: Vec<_> =
+        std::iter::from_fn(|| rig.probes.stage(rig.now, &mut rig.outgoing).ok()).collect();
+    assert_eq!(staged.len(), REQUESTS as usize);
+    let (from, by) = (rig.now, rig.now + Duration::from_millis(100));
+    rig.probes.sent(&staged, from, by);
+    let after = Duration::from_millis(1);
+    for (host, staged) in (0..).zip(&staged) {
+        rig.to = address(host);
+        let reply = rig.message(staged.request_id, true);
+        let answer = (rig.to, 0).into();
+        rig.probes.answered(answer, &reply, || from + after);
+    }
+    let found = futures_util::FutureExt::now_or_never(findings.complete());
+    for finding in found.expect("all are answered") {
+        let rtt = finding.rtt.expect("it is answered").min_ns;
+        assert!(u128::from(rtt) >= after.as_nanos(), "{rtt} ns");
+    }
+}
+
+/// The kernel says that the request left 70 us after its call began, and a reply comes before or after that is read.
+#[test]
+fn a_round_trip_begins_with_the_stamp_of_its_request() {
+    let us = Duration::from_micros;
+    for is_stamped in [true, false] {
+        let probing = Probing {
+            retries: 0,
+            size: PAYLOAD as u16,
+            rate: None,
+            ..Probing::default()
+        };
+        let mut rig = Rig::new(true, Instant::now());
+        let findings = Rc::new(ChunkFindings::new(1));
+        let destination = std::iter::once((0, Destination::from(rig.to)));
+        let (schedule, pace) = (Schedule::of(&probing), Pace::unlimited());
+        rig.probes
+            .enter(&findings, &schedule, &probing, &pace, destination);
+        let staged = rig.probes.stage(rig.now, &mut rig.outgoing).unwrap();
+        let from = rig.now;
+        rig.probes.sent(&[staged], from, from + us(90));
+        rig.probes.await_stamp(staged, from);
+        if is_stamped {
+            rig.probes.stamped(0, |earliest| Some(earliest + us(70)));
+        }
+        let reply = rig.message(staged.request_id, true);
+        let answer = (rig.to, 0).into();
+        rig.probes.answered(answer, &reply, || from + us(100));
+        // The target has left, and so has its request.
+        rig.probes.stamped(0, |earliest| Some(earliest + us(70)));
+        let found = futures_util::FutureExt::now_or_never(findings.complete());
+        let rtt = found.expect("it is answered")[0].rtt.unwrap().min_ns;
+        assert_eq!(rtt, if is_stamped { 30_000 } else { 100_000 });
+    }
+}
