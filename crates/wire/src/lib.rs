@@ -31,7 +31,7 @@ pub use limits::{
 };
 pub use outcome::{DnsFailure, LocalLoss, LocalLossCounts, Outcome, Status, StatusKind};
 pub use probing::{Family, Probing};
-pub use result::ResultChunk;
+pub use result::{MAX_STARTED_AT_US, ResultChunk};
 pub use rtt::Rtt;
 pub use target::Target;
 pub use work::{ChunkKey, Token, WorkChunk};
