@@ -3,16 +3,21 @@
 
 mod gateways;
 mod interface;
+mod link_watch;
 mod links;
 mod neighbours;
+mod netlink;
+mod next_hops;
 mod outages;
 mod own_addresses;
+mod route_files;
 mod routes;
+mod watch;
 pub(super) mod way_out;
 
 use std::{
-    collections::HashSet,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,18 +27,12 @@ use tracing::warn;
 
 use self::{
     gateways::Gateways,
-    interface::Interfaces,
-    links::{Link, LinkMonitor},
     neighbours::NeighbourTables,
-    outages::Outages,
-    own_addresses::OwnAddresses,
-    routes::RouteTable,
+    next_hops::NextHops,
+    watch::{LINKS_INTERVAL, NetworkWatch, Published},
 };
-pub(super) use self::{neighbours::NeighbourState, routes::NextHop};
+pub(super) use self::{neighbours::NeighbourState, next_hops::NextHop};
 use crate::prober::Destination;
-
-/// The shortest time between two checks of the links.
-const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A refused request is put down to an outage that was observed within this time before.
 const OUTAGE_AGE: Duration = Duration::from_millis(500);
@@ -42,116 +41,66 @@ const OUTAGE_AGE: Duration = Duration::from_millis(500);
 const NO_NEIGHBOURS: &str =
     "cannot read the neighbour tables: a neighbour that answers ARP only is down without a reason";
 
-/// The network of the calling thread.
+/// The network of the calling thread. What takes long to read is read by the threads of `watch`.
 #[derive(Debug)]
 pub(super) struct Network {
-    monitor: Option<LinkMonitor>,
-    interfaces: Interfaces,
-    routes: RouteTable,
-    outages: Outages,
-    own_addresses: OwnAddresses,
+    /// `None`: outages of links and routes are not detected.
+    watch: Option<Arc<NetworkWatch>>,
+    /// What was known at the last check.
+    known: Published,
+    next_hops: NextHops,
     gateways: Gateways,
     /// `None` after an error: then no neighbour counts as having answered.
     neighbours: Option<NeighbourTables>,
-    last_checked: Option<Instant>,
+    /// When the gateways were last checked, and a check of the links was asked for.
+    last_asked: Option<Instant>,
 }
 
 impl Network {
     /// Reads the current state, and receives changes from now on.
     pub(super) fn watch() -> Self {
-        let monitor = LinkMonitor::listen()
+        let watch = NetworkWatch::of_this_thread()
             .inspect_err(|error| warn!(%error, "link outages are not detected"))
             .ok();
         let neighbours = NeighbourTables::open()
             .inspect_err(|error| warn!(%error, "{NO_NEIGHBOURS}"))
             .ok();
-        let now = Instant::now();
         let mut network = Self {
-            monitor,
-            interfaces: Interfaces::default(),
-            routes: RouteTable::default(),
-            outages: Outages::default(),
-            own_addresses: OwnAddresses::read(),
+            watch,
+            known: Published::default(),
+            next_hops: NextHops::default(),
             gateways: Gateways::watch(),
             neighbours,
-            last_checked: None,
+            last_asked: None,
         };
-        // Before the links: an interface that is down now still has its routes.
-        network.routes.refresh(&network.interfaces, now);
-        network.check(now);
+        network.check(Instant::now());
         network
     }
 
-    /// Reads the routes again if they are old.
-    pub(super) fn refresh_routes(&mut self, now: Instant) {
-        if self.routes.are_old(now) {
-            self.check(now);
-            self.routes.refresh(&self.interfaces, now);
-        }
-    }
-
-    /// When the links were last checked.
-    pub(super) fn last_checked(&self) -> Option<Instant> {
-        self.last_checked
-    }
-
-    /// Checks the links, unless that was done just before.
-    pub(super) fn check(&mut self, now: Instant) {
-        if self
-            .last_checked
-            .is_some_and(|checked| now < checked + CHECK_INTERVAL)
-        {
-            return;
-        }
-        self.last_checked = Some(now);
-        self.gateways.check(self.routes.gateways(), now);
-        let Some(events) = self.monitor.as_ref().map(LinkMonitor::read) else {
-            return;
+    /// Every outage before this is known.
+    pub(super) fn known_until(&self) -> Option<Instant> {
+        let links = match self.watch {
+            Some(_) => self.known.links.known_until,
+            None => self.last_asked,
         };
-        // The events name a link that lost an address by its index, and list every link.
-        let lost_address: HashSet<_> = events
-            .links
-            .iter()
-            .filter(|link| events.lost_address.contains(&link.index))
-            .map(|link| link.name.clone())
-            .collect();
-        for link in events.links {
-            self.link_changed(link, now);
-        }
-        // An answer to an address that was removed is lost here.
-        for name in &lost_address {
-            self.outages
-                .mark_down(name, LocalLoss::NO_ADDRESS, &self.routes, now);
-        }
-        for name in &events.removed {
-            self.interfaces.remove(name);
-            self.outages
-                .mark_down(name, LocalLoss::LINK_DOWN, &self.routes, now);
-        }
-        if events.overrun {
-            for name in self.interfaces.names() {
-                self.outages
-                    .mark_down(&name, LocalLoss::SEND_PATH, &self.routes, now);
-            }
-        }
-        if events.addresses_changed || events.overrun {
-            self.outages.addresses_changed(now);
-            self.own_addresses = OwnAddresses::read();
-            self.routes.mark_old();
-        }
+        links.min(self.last_asked)
     }
 
-    /// Takes in the state of one link.
-    fn link_changed(&mut self, link: Link, now: Instant) {
-        let name = link.name.clone();
-        let state = link.state();
-        let before = self.interfaces.replace(link.name, state);
-        self.outages
-            .link_changed(&name, before, state, &self.routes, now);
-        if before != Some(state) {
-            // The kernel drops the routes of an interface that is set down.
-            self.routes.mark_old();
+    /// Takes in what is known of links and routes. Checks the gateways and asks for a check of the links, unless that was
+    /// done just before. Waits for nothing.
+    pub(super) fn check(&mut self, now: Instant) {
+        if let Some(watch) = &self.watch {
+            self.known = watch.published();
         }
+        let asked = self.last_asked.map(|asked| asked + LINKS_INTERVAL);
+        if asked.is_some_and(|until| now < until) {
+            return;
+        }
+        self.last_asked = Some(now);
+        if let Some(watch) = &self.watch {
+            watch.ask();
+        }
+        self.gateways.check(self.next_hops.gateways(), now);
     }
 
     /// The causes of the outages of links since `first` that may have cost a request to `to`, or its answer. Each counts for
@@ -163,16 +112,18 @@ impl Network {
         first: Instant,
         grace: Duration,
     ) -> LocalLoss {
-        self.outages
-            .may_have_lost(to, interface, first, grace, &self.routes)
+        let Published { links, routes } = &self.known;
+        links
+            .outages
+            .may_have_lost(to, interface, first, grace, routes)
     }
 
     /// When an interface was last observed not to work; of all interfaces, if none is named.
     pub(super) fn last_outage(&self, interface: Option<&str>) -> Option<Instant> {
-        self.outages.last_seen(interface)
+        self.known.links.outages.last_seen(interface)
     }
 
-    /// Why the kernel refused a request to `to` with `errno` at `now`. With `interface`, requests leave by it.
+    /// Why the kernel refused a request to `to` with `errno` at `now`, as far as is known by then. With `interface`, requests leave by it.
     pub(super) fn refusal_cause(
         &mut self,
         errno: Errno,
@@ -187,7 +138,7 @@ impl Network {
             _ => {}
         }
         self.check(now);
-        if self.outages.is_down_for(to, interface) {
+        if self.known.links.outages.is_down_for(to, interface) {
             return LocalLoss::LINK_DOWN;
         }
         let outage = self.may_have_lost(to, interface, now, OUTAGE_AGE);
@@ -196,7 +147,7 @@ impl Network {
                 return cause;
             }
         }
-        if self.own_addresses.has_one_like(to) {
+        if self.known.links.own_addresses.has_one_like(to) {
             LocalLoss::NO_ROUTE
         } else {
             LocalLoss::NO_ADDRESS
@@ -205,13 +156,13 @@ impl Network {
 
     /// Whether there was ever a route to `to` since the prober began.
     pub(super) fn had_route(&self, to: IpAddr) -> bool {
-        self.routes.had_route(to)
+        self.known.routes.had_route(to)
     }
 
     /// The gateway of a number, with its interface; `None` if it is unknown, or if several gateways share the number.
     pub(super) fn gateway(&self, v6: bool, next_hop: NextHop) -> Option<(String, IpAddr)> {
         match next_hop {
-            NextHop::Gateway(number) => self.routes.gateway(v6, number),
+            NextHop::Gateway(number) => self.next_hops.gateway(v6, number),
             NextHop::OnLink | NextHop::Other => None,
         }
     }
@@ -238,8 +189,8 @@ impl Network {
         interface: Option<&str>,
         first: Instant,
     ) -> NeighbourState {
-        let route = self.routes.best(to.address, interface);
-        let name = interface.or(route.map(|route| route.interface.as_str()));
+        let route = self.known.routes.best(to.address, interface);
+        let name = interface.or(route.map(|route| &*route.interface));
         let index = match to.scope_id {
             // Without such an interface nothing is known of what is on its link.
             0 => name.and_then(|name| if_nametoindex(name).ok()),
@@ -259,11 +210,12 @@ impl Network {
 
     /// Whether an address is one of this machine.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
-        self.own_addresses.contains(address)
+        self.known.links.own_addresses.contains(address)
     }
 
     /// Where a message to `to` goes first. With `interface`, it leaves by that one.
     pub(super) fn next_hop(&mut self, to: IpAddr, interface: Option<&str>) -> NextHop {
-        self.routes.next_hop(to, interface, &self.interfaces)
+        let Published { links, routes } = &self.known;
+        self.next_hops.of(to, interface, routes, &links.interfaces)
     }
 }

@@ -74,7 +74,7 @@ impl LossDetector {
     ) -> Instant {
         let mut network = self.network.borrow_mut();
         network.check(now);
-        let mut known_until = network.last_checked().map_or(now, |at| at.min(now));
+        let mut known_until = network.known_until().map_or(now, |at| at.min(now));
         let mut canary = self.canary.borrow_mut();
         canary.check(now);
         if let Some(at) = canary.last_lost() {

@@ -104,6 +104,8 @@ pub(in crate::linux) enum Verdict {
 pub(in crate::linux) struct RefusedPath {
     /// Refusals in a row.
     tried: u32,
+    /// When the first of them came.
+    since: Option<Instant>,
     /// The last pause, if nothing was accepted after it.
     pause: Option<Duration>,
     /// How long it has paused, less what time has given back.
@@ -117,6 +119,7 @@ impl RefusedPath {
     pub(in crate::linux) fn new() -> Self {
         Self {
             tried: 0,
+            since: None,
             pause: None,
             paused: Duration::ZERO,
             paused_at: None,
@@ -128,12 +131,18 @@ impl RefusedPath {
     pub(in crate::linux) fn accepted(&mut self, now: Instant) -> bool {
         self.accepted_at = Some(now);
         self.tried = 0;
+        self.since = None;
         self.pause.take().is_some()
     }
 
     /// Whether the path is refused: other targets than the refused ones are tried first.
     pub(in crate::linux) fn is_refused(&self) -> bool {
         self.pause.is_some()
+    }
+
+    /// When the first of the refusals in a row came, if the last request was refused.
+    pub(in crate::linux) fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     /// Whether requests were accepted a short time before `now`: a filter that refuses now has let others through.
@@ -145,6 +154,7 @@ impl RefusedPath {
     /// waited for.
     pub(in crate::linux) fn refused(&mut self, now: Instant) -> Option<Duration> {
         self.tried += 1;
+        self.since.get_or_insert(now);
         if self.tried < MAX_TRIED && self.pause.is_none() {
             return None;
         }

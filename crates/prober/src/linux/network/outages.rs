@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use super::{
 const ADDRESS_RECOVERY: Duration = Duration::from_secs(5);
 
 /// An outage of one interface.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct LinkOutage {
     /// When it was last observed.
     last_seen: Instant,
@@ -29,11 +30,13 @@ struct LinkOutage {
     /// Since when the interface has been down without a pause; `None` when it is running.
     down_since: Option<Instant>,
     /// What was sent by the interface during the outage: the prefixes of its routes. IPv4 comes first.
-    prefixes: [PrefixSet<Ipv6Net>; 2],
+    prefixes: Arc<[PrefixSet<Ipv6Net>; 2]>,
+    /// The number of the last routing table whose prefixes are among them.
+    table: Option<u64>,
 }
 
 /// The last outage of each interface, by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Outages(HashMap<String, LinkOutage>);
 
 impl Outages {
@@ -76,26 +79,30 @@ impl Outages {
         routes: &RouteTable,
         now: Instant,
     ) {
-        let mut its_routes = routes.of_interface(name).peekable();
-        if its_routes.peek().is_none() && !self.0.contains_key(name) {
+        let prefixes = routes.prefixes_by(name);
+        if prefixes.is_none() && !self.0.contains_key(name) {
             return;
         }
-        let prefixes: Vec<_> = its_routes
-            .map(|(family, route)| (family, route.prefix))
-            .collect();
         let outage = self.0.entry(name.to_owned()).or_insert_with(|| LinkOutage {
             last_seen: now,
             causes: LocalLoss::default(),
             down_since: None,
-            prefixes: Default::default(),
+            prefixes: Arc::default(),
+            table: None,
         });
         if now >= outage.last_seen + ADDRESS_RECOVERY {
             outage.causes = LocalLoss::default();
         }
         outage.causes = outage.causes.and(cause);
         outage.last_seen = now;
-        for (family, prefix) in prefixes {
-            outage.prefixes[family].insert(prefix);
+        if outage.table.replace(routes.number()) == Some(routes.number()) {
+            return;
+        }
+        let sets = Arc::make_mut(&mut outage.prefixes).iter_mut();
+        for (set, prefixes) in sets.zip(prefixes.into_iter().flatten()) {
+            for prefix in prefixes {
+                set.insert(*prefix);
+            }
         }
     }
 
@@ -153,7 +160,7 @@ impl Outages {
             let stayed_down = outage.down_since.is_some_and(|since| since <= first);
             match routes.best(to, None) {
                 Some(best) if stayed_down && best.gateway != Gateway::Unknown => {
-                    best.interface == **name
+                    *best.interface == **name
                 }
                 Some(_) if stayed_down => routes.any_by(to, name),
                 _ => true,

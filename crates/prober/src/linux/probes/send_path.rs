@@ -178,8 +178,10 @@ impl Probes {
             if errno == Errno::EPERM && self.path.refused.is_in_use(at) {
                 self.path.slowdown.lost(at);
             }
-            if verdict == Verdict::Wait {
-                let cause = self.refusal_cause(errno, to.address, at);
+            let cause = self.refusal_cause(errno, to.address, at);
+            // Before that the cause may be a wrong one, and there will be more refusals.
+            let is_known = self.detector.network().known_until() >= self.path.refused.since();
+            if verdict == Verdict::Wait && is_known {
                 self.report(index, cause);
             }
         }
