@@ -14,6 +14,7 @@ mod earlier_attempts;
 mod expectations;
 mod link_outages;
 mod lost_address;
+mod many_routes;
 mod neighbours;
 mod next_hops;
 mod own_path;
