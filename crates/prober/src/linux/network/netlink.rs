@@ -94,7 +94,7 @@ fn bytes(mut message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<u8> {
 #[derive(Debug)]
 pub(super) struct Messages<'a>(&'a [u8]);
 
-impl<'a> Messages<'a> {
+impl Messages<'_> {
     /// Whether something is left that is no whole message.
     pub(super) fn is_cut_short(&self) -> bool {
         !self.0.is_empty()

@@ -42,7 +42,7 @@ const ROUTES_PAUSE: u32 = 20;
 
 /// The routes are read again after this time, whatever the kernel reports: not every change of a next hop is a change of a
 /// route.
-const MAX_ROUTES_AGE: Duration = Duration::from_secs(60);
+const MAX_ROUTES_AGE: Duration = Duration::from_mins(1);
 
 /// The kernel's reports are taken at least this often, so that they find room.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
