@@ -22,6 +22,11 @@ impl Batch {
         self.incoming.is_empty()
     }
 
+    /// Deliveries that are not acked.
+    pub(crate) fn tags(&self) -> usize {
+        self.results.len() + self.dead.len() + self.heartbeats.len()
+    }
+
     /// Adds a delivery. One for another database is not added and stays unsettled: then this returns the UUID of that
     /// database.
     pub(crate) fn take(

@@ -23,6 +23,9 @@ pub use crate::settings::{WriterArgs, WriterSettings};
 /// The queues that the writer uses.
 const QUEUES: [QueueName; 3] = [QueueName::RESULTS, QueueName::DEAD, QueueName::HEARTBEATS];
 
+/// What the writer's sessions are for, in the log.
+const SESSION: &str = "results, dead letters and heartbeats";
+
 /// How long a second writer waits for the first one to leave the queue.
 const SECOND_WRITER_WAIT: Duration = Duration::from_secs(30);
 
@@ -97,30 +100,8 @@ pub async fn run(
     summary: watch::Sender<WriterSummary>,
     stop: CancellationToken,
 ) -> Result<WriterSummary, WriterError> {
-    // Consume nothing before a test commit has worked.
-    if !may_commit(db, &stop).await? {
-        return Ok(WriterSummary::default());
-    }
     summary.send_if_modified(|before| std::mem::take(before) != WriterSummary::default());
-    if settings.transport == Transport::Broker && !wait_for_the_other(&*broker, db, &stop).await? {
-        return Ok(WriterSummary::default());
-    }
-    session::note_writer_alive(db, settings.transport, &stop).await?;
-    let mut sessions = Sessions::default();
-    tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
-    loop {
-        let open = || WriterSession::open(&*broker, db, settings);
-        let Some(session) = sessions.open(None, &stop, open).await? else {
-            break;
-        };
-        match session.run(&summary, &stop).await? {
-            SessionEnd::Stopped => break,
-            SessionEnd::Lost(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "session lost; unsettled deliveries come again");
-            }
-        }
-    }
+    drain(&*broker, db, settings, &summary, &stop).await?;
     let summary = *summary.borrow();
     tracing::info!(
         rows = summary.rows,
@@ -130,6 +111,38 @@ pub async fn run(
         "writer stopped"
     );
     Ok(summary)
+}
+
+/// Drains the queues until `stop`, over as many sessions as that takes.
+async fn drain(
+    broker: &dyn Broker,
+    db: &DatabaseThread,
+    settings: &WriterSettings,
+    summary: &watch::Sender<WriterSummary>,
+    stop: &CancellationToken,
+) -> Result<(), WriterError> {
+    // Consume nothing before a test commit has worked.
+    if !may_commit(db, stop).await? {
+        return Ok(());
+    }
+    if settings.transport == Transport::Broker && !wait_for_the_other(broker, db, stop).await? {
+        return Ok(());
+    }
+    session::note_writer_alive(db, settings.transport, stop).await?;
+    let mut sessions = Sessions::new(SESSION);
+    tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
+    loop {
+        let open = || WriterSession::open(broker, db, settings);
+        let Some(session) = sessions.open(None, stop, open).await? else {
+            return Ok(());
+        };
+        match session.run(summary, stop).await? {
+            SessionEnd::Stopped => return Ok(()),
+            SessionEnd::Lost { error, unsettled } => {
+                sessions.lost(error, unsettled, "unsettled deliveries come again")?;
+            }
+        }
+    }
 }
 
 /// Waits until a transaction can be committed: another program may have the database's lock. Returns false when `stop`
@@ -153,13 +166,17 @@ async fn wait_for_the_other(
             broker.ensure(&QUEUES).await?;
             broker.depth(QueueName::RESULTS).await
         };
-        let Some(depth) = open_session(None, stop, look).await? else {
+        let Some(depth) = open_session(SESSION, None, stop, look).await? else {
             return Ok(false);
         };
         if depth.consumers == 0 {
             return Ok(true);
         }
-        if seen.get_or_insert_with(Instant::now).elapsed() >= SECOND_WRITER_WAIT {
+        let since = *seen.get_or_insert_with(|| {
+            tracing::info!("another writer consumes the results queue; waiting for it to leave");
+            Instant::now()
+        });
+        if since.elapsed() >= SECOND_WRITER_WAIT {
             let sign = db
                 .call(|store| store.writer_liveness(Transport::Broker))
                 .await?;
@@ -170,7 +187,6 @@ async fn wait_for_the_other(
                 }),
             });
         }
-        tracing::info!("another writer consumes the results queue; waiting for it to leave");
         tokio::select! {
             () = stop.cancelled() => return Ok(false),
             () = tokio::time::sleep(RECHECK_INTERVAL) => {}

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueName};
-use pingfleet_store::{Applied, ClosedRun, DatabaseThread, DecodedDelivery, Transport};
+use pingfleet_store::{
+    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Transport, run_span,
+};
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
     sync::watch,
@@ -39,7 +41,11 @@ pub(crate) enum SessionEnd {
     /// By the stop signal. Everything in hand is committed and acked.
     Stopped,
     /// By a broker error that a new session may fix.
-    Lost(BrokerError),
+    Lost {
+        error: BrokerError,
+        /// Deliveries in hand.
+        unsettled: usize,
+    },
 }
 
 /// Deliveries for other databases. They stay unsettled, so they return to the queue when the session ends.
@@ -109,7 +115,10 @@ impl<'a> WriterSession<'a> {
                 heartbeats.close().await;
                 Ok(SessionEnd::Stopped)
             }
-            Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost(error)),
+            Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost {
+                error,
+                unsettled: self.batch.tags(),
+            }),
             Err(error) => Err(error),
         }
     }
@@ -243,6 +252,7 @@ impl<'a> WriterSession<'a> {
             });
             is_large_run_settled = applied.is_large_run_settled;
             self.warn_of_policy(applied.removed_by_policy);
+            log_dead_chunks(&applied.dead);
             log_closed_runs(&applied.closed);
             tracing::debug!(
                 rows = applied.rows,
@@ -315,7 +325,20 @@ async fn commit(
 /// Logs the runs that were closed.
 fn log_closed_runs(closed: &[ClosedRun]) {
     for run in closed {
-        tracing::info!(run = run.run, complete = run.complete, "run closed");
+        run_span(run.run, run.run_id)
+            .in_scope(|| tracing::info!(complete = run.complete, "run closed"));
+    }
+}
+
+/// Logs the chunks that became dead.
+fn log_dead_chunks(dead: &[DeadChunks]) {
+    for dead in dead {
+        run_span(dead.run, dead.run_id).in_scope(|| {
+            tracing::warn!(
+                chunks = dead.chunks,
+                "chunks came back too often and are dead: `pingfleet verify` lists them, `pingfleet retry` publishes them again"
+            );
+        });
     }
 }
 

@@ -85,14 +85,17 @@ impl StatusBoard {
         }
     }
 
-    pub(crate) fn set_connected(&self, connected: bool) {
+    /// The worker has a session on the work queue, or lost it. Returns whether it is the first one.
+    pub(crate) fn set_connected(&self, connected: bool) -> bool {
         let mut current = self.current();
         current.connected = connected;
-        if connected && current.state == WorkerState::Starting {
+        let is_first = connected && current.state == WorkerState::Starting;
+        if is_first {
             current.state = WorkerState::Live;
         }
         drop(current);
         self.show();
+        is_first
     }
 
     /// Whether the worker has a session on the work queue.

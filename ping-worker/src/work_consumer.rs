@@ -4,8 +4,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{
-    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, KeyedMessage, QueueName, Sessions,
-    session_lost,
+    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, KeyedMessage, MessageKey as _,
+    QueueName, Sessions,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{
@@ -18,6 +18,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use crate::{
     WorkerError, WorkerSettings,
@@ -102,7 +103,7 @@ impl WorkConsumer {
     /// # Errors
     /// [`WorkerError`]: a final error of the broker, or no chunk can be probed any more.
     pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<usize, WorkerError> {
-        let mut sessions = Sessions::default();
+        let mut sessions = Sessions::new("work");
         loop {
             let broker = Arc::clone(&self.broker);
             let open = || async {
@@ -112,8 +113,9 @@ impl WorkConsumer {
             let Some(mut consumer) = sessions.open(None, stop, open).await? else {
                 return Ok(self.in_hand.len());
             };
-            self.status.set_connected(true);
-            tracing::info!(worker = self.settings.name, "worker ready");
+            if self.status.set_connected(true) {
+                tracing::info!(worker = self.settings.name, "worker ready");
+            }
             match self.serve(&mut *consumer, stop).await {
                 Ok(left) => {
                     consumer.close().await;
@@ -126,7 +128,7 @@ impl WorkConsumer {
                 Err(error) => {
                     self.status.set_connected(false);
                     let unsettled = self.in_hand.len();
-                    session_lost(error, unsettled, "unsettled chunks are delivered again")?;
+                    sessions.lost(error, unsettled, "unsettled chunks are delivered again")?;
                     self.in_hand.forget_tags();
                 }
             }
@@ -242,8 +244,10 @@ impl WorkConsumer {
                 self.publish(consumer, ended).await
             }
             Err(error) => {
-                tracing::error!(%error, "the task of a chunk failed");
-                match self.tasks.remove(&error.id()) {
+                let key = self.tasks.remove(&error.id());
+                let span = key.map_or_else(Span::none, ChunkKey::span);
+                span.in_scope(|| tracing::error!(%error, "the task of a chunk failed"));
+                match key {
                     Some(key) => self.return_to_queue(consumer, key).await,
                     None => Ok(()),
                 }
@@ -264,7 +268,8 @@ impl WorkConsumer {
                 return consumer.requeue(delivery.tag).await;
             }
         };
-        tracing::debug!(run_id = %chunk.key.run, chunk = chunk.key.chunk, targets = chunk.targets.len(), "chunk taken");
+        let span = chunk.key.span();
+        span.in_scope(|| tracing::debug!(targets = chunk.targets.len(), "chunk taken"));
         self.last = Some(Arc::clone(&chunk));
         let taken = self
             .in_hand
@@ -275,7 +280,7 @@ impl WorkConsumer {
             let key = chunk.key;
             let worker = self.settings.name.clone();
             let room = Arc::clone(&self.room);
-            let task = self.probing.spawn(async move {
+            let probing = async move {
                 let targets = u32::try_from(chunk.targets.len().min(MAX_TARGETS_PROBED));
                 // The semaphore is never closed, and a chunk has fewer targets than it has permits.
                 let room = room.acquire_many(targets.unwrap_or(1));
@@ -285,7 +290,8 @@ impl WorkConsumer {
                     key,
                     result: probed.map(|probed| encode(&chunk, worker, redelivered, probed)),
                 }
-            });
+            };
+            let task = self.probing.spawn(probing.instrument(span));
             self.tasks.insert(task.id(), key);
         }
         Ok(())
@@ -302,12 +308,14 @@ impl WorkConsumer {
             Ok(body) => {
                 // The channel has room for all chunks in hand, so this never waits for long.
                 if self.results.send(KeyedMessage { key, body }).await.is_err() {
-                    tracing::error!(run_id = %key.run, chunk = key.chunk, "the publisher ended early");
+                    key.span()
+                        .in_scope(|| tracing::error!("the publisher ended early"));
                 }
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, run_id = %key.run, chunk = key.chunk, "chunk returns to the queue");
+                key.span()
+                    .in_scope(|| tracing::error!(%error, "chunk returns to the queue"));
                 self.return_to_queue(consumer, key).await?;
                 if self.probe_threads.have_ended() {
                     return Err(BrokerError::Lost("no chunk can be probed".into()));

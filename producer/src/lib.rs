@@ -24,11 +24,13 @@ use pingfleet_broker::{Broker, BrokerError, CONNECT_TIMEOUT, QueueName, open_ses
 use pingfleet_settings::{Exit, Failure};
 use pingfleet_store::{
     DatabaseThread, FileLock, PlannedRun, Republish, RunState, RunSummary, StoreError, Transport,
+    run_span,
 };
 use pingfleet_targets::Targets;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub use crate::{
     args::{OutputArgs, PlanArgs, PrintFilter, ProducerSettings},
@@ -139,6 +141,18 @@ pub enum EndReason {
     OutputClosed,
 }
 
+impl EndReason {
+    /// The word in the log.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Detached => "detached",
+            Self::Interrupted => "interrupted",
+            Self::OutputClosed => "output closed",
+        }
+    }
+}
+
 impl RunOutcome {
     /// The stop signal came before the plan was complete.
     #[must_use]
@@ -148,6 +162,24 @@ impl RunOutcome {
             reason: EndReason::Interrupted,
             printed: PrintedChunks::default(),
         }
+    }
+
+    /// Logs it, with the run if there is one.
+    fn log(&self) {
+        let reason = self.reason.name();
+        let Some(summary) = &self.summary else {
+            tracing::info!(reason, "producer stopped");
+            return;
+        };
+        run_span(summary.run, summary.run_id).in_scope(|| {
+            tracing::info!(
+                reason,
+                state = summary.state.name(),
+                chunks = summary.chunks,
+                chunks_done = summary.chunks_done,
+                "producer stopped"
+            );
+        });
     }
 
     /// The exit code of a program that does nothing but produce.
@@ -195,7 +227,9 @@ pub async fn run(
     };
     tokio::select! {
         biased;
-        outcome = run_to_end(&broker, db, request, settings, out, progress, &stop) => outcome,
+        outcome = run_to_end(&broker, db, request, settings, out, progress, &stop) => {
+            outcome.inspect(RunOutcome::log)
+        }
         () = deadline => Err(ProducerError::StopDeadline { seconds: STOP_DEADLINE.as_secs() }),
     }
 }
@@ -244,17 +278,30 @@ async fn run_to_end(
             printed: PrintedChunks::default(),
         });
     };
-    let run = planned.run;
-    tracing::info!(run, run_id = %planned.run_id, "run started");
     let supervision = Supervision {
         broker,
         db,
-        run,
+        run: planned.run,
         settings,
         progress,
         stop,
     };
-    let ended = supervise::supervise(&supervision, out).await;
+    let span = run_span(planned.run, planned.run_id);
+    supervise_planned(planned, &supervision, out)
+        .instrument(span)
+        .await
+}
+
+/// Supervises a run whose plan is complete, and gives up its lease and its lock at the end.
+async fn supervise_planned(
+    planned: PlannedRun,
+    supervision: &Supervision<'_>,
+    out: &mut (dyn Write + Send),
+) -> Result<RunOutcome, ProducerError> {
+    let Supervision {
+        db, run, settings, ..
+    } = *supervision;
+    let ended = supervise::supervise(supervision, out).await;
     // Also after an error the lease is released, so that the run shows as incomplete.
     let released = db
         .call_while_busy(move |store| store.release_lease(run))
@@ -314,7 +361,10 @@ pub async fn check_broker(
     broker: &dyn Broker,
     stop: &CancellationToken,
 ) -> Result<bool, BrokerError> {
-    let reached = open_session(Some(CONNECT_TIMEOUT), stop, || broker.ensure(&QUEUES)).await?;
+    let reached = open_session("work", Some(CONNECT_TIMEOUT), stop, || {
+        broker.ensure(&QUEUES)
+    })
+    .await?;
     Ok(reached.is_some())
 }
 
@@ -330,12 +380,12 @@ async fn resume(
         return Err(ProducerError::OtherTransport { run });
     }
     let lock = FileLock::run(db.path(), run)?;
-    if retry {
-        let chunks = db
-            .call_while_busy(move |store| store.retry_dead(run))
-            .await?;
-        tracing::info!(run, chunks, "dead chunks are published again");
-    }
+    let dead_chunks = if retry {
+        db.call_while_busy(move |store| store.retry_dead(run))
+            .await?
+    } else {
+        0
+    };
     let before = db.call(move |store| store.summary(run)).await?;
     let republish = match before.transport {
         Transport::Sweep => Republish::All,
@@ -345,6 +395,7 @@ async fn resume(
         .call_while_busy(move |store| store.take_over_run(run, republish))
         .await?;
     if open {
+        run_span(run, before.run_id).in_scope(|| tracing::info!(dead_chunks, "run resumed"));
         return Ok(Some(PlannedRun {
             run,
             run_id: before.run_id,

@@ -83,11 +83,10 @@ impl<'a> OverdueSearch<'a> {
             return Ok(());
         }
         if overdue > 0 {
-            tracing::info!(run, chunks = overdue, "overdue chunks are published again");
+            tracing::info!(chunks = overdue, "overdue chunks are published again");
         }
         if removed_count > 0 {
             tracing::info!(
-                run,
                 chunks = removed_count,
                 "chunks that the broker removed are published again"
             );

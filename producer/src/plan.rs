@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use pingfleet_store::{
-    DatabaseThread, NewChunk, NewRun, PlannedProbing, PlannedRun, StoreError, Writer,
+    DatabaseThread, NewChunk, NewRun, PlannedProbing, PlannedRun, StoreError, Writer, run_span,
 };
 use pingfleet_targets::{Order, Targets};
 use pingfleet_wire::{ChunkKey, MAX_CHUNK_BYTES, Message as _, Target, Token, Version, WorkChunk};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::{ProducerError, ProducerSettings};
@@ -23,19 +24,16 @@ pub(crate) async fn write(
     settings: &ProducerSettings,
     stop: &CancellationToken,
 ) -> Result<Option<PlannedRun>, ProducerError> {
-    for run in db.call_while_busy(Writer::remove_abandoned_plans).await? {
-        tracing::info!(
-            run,
-            "removed the incomplete plan of a producer that no longer runs"
-        );
-    }
+    db.call_while_busy(Writer::remove_abandoned_plans).await?;
     let new = new_run(&targets, settings);
     let planned = db
         .call_while_busy(move |store| store.begin_run(&new))
         .await?;
     let run = planned.run;
     let cutter = Cutter::new(targets, settings, db.database(), planned.run_id);
-    let is_written = write_chunks(db, run, cutter, stop).await;
+    let span = run_span(run, planned.run_id);
+    span.in_scope(|| tracing::info!(targets = cutter.targets.count(), "planning a run"));
+    let is_written = write_chunks(db, run, cutter, stop).instrument(span).await;
     if matches!(is_written, Ok(true)) {
         return Ok(Some(planned));
     }
@@ -91,6 +89,7 @@ async fn write_chunks(
     }
     db.call_while_busy(move |store| store.start_run(run))
         .await?;
+    tracing::info!(chunks = cutter.chunk, "run started");
     Ok(true)
 }
 

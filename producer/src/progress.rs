@@ -1,12 +1,16 @@
 //! The progress of a run, as [`crate::run`] publishes it.
 
-use pingfleet_store::{RunState, StatusCounts, Transport};
+use pingfleet_store::{RunState, StatusCounts, Transport, run_span};
+use tracing::Span;
+use uuid::Uuid;
 
 /// How far a run is. A page or a progress bar can follow it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunProgress {
     /// The run's number; absent until its plan is complete.
     pub run: Option<i64>,
+    /// The run's id, with its number.
+    pub run_id: Option<Uuid>,
     /// What carries its messages.
     pub transport: Option<Transport>,
     /// The run's state.
@@ -36,6 +40,7 @@ impl Default for RunProgress {
     fn default() -> Self {
         Self {
             run: None,
+            run_id: None,
             transport: None,
             state: RunState::Planning,
             targets: 0,
@@ -52,6 +57,12 @@ impl Default for RunProgress {
 }
 
 impl RunProgress {
+    /// The span of what is logged about the run.
+    pub(crate) fn span(&self) -> Span {
+        let named = self.run.zip(self.run_id);
+        named.map_or_else(Span::none, |(run, run_id)| run_span(run, run_id))
+    }
+
     /// Targets that are settled.
     #[must_use]
     pub fn settled(&self) -> i64 {

@@ -73,7 +73,10 @@ impl RunProgressBar {
                     self.show(&progress);
                     if let Some(silent) = warning.is_due(Instant::now(), &progress) {
                         let is_connected = progress.is_work_consumed;
-                        self.0.suspend(|| warn_without_worker(silent, is_connected));
+                        let span = progress.span();
+                        self.0.suspend(|| {
+                            span.in_scope(|| warn_without_worker(silent, is_connected));
+                        });
                     }
                 }
             }

@@ -12,7 +12,9 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use pingfleet_broker::{Broker, ConfirmedMessage, ConfirmedPublisher, KeyedMessage, QueueName};
+use pingfleet_broker::{
+    Broker, ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey as _, QueueName,
+};
 use pingfleet_store::{DatabaseThread, MAX_UNRECORDED, OutboxChunk, PublishedChunk};
 use tokio::{
     sync::{mpsc, watch},
@@ -229,7 +231,9 @@ impl Feed<'_> {
             };
             let given = self.messages.as_ref().map(|to| to.try_send(message));
             if !matches!(given, Some(Ok(()))) {
-                tracing::debug!(chunk, "the publisher has ended");
+                chunk
+                    .span()
+                    .in_scope(|| tracing::debug!("the publisher has ended"));
             }
         }
     }

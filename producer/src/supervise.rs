@@ -294,6 +294,7 @@ impl<'a> Supervisor<'a> {
         let sent = self.published.sent.load(Ordering::Relaxed);
         self.progress.send_replace(RunProgress {
             run: Some(summary.run),
+            run_id: Some(summary.run_id),
             transport: Some(summary.transport),
             state: summary.state,
             targets: summary.targets,

@@ -8,7 +8,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -18,15 +17,15 @@ use futures_util::{
     future::{BoxFuture, FutureExt},
     stream::FuturesUnordered,
 };
+use pingfleet_wire::ChunkKey;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
-use crate::{
-    Broker, BrokerError, Confirmed, Publisher, QueueName, Sessions, backoff, session_lost,
-};
+use crate::{Broker, BrokerError, Confirmed, Publisher, QueueName, Sessions, backoff};
 
 /// The longest pause before a refused message is published again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -34,6 +33,26 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// A session is closed when nothing was sent for this long and nothing is unconfirmed. Heartbeats are more frequent, so a
 /// worker keeps its session.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Names a message: for the publisher's caller, and in the log.
+pub trait MessageKey: Copy + Send {
+    /// The span of the log lines about the message. It is an error span: no level of the log leaves it out.
+    fn span(self) -> Span;
+}
+
+/// A chunk, with its run.
+impl MessageKey for ChunkKey {
+    fn span(self) -> Span {
+        tracing::error_span!("chunk", run_id = %self.run, chunk = self.chunk)
+    }
+}
+
+/// A chunk of the run in whose span the publisher runs.
+impl MessageKey for u32 {
+    fn span(self) -> Span {
+        tracing::error_span!("chunk", chunk = self)
+    }
+}
 
 /// A message that is published until it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +141,7 @@ impl ConfirmedPublisher {
     ///
     /// # Errors
     /// A final [`BrokerError`].
-    pub async fn run<K: fmt::Display + Copy + Send>(
+    pub async fn run<K: MessageKey>(
         self,
         messages: mpsc::Receiver<KeyedMessage<K>>,
         confirmed: mpsc::Sender<ConfirmedMessage<K>>,
@@ -138,7 +157,7 @@ impl ConfirmedPublisher {
             next_number: 0,
             latest: self.latest,
         };
-        let mut sessions = Sessions::default();
+        let mut sessions = Sessions::new(self.what);
         loop {
             tokio::select! {
                 biased;
@@ -173,10 +192,10 @@ impl ConfirmedPublisher {
                         return Ok(outgoing.unconfirmed.len());
                     }
                     // It was closed on purpose, so the next one is opened without a pause.
-                    sessions = Sessions::default();
+                    sessions = Sessions::new(self.what);
                 }
                 Err(error) => {
-                    session_lost(
+                    sessions.lost(
                         error,
                         outgoing.unconfirmed.len(),
                         format_args!("unconfirmed {} are published again", self.what),
@@ -315,7 +334,7 @@ impl Session {
     }
 
     /// Publishes until no more can come, or until the session is idle.
-    async fn publish_all<K: fmt::Display + Copy>(
+    async fn publish_all<K: MessageKey>(
         &mut self,
         outgoing: &mut Outgoing<K>,
     ) -> Result<(), BrokerError> {
@@ -380,7 +399,7 @@ impl Session {
         Ok(())
     }
 
-    async fn take_answer<K: fmt::Display + Copy>(
+    async fn take_answer<K: MessageKey>(
         &mut self,
         outgoing: &mut Outgoing<K>,
         number: u64,
@@ -392,7 +411,8 @@ impl Session {
                 if let Some(stored) = outgoing.unconfirmed.remove(&number)
                     && outgoing.confirmed.send(stored.confirmed()).await.is_err()
                 {
-                    tracing::debug!(key = %stored.message.key, "nobody waits for a confirm");
+                    let span = stored.message.key.span();
+                    span.in_scope(|| tracing::debug!("nobody waits for a confirm"));
                 }
             }
             // A binding is missing: the check of the next session binds again.
@@ -404,9 +424,9 @@ impl Session {
             Confirmed::Refused => {
                 let pause = self.pauses.next().unwrap_or(MAX_PAUSE);
                 let refused = outgoing.unconfirmed.get(&number);
-                let key = refused.map(|refused| refused.message.key.to_string());
+                let span = refused.map_or_else(Span::none, |refused| refused.message.key.span());
                 let pause_ms = pause.as_millis() as u64;
-                tracing::warn!(key, pause_ms, "message refused, trying again");
+                span.in_scope(|| tracing::warn!(pause_ms, "message refused, trying again"));
                 // The other messages do not wait for it: a full queue refuses many at once.
                 self.refused.push(
                     async move {

@@ -21,11 +21,11 @@ use thiserror::Error;
 
 use self::rabbit::connect_problem::ConnectProblem;
 pub use self::{
-    confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage},
+    confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey},
     memory::MemoryBroker,
     queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
     rabbit::{RabbitBroker, RabbitConfig},
-    sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session, session_lost},
+    sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };
 
 /// What became of a published message.

@@ -158,7 +158,9 @@ impl Broker for RabbitBroker {
         if self.unbound.swap(false, Ordering::Relaxed) {
             match topology::declare_again(&connection, queues).await {
                 // Somebody else has to bind it, and may have done so. The next returned message sets the flag again.
-                Err(error @ BrokerError::NoTopology { .. }) => tracing::warn!(%error),
+                Err(error @ BrokerError::NoTopology { .. }) => {
+                    tracing::warn!(%error, "the queues cannot be bound again");
+                }
                 declared => declared?,
             }
         }

@@ -1,4 +1,5 @@
-//! Opens sessions, with jittered backoff from 0.5 s to 30 s between tries and one warning a minute.
+//! Opens sessions, with jittered backoff from 0.5 s to 30 s between tries and one warning a minute. Logs each change once:
+//! a session is lost, none can be opened, one is open again.
 
 use std::{fmt, time::Duration};
 
@@ -20,22 +21,29 @@ const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// The sessions that a program opens one after the other. A session that is lost soon after it was opened counts as a
 /// failed try, so a broker that accepts logins and then breaks every session is not flooded.
 pub struct Sessions {
+    /// What they are for, in the log: a program may have several connections.
+    what: &'static str,
     opened: Option<Instant>,
+    /// Whether the log says that there is no session.
+    is_reported: bool,
+    /// When it was logged that none can be opened.
     warned: Option<Instant>,
     backoff: Box<dyn Iterator<Item = Duration> + Send>,
 }
 
-impl Default for Sessions {
-    fn default() -> Self {
+impl Sessions {
+    /// No session yet. `what` says in the log what they are for, such as "results".
+    #[must_use]
+    pub fn new(what: &'static str) -> Self {
         Self {
+            what,
             opened: None,
+            is_reported: false,
             warned: None,
             backoff: Box::new(backoff()),
         }
     }
-}
 
-impl Sessions {
     /// Opens the next session. Tries again after transient errors, for `timeout` or without an end. Returns `None` when
     /// `stop` came first.
     ///
@@ -52,7 +60,9 @@ impl Sessions {
     {
         let began = Instant::now();
         match self.opened.take() {
-            Some(opened) if opened.elapsed() >= STABLE_AFTER => *self = Self::default(),
+            Some(opened) if opened.elapsed() >= STABLE_AFTER => {
+                self.backoff = Box::new(backoff());
+            }
             Some(_) if !self.pause(None, stop).await => return Ok(None),
             _ => {}
         }
@@ -64,9 +74,13 @@ impl Sessions {
             };
             let error = match opened {
                 Ok(session) => {
-                    if self.warned.take().is_some() {
-                        tracing::info!("the broker is reached again");
+                    if std::mem::take(&mut self.is_reported) {
+                        tracing::info!(
+                            session = self.what,
+                            "a session with the broker is open again"
+                        );
                     }
+                    self.warned = None;
                     self.opened = Some(Instant::now());
                     return Ok(Some(session));
                 }
@@ -82,13 +96,34 @@ impl Sessions {
             {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 let advice = error.advice();
-                tracing::warn!(%error, cause, advice, "no session with the broker, trying again");
+                tracing::warn!(session = self.what, %error, cause, advice, "no session with the broker, trying again");
                 self.warned = Some(Instant::now());
+                self.is_reported = true;
             }
             if !self.pause(left, stop).await {
                 return Ok(None);
             }
         }
+    }
+
+    /// Logs the loss of the session that was opened last, with what happens to its `unsettled` messages. Returns the
+    /// error when it is final.
+    ///
+    /// # Errors
+    /// A final [`BrokerError`].
+    pub fn lost(
+        &mut self,
+        error: BrokerError,
+        unsettled: usize,
+        consequence: impl fmt::Display,
+    ) -> Result<(), BrokerError> {
+        if !error.is_transient() {
+            return Err(error);
+        }
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(session = self.what, %error, cause, unsettled, "session lost; {consequence}");
+        self.is_reported = true;
+        Ok(())
     }
 
     /// Pauses, at most for `most`. Returns false when `stop` came first.
@@ -102,11 +137,12 @@ impl Sessions {
     }
 }
 
-/// Opens one session, as [`Sessions::open`] does.
+/// Opens one session for `what`, as [`Sessions::open`] does.
 ///
 /// # Errors
 /// As [`Sessions::open`].
 pub async fn open_session<T, F>(
+    what: &'static str,
     timeout: Option<Duration>,
     stop: &CancellationToken,
     open: impl FnMut() -> F,
@@ -114,24 +150,7 @@ pub async fn open_session<T, F>(
 where
     F: Future<Output = Result<T, BrokerError>>,
 {
-    Sessions::default().open(timeout, stop, open).await
-}
-
-/// Logs the loss of a session, with what happens to its `unsettled` messages. Returns the error when it is final.
-///
-/// # Errors
-/// A final [`BrokerError`].
-pub fn session_lost(
-    error: BrokerError,
-    unsettled: usize,
-    consequence: impl fmt::Display,
-) -> Result<(), BrokerError> {
-    if !error.is_transient() {
-        return Err(error);
-    }
-    let cause = std::error::Error::source(&error).map(ToString::to_string);
-    tracing::warn!(%error, cause, unsettled, "session lost; {consequence}");
-    Ok(())
+    Sessions::new(what).open(timeout, stop, open).await
 }
 
 /// The pauses between tries: 0.5 s doubling up to 15 s, each with a random addition of up to its own length.

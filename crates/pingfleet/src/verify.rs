@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use pingfleet_settings::{Exit, Failure, Layers, printed};
-use pingfleet_store::{DatabaseSettings, Reader, RunState, Verification};
+use pingfleet_store::{DatabaseSettings, Reader, RunState, Transport, Verification};
 
 use crate::RunArgs;
 
@@ -95,6 +95,7 @@ fn print_proof(out: &mut dyn Write, proof: &Verification, flags: &str) -> io::Re
             out,
             "  publish the dead chunks again: pingfleet retry{flags} {run}"
         )?;
+        print_broker_note(out, summary.transport)?;
     }
     if proof.is_consistent() && proof.outstanding_chunks > 0 {
         match summary.state {
@@ -104,8 +105,22 @@ fn print_proof(out: &mut dyn Write, proof: &Verification, flags: &str) -> io::Re
             )?,
             RunState::Running => writeln!(out, "  a producer is working on it")?,
             RunState::Cancelled => writeln!(out, "  the run was cancelled")?,
-            _ => writeln!(out, "  continue it: pingfleet resume{flags} {run}")?,
+            _ => {
+                writeln!(out, "  continue it: pingfleet resume{flags} {run}")?;
+                print_broker_note(out, summary.transport)?;
+            }
         }
+    }
+    Ok(())
+}
+
+/// The database does not say which broker a run uses, so a printed command cannot name it.
+fn print_broker_note(out: &mut dyn Write, transport: Transport) -> io::Result<()> {
+    if transport == Transport::Broker {
+        writeln!(
+            out,
+            "    with --broker URL, unless the settings name the broker of the run"
+        )?;
     }
     Ok(())
 }

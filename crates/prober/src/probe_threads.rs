@@ -18,10 +18,10 @@ use std::{
 };
 
 use futures_util::future;
-use pingfleet_wire::{ChunkKey, LocalLossCounts, Outcome, Probing, Status, WorkChunk};
+use pingfleet_wire::{LocalLossCounts, MAX_STARTED_AT_US, Outcome, Probing, Status, WorkChunk};
 use thiserror::Error;
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{Span, error};
 
 use self::{
     chunk_outcomes::{ChunkOutcomes, Positioned},
@@ -96,14 +96,13 @@ impl ProbeThreads {
     }
 
     /// Probes a chunk on the thread that has the fewest destinations in hand. Addresses are sent at once; names follow
-    /// when all of them are resolved. Dropping the future gives the chunk up, on the thread as well.
+    /// when all of them are resolved. Dropping the future gives the chunk up, on the thread as well. What is logged is in the
+    /// caller's span, on all threads: it names the chunk.
     ///
     /// # Errors
     /// [`ProbeThreadFailed`] when the prober failed.
     pub async fn probe(&self, chunk: Arc<WorkChunk>) -> Result<Probed, ProbeThreadFailed> {
-        let started_at_us = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_micros() as u64);
+        let started_at_us = started_at_us(SystemTime::now());
         let mut outcomes = ChunkOutcomes::new(&chunk.targets, Instant::now());
         let (known, names) = outcomes.split_targets();
         let probing_names = async {
@@ -125,8 +124,7 @@ impl ProbeThreads {
         outcomes.found(&known, &findings);
         outcomes.found(&resolved, &later_findings);
         let Some(outcomes) = outcomes.complete() else {
-            let ChunkKey { run, chunk } = chunk.key;
-            error!(run_id = %run, chunk, "the prober did not report every target");
+            error!("the prober did not report every target");
             return Err(ProbeThreadFailed);
         };
         self.count(&outcomes);
@@ -226,11 +224,18 @@ impl ProbeThreads {
             chunk: Arc::clone(chunk),
             destinations: destinations.iter().map(|(_, to)| *to).collect(),
             pace: self.paces.pace(chunk.key.run, chunk.probing.rate, number),
+            span: Span::current(),
             findings,
         };
         let _load = thread.assign(assignment).await?;
         answer.await.map_err(|_| ProbeThreadFailed)
     }
+}
+
+/// When a chunk begins, in microseconds since 1970-01-01 UTC, within what a result may say: a wrong clock costs no chunk.
+fn started_at_us(clock: SystemTime) -> u64 {
+    let since = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).map_or(MAX_STARTED_AT_US, |at| at.min(MAX_STARTED_AT_US))
 }
 
 impl Drop for ProbeThreads {

@@ -11,7 +11,7 @@ mod system_files;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use self::literal::literal;
+pub(crate) use self::literal::of_host;
 use self::{
     name_service::{Dns, MAX_QUERIES, NameService},
     system_files::{SystemFiles, Versions},
@@ -37,6 +38,9 @@ use crate::prober::Destination;
 /// The shortest time between two checks whether the system's files have changed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The errno of an address to which no echo request can be sent (EINVAL).
+const INVALID_ARGUMENT: i32 = 22;
+
 /// The errno of a network interface that does not exist (ENODEV).
 const NO_SUCH_DEVICE: i32 = 19;
 
@@ -45,6 +49,8 @@ const NO_SUCH_DEVICE: i32 = 19;
 pub enum Unresolved {
     /// The name has no address that can be probed.
     Name(DnsFailure),
+    /// No host can have the address (see [`pingfleet_wire::is_host_address`]), and nothing is sent to it.
+    NotHost,
     /// The zone of the address names no interface of this machine (RFC 4007, section 11).
     Zone,
     /// This machine had no socket for the query, which says nothing about the name.
@@ -60,6 +66,9 @@ impl Unresolved {
     pub fn status(self) -> Status {
         match self {
             Self::Name(failure) => Status::DnsFailed(failure),
+            Self::NotHost => Status::SendFailed {
+                errno: INVALID_ARGUMENT,
+            },
             Self::Zone => Status::SendFailed {
                 errno: NO_SUCH_DEVICE,
             },
@@ -146,7 +155,7 @@ impl Resolver {
     /// # Errors
     /// [`Unresolved`], why there is none.
     pub async fn resolve(&self, text: &str, probing: &Probing) -> Result<Destination, Unresolved> {
-        self.current().resolve(text, probing).await
+        self.current().await.resolve(text, probing).await
     }
 
     /// The destinations of the names of one chunk, in their order. It takes at most [`MAX_RESOLUTION_TIME`]: names that
@@ -157,7 +166,7 @@ impl Resolver {
         probing: &Probing,
     ) -> Vec<Result<Destination, Unresolved>> {
         let deadline = Instant::now() + MAX_RESOLUTION_TIME;
-        let service = self.current();
+        let service = self.current().await;
         let answers = future::join_all(
             names.map(async |name| timeout_at(deadline, service.resolve(name, probing)).await),
         )
@@ -177,34 +186,57 @@ impl Resolver {
             .collect()
     }
 
-    /// Where names are looked up at the moment. Reads the system's files again when they have changed. What cannot be
-    /// read then stays as it was: a file may just be written.
-    fn current(&self) -> Arc<NameService> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(files) = &self.files else {
-            return Arc::clone(&current.service);
-        };
-        if current.checked.elapsed() < CHECK_INTERVAL {
-            return Arc::clone(&current.service);
+    /// Where names are looked up at the moment. Reads the system's files again when they have changed; other callers use
+    /// what was read before until that is done. Cancel-safe.
+    async fn current(&self) -> Arc<NameService> {
+        if let Some(files) = &self.files
+            && self.is_check_due()
+        {
+            let (files, current) = (files.clone(), Arc::clone(&self.current));
+            // A hosts file may be long, and its disk slow. A panic in it is logged by the panic hook.
+            drop(tokio::task::spawn_blocking(move || read_again(&files, &current)).await);
         }
-        current.checked = Instant::now();
-        let before = std::mem::replace(&mut current.versions, files.versions());
-        if before != current.versions {
-            let mut service = NameService::clone(&current.service);
-            if before.resolv_conf != current.versions.resolv_conf {
-                service.dns = files.dns().or(service.dns);
-            }
-            if before.hosts != current.versions.hosts {
-                match files.hosts() {
-                    Ok(hosts) => service.hosts = Arc::new(hosts),
-                    Err(error) => warn!(%error, "the hosts file cannot be read again"),
-                }
-            }
-            info!("the configuration of name resolution has changed and was read again");
-            current.service = Arc::new(service);
-        }
-        Arc::clone(&current.service)
+        Arc::clone(&lock(&self.current).service)
     }
+
+    /// Whether it is time for a check of the files. From now on it is not.
+    fn is_check_due(&self) -> bool {
+        let mut current = lock(&self.current);
+        let is_due = current.checked.elapsed() >= CHECK_INTERVAL;
+        if is_due {
+            current.checked = Instant::now();
+        }
+        is_due
+    }
+}
+
+fn lock(current: &Mutex<Current>) -> MutexGuard<'_, Current> {
+    current.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads what has changed of the files. What cannot be read stays as it was: a file may just be written. The lock is free
+/// meanwhile.
+fn read_again(files: &SystemFiles, current: &Mutex<Current>) {
+    let versions = files.versions();
+    let (before, mut service) = {
+        let mut current = lock(current);
+        let before = std::mem::replace(&mut current.versions, versions);
+        (before, NameService::clone(&current.service))
+    };
+    if before == versions {
+        return;
+    }
+    if before.resolv_conf != versions.resolv_conf {
+        service.dns = files.dns().or(service.dns);
+    }
+    if before.hosts != versions.hosts {
+        match files.hosts() {
+            Ok(hosts) => service.hosts = Arc::new(hosts),
+            Err(error) => warn!(%error, "the hosts file cannot be read again"),
+        }
+    }
+    info!("the configuration of name resolution has changed and was read again");
+    lock(current).service = Arc::new(service);
 }
 
 #[cfg(test)]

@@ -129,9 +129,9 @@ async fn a_target_that_the_kernel_always_refuses_is_send_failed() {
         timeout: Duration::from_millis(50),
         ..quick()
     };
-    // The limited broadcast needs an option that no prober sets (EACCES).
+    // The broadcast of loopback needs an option that no prober sets (EACCES).
     let targets = vec![
-        Target::Address(Ipv4Addr::BROADCAST.into()),
+        Target::Address(Ipv4Addr::new(127, 255, 255, 255).into()),
         Target::Address(Ipv4Addr::LOCALHOST.into()),
     ];
     let outcomes = probe(&threads, chunk(probing, targets)).await;

@@ -7,6 +7,7 @@
 mod args;
 mod exit;
 mod flags;
+mod json_log;
 mod key;
 pub mod keys;
 mod layers;

@@ -6,9 +6,17 @@ use tracing::{Level, Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{FilterExt, filter_fn},
+    fmt::{
+        self, MakeWriter,
+        format::{DefaultFields, Format, JsonFields},
+    },
     layer::{Filter, SubscriberExt},
     util::SubscriberInitExt,
 };
+
+use crate::json_log::FlatJson;
+
+type Boxed = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// The environment variable that takes a filter of `tracing`, such as `info,pingfleet_prober=debug`, in the place of `-q`
 /// and `-v`.
@@ -59,20 +67,30 @@ pub(crate) fn start(verbosity: Verbosity, format: LogFormat) -> Result<(), Strin
     let events = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(colour)
-        .with_target(false)
         // They would go to standard error, and panic if that is closed.
         .log_internal_errors(false);
-    let events = match format {
-        LogFormat::Text => events.boxed(),
-        LogFormat::Json => events.json().flatten_event(true).boxed(),
-    };
+    let events = in_format(events, format);
     // Tests may have started it already.
     drop(
         Registry::default()
-            .with(events.with_filter(without_secrets(filter)))
+            .with(events.with_filter(complete(filter)))
             .try_init(),
     );
     checked
+}
+
+/// The layer with its format.
+fn in_format<W>(events: fmt::Layer<Registry, DefaultFields, Format, W>, format: LogFormat) -> Boxed
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    match format {
+        LogFormat::Text => events.with_target(false).boxed(),
+        LogFormat::Json => events
+            .fmt_fields(JsonFields::new())
+            .event_format(FlatJson)
+            .boxed(),
+    }
 }
 
 /// The filter that a user gave.
@@ -103,15 +121,20 @@ fn usual(verbosity: Verbosity) -> EnvFilter {
     EnvFilter::new(format!("{others},{ours}"))
 }
 
-/// Other crates log up to `info`, whatever the filter says: their traces show the bytes on the wire, with the password.
-fn without_secrets(filter: EnvFilter) -> impl Filter<Registry> {
-    let is_safe = |metadata: &Metadata<'_>| {
-        *metadata.level() <= Level::INFO
-            || OUR_CRATES
-                .iter()
-                .any(|name| metadata.target().starts_with(name))
+/// The filter, with two rules that hold whatever it says. Other crates log up to `info`: their traces show the bytes on
+/// the wire, with the password. Our spans are always there: a line of one crate has the fields of another crate's span.
+fn complete(filter: EnvFilter) -> impl Filter<Registry> {
+    let is_ours = |metadata: &Metadata<'_>| {
+        OUR_CRATES
+            .iter()
+            .any(|name| metadata.target().starts_with(name))
     };
-    filter.and(filter_fn(is_safe))
+    let is_safe =
+        move |metadata: &Metadata<'_>| *metadata.level() <= Level::INFO || is_ours(metadata);
+    let is_our_span = move |metadata: &Metadata<'_>| metadata.is_span() && is_ours(metadata);
+    filter
+        .and(filter_fn(is_safe))
+        .or(filter_fn(is_our_span).with_max_level_hint(LevelFilter::ERROR))
 }
 
 #[cfg(test)]
@@ -137,13 +160,13 @@ mod tests {
         }
     }
 
-    fn logged(filter: EnvFilter, events: impl FnOnce()) -> String {
+    fn logged(filter: EnvFilter, format: LogFormat, events: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || writer.clone())
-            .with_ansi(false)
-            .with_filter(without_secrets(filter));
+            .with_ansi(false);
+        let layer = in_format(layer, format).with_filter(complete(filter));
         tracing::subscriber::with_default(Registry::default().with(layer), events);
         let bytes = buffer.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -151,7 +174,7 @@ mod tests {
 
     /// The last words of what a filter lets through.
     fn words(filter: EnvFilter) -> String {
-        let text = logged(filter, || {
+        let text = logged(filter, LogFormat::Text, || {
             tracing::warn!(target: "pingfleet_prober::linux", "one");
             tracing::warn!(target: "pingfleet", "two");
             tracing::info!(target: "consumer_writer", "three");
@@ -192,5 +215,45 @@ mod tests {
         }
         let why = given("loud,x=y").unwrap_err();
         assert!(why.contains("such as info"), "{why}");
+    }
+
+    /// A line in two spans, and one beside them.
+    fn in_spans() {
+        let run = tracing::error_span!(target: "producer", "run", run = 3, run_id = "u");
+        run.in_scope(|| {
+            let chunk = tracing::error_span!(target: "ping_worker", "chunk", chunk = 7);
+            chunk.in_scope(
+                || tracing::warn!(target: "pingfleet_prober", names = 2, run_id = "v", "inside"),
+            );
+        });
+        tracing::warn!(target: "pingfleet_prober", "beside");
+    }
+
+    #[test]
+    fn a_line_has_the_fields_of_its_spans_whatever_the_filter_chooses() {
+        for filter in ["warn", "pingfleet_prober=warn"] {
+            let filter = || given(filter).unwrap();
+            let text = logged(filter(), LogFormat::Text, in_spans);
+            let spans = "run{run=3 run_id=\"u\"}:chunk{chunk=7}: ";
+            assert!(text.lines().next().unwrap().contains(spans), "{text}");
+
+            let text = logged(filter(), LogFormat::Json, in_spans);
+            let lines: Vec<serde_json::Value> = text
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect();
+            let [inside, beside] = lines.as_slice() else {
+                panic!("{text}")
+            };
+            let mut fields = inside.as_object().unwrap().clone();
+            let timestamp = fields.remove("timestamp").unwrap();
+            assert!(timestamp.as_str().unwrap().ends_with('Z'), "{timestamp}");
+            // The line's own field hides that of the span.
+            let expected = serde_json::json!({
+                "level": "WARN", "message": "inside", "names": 2, "run": 3, "run_id": "v", "chunk": 7,
+            });
+            assert_eq!(serde_json::Value::Object(fields), expected);
+            assert!(beside.get("run").is_none(), "{beside}");
+        }
     }
 }

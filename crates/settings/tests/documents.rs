@@ -1,6 +1,11 @@
-//! README.md and the examples in `deploy/` against the table of settings.
+//! README.md and the examples in `deploy/` against the table of settings, and docs/logging.md against the sources.
 
-use std::{fmt::Write as _, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use pingfleet_settings::{AnyKey, Program, keys};
 
@@ -119,4 +124,93 @@ fn every_variable_in_the_readme_is_a_setting() {
         count += 1;
     }
     assert!(count > 0);
+}
+
+/// All sources of a folder and those below it.
+fn sources(folder: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).expect("a folder of the workspace") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            found.push(fs::read_to_string(path).expect("a source"));
+        }
+    }
+}
+
+/// The messages of the lines that a source logs at info: the last text in each call of the macro.
+fn info_messages(source: &str) -> Vec<String> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let calls = code.split("info!(").skip(1);
+    calls
+        .map(|call| {
+            // The call ends with its parenthesis outside of a text.
+            let (mut depth, mut is_text, mut text) = (1, false, String::new());
+            for c in call.chars() {
+                match c {
+                    '"' => {
+                        is_text = !is_text;
+                        if is_text {
+                            text.clear();
+                        }
+                    }
+                    _ if is_text => text.push(c),
+                    '(' => depth += 1,
+                    ')' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+            // A text over two lines.
+            text.replace('\\', " ")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect()
+}
+
+#[test]
+fn docs_logging_lists_every_line_at_info_and_no_other() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut found = Vec::new();
+    for folder in [
+        "producer/src",
+        "ping-worker/src",
+        "consumer-writer/src",
+        "crates/broker/src",
+        "crates/pingfleet/src",
+        "crates/prober/src",
+        "crates/settings/src",
+        "crates/store/src",
+    ] {
+        sources(&root.join(folder), &mut found);
+    }
+    let logged: BTreeSet<_> = found
+        .iter()
+        .flat_map(|source| info_messages(source))
+        .collect();
+    let text = document("docs/logging.md");
+    let (_, table) = text.split_once("## Lines at info").expect("a section");
+    let rows = table
+        .lines()
+        .filter(|line| line.starts_with("| `") || line.starts_with("| a"));
+    let cells: Vec<_> = rows.filter_map(|row| row.split('|').nth(2)).collect();
+    let listed: BTreeSet<_> = cells
+        .iter()
+        .map(|cell| cell.trim().replace('\'', "`"))
+        .collect();
+    assert_eq!(listed.len(), cells.len(), "a line is listed twice");
+    assert_eq!(
+        logged
+            .iter()
+            .map(|text| text.replace('\'', "`"))
+            .collect::<BTreeSet<_>>(),
+        listed
+    );
+    // The control: a message that is not last, or wrapped, is found as it is printed.
+    let source = "info!(a = f(b), \"one \\\n   two\");";
+    assert_eq!(info_messages(source), ["one two"]);
 }

@@ -82,11 +82,24 @@ pub struct Applied {
     pub quarantined: u64,
     /// Chunks whose message a policy removed from the queue.
     pub removed_by_policy: u64,
+    /// Chunks that became dead, for each run.
+    pub dead: Vec<DeadChunks>,
     /// Runs that this batch closed.
     pub closed: Vec<ClosedRun>,
     /// Whether it settled the last chunk of a run that is too large to be closed in the same transaction. Then call
     /// [`Writer::close_settled_runs`].
     pub is_large_run_settled: bool,
+}
+
+/// Chunks of a run that became dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadChunks {
+    /// The run's number.
+    pub run: i64,
+    /// The run's id.
+    pub run_id: Uuid,
+    /// How many.
+    pub chunks: u64,
 }
 
 /// The outcome of one delivery.
@@ -139,6 +152,8 @@ struct CounterChanges {
     /// Chunks that became done.
     done: Vec<u32>,
     dead: i64,
+    /// Chunks that became dead, with the id of the run.
+    newly_dead: Option<(Uuid, u64)>,
     duplicates: i64,
     redelivered: i64,
 }
@@ -402,6 +417,13 @@ impl<'a> BatchWriter<'a> {
                     changes.duplicates,
                     changes.redelivered,
                 ])?;
+            if let Some((run_id, chunks)) = changes.newly_dead {
+                self.report.dead.push(DeadChunks {
+                    run,
+                    run_id,
+                    chunks,
+                });
+            }
             if !changes.done.is_empty() || changes.dead != 0 {
                 match close::after(self.transaction, run, &changes.done, self.now)? {
                     CloseOutcome::Open => {}

@@ -198,7 +198,7 @@ impl BackgroundCheck {
 }
 
 fn run(connection: &Connection, path: &Path) -> Outcome {
-    tracing::debug!(path = %path.display(), "the database is checked for damage beside the work");
+    tracing::info!(path = %path.display(), "the database is checked for damage beside the work");
     match quick_check(connection, path).map_err(|error| header::explain(path, error)) {
         Ok(()) => {
             tracing::info!(path = %path.display(), "the check of the database found no damage");
@@ -212,6 +212,7 @@ fn run(connection: &Connection, path: &Path) -> Outcome {
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) =>
         {
             tracing::info!(
+                path = %path.display(),
                 "the check of the database was not finished; the next start tries again, and so does \
                  `pingfleet verify --database`"
             );

@@ -3,14 +3,17 @@
 //! Invariant: a run is closed only when no chunk is outstanding and `latest` has its rows.
 
 use rusqlite::Connection;
+use uuid::Uuid;
 
-use crate::{StoreError, Transport, Writer, latest, now_us};
+use crate::{StoreError, Transport, Writer, latest, now_us, run_summary::run_id};
 
 /// A run that was closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClosedRun {
     /// The run's number.
     pub run: i64,
+    /// The run's id.
+    pub run_id: Uuid,
     /// Whether every chunk is done. Otherwise some are dead.
     pub complete: bool,
 }
@@ -91,6 +94,7 @@ pub(crate) fn after(
 
 /// State and chunk counters of a run.
 struct RunCounts {
+    run_id: Uuid,
     state: String,
     targets: i64,
     outstanding: i64,
@@ -101,7 +105,7 @@ impl RunCounts {
     fn of(connection: &Connection, run: i64) -> Result<Self, StoreError> {
         Ok(connection
             .prepare_cached(
-                "SELECT state, targets, chunks - chunks_done - chunks_dead, chunks_dead FROM runs WHERE run = ?1",
+                "SELECT state, targets, chunks - chunks_done - chunks_dead, chunks_dead, run_id FROM runs WHERE run = ?1",
             )?
             .query_row([run], |row| {
                 Ok(Self {
@@ -109,6 +113,7 @@ impl RunCounts {
                     targets: row.get(1)?,
                     outstanding: row.get(2)?,
                     dead: row.get(3)?,
+                    run_id: run_id(row.get_ref(4)?)?,
                 })
             })?)
     }
@@ -128,6 +133,10 @@ impl RunCounts {
         connection
             .prepare_cached("UPDATE runs SET state = ?2, finished_at_us = ?3 WHERE run = ?1")?
             .execute((run, if complete { "complete" } else { "incomplete" }, now))?;
-        Ok(Some(ClosedRun { run, complete }))
+        Ok(Some(ClosedRun {
+            run,
+            run_id: self.run_id,
+            complete,
+        }))
     }
 }

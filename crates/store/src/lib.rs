@@ -29,7 +29,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, DecodedDelivery, RawMessage};
+pub use apply::{Applied, DeadChunks, DecodedDelivery, RawMessage};
 pub use chunk_state::ChunkState;
 pub use chunks::{
     MAX_UNRECORDED, OutboxChunk, Overdue, OvertakingFacts, PublishedChunk, Republish,
@@ -46,6 +46,7 @@ pub use reader::{
     REPORT_COLUMNS, Reader, ReportFilter, ReportPages, ReportRow, Verification, VerifyFinding,
 };
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
+pub use runs::run_span;
 pub use settings::DatabaseSettings;
 
 // The tests in `src` use the sample plans of `tests/store`, which import the crate by its public name.

@@ -198,8 +198,7 @@ impl RunSummary {
         }
         Ok(Self {
             run: row.get(0)?,
-            run_id: Uuid::parse_str(row.get_ref(1)?.as_str()?)
-                .map_err(|error| FromSqlError::Other(Box::new(error)))?,
+            run_id: run_id(row.get_ref(1)?)?,
             transport: row.get(2)?,
             state: row.get(3)?,
             started_at: row.get(4)?,
@@ -216,6 +215,12 @@ impl RunSummary {
             has_lease: row.get(21)?,
         })
     }
+}
+
+/// The id of a run, from its text.
+pub(crate) fn run_id(stored: ValueRef<'_>) -> rusqlite::Result<Uuid> {
+    let id = Uuid::parse_str(stored.as_str()?);
+    Ok(id.map_err(|error| FromSqlError::Other(Box::new(error)))?)
 }
 
 /// The summary of a run.

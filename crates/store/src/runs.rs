@@ -1,8 +1,17 @@
 //! The changes of a run's state that users and producers make.
 
 use rusqlite::Connection;
+use tracing::Span;
+use uuid::Uuid;
 
-use crate::{FileLock, StoreError, Writer, chunk_state::chunk_state, now_us};
+use crate::{FileLock, StoreError, Writer, chunk_state::chunk_state, now_us, run_summary::run_id};
+
+/// The span of the master's log lines about a run: with its number `run` and its id `run_id`. It is an error span: no
+/// level of the log leaves it out.
+#[must_use]
+pub fn run_span(run: i64, run_id: Uuid) -> Span {
+    tracing::error_span!("run", run, %run_id)
+}
 
 impl Writer {
     /// Renews the lease of a run: its producer is alive now. `run_summary` takes the run for abandoned 15 s later.
@@ -37,8 +46,10 @@ impl Writer {
     /// long for the write lock. `finished_at_us` is set when that is done; until then the writer completes it.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`]: the run is not cancelled.
+    /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`]: the run is not cancelled.
     pub fn cancel_run(&mut self, run: i64) -> Result<bool, StoreError> {
+        let span = run_span(run, self.summary(run)?.run_id);
+        let _entered = span.enter();
         let changed = self.write(|transaction| {
             Ok(transaction.execute(
                 "UPDATE runs SET state = 'cancelled', finished_at_us = NULL
@@ -46,11 +57,14 @@ impl Writer {
                 [run],
             )?)
         })?;
+        if changed > 0 {
+            tracing::info!("run cancelled");
+        }
         if let Err(error) = self.complete_cancelling(run) {
             if changed == 0 {
                 return Err(error);
             }
-            tracing::warn!(run, %error, "the run is cancelled; the writer puts its rows into `latest` when it starts");
+            tracing::warn!(%error, "the run is cancelled; the writer puts its rows into `latest` when it starts");
         }
         Ok(changed > 0)
     }
@@ -105,30 +119,37 @@ impl Writer {
         })
     }
 
-    /// Removes the runs whose producer ended while it was planning. Returns their numbers.
+    /// Removes the runs whose producer ended while it was planning, and logs each. Returns their numbers.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn remove_abandoned_plans(&mut self) -> Result<Vec<i64>, StoreError> {
         let path = self.path.clone();
-        self.write(|transaction| {
-            let planning: Vec<i64> = transaction
-                .prepare("SELECT run FROM runs WHERE state = 'planning'")?
-                .query_map((), |row| row.get(0))?
+        let removed = self.write(|transaction| {
+            let planning: Vec<(i64, Uuid)> = transaction
+                .prepare("SELECT run, run_id FROM runs WHERE state = 'planning'")?
+                .query_map((), |row| Ok((row.get(0)?, run_id(row.get_ref(1)?)?)))?
                 .collect::<Result<_, _>>()?;
             let mut removed = Vec::new();
-            for run in planning {
+            for (run, run_id) in planning {
                 match FileLock::try_run(&path, run) {
                     Ok(_lock) => {
                         remove_plan(transaction, run)?;
-                        removed.push(run);
+                        removed.push((run, run_id));
                     }
                     Err(StoreError::AlreadyLocked { .. }) => {}
                     Err(error) => return Err(error),
                 }
             }
             Ok(removed)
-        })
+        })?;
+        let log = |(run, run_id)| {
+            run_span(run, run_id).in_scope(|| {
+                tracing::info!("removed the incomplete plan of a producer that no longer runs");
+            });
+            run
+        };
+        Ok(removed.into_iter().map(log).collect())
     }
 
     /// Removes a run that is still in `planning`, with its chunks.

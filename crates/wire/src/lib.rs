@@ -33,7 +33,7 @@ pub use limits::{
 pub use local_loss::{LocalLoss, LocalLossCounts};
 pub use outcome::{DnsFailure, Outcome, Status, StatusKind};
 pub use probing::{Family, Probing};
-pub use result::ResultChunk;
+pub use result::{MAX_STARTED_AT_US, ResultChunk};
 pub use rtt::Rtt;
 pub use target::Target;
 pub use work::{ChunkKey, Token, WorkChunk};

@@ -11,6 +11,10 @@ use crate::{
 /// The end of the year 9999, in microseconds since 1970: later times have no RFC 3339 text.
 const MAX_TIMESTAMP_US: u64 = 253_402_300_799_999_999;
 
+/// The latest beginning of a chunk, in microseconds since 1970: a day before, so that each of its targets was probed in
+/// that year as well. A worker whose clock is later uses this.
+pub const MAX_STARTED_AT_US: u64 = MAX_TIMESTAMP_US - 86_400_000_000;
+
 /// The outcome of one complete probing of one chunk by one worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultChunk {

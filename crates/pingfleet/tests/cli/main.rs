@@ -6,6 +6,7 @@ mod database;
 mod doctor;
 mod help;
 mod linked;
+mod logging;
 mod machine;
 mod next_command;
 mod output;

@@ -59,6 +59,19 @@ fn the_command_that_resumes_a_run_can_be_typed_whatever_the_files_are_called() -
 }
 
 #[test]
+fn verify_says_that_the_command_for_a_run_over_a_broker_needs_one() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    slow(&dir, &[])?.interrupted()?.ends_with(130);
+    let note = "with --broker URL";
+    let proof = dir.pingfleet(&["verify"])?.ends_with(5);
+    assert!(!proof.stdout.contains(note), "{proof:#?}");
+    dir.sqlite3("pingfleet.db", "UPDATE runs SET transport = 'broker'")?;
+    let proof = dir.pingfleet(&["verify"])?.ends_with(5);
+    assert!(proof.stdout.contains(note), "{proof:#?}");
+    Ok(())
+}
+
+#[test]
 fn quiet_commands_print_errors_and_what_was_asked_for() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
     let quiet = |arguments: &[&str]| {

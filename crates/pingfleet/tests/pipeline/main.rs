@@ -2,6 +2,7 @@
 //! target ends with exactly one row.
 
 mod broker_limits;
+mod logging;
 mod shared_workers;
 
 use std::{path::Path, time::Duration};

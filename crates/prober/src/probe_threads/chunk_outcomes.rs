@@ -7,7 +7,7 @@ use tracing::error;
 
 use crate::{
     prober::{Destination, Finding},
-    resolve::{Unresolved, literal},
+    resolve::{Unresolved, literal, of_host},
 };
 
 /// Something about the target at this position of the chunk.
@@ -30,7 +30,7 @@ impl<'a> ChunkOutcomes<'a> {
         }
     }
 
-    /// The targets whose address is known, and the names to resolve, each with its position. A text that can be
+    /// The targets whose address is known, and the names to resolve, each with its position. A target that can be
     /// neither gets its outcome at once.
     pub(super) fn split_targets(
         &mut self,
@@ -39,7 +39,10 @@ impl<'a> ChunkOutcomes<'a> {
         let mut names = Vec::new();
         for (position, target) in self.targets.iter().enumerate() {
             match target {
-                Target::Address(address) => known.push((position, (*address).into())),
+                Target::Address(address) => match of_host(*address) {
+                    Ok(destination) => known.push((position, destination)),
+                    Err(unresolved) => self.not_probed(position, unresolved),
+                },
                 Target::Text(text) => match literal(text) {
                     Some(Ok(destination)) => known.push((position, destination)),
                     Some(Err(unresolved)) => self.not_probed(position, unresolved),

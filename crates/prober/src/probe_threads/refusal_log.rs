@@ -39,7 +39,7 @@ impl RefusalLog {
         for errno in errors {
             if self.is_new(chunk.key.run, errno) {
                 let reason = UnusableEgress::from_errno(errno, &chunk.probing);
-                warn!(run_id = %chunk.key.run, %reason, "requests cannot be sent; their targets end as send_failed");
+                warn!(%reason, "requests cannot be sent; their targets end as send_failed");
             }
         }
     }

@@ -60,7 +60,8 @@ async fn each_outcome_belongs_to_its_target() {
         ..Scripted::default()
     };
     let threads = start(2, script.clone());
-    let probes = (0..20).map(|number| {
+    // The first addresses of the space belong to no host.
+    let probes = (1..21).map(|number| {
         let chunk = chunk(addresses(number * 500, 500));
         let threads = &threads;
         async move { (Arc::clone(&chunk), threads.probe(chunk).await.unwrap()) }
@@ -333,4 +334,94 @@ async fn a_thread_that_cannot_open_a_new_prober_gives_up_its_chunks_and_ends() {
     let waiting = threads.probe(chunk(addresses(1, 9))).await;
     assert_eq!(waiting, Err(ProbeThreadFailed));
     assert!(threads.have_ended());
+}
+
+/// Records the destinations that its probers are given.
+#[derive(Clone, Default)]
+struct Recording(Arc<Mutex<Vec<std::net::IpAddr>>>);
+
+struct RecordingProber(Recording, Box<dyn Prober>);
+
+impl OpenProber for Recording {
+    fn open(&self, counters: Arc<ProbeCounters>) -> Result<Box<dyn Prober>, ProbeError> {
+        let script = Scripted::default().open(counters)?;
+        Ok(Box::new(RecordingProber(self.clone(), script)))
+    }
+}
+
+#[async_trait(?Send)]
+impl Prober for RecordingProber {
+    async fn probe(
+        &self,
+        probing: &Probing,
+        destinations: &[Destination],
+        pace: &Pace,
+    ) -> Vec<Finding> {
+        let addresses = destinations.iter().map(|to| to.address);
+        self.0.0.lock().unwrap().extend(addresses);
+        self.1.probe(probing, destinations, pace).await
+    }
+}
+
+/// The plan refuses such targets. A work message of another program may have them all the same.
+#[tokio::test]
+async fn nothing_is_sent_to_an_address_that_no_host_can_have() {
+    let none = [
+        "0.0.0.0",
+        "224.0.0.1",
+        "239.255.255.255",
+        "255.255.255.255",
+        "::",
+        "ff02::1",
+        "::ffff:224.0.0.1",
+    ];
+    let mut targets: Vec<_> = none
+        .map(|text| Target::Address(text.parse().unwrap()))
+        .into();
+    targets.extend(["224.0.0.251", "ff02::1%1"].map(|text| Target::Text(text.to_owned())));
+    let refused = targets.len();
+    // The control: addresses of hosts are probed.
+    let hosts = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap());
+    targets.extend(hosts.map(Target::Address));
+    let recording = Recording::default();
+    let threads = start(1, recording.clone());
+    let probed = threads.probe(chunk(targets)).await.unwrap();
+    assert_eq!(*recording.0.lock().unwrap(), hosts);
+    for (position, outcome) in probed.outcomes.iter().enumerate() {
+        assert_eq!(outcome.check(), Ok(()));
+        let is_refused = outcome.status == Status::SendFailed { errno: 22 } && outcome.sent == 0;
+        assert_eq!(is_refused, position < refused, "{position}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_whose_clock_is_after_the_year_9999_encodes_its_results() {
+    let threads = start(1, Scripted::default());
+    let mut probed = threads.probe(chunk(addresses(1, 2))).await.unwrap();
+    let year = Duration::from_hours(24 * 366);
+    for clock in [UNIX_EPOCH + 9000 * year, UNIX_EPOCH + 100_000 * year] {
+        probed.started_at_us = started_at_us(clock);
+        let result = ResultChunk {
+            version: Version,
+            database: Uuid::nil(),
+            key: ChunkKey {
+                run: Uuid::nil(),
+                chunk: 0,
+            },
+            token: Token(Uuid::nil()),
+            worker: "late".to_owned(),
+            redelivered: false,
+            started_at_us: probed.started_at_us,
+            outcomes: probed.outcomes.clone(),
+        };
+        assert_eq!(ResultChunk::decode(&result.encode()), Ok(result.clone()));
+        // The control: the clock's own time does not pass.
+        let since = clock.duration_since(UNIX_EPOCH).unwrap();
+        let unchecked = ResultChunk {
+            started_at_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+            ..result
+        };
+        assert!(unchecked.check().is_err());
+    }
+    assert_eq!(started_at_us(UNIX_EPOCH - year), 0);
 }

@@ -17,7 +17,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinSet, LocalSet},
 };
-use tracing::{debug, error};
+use tracing::{Instrument as _, Span, debug, error};
 
 use super::ProbeThreadFailed;
 use crate::{
@@ -42,6 +42,8 @@ pub(super) struct Assignment {
     pub(super) chunk: Arc<WorkChunk>,
     pub(super) destinations: Vec<Destination>,
     pub(super) pace: Pace,
+    /// The span of what is logged about it.
+    pub(super) span: Span,
     /// Where the findings go. Closing it gives the chunk up.
     pub(super) findings: oneshot::Sender<Vec<Finding>>,
 }
@@ -244,7 +246,8 @@ async fn serve(prober: Rc<dyn Prober>, assignments: &mut mpsc::Receiver<Assignme
             }
             assignment = assignments.recv() => match assignment {
                 Some(assignment) => {
-                    chunks.spawn_local(probe(Rc::clone(&prober), assignment));
+                    let span = assignment.span.clone();
+                    chunks.spawn_local(probe(Rc::clone(&prober), assignment).instrument(span));
                 }
                 None => return Served::Closed,
             },
@@ -258,18 +261,15 @@ async fn probe(prober: Rc<dyn Prober>, assignment: Assignment) {
         destinations,
         pace,
         mut findings,
+        ..
     } = assignment;
     tokio::select! {
         biased;
-        () = findings.closed() => log_given_up(&chunk),
+        () = findings.closed() => debug!("chunk given up"),
         found = prober.probe(&chunk.probing, &destinations, &pace) => {
             if findings.send(found).is_err() {
-                log_given_up(&chunk);
+                debug!("chunk given up");
             }
         }
     }
-}
-
-fn log_given_up(chunk: &WorkChunk) {
-    debug!(run_id = %chunk.key.run, chunk = chunk.key.chunk, "chunk given up");
 }

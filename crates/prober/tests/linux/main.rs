@@ -139,10 +139,10 @@ async fn inner_refused() {
             timeout: Duration::from_millis(50),
             ..quick()
         };
-        // The limited broadcast needs an option that no prober sets (EACCES).
+        // The broadcast of loopback needs an option that no prober sets (EACCES).
         let targets = vec![
             Target::Address(Ipv4Addr::LOCALHOST.into()),
-            Target::Address(Ipv4Addr::BROADCAST.into()),
+            Target::Address(Ipv4Addr::new(127, 255, 255, 255).into()),
             Target::Address(Ipv4Addr::LOCALHOST.into()),
         ];
         let outcomes = probe(&worker, chunk(probing, targets)).await;

@@ -1,6 +1,11 @@
 //! Names of a hosts file: which of their addresses are probed, and that nothing is sent to those that may not be.
 
-use std::{fs, net::IpAddr, num::NonZeroUsize, sync::Arc};
+use std::{
+    fs,
+    net::{IpAddr, UdpSocket},
+    num::NonZeroUsize,
+    sync::Arc,
+};
 
 use pingfleet_prober::{
     linux::LinuxPing, probe_threads::ProbeThreads, prober::OpenProber, resolve::Resolver,
@@ -75,10 +80,16 @@ async fn inner_blocked() {
             assert_eq!((outcome.status, outcome.sent), (blocked, 0), "{name}");
             assert_eq!(outcome.address, None, "{name}");
         }
-        assert_eq!((worker.requests_sent(), multicasts()), (0, before));
-        // The control: another producer may plan such an address, and then both counters rise.
+        // Another producer may plan such an address itself.
         let planned = Target::Address(IpAddr::from([224, 0, 0, 1]));
-        probe(&worker, quick(), vec![planned]).await;
+        let outcomes = probe(&worker, quick(), vec![planned]).await;
+        let refused = Status::SendFailed { errno: 22 };
+        assert_eq!((outcomes[0].status, outcomes[0].sent), (refused, 0));
+        assert_eq!((worker.requests_sent(), multicasts()), (0, before));
+        // The control: both counters rise.
+        probe(&worker, quick(), vec![name("127.0.0.1")]).await;
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        socket.send_to(b"x", "224.0.0.1:9").expect("it is sent");
         assert!(worker.requests_sent() > 0 && multicasts() > before);
     }
 }

@@ -10,11 +10,12 @@ use crate::{chunk_files::SOCKET_TABLES, variants::Network};
 /// The longest wait for an event of the kernel or of another process.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// Echo requests that a network's kernel has sent and received (Linux: `proc_pid_net(5)`, `snmp` and `snmp6`).
+/// Echo requests that a network's kernel has sent and received, and replies that it has sent (Linux: `proc_pid_net(5)`, `snmp` and `snmp6`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Echoes {
     pub(crate) requests_out: u64,
     pub(crate) requests_in: u64,
+    pub(crate) replies_out: u64,
 }
 
 impl Echoes {
@@ -43,6 +44,7 @@ impl Echoes {
         Ok(Self {
             requests_out: count("OutEchos", "Icmp6OutEchos")?,
             requests_in: count("InEchos", "Icmp6InEchos")?,
+            replies_out: count("OutEchoReps", "Icmp6OutEchoReplies")?,
         })
     }
 }

@@ -56,9 +56,13 @@ pub(crate) fn set_up(far: &Far<'_>) -> anyhow::Result<()> {
         "ip link set veth0 up; ip addr replace {far_end}/64 dev veth0 nodad"
     ))?;
     know(far, near_end)?;
-    // The kernel sends nothing by a link before it has noticed the carrier.
-    wait_for(far, &["link", "show", "veth0"], "state UP")?;
+    wait_for_carrier(far)?;
     wait_for_address(far, far_end)
+}
+
+/// Waits until the kernel has noticed the carrier of the link. It sends nothing by it before.
+pub(crate) fn wait_for_carrier(net: &impl Network) -> anyhow::Result<()> {
+    wait_for(net, &["link", "show", "veth0"], "state UP")
 }
 
 /// Gives the far side the near one's link address, so that it loses no answers while it resolves it.

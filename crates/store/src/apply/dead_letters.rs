@@ -29,6 +29,7 @@ impl BatchWriter<'_> {
         }
         let changes = self.changes.entry(planned.run).or_default();
         changes.dead += 1;
+        changes.newly_dead.get_or_insert((message.key.run, 0)).1 += 1;
         self.transaction
             .prepare_cached(concat!(
                 "UPDATE chunks SET state = ",

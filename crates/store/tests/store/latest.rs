@@ -247,7 +247,12 @@ fn a_large_run_is_closed_after_its_last_chunk() -> Result<()> {
         anyhow::ensure!(reader(&store)?.verify(run)?.is_consistent());
         let complete = true;
         anyhow::ensure!(
-            store.close_settled_runs(Transport::Sweep)? == [ClosedRun { run, complete }]
+            store.close_settled_runs(Transport::Sweep)?
+                == [ClosedRun {
+                    run,
+                    run_id: planned.run_id,
+                    complete,
+                }]
         );
         anyhow::ensure!(store.close_settled_runs(Transport::Sweep)?.is_empty());
         anyhow::ensure!(store.summary(run)?.state == RunState::Complete);

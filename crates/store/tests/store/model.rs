@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{
-    Applied, ClosedRun, DecodedDelivery, RawMessage, RunState, StoreError, Transport, Writer,
+    Applied, ClosedRun, DeadChunks, DecodedDelivery, RawMessage, RunState, StoreError, Transport,
+    Writer,
 };
 use pingfleet_wire::{DnsFailure, LocalLoss, ResultChunk, Status, WorkChunk};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
@@ -179,6 +180,8 @@ impl Model {
     fn batch(&mut self, run: i64, batch: &[(usize, Kind)]) -> Applied {
         let mut wanted = Applied::default();
         let mut settled = false;
+        let mut newly_dead = 0;
+        let run_id = self.works[0].key.run;
         for (number, kind) in batch {
             match kind {
                 Kind::Result {
@@ -213,11 +216,19 @@ impl Model {
                     Chunk::Open { .. } | Chunk::Retrying { .. } => {
                         self.chunks[*number] = Chunk::Dead;
                         wanted.applied += 1;
+                        newly_dead += 1;
                         settled = true;
                     }
                 },
                 _ => wanted.quarantined += 1,
             }
+        }
+        if newly_dead > 0 {
+            wanted.dead.push(DeadChunks {
+                run,
+                run_id,
+                chunks: newly_dead,
+            });
         }
         self.duplicates += wanted.duplicates as i64;
         let counts = [wanted.applied, wanted.duplicates, wanted.quarantined];
@@ -231,7 +242,11 @@ impl Model {
             } else {
                 RunState::Incomplete
             };
-            wanted.closed.push(ClosedRun { run, complete });
+            wanted.closed.push(ClosedRun {
+                run,
+                run_id,
+                complete,
+            });
         }
         wanted
     }

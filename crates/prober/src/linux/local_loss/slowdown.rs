@@ -1,14 +1,14 @@
 //! How fast a socket may send after this machine itself has refused or discarded a part of its requests, as a filter does
-//! that limits the rate. Invariant: the rate halves at most once in [`INTERVAL`], and grows again as long as nothing more is
+//! that limits the rate. Invariant: the rate halves at most once in [`Slowdown::INTERVAL`], and grows again as long as nothing more is
 //! lost. Pure: no I/O and no clock.
 
 use std::time::{Duration, Instant};
 
-/// How often the rate is measured, and changes.
-const INTERVAL: Duration = Duration::from_millis(100);
-
 /// The rate grows by this factor in each interval without a loss.
 const GROWTH: f64 = 1.1;
+
+/// The part of the admitted rate that is sent after discards.
+const ADMITTED_PART: f64 = 0.9;
 
 /// The lowest rate, in requests a second.
 const MIN_RATE: f64 = 500.0;
@@ -33,6 +33,9 @@ pub(in crate::linux) struct Slowdown {
 }
 
 impl Slowdown {
+    /// How often the rate is measured, and changes.
+    pub(in crate::linux) const INTERVAL: Duration = Duration::from_millis(100);
+
     /// No limit.
     pub(in crate::linux) fn new(now: Instant) -> Self {
         Self {
@@ -63,7 +66,7 @@ impl Slowdown {
     pub(in crate::linux) fn accepted(&mut self, requests: u32, now: Instant) {
         self.accepted += requests;
         let elapsed = now.saturating_duration_since(self.interval_began);
-        if elapsed < INTERVAL {
+        if elapsed < Self::INTERVAL {
             return;
         }
         self.measured = f64::from(self.accepted) / elapsed.as_secs_f64();
@@ -85,13 +88,22 @@ impl Slowdown {
             return;
         }
         let elapsed = now.saturating_duration_since(self.interval_began);
-        let current = if elapsed < INTERVAL / 4 && self.measured > 0.0 {
+        let current = if elapsed < Self::INTERVAL / 4 && self.measured > 0.0 {
             self.measured
         } else {
-            f64::from(self.accepted) / elapsed.max(INTERVAL / 10).as_secs_f64()
+            f64::from(self.accepted) / elapsed.max(Self::INTERVAL / 10).as_secs_f64()
         };
         let current = self.limit.map_or(current, |limit| current.min(limit));
         self.limit = Some((current / 2.0).max(MIN_RATE));
+    }
+
+    /// The kernel has discarded a part of the requests that it accepted, so that only `admitted` of them left in the last
+    /// `elapsed`.
+    pub(in crate::linux) fn discarded(&mut self, admitted: u64, elapsed: Duration) {
+        self.is_lossy = true;
+        let rate = ADMITTED_PART * admitted as f64 / elapsed.as_secs_f64();
+        let rate = self.limit.map_or(rate, |limit| rate.min(limit));
+        self.limit = Some(rate.max(MIN_RATE));
     }
 }
 
@@ -135,6 +147,20 @@ mod tests {
         // The filter is gone.
         send(&mut slowdown, &mut now, 20, 100);
         assert!(slowdown.limit.is_none());
+    }
+
+    #[test]
+    fn after_discards_the_rate_is_below_what_was_admitted_at_once() {
+        let mut now = Instant::now();
+        let mut slowdown = Slowdown::new(now);
+        slowdown.accepted(3000, now);
+        now += Slowdown::INTERVAL;
+        slowdown.discarded(100, Slowdown::INTERVAL);
+        assert_eq!(slowdown.limit, Some(900.0));
+        let (sent, refused) = send(&mut slowdown, &mut now, 20, 1);
+        assert!(refused < sent / 5, "{refused} refused, {sent} sent");
+        slowdown.discarded(0, Slowdown::INTERVAL);
+        assert_eq!(slowdown.limit, Some(MIN_RATE));
     }
 
     #[test]

@@ -60,19 +60,23 @@ impl LinkWatch {
     }
 
     fn take(&mut self, events: LinkEvents, routes: &RouteTable, now: Instant) {
-        // The events name a link that lost an address by its index, and list every link.
-        let lost_address: HashSet<_> = events
-            .links
-            .iter()
-            .filter(|link| events.lost_address.contains(&link.index))
-            .map(|link| link.name.clone())
-            .collect();
+        // The events name the link of an address by its index, and list every link.
+        let links_of = |indices: &[u32]| -> HashSet<_> {
+            let links = events.links.iter();
+            let links = links.filter(|link| indices.contains(&link.index));
+            links.map(|link| link.name.clone()).collect()
+        };
+        let lost_address = links_of(&events.lost_address);
+        let got_address = links_of(&events.got_address);
         for link in events.links {
             self.link_changed(link, routes, now);
         }
         // An answer to an address that was removed is lost here.
         for name in &lost_address {
             self.mark_down(name, LocalLoss::NO_ADDRESS, routes, now);
+        }
+        for name in &got_address {
+            Arc::make_mut(&mut self.states.outages).got_address(name, now);
         }
         for name in &events.removed {
             Arc::make_mut(&mut self.states.interfaces).remove(name);

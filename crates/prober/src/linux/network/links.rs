@@ -46,6 +46,8 @@ pub(super) struct LinkEvents {
     pub(super) removed: Vec<String>,
     /// Indices of links that lost an address.
     pub(super) lost_address: Vec<u32>,
+    /// Indices of links that got an address, or for which the lifetime of one has changed.
+    pub(super) got_address: Vec<u32>,
     /// Addresses have been added or removed.
     pub(super) addresses_changed: bool,
     /// Reports were lost: any link may have changed.
@@ -104,18 +106,25 @@ impl LinkEvents {
                     let link = read_link(payload);
                     self.removed.extend(link.map(|link| link.name));
                 }
-                libc::RTM_NEWADDR => self.addresses_changed = true,
+                libc::RTM_NEWADDR => {
+                    self.addresses_changed = true;
+                    self.got_address.extend(link_of_address(payload));
+                }
                 libc::RTM_DELADDR => {
                     self.addresses_changed = true;
-                    let address = AddressHeader::parse(payload);
-                    self.lost_address
-                        .extend(address.map(|address| address.index));
+                    self.lost_address.extend(link_of_address(payload));
                 }
                 _ => {}
             }
         }
         self.overrun |= messages.is_cut_short();
     }
+}
+
+/// The index of the link that an address belongs to.
+fn link_of_address(payload: &[u8]) -> Option<u32> {
+    let address = AddressHeader::parse(payload).ok()?;
+    Some(address.index)
 }
 
 fn read_link(payload: &[u8]) -> Option<Link> {
@@ -203,7 +212,7 @@ mod tests {
             [link(40, "eth0", up, 0), link(43, "eth1", running, 3)]
         );
         assert_eq!(read.removed, ["veth17a"]);
-        assert_eq!(read.lost_address, [49]);
+        assert_eq!((read.lost_address, read.got_address), (vec![49], vec![0]));
         assert!(read.addresses_changed && !read.overrun);
     }
 

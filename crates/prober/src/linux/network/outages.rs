@@ -27,6 +27,8 @@ struct LinkOutage {
     last_seen: Instant,
     /// What was observed: `LINK_DOWN`, `NO_ADDRESS`, or `SEND_PATH` if reports were lost.
     causes: LocalLoss,
+    /// It has got no address since it was down or lost one.
+    awaits_address: bool,
     /// Since when the interface has been down without a pause; `None` when it is running.
     down_since: Option<Instant>,
     /// What was sent by the interface during the outage: the prefixes of its routes. IPv4 comes first.
@@ -86,6 +88,7 @@ impl Outages {
         let outage = self.0.entry(name.to_owned()).or_insert_with(|| LinkOutage {
             last_seen: now,
             causes: LocalLoss::default(),
+            awaits_address: false,
             down_since: None,
             prefixes: Arc::default(),
             table: None,
@@ -94,6 +97,7 @@ impl Outages {
             outage.causes = LocalLoss::default();
         }
         outage.causes = outage.causes.and(cause);
+        outage.awaits_address = true;
         outage.last_seen = now;
         if outage.table.replace(routes.number()) == Some(routes.number()) {
             return;
@@ -113,6 +117,18 @@ impl Outages {
             if now < outage.last_seen + ADDRESS_RECOVERY {
                 outage.last_seen = now;
             }
+        }
+    }
+
+    /// An interface has got an address. If it lost one before, that outage lasted until now: the kernel sends from a new IPv6
+    /// address before it receives for it.
+    ///
+    /// Source: Linux `net/ipv6/addrconf.c` (`inet6_addr_add` makes the source, `addrconf_dad_work` the local route).
+    pub(super) fn got_address(&mut self, name: &str, now: Instant) {
+        if let Some(outage) = self.0.get_mut(name)
+            && std::mem::take(&mut outage.awaits_address)
+        {
+            outage.last_seen = now;
         }
     }
 
@@ -177,6 +193,26 @@ mod tests {
     use netlink_packet_route::link::LinkFlags;
 
     use super::{super::routes::tests::ipv4_routes, *};
+
+    #[test]
+    fn an_outage_lasts_until_an_address_is_back_however_long_that_takes() {
+        let routes = ipv4_routes(&[("0.0.0.0/0", Some("192.0.2.254"), "eth0")]);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outages = Outages::default();
+        outages.mark_down("eth0", LocalLoss::NO_ADDRESS, &routes, at(0));
+        let lost_since = |outages: &Outages, first| {
+            let to = [192, 0, 2, 1].into();
+            outages.may_have_lost(to, None, at(first), Duration::ZERO, &routes)
+        };
+        assert!(lost_since(&outages, 59).is_none());
+        outages.got_address("eth0", at(60));
+        assert_eq!(lost_since(&outages, 59), LocalLoss::NO_ADDRESS);
+        assert!(lost_since(&outages, 61).is_none());
+        // The lifetime of an address has changed.
+        outages.got_address("eth0", at(70));
+        assert!(lost_since(&outages, 61).is_none());
+    }
 
     #[test]
     fn a_link_that_stays_down_affects_only_targets_whose_best_route_uses_it() {

@@ -43,10 +43,11 @@ pub(super) struct SendPath {
     accepted_to_is_open: Option<bool>,
     /// Targets that were refused in this batch after the last request that was accepted.
     suspects: Vec<u32>,
-    /// Requests accepted since the last check.
+    /// Requests accepted since discards were last compared with them.
     accepted: u64,
-    /// The kernel's counter of discards at the last check.
+    /// The kernel's counter of discards at that time.
     discarded: u64,
+    compared: Instant,
 }
 
 impl SendPath {
@@ -65,6 +66,7 @@ impl SendPath {
             suspects: Vec::new(),
             accepted: 0,
             discarded: detector.discarded(),
+            compared: now,
         }
     }
 
@@ -97,6 +99,22 @@ impl SendPath {
     /// A request that left at `sent` was answered.
     pub(super) fn answered(&mut self, sent: Instant) {
         self.recovery.answered(sent);
+    }
+
+    /// Slows down if the kernel has discarded more than a small part of what it accepted. `discarded` is its counter, which is
+    /// read somewhat less often than this is called.
+    fn compare_discards(&mut self, discarded: u64, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.compared);
+        if elapsed < Slowdown::INTERVAL {
+            return;
+        }
+        self.compared = now;
+        let more = discarded - std::mem::replace(&mut self.discarded, discarded);
+        let accepted = std::mem::take(&mut self.accepted);
+        if more > 0 && more >= accepted / MIN_DISCARDED {
+            let admitted = accepted.saturating_sub(more);
+            self.slowdown.discarded(admitted, elapsed);
+        }
     }
 
     /// Whether a target that the kernel refuses with `errno` is refused alone: the kernel still has a way out to the last
@@ -257,11 +275,7 @@ impl Probes {
         }
         if may_discard {
             let discarded = self.detector.discarded();
-            let more = discarded - std::mem::replace(&mut self.path.discarded, discarded);
-            let accepted = std::mem::take(&mut self.path.accepted);
-            if more > 0 && more >= accepted / MIN_DISCARDED {
-                self.path.slowdown.lost(now);
-            }
+            self.path.compare_discards(discarded, now);
         }
     }
 

@@ -32,8 +32,8 @@ impl Files {
         found.map(|to| to.address)
     }
 
-    fn servers(&self) -> Option<Vec<IpAddr>> {
-        let service = self.resolver.current();
+    async fn servers(&self) -> Option<Vec<IpAddr>> {
+        let service = self.resolver.current().await;
         service.dns.as_ref().map(|dns| dns.servers.clone())
     }
 }
@@ -85,20 +85,20 @@ async fn names_that_the_hosts_file_blocks_are_not_asked_for() {
 async fn a_changed_resolv_conf_is_read_again() {
     let files = Files::new("nameserver 192.0.2.53\n", "192.0.2.1 name.test\n");
     let [first, second] = [[192, 0, 2, 53], [192, 0, 2, 54]].map(IpAddr::from);
-    assert_eq!(files.servers(), Some(vec![first]));
+    assert_eq!(files.servers().await, Some(vec![first]));
     fs::write(files.path("resolv.conf"), "nameserver 192.0.2.54\n").unwrap();
-    assert_eq!(files.servers(), Some(vec![first]));
+    assert_eq!(files.servers().await, Some(vec![first]));
     tokio::time::advance(CHECK_INTERVAL).await;
-    assert_eq!(files.servers(), Some(vec![second]));
+    assert_eq!(files.servers().await, Some(vec![second]));
     // A file without servers is one that is being written, or a mistake: the last servers stay.
     fs::write(files.path("resolv.conf"), "").unwrap();
     tokio::time::advance(CHECK_INTERVAL).await;
-    assert_eq!(files.servers(), Some(vec![second]));
+    assert_eq!(files.servers().await, Some(vec![second]));
     fs::remove_file(files.path("resolv.conf")).unwrap();
     tokio::time::advance(CHECK_INTERVAL).await;
-    assert_eq!(files.servers(), Some(vec![second]));
+    assert_eq!(files.servers().await, Some(vec![second]));
     fs::write(files.path("resolv.conf"), "nameserver 192.0.2.53\n").unwrap();
     tokio::time::advance(CHECK_INTERVAL).await;
-    assert_eq!(files.servers(), Some(vec![first]));
+    assert_eq!(files.servers().await, Some(vec![first]));
     assert_eq!(files.resolve("name.test").await, Ok(V4.into()));
 }

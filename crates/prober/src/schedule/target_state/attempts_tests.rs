@@ -7,7 +7,7 @@ use super::*;
 
 /// What happens to one request, or what follows it.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+enum RequestEvent {
     Silence,
     Refused,
     /// The answer comes after this share of the timeout, in percent.
@@ -23,8 +23,8 @@ enum Fate {
     LostHere(u16),
 }
 
-fn fate() -> impl Strategy<Value = Fate> {
-    use Fate::*;
+fn event() -> impl Strategy<Value = RequestEvent> {
+    use RequestEvent::*;
     prop_oneof![
         2 => Just(Silence),
         4 => Just(Refused),
@@ -42,17 +42,19 @@ fn fate() -> impl Strategy<Value = Fate> {
 /// One attempt: what happens to its requests, and the local loss that is found at its end; 0 is none.
 #[derive(Debug, Clone)]
 struct Attempt {
-    fates: Vec<Fate>,
+    events: Vec<RequestEvent>,
     /// Whether the kernel refuses all of its requests.
     is_refused: bool,
     cause: u16,
 }
 
 fn attempt() -> impl Strategy<Value = Attempt> {
-    (vec(fate(), 1..6), any::<bool>(), 0..2048_u16).prop_map(|(fates, is_refused, cause)| Attempt {
-        fates,
-        is_refused,
-        cause,
+    (vec(event(), 1..6), any::<bool>(), 0..2048_u16).prop_map(|(events, is_refused, cause)| {
+        Attempt {
+            events,
+            is_refused,
+            cause,
+        }
     })
 }
 
@@ -60,8 +62,14 @@ fn reporter() -> IpAddr {
     IpAddr::from([192, 0, 2, 1])
 }
 
-fn apply(state: &mut TargetState, request: usize, now: Instant, timeout: Duration, fate: Fate) {
-    if let Fate::Refused = fate {
+fn apply(
+    state: &mut TargetState,
+    request: usize,
+    now: Instant,
+    timeout: Duration,
+    event: RequestEvent,
+) {
+    if let RequestEvent::Refused = event {
         return state.refused(request, now, 101);
     }
     state.sent(request, now);
@@ -70,24 +78,24 @@ fn apply(state: &mut TargetState, request: usize, now: Instant, timeout: Duratio
         code,
         reporter: reporter(),
     };
-    match fate {
-        Fate::Silence | Fate::Refused => {}
-        Fate::Answered(percent) => {
+    match event {
+        RequestEvent::Silence | RequestEvent::Refused => {}
+        RequestEvent::Answered(percent) => {
             state.answered(request, timeout * percent as u32 / 100);
         }
-        Fate::Error(code) => state.unreachable(error(code)),
-        Fate::ErrorAndAnswer => {
+        RequestEvent::Error(code) => state.unreachable(error(code)),
+        RequestEvent::ErrorAndAnswer => {
             state.unreachable(error(1));
             state.answered(request, timeout / 2);
         }
-        Fate::NoArp => state.no_arp(),
-        Fate::ArpAnswered => {
+        RequestEvent::NoArp => state.no_arp(),
+        RequestEvent::ArpAnswered => {
             let link_address = LinkAddress::new(&[2, 0, 0, 0, 0, 1]).unwrap();
             state.down_because(DownReason::ArpAnswered(link_address));
         }
-        Fate::PayloadChanged => state.down_because(DownReason::PayloadChanged),
-        Fate::AnsweredBy => state.down_because(DownReason::AnsweredBy(reporter())),
-        Fate::LostHere(cause) => state.local_loss(LocalLoss(cause)),
+        RequestEvent::PayloadChanged => state.down_because(DownReason::PayloadChanged),
+        RequestEvent::AnsweredBy => state.down_because(DownReason::AnsweredBy(reporter())),
+        RequestEvent::LostHere(cause) => state.local_loss(LocalLoss(cause)),
     }
 }
 
@@ -105,13 +113,13 @@ fn play(probing: &Probing, attempts: &[Attempt], max_attempts: u8) -> (Finding, 
             state.expire(now);
             match state.step(now) {
                 Step::Send(request) => {
-                    let mut fate = attempt.fates[request % attempt.fates.len()];
+                    let mut event = attempt.events[request % attempt.events.len()];
                     if attempt.is_refused {
-                        fate = Fate::Refused;
+                        event = RequestEvent::Refused;
                     }
-                    was_sent |= !matches!(fate, Fate::Refused);
+                    was_sent |= !matches!(event, RequestEvent::Refused);
                     let timeout = probing.wait(request as u32);
-                    apply(&mut state, request, now, timeout, fate);
+                    apply(&mut state, request, now, timeout, event);
                     requests += 1;
                     assert!(requests <= probing.most_requests());
                 }
@@ -177,12 +185,12 @@ proptest! {
 fn an_error_of_an_earlier_attempt_keeps_the_counts_of_that_attempt() {
     let attempts = [
         Attempt {
-            fates: vec![Fate::Error(1), Fate::Silence],
+            events: vec![RequestEvent::Error(1), RequestEvent::Silence],
             is_refused: false,
             cause: LocalLoss::SEND_PATH.0,
         },
         Attempt {
-            fates: vec![Fate::Refused],
+            events: vec![RequestEvent::Refused],
             is_refused: true,
             cause: 0,
         },
@@ -206,12 +214,12 @@ fn an_error_of_an_earlier_attempt_keeps_the_counts_of_that_attempt() {
 fn a_lost_attempt_that_is_followed_by_a_refused_one_is_unknown() {
     let attempts = [
         Attempt {
-            fates: vec![Fate::Silence],
+            events: vec![RequestEvent::Silence],
             is_refused: false,
             cause: LocalLoss::STALLED.0,
         },
         Attempt {
-            fates: vec![Fate::Refused],
+            events: vec![RequestEvent::Refused],
             is_refused: true,
             cause: 0,
         },
@@ -225,18 +233,18 @@ fn a_lost_attempt_that_is_followed_by_a_refused_one_is_unknown() {
 /// The reply came from the network, as an ICMP error does; what the kernel knows of the link is asked again.
 #[test]
 fn a_reply_that_does_not_count_is_remembered_in_the_next_attempt() {
-    let silent = |fate, cause| Attempt {
-        fates: vec![fate],
+    let silent = |event, cause| Attempt {
+        events: vec![event],
         is_refused: false,
         cause,
     };
-    for (fate, reason) in [
-        (Fate::PayloadChanged, DownReason::PayloadChanged),
-        (Fate::AnsweredBy, DownReason::AnsweredBy(reporter())),
-        (Fate::NoArp, DownReason::NoAnswer),
-        (Fate::ArpAnswered, DownReason::NoAnswer),
+    for (event, reason) in [
+        (RequestEvent::PayloadChanged, DownReason::PayloadChanged),
+        (RequestEvent::AnsweredBy, DownReason::AnsweredBy(reporter())),
+        (RequestEvent::NoArp, DownReason::NoAnswer),
+        (RequestEvent::ArpAnswered, DownReason::NoAnswer),
     ] {
-        let attempts = [silent(fate, 4), silent(Fate::Silence, 0)];
+        let attempts = [silent(event, 4), silent(RequestEvent::Silence, 0)];
         let (finding, _) = play(&Probing::default(), &attempts, 3);
         assert_eq!(finding.status, Status::Down(reason));
     }
