@@ -62,7 +62,7 @@ fn an_interface_that_goes_away_is_warned_of_once_and_in_words() -> anyhow::Resul
         .end()?
         .ends_with(0);
     assert_eq!(lines(&swept, "network interface away0"), 1, "{swept:#?}");
-    let swept = swept.hides("{").hides("Os ");
+    let swept = swept.hides(" { ").hides("Os ");
     let failed = ["report", "--status", "send_failed", "--json"];
     let rows = dir.pingfleet(&failed)?.ends_with(0).json()?;
     assert!(rows.len() > 1, "{rows:#?} {swept:#?}");
