@@ -114,8 +114,10 @@ impl Engine {
             detector: Rc::clone(detector),
             watched: Watched {
                 v6,
-                may_discard: v6 && opened.kind == Type::DGRAM,
-                by_gateway: matches!(key.next_hop, NextHop::Gateway(_)),
+                kind: opened.kind,
+                by_unknown_gateway: matches!(key.next_hop, NextHop::Gateway(_))
+                    && detector.network().gateway(v6, key.next_hop).is_none(),
+                is_bound: key.egress.interface().is_some() || key.egress.source().is_some(),
             },
             expected: None,
             checked: now,
@@ -269,7 +271,7 @@ impl Engine {
             let detector = &self.detector;
             let known_until = detector.check(now, self.watched, probes.local_losses());
             probes.set_losses_known_until(known_until);
-            probes.check_path(self.watched.may_discard, now);
+            probes.check_path(self.watched.may_discard(), now);
         }
         if due {
             probes.judge();

@@ -131,6 +131,7 @@ impl Network {
             self.interfaces.remove(name);
             self.outages
                 .mark_down(name, LocalLoss::LINK_DOWN, &self.routes, now);
+            self.outages.removed(name);
         }
         if events.overrun {
             for name in self.interfaces.names() {
@@ -139,7 +140,6 @@ impl Network {
             }
         }
         if events.addresses_changed || events.overrun {
-            self.outages.addresses_changed(now);
             self.own_addresses = OwnAddresses::read();
             self.routes.mark_old();
         }
@@ -158,22 +158,38 @@ impl Network {
         }
     }
 
-    /// The causes of the outages of links since `first` that may have cost a request to `to`, or its answer. Each counts for
-    /// `grace` longer than it was observed. With `interface`, requests leave by it.
+    /// The causes of the outages of links since `first` that may have cost a request to `to`, or its answer. That of an
+    /// interface counts for `grace` longer. With `interface`, requests leave by it.
     pub(super) fn may_have_lost(
         &self,
         to: IpAddr,
         interface: Option<&str>,
         first: Instant,
-        grace: Duration,
+        grace: impl Fn(&str) -> Duration,
     ) -> LocalLoss {
         self.outages
             .may_have_lost(to, interface, first, grace, &self.routes)
     }
 
-    /// When an interface was last observed not to work; of all interfaces, if none is named.
-    pub(super) fn last_outage(&self, interface: Option<&str>) -> Option<Instant> {
-        self.outages.last_seen(interface)
+    /// Each interface that did not work, and until when. With `interface`, only that one; otherwise without those that never
+    /// worked or have been down for long.
+    pub(super) fn recent_outages(
+        &self,
+        interface: Option<&str>,
+        now: Instant,
+    ) -> impl Iterator<Item = (&str, Instant)> {
+        self.outages.recent(interface, now)
+    }
+
+    /// The interface by which messages to `to` leave.
+    pub(super) fn interface_to(&self, to: IpAddr) -> Option<&str> {
+        let route = self.routes.best(to, None);
+        route.map(|route| route.interface.as_str())
+    }
+
+    /// Whether replies over IPv4 may come by another interface than the one by which the requests leave.
+    pub(super) fn has_several_ways_back(&self) -> bool {
+        self.routes.have_several_ways_back()
     }
 
     /// Why the kernel refused a request to `to` with `errno` at `now`. With `interface`, requests leave by it.
@@ -194,7 +210,7 @@ impl Network {
         if self.outages.is_down_for(to, interface) {
             return LocalLoss::LINK_DOWN;
         }
-        let outage = self.may_have_lost(to, interface, now, OUTAGE_AGE);
+        let outage = self.may_have_lost(to, interface, now, |_| OUTAGE_AGE);
         for cause in [LocalLoss::LINK_DOWN, LocalLoss::NO_ADDRESS] {
             if outage.has(cause) {
                 return cause;
@@ -217,6 +233,23 @@ impl Network {
         match next_hop {
             NextHop::Gateway(number) => self.routes.gateway(v6, number),
             NextHop::OnLink | NextHop::Other => None,
+        }
+    }
+
+    /// The gateway of a message to `to`, with its interface. With `interface`, it leaves by that one.
+    pub(super) fn gateway_to(
+        &self,
+        to: IpAddr,
+        interface: Option<&str>,
+    ) -> Option<(String, IpAddr)> {
+        self.routes.gateway_to(to, interface)
+    }
+
+    /// Whether requests with this next hop go by a gateway. Of a routing table that is too large it is not known.
+    pub(super) fn is_by_gateway(&self, v6: bool, next_hop: NextHop) -> bool {
+        match next_hop {
+            NextHop::Gateway(number) => self.routes.is_gateway(v6, number),
+            NextHop::OnLink | NextHop::Other => false,
         }
     }
 

@@ -468,7 +468,9 @@ impl Probes {
         for (order, staged) in (0..).zip(staged) {
             let target = self.table.target_mut(staged.target);
             target.newest_request = Some(staged.request_id);
-            target.refused = None;
+            if let Some(refused) = target.refused.take() {
+                self.path.gave_way(&refused);
+            }
             let left = from + share * order;
             target.state.sent_by(staged.request, left, by);
             self.update(staged.target);

@@ -23,12 +23,15 @@ use nix::{
     net::if_::if_nametoindex,
     sys::socket::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-        socket,
+        setsockopt, socket, sockopt,
     },
 };
 
 /// Bytes that one call receives at most.
 const MAX_RECEIVE_BYTES: usize = 16 << 10;
+
+/// Memory for changes that wait, in bytes: a sweep of neighbours makes many. Root gets it, others up to `net.core.rmem_max`.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// Messages begin at multiples of this (`NLMSG_ALIGN`).
 const ALIGNMENT: usize = 4;
@@ -126,11 +129,18 @@ impl Gateways {
         loop {
             match recv(socket, &mut bytes, MsgFlags::empty()) {
                 Ok(length) => self.read_messages(&bytes[..length], &by_index, now),
-                // ENOBUFS is returned once when reports were lost. Then the answers may be lost as well, and the next check
-                // asks again.
-                Err(Errno::EINTR | Errno::ENOBUFS) => {}
+                Err(Errno::EINTR) => {}
+                // Returned once when reports were lost: any gateway may have been lost for a moment. The answers may be lost
+                // as well, and the next check asks again.
+                Err(Errno::ENOBUFS) => self.reports_lost(now),
                 Err(_) => return,
             }
+        }
+    }
+
+    fn reports_lost(&mut self, now: Instant) {
+        for entry in self.entries.values_mut().filter(|entry| entry.was_valid) {
+            entry.failed = Some(now);
         }
     }
 
@@ -184,6 +194,8 @@ fn listen() -> io::Result<OwnedFd> {
         SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkRoute,
     )?;
+    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
     let groups = libc::RTMGRP_NEIGH as u32;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
@@ -259,6 +271,9 @@ mod tests {
         assert_eq!(gateways.last_lost(&gateway, at(9)), Some(at(6)));
         gateways.entries.get_mut(&gateway).unwrap().remove(at(8));
         assert!(lost(&gateways, 8) && !lost(&gateways, 9));
+        // Some of the kernel's reports did not fit.
+        gateways.reports_lost(at(20));
+        assert!(lost(&gateways, 20) && !lost(&gateways, 21));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ipnet::Ipv6Net;
-use prefix_trie::{PrefixMap, PrefixSet};
+use prefix_trie::PrefixMap;
 
 use super::interface::{Interface, Interfaces};
 
@@ -24,6 +24,9 @@ const MAX_ROUTES: usize = 10_000;
 
 /// Gateways of each family that have a number, and so a socket, of their own. All others share one more number.
 const MAX_GATEWAYS: usize = 6;
+
+/// Gateways of each family that share a number and are watched all the same.
+const MAX_SHARED_GATEWAYS: usize = 64;
 
 /// Stands for the interface of an IPv4 route that has none, such as a blackhole route.
 const NO_INTERFACE: &str = "*";
@@ -71,8 +74,11 @@ pub(super) struct RouteTable {
     by_prefix: [PrefixMap<Ipv6Net, Vec<Route>>; 2],
     /// Gateways that have a number: it is their index, in the order in which they were first needed, and stays.
     gateways: [Vec<(String, Gateway)>; 2],
-    /// The prefixes of all routes that there ever were.
-    ever: [PrefixSet<Ipv6Net>; 2],
+    /// Gateways that share the next number.
+    shared_gateways: [Vec<(String, IpAddr)>; 2],
+    /// The prefixes of all routes that there ever were, and whether each ever led somewhere.
+    ever: [PrefixMap<Ipv6Net, bool>; 2],
+    has_several_ways_back: bool,
     read_at: Option<Instant>,
 }
 
@@ -90,11 +96,20 @@ impl RouteTable {
     /// Reads the routes.
     pub(super) fn refresh(&mut self, interfaces: &Interfaces, now: Instant) {
         self.read_at = Some(now);
+        let mut refusing: [Vec<Ipv6Net>; 2] = Default::default();
+        let mut family = 0;
         self.by_prefix = [&IPV4_TABLE, &IPV6_TABLE].map(|format| {
             // Of the thread, not of the process: the two may be in different network namespaces.
             let path = format!("/proc/thread-self/net/{}", format.file);
             let text = fs::read_to_string(path).unwrap_or_default();
-            let mut routes: Vec<_> = text.lines().filter_map(|line| format.parse(line)).collect();
+            let mut routes = Vec::new();
+            for line in text.lines().filter_map(|line| format.parse(line)) {
+                match line {
+                    Line::Route(route) => routes.push(route),
+                    Line::Refusing(prefix) => refusing[family].push(prefix),
+                }
+            }
+            family += 1;
             if routes.len() > MAX_ROUTES {
                 routes = one_route_per_interface(routes);
                 routes.retain(|route| {
@@ -104,20 +119,46 @@ impl RouteTable {
             }
             by_prefix(routes)
         });
-        for (ever, map) in self.ever.iter_mut().zip(&self.by_prefix) {
-            for route in map.values().flatten() {
-                // A route that refuses has no interface. The bound holds for all that there ever were.
-                if route.interface != NO_INTERFACE && ever.len() < MAX_ROUTES {
-                    ever.insert(route.prefix);
-                }
+        self.has_several_ways_back = has_several_ways_back(&self.by_prefix[0]);
+        for (family, refusing) in refusing.into_iter().enumerate() {
+            self.remember(family, &refusing);
+        }
+    }
+
+    /// Remembers the routes of a family, and the prefixes that refuse what is sent. The bound holds for all that there ever
+    /// were.
+    fn remember(&mut self, family: usize, refusing: &[Ipv6Net]) {
+        let ever = &mut self.ever[family];
+        // Before the routes: one that refuses from the beginning takes its targets away from a shorter prefix. One that
+        // begins to refuse later does not.
+        for prefix in refusing {
+            if ever.len() < MAX_ROUTES && ever.get(prefix).is_none() {
+                ever.insert(*prefix, covered(ever, prefix));
+            }
+        }
+        for prefix in self.by_prefix[family].keys() {
+            if ever.len() < MAX_ROUTES {
+                ever.insert(*prefix, true);
             }
         }
     }
 
-    /// Whether there was a route to `to`, now or before.
+    /// Whether there was a route to `to`, now or before, and not one that refuses from the beginning.
     pub(super) fn had_route(&self, to: IpAddr) -> bool {
         let (host, family) = host(to);
-        self.ever[family].get_lpm(&host).is_some()
+        covered(&self.ever[family], &host)
+    }
+
+    /// Whether the gateway of a number is one. More gateways than have a number share the next one.
+    pub(super) fn is_gateway(&self, v6: bool, number: usize) -> bool {
+        let known = self.gateways[usize::from(v6)].get(number);
+        known.is_none_or(|(_, gateway)| *gateway != Gateway::Unknown)
+    }
+
+    /// Whether messages over IPv4 may come by another interface than the one by which their sender is reached: gateways are on
+    /// several interfaces, or a prefix is.
+    pub(super) fn have_several_ways_back(&self) -> bool {
+        self.has_several_ways_back
     }
 
     /// The gateway of a number, with its interface; `None` if it is unknown, or if several gateways share the number.
@@ -129,12 +170,26 @@ impl RouteTable {
         }
     }
 
-    /// All gateways that have a number of their own, with their interfaces.
+    /// The gateways that were needed, with their interfaces.
     pub(super) fn gateways(&self) -> impl Iterator<Item = (String, IpAddr)> {
         let families = [false, true].into_iter();
-        families.flat_map(move |v6| {
+        let own = families.flat_map(move |v6| {
             (0..MAX_GATEWAYS).filter_map(move |number| self.gateway(v6, number))
-        })
+        });
+        own.chain(self.shared_gateways.iter().flatten().cloned())
+    }
+
+    /// The gateway of a message to `to`, with its interface. With `interface`, it leaves by that one.
+    pub(super) fn gateway_to(
+        &self,
+        to: IpAddr,
+        interface: Option<&str>,
+    ) -> Option<(String, IpAddr)> {
+        let route = self.best(to, interface)?;
+        match route.gateway {
+            Gateway::Address(address) => Some((route.interface.clone(), address)),
+            Gateway::None | Gateway::Unknown => None,
+        }
     }
 
     /// The route of a message to `to`; with `interface`, the best one by that interface.
@@ -195,11 +250,37 @@ impl RouteTable {
         let known = &mut self.gateways[usize::from(v6)];
         if known.len() < MAX_GATEWAYS {
             known.push(gateway);
-            known.len() - 1
-        } else {
-            MAX_GATEWAYS
+            return known.len() - 1;
         }
+        if let (interface, Gateway::Address(address)) = gateway {
+            let shared = &mut self.shared_gateways[usize::from(v6)];
+            let gateway = (interface, address);
+            if shared.len() < MAX_SHARED_GATEWAYS && !shared.contains(&gateway) {
+                shared.push(gateway);
+            }
+        }
+        MAX_GATEWAYS
     }
+}
+
+/// Whether the longest prefix that covers this one ever led somewhere.
+fn covered(ever: &PrefixMap<Ipv6Net, bool>, prefix: &Ipv6Net) -> bool {
+    ever.get_lpm(prefix).is_some_and(|(_, led)| *led)
+}
+
+fn has_several_ways_back(routes: &PrefixMap<Ipv6Net, Vec<Route>>) -> bool {
+    let mut of_gateways = HashSet::new();
+    routes.values().any(|of_prefix| {
+        let by_gateway = of_prefix
+            .iter()
+            .filter(|route| route.gateway != Gateway::None);
+        of_gateways.extend(by_gateway.map(|route| &route.interface));
+        let first = of_prefix.first().map(|route| &route.interface);
+        of_gateways.len() > 1
+            || of_prefix
+                .iter()
+                .any(|route| Some(&route.interface) != first)
+    })
 }
 
 fn by_prefix(routes: Vec<Route>) -> PrefixMap<Ipv6Net, Vec<Route>> {
@@ -228,6 +309,14 @@ pub(super) fn host(address: IpAddr) -> (Ipv6Net, usize) {
         IpAddr::V4(v4) => (v4.to_ipv6_mapped().into(), 0),
         IpAddr::V6(v6) => (v6.into(), 1),
     }
+}
+
+/// A line of a routing table.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Route(Route),
+    /// This prefix refuses what is sent.
+    Refusing(Ipv6Net),
 }
 
 /// Where the columns of a routing table in /proc are, and how it writes addresses.
@@ -277,22 +366,26 @@ fn ipv4(text: &str) -> Option<Ipv4Addr> {
 }
 
 impl TableFormat {
-    /// Reads a line. `None` for the heading, and for routes that refuse what is sent.
-    fn parse(&self, line: &str) -> Option<Route> {
+    /// Reads a line. `None` for the heading.
+    fn parse(&self, line: &str) -> Option<Line> {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
         let flags = u32::from_str_radix(fields.get(self.flags)?, 16).ok()?;
         let (network, _) = host((self.address)(fields.get(self.destination)?)?);
         let length = (self.prefix_length)(fields.get(self.length)?)?;
-        let route = Route {
-            prefix: Ipv6Net::new(network.addr(), length).ok()?,
-            interface: (*fields.get(self.interface)?).to_owned(),
+        let prefix = Ipv6Net::new(network.addr(), length).ok()?;
+        let interface = *fields.get(self.interface)?;
+        if flags & RTF_REJECT != 0 || interface == NO_INTERFACE {
+            return Some(Line::Refusing(prefix));
+        }
+        Some(Line::Route(Route {
+            prefix,
+            interface: interface.to_owned(),
             gateway: if flags & RTF_GATEWAY == 0 {
                 Gateway::None
             } else {
                 Gateway::Address((self.address)(fields.get(self.gateway)?)?)
             },
-        };
-        (flags & RTF_REJECT == 0).then_some(route)
+        }))
     }
 }
 
@@ -325,19 +418,28 @@ pub(super) mod tests {
     fn lines_of_the_kernel_are_parsed() {
         let heading = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask";
         assert_eq!(IPV4_TABLE.parse(heading), None);
-        let line = |network: [u8; 4], gateway: [u8; 4], mask: [u8; 4], flags: u32| {
+        let line = |interface, network: [u8; 4], gateway: [u8; 4], mask: [u8; 4], flags: u32| {
             let [network, gateway, mask] = [network, gateway, mask].map(u32::from_ne_bytes);
             IPV4_TABLE.parse(&format!(
-                "eth0\t{network:08X}\t{gateway:08X}\t{flags:04X}\t0\t0\t0\t{mask:08X}\t0\t0\t0"
+                "{interface}\t{network:08X}\t{gateway:08X}\t{flags:04X}\t0\t0\t0\t{mask:08X}\t0\t0\t0"
             ))
         };
-        let default = line([0; 4], [192, 168, 0, 1], [0; 4], 3).unwrap();
+        let route = |line| match line {
+            Some(Line::Route(route)) => route,
+            other => panic!("{other:?}"),
+        };
+        let default = route(line("eth0", [0; 4], [192, 168, 0, 1], [0; 4], 3));
         assert_eq!(default.gateway, Gateway::Address([192, 168, 0, 1].into()));
         assert_eq!(default.prefix, "::ffff:0:0/96".parse().unwrap());
-        let on_link = line([10, 1, 2, 0], [0; 4], [255, 255, 254, 0], 1).unwrap();
+        let on_link = route(line("eth0", [10, 1, 2, 0], [0; 4], [255, 255, 254, 0], 1));
         assert_eq!(on_link.gateway, Gateway::None);
         assert_eq!(on_link.prefix, "::ffff:10.1.2.0/119".parse().unwrap());
-        assert_eq!(line([10, 1, 2, 0], [0; 4], [255; 4], 0x201), None);
+        // An unreachable route, and a blackhole.
+        let refusing = Some(Line::Refusing("::ffff:10.1.2.0/128".parse().unwrap()));
+        for (interface, flags) in [("eth0", 0x201), ("*", 1)] {
+            let line = line(interface, [10, 1, 2, 0], [0; 4], [255; 4], flags);
+            assert_eq!(line, refusing);
+        }
         let v6 = IPV6_TABLE.parse(
             "fd000002000000000000000000000000 40 00000000000000000000000000000000 00 \
              00000000000000000000000000000000 00000100 00000001 00000000 00000001     dead",
@@ -347,7 +449,43 @@ pub(super) mod tests {
             interface: "dead".to_owned(),
             gateway: Gateway::None,
         };
-        assert_eq!(v6, Some(expected));
+        assert_eq!(v6, Some(Line::Route(expected)));
+    }
+
+    #[test]
+    fn a_route_that_refused_from_the_beginning_is_none_and_one_that_came_back_is_one() {
+        let mut table = ipv4_routes(&[("0.0.0.0/0", Some("192.0.2.1"), "eth0")]);
+        let prefix = |text: &str| -> Ipv6Net { text.parse().unwrap() };
+        let had_route = |table: &RouteTable, to: [u8; 4]| table.had_route(to.into());
+        table.remember(0, &[prefix("::ffff:10.9.0.0/112")]);
+        assert!(had_route(&table, [10, 1, 0, 1]) && !had_route(&table, [10, 9, 0, 1]));
+        // Later everything refuses, and another prefix as well.
+        table.by_prefix[0].clear();
+        let refusing = ["::ffff:0.0.0.0/96", "::ffff:10.8.0.0/112"].map(prefix);
+        table.remember(0, &refusing);
+        assert!(had_route(&table, [10, 1, 0, 1]) && had_route(&table, [10, 8, 0, 1]));
+        assert!(!had_route(&table, [10, 9, 0, 1]));
+    }
+
+    #[test]
+    fn messages_may_come_by_another_interface_if_gateways_or_a_prefix_are_on_several() {
+        let several = |routes: &[_]| has_several_ways_back(&ipv4_routes(routes).by_prefix[0]);
+        let default = ("0.0.0.0/0", Some("192.0.2.1"), "eth0");
+        let on_link = ("192.0.2.0/24", None, "eth0");
+        assert!(!several(&[
+            default,
+            on_link,
+            ("172.17.0.0/16", None, "docker0")
+        ]));
+        assert!(several(&[
+            default,
+            ("10.0.0.0/8", Some("198.51.100.1"), "eth1")
+        ]));
+        assert!(several(&[
+            default,
+            on_link,
+            ("192.0.2.0/24", None, "wlan0")
+        ]));
     }
 
     fn interfaces() -> Interfaces {
@@ -408,6 +546,8 @@ pub(super) mod tests {
             });
             assert_eq!(next_hops, numbers);
         }
+        // All of them are watched, each once.
+        assert_eq!(table.gateways().count(), 10);
     }
 
     #[test]
