@@ -165,7 +165,7 @@ impl Engine {
         wake
     }
 
-    /// Looks at the socket's memory, before reading frees it.
+    /// Looks at the socket's memory. Call it before reading frees it.
     fn check_memory(&mut self, socket: &Socket) {
         let now = Instant::now();
         match memory(socket) {
@@ -239,15 +239,19 @@ impl Engine {
     fn read_errors(&mut self, socket: &Socket) -> ErrorsRead {
         let Self { probes, errors, .. } = self;
         let mut found = ErrorsRead::default();
-        while found.read < MAX_ERRORS
-            && errors
-                .read(socket, |error| {
-                    probes.icmp_error(&error, Instant::now());
-                    found.by_icmp += 1;
-                })
-                .is_ok()
-        {
+        while found.read < MAX_ERRORS {
+            let read = errors.read(socket, |error| {
+                probes.icmp_error(&error, Instant::now());
+                found.by_icmp += 1;
+            });
+            if read.is_err() {
+                break;
+            }
             found.read += 1;
+            // Each one that is read makes room, and more may have come while this thread waited for its CPU.
+            if memory(socket).is_ok_and(|memory| memory.is_full) {
+                probes.local_losses().receive_buffer_full(Instant::now());
+            }
         }
         found
     }
@@ -366,6 +370,7 @@ impl Engine {
     /// A refusal can itself put an error into the queue each time: that a message is too long, or the ICMP error of a
     /// filter that rejects. Such an error is not pending before the next try.
     fn judge_refusal(&mut self, error: Errno, socket: &Socket, refusals: &mut Refusals) -> Refusal {
+        self.check_memory(socket);
         let was_queued = self.read_errors(socket).by_icmp > 0;
         let was_pending = matches!(socket.take_error(), Ok(Some(_)));
         if may_be_of_another(error) {
