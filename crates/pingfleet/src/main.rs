@@ -3,6 +3,7 @@
 mod broker;
 mod cancel;
 mod doctor;
+mod filter;
 mod one_process;
 mod report;
 mod resume;

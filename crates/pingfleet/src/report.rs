@@ -5,10 +5,11 @@ use std::io::{self, BufWriter, Write};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
-use pingfleet_store::{REPORT_COLUMNS, Reader, ReportFilter, ReportRow};
-use pingfleet_wire::{Status, StatusKind};
+use pingfleet_store::{REPORT_COLUMNS, Reader, ReportRow};
 use serde::Serializer as _;
 use serde_json::{Value, json};
+
+use crate::filter::FilterArgs;
 
 /// Rows of one table. A longer report is printed as several tables, so that memory stays bounded.
 const TABLE_ROWS: usize = 5000;
@@ -19,6 +20,8 @@ const TABLE_ROWS: usize = 5000;
 Examples:
   pingfleet report
   pingfleet report 3 --status down --status unknown
+  pingfleet report --subnet 10.0.5.0/24 --label site=berlin
+  pingfleet report --where 'rtt_avg_ms > 50 AND attempts > 1'
   pingfleet report --csv > sweep.csv
   pingfleet report --json | jq -r 'select(.rtt_avg_ms > 50) | .target'")]
 pub(crate) struct ReportArgs {
@@ -31,22 +34,15 @@ pub(crate) struct ReportArgs {
     /// CSV with a header; empty for what was not measured
     #[arg(long)]
     csv: bool,
-    /// Only targets of this status. May be repeated
-    #[arg(long, value_name = "STATUS", value_parser = clap::builder::PossibleValuesParser::new(Status::NAMES))]
-    status: Vec<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
 }
 
 pub(crate) fn report(args: &ReportArgs, reader: &Reader) -> Result<Exit, Failure> {
     let run = reader.find_run(&args.run)?;
-    let filter = ReportFilter {
-        statuses: args
-            .status
-            .iter()
-            .filter_map(|name| StatusKind::from_name(name))
-            .collect(),
-    };
+    let filter = args.filter.resolve(reader)?;
     let mut format: Box<dyn ReportFormat> = if args.json {
         Box::new(JsonLines(BufWriter::new(io::stdout())))
     } else if args.csv {

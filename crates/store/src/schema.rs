@@ -60,7 +60,7 @@ LEFT JOIN labels l ON l.run = r.run AND l.chunk = r.chunk AND l.position = r.pos
 
 /// The rows of `report` for run ?1 behind the key (?2, ?3), with their key (chunk, position) before the columns.
 pub(crate) const REPORT_PAGE: &str = concat!(
-    "SELECT r.chunk, r.position, ",
+    "SELECT r.chunk AS row_chunk, r.position AS row_position, ",
     report_columns!(),
     " FROM results r ",
     report_joins!(),

@@ -4,6 +4,7 @@
 mod broker;
 mod database;
 mod doctor;
+mod filters;
 mod help;
 mod linked;
 mod logging;

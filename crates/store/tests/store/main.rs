@@ -3,6 +3,7 @@
 
 mod checking;
 mod child;
+mod filters;
 mod latest;
 mod liveness;
 mod locks;
