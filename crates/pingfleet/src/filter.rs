@@ -7,9 +7,10 @@ use ipnet::IpNet;
 use pingfleet_settings::Failure;
 use pingfleet_store::{Reader, ReportFilter};
 use pingfleet_wire::{Status, StatusKind};
+use serde::{Serialize, Serializer};
 
 /// Flags that select rows. All that are given must hold.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, Args, Serialize)]
 #[command(next_help_heading = "Filters")]
 pub(crate) struct FilterArgs {
     /// Only targets of this status. May be repeated
@@ -21,9 +22,11 @@ pub(crate) struct FilterArgs {
     label: Vec<(String, String)>,
     /// Only targets whose probed address is in this network. May be repeated
     #[arg(long, value_name = "CIDR", value_parser = subnet)]
+    #[serde(serialize_with = "as_texts")]
     subnet: Vec<IpNet>,
     /// Only rows for which this condition on the columns of the view `report` is true
     #[arg(long = "where", value_name = "SQL")]
+    #[serde(rename = "where")]
     condition: Option<String>,
 }
 
@@ -44,6 +47,10 @@ impl FilterArgs {
                 .transpose()?,
         })
     }
+}
+
+fn as_texts<S: Serializer>(subnets: &[IpNet], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(subnets.iter().map(IpNet::to_string))
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

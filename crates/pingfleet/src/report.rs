@@ -1,4 +1,4 @@
-//! `report`: the outcome of every target of a run, as a table, JSON Lines or CSV.
+//! `report`: the outcome of every target of a run, as a table or JSON Lines.
 
 use std::io::{self, BufWriter, Write};
 
@@ -22,17 +22,16 @@ Examples:
   pingfleet report 3 --status down --status unknown
   pingfleet report --subnet 10.0.5.0/24 --label site=berlin
   pingfleet report --where 'rtt_avg_ms > 50 AND attempts > 1'
-  pingfleet report --csv > sweep.csv
   pingfleet report --json | jq -r 'select(.rtt_avg_ms > 50) | .target'")]
 pub(crate) struct ReportArgs {
     /// A number, the beginning of a UUID, or `latest`
     #[arg(value_name = "RUN", default_value = "latest")]
     run: String,
     /// JSON, one object per line; null for what was not measured
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// CSV with a header; empty for what was not measured
     #[arg(long)]
+    json: bool,
+    /// What `export` does now
+    #[arg(long, hide = true)]
     csv: bool,
     #[command(flatten)]
     filter: FilterArgs,
@@ -41,12 +40,16 @@ pub(crate) struct ReportArgs {
 }
 
 pub(crate) fn report(args: &ReportArgs, reader: &Reader) -> Result<Exit, Failure> {
+    if args.csv {
+        return Err(Failure::new(
+            Exit::Usage,
+            "rows as CSV are written by `pingfleet export --format csv`",
+        ));
+    }
     let run = reader.find_run(&args.run)?;
     let filter = args.filter.resolve(reader)?;
     let mut format: Box<dyn ReportFormat> = if args.json {
         Box::new(JsonLines(BufWriter::new(io::stdout())))
-    } else if args.csv {
-        Box::new(Csv(csv::Writer::from_writer(io::stdout())))
     } else {
         Box::new(Tables::new())
     };
@@ -93,36 +96,6 @@ pub(crate) fn write_json(
 ) -> io::Result<()> {
     serde_json::Serializer::new(&mut *out).collect_map(fields)?;
     writeln!(out)
-}
-
-struct Csv(csv::Writer<io::Stdout>);
-
-impl ReportFormat for Csv {
-    fn begin(&mut self) -> io::Result<()> {
-        self.0.write_record(REPORT_COLUMNS).map_err(io_error)
-    }
-
-    fn row(&mut self, row: &ReportRow) -> io::Result<()> {
-        let fields = values(row).map(|value| match value {
-            Value::Null => String::new(),
-            Value::String(text) => text,
-            other => other.to_string(),
-        });
-        self.0.write_record(fields).map_err(io_error)
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// The system's error. `io::Error::from` would hide that the reader closed the pipe.
-fn io_error(error: csv::Error) -> io::Error {
-    let text = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        _ => io::Error::other(text),
-    }
 }
 
 /// The values of a row in the order of the columns.

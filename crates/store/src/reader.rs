@@ -7,6 +7,7 @@
 //! Source: <https://www.sqlite.org/wal.html#read_only_databases>, <https://www.sqlite.org/uri.html#uriimmutable>.
 
 mod condition;
+mod export;
 mod files;
 mod filter;
 pub(crate) mod report;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 pub use self::{
     condition::Condition,
+    export::{ExportPage, ExportPages, ExportRow},
     filter::ReportFilter,
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     verify::{Verification, VerifyFinding},
@@ -127,6 +129,12 @@ impl Reader {
     #[must_use]
     pub fn report(&self, run: i64, filter: &ReportFilter) -> ReportPages<'_> {
         ReportPages::new(self, run, filter)
+    }
+
+    /// The rows of a run in the order of its plan, in large pages for programs. Each page is one search by key.
+    #[must_use]
+    pub fn export(&self, run: i64, filter: &ReportFilter) -> ExportPages<'_> {
+        ExportPages::new(self, run, filter)
     }
 
     /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows. Scans the run.

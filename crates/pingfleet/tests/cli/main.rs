@@ -4,6 +4,7 @@
 mod broker;
 mod database;
 mod doctor;
+mod export;
 mod filters;
 mod help;
 mod linked;

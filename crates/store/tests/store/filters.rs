@@ -317,7 +317,7 @@ fn a_running_query_is_interrupted() -> Result<()> {
     let store = filled(folder.path())?;
     let token = CancellationToken::new();
     let reader = reader(&store)?.interrupted_by(token.clone());
-    let doubled = (0..15).fold("'ab'".to_owned(), |text, _| {
+    let doubled = (0..15).fold("target || 'b'".to_owned(), |text, _| {
         format!("replace({text}, 'b', 'bb')")
     });
     let filter = with_condition(&reader, &format!("length({doubled}) = 0"))?;

@@ -3,6 +3,7 @@
 
 mod checking;
 mod child;
+mod export;
 mod filters;
 mod latest;
 mod liveness;
