@@ -1,14 +1,15 @@
-//! `report`: the outcome of every target of a run, as a table, JSON Lines or CSV.
+//! `report`: the outcome of every target of a run, as a table or JSON Lines.
 
 use std::io::{self, BufWriter, Write};
 
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
-use pingfleet_store::{REPORT_COLUMNS, Reader, ReportFilter, ReportRow};
-use pingfleet_wire::{Status, StatusKind};
+use pingfleet_store::{REPORT_COLUMNS, Reader, ReportRow};
 use serde::Serializer as _;
 use serde_json::{Value, json};
+
+use crate::filter::FilterArgs;
 
 /// Rows of one table. A longer report is printed as several tables, so that memory stays bounded.
 const TABLE_ROWS: usize = 5000;
@@ -19,38 +20,36 @@ const TABLE_ROWS: usize = 5000;
 Examples:
   pingfleet report
   pingfleet report 3 --status down --status unknown
-  pingfleet report --csv > sweep.csv
+  pingfleet report --subnet 10.0.5.0/24 --label site=berlin
+  pingfleet report --where 'rtt_avg_ms > 50 AND attempts > 1'
   pingfleet report --json | jq -r 'select(.rtt_avg_ms > 50) | .target'")]
 pub(crate) struct ReportArgs {
     /// A number, the beginning of a UUID, or `latest`
     #[arg(value_name = "RUN", default_value = "latest")]
     run: String,
     /// JSON, one object per line; null for what was not measured
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// CSV with a header; empty for what was not measured
     #[arg(long)]
+    json: bool,
+    /// What `export` does now
+    #[arg(long, hide = true)]
     csv: bool,
-    /// Only targets of this status. May be repeated
-    #[arg(long, value_name = "STATUS", value_parser = clap::builder::PossibleValuesParser::new(Status::NAMES))]
-    status: Vec<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
 }
 
 pub(crate) fn report(args: &ReportArgs, reader: &Reader) -> Result<Exit, Failure> {
+    if args.csv {
+        return Err(Failure::new(
+            Exit::Usage,
+            "rows as CSV are written by `pingfleet export --format csv`",
+        ));
+    }
     let run = reader.find_run(&args.run)?;
-    let filter = ReportFilter {
-        statuses: args
-            .status
-            .iter()
-            .filter_map(|name| StatusKind::from_name(name))
-            .collect(),
-    };
+    let filter = args.filter.resolve(reader)?;
     let mut format: Box<dyn ReportFormat> = if args.json {
         Box::new(JsonLines(BufWriter::new(io::stdout())))
-    } else if args.csv {
-        Box::new(Csv(csv::Writer::from_writer(io::stdout())))
     } else {
         Box::new(Tables::new())
     };
@@ -97,36 +96,6 @@ pub(crate) fn write_json(
 ) -> io::Result<()> {
     serde_json::Serializer::new(&mut *out).collect_map(fields)?;
     writeln!(out)
-}
-
-struct Csv(csv::Writer<io::Stdout>);
-
-impl ReportFormat for Csv {
-    fn begin(&mut self) -> io::Result<()> {
-        self.0.write_record(REPORT_COLUMNS).map_err(io_error)
-    }
-
-    fn row(&mut self, row: &ReportRow) -> io::Result<()> {
-        let fields = values(row).map(|value| match value {
-            Value::Null => String::new(),
-            Value::String(text) => text,
-            other => other.to_string(),
-        });
-        self.0.write_record(fields).map_err(io_error)
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// The system's error. `io::Error::from` would hide that the reader closed the pipe.
-fn io_error(error: csv::Error) -> io::Error {
-    let text = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        _ => io::Error::other(text),
-    }
 }
 
 /// The values of a row in the order of the columns.

@@ -4,6 +4,8 @@
 mod broker;
 mod database;
 mod doctor;
+mod export;
+mod filters;
 mod help;
 mod linked;
 mod logging;

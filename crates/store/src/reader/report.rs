@@ -1,8 +1,8 @@
 //! The rows of a run, in pages by key.
 
-use pingfleet_wire::StatusKind;
 use rusqlite::{Connection, Row};
 
+use super::filter::{FilterSql, ReportFilter};
 use crate::{Reader, StoreError, schema::REPORT_PAGE};
 
 /// The columns of the view `report`, in order. A test compares them with the view.
@@ -89,34 +89,12 @@ impl ReportRow {
     }
 }
 
-/// Which rows of a run to read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReportFilter {
-    /// Only these statuses. All when empty.
-    pub statuses: Vec<StatusKind>,
-}
-
-impl ReportFilter {
-    /// The condition for `results r`, to be appended to a WHERE clause.
-    fn condition(&self) -> String {
-        if self.statuses.is_empty() {
-            return String::new();
-        }
-        let codes: Vec<_> = self
-            .statuses
-            .iter()
-            .map(|status| status.code().to_string())
-            .collect();
-        format!("AND r.status IN ({})", codes.join(", "))
-    }
-}
-
 /// The pages of [`Reader::report`]. Between two of them nothing is open.
 #[derive(Debug)]
 pub struct ReportPages<'r> {
     reader: &'r Reader,
     run: i64,
-    sql: String,
+    query: PageQuery,
     after: RowKey,
 }
 
@@ -125,7 +103,7 @@ impl<'r> ReportPages<'r> {
         Self {
             reader,
             run,
-            sql: page_sql(filter),
+            query: PageQuery::new(filter),
             after: (-1, -1),
         }
     }
@@ -133,11 +111,11 @@ impl<'r> ReportPages<'r> {
     /// The next page, in the order of the plan. Empty at the end.
     ///
     /// # Errors
-    /// As [`Reader::open`].
+    /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
     pub fn next_page(&mut self) -> Result<Vec<ReportRow>, StoreError> {
         let rows = self
             .reader
-            .read(|connection| read_page(connection, &self.sql, self.run, self.after))?;
+            .read(|connection| self.query.read(connection, self.run, self.after))?;
         if let Some((key, _)) = rows.last() {
             self.after = *key;
         }
@@ -145,22 +123,35 @@ impl<'r> ReportPages<'r> {
     }
 }
 
-/// The statement of [`read_page`].
-pub(crate) fn page_sql(filter: &ReportFilter) -> String {
-    format!(
-        "{REPORT_PAGE} {} ORDER BY r.chunk, r.position LIMIT {PAGE_ROWS}",
-        filter.condition()
-    )
+/// The statement of a page of rows.
+#[derive(Debug)]
+pub(crate) struct PageQuery {
+    sql: String,
+    filter: FilterSql,
 }
 
-/// The rows of a run behind a key, at most [`PAGE_ROWS`].
-pub(crate) fn read_page(
-    connection: &Connection,
-    sql: &str,
-    run: i64,
-    after: RowKey,
-) -> Result<Vec<(RowKey, ReportRow)>, StoreError> {
-    let mut statement = connection.prepare(sql)?;
-    let rows = statement.query_map((run, after.0, after.1), ReportRow::from_row)?;
-    Ok(rows.collect::<Result<_, _>>()?)
+impl PageQuery {
+    pub(crate) fn new(filter: &ReportFilter) -> Self {
+        let filter = filter.sql(4);
+        let selected = filter.select("*", REPORT_PAGE);
+        let sql = format!("{selected} ORDER BY 1, 2 LIMIT {PAGE_ROWS}");
+        Self { sql, filter }
+    }
+
+    /// The rows of a run behind a key, at most [`PAGE_ROWS`].
+    pub(crate) fn read(
+        &self,
+        connection: &Connection,
+        run: i64,
+        after: RowKey,
+    ) -> Result<Vec<(RowKey, ReportRow)>, StoreError> {
+        self.filter.prepare(connection)?;
+        let read = || {
+            let mut statement = connection.prepare(&self.sql)?;
+            self.filter.bind(&mut statement, &[run, after.0, after.1])?;
+            let rows = statement.raw_query().mapped(ReportRow::from_row);
+            rows.collect::<Result<_, _>>()
+        };
+        read().map_err(|error| self.filter.explain(error))
+    }
 }

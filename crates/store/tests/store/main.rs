@@ -3,6 +3,8 @@
 
 mod checking;
 mod child;
+mod export;
+mod filters;
 mod latest;
 mod liveness;
 mod locks;
