@@ -25,7 +25,7 @@ use pingfleet_store::{DatabaseSettings, Reader, Writer};
     after_help = "\
 Examples:
   pingfleet sweep 10.0.0.0/24
-  pingfleet report --csv > sweep.csv
+  pingfleet report
   pingfleet verify
   pingfleet doctor
 
@@ -44,7 +44,7 @@ enum Command {
     Sweep(Box<sweep::SweepArgs>),
     /// List the runs
     Runs(runs::RunsArgs),
-    /// Show the outcome of every target of a run
+    /// Show what a run found: a summary, or every target
     Report(report::ReportArgs),
     /// Prove that every target of a run has exactly one final state
     #[command(
@@ -90,7 +90,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Resume(args) => resume::resume(args, layers, quiet),
         Command::Retry(args) => retry::retry(args, layers, quiet),
         Command::Runs(args) => runs::runs(args, &open_reader(layers, &args.database)?),
-        Command::Report(args) => report::report(args, &open_reader(layers, &args.database)?),
+        Command::Report(args) => report::report(args, layers),
         Command::Verify(args) => verify::verify(args, layers),
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)

@@ -43,7 +43,8 @@ pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
 pub use reader::{
-    Condition, REPORT_COLUMNS, Reader, ReportFilter, ReportPages, ReportRow, Verification,
+    Condition, NotUp, REPORT_COLUMNS, Reader, ReportFilter, ReportPages, ReportRow, RowOrder,
+    RunChanges, RunOverview, RunWorker, SubnetCounts, TargetHistory, TargetRtt, Verification,
     VerifyFinding,
 };
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};

@@ -9,7 +9,9 @@
 mod condition;
 mod files;
 mod filter;
+pub(crate) mod overview;
 pub(crate) mod report;
+mod row_order;
 pub(crate) mod verify;
 
 use std::{
@@ -24,7 +26,9 @@ use uuid::Uuid;
 pub use self::{
     condition::Condition,
     filter::ReportFilter,
+    overview::{NotUp, RunChanges, RunOverview, RunWorker, SubnetCounts, TargetHistory, TargetRtt},
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
+    row_order::RowOrder,
     verify::{Verification, VerifyFinding},
 };
 use crate::{
@@ -127,6 +131,27 @@ impl Reader {
     #[must_use]
     pub fn report(&self, run: i64, filter: &ReportFilter) -> ReportPages<'_> {
         ReportPages::new(self, run, filter)
+    }
+
+    /// The same rows in another order. First it reads all of them for their keys; then each row is one search by key.
+    ///
+    /// # Errors
+    /// As [`ReportPages::next_page`].
+    pub fn sorted_report(
+        &self,
+        run: i64,
+        filter: &ReportFilter,
+        order: RowOrder,
+    ) -> Result<ReportPages<'_>, StoreError> {
+        ReportPages::sorted(self, run, filter, order)
+    }
+
+    /// What a run found. Scans the run, and then the rows of `latest`, in pages.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`].
+    pub fn overview(&self, run: i64) -> Result<RunOverview, StoreError> {
+        overview::overview(self, run)
     }
 
     /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows. Scans the run.

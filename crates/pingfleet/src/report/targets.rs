@@ -1,47 +1,20 @@
-//! `report`: the outcome of every target of a run, as a table, JSON Lines or CSV.
+//! The list of targets: as a table, JSON Lines or CSV.
 
 use std::io::{self, BufWriter, Write};
 
-use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
+use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{REPORT_COLUMNS, Reader, ReportRow};
 use serde::Serializer as _;
 use serde_json::{Value, json};
 
-use crate::filter::FilterArgs;
+use super::ReportArgs;
 
 /// Rows of one table. A longer report is printed as several tables, so that memory stays bounded.
 const TABLE_ROWS: usize = 5000;
 
-/// Arguments of `pingfleet report`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  pingfleet report
-  pingfleet report 3 --status down --status unknown
-  pingfleet report --subnet 10.0.5.0/24 --label site=berlin
-  pingfleet report --where 'rtt_avg_ms > 50 AND attempts > 1'
-  pingfleet report --csv > sweep.csv
-  pingfleet report --json | jq -r 'select(.rtt_avg_ms > 50) | .target'")]
-pub(crate) struct ReportArgs {
-    /// A number, the beginning of a UUID, or `latest`
-    #[arg(value_name = "RUN", default_value = "latest")]
-    run: String,
-    /// JSON, one object per line; null for what was not measured
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// CSV with a header; empty for what was not measured
-    #[arg(long)]
-    csv: bool,
-    #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
-    pub(crate) database: DatabaseArgs,
-}
-
-pub(crate) fn report(args: &ReportArgs, reader: &Reader) -> Result<Exit, Failure> {
-    let run = reader.find_run(&args.run)?;
+/// Prints the targets of a run that the filter selects.
+pub(super) fn list(args: &ReportArgs, reader: &Reader, run: i64) -> Result<(), Failure> {
     let filter = args.filter.resolve(reader)?;
     let mut format: Box<dyn ReportFormat> = if args.json {
         Box::new(JsonLines(BufWriter::new(io::stdout())))
@@ -50,7 +23,10 @@ pub(crate) fn report(args: &ReportArgs, reader: &Reader) -> Result<Exit, Failure
     } else {
         Box::new(Tables::new())
     };
-    let mut pages = reader.report(run, &filter);
+    let mut pages = match args.sort {
+        Some(sort) => reader.sorted_report(run, &filter, sort.into())?,
+        None => reader.report(run, &filter),
+    };
     let mut written = format.begin();
     while written.is_ok() {
         // Nothing of the database is open while the rows are printed, which a pager may delay.
@@ -61,8 +37,7 @@ pub(crate) fn report(args: &ReportArgs, reader: &Reader) -> Result<Exit, Failure
         }
         written = rows.iter().try_for_each(|row| format.row(row));
     }
-    printed(written)?;
-    Ok(Exit::Complete)
+    printed(written)
 }
 
 /// An output format of a report.
@@ -126,7 +101,7 @@ fn io_error(error: csv::Error) -> io::Error {
 }
 
 /// The values of a row in the order of the columns.
-fn values(row: &ReportRow) -> [Value; REPORT_COLUMNS.len()] {
+pub(super) fn values(row: &ReportRow) -> [Value; REPORT_COLUMNS.len()] {
     let labels = row
         .labels
         .as_deref()
