@@ -19,8 +19,8 @@ use self::outcomes::{GeneratedOutcome, GeneratedTarget, random};
 /// Targets in a chunk.
 const CHUNK_SIZE: u64 = 250;
 
-/// When the first run began: 2026-11-01 00:00 UTC, in microseconds since 1970-01-01 UTC. The others follow by the hour.
-const FIRST_RUN_US: i64 = 1_793_491_200_000_000;
+/// When the first run began: 2023-11-01 00:00 UTC, in microseconds since 1970-01-01 UTC. The others follow by the hour.
+const FIRST_RUN_US: i64 = 1_698_796_800_000_000;
 const BETWEEN_RUNS_US: i64 = 3_600_000_000;
 
 /// The time between two chunks, and between two requests of a chunk.

@@ -18,6 +18,9 @@ const SMALL_ROWS: usize = 5;
 const MAX_BAR: usize = 50;
 const BEFORE_BAR: usize = 40;
 
+/// The column of a status with its sign, and the space behind it.
+const STATUS_WIDTH: usize = 15;
+
 /// From this width on a target that did not answer takes one line, otherwise two.
 const WIDE: usize = 80;
 
@@ -41,7 +44,7 @@ fn push_status(line: &mut Line, status: &str, screen: Screen) {
     let (sign, style) = StatusKind::from_name(status).map_or(("", Style::new()), sign);
     let text = format!("{sign} {status}");
     line.push(&text, &screen.paint(style, &text));
-    line.pad(start + 13);
+    line.pad(start + STATUS_WIDTH);
 }
 
 /// What the run is: its number and state, its targets, its times, and its settings.
@@ -196,7 +199,7 @@ pub(super) fn totals(overview: &RunOverview, flags: &str, screen: Screen) -> Blo
     let to_do = summary.targets - settled;
     if to_do > 0 {
         block.push(Line::new(&format!(
-            "  {:13}{:>digits$}",
+            "  {:STATUS_WIDTH$}{:>digits$}",
             "□ to do",
             grouped(to_do)
         )));
@@ -245,11 +248,11 @@ fn unknown(overview: &RunOverview, flags: &str, width: usize) -> Block {
         _ => counted(places.len() as i64, "worker"),
     };
     let sentence = format!(
-        "  Unknown: the replies may have been lost on {place}: {}. Run there: pingfleet doctor{flags}",
+        "Unknown: the replies may have been lost on {place}: {}. Run there: pingfleet doctor{flags}",
         causes.join(", ")
     );
     let mut block = vec![Line::default()];
-    block.extend(wrapped(&sentence, 4, width));
+    block.extend(wrapped(&sentence, 2, width));
     block
 }
 
@@ -386,7 +389,12 @@ pub(super) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str, screen:
     if shown == 0 {
         return Block::new();
     }
-    let order = if overview.changes.is_some() {
+    // Where all targets are new, nothing is said of the time before.
+    let settled = counts.total();
+    let has_past = overview
+        .changes
+        .is_some_and(|changes| changes.first_seen < settled);
+    let order = if has_past {
         ", newest change first"
     } else {
         ""
@@ -403,43 +411,54 @@ pub(super) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str, screen:
         ));
     }
     let mut block = flow(&title, 2, screen.width);
-    let targets: Vec<_> = overview
-        .not_up
+    block.extend(not_up_rows(
+        &overview.not_up,
+        has_past.then_some(clock),
+        screen,
+    ));
+    block
+}
+
+/// A line for each target, or two where the screen is narrow. `clock` writes since when, if that is to be shown.
+fn not_up_rows(not_up: &[NotUp], clock: Option<&Clock>, screen: Screen) -> Block {
+    let targets: Vec<_> = not_up
         .iter()
         .map(|found| found.row.target.as_str())
         .collect();
     let widest = name_width(&targets, screen.width);
-    let sinces: Vec<_> = overview
-        .not_up
+    let texts: Vec<_> = not_up
         .iter()
-        .map(|found| since(found, clock))
+        .map(|found| {
+            let row = &found.row;
+            let since = clock.map_or_else(String::new, |clock| since(found, clock));
+            (why(&row.status, row.reason.as_deref(), row.sent), since)
+        })
         .collect();
-    let since_width = sinces
-        .iter()
-        .map(|since| since.chars().count())
-        .max()
-        .unwrap_or(0);
-    for (found, since) in overview.not_up.iter().zip(&sinces) {
-        let row = &found.row;
+    let longest = |pick: fn(&(String, String)) -> &String| {
+        let lengths = texts.iter().map(|text| pick(text).chars().count());
+        lengths.max().unwrap_or(0)
+    };
+    let (phrase_width, since_width) = (longest(|text| &text.0), longest(|text| &text.1));
+    let mut block = Block::new();
+    for (found, (phrase, since)) in not_up.iter().zip(&texts) {
         let mut line = Line::new("  ");
-        push_name(&mut line, &row.target, widest);
-        push_status(&mut line, &row.status, screen);
-        let phrase = why(&row.status, row.reason.as_deref(), row.sent);
+        push_name(&mut line, &found.row.target, widest);
+        push_status(&mut line, &found.row.status, screen);
         if screen.width >= WIDE {
-            let room = screen.width.saturating_sub(line.width() + 4 + since_width);
-            let phrase = cut(&phrase, room);
-            let start = line.width() + 2;
-            line.pad(start);
+            let start = line.width();
+            let room = screen
+                .width
+                .saturating_sub(start + 2 + since_width)
+                .min(phrase_width);
+            let phrase = cut(phrase, room);
             line.push(&phrase, &phrase);
-            if !since.is_empty() {
-                line.pad(start + room + 2);
-                line.push(since, since);
-            }
-            block.push(line);
-        } else {
+            line.pad(start + room + 2);
             line.push(since, since);
             block.push(line);
-            block.push(Line::new(&cut(&format!("    {phrase}"), screen.width)));
+        } else {
+            block.push(line);
+            let items = [cut(&format!("    {phrase}"), screen.width), since.clone()];
+            block.extend(flow(&items, 4, screen.width));
         }
     }
     block
@@ -481,8 +500,7 @@ pub(super) fn targets(rows: &[ReportRow], screen: Screen) -> Block {
             ),
             None => why(&row.status, row.reason.as_deref(), row.sent),
         };
-        let start = line.width() + 2;
-        line.pad(start);
+        let start = line.width();
         let what = cut(&what, screen.width.saturating_sub(start));
         line.push(&what, &what);
         block.push(line);

@@ -85,17 +85,18 @@ impl Clock {
         }
     }
 
-    /// A time in microseconds since 1970-01-01 UTC, in the time zone of this machine: without the date if it is today.
+    /// A time in microseconds since 1970-01-01 UTC, in the time zone of this machine: without the date if it is today, and without the clock if
+    /// it is in another year.
     pub(super) fn minute(&self, micros: i64) -> String {
-        self.write(Timestamp::from_microsecond(micros).ok(), "%H:%M")
+        self.write(Timestamp::from_microsecond(micros).ok(), "%H:%M", "")
     }
 
-    /// The same to the second, for a time in RFC 3339.
+    /// The same to the second and always with the clock, for a time in RFC 3339.
     pub(super) fn second(&self, time: &str) -> String {
-        self.write(time.parse().ok(), "%H:%M:%S")
+        self.write(time.parse().ok(), "%H:%M:%S", " %H:%M:%S")
     }
 
-    fn write(&self, time: Option<Timestamp>, clock: &str) -> String {
+    fn write(&self, time: Option<Timestamp>, clock: &str, other_year: &str) -> String {
         let Some(time) = time else {
             return "unknown time".to_owned();
         };
@@ -105,7 +106,7 @@ impl Clock {
         } else if time.year() == self.now.year() {
             time.strftime(&format!("%-d %b {clock}")).to_string()
         } else {
-            time.strftime(&format!("%-d %b %Y {clock}")).to_string()
+            time.strftime(&format!("%-d %b %Y{other_year}")).to_string()
         }
     }
 }

@@ -15,7 +15,7 @@ fn labelled() -> anyhow::Result<TestDir> {
 
 /// The targets of a report with these flags.
 fn targets(dir: &TestDir, flags: &[&str]) -> anyhow::Result<Vec<String>> {
-    let arguments = [["report", "--json"].as_slice(), flags].concat();
+    let arguments = [["report", "--targets", "--json"].as_slice(), flags].concat();
     let rows = dir.pingfleet(&arguments)?.ends_with(0).json()?;
     Ok(rows
         .iter()

@@ -26,7 +26,10 @@ fn mixed() -> anyhow::Result<TestDir> {
 #[test]
 fn json_lines_have_numbers_as_numbers_and_null_for_what_was_not_measured() -> anyhow::Result<()> {
     let dir = mixed()?;
-    let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    let rows = dir
+        .pingfleet(&["report", "--targets", "--json"])?
+        .ends_with(0)
+        .json()?;
     let [up, down] = rows.as_slice() else {
         panic!("{rows:#?}")
     };
@@ -57,7 +60,9 @@ fn json_lines_have_numbers_as_numbers_and_null_for_what_was_not_measured() -> an
 fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() -> anyhow::Result<()>
 {
     let dir = mixed()?;
-    let report = dir.pingfleet(&["report", "--csv"])?.ends_with(0);
+    let report = dir
+        .pingfleet(&["report", "--targets", "--csv"])?
+        .ends_with(0);
     let mut reader = csv::Reader::from_reader(report.stdout.as_bytes());
     let header: Vec<_> = reader.headers()?.iter().map(str::to_owned).collect();
     assert_eq!(
@@ -78,7 +83,9 @@ fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() 
     assert_eq!(field(1, "rtt_avg_ms"), "");
     assert_eq!(field(1, "loss_pct").parse::<f64>()?.to_string(), "100");
     // The same rows by JSON, in the same order and with the same names.
-    let json = dir.pingfleet(&["report", "--json"])?.ends_with(0);
+    let json = dir
+        .pingfleet(&["report", "--targets", "--json"])?
+        .ends_with(0);
     let line = json.stdout.lines().next().expect("a row");
     let names: Vec<_> = header
         .iter()
@@ -91,7 +98,7 @@ fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() 
 #[test]
 fn the_table_has_dashes_for_what_was_not_measured() -> anyhow::Result<()> {
     let dir = mixed()?;
-    let report = dir.pingfleet(&["report"])?.ends_with(0);
+    let report = dir.pingfleet(&["report", "--targets"])?.ends_with(0);
     let lines: Vec<_> = report.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{report:#?}");
     let words: Vec<_> = lines[2].split_whitespace().collect();
@@ -130,13 +137,20 @@ fn a_closed_pipe_ends_a_report_quietly() -> anyhow::Result<()> {
     // More than a pipe holds, so that the report is still being written when the reader exits.
     dir.pingfleet(&["sweep", "--rate", "unlimited", "127.0.0.0/20"])?
         .ends_with(0);
-    for form in ["", "--json", "--csv"] {
+    for form in ["--targets", "--targets --json", "--csv"] {
         let line = format!("pingfleet report {form} | head -n 1; exit ${{PIPESTATUS[0]}}");
         let finished = dir.shell(&line)?.ends_with(0);
         assert_eq!(finished.stderr, "", "{finished:#?}");
         assert_eq!(finished.stdout.lines().count(), 1, "{finished:#?}");
     }
-    for command in ["runs", "verify", "--help", "sweep --dry-run 127.0.0.0/24"] {
+    for command in [
+        "report",
+        "report --json",
+        "runs",
+        "verify",
+        "--help",
+        "sweep --dry-run 127.0.0.0/24",
+    ] {
         let line = format!("pingfleet {command} | true; exit ${{PIPESTATUS[0]}}");
         let finished = dir.shell(&line)?.ends_with(0);
         assert_eq!(finished.stderr, "", "{finished:#?}");

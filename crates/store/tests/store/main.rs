@@ -11,6 +11,7 @@ mod model;
 mod opening;
 mod outbox;
 mod overdue;
+mod overview;
 mod reader;
 mod refusals;
 mod rounds;

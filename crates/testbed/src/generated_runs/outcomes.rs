@@ -85,7 +85,7 @@ impl GeneratedTarget {
         };
         let rtt_ns = match status {
             Status::Up => Some(self.rtt_ns(seed, &mut this_run)),
-            Status::Late => Some(1_000_000_000 + this_run.i64(..1_200_000_000)),
+            Status::Late => Some(1_000_000_000 + this_run.i64(0..1_200_000_000)),
             _ => None,
         };
         GeneratedOutcome {
