@@ -31,6 +31,14 @@ pub(crate) struct FilterArgs {
 }
 
 impl FilterArgs {
+    /// Whether any flag is given.
+    pub(crate) fn is_given(&self) -> bool {
+        !self.status.is_empty()
+            || !self.label.is_empty()
+            || !self.subnet.is_empty()
+            || self.condition.is_some()
+    }
+
     /// The filter, with its condition checked by SQLite.
     pub(crate) fn resolve(&self, reader: &Reader) -> Result<ReportFilter, Failure> {
         let condition = self.condition.as_deref();

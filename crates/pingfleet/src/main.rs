@@ -26,6 +26,7 @@ use pingfleet_store::{DatabaseSettings, Reader, Writer};
     after_help = "\
 Examples:
   pingfleet sweep 10.0.0.0/24
+  pingfleet report
   pingfleet export -o sweep.csv
   pingfleet verify
   pingfleet doctor
@@ -45,7 +46,7 @@ enum Command {
     Sweep(Box<sweep::SweepArgs>),
     /// List the runs
     Runs(runs::RunsArgs),
-    /// Show the outcome of every target of a run
+    /// Show what a run found: a summary, or every target
     Report(report::ReportArgs),
     /// Write the rows of a run for other programs: JSON Lines, CSV or Parquet
     Export(export::ExportArgs),
@@ -93,7 +94,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Resume(args) => resume::resume(args, layers, quiet),
         Command::Retry(args) => retry::retry(args, layers, quiet),
         Command::Runs(args) => runs::runs(args, &open_reader(layers, &args.database)?),
-        Command::Report(args) => report::report(args, &open_reader(layers, &args.database)?),
+        Command::Report(args) => report::report(args, layers),
         Command::Export(args) => export::export(args, layers, quiet),
         Command::Verify(args) => verify::verify(args, layers),
         Command::Cancel(args) => {

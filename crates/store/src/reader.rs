@@ -10,7 +10,9 @@ mod condition;
 mod export;
 mod files;
 mod filter;
+pub(crate) mod overview;
 pub(crate) mod report;
+mod row_order;
 pub(crate) mod verify;
 
 use std::{
@@ -26,7 +28,9 @@ pub use self::{
     condition::Condition,
     export::{ExportPage, ExportPages, ExportRow},
     filter::ReportFilter,
+    overview::{NotUp, RunChanges, RunOverview, RunWorker, SubnetCounts, TargetHistory, TargetRtt},
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
+    row_order::RowOrder,
     verify::{Verification, VerifyFinding},
 };
 use crate::{
@@ -135,6 +139,27 @@ impl Reader {
     #[must_use]
     pub fn export(&self, run: i64, filter: &ReportFilter) -> ExportPages<'_> {
         ExportPages::new(self, run, filter)
+    }
+
+    /// The same rows in another order. First it reads all of them for their keys; then each row is one search by key.
+    ///
+    /// # Errors
+    /// As [`ReportPages::next_page`].
+    pub fn sorted_report(
+        &self,
+        run: i64,
+        filter: &ReportFilter,
+        order: RowOrder,
+    ) -> Result<ReportPages<'_>, StoreError> {
+        ReportPages::sorted(self, run, filter, order)
+    }
+
+    /// What a run found. Scans the run, and then the rows of `latest`, in pages.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`].
+    pub fn overview(&self, run: i64) -> Result<RunOverview, StoreError> {
+        overview::overview(self, run)
     }
 
     /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows. Scans the run.

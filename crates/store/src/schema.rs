@@ -58,14 +58,26 @@ LEFT JOIN labels l ON l.run = r.run AND l.chunk = r.chunk AND l.position = r.pos
     };
 }
 
-/// The rows of `report` for run ?1 behind the key (?2, ?3), with their key (chunk, position) before the columns.
-pub(crate) const REPORT_PAGE: &str = concat!(
-    "SELECT r.chunk AS row_chunk, r.position AS row_position, ",
-    report_columns!(),
-    " FROM results r ",
-    report_joins!(),
-    " WHERE r.run = ?1 AND (r.chunk, r.position) > (?2, ?3)"
-);
+/// The rows of `report` for run ?1, with their key (chunk, position) before the columns.
+macro_rules! rows_of_run {
+    () => {
+        concat!(
+            "SELECT r.chunk AS row_chunk, r.position AS row_position, ",
+            report_columns!(),
+            " FROM results r ",
+            report_joins!(),
+            " WHERE r.run = ?1"
+        )
+    };
+}
+
+/// Those behind the key (?2, ?3).
+pub(crate) const REPORT_PAGE: &str =
+    concat!(rows_of_run!(), " AND (r.chunk, r.position) > (?2, ?3)");
+
+/// The one with the key (?2, ?3).
+pub(crate) const REPORT_ROW: &str =
+    concat!(rows_of_run!(), " AND r.chunk = ?2 AND r.position = ?3");
 
 /// The columns of [`EXPORT_PAGE`] that an export reads: the key, and what is stored of a row.
 pub(crate) const EXPORT_COLUMNS: &str = "row_chunk, row_position, row_status, row_sent, row_received, row_attempts, \

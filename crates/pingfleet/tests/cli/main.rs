@@ -13,6 +13,7 @@ mod machine;
 mod next_command;
 mod output;
 mod permission;
+mod report;
 mod rig;
 mod routes;
 mod settings;

@@ -91,7 +91,7 @@ fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() 
 #[test]
 fn the_table_has_dashes_for_what_was_not_measured() -> anyhow::Result<()> {
     let dir = mixed()?;
-    let report = dir.pingfleet(&["report"])?.ends_with(0);
+    let report = dir.pingfleet(&["report", "--targets"])?.ends_with(0);
     let lines: Vec<_> = report.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{report:#?}");
     let words: Vec<_> = lines[2].split_whitespace().collect();
@@ -130,13 +130,20 @@ fn a_closed_pipe_ends_a_report_quietly() -> anyhow::Result<()> {
     // More than a pipe holds, so that the report is still being written when the reader exits.
     dir.pingfleet(&["sweep", "--rate", "unlimited", "127.0.0.0/20"])?
         .ends_with(0);
-    for form in ["", "--json"] {
+    for form in ["--targets", "--json"] {
         let line = format!("pingfleet report {form} | head -n 1; exit ${{PIPESTATUS[0]}}");
         let finished = dir.shell(&line)?.ends_with(0);
         assert_eq!(finished.stderr, "", "{finished:#?}");
         assert_eq!(finished.stdout.lines().count(), 1, "{finished:#?}");
     }
-    for command in ["runs", "verify", "--help", "sweep --dry-run 127.0.0.0/24"] {
+    for command in [
+        "report",
+        "report --json",
+        "runs",
+        "verify",
+        "--help",
+        "sweep --dry-run 127.0.0.0/24",
+    ] {
         let line = format!("pingfleet {command} | true; exit ${{PIPESTATUS[0]}}");
         let finished = dir.shell(&line)?.ends_with(0);
         assert_eq!(finished.stderr, "", "{finished:#?}");

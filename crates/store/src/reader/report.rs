@@ -1,9 +1,17 @@
 //! The rows of a run, in pages by key.
 
+use std::vec;
+
 use rusqlite::{Connection, Row};
 
-use super::filter::{FilterSql, ReportFilter};
-use crate::{Reader, StoreError, schema::REPORT_PAGE};
+use super::{
+    filter::{FilterSql, ReportFilter},
+    row_order::{RowOrder, sorted_keys},
+};
+use crate::{
+    Reader, StoreError,
+    schema::{REPORT_PAGE, REPORT_ROW},
+};
 
 /// The columns of the view `report`, in order. A test compares them with the view.
 pub const REPORT_COLUMNS: [&str; 17] = [
@@ -65,6 +73,24 @@ pub struct ReportRow {
 /// The place of a row in the plan: chunk and position.
 pub(crate) type RowKey = (i64, i64);
 
+/// It comes before each row.
+pub(crate) const FIRST_KEY: RowKey = (-1, -1);
+
+/// The rows with these keys, in this order. Each is one index lookup.
+pub(crate) fn rows_by_key(
+    connection: &Connection,
+    run: i64,
+    keys: &[RowKey],
+) -> Result<Vec<ReportRow>, StoreError> {
+    let mut statement = connection.prepare(REPORT_ROW)?;
+    let row = |key: &RowKey| {
+        statement.query_row((run, key.0, key.1), |row| {
+            ReportRow::from_row(row).map(|(_, row)| row)
+        })
+    };
+    Ok(keys.iter().map(row).collect::<Result<_, _>>()?)
+}
+
 impl ReportRow {
     /// A row of [`REPORT_PAGE`]: the key, then the columns of the view.
     fn from_row(row: &Row<'_>) -> rusqlite::Result<(RowKey, Self)> {
@@ -96,6 +122,8 @@ pub struct ReportPages<'r> {
     run: i64,
     query: PageQuery,
     after: RowKey,
+    /// The keys of the rows that are not read yet, where the rows are sorted.
+    sorted: Option<vec::IntoIter<RowKey>>,
 }
 
 impl<'r> ReportPages<'r> {
@@ -104,15 +132,35 @@ impl<'r> ReportPages<'r> {
             reader,
             run,
             query: PageQuery::new(filter),
-            after: (-1, -1),
+            after: FIRST_KEY,
+            sorted: None,
         }
     }
 
-    /// The next page, in the order of the plan. Empty at the end.
+    pub(super) fn sorted(
+        reader: &'r Reader,
+        run: i64,
+        filter: &ReportFilter,
+        order: RowOrder,
+    ) -> Result<Self, StoreError> {
+        let keys = sorted_keys(reader, run, filter, order)?;
+        Ok(Self {
+            sorted: Some(keys.into_iter()),
+            ..Self::new(reader, run, filter)
+        })
+    }
+
+    /// The next page, in the order of the plan or sorted. Empty at the end.
     ///
     /// # Errors
     /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
     pub fn next_page(&mut self) -> Result<Vec<ReportRow>, StoreError> {
+        if let Some(keys) = &mut self.sorted {
+            let keys: Vec<_> = keys.take(PAGE_ROWS).collect();
+            return self
+                .reader
+                .read(|connection| rows_by_key(connection, self.run, &keys));
+        }
         let rows = self
             .reader
             .read(|connection| self.query.read(connection, self.run, self.after))?;

@@ -12,6 +12,7 @@ mod model;
 mod opening;
 mod outbox;
 mod overdue;
+mod overview;
 mod reader;
 mod refusals;
 mod rounds;
