@@ -22,5 +22,5 @@ pub(super) fn write(
     _: &mut Metadata,
     _: &mut Output,
 ) -> Result<(), WriteError> {
-    Err(std::io::ErrorKind::Unsupported.into())
+    Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into())
 }
