@@ -35,15 +35,16 @@ fn on_a_terminal(dir: &TestDir, columns: u32, prefix: &str) -> anyhow::Result<St
 
 /// Compares the summary at all widths with the expected one.
 fn matches_its_snapshot(dir: &TestDir, name: &str) -> anyhow::Result<()> {
-    let mut screens = String::new();
+    let mut screens = Vec::new();
     for columns in [60, 80, 140] {
         let screen = on_a_terminal(dir, columns, "NO_COLOR=1")?;
         let widest = screen.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(columns as usize), "{columns}: {screen}");
-        screens += &format!("== {columns} columns\n{screen}");
+        screens.push(format!("== {columns} columns\n{screen}"));
     }
     let piped = dir.call("pingfleet", &["report"])?.env("TZ", "UTC").end()?;
-    screens += &format!("== no terminal\n{}", piped.ends_with(0).stdout);
+    let piped = piped.ends_with(0).stdout;
+    let screens = [screens.concat(), format!("== no terminal\n{piped}")].concat();
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cli/snapshots/{name}.txt"));
     if env::var_os("UPDATE_SNAPSHOTS").is_some() {
