@@ -239,11 +239,14 @@ mod tests {
         let blocks = vec![block("aaaa"), block("bbbb"), block("cccc")];
         assert_eq!(
             texts(&beside(blocks.clone(), 30)[0]),
-            ["aaaa     n   bbbb     n", "  x     10     x     10"]
+            [
+                "aaaa   n   bbbb   n   cccc   n",
+                "  x   10     x   10     x   10"
+            ]
         );
-        assert_eq!(beside(blocks.clone(), 30).len(), 2);
-        assert_eq!(beside(blocks.clone(), 20).len(), 3);
-        assert_eq!(beside(blocks, 40).len(), 1);
+        assert_eq!(beside(blocks.clone(), 29).len(), 2);
+        assert_eq!(beside(blocks.clone(), 18).len(), 3);
+        assert_eq!(beside(blocks, 30).len(), 1);
     }
 
     #[test]

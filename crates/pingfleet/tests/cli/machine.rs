@@ -129,7 +129,7 @@ fn limited(dir: &TestDir, files: u32, command: &str) -> anyhow::Result<Finished>
 #[test]
 fn too_few_open_files_are_one_message_before_anything_starts() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
-    for files in [10, 12, 15, 18, 20, 23, 26, 28, 30, 31, 40, 50, 63] {
+    for files in [10, 12, 15, 18, 20, 23, 26, 28, 30, 31, 40, 50, 64, 80, 95] {
         for command in [
             "pingfleet sweep --db new.db 127.0.0.0/28",
             "ping-worker",

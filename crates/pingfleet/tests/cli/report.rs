@@ -172,31 +172,47 @@ fn the_json_summary_is_one_object_with_the_counts_of_the_database() -> anyhow::R
 #[test]
 fn a_list_is_sorted_by_what_is_asked_for() -> anyhow::Result<()> {
     let dir = generated(2100, 1)?;
-    for (sort, order) in [("rtt", "rtt_avg_ms"), ("loss", "loss_pct")] {
-        let listed = dir.pingfleet(&["report", "--json", "--sort", sort])?;
-        let rows = listed.ends_with(0).json()?;
-        let values: Vec<_> = rows.iter().map(|row| row[order].as_f64()).collect();
-        assert_eq!(values.len(), 2100);
-        assert!(values.is_sorted_by(|one, other| one >= other), "{sort}");
-    }
-    let rows = dir
-        .pingfleet(&["report", "--json", "--sort", "target"])?
-        .ends_with(0)
-        .json()?;
-    let targets: Vec<_> = rows
+    // The column of a list: the target, RECEIVED as answered and sent requests, or the mean round trip.
+    let list = |flags: &[&str], column: usize| {
+        let arguments = [["report", "--targets"].as_slice(), flags].concat();
+        let listed = dir.pingfleet(&arguments)?.ends_with(0).stdout;
+        let rows = listed.lines().skip(1);
+        let column = |row: &str| row.split_whitespace().nth(column).unwrap_or("").to_owned();
+        anyhow::Ok(rows.map(column).collect::<Vec<_>>())
+    };
+    let loss = |received: &String| {
+        let (received, sent) = received.split_once('/').unwrap_or(("0", "1"));
+        let [received, sent] = [received, sent].map(|text| text.parse::<f64>().unwrap_or(f64::NAN));
+        // Nothing was sent, so nothing was lost.
+        if sent > 0.0 {
+            1.0 - received / sent
+        } else {
+            -1.0
+        }
+    };
+    let losses: Vec<_> = list(&["--sort", "loss", "--where", "target = address"], 2)?
         .iter()
-        .filter_map(|row| row["target"].as_str())
+        .map(loss)
         .collect();
+    assert!(losses.len() > 1000);
+    assert!(losses.is_sorted_by(|one, other| one >= other), "{losses:?}");
+    let answered = [
+        "--sort",
+        "rtt",
+        "--where",
+        "target = address AND received > 0",
+    ];
+    let means: Vec<f64> = list(&answered, 4)?
+        .iter()
+        .map(|mean| mean.parse())
+        .collect::<Result<_, _>>()?;
+    assert!(means.len() > 1000);
+    assert!(means.is_sorted_by(|one, other| one >= other), "{means:?}");
+    let targets = list(&["--sort", "target"], 0)?;
     assert_eq!(targets[..2], ["10.0.0.1", "10.0.0.2"]);
-    assert!(
-        targets.iter().position(|target| *target == "10.10.0.1")
-            > targets.iter().position(|target| *target == "10.2.0.1")
-    );
-    // In the order of the plan they are not sorted.
-    let rows = dir
-        .pingfleet(&["report", "--json", "--targets"])?
-        .ends_with(0)
-        .json()?;
-    assert_ne!(rows[1]["target"], json!("10.0.0.2"));
+    let position = |target| targets.iter().position(|listed| listed == target);
+    assert!(position("10.10.0.1") > position("10.2.0.1"));
+    // The control: in the order of the plan they are not sorted.
+    assert_ne!(list(&[], 0)?[1], "10.0.0.2");
     Ok(())
 }
