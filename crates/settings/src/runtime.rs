@@ -5,7 +5,7 @@ use tokio::runtime::Builder;
 
 use crate::Failure;
 
-/// Files that a program which probes with up to four threads needs: such a sweep uses 66.
+/// Files that a program which probes with up to four threads needs: such a sweep uses up to 70.
 pub const FILES_FOR_PROBING: u64 = 96;
 
 /// Files that a program needs which only uses the broker and the database.
