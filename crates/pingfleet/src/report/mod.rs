@@ -2,6 +2,7 @@
 
 mod json;
 mod layout;
+mod named_targets;
 mod sections;
 mod summary;
 mod targets;

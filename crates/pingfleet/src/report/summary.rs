@@ -7,7 +7,7 @@ use pingfleet_store::{Reader, ReportFilter, ReportRow, RunOverview};
 
 use super::{
     layout::{Block, Screen, beside},
-    sections,
+    named_targets, sections,
     words::Clock,
 };
 
@@ -51,13 +51,13 @@ fn blocks(
         sections::cause(overview, flags, width),
     ];
     if let Some(rows) = few {
-        blocks.push(sections::targets(rows, screen));
+        blocks.push(named_targets::targets(rows, screen));
         return blocks;
     }
     blocks.push(sections::totals(overview, flags, screen));
     blocks.push(sections::round_trips(overview, width));
     blocks.push(sections::changes(overview, width));
     blocks.extend(beside(sections::small_tables(overview, width), width));
-    blocks.push(sections::not_up(overview, &clock, flags, screen));
+    blocks.push(named_targets::not_up(overview, &clock, flags, screen));
     blocks
 }
