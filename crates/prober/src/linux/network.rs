@@ -103,14 +103,14 @@ impl Network {
         self.gateways.check(self.next_hops.gateways(), now);
     }
 
-    /// The causes of the outages of links since `first` that may have cost a request to `to`, or its answer. Each counts for
-    /// `grace` longer than it was observed. With `interface`, requests leave by it.
+    /// The causes of the outages of links since `first` that may have cost a request to `to`, or its answer. That of an
+    /// interface counts for `grace` longer. With `interface`, requests leave by it.
     pub(super) fn may_have_lost(
         &self,
         to: IpAddr,
         interface: Option<&str>,
         first: Instant,
-        grace: Duration,
+        grace: impl Fn(&str) -> Duration,
     ) -> LocalLoss {
         let Published { links, routes } = &self.known;
         links
@@ -118,12 +118,29 @@ impl Network {
             .may_have_lost(to, interface, first, grace, routes)
     }
 
-    /// When an interface was last observed not to work; of all interfaces, if none is named.
-    pub(super) fn last_outage(&self, interface: Option<&str>) -> Option<Instant> {
-        self.known.links.outages.last_seen(interface)
+    /// Each interface that did not work, and until when. With `interface`, only that one; otherwise without those that never
+    /// worked or have been down for long.
+    pub(super) fn recent_outages(
+        &self,
+        interface: Option<&str>,
+        now: Instant,
+    ) -> impl Iterator<Item = (&str, Instant)> {
+        self.known.links.outages.recent(interface, now)
     }
 
-    /// Why the kernel refused a request to `to` with `errno` at `now`, as far as is known by then. With `interface`, requests leave by it.
+    /// The interface by which messages to `to` leave.
+    pub(super) fn interface_to(&self, to: IpAddr) -> Option<&str> {
+        let route = self.known.routes.best(to, None);
+        route.map(|route| route.interface.as_ref())
+    }
+
+    /// Whether replies over IPv4 may come by another interface than the one by which the requests leave.
+    pub(super) fn has_several_ways_back(&self) -> bool {
+        self.known.routes.has_several_ways_back()
+    }
+
+    /// Why the kernel refused a request to `to` with `errno` at `now`, as far as is known by then. With `interface`, requests
+    /// leave by it.
     pub(super) fn refusal_cause(
         &mut self,
         errno: Errno,
@@ -141,7 +158,7 @@ impl Network {
         if self.known.links.outages.is_down_for(to, interface) {
             return LocalLoss::LINK_DOWN;
         }
-        let outage = self.may_have_lost(to, interface, now, OUTAGE_AGE);
+        let outage = self.may_have_lost(to, interface, now, |_| OUTAGE_AGE);
         for cause in [LocalLoss::LINK_DOWN, LocalLoss::NO_ADDRESS] {
             if outage.has(cause) {
                 return cause;
@@ -164,6 +181,23 @@ impl Network {
         match next_hop {
             NextHop::Gateway(number) => self.next_hops.gateway(v6, number),
             NextHop::OnLink | NextHop::Other => None,
+        }
+    }
+
+    /// The gateway of a message to `to`, with its interface. With `interface`, it leaves by that one.
+    pub(super) fn gateway_to(
+        &self,
+        to: IpAddr,
+        interface: Option<&str>,
+    ) -> Option<(String, IpAddr)> {
+        self.known.routes.gateway_to(to, interface)
+    }
+
+    /// Whether requests with this next hop go by a gateway. Of a routing table that is too large it is not known.
+    pub(super) fn is_by_gateway(&self, v6: bool, next_hop: NextHop) -> bool {
+        match next_hop {
+            NextHop::Gateway(number) => self.next_hops.is_gateway(v6, number),
+            NextHop::OnLink | NextHop::Other => false,
         }
     }
 

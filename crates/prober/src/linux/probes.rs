@@ -5,6 +5,7 @@
 //! settled only after everything that arrived before its last timeout has been read.
 
 mod chunk_findings;
+mod departures;
 mod replies;
 mod send_path;
 mod sequence;
@@ -23,6 +24,7 @@ use pingfleet_wire::{DownReason, LocalLoss, Probing};
 
 pub(super) use self::chunk_findings::ChunkFindings;
 use self::{
+    departures::SendCost,
     send_path::SendPath,
     sequence::{InFlight, SequenceMap},
     target_table::{NextSend, TargetTable},
@@ -113,6 +115,7 @@ pub(super) struct Probes {
     counters: Arc<ProbeCounters>,
     local_losses: LocalLossLog,
     path: SendPath,
+    send_cost: SendCost,
     /// Everything that arrived before this has been read.
     read_until: Instant,
     /// Every local loss before this is known.
@@ -146,6 +149,7 @@ impl Probes {
             counters,
             local_losses: LocalLossLog::default(),
             path,
+            send_cost: SendCost::default(),
             read_until: now,
             losses_known_until: now,
             due: Vec::new(),
@@ -453,30 +457,6 @@ impl Probes {
             request,
             request_id,
         })
-    }
-
-    /// The kernel accepted these requests, one after the other, between `from` and `by`.
-    pub(super) fn sent(&mut self, staged: &[Staged], from: Instant, by: Instant) {
-        let same_run = |one: &Staged, other: &Staged| {
-            let [one, other] = [one, other].map(|staged| self.table.pace(staged.target));
-            one.is_of_same_run(other)
-        };
-        for of_run in staged.chunk_by(same_run) {
-            let pace = self.table.pace(of_run[0].target);
-            pace.left(of_run.len() as u32, by);
-        }
-        if let Some(last) = staged.last() {
-            self.path_accepted(staged.len() as u32, last.target, by);
-        }
-        let share = by.saturating_duration_since(from) / staged.len().max(1) as u32;
-        for (order, staged) in (0..).zip(staged) {
-            let target = self.table.target_mut(staged.target);
-            target.newest_request = Some(staged.request_id);
-            target.refused = None;
-            let left = from + share * order;
-            target.state.sent_by(staged.request, left, by);
-            self.update(staged.target);
-        }
     }
 }
 

@@ -23,6 +23,7 @@ mod partly_refused;
 mod probing_process;
 mod receive_buffer;
 mod renamed_interface;
+mod repeated;
 mod reverse_path;
 mod send_refused;
 mod silent_neighbours;

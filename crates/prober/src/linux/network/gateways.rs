@@ -77,9 +77,11 @@ pub(super) struct Gateways {
 impl Gateways {
     /// Receives changes from now on, in the network namespace of the calling thread.
     pub(super) fn watch() -> Self {
-        let socket = NetlinkSocket::open(libc::RTMGRP_NEIGH).inspect_err(
-            |error| tracing::warn!(%error, "gateways that do not answer ARP are not detected"),
-        );
+        let socket = NetlinkSocket::open(libc::RTMGRP_NEIGH)
+            .and_then(NetlinkSocket::with_large_buffer)
+            .inspect_err(
+                |error| tracing::warn!(%error, "gateways that do not answer ARP are not detected"),
+            );
         Self {
             socket: socket.ok(),
             entries: HashMap::new(),
@@ -106,9 +108,10 @@ impl Gateways {
         let entries = &mut self.entries;
         loop {
             match socket.receive(|messages| take_reports(messages, entries, &by_index, now)) {
-                // ENOBUFS is returned once when reports were lost. Then the answers may be lost as well, and the next check
-                // asks again.
-                Ok(()) | Err(Errno::EINTR | Errno::ENOBUFS) => {}
+                Ok(()) | Err(Errno::EINTR) => {}
+                // Returned once when reports were lost: any gateway may have been lost for a moment. The answers may be lost
+                // as well, and the next check asks again.
+                Err(Errno::ENOBUFS) => reports_lost(entries, now),
                 Err(_) => return,
             }
         }
@@ -130,6 +133,13 @@ impl Gateways {
         } else {
             entry.failed
         }
+    }
+}
+
+/// Some reports of the kernel did not fit.
+fn reports_lost(entries: &mut HashMap<Gateway, Entry>, now: Instant) {
+    for entry in entries.values_mut().filter(|entry| entry.was_valid) {
+        entry.failed = Some(now);
     }
 }
 
@@ -209,6 +219,9 @@ mod tests {
         assert_eq!(gateways.last_lost(&gateway, at(9)), Some(at(6)));
         gateways.entries.get_mut(&gateway).unwrap().remove(at(8));
         assert!(lost(&gateways, 8) && !lost(&gateways, 9));
+        // Some of the kernel's reports did not fit.
+        reports_lost(&mut gateways.entries, at(20));
+        assert!(lost(&gateways, 20) && !lost(&gateways, 21));
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl LinkWatch {
         for name in &events.removed {
             Arc::make_mut(&mut self.states.interfaces).remove(name);
             self.mark_down(name, LocalLoss::LINK_DOWN, routes, now);
+            Arc::make_mut(&mut self.states.outages).removed(name);
         }
         if events.overrun {
             for name in self.states.interfaces.names() {
@@ -88,7 +89,6 @@ impl LinkWatch {
             }
         }
         if events.addresses_changed || events.overrun {
-            Arc::make_mut(&mut self.states.outages).addresses_changed(now);
             self.states.own_addresses = Arc::new(OwnAddresses::read());
         }
     }

@@ -10,6 +10,9 @@ use super::{
 /// Gateways of each family that have a number, and so a socket, of their own. All others share one more number.
 const MAX_GATEWAYS: usize = 6;
 
+/// Gateways of each family that share a number and are watched all the same.
+const MAX_SHARED_GATEWAYS: usize = 64;
+
 /// The machine whose link address is needed to send a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::linux) enum NextHop {
@@ -21,26 +24,31 @@ pub(in crate::linux) enum NextHop {
     Other,
 }
 
-/// The gateways that have a number, those of IPv4 first: it is their index, in the order in which they were first needed.
+/// The gateways that were needed. Those of IPv4 come first.
 #[derive(Debug, Default)]
-pub(super) struct NextHops([Vec<Route>; 2]);
+pub(super) struct NextHops {
+    /// Gateways that have a number: it is their index, in the order in which they were first needed, and stays.
+    numbered: [Vec<Route>; 2],
+    /// Gateways that share the next number.
+    shared: [Vec<(String, IpAddr)>; 2],
+}
 
 impl NextHops {
-    /// The gateway of a number, with its interface; `None` if it is unknown, or if several gateways share the number.
-    pub(super) fn gateway(&self, v6: bool, number: usize) -> Option<(String, IpAddr)> {
-        let Route { interface, gateway } = self.0[usize::from(v6)].get(number)?;
-        match gateway {
-            Gateway::Address(address) => Some((interface.as_ref().to_owned(), *address)),
-            Gateway::None | Gateway::Unknown => None,
-        }
+    /// Whether the gateway of a number is one. More gateways than have a number share the next one.
+    pub(super) fn is_gateway(&self, v6: bool, number: usize) -> bool {
+        let known = self.numbered[usize::from(v6)].get(number);
+        known.is_none_or(|route| route.gateway != Gateway::Unknown)
     }
 
-    /// All gateways that have a number of their own, with their interfaces.
+    /// The gateway of a number, with its interface; `None` if it is unknown, or if several gateways share the number.
+    pub(super) fn gateway(&self, v6: bool, number: usize) -> Option<(String, IpAddr)> {
+        self.numbered[usize::from(v6)].get(number)?.address()
+    }
+
+    /// All gateways, with their interfaces.
     pub(super) fn gateways(&self) -> impl Iterator<Item = (String, IpAddr)> {
-        let families = [false, true].into_iter();
-        families.flat_map(move |v6| {
-            (0..MAX_GATEWAYS).filter_map(move |number| self.gateway(v6, number))
-        })
+        let numbered = self.numbered.iter().flatten().filter_map(Route::address);
+        numbered.chain(self.shared.iter().flatten().cloned())
     }
 
     /// Where a message to `to` goes first. With `interface`, it leaves by that one.
@@ -68,19 +76,26 @@ impl NextHops {
 
     /// The number of the gateway of a route.
     fn number(&mut self, route: &Route, v6: bool) -> usize {
-        let known = &mut self.0[usize::from(v6)];
-        let number = known.iter().position(|known| known == route);
-        number.unwrap_or_else(|| {
-            if known.len() == MAX_GATEWAYS {
-                return MAX_GATEWAYS;
-            }
+        let known = &mut self.numbered[usize::from(v6)];
+        if let Some(number) = known.iter().position(|known| known == route) {
+            return number;
+        }
+        if known.len() < MAX_GATEWAYS {
             known.push(Route {
                 // Not a part of the table, which may be large.
                 interface: Arc::from(route.interface.as_ref()),
                 gateway: route.gateway,
             });
-            known.len() - 1
-        })
+            return known.len() - 1;
+        }
+        let shared = &mut self.shared[usize::from(v6)];
+        if shared.len() < MAX_SHARED_GATEWAYS
+            && let Some(gateway) = route.address()
+            && !shared.contains(&gateway)
+        {
+            shared.push(gateway);
+        }
+        MAX_GATEWAYS
     }
 }
 
@@ -155,5 +170,7 @@ mod tests {
             });
             assert_eq!(next_hops, numbers);
         }
+        // All of them are watched, each once.
+        assert_eq!(gateways.gateways().count(), 10);
     }
 }

@@ -24,11 +24,21 @@ const RTF_REJECT: u32 = 0x200;
 /// The tables, that of IPv4 first.
 pub(super) const TABLES: [TableFormat; 2] = [IPV4_TABLE, IPV6_TABLE];
 
-/// One line: a route.
+/// Stands for the interface of an IPv4 route that has none, such as a blackhole route.
+const NO_INTERFACE: &str = "*";
+
+/// One line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line<'a> {
+pub(super) enum Line<'a> {
+    Route(RouteLine<'a>),
+    /// This prefix refuses what is sent.
+    Refusing(Ipv6Net),
+}
+
+/// A route.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RouteLine<'a> {
     pub(super) prefix: Ipv6Net,
-    /// The interface. An IPv4 route that has none, such as a blackhole route, has `*`.
     pub(super) interface: &'a str,
     pub(super) gateway: Gateway,
 }
@@ -107,22 +117,26 @@ impl TableFormat {
         Ok(())
     }
 
-    /// Reads a line. `None` for the heading, and for routes that refuse what is sent.
+    /// Reads a line. `None` for the heading.
     fn parse<'a>(&self, line: &'a str) -> Option<Line<'a>> {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
         let flags = u32::from_str_radix(fields.get(self.flags)?, 16).ok()?;
         let (network, _) = host((self.address)(fields.get(self.destination)?)?);
         let length = (self.prefix_length)(fields.get(self.length)?)?;
-        let route = Line {
-            prefix: Ipv6Net::new(network.addr(), length).ok()?,
-            interface: fields.get(self.interface)?,
+        let prefix = Ipv6Net::new(network.addr(), length).ok()?;
+        let interface = *fields.get(self.interface)?;
+        if flags & RTF_REJECT != 0 || interface == NO_INTERFACE {
+            return Some(Line::Refusing(prefix));
+        }
+        Some(Line::Route(RouteLine {
+            prefix,
+            interface,
             gateway: if flags & RTF_GATEWAY == 0 {
                 Gateway::None
             } else {
                 Gateway::Address((self.address)(fields.get(self.gateway)?)?)
             },
-        };
-        (flags & RTF_REJECT == 0).then_some(route)
+        }))
     }
 }
 
@@ -134,31 +148,41 @@ mod tests {
     fn lines_of_the_kernel_are_parsed() {
         let heading = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask";
         assert_eq!(IPV4_TABLE.parse(heading), None);
-        let line = |network: [u8; 4], gateway: [u8; 4], mask: [u8; 4], flags: u32| {
+        let line = |interface, network: [u8; 4], gateway: [u8; 4], mask: [u8; 4], flags: u32| {
             let [network, gateway, mask] = [network, gateway, mask].map(u32::from_ne_bytes);
             format!(
-                "eth0\t{network:08X}\t{gateway:08X}\t{flags:04X}\t0\t0\t0\t{mask:08X}\t0\t0\t0\n"
+                "{interface}\t{network:08X}\t{gateway:08X}\t{flags:04X}\t0\t0\t0\t{mask:08X}\t0\t0\t0\n"
             )
         };
-        let default = line([0; 4], [192, 168, 0, 1], [0; 4], 3);
-        let default = IPV4_TABLE.parse(&default).unwrap();
-        assert_eq!(default.gateway, Gateway::Address([192, 168, 0, 1].into()));
-        assert_eq!(default.prefix, "::ffff:0:0/96".parse().unwrap());
-        let on_link = line([10, 1, 2, 0], [0; 4], [255, 255, 254, 0], 1);
-        let on_link = IPV4_TABLE.parse(&on_link).unwrap();
-        assert_eq!(on_link.gateway, Gateway::None);
-        assert_eq!(on_link.prefix, "::ffff:10.1.2.0/119".parse().unwrap());
-        let refuses = line([10, 1, 2, 0], [0; 4], [255; 4], 0x201);
-        assert_eq!(IPV4_TABLE.parse(&refuses), None);
+        let default = line("eth0", [0; 4], [192, 168, 0, 1], [0; 4], 3);
+        let expected = RouteLine {
+            prefix: "::ffff:0:0/96".parse().unwrap(),
+            interface: "eth0",
+            gateway: Gateway::Address([192, 168, 0, 1].into()),
+        };
+        assert_eq!(IPV4_TABLE.parse(&default), Some(Line::Route(expected)));
+        let on_link = line("eth0", [10, 1, 2, 0], [0; 4], [255, 255, 254, 0], 1);
+        let expected = RouteLine {
+            prefix: "::ffff:10.1.2.0/119".parse().unwrap(),
+            interface: "eth0",
+            gateway: Gateway::None,
+        };
+        assert_eq!(IPV4_TABLE.parse(&on_link), Some(Line::Route(expected)));
+        // An unreachable route, and a blackhole.
+        for (interface, flags) in [("eth0", 0x201), ("*", 1)] {
+            let line = line(interface, [10, 1, 2, 0], [0; 4], [255; 4], flags);
+            let prefix = "::ffff:10.1.2.0/128".parse().unwrap();
+            assert_eq!(IPV4_TABLE.parse(&line), Some(Line::Refusing(prefix)));
+        }
         let v6 = IPV6_TABLE.parse(
             "fd000002000000000000000000000000 40 00000000000000000000000000000000 00 \
              00000000000000000000000000000000 00000100 00000001 00000000 00000001     dead",
         );
-        let expected = Line {
+        let expected = RouteLine {
             prefix: "fd00:2::/64".parse().unwrap(),
             interface: "dead",
             gateway: Gateway::None,
         };
-        assert_eq!(v6, Some(expected));
+        assert_eq!(v6, Some(Line::Route(expected)));
     }
 }

@@ -10,23 +10,17 @@ use std::{
 };
 
 use ipnet::Ipv6Net;
-use prefix_trie::{PrefixMap, PrefixSet};
+use prefix_trie::PrefixMap;
 use tracing::{debug, warn};
 
 use super::{
     interface::{Interface, Interfaces},
-    route_files::{Line, TABLES},
+    route_files::{Line, RouteLine, TABLES},
 };
 
 /// The routes of a larger table are not looked up: a loss on any interface may affect any target, and no target counts as a
 /// neighbour. The whole Internet has about a million routes of IPv4.
 const MAX_ROUTES: usize = 2_000_000;
-
-/// Prefixes that are remembered after their routes are gone.
-const MAX_GONE: usize = 10_000;
-
-/// Stands for the interface of an IPv4 route that has none, such as a blackhole route.
-const NO_INTERFACE: &str = "*";
 
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +40,16 @@ pub(super) struct Route {
     pub(super) gateway: Gateway,
 }
 
+impl Route {
+    /// The address of the gateway, with its interface.
+    pub(super) fn address(&self) -> Option<(String, IpAddr)> {
+        match self.gateway {
+            Gateway::Address(address) => Some((self.interface.as_ref().to_owned(), address)),
+            Gateway::None | Gateway::Unknown => None,
+        }
+    }
+}
+
 /// All routes. Those of IPv4 come first; each family has a map by prefix.
 #[derive(Debug, Default)]
 pub(super) struct RouteTable {
@@ -55,8 +59,10 @@ pub(super) struct RouteTable {
     lists: Vec<Arc<[Route]>>,
     /// The prefixes of each interface.
     by_interface: HashMap<Arc<str>, [Vec<Ipv6Net>; 2]>,
-    /// The prefixes of earlier routes that no route has now.
-    gone: [PrefixSet<Ipv6Net>; 2],
+    /// Prefixes that no route has now, and whether each ever led somewhere: those of earlier routes, and those that refuse what
+    /// is sent.
+    earlier: [PrefixMap<Ipv6Net, bool>; 2],
+    has_several_ways_back: bool,
     number: u64,
 }
 
@@ -71,7 +77,10 @@ impl RouteTable {
         let mut new = NewTable::default();
         for (family, format) in TABLES.iter().enumerate() {
             let read = format.read(|line| {
-                new.add(family, &line);
+                match line {
+                    Line::Route(route) => new.add(family, &route),
+                    Line::Refusing(prefix) => new.refuse(family, prefix),
+                }
                 new.counts[family] <= MAX_ROUTES && !is_stopped()
             });
             if let Err(error) = read {
@@ -84,28 +93,38 @@ impl RouteTable {
                 new.keep_interfaces(family, interfaces);
             }
         }
+        let refusing = new.refusing;
         let mut table = new.table;
         table.number = previous.number + 1;
-        table.remember(previous);
+        for (family, refusing) in refusing.iter().enumerate() {
+            table.remember(family, previous, refusing);
+        }
+        table.has_several_ways_back = table.several_ways_back();
         let [v4, v6] = new.counts;
         debug!(v4, v6, "routes read");
         Some(table)
     }
 
-    /// Remembers the prefixes that are gone since `previous`.
-    fn remember(&mut self, previous: &Self) {
-        self.gone.clone_from(&previous.gone);
-        for (family, gone) in self.gone.iter_mut().enumerate() {
-            for (prefix, list) in &previous.by_prefix[family] {
-                let is_here = self.by_prefix[family].get(prefix).is_some();
-                if !is_here && leads_somewhere(&previous.lists[*list as usize]) {
-                    if gone.len() == MAX_GONE {
-                        break;
-                    }
-                    gone.insert(*prefix);
-                }
+    /// Remembers the prefixes of a family that are gone since `previous`, and those that refuse what is sent. One that refuses
+    /// from the beginning takes its targets away from a shorter prefix; one that begins to refuse later does not.
+    fn remember(&mut self, family: usize, previous: &Self, refusing: &[Ipv6Net]) {
+        let mut earlier = previous.earlier[family].clone();
+        let here = &self.by_prefix[family];
+        for prefix in previous.by_prefix[family].keys() {
+            if here.get(prefix).is_none() && earlier.len() < MAX_ROUTES {
+                earlier.insert(*prefix, true);
             }
         }
+        for prefix in refusing {
+            if here.get(prefix).is_none()
+                && earlier.get(prefix).is_none()
+                && earlier.len() < MAX_ROUTES
+            {
+                earlier.insert(*prefix, previous.led_somewhere(family, prefix));
+            }
+        }
+        earlier.retain(|prefix, _| here.get(prefix).is_none());
+        self.earlier[family] = earlier;
     }
 
     /// The number of this table: each one that is read has a larger one.
@@ -113,11 +132,48 @@ impl RouteTable {
         self.number
     }
 
-    /// Whether there was a route to `to`, now or before.
+    /// Whether there was a route to `to`, now or before, and not one that refuses from the beginning.
     pub(super) fn had_route(&self, to: IpAddr) -> bool {
         let (host, family) = host(to);
-        self.gone[family].get_lpm(&host).is_some()
-            || self.covering(&host, family).any(leads_somewhere)
+        self.led_somewhere(family, &host)
+    }
+
+    /// Whether the longest prefix that covers this one ever led somewhere.
+    fn led_somewhere(&self, family: usize, prefix: &Ipv6Net) -> bool {
+        let here = self.by_prefix[family].get_lpm(prefix);
+        match (here, self.earlier[family].get_lpm(prefix)) {
+            (Some((here, _)), Some((earlier, led))) => {
+                *led || here.prefix_len() > earlier.prefix_len()
+            }
+            (Some(_), None) => true,
+            (None, earlier) => earlier.is_some_and(|(_, led)| *led),
+        }
+    }
+
+    /// Whether messages over IPv4 may come by another interface than the one by which their sender is reached: gateways are on
+    /// several interfaces, or a prefix is.
+    pub(super) fn has_several_ways_back(&self) -> bool {
+        self.has_several_ways_back
+    }
+
+    fn several_ways_back(&self) -> bool {
+        let mut of_gateways = HashSet::new();
+        self.by_prefix[0].values().any(|list| {
+            let routes = &self.lists[*list as usize];
+            let by_gateway = routes.iter().filter(|route| route.gateway != Gateway::None);
+            of_gateways.extend(by_gateway.map(|route| &route.interface));
+            let first = routes.first().map(|route| &route.interface);
+            of_gateways.len() > 1 || routes.iter().any(|route| Some(&route.interface) != first)
+        })
+    }
+
+    /// The gateway of a message to `to`, with its interface. With `interface`, it leaves by that one.
+    pub(super) fn gateway_to(
+        &self,
+        to: IpAddr,
+        interface: Option<&str>,
+    ) -> Option<(String, IpAddr)> {
+        self.best(to, interface)?.address()
     }
 
     /// The route of a message to `to`; with `interface`, the best one by that interface.
@@ -145,11 +201,6 @@ impl RouteTable {
     }
 }
 
-/// Whether one of these routes has an interface.
-fn leads_somewhere(routes: &[Route]) -> bool {
-    routes.iter().any(|route| *route.interface != *NO_INTERFACE)
-}
-
 /// A table that is being read.
 #[derive(Debug, Default)]
 struct NewTable {
@@ -158,11 +209,13 @@ struct NewTable {
     indices: HashMap<Arc<[Route]>, u32>,
     /// Routes of each family.
     counts: [usize; 2],
+    /// The prefixes of each family that refuse what is sent.
+    refusing: [Vec<Ipv6Net>; 2],
 }
 
 impl NewTable {
     /// Adds a route after those of the same prefix.
-    fn add(&mut self, family: usize, line: &Line<'_>) {
+    fn add(&mut self, family: usize, line: &RouteLine<'_>) {
         self.counts[family] += 1;
         let Self { table, indices, .. } = self;
         let interface = match table.by_interface.get_key_value(line.interface) {
@@ -185,6 +238,12 @@ impl NewTable {
         table.by_prefix[family].insert(line.prefix, list);
     }
 
+    fn refuse(&mut self, family: usize, prefix: Ipv6Net) {
+        if self.refusing[family].len() < MAX_ROUTES {
+            self.refusing[family].push(prefix);
+        }
+    }
+
     /// Replaces the routes of a family by one route to everywhere for each running interface.
     fn keep_interfaces(&mut self, family: usize, interfaces: &Interfaces) {
         self.table.by_prefix[family].clear();
@@ -198,7 +257,7 @@ impl NewTable {
             }
         }
         for interface in names {
-            let everywhere = Line {
+            let everywhere = RouteLine {
                 prefix: Ipv6Net::default(),
                 interface: &interface,
                 gateway: Gateway::Unknown,
@@ -226,7 +285,7 @@ pub(super) mod tests {
         for (prefix, gateway, interface) in routes {
             let (address, length) = prefix.split_once('/').unwrap();
             let (network, _) = host(address.parse().unwrap());
-            let line = Line {
+            let line = RouteLine {
                 prefix: Ipv6Net::new(network.addr(), 96 + length.parse::<u8>().unwrap()).unwrap(),
                 interface,
                 gateway: gateway.map_or(Gateway::None, |gateway| {
@@ -262,20 +321,52 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_route_that_is_gone_is_remembered_and_one_that_refuses_is_none() {
-        let before = ipv4_routes(&[
-            ("10.1.0.0/16", None, "eth0"),
-            ("10.2.0.0/16", None, NO_INTERFACE),
-        ]);
-        let mut table = ipv4_routes(&[("10.2.0.0/16", None, NO_INTERFACE)]);
+    fn a_route_that_refused_from_the_beginning_is_none_and_one_that_came_back_is_one() {
+        let prefix = |text: &str| -> Ipv6Net { text.parse().unwrap() };
         let had_route = |table: &RouteTable, to: [u8; 4]| table.had_route(to.into());
-        assert!(!had_route(&table, [10, 1, 0, 1]));
-        table.remember(&before);
-        assert!(had_route(&table, [10, 1, 0, 1]));
-        assert!(!had_route(&table, [10, 2, 0, 1]) && !had_route(&table, [10, 3, 0, 1]));
+        let default = [("0.0.0.0/0", Some("192.0.2.1"), "eth0")];
+        let mut first = ipv4_routes(&default);
+        first.remember(0, &RouteTable::default(), &[prefix("::ffff:10.9.0.0/112")]);
+        assert!(had_route(&first, [10, 1, 0, 1]) && !had_route(&first, [10, 9, 0, 1]));
+        // Later everything refuses, and another prefix as well.
+        let refusing = ["::ffff:0.0.0.0/96", "::ffff:10.8.0.0/112"].map(prefix);
         let mut later = RouteTable::default();
-        later.remember(&table);
-        assert!(had_route(&later, [10, 1, 0, 1]));
+        later.remember(0, &first, &refusing);
+        assert!(had_route(&later, [10, 1, 0, 1]) && had_route(&later, [10, 8, 0, 1]));
+        assert!(!had_route(&later, [10, 9, 0, 1]));
+        // And again, without any of them, and with the first route.
+        for routes in [&[][..], &default] {
+            let mut again = ipv4_routes(routes);
+            again.remember(0, &later, &[]);
+            assert!(had_route(&again, [10, 1, 0, 1]) && had_route(&again, [10, 8, 0, 1]));
+            assert!(!had_route(&again, [10, 9, 0, 1]));
+            later = again;
+        }
+        // What refused from the beginning leads somewhere now.
+        let mut table = ipv4_routes(&[("10.9.0.0/16", None, "eth1")]);
+        table.remember(0, &later, &[]);
+        assert!(had_route(&table, [10, 9, 0, 1]) && had_route(&table, [10, 1, 0, 1]));
+    }
+
+    #[test]
+    fn messages_may_come_by_another_interface_if_gateways_or_a_prefix_are_on_several() {
+        let several = |routes: &[_]| ipv4_routes(routes).several_ways_back();
+        let default = ("0.0.0.0/0", Some("192.0.2.1"), "eth0");
+        let on_link = ("192.0.2.0/24", None, "eth0");
+        assert!(!several(&[
+            default,
+            on_link,
+            ("172.17.0.0/16", None, "docker0")
+        ]));
+        assert!(several(&[
+            default,
+            ("10.0.0.0/8", Some("198.51.100.1"), "eth1")
+        ]));
+        assert!(several(&[
+            default,
+            on_link,
+            ("192.0.2.0/24", None, "wlan0")
+        ]));
     }
 
     #[test]

@@ -361,3 +361,42 @@ fn all_threads_share_the_bound_for_neighbours() {
         );
     }
 }
+
+/// Requests to hosts of their own, sent in one call that took 100 ms; the answer to each comes 1 ms after the call began.
+/// When the thread was stopped within the call is not known.
+#[test]
+fn a_stall_while_requests_are_sent_makes_no_round_trip_too_short() {
+    const REQUESTS: u32 = 20;
+    let probing = Probing {
+        retries: 0,
+        size: PAYLOAD as u16,
+        rate: None,
+        ..Probing::default()
+    };
+    let mut rig = Rig::new(false, Instant::now());
+    let findings = Rc::new(ChunkFindings::new(REQUESTS as usize));
+    let address = |host: u32| IpAddr::from([198, 51, 100, host as u8]);
+    let destinations = (0..REQUESTS).map(|host| (host, Destination::from(address(host))));
+    let (schedule, pace) = (Schedule::of(&probing), Pace::unlimited());
+    rig.probes
+        .enter(&findings, &schedule, &probing, &pace, destinations);
+    let staged: Vec<_> =
+        std::iter::from_fn(|| rig.probes.stage(rig.now, &mut rig.outgoing).ok()).collect();
+    assert_eq!(staged.len(), REQUESTS as usize);
+    let (from, by) = (rig.now, rig.now + Duration::from_millis(100));
+    rig.probes.sent(&staged, from, by);
+    let after = Duration::from_millis(1);
+    for (host, staged) in (0..).zip(&staged) {
+        rig.to = address(host);
+        let reply = rig.message(staged.request_id, true);
+        let answer = (rig.to, 0).into();
+        rig.probes.answered(answer, &reply, || from + after);
+    }
+    let found = futures_util::FutureExt::now_or_never(findings.complete());
+    for finding in found.expect("all are answered") {
+        let rtt = Duration::from_nanos(finding.rtt.expect("it is answered").min_ns);
+        // Each request before it took at least some time.
+        let sending = REQUESTS * departures::MIN_SEND_COST * 5 / 4;
+        assert!(rtt + sending >= after, "{rtt:?}");
+    }
+}
