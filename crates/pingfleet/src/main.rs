@@ -3,6 +3,8 @@
 mod broker;
 mod cancel;
 mod doctor;
+mod export;
+mod filter;
 mod one_process;
 mod report;
 mod resume;
@@ -24,7 +26,8 @@ use pingfleet_store::{DatabaseSettings, Reader, Writer};
     after_help = "\
 Examples:
   pingfleet sweep 10.0.0.0/24
-  pingfleet report --csv > sweep.csv
+  pingfleet report
+  pingfleet export -o sweep.csv
   pingfleet verify
   pingfleet doctor
 
@@ -43,8 +46,10 @@ enum Command {
     Sweep(Box<sweep::SweepArgs>),
     /// List the runs
     Runs(runs::RunsArgs),
-    /// Show the outcome of every target of a run
+    /// Show what a run found: a summary, or every target
     Report(report::ReportArgs),
+    /// Write the rows of a run for other programs: JSON Lines, CSV or Parquet
+    Export(export::ExportArgs),
     /// Prove that every target of a run has exactly one final state
     #[command(
         after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3\n  pingfleet verify --database"
@@ -89,7 +94,8 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Resume(args) => resume::resume(args, layers, quiet),
         Command::Retry(args) => retry::retry(args, layers, quiet),
         Command::Runs(args) => runs::runs(args, &open_reader(layers, &args.database)?),
-        Command::Report(args) => report::report(args, &open_reader(layers, &args.database)?),
+        Command::Report(args) => report::report(args, layers),
+        Command::Export(args) => export::export(args, layers, quiet),
         Command::Verify(args) => verify::verify(args, layers),
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)

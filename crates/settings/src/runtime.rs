@@ -5,8 +5,8 @@ use tokio::runtime::Builder;
 
 use crate::Failure;
 
-/// Files that a program which probes with up to four threads needs: such a sweep uses 45, and 40 are too few.
-pub const FILES_FOR_PROBING: u64 = 64;
+/// Files that a program which probes with up to four threads needs: such a sweep uses up to 70.
+pub const FILES_FOR_PROBING: u64 = 96;
 
 /// Files that a program needs which only uses the broker and the database.
 pub const FILES_FOR_QUEUES: u64 = 32;

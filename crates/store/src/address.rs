@@ -1,6 +1,6 @@
 //! How `results` stores an address: IPv4 as an integer, everything else as its text. No I/O.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rusqlite::types::Value;
 
@@ -33,6 +33,13 @@ pub(crate) fn stored_address(address: IpAddr) -> Value {
         IpAddr::V4(address) => Value::Integer(i64::from(address.to_bits()) - (1 << 31)),
         IpAddr::V6(address) => Value::Text(address.to_string()),
     }
+}
+
+/// The IPv4 address that a number in the column `address` stands for.
+pub(crate) fn shown_address(number: i64) -> Option<Ipv4Addr> {
+    u32::try_from(number + (1 << 31))
+        .ok()
+        .map(Ipv4Addr::from_bits)
 }
 
 #[cfg(test)]

@@ -86,6 +86,15 @@ pub enum StoreError {
         /// How many match.
         count: i64,
     },
+    /// A condition of the user cannot be used.
+    #[error("the condition of --where is refused: {reason}")]
+    BadCondition {
+        /// What SQLite said, or what is not allowed.
+        reason: String,
+    },
+    /// The user interrupted a query.
+    #[error("interrupted")]
+    Interrupted,
     /// The plan in the database contradicts itself.
     #[error("the plan of run {run} cannot be read: {reason}")]
     BadPlan {

@@ -43,7 +43,9 @@ pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
 pub use reader::{
-    REPORT_COLUMNS, Reader, ReportFilter, ReportPages, ReportRow, Verification, VerifyFinding,
+    Condition, ExportPage, ExportPages, ExportRow, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
+    ReportPages, ReportRow, RowOrder, RunChanges, RunOverview, RunWorker, SubnetCounts,
+    TargetHistory, TargetRtt, Verification, VerifyFinding,
 };
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
 pub use runs::run_span;

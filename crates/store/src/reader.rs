@@ -6,8 +6,13 @@
 //!
 //! Source: <https://www.sqlite.org/wal.html#read_only_databases>, <https://www.sqlite.org/uri.html#uriimmutable>.
 
+mod condition;
+mod export;
 mod files;
+mod filter;
+pub(crate) mod overview;
 pub(crate) mod report;
+mod row_order;
 pub(crate) mod verify;
 
 use std::{
@@ -15,11 +20,17 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::{
-    report::{REPORT_COLUMNS, ReportFilter, ReportPages, ReportRow},
+    condition::Condition,
+    export::{ExportPage, ExportPages, ExportRow},
+    filter::ReportFilter,
+    overview::{NotUp, RunChanges, RunOverview, RunWorker, SubnetCounts, TargetHistory, TargetRtt},
+    report::{REPORT_COLUMNS, ReportPages, ReportRow},
+    row_order::RowOrder,
     verify::{Verification, VerifyFinding},
 };
 use crate::{
@@ -42,11 +53,15 @@ const MAX_TRIES: usize = 20;
 const MAX_UNCHANGED: usize = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// After how many instructions of SQLite's virtual machine a query looks whether it was interrupted: about 0.1 ms.
+const INSTRUCTIONS_BETWEEN_LOOKS: i32 = 10_000;
+
 /// A database that is only read. The user needs no write permission for the file or its folder.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
     database: Uuid,
+    interrupt: Option<CancellationToken>,
 }
 
 impl Reader {
@@ -59,9 +74,17 @@ impl Reader {
         let mut reader = Self {
             path: path.to_owned(),
             database: Uuid::nil(),
+            interrupt: None,
         };
-        reader.database = reader.try_read(database_uuid)?;
+        reader.database = reader.try_read(|connection| database_uuid(connection))?;
         Ok(reader)
+    }
+
+    /// When this token is cancelled, a running query and each later one fails with [`StoreError::Interrupted`].
+    #[must_use]
+    pub fn interrupted_by(mut self, token: CancellationToken) -> Self {
+        self.interrupt = Some(token);
+        self
     }
 
     /// The file.
@@ -99,7 +122,7 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn summaries(&self) -> Result<Vec<RunSummary>, StoreError> {
-        let mut summaries = self.read(run_summary::summaries)?;
+        let mut summaries = self.read(|connection| run_summary::summaries(connection))?;
         for summary in &mut summaries {
             self.correct_state(summary)?;
         }
@@ -110,6 +133,33 @@ impl Reader {
     #[must_use]
     pub fn report(&self, run: i64, filter: &ReportFilter) -> ReportPages<'_> {
         ReportPages::new(self, run, filter)
+    }
+
+    /// The rows of a run in the order of its plan, in large pages for programs. Each page is one search by key.
+    #[must_use]
+    pub fn export(&self, run: i64, filter: &ReportFilter) -> ExportPages<'_> {
+        ExportPages::new(self, run, filter)
+    }
+
+    /// The same rows in another order. First it reads all of them for their keys; then each row is one search by key.
+    ///
+    /// # Errors
+    /// As [`ReportPages::next_page`].
+    pub fn sorted_report(
+        &self,
+        run: i64,
+        filter: &ReportFilter,
+        order: RowOrder,
+    ) -> Result<ReportPages<'_>, StoreError> {
+        ReportPages::sorted(self, run, filter, order)
+    }
+
+    /// What a run found. Scans the run, and then the rows of `latest`, in pages.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`].
+    pub fn overview(&self, run: i64) -> Result<RunOverview, StoreError> {
+        overview::overview(self, run)
     }
 
     /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows. Scans the run.
@@ -135,7 +185,7 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
-        self.read(liveness::workers)
+        self.read(|connection| liveness::workers(connection))
     }
 
     /// A run whose producer was killed is incomplete at once. `run_summary` shows that only when the lease has expired.
@@ -160,7 +210,7 @@ impl Reader {
     /// have no side effects.
     pub(crate) fn read<T>(
         &self,
-        query: impl Fn(&Connection) -> Result<T, StoreError>,
+        query: impl Fn(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.try_read(|connection| {
             if database_uuid(connection)? != self.database {
@@ -174,7 +224,7 @@ impl Reader {
 
     fn try_read<T>(
         &self,
-        query: impl Fn(&Connection) -> Result<T, StoreError>,
+        query: impl Fn(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut unchanged = 0;
         for _ in 0..MAX_TRIES {
@@ -213,12 +263,12 @@ impl Reader {
     fn query_once<T>(
         &self,
         access: Access,
-        query: impl Fn(&Connection) -> Result<T, StoreError>,
+        query: impl Fn(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let (connection, open) =
             header::connect(&self.path, access, |found| found.check(&self.path, false))?;
         // Dropped in this order: the connection first.
-        let (_open, connection) = (open, connection);
+        let (_open, mut connection) = (open, connection);
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         header::refuse_newer(&self.path, version)?;
@@ -229,7 +279,21 @@ impl Reader {
                 needed: SCHEMA_VERSION,
             });
         }
-        query(&connection)
+        if let Some(token) = self.interrupt.clone() {
+            if token.is_cancelled() {
+                return Err(StoreError::Interrupted);
+            }
+            let is_cancelled = move || token.is_cancelled();
+            connection.progress_handler(INSTRUCTIONS_BETWEEN_LOOKS, Some(is_cancelled))?;
+        }
+        query(&mut connection).map_err(|error| match error {
+            StoreError::Sqlite(source)
+                if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
+            {
+                StoreError::Interrupted
+            }
+            error => error,
+        })
     }
 }
 

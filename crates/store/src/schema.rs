@@ -58,9 +58,39 @@ LEFT JOIN labels l ON l.run = r.run AND l.chunk = r.chunk AND l.position = r.pos
     };
 }
 
-/// The rows of `report` for run ?1 behind the key (?2, ?3), with their key (chunk, position) before the columns.
-pub(crate) const REPORT_PAGE: &str = concat!(
-    "SELECT r.chunk, r.position, ",
+/// The rows of `report` for run ?1, with their key (chunk, position) before the columns.
+macro_rules! rows_of_run {
+    () => {
+        concat!(
+            "SELECT r.chunk AS row_chunk, r.position AS row_position, ",
+            report_columns!(),
+            " FROM results r ",
+            report_joins!(),
+            " WHERE r.run = ?1"
+        )
+    };
+}
+
+/// Those behind the key (?2, ?3).
+pub(crate) const REPORT_PAGE: &str =
+    concat!(rows_of_run!(), " AND (r.chunk, r.position) > (?2, ?3)");
+
+/// The one with the key (?2, ?3).
+pub(crate) const REPORT_ROW: &str =
+    concat!(rows_of_run!(), " AND r.chunk = ?2 AND r.position = ?3");
+
+/// The columns of [`EXPORT_PAGE`] that an export reads: the key, and what is stored of a row.
+pub(crate) const EXPORT_COLUMNS: &str = "row_chunk, row_position, row_status, row_sent, row_received, row_attempts, \
+    row_after_us, row_address, row_avg_ns, row_min_ns, row_max_ns, row_stddev_ns, row_name, row_reason, row_worker, \
+    row_started_us, row_labels";
+
+/// The rows of run ?1 behind the key (?2, ?3): [`EXPORT_COLUMNS`], and the columns of `report` for a condition on them.
+pub(crate) const EXPORT_PAGE: &str = concat!(
+    "SELECT r.chunk AS row_chunk, r.position AS row_position, r.status AS row_status, r.sent AS row_sent,
+       r.received AS row_received, r.attempts AS row_attempts, r.probed_after_us AS row_after_us,
+       r.address AS row_address, r.rtt_avg_ns AS row_avg_ns, r.rtt_min_ns AS row_min_ns, r.rtt_max_ns AS row_max_ns,
+       r.rtt_stddev_ns AS row_stddev_ns, r.name AS row_name, r.reason AS row_reason, c.worker AS row_worker,
+       c.started_at_us AS row_started_us, l.labels AS row_labels, ",
     report_columns!(),
     " FROM results r ",
     report_joins!(),

@@ -54,7 +54,10 @@ impl DatabaseSettings {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let exit = match error {
-            StoreError::NoSuchRun { .. } | StoreError::AmbiguousRun { .. } => Exit::Usage,
+            StoreError::NoSuchRun { .. }
+            | StoreError::AmbiguousRun { .. }
+            | StoreError::BadCondition { .. } => Exit::Usage,
+            StoreError::Interrupted => Exit::Interrupted,
             _ => Exit::System,
         };
         Self {

@@ -1,4 +1,4 @@
-//! What tests run against: a RabbitMQ node, network namespaces and small disks of their own.
+//! What tests run against: a RabbitMQ node, network namespaces and small disks of their own, and a generated database.
 //!
 //! Invariant: everything that is started here ends with the value that started it, and at the latest with the test
 //! process, however that ends. Nothing of the machine's own broker or network is touched.
@@ -6,9 +6,13 @@
 mod capture;
 mod cleanup;
 mod disk;
+mod generated_runs;
 mod namespace;
 mod ports;
 mod rabbit;
 pub mod simnet;
 
-pub use self::{capture::Capture, disk::SmallDisk, namespace::Namespace, rabbit::Rabbit};
+pub use self::{
+    capture::Capture, disk::SmallDisk, generated_runs::GeneratedRuns, namespace::Namespace,
+    rabbit::Rabbit,
+};

@@ -106,6 +106,7 @@ pub(crate) fn outcome(database: &Path) -> anyhow::Result<Row> {
     let mut false_down = 0;
     let down = ReportFilter {
         statuses: vec![StatusKind::Down],
+        ..ReportFilter::default()
     };
     for row in report(&store, &down)? {
         false_down += u64::from(targets::answers(&row.target));

@@ -234,7 +234,7 @@ fn too_few_open_files_are_reported_and_the_fix_works() -> anyhow::Result<()> {
     assert_eq!(check(&fixed, "open files")?.state, "ok");
 
     // It reports the problem even with very few open files.
-    for limit in ["5:5", "40:40", "63:63"] {
+    for limit in ["5:5", "40:40", "95:95"] {
         let bad = limited(limit, "exec pingfleet doctor")?.ends_with(4);
         let files = check(&bad, "open files")?;
         assert_eq!(files.state, "BAD", "{limit}");
@@ -253,7 +253,7 @@ fn a_sweep_needs_the_open_files_that_doctor_requires() -> anyhow::Result<()> {
              --db {files}.db --chunk-size 16 127.0.0.0/24 ::1"
         ))
     };
-    sweep(64)?.ends_with(0);
+    sweep(96)?.ends_with(0);
     sweep(32)?.ends_with(4);
     Ok(())
 }

@@ -9,11 +9,12 @@ const BROKER: &str = "--broker <URL>";
 
 /// All programs and commands that have their own `--help`, and which of `--db` and `--broker` they offer: those that open
 /// the database, and those that use a broker.
-const ALL: [(&str, &[&str], &[&str]); 13] = [
+const ALL: [(&str, &[&str], &[&str]); 14] = [
     ("pingfleet", &[], &[]),
     ("pingfleet", &["sweep"], &[DB]),
     ("pingfleet", &["runs"], &[DB]),
     ("pingfleet", &["report"], &[DB]),
+    ("pingfleet", &["export"], &[DB]),
     ("pingfleet", &["verify"], &[DB]),
     ("pingfleet", &["resume"], &[DB, BROKER]),
     ("pingfleet", &["retry"], &[DB, BROKER]),
@@ -170,7 +171,7 @@ fn usage_errors_end_with_3_on_standard_error() -> anyhow::Result<()> {
             "--no-shuffle",
         ),
         ("pingfleet", &["-q", "-v", "runs"], "--quiet"),
-        ("pingfleet", &["report", "--json", "--csv"], "--csv"),
+        ("pingfleet", &["export", "--format", "xml"], "parquet"),
         (
             "pingfleet",
             &["report", "--status", "sideways"],

@@ -62,8 +62,8 @@ fn an_interface_that_goes_away_is_warned_of_once_and_in_words() -> anyhow::Resul
         .end()?
         .ends_with(0);
     assert_eq!(lines(&swept, "network interface away0"), 1, "{swept:#?}");
-    let swept = swept.hides("{").hides("Os ");
-    let failed = ["report", "--status", "send_failed", "--json"];
+    let swept = swept.hides(" { ").hides("Os ");
+    let failed = ["export", "--status", "send_failed"];
     let rows = dir.pingfleet(&failed)?.ends_with(0).json()?;
     assert!(rows.len() > 1, "{rows:#?} {swept:#?}");
     // An errno comes with its text.
@@ -129,7 +129,7 @@ fn limited(dir: &TestDir, files: u32, command: &str) -> anyhow::Result<Finished>
 #[test]
 fn too_few_open_files_are_one_message_before_anything_starts() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
-    for files in [10, 12, 15, 18, 20, 23, 26, 28, 30, 31, 40, 50, 63] {
+    for files in [10, 12, 15, 18, 20, 23, 26, 28, 30, 31, 40, 50, 64, 80, 95] {
         for command in [
             "pingfleet sweep --db new.db 127.0.0.0/28",
             "ping-worker",
@@ -154,7 +154,7 @@ fn commands_that_read_or_change_the_database_name_the_limit_of_open_files() -> a
     dir.swept("pingfleet.db")?;
     let mut refused = 0;
     for files in 4..12 {
-        for command in ["runs", "report", "verify", "cancel"] {
+        for command in ["runs", "report", "export", "verify", "cancel"] {
             let finished = limited(&dir, files, &format!("pingfleet {command}"))?;
             if finished.code == Some(0) {
                 continue;

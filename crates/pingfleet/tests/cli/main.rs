@@ -4,6 +4,8 @@
 mod broker;
 mod database;
 mod doctor;
+mod export;
+mod filters;
 mod help;
 mod linked;
 mod logging;
@@ -11,6 +13,7 @@ mod machine;
 mod next_command;
 mod output;
 mod permission;
+mod report;
 mod rig;
 mod routes;
 mod settings;

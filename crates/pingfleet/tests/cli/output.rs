@@ -26,7 +26,7 @@ fn mixed() -> anyhow::Result<TestDir> {
 #[test]
 fn json_lines_have_numbers_as_numbers_and_null_for_what_was_not_measured() -> anyhow::Result<()> {
     let dir = mixed()?;
-    let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    let rows = dir.pingfleet(&["export"])?.ends_with(0).json()?;
     let [up, down] = rows.as_slice() else {
         panic!("{rows:#?}")
     };
@@ -57,7 +57,7 @@ fn json_lines_have_numbers_as_numbers_and_null_for_what_was_not_measured() -> an
 fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() -> anyhow::Result<()>
 {
     let dir = mixed()?;
-    let report = dir.pingfleet(&["report", "--csv"])?.ends_with(0);
+    let report = dir.pingfleet(&["export", "--format", "csv"])?.ends_with(0);
     let mut reader = csv::Reader::from_reader(report.stdout.as_bytes());
     let header: Vec<_> = reader.headers()?.iter().map(str::to_owned).collect();
     assert_eq!(
@@ -78,7 +78,7 @@ fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() 
     assert_eq!(field(1, "rtt_avg_ms"), "");
     assert_eq!(field(1, "loss_pct").parse::<f64>()?.to_string(), "100");
     // The same rows by JSON, in the same order and with the same names.
-    let json = dir.pingfleet(&["report", "--json"])?.ends_with(0);
+    let json = dir.pingfleet(&["export"])?.ends_with(0);
     let line = json.stdout.lines().next().expect("a row");
     let names: Vec<_> = header
         .iter()
@@ -91,7 +91,7 @@ fn csv_has_the_columns_of_the_view_and_empty_fields_for_what_was_not_measured() 
 #[test]
 fn the_table_has_dashes_for_what_was_not_measured() -> anyhow::Result<()> {
     let dir = mixed()?;
-    let report = dir.pingfleet(&["report"])?.ends_with(0);
+    let report = dir.pingfleet(&["report", "--targets"])?.ends_with(0);
     let lines: Vec<_> = report.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{report:#?}");
     let words: Vec<_> = lines[2].split_whitespace().collect();
@@ -130,13 +130,20 @@ fn a_closed_pipe_ends_a_report_quietly() -> anyhow::Result<()> {
     // More than a pipe holds, so that the report is still being written when the reader exits.
     dir.pingfleet(&["sweep", "--rate", "unlimited", "127.0.0.0/20"])?
         .ends_with(0);
-    for form in ["", "--json", "--csv"] {
+    for form in ["--targets", "--json"] {
         let line = format!("pingfleet report {form} | head -n 1; exit ${{PIPESTATUS[0]}}");
         let finished = dir.shell(&line)?.ends_with(0);
         assert_eq!(finished.stderr, "", "{finished:#?}");
         assert_eq!(finished.stdout.lines().count(), 1, "{finished:#?}");
     }
-    for command in ["runs", "verify", "--help", "sweep --dry-run 127.0.0.0/24"] {
+    for command in [
+        "report",
+        "report --json",
+        "runs",
+        "verify",
+        "--help",
+        "sweep --dry-run 127.0.0.0/24",
+    ] {
         let line = format!("pingfleet {command} | true; exit ${{PIPESTATUS[0]}}");
         let finished = dir.shell(&line)?.ends_with(0);
         assert_eq!(finished.stderr, "", "{finished:#?}");
@@ -148,7 +155,7 @@ fn a_closed_pipe_ends_a_report_quietly() -> anyhow::Result<()> {
 fn a_full_disk_is_reported() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
     dir.swept("pingfleet.db")?;
-    for command in ["report", "report --json", "report --csv", "runs", "verify"] {
+    for command in ["report", "report --json", "runs", "verify"] {
         dir.shell(&format!("pingfleet {command} > /dev/full"))?
             .fails(4, &["cannot write the output", "No space left"]);
     }
@@ -177,6 +184,7 @@ fn no_escape_sequence_is_written_to_a_pipe() -> anyhow::Result<()> {
     for arguments in [
         ["sweep", "-vv", "127.0.0.1"].as_slice(),
         &["report"],
+        &["export"],
         &["runs"],
         &["verify"],
         &["doctor"],
@@ -221,7 +229,7 @@ fn an_unknown_run_is_a_usage_error() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
     dir.swept("pingfleet.db")?;
     let before = dir.files()?;
-    for command in ["verify", "report", "cancel", "resume", "retry"] {
+    for command in ["verify", "report", "export", "cancel", "resume", "retry"] {
         for run in ["7", "zz", "-1", "ffff"] {
             dir.pingfleet(&[command, "--", run])?
                 .fails(3, &["no run", run, "pingfleet runs"]);

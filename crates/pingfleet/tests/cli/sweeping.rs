@@ -25,9 +25,7 @@ fn slow(dir: &TestDir) -> anyhow::Result<Call> {
 
 /// The targets of a run in the order of its plan.
 fn order(dir: &TestDir, database: &str) -> anyhow::Result<Vec<String>> {
-    let report = dir
-        .pingfleet(&["report", "--json", "--db", database])?
-        .ends_with(0);
+    let report = dir.pingfleet(&["export", "--db", database])?.ends_with(0);
     Ok(report
         .json()?
         .iter()
@@ -125,7 +123,7 @@ fn count_and_retries_decide_the_number_of_requests() -> anyhow::Result<()> {
     let dir = TestDir::new()?;
     dir.pingfleet(&["sweep", "-c", "3", "-p", "10ms", "127.0.0.1"])?
         .ends_with(0);
-    let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    let rows = dir.pingfleet(&["export"])?.ends_with(0).json()?;
     assert_eq!(
         (&rows[0]["sent"], &rows[0]["received"]),
         (&json!(3), &json!(3))
@@ -135,7 +133,7 @@ fn count_and_retries_decide_the_number_of_requests() -> anyhow::Result<()> {
     dir.call_as(namespace.command("timeout"), "pingfleet", &arguments)?
         .end()?
         .ends_with(0);
-    for row in dir.pingfleet(&["report", "--json"])?.ends_with(0).json()? {
+    for row in dir.pingfleet(&["export"])?.ends_with(0).json()? {
         // A target that answers gets one request, a silent one three.
         let sent = if row["status"] == "up" { 1 } else { 3 };
         assert_eq!(row["sent"], json!(sent), "{row:#}");
@@ -149,7 +147,7 @@ fn names_and_both_families_are_swept() -> anyhow::Result<()> {
     for (flag, address) in [("-4", "127.0.0.1"), ("-6", "::1")] {
         dir.pingfleet(&["sweep", flag, "localhost", address])?
             .ends_with(0);
-        let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+        let rows = dir.pingfleet(&["export"])?.ends_with(0).json()?;
         assert_eq!(rows.len(), 2);
         for row in rows {
             assert_eq!(row["status"], "up", "{row:#}");

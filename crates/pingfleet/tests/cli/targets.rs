@@ -53,7 +53,7 @@ fn skip_bad_probes_the_rest_and_reports_what_it_skipped() -> anyhow::Result<()> 
         finished.stderr.contains(&format!("{hosts}:6: ")),
         "{finished:#?}"
     );
-    let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    let rows = dir.pingfleet(&["export"])?.ends_with(0).json()?;
     let mut targets: Vec<_> = rows.iter().map(|row| row["target"].to_string()).collect();
     targets.sort();
     assert_eq!(
@@ -113,13 +113,13 @@ fn labels_of_a_csv_file_are_in_the_report() -> anyhow::Result<()> {
     let hosts = dir.write("hosts.csv", table)?;
     dir.pingfleet(&["sweep", "--no-shuffle", &hosts])?
         .ends_with(0);
-    let rows = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
+    let rows = dir.pingfleet(&["export"])?.ends_with(0).json()?;
     assert_eq!(
         rows[0]["labels"],
         json!({"site": "Graz, \"A\"", "rack": "7"})
     );
     assert_eq!(rows[1]["labels"]["site"], "Wien");
-    let report = dir.pingfleet(&["report", "--csv"])?.ends_with(0);
+    let report = dir.pingfleet(&["export", "--format", "csv"])?.ends_with(0);
     let mut reader = csv::Reader::from_reader(report.stdout.as_bytes());
     let labels = reader
         .headers()?

@@ -117,8 +117,10 @@ impl Engine {
             detector: Rc::clone(detector),
             watched: Watched {
                 v6,
-                may_discard: v6 && opened.kind == Type::DGRAM,
-                by_gateway: matches!(key.next_hop, NextHop::Gateway(_)),
+                kind: opened.kind,
+                by_unknown_gateway: matches!(key.next_hop, NextHop::Gateway(_))
+                    && detector.network().gateway(v6, key.next_hop).is_none(),
+                is_bound: key.egress.interface().is_some() || key.egress.source().is_some(),
             },
             expected: None,
             checked: now,
@@ -166,7 +168,7 @@ impl Engine {
         wake
     }
 
-    /// Looks at the socket's memory, before reading frees it.
+    /// Looks at the socket's memory. Call it before reading frees it.
     fn check_memory(&mut self, socket: &Socket) {
         let now = Instant::now();
         match memory(socket) {
@@ -240,20 +242,24 @@ impl Engine {
     fn read_errors(&mut self, socket: &Socket) -> ErrorsRead {
         let Self { probes, errors, .. } = self;
         let mut found = ErrorsRead::default();
-        while found.read < MAX_ERRORS
-            && errors
-                .read(socket, |queued| match queued {
-                    Queued::Error(error) => {
-                        probes.icmp_error(&error, Instant::now());
-                        found.by_icmp += 1;
-                    }
-                    Queued::Stamp(stamp) => probes.stamped(stamp.key, |earliest| {
-                        Clocks::read().departure(stamp.left, earliest)
-                    }),
-                })
-                .is_ok()
-        {
+        while found.read < MAX_ERRORS {
+            let read = errors.read(socket, |queued| match queued {
+                Queued::Error(error) => {
+                    probes.icmp_error(&error, Instant::now());
+                    found.by_icmp += 1;
+                }
+                Queued::Stamp(stamp) => probes.stamped(stamp.key, |earliest| {
+                    Clocks::read().departure(stamp.left, earliest)
+                }),
+            });
+            if read.is_err() {
+                break;
+            }
             found.read += 1;
+            // Each one that is read makes room, and more may have come while this thread waited for its CPU.
+            if memory(socket).is_ok_and(|memory| memory.is_full) {
+                probes.local_losses().receive_buffer_full(Instant::now());
+            }
         }
         found
     }
@@ -277,7 +283,7 @@ impl Engine {
             let detector = &self.detector;
             let known_until = detector.check(now, self.watched, probes.local_losses());
             probes.set_losses_known_until(known_until);
-            probes.check_path(self.watched.may_discard, now);
+            probes.check_path(self.watched.may_discard(), now);
         }
         if due {
             probes.judge();
@@ -421,6 +427,7 @@ impl Engine {
     /// A refusal can itself put an error into the queue each time: that a message is too long, or the ICMP error of a
     /// filter that rejects. Such an error is not pending before the next try.
     fn judge_refusal(&mut self, error: Errno, socket: &Socket, refusals: &mut Refusals) -> Refusal {
+        self.check_memory(socket);
         let was_queued = self.read_errors(socket).by_icmp > 0;
         let was_pending = matches!(socket.take_error(), Ok(Some(_)));
         if may_be_of_another(error) {

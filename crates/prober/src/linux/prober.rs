@@ -153,7 +153,7 @@ impl LinuxProber {
     /// The destinations, grouped by the socket that they need.
     fn groups(&self, destinations: &[Destination], interface: Option<&str>) -> Vec<SocketGroup> {
         let mut network = self.detector.network_mut();
-        network.refresh_routes(Instant::now());
+        network.check(Instant::now());
         let mut groups: Vec<SocketGroup> = Vec::new();
         for (position, to) in (0..).zip(destinations) {
             let v6 = to.address.is_ipv6();

@@ -288,7 +288,11 @@ impl Probes {
                 if judged_until.is_some_and(|at| state.step(at) == Step::Settled) {
                     return self.settle_silent(index);
                 }
-                return self.timers.set(index, until + RECEIVE_DELAY);
+                // Losses may become known later than that. Each look comes after twice the time since the last timeout.
+                let timed_out = judged_until.and_then(|at| state.wake_at(at));
+                let since =
+                    timed_out.map_or(Duration::ZERO, |at| until.saturating_duration_since(at));
+                return self.timers.set(index, until + RECEIVE_DELAY.max(since));
             }
             Step::Settled => return self.settle(index),
         }

@@ -3,13 +3,12 @@
 
 use std::{
     num::NonZeroU32,
-    process::{Child, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use pingfleet_testbed::{Namespace, simnet::IpVersion};
 use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
@@ -18,6 +17,7 @@ use crate::{
     expectations::{all, all_silent, is_unknown, repeated, tally},
     pair,
     probing_process::{Asked, Prober, Running},
+    repeated::Repeated,
     variants::{Far, Network, Variant, addresses, at_once, variants},
 };
 
@@ -72,37 +72,6 @@ fn start(pair: &Namespace, variant: Variant, targets: u32) -> anyhow::Result<Run
         targets,
     };
     Prober::default().start(pair, variant, vec![asked])
-}
-
-/// A shell script that runs until this is dropped.
-struct Repeated(Child);
-
-impl Repeated {
-    fn start(net: &impl Network, script: &str) -> anyhow::Result<Self> {
-        let script = format!("while :; do {script}\necho; done");
-        let mut shell = net.command("sh");
-        let shell = shell.args(["-e", "-c", &script]).stdout(Stdio::piped());
-        Ok(Self(shell.spawn()?))
-    }
-
-    /// Stops it, and returns how often it has run. It must not have failed.
-    fn stop(mut self) -> anyhow::Result<usize> {
-        let ended = self.0.try_wait()?;
-        ensure!(ended.is_none(), "the script failed: {ended:?}");
-        self.0.kill()?;
-        let mut lines = String::new();
-        let output = self.0.stdout.as_mut().context("its output is piped")?;
-        std::io::Read::read_to_string(output, &mut lines)?;
-        Ok(lines.len())
-    }
-}
-
-impl Drop for Repeated {
-    fn drop(&mut self) {
-        // Both calls fail if it has ended already.
-        let ended = (self.0.kill(), self.0.wait());
-        drop(ended);
-    }
 }
 
 /// How many requests came to the far side, and to how many of them it sent no reply. On a busy machine its kernel discards
@@ -320,6 +289,56 @@ fn targets_behind_a_gateway_that_stays_away_are_unknown() -> anyhow::Result<()> 
         let lost = |outcome: &Outcome| outcome.status != Status::Up;
         ensure!(outcomes.iter().any(lost), "{:?}", tally(outcomes));
         Ok(())
+    })
+}
+
+/// More gateways than the prober watches one by one: the last two share a number, and one of them is not there.
+#[test]
+fn of_many_gateways_the_targets_behind_one_that_is_not_there_are_unknown() -> anyhow::Result<()> {
+    const GATEWAYS: u32 = 8;
+    const EACH: u32 = 20;
+    at_once(variants(), |variant| {
+        let pair = network(variant.family)?;
+        let (ip, _) = ip(variant.family);
+        let mut targets = Vec::new();
+        for number in 1..=GATEWAYS {
+            let (prefix, first, gateway) = match variant.family {
+                IpVersion::V4 => {
+                    let network = format!("10.0.{number}.0");
+                    (
+                        format!("{network}/24"),
+                        network,
+                        format!("169.254.78.{number}"),
+                    )
+                }
+                IpVersion::V6 => {
+                    let network = format!("fd00:10::{number}:0");
+                    (format!("{network}/112"), network, format!("fd78::{number}"))
+                }
+            };
+            pair.sh(&format!(
+                "{ip} route add {prefix} via {gateway} dev veth0 onlink"
+            ))?;
+            if number != GATEWAYS {
+                pair.sh(&format!(
+                    "ip neigh replace {gateway} lladdr 02:00:00:00:00:02 dev veth0 nud permanent"
+                ))?;
+            }
+            targets.extend(addresses(&first, EACH));
+        }
+        let asked = Asked {
+            probing: Probing {
+                retries: 0,
+                ..Probing::default()
+            },
+            targets,
+        };
+        let report = Prober::default().run(&pair, variant, vec![asked])?;
+        let (up, lost) = report.outcomes[0].split_at(((GATEWAYS - 1) * EACH) as usize);
+        all(up, |outcome| outcome.status == Status::Up)?;
+        all(lost, |outcome| {
+            is_unknown(outcome.status, LocalLoss::GATEWAY_NO_ARP)
+        })
     })
 }
 

@@ -239,7 +239,7 @@ async fn inner() -> anyhow::Result<()> {
             _ => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)),
         })
         .transpose()?;
-    probe_all(folder, &threads).await?;
+    probe_all(folder, &threads, Duration::ZERO).await?;
     drop(bystander);
     threads.close();
     Ok(())

@@ -7,10 +7,11 @@ use pingfleet_testbed::{Namespace, simnet::IpVersion};
 use pingfleet_wire::{LocalLoss, Outcome, Probing, Status};
 
 use crate::{
-    expectations::{all, is_unknown},
+    expectations::{all, all_silent, is_unknown},
     pair,
     probing_process::{Asked, Prober},
-    variants::{Network, Variant, addresses, at_once, variants},
+    repeated::Repeated,
+    variants::{Far, Network, Variant, addresses, at_once, variants},
 };
 
 /// Probes some targets that answer, by an interface that is not the one of the best route to them.
@@ -60,6 +61,38 @@ fn targets_whose_replies_the_reverse_path_filter_drops_are_unknown() -> anyhow::
         all(&outcomes, |outcome| {
             is_unknown(outcome.status, LocalLoss::RP_FILTER) && outcome.attempts == 3
         })
+    })
+}
+
+/// The filter drops other messages all the time, and our replies could only come by the interface that leads to their sender.
+#[test]
+fn targets_that_are_silent_while_the_filter_drops_other_messages_are_down() -> anyhow::Result<()> {
+    at_once(variants().filter(is_v4), |variant| {
+        let pair = pair::make()?;
+        pair.sh(
+            "ip link add other0 type veth peer name other1; ip link set other1 up
+         ip link set other0 up
+         ip route add 10.77.0.0/16 dev other0
+         echo 1 > /proc/sys/net/ipv4/conf/veth0/rp_filter",
+        )?;
+        let far = Far(&pair);
+        far.sh("ip addr add 10.77.0.1/32 dev lo")?;
+        let [near, _] = pair::ends(variant.family);
+        let send =
+            format!("ping -q -n -c 1 -W 0.1 -I 10.77.0.1 {near} >/dev/null || true\nsleep 0.05");
+        let dropping = Repeated::start(&far, &send)?;
+        let asked = Asked {
+            probing: Probing {
+                retries: 0,
+                timeout: Duration::from_millis(500),
+                ..Probing::default()
+            },
+            targets: addresses(pair::silent(variant.family), 20),
+        };
+        let report = Prober::default().run(&pair, variant, vec![asked])?;
+        dropping.stop()?;
+        ensure!(dropped(&pair)? > 0, "nothing was dropped");
+        all_silent(&report.outcomes[0])
     })
 }
 

@@ -171,7 +171,7 @@ async fn inner() -> anyhow::Result<()> {
     let receive_buffer = receive_buffer.map(|bytes| bytes.parse()).transpose()?;
     let opener = (engine.open)(kind, receive_buffer);
     let threads = ProbeThreads::start(threads, &opener, None, Resolver::from_system())?;
-    probe_all(folder, &threads).await?;
+    probe_all(folder, &threads, std::time::Duration::ZERO).await?;
     threads.close();
     Ok(())
 }

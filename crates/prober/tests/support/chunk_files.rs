@@ -4,11 +4,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::future::try_join_all;
 use pingfleet_prober::probe_threads::ProbeThreads;
 use pingfleet_wire::{ChunkKey, Message, Probing, ResultChunk, Target, Token, Version, WorkChunk};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 /// The kernel's tables of datagram and raw sockets.
@@ -35,13 +37,19 @@ pub(crate) fn write_chunk(
     Ok(fs::write(chunk_file(folder, number), chunk.encode())?)
 }
 
-/// Probes all chunks of a folder at once. Writes each result when its chunk is done, and the socket tables at the end.
-pub(crate) async fn probe_all(folder: &Path, threads: &ProbeThreads) -> anyhow::Result<()> {
+/// Probes all chunks of a folder at once, or each so much later than the one before. Writes each result when its chunk is
+/// done, and the socket tables at the end.
+pub(crate) async fn probe_all(
+    folder: &Path,
+    threads: &ProbeThreads,
+    between: Duration,
+) -> anyhow::Result<()> {
     let mut chunks = Vec::new();
     while let Ok(bytes) = fs::read(chunk_file(folder, chunks.len())) {
         chunks.push(Arc::new(WorkChunk::decode(&bytes)?));
     }
     let probed = chunks.into_iter().enumerate().map(async |(number, chunk)| {
+        sleep(between * number as u32).await;
         let probed = threads.probe(Arc::clone(&chunk)).await?;
         let result = ResultChunk {
             version: Version,

@@ -1,9 +1,17 @@
 //! The rows of a run, in pages by key.
 
-use pingfleet_wire::StatusKind;
+use std::vec;
+
 use rusqlite::{Connection, Row};
 
-use crate::{Reader, StoreError, schema::REPORT_PAGE};
+use super::{
+    filter::{FilterSql, ReportFilter},
+    row_order::{RowOrder, sorted_keys},
+};
+use crate::{
+    Reader, StoreError,
+    schema::{REPORT_PAGE, REPORT_ROW},
+};
 
 /// The columns of the view `report`, in order. A test compares them with the view.
 pub const REPORT_COLUMNS: [&str; 17] = [
@@ -65,6 +73,24 @@ pub struct ReportRow {
 /// The place of a row in the plan: chunk and position.
 pub(crate) type RowKey = (i64, i64);
 
+/// It comes before each row.
+pub(crate) const FIRST_KEY: RowKey = (-1, -1);
+
+/// The rows with these keys, in this order. Each is one index lookup.
+pub(crate) fn rows_by_key(
+    connection: &Connection,
+    run: i64,
+    keys: &[RowKey],
+) -> Result<Vec<ReportRow>, StoreError> {
+    let mut statement = connection.prepare(REPORT_ROW)?;
+    let row = |key: &RowKey| {
+        statement.query_row((run, key.0, key.1), |row| {
+            ReportRow::from_row(row).map(|(_, row)| row)
+        })
+    };
+    Ok(keys.iter().map(row).collect::<Result<_, _>>()?)
+}
+
 impl ReportRow {
     /// A row of [`REPORT_PAGE`]: the key, then the columns of the view.
     fn from_row(row: &Row<'_>) -> rusqlite::Result<(RowKey, Self)> {
@@ -89,35 +115,15 @@ impl ReportRow {
     }
 }
 
-/// Which rows of a run to read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReportFilter {
-    /// Only these statuses. All when empty.
-    pub statuses: Vec<StatusKind>,
-}
-
-impl ReportFilter {
-    /// The condition for `results r`, to be appended to a WHERE clause.
-    fn condition(&self) -> String {
-        if self.statuses.is_empty() {
-            return String::new();
-        }
-        let codes: Vec<_> = self
-            .statuses
-            .iter()
-            .map(|status| status.code().to_string())
-            .collect();
-        format!("AND r.status IN ({})", codes.join(", "))
-    }
-}
-
 /// The pages of [`Reader::report`]. Between two of them nothing is open.
 #[derive(Debug)]
 pub struct ReportPages<'r> {
     reader: &'r Reader,
     run: i64,
-    sql: String,
+    query: PageQuery,
     after: RowKey,
+    /// The keys of the rows that are not read yet, where the rows are sorted.
+    sorted: Option<vec::IntoIter<RowKey>>,
 }
 
 impl<'r> ReportPages<'r> {
@@ -125,19 +131,39 @@ impl<'r> ReportPages<'r> {
         Self {
             reader,
             run,
-            sql: page_sql(filter),
-            after: (-1, -1),
+            query: PageQuery::new(filter),
+            after: FIRST_KEY,
+            sorted: None,
         }
     }
 
-    /// The next page, in the order of the plan. Empty at the end.
+    pub(super) fn sorted(
+        reader: &'r Reader,
+        run: i64,
+        filter: &ReportFilter,
+        order: RowOrder,
+    ) -> Result<Self, StoreError> {
+        let keys = sorted_keys(reader, run, filter, order)?;
+        Ok(Self {
+            sorted: Some(keys.into_iter()),
+            ..Self::new(reader, run, filter)
+        })
+    }
+
+    /// The next page, in the order of the plan or sorted. Empty at the end.
     ///
     /// # Errors
-    /// As [`Reader::open`].
+    /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
     pub fn next_page(&mut self) -> Result<Vec<ReportRow>, StoreError> {
+        if let Some(keys) = &mut self.sorted {
+            let keys: Vec<_> = keys.take(PAGE_ROWS).collect();
+            return self
+                .reader
+                .read(|connection| rows_by_key(connection, self.run, &keys));
+        }
         let rows = self
             .reader
-            .read(|connection| read_page(connection, &self.sql, self.run, self.after))?;
+            .read(|connection| self.query.read(connection, self.run, self.after))?;
         if let Some((key, _)) = rows.last() {
             self.after = *key;
         }
@@ -145,22 +171,35 @@ impl<'r> ReportPages<'r> {
     }
 }
 
-/// The statement of [`read_page`].
-pub(crate) fn page_sql(filter: &ReportFilter) -> String {
-    format!(
-        "{REPORT_PAGE} {} ORDER BY r.chunk, r.position LIMIT {PAGE_ROWS}",
-        filter.condition()
-    )
+/// The statement of a page of rows.
+#[derive(Debug)]
+pub(crate) struct PageQuery {
+    sql: String,
+    filter: FilterSql,
 }
 
-/// The rows of a run behind a key, at most [`PAGE_ROWS`].
-pub(crate) fn read_page(
-    connection: &Connection,
-    sql: &str,
-    run: i64,
-    after: RowKey,
-) -> Result<Vec<(RowKey, ReportRow)>, StoreError> {
-    let mut statement = connection.prepare(sql)?;
-    let rows = statement.query_map((run, after.0, after.1), ReportRow::from_row)?;
-    Ok(rows.collect::<Result<_, _>>()?)
+impl PageQuery {
+    pub(crate) fn new(filter: &ReportFilter) -> Self {
+        let filter = filter.sql(4);
+        let selected = filter.select("*", REPORT_PAGE);
+        let sql = format!("{selected} ORDER BY 1, 2 LIMIT {PAGE_ROWS}");
+        Self { sql, filter }
+    }
+
+    /// The rows of a run behind a key, at most [`PAGE_ROWS`].
+    pub(crate) fn read(
+        &self,
+        connection: &Connection,
+        run: i64,
+        after: RowKey,
+    ) -> Result<Vec<(RowKey, ReportRow)>, StoreError> {
+        self.filter.prepare(connection)?;
+        let read = || {
+            let mut statement = connection.prepare(&self.sql)?;
+            self.filter.bind(&mut statement, &[run, after.0, after.1])?;
+            let rows = statement.raw_query().mapped(ReportRow::from_row);
+            rows.collect::<Result<_, _>>()
+        };
+        read().map_err(|error| self.filter.explain(error))
+    }
 }

@@ -11,10 +11,7 @@ use tempfile::TempDir;
 use super::sample::{dead_letter, delivery, options, result, sent, start};
 use crate::{
     ReportFilter, Transport, Writer,
-    reader::{
-        report::{page_sql, read_page},
-        verify::verify,
-    },
+    reader::{report::PageQuery, verify::verify},
 };
 
 /// Tables that grow with the number of workers and writers only; everything else grows with every run.
@@ -106,12 +103,7 @@ fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
         verify(&store.connection, run)?;
         store.done_chunks(run, 0)?;
         store.chunk_targets(run, 0, true)?;
-        read_page(
-            &store.connection,
-            &page_sql(&ReportFilter::default()),
-            run,
-            (1, 0),
-        )?;
+        PageQuery::new(&ReportFilter::default()).read(&store.connection, run, (1, 0))?;
         store.find_run(&planned.run_id.to_string()[..13])?;
         Ok(())
     })?;
@@ -161,12 +153,7 @@ fn a_report_is_not_sorted() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = options(&folder.path().join("fleet.db")).open()?;
     let seen = plans(&mut store, |store| {
-        read_page(
-            &store.connection,
-            &page_sql(&ReportFilter::default()),
-            1,
-            (1, 0),
-        )?;
+        PageQuery::new(&ReportFilter::default()).read(&store.connection, 1, (1, 0))?;
         Ok(())
     })?;
     for (sql, lines) in &seen {

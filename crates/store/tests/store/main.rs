@@ -3,6 +3,8 @@
 
 mod checking;
 mod child;
+mod export;
+mod filters;
 mod latest;
 mod liveness;
 mod locks;
@@ -10,6 +12,7 @@ mod model;
 mod opening;
 mod outbox;
 mod overdue;
+mod overview;
 mod reader;
 mod refusals;
 mod rounds;

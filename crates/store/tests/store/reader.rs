@@ -257,20 +257,6 @@ fn a_file_that_was_replaced_is_not_mistaken_for_the_first_one() -> Result<()> {
 }
 
 #[test]
-fn only_rows_of_the_wanted_statuses_are_read() -> Result<()> {
-    let folder = TempDir::new()?;
-    let store = filled(folder.path(), &[3, 3])?;
-    let reader = reader(&store)?;
-    let filter = ReportFilter {
-        statuses: vec![StatusKind::Down, StatusKind::Late],
-    };
-    let down = reader.report(1, &filter).next_page()?;
-    ensure!(down.len() == 2 && down.iter().all(|row| row.status == "down"));
-    ensure!(report(&store, 1)?.len() == 6);
-    Ok(())
-}
-
-#[test]
 fn the_table_admits_the_codes_of_the_enums_only() -> Result<()> {
     let folder = TempDir::new()?;
     let store = filled(folder.path(), &[1])?;

@@ -383,11 +383,11 @@ mod tests {
                 "ulimit -n 1024; for a service LimitNOFILE=1024"
             )
         );
-        assert!(matches!(files("64", "unlimited"), CheckResult::Poor { .. }));
+        assert!(matches!(files("96", "unlimited"), CheckResult::Poor { .. }));
         assert_eq!(
-            files("63", "63"),
+            files("95", "95"),
             CheckResult::Bad {
-                found: "at most 63: a sweep needs 64 to start".to_owned(),
+                found: "at most 95: a sweep needs 96 to start".to_owned(),
                 fix: "sudo prlimit -n1024:1024 -p $$; for a service LimitNOFILE=1024".to_owned(),
             }
         );

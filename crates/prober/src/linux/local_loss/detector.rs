@@ -21,10 +21,19 @@ use crate::linux::network::Network;
 pub(in crate::linux) struct Watched {
     /// Whether its messages are IPv6.
     pub(in crate::linux) v6: bool,
+    /// Its kind.
+    pub(in crate::linux) kind: Type,
+    /// Whether its requests go by a gateway whose state is not watched.
+    pub(in crate::linux) by_unknown_gateway: bool,
+    /// Whether its requests leave by an interface, or from an address, that the plan names.
+    pub(in crate::linux) is_bound: bool,
+}
+
+impl Watched {
     /// Whether the kernel does not report to it what it discards.
-    pub(in crate::linux) may_discard: bool,
-    /// Whether its requests go by a gateway.
-    pub(in crate::linux) by_gateway: bool,
+    pub(in crate::linux) fn may_discard(self) -> bool {
+        self.v6 && self.kind == Type::DGRAM
+    }
 }
 
 /// The sources of local losses that are not a socket's own.
@@ -74,19 +83,26 @@ impl LossDetector {
     ) -> Instant {
         let mut network = self.network.borrow_mut();
         network.check(now);
-        let mut known_until = network.last_checked().map_or(now, |at| at.min(now));
+        let mut known_until = network.known_until().map_or(now, |at| at.min(now));
         let mut canary = self.canary.borrow_mut();
         canary.check(now);
         if let Some(at) = canary.last_lost() {
             losses.lost(LocalLoss::CANARY, at);
         }
+        // The counter also rises by other messages. A reply of ours can be among them only if it may come by another interface
+        // than the one by which its sender is reached. The kernel has no such filter for IPv6.
+        let replies_may_detour =
+            !watched.v6 && (watched.is_bound || network.has_several_ways_back());
         let unresolved = &self.unresolved[usize::from(watched.v6)];
         let counters = [
-            (watched.may_discard, &self.discards, LocalLoss::SEND_PATH),
-            // The kernel has no such filter for IPv6.
-            (!watched.v6, &self.reverse_path, LocalLoss::RP_FILTER),
-            // A neighbour gets so few requests that its queue has room for them.
-            (watched.by_gateway, unresolved, LocalLoss::GATEWAY_NO_ARP),
+            (watched.may_discard(), &self.discards, LocalLoss::SEND_PATH),
+            (replies_may_detour, &self.reverse_path, LocalLoss::RP_FILTER),
+            // A neighbour gets so few requests that its queue has room for them. The state of a known gateway says more.
+            (
+                watched.by_unknown_gateway,
+                unresolved,
+                LocalLoss::GATEWAY_NO_ARP,
+            ),
         ];
         for (_, counter, cause) in counters.into_iter().filter(|(concerns, ..)| *concerns) {
             let mut counter = counter.borrow_mut();

@@ -1,4 +1,4 @@
-//! When a next hop works again after an outage: with the first answer to a request that left after it. A link that has its
+//! When the next hops of an interface work again after an outage: with the first answer to a request that left after it. A link that has its
 //! carrier back, or a gateway that is found again, is not enough: the kernel, the switch and address resolution need up to
 //! seconds. Pure: no I/O and no clock.
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// An outage counts for no longer than this after it was last observed. So a network that is silent stays `down`.
 const MAX_RECOVERY: Duration = Duration::from_secs(5);
 
-/// The recovery of the next hop of one socket from its last outage.
+/// The recovery of an interface from its last outage, as one socket sees it.
 #[derive(Debug, Default)]
 pub(in crate::linux) struct Recovery {
     /// When the outage was last observed.
@@ -18,22 +18,26 @@ pub(in crate::linux) struct Recovery {
 
 impl Recovery {
     /// An outage was last observed at `at`. Returns whether that is later than before.
-    pub(in crate::linux) fn outage(&mut self, at: Option<Instant>) -> bool {
-        if at <= self.seen {
+    pub(in crate::linux) fn outage(&mut self, at: Instant) -> bool {
+        if Some(at) <= self.seen {
             return false;
         }
         *self = Self {
-            seen: at,
+            seen: Some(at),
             answered: None,
         };
         true
     }
 
+    /// Whether an answer to a request that left at `sent` says something new.
+    pub(in crate::linux) fn awaits(&self, sent: Instant) -> bool {
+        self.seen.is_some_and(|seen| sent > seen)
+            && self.answered.is_none_or(|earlier| sent < earlier)
+    }
+
     /// A request that left at `sent` was answered.
     pub(in crate::linux) fn answered(&mut self, sent: Instant) {
-        if self.seen.is_some_and(|seen| sent > seen)
-            && self.answered.is_none_or(|earlier| sent < earlier)
-        {
+        if self.awaits(sent) {
             self.answered = Some(sent);
         }
     }
@@ -59,8 +63,8 @@ mod tests {
         let mut recovery = Recovery::default();
         recovery.answered(ms(0));
         assert_eq!(recovery.grace(), Duration::ZERO);
-        assert!(recovery.outage(Some(ms(100))));
-        assert!(!recovery.outage(Some(ms(100))));
+        assert!(recovery.outage(ms(100)));
+        assert!(!recovery.outage(ms(100)));
         // It left before the outage.
         recovery.answered(ms(90));
         assert_eq!(recovery.grace(), MAX_RECOVERY);
@@ -68,7 +72,7 @@ mod tests {
         recovery.answered(ms(1200));
         recovery.answered(ms(1400));
         assert_eq!(recovery.grace(), Duration::from_millis(1100));
-        assert!(recovery.outage(Some(ms(2000))));
+        assert!(recovery.outage(ms(2000)));
         assert_eq!(recovery.grace(), MAX_RECOVERY);
         recovery.answered(ms(60_000));
         assert_eq!(recovery.grace(), MAX_RECOVERY);

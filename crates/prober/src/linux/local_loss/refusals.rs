@@ -58,6 +58,8 @@ pub(in crate::linux) struct Refused {
     refusals: u8,
     /// Refusals while requests to other targets were accepted.
     alone: u8,
+    /// Whether a filter refused it the last time.
+    by_filter: bool,
 }
 
 impl Refused {
@@ -67,17 +69,29 @@ impl Refused {
             since: now,
             refusals: 0,
             alone: 0,
+            by_filter: false,
         }
     }
 
-    /// Refused once more.
-    pub(in crate::linux) fn count(&mut self) {
+    /// Refused once more, with `errno`.
+    pub(in crate::linux) fn count(&mut self, errno: Errno) {
         self.refusals = self.refusals.saturating_add(1);
+        self.by_filter = errno == Errno::EPERM;
+    }
+
+    /// Whether a filter refused it the last time.
+    pub(in crate::linux) fn is_by_filter(&self) -> bool {
+        self.by_filter
     }
 
     /// Others were accepted at the time of the last refusal.
     pub(in crate::linux) fn was_alone(&mut self) {
         self.alone = self.alone.saturating_add(1);
+    }
+
+    /// Whether others were accepted at the time of half of its refusals or more.
+    fn is_alone(&self) -> bool {
+        self.alone > 0 && self.alone >= self.refusals / 2
     }
 
     /// When it is tried again.
@@ -104,12 +118,16 @@ pub(in crate::linux) enum Verdict {
 pub(in crate::linux) struct RefusedPath {
     /// Refusals in a row.
     tried: u32,
+    /// When the first of them came.
+    since: Option<Instant>,
     /// The last pause, if nothing was accepted after it.
     pause: Option<Duration>,
     /// How long it has paused, less what time has given back.
     paused: Duration,
     paused_at: Option<Instant>,
     accepted_at: Option<Instant>,
+    /// A filter has accepted a target that it refused before.
+    filter_limits_rate: bool,
 }
 
 impl RefusedPath {
@@ -117,23 +135,41 @@ impl RefusedPath {
     pub(in crate::linux) fn new() -> Self {
         Self {
             tried: 0,
+            since: None,
             pause: None,
             paused: Duration::ZERO,
             paused_at: None,
             accepted_at: None,
+            filter_limits_rate: false,
         }
+    }
+
+    /// A filter has accepted a target that it refused before: it limits the rate, and does not choose by the destination.
+    pub(in crate::linux) fn filter_gave_way(&mut self) {
+        self.filter_limits_rate = true;
+    }
+
+    /// Whether a filter limits the rate of this socket.
+    pub(in crate::linux) fn filter_limits_rate(&self) -> bool {
+        self.filter_limits_rate
     }
 
     /// The kernel accepted requests. Returns whether the path was refused before.
     pub(in crate::linux) fn accepted(&mut self, now: Instant) -> bool {
         self.accepted_at = Some(now);
         self.tried = 0;
+        self.since = None;
         self.pause.take().is_some()
     }
 
     /// Whether the path is refused: other targets than the refused ones are tried first.
     pub(in crate::linux) fn is_refused(&self) -> bool {
         self.pause.is_some()
+    }
+
+    /// When the first of the refusals in a row came, if the last request was refused.
+    pub(in crate::linux) fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     /// Whether requests were accepted a short time before `now`: a filter that refuses now has let others through.
@@ -145,6 +181,7 @@ impl RefusedPath {
     /// waited for.
     pub(in crate::linux) fn refused(&mut self, now: Instant) -> Option<Duration> {
         self.tried += 1;
+        self.since.get_or_insert(now);
         if self.tried < MAX_TRIED && self.pause.is_none() {
             return None;
         }
@@ -182,8 +219,15 @@ impl RefusedPath {
             return Verdict::Wait;
         }
         // Others were accepted while this one never was.
-        let is_alone = refused.alone > 0 && refused.alone >= refused.refusals / 2
-            || errno == Errno::EPERM && self.accepted_at.is_none_or(|at| at >= refused.since);
+        let is_alone = match errno {
+            Errno::EPERM if self.filter_limits_rate => false,
+            Errno::EPERM => {
+                refused.is_alone() || self.accepted_at.is_none_or(|at| at >= refused.since)
+            }
+            // It had a route, which is gone or refuses now.
+            Errno::ENETUNREACH | Errno::EHOSTUNREACH if had_route => false,
+            _ => refused.is_alone(),
+        };
         let had_way = self.accepted_at.is_some() || had_route && errno != Errno::EPERM;
         if is_admitted || !is_alone && had_way {
             Verdict::Lost
@@ -250,7 +294,7 @@ mod tests {
         let first = start + ms(1);
         let end = first + MAX_WAIT;
         let mut refused = Refused::at(first);
-        refused.count();
+        refused.count(Errno::ENETUNREACH);
         let judge = |path: &RefusedPath, refused: &Refused, errno, admitted, had_route, at| {
             path.judge(refused, errno, admitted, had_route, at)
         };
@@ -287,25 +331,46 @@ mod tests {
             judge(&before, &refused, Errno::EPERM, false, false, end),
             Verdict::Lost
         );
-        // It works for others.
+    }
+
+    #[test]
+    fn a_target_that_is_refused_while_others_are_accepted_is_lost_if_it_had_a_route() {
+        let start = Instant::now();
+        let end = start + MAX_WAIT;
+        let mut refused = Refused::at(start);
+        refused.count(Errno::ENETUNREACH);
         let mut used = RefusedPath::new();
         used.accepted(end);
-        assert_eq!(
-            judge(&used, &refused, route, false, true, end),
-            Verdict::Wait
-        );
+        let judge = |refused: &Refused, errno, admitted, had_route| {
+            used.judge(refused, errno, admitted, had_route, end)
+        };
+        let route = Errno::ENETUNREACH;
+        assert_eq!(judge(&refused, route, false, true), Verdict::Wait);
         for _ in 0..MIN_ALONE {
             refused.was_alone();
-            refused.count();
+            refused.count(route);
         }
-        assert_eq!(
-            judge(&used, &refused, route, false, true, end),
-            Verdict::SendFailed
-        );
-        assert_eq!(
-            judge(&used, &refused, route, true, true, end),
-            Verdict::Lost
-        );
+        assert_eq!(judge(&refused, route, false, true), Verdict::Lost);
+        assert_eq!(judge(&refused, route, false, false), Verdict::SendFailed);
+        assert_eq!(judge(&refused, route, true, false), Verdict::Lost);
+        // What is wrong with the request itself has the same errno as a route that refuses.
+        let request = Errno::EINVAL;
+        assert_eq!(judge(&refused, request, false, true), Verdict::SendFailed);
+    }
+
+    #[test]
+    fn a_filter_that_limits_the_rate_loses_a_target_and_one_for_its_destination_refuses_it() {
+        let start = Instant::now();
+        let end = start + MAX_SLOW_WAIT;
+        let mut refused = Refused::at(start);
+        refused.count(Errno::EPERM);
+        assert!(refused.is_by_filter());
+        let mut path = RefusedPath::new();
+        path.accepted(end);
+        let judge = |path: &RefusedPath| path.judge(&refused, Errno::EPERM, false, true, end);
+        assert_eq!(judge(&path), Verdict::SendFailed);
+        path.filter_gave_way();
+        assert_eq!(judge(&path), Verdict::Lost);
     }
 
     #[test]
@@ -314,7 +379,7 @@ mod tests {
         let mut refused = Refused::at(start);
         let mut after = Vec::new();
         for _ in 0..300 {
-            refused.count();
+            refused.count(Errno::ENETUNREACH);
             after.push((refused.retry_at(start) - start).as_millis());
         }
         assert_eq!(after[..6], [20, 40, 80, 160, 320, 500]);

@@ -62,6 +62,13 @@ impl Slowdown {
         }
     }
 
+    /// The request that was about to leave did not.
+    pub(in crate::linux) fn give_back(&mut self) {
+        if let (Some(limit), Some(planned)) = (self.limit, self.planned) {
+            self.planned = planned.checked_sub(Duration::from_secs_f64(1.0 / limit));
+        }
+    }
+
     /// The kernel accepted requests.
     pub(in crate::linux) fn accepted(&mut self, requests: u32, now: Instant) {
         self.accepted += requests;

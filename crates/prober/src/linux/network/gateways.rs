@@ -4,34 +4,16 @@
 //!
 //! Source: Linux `rtnetlink(7)` (`RTM_GETNEIGH`), `linux/neighbour.h`.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::IpAddr,
-    os::fd::{AsRawFd, OwnedFd},
-    time::Instant,
-};
+use std::{collections::HashMap, net::IpAddr, time::Instant};
 
-use netlink_packet_core::{Emitable, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NlasIterator};
-use netlink_packet_route::{
-    AddressFamily as NetlinkFamily, RouteNetlinkMessage,
-    neighbour::{NeighbourAttribute, NeighbourHeader, NeighbourMessage},
-};
-use nix::{
-    errno::Errno,
-    libc,
-    net::if_::if_nametoindex,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-        socket,
-    },
-};
+use netlink_packet_core::{Emitable, NlasIterator};
+use netlink_packet_route::{AddressFamily as NetlinkFamily, neighbour::NeighbourHeader};
+use nix::{errno::Errno, libc, net::if_::if_nametoindex};
 
-/// Bytes that one call receives at most.
-const MAX_RECEIVE_BYTES: usize = 16 << 10;
-
-/// Messages begin at multiples of this (`NLMSG_ALIGN`).
-const ALIGNMENT: usize = 4;
+use super::{
+    neighbours::question,
+    netlink::{Messages, NetlinkSocket},
+};
 
 /// States in which the link address is known (`NUD_VALID`).
 const VALID: u16 = libc::NUD_PERMANENT
@@ -88,16 +70,18 @@ impl Entry {
 /// The state of the gateways that are in use.
 #[derive(Debug)]
 pub(super) struct Gateways {
-    socket: Option<OwnedFd>,
+    socket: Option<NetlinkSocket>,
     entries: HashMap<Gateway, Entry>,
 }
 
 impl Gateways {
     /// Receives changes from now on, in the network namespace of the calling thread.
     pub(super) fn watch() -> Self {
-        let socket = listen().inspect_err(
-            |error| tracing::warn!(%error, "gateways that do not answer ARP are not detected"),
-        );
+        let socket = NetlinkSocket::open(libc::RTMGRP_NEIGH)
+            .and_then(NetlinkSocket::with_large_buffer)
+            .inspect_err(
+                |error| tracing::warn!(%error, "gateways that do not answer ARP are not detected"),
+            );
         Self {
             socket: socket.ok(),
             entries: HashMap::new(),
@@ -106,7 +90,7 @@ impl Gateways {
 
     /// Reads what has changed, and the state of each of `gateways` now.
     pub(super) fn check(&mut self, gateways: impl Iterator<Item = Gateway>, now: Instant) {
-        let Some(socket) = self.socket.as_ref().map(AsRawFd::as_raw_fd) else {
+        let Some(socket) = &self.socket else {
             return;
         };
         let mut by_index = HashMap::new();
@@ -115,46 +99,21 @@ impl Gateways {
                 continue;
             };
             self.entries.entry(gateway.clone()).or_default();
-            // The kernel answers before this call returns. If it fails, the reports of changes are still read.
-            let asked = send(socket, &question(index, gateway.1), MsgFlags::empty());
-            if let Err(error) = asked {
+            // If it fails, the reports of changes are still read. Kernels before Linux 5.0 refuse it.
+            if let Err(error) = socket.ask(&question(gateway.1, index)) {
                 tracing::debug!(%error, "cannot ask for the state of a gateway");
             }
             by_index.insert((index, gateway.1), gateway);
         }
-        let mut bytes = [0; MAX_RECEIVE_BYTES];
+        let entries = &mut self.entries;
         loop {
-            match recv(socket, &mut bytes, MsgFlags::empty()) {
-                Ok(length) => self.read_messages(&bytes[..length], &by_index, now),
-                // ENOBUFS is returned once when reports were lost. Then the answers may be lost as well, and the next check
-                // asks again.
-                Err(Errno::EINTR | Errno::ENOBUFS) => {}
+            match socket.receive(|messages| take_reports(messages, entries, &by_index, now)) {
+                Ok(()) | Err(Errno::EINTR) => {}
+                // Returned once when reports were lost: any gateway may have been lost for a moment. The answers may be lost
+                // as well, and the next check asks again.
+                Err(Errno::ENOBUFS) => reports_lost(entries, now),
                 Err(_) => return,
             }
-        }
-    }
-
-    fn read_messages(
-        &mut self,
-        mut bytes: &[u8],
-        by_index: &HashMap<(u32, IpAddr), Gateway>,
-        now: Instant,
-    ) {
-        while let Ok(message) = NetlinkBuffer::new_checked(bytes) {
-            let is_removed = message.message_type() == libc::RTM_DELNEIGH;
-            if (is_removed || message.message_type() == libc::RTM_NEWNEIGH)
-                && let Some((index, address, state)) = read_entry(message.payload())
-                && let Some(gateway) = by_index.get(&(index, address))
-            {
-                let entry = self.entries.entry(gateway.clone()).or_default();
-                if is_removed {
-                    entry.remove(now);
-                } else {
-                    entry.take(state, now);
-                }
-            }
-            let next = (message.length() as usize).next_multiple_of(ALIGNMENT);
-            bytes = bytes.get(next..).unwrap_or_default();
         }
     }
 
@@ -177,33 +136,34 @@ impl Gateways {
     }
 }
 
-fn listen() -> io::Result<OwnedFd> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    let groups = libc::RTMGRP_NEIGH as u32;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    Ok(socket)
+/// Some reports of the kernel did not fit.
+fn reports_lost(entries: &mut HashMap<Gateway, Entry>, now: Instant) {
+    for entry in entries.values_mut().filter(|entry| entry.was_valid) {
+        entry.failed = Some(now);
+    }
 }
 
-/// A request for one entry. Kernels before Linux 5.0 refuse it, and report changes only.
-fn question(index: u32, address: IpAddr) -> Vec<u8> {
-    let mut entry = NeighbourMessage::default();
-    entry.header.ifindex = index;
-    entry.header.family = match address {
-        IpAddr::V4(_) => NetlinkFamily::Inet,
-        IpAddr::V6(_) => NetlinkFamily::Inet6,
-    };
-    entry.attributes = vec![NeighbourAttribute::Destination(address.into())];
-    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(entry));
-    message.header.flags = NLM_F_REQUEST;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+/// Takes in reports of entries; of other entries than those of gateways nothing is kept.
+fn take_reports(
+    messages: Messages<'_>,
+    entries: &mut HashMap<Gateway, Entry>,
+    by_index: &HashMap<(u32, IpAddr), Gateway>,
+    now: Instant,
+) {
+    for (kind, payload) in messages {
+        let is_removed = kind == libc::RTM_DELNEIGH;
+        if (is_removed || kind == libc::RTM_NEWNEIGH)
+            && let Some((index, address, state)) = read_entry(payload)
+            && let Some(gateway) = by_index.get(&(index, address))
+        {
+            let entry = entries.entry(gateway.clone()).or_default();
+            if is_removed {
+                entry.remove(now);
+            } else {
+                entry.take(state, now);
+            }
+        }
+    }
 }
 
 /// The interface, the address and the state of an entry.
@@ -225,7 +185,7 @@ fn read_entry(payload: &[u8]) -> Option<(u32, IpAddr, u16)> {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::netlink::tests::messages, *};
 
     #[test]
     fn a_gateway_is_lost_while_it_is_unresolved_and_until_it_is_known_again() {
@@ -259,17 +219,19 @@ mod tests {
         assert_eq!(gateways.last_lost(&gateway, at(9)), Some(at(6)));
         gateways.entries.get_mut(&gateway).unwrap().remove(at(8));
         assert!(lost(&gateways, 8) && !lost(&gateways, 9));
+        // Some of the kernel's reports did not fit.
+        reports_lost(&mut gateways.entries, at(20));
+        assert!(lost(&gateways, 20) && !lost(&gateways, 21));
     }
 
     #[test]
     fn an_entry_is_read_with_interface_address_and_state() {
         for address in ["192.0.2.7", "fe80::7"] {
             let address: IpAddr = address.parse().unwrap();
-            let bytes = question(41, address);
-            let message = NetlinkBuffer::new_checked(&bytes[..]).unwrap();
-            let read = read_entry(message.payload());
-            assert_eq!(read, Some((41, address, libc::NUD_NONE)));
-            assert_eq!(read_entry(&message.payload()[..14]), None);
+            let bytes = question(address, 41);
+            let (_, payload) = messages(&bytes).next().unwrap();
+            assert_eq!(read_entry(payload), Some((41, address, libc::NUD_NONE)));
+            assert_eq!(read_entry(&payload[..14]), None);
         }
     }
 }

@@ -35,7 +35,7 @@ impl Interface {
 }
 
 /// All interfaces, by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Interfaces(HashMap<String, Interface>);
 
 impl Interfaces {
@@ -44,9 +44,9 @@ impl Interfaces {
         self.0.get(name).copied()
     }
 
-    /// Sets the state of an interface, and returns the previous one.
-    pub(super) fn replace(&mut self, name: String, state: Interface) -> Option<Interface> {
-        self.0.insert(name, state)
+    /// Sets the state of an interface.
+    pub(super) fn replace(&mut self, name: String, state: Interface) {
+        self.0.insert(name, state);
     }
 
     /// An interface no longer exists.

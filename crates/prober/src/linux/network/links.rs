@@ -3,36 +3,20 @@
 //!
 //! Source: Linux `netlink(7)`, `rtnetlink(7)`, `linux/if_link.h`.
 
-use std::{
-    ffi::CStr,
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::{ffi::CStr, io};
 
-use netlink_packet_core::{
-    Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NlasIterator,
-};
+use netlink_packet_core::{Emitable, NLM_F_DUMP, NlasIterator};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::AddressHeader,
     link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage},
 };
-use nix::{
-    errno::Errno,
-    libc,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-        socket,
-    },
+use nix::{errno::Errno, libc};
+
+use super::{
+    interface::Interface,
+    netlink::{Messages, NetlinkSocket, question},
 };
-
-use super::interface::Interface;
-
-/// Bytes that one call receives at most. The kernel puts as many messages into them as fit.
-const MAX_RECEIVE_BYTES: usize = 16 << 10;
-
-/// Messages begin at multiples of this (`NLMSG_ALIGN`).
-const ALIGNMENT: usize = 4;
 
 /// A link, as a message describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,33 +56,24 @@ pub(super) struct LinkEvents {
 
 /// Receives the kernel's reports.
 #[derive(Debug)]
-pub(super) struct LinkMonitor(OwnedFd);
+pub(super) struct LinkMonitor(NetlinkSocket);
 
 impl LinkMonitor {
     /// Receives from now on, in the network namespace of the calling thread.
     pub(super) fn listen() -> io::Result<Self> {
         let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkRoute,
-        )?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups as u32))?;
-        Ok(Self(socket))
+        let socket = NetlinkSocket::open(groups)?;
+        Ok(Self(socket.with_large_buffer()?))
     }
 
     /// What has changed since the last call, and the state of every link now.
     pub(super) fn read(&self) -> LinkEvents {
-        let socket = self.0.as_raw_fd();
         let mut events = LinkEvents::default();
-        let mut bytes = [0; MAX_RECEIVE_BYTES];
-        // The kernel answers before this call returns. If it fails, the reports of changes are still read.
-        let mut sent = send(socket, &every_link(), MsgFlags::empty());
+        // If it fails, the reports of changes are still read.
+        let mut asked = self.0.ask(&every_link());
         loop {
-            match sent.and_then(|_| recv(socket, &mut bytes, MsgFlags::empty())) {
-                Ok(length) => events.read_messages(&bytes[..length]),
-                Err(Errno::EINTR) => {}
+            match asked.and_then(|()| self.0.receive(|messages| events.take(messages))) {
+                Ok(()) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return events,
                 // ENOBUFS is returned once when reports were lost; the rest can still be read.
                 Err(error) => {
@@ -108,7 +83,7 @@ impl LinkMonitor {
                     }
                 }
             }
-            sent = Ok(0);
+            asked = Ok(());
         }
     }
 }
@@ -117,21 +92,15 @@ impl LinkMonitor {
 fn every_link() -> Vec<u8> {
     let mut link = LinkMessage::default();
     link.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(link));
-    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+    question(RouteNetlinkMessage::GetLink(link), NLM_F_DUMP)
 }
 
 impl LinkEvents {
     /// Reads what one call has received: one message or several. Only the needed attributes are decoded, so that an
     /// attribute of a newer kernel makes no message unreadable.
-    fn read_messages(&mut self, mut bytes: &[u8]) {
-        while let Ok(message) = NetlinkBuffer::new_checked(bytes) {
-            let payload = message.payload();
-            match message.message_type() {
+    fn take(&mut self, mut messages: Messages<'_>) {
+        for (kind, payload) in &mut messages {
+            match kind {
                 libc::RTM_NEWLINK => self.links.extend(read_link(payload)),
                 libc::RTM_DELLINK => {
                     let link = read_link(payload);
@@ -147,11 +116,8 @@ impl LinkEvents {
                 }
                 _ => {}
             }
-            let next = (message.length() as usize).next_multiple_of(ALIGNMENT);
-            bytes = bytes.get(next..).unwrap_or_default();
         }
-        // The last message is incomplete.
-        self.overrun |= !bytes.is_empty();
+        self.overrun |= messages.is_cut_short();
     }
 }
 
@@ -190,16 +156,10 @@ fn read_link(payload: &[u8]) -> Option<Link> {
 mod tests {
     use netlink_packet_route::address::AddressMessage;
 
-    use super::*;
-
-    fn bytes(message: RouteNetlinkMessage) -> Vec<u8> {
-        let mut message = NetlinkMessage::from(message);
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-        bytes
-    }
+    use super::{
+        super::netlink::tests::{messages, report as bytes},
+        *,
+    };
 
     fn link_message(index: u32, name: &str, flags: LinkFlags, downs: u32) -> LinkMessage {
         let mut link = LinkMessage::default();
@@ -215,7 +175,7 @@ mod tests {
 
     fn events(bytes: &[u8]) -> LinkEvents {
         let mut events = LinkEvents::default();
-        events.read_messages(bytes);
+        events.take(messages(bytes));
         events
     }
 

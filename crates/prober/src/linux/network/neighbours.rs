@@ -9,11 +9,10 @@
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsRawFd, OwnedFd},
     time::{Duration, Instant},
 };
 
-use netlink_packet_core::{Emitable, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NlasIterator};
+use netlink_packet_core::{Emitable, NlasIterator};
 use netlink_packet_route::{
     AddressFamily as RouteFamily, RouteNetlinkMessage,
     neighbour::{
@@ -21,15 +20,10 @@ use netlink_packet_route::{
         NeighbourMessage, NeighbourState as EntryState,
     },
 };
-use nix::{
-    errno::Errno,
-    libc,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
-};
+use nix::{errno::Errno, libc};
 use pingfleet_wire::LinkAddress;
 
-/// Bytes of an answer at most: it describes one neighbour.
-const MAX_RECEIVE_BYTES: usize = 4 << 10;
+use super::netlink::{self, Messages, NetlinkSocket};
 
 /// The unit of the ages in an entry: `USER_HZ`, 100 a second (`times(2)`). They are rounded down.
 const AGE_UNIT: Duration = Duration::from_millis(10);
@@ -51,7 +45,7 @@ pub(in crate::linux) enum NeighbourState {
 
 /// Asks for entries of the neighbour tables.
 #[derive(Debug)]
-pub(super) struct NeighbourTables(OwnedFd);
+pub(super) struct NeighbourTables(NetlinkSocket);
 
 /// A neighbour with a link address, as the kernel knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,13 +61,7 @@ struct Neighbour {
 impl NeighbourTables {
     /// For the tables of the network namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkRoute,
-        )?;
-        Ok(Self(socket))
+        NetlinkSocket::open(0).map(Self)
     }
 
     /// What is known of a neighbour on interface `interface_index` since `since`. An answer of up to 30 ms before may be
@@ -105,16 +93,11 @@ impl NeighbourTables {
 
     /// The entry of an address; `None` without one that has a link address.
     fn entry(&self, address: IpAddr, interface_index: u32) -> io::Result<Option<Neighbour>> {
-        let socket = self.0.as_raw_fd();
-        send(
-            socket,
-            &question(address, interface_index),
-            MsgFlags::empty(),
-        )?;
-        let mut bytes = [0; MAX_RECEIVE_BYTES];
-        // The kernel has answered when `send` returns, with one message.
-        let length = recv(socket, &mut bytes, MsgFlags::empty())?;
-        match read_answer(&bytes[..length]) {
+        self.0.ask(&question(address, interface_index))?;
+        let mut answer = Err(Errno::EBADMSG);
+        // One message.
+        self.0.receive(|messages| answer = read_answer(messages))?;
+        match answer {
             // There is no such entry, or no such interface any more.
             Err(Errno::ENOENT | Errno::ENODEV) => Ok(None),
             answer => Ok(answer?),
@@ -123,7 +106,7 @@ impl NeighbourTables {
 }
 
 /// The question for one entry.
-fn question(address: IpAddr, interface_index: u32) -> Vec<u8> {
+pub(super) fn question(address: IpAddr, interface_index: u32) -> Vec<u8> {
     let mut neighbour = NeighbourMessage::default();
     let (family, address) = match address {
         IpAddr::V4(v4) => (RouteFamily::Inet, NeighbourAddress::Inet(v4)),
@@ -132,19 +115,13 @@ fn question(address: IpAddr, interface_index: u32) -> Vec<u8> {
     neighbour.header.family = family;
     neighbour.header.ifindex = interface_index;
     neighbour.attributes = vec![NeighbourAttribute::Destination(address)];
-    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(neighbour));
-    message.header.flags = NLM_F_REQUEST;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+    netlink::question(RouteNetlinkMessage::GetNeighbour(neighbour), 0)
 }
 
 /// Reads the kernel's answer: an entry, or an error.
-fn read_answer(bytes: &[u8]) -> Result<Option<Neighbour>, Errno> {
-    let message = NetlinkBuffer::new_checked(bytes).map_err(|_| Errno::EBADMSG)?;
-    let payload = message.payload();
-    if message.message_type() == libc::RTM_NEWNEIGH {
+fn read_answer(mut messages: Messages<'_>) -> Result<Option<Neighbour>, Errno> {
+    let (kind, payload) = messages.next().ok_or(Errno::EBADMSG)?;
+    if kind == libc::RTM_NEWNEIGH {
         return Ok(read_neighbour(payload));
     }
     // An error begins with the negative errno (`netlink(7)`, `nlmsgerr`).
@@ -189,7 +166,10 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::netlink::tests::{messages, report},
+        *,
+    };
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -205,11 +185,7 @@ mod tests {
             NeighbourAttribute::LinkLayerAddress(MAC.to_vec()),
             NeighbourAttribute::CacheInfo(info),
         ];
-        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(neighbour));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        bytes
+        report(RouteNetlinkMessage::NewNeighbour(neighbour))
     }
 
     #[test]
@@ -226,7 +202,11 @@ mod tests {
                 is_to_be_confirmed,
                 confirmed_before: Duration::from_millis(1500),
             };
-            assert_eq!(read_answer(&answer(state)), Ok(Some(expected)), "{state:?}");
+            assert_eq!(
+                read_answer(messages(&answer(state))),
+                Ok(Some(expected)),
+                "{state:?}"
+            );
         }
         for state in [
             EntryState::Incomplete,
@@ -235,7 +215,7 @@ mod tests {
             EntryState::Permanent,
             EntryState::None,
         ] {
-            assert_eq!(read_answer(&answer(state)), Ok(None), "{state:?}");
+            assert_eq!(read_answer(messages(&answer(state))), Ok(None), "{state:?}");
         }
     }
 
@@ -243,7 +223,7 @@ mod tests {
     fn no_answer_is_read_past_its_end() {
         let whole = answer(EntryState::Reachable);
         for length in 0..whole.len() {
-            let read = read_answer(&whole[..length]);
+            let read = read_answer(messages(&whole[..length]));
             assert!(!matches!(read, Ok(Some(_))), "{length}");
         }
     }

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,23 +20,32 @@ use super::{
 /// An interface that runs again gets its addresses back within this time.
 const ADDRESS_RECOVERY: Duration = Duration::from_secs(5);
 
+/// Outages that ended longer ago are forgotten. No attempt lasts as long.
+const MAX_AGE: Duration = Duration::from_hours(1);
+
 /// An outage of one interface.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct LinkOutage {
-    /// When it was last observed.
+    /// When it may have lasted until, as far as is known.
     last_seen: Instant,
+    /// When the interface was last observed not to work, or to get its first address afterwards.
+    observed: Instant,
     /// What was observed: `LINK_DOWN`, `NO_ADDRESS`, or `SEND_PATH` if reports were lost.
     causes: LocalLoss,
+    /// It was down when it was first seen, and is ever since.
+    was_always_down: bool,
     /// It has got no address since it was down or lost one.
     awaits_address: bool,
     /// Since when the interface has been down without a pause; `None` when it is running.
     down_since: Option<Instant>,
     /// What was sent by the interface during the outage: the prefixes of its routes. IPv4 comes first.
-    prefixes: [PrefixSet<Ipv6Net>; 2],
+    prefixes: Arc<[PrefixSet<Ipv6Net>; 2]>,
+    /// The number of the last routing table whose prefixes are among them.
+    table: Option<u64>,
 }
 
 /// The last outage of each interface, by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Outages(HashMap<String, LinkOutage>);
 
 impl Outages {
@@ -57,10 +67,15 @@ impl Outages {
         let was_down = before.is_some_and(|before| before.is_up() && !before.is_running());
         let was_up = before.is_some_and(Interface::is_up);
         let is_down = (now_in.is_up() || was_up) && !now_in.is_running();
+        let of = self.0.get(name);
+        let was_always_down = before.is_none_or(|before| {
+            before == now_in && of.is_some_and(|outage| outage.was_always_down)
+        });
         if lost_carrier || was_down || is_down {
             self.mark_down(name, LocalLoss::LINK_DOWN, routes, now);
         }
         if let Some(outage) = self.0.get_mut(name) {
+            outage.was_always_down = was_always_down && !now_in.is_running();
             outage.down_since = match outage.down_since {
                 _ if now_in.is_running() => None,
                 Some(since) if !lost_carrier => Some(since),
@@ -78,58 +93,81 @@ impl Outages {
         routes: &RouteTable,
         now: Instant,
     ) {
-        let mut its_routes = routes.of_interface(name).peekable();
-        if its_routes.peek().is_none() && !self.0.contains_key(name) {
+        let prefixes = routes.prefixes_by(name);
+        if prefixes.is_none() && !self.0.contains_key(name) {
             return;
         }
-        let prefixes: Vec<_> = its_routes
-            .map(|(family, route)| (family, route.prefix))
-            .collect();
+        self.0.retain(|_, outage| now < outage.last_seen + MAX_AGE);
         let outage = self.0.entry(name.to_owned()).or_insert_with(|| LinkOutage {
             last_seen: now,
+            observed: now,
+            was_always_down: false,
             causes: LocalLoss::default(),
             awaits_address: false,
             down_since: None,
-            prefixes: Default::default(),
+            prefixes: Arc::default(),
+            table: None,
         });
         if now >= outage.last_seen + ADDRESS_RECOVERY {
             outage.causes = LocalLoss::default();
         }
         outage.causes = outage.causes.and(cause);
         outage.awaits_address = true;
+        outage.was_always_down = false;
+        outage.observed = now;
         outage.last_seen = now;
-        for (family, prefix) in prefixes {
-            outage.prefixes[family].insert(prefix);
+        if outage.table.replace(routes.number()) == Some(routes.number()) {
+            return;
         }
-    }
-
-    /// Addresses have changed. An interface that runs again can receive nothing before it has its addresses back, so its
-    /// outage lasted until now.
-    pub(super) fn addresses_changed(&mut self, now: Instant) {
-        for outage in self.0.values_mut() {
-            if now < outage.last_seen + ADDRESS_RECOVERY {
-                outage.last_seen = now;
+        let sets = Arc::make_mut(&mut outage.prefixes).iter_mut();
+        for (set, prefixes) in sets.zip(prefixes.into_iter().flatten()) {
+            for prefix in prefixes {
+                set.insert(*prefix);
             }
         }
     }
 
-    /// An interface has got an address. If it lost one before, that outage lasted until now: the kernel sends from a new IPv6
-    /// address before it receives for it.
+    /// An interface has got an address, or the lifetime of one has changed. If it lost one or was down before, that outage
+    /// lasted until now: the kernel sends from a new IPv6 address before it receives for it. It gets all of them within
+    /// [`ADDRESS_RECOVERY`] of the first one.
     ///
     /// Source: Linux `net/ipv6/addrconf.c` (`inet6_addr_add` makes the source, `addrconf_dad_work` the local route).
     pub(super) fn got_address(&mut self, name: &str, now: Instant) {
-        if let Some(outage) = self.0.get_mut(name)
-            && std::mem::take(&mut outage.awaits_address)
-        {
+        let Some(outage) = self.0.get_mut(name) else {
+            return;
+        };
+        if std::mem::take(&mut outage.awaits_address) {
+            outage.observed = now;
+        }
+        if now < outage.observed + ADDRESS_RECOVERY {
             outage.last_seen = now;
         }
     }
 
-    /// When an interface was last observed not to work; of all interfaces, if none is named.
-    pub(super) fn last_seen(&self, interface: Option<&str>) -> Option<Instant> {
-        let of = |(name, _): &(&String, &LinkOutage)| interface.is_none_or(|by| by == *name);
-        let outages = self.0.iter().filter(of);
-        outages.map(|(_, outage)| outage.last_seen).max()
+    /// An interface no longer exists.
+    pub(super) fn removed(&mut self, name: &str) {
+        if let Some(outage) = self.0.get_mut(name) {
+            outage.down_since = None;
+        }
+    }
+
+    /// Each interface that did not work, and until when. With `interface`, only that one. Otherwise those are left out that
+    /// never worked, such as a bridge of containers without any, or that have been down for long.
+    pub(super) fn recent(
+        &self,
+        interface: Option<&str>,
+        now: Instant,
+    ) -> impl Iterator<Item = (&str, Instant)> {
+        let is_recent = move |name: &str, of: &LinkOutage| {
+            if let Some(interface) = interface {
+                return interface == name;
+            }
+            let lasts = of.down_since.map(|since| since + ADDRESS_RECOVERY);
+            !of.was_always_down && lasts.is_none_or(|until| now < until)
+        };
+        let outages = self.0.iter().map(|(name, of)| (name.as_str(), of));
+        let recent = outages.filter(move |(name, of)| is_recent(name, of));
+        recent.map(|(name, of)| (name, of.last_seen))
     }
 
     /// Whether an interface by which messages to `to` left is down now. With `interface`, they leave by it.
@@ -143,21 +181,21 @@ impl Outages {
         down.any(|affects| affects)
     }
 
-    /// The causes of the outages since `first` that may have cost a request to `to`, or its answer. Each counts for `grace`
-    /// longer than it was observed. With `interface`, requests leave by it.
+    /// The causes of the outages since `first` that may have cost a request to `to`, or its answer. That of an
+    /// interface counts for `grace` longer. With `interface`, requests leave by it.
     pub(super) fn may_have_lost(
         &self,
         to: IpAddr,
         interface: Option<&str>,
         first: Instant,
-        grace: Duration,
+        grace: impl Fn(&str) -> Duration,
         routes: &RouteTable,
     ) -> LocalLoss {
         let (host, family) = host(to);
         let since_first = self
             .0
             .iter()
-            .filter(|(_, outage)| outage.last_seen + grace >= first);
+            .filter(|(name, outage)| outage.last_seen + grace(name) >= first);
         let affecting = since_first.filter(|(name, outage)| {
             if let Some(interface) = interface {
                 return *name == interface;
@@ -169,7 +207,7 @@ impl Outages {
             let stayed_down = outage.down_since.is_some_and(|since| since <= first);
             match routes.best(to, None) {
                 Some(best) if stayed_down && best.gateway != Gateway::Unknown => {
-                    best.interface == **name
+                    *best.interface == **name
                 }
                 Some(_) if stayed_down => routes.any_by(to, name),
                 _ => true,
@@ -196,15 +234,58 @@ mod tests {
         outages.mark_down("eth0", LocalLoss::NO_ADDRESS, &routes, at(0));
         let lost_since = |outages: &Outages, first| {
             let to = [192, 0, 2, 1].into();
-            outages.may_have_lost(to, None, at(first), Duration::ZERO, &routes)
+            outages.may_have_lost(to, None, at(first), |_| Duration::ZERO, &routes)
         };
         assert!(lost_since(&outages, 59).is_none());
         outages.got_address("eth0", at(60));
         assert_eq!(lost_since(&outages, 59), LocalLoss::NO_ADDRESS);
         assert!(lost_since(&outages, 61).is_none());
-        // The lifetime of an address has changed.
-        outages.got_address("eth0", at(70));
-        assert!(lost_since(&outages, 61).is_none());
+        // Its other addresses follow, and later the lifetime of one changes again and again.
+        outages.got_address("eth0", at(63));
+        assert_eq!(lost_since(&outages, 62), LocalLoss::NO_ADDRESS);
+        for second in 66..80 {
+            outages.got_address("eth0", at(second));
+        }
+        assert!(lost_since(&outages, 64).is_none());
+    }
+
+    #[test]
+    fn an_interface_that_never_worked_is_no_recent_outage() {
+        let routes = ipv4_routes(&[
+            ("172.17.0.0/16", None, "docker0"),
+            ("10.0.0.0/8", None, "eth0"),
+        ]);
+        let state = |flags| Interface {
+            flags,
+            carrier_down_count: Some(1),
+        };
+        let down = LinkFlags::Up;
+        let running = down | LinkFlags::Running | LinkFlags::LowerUp;
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outages = Outages::default();
+        for second in 0..3 {
+            let before = (second > 0).then(|| state(down));
+            outages.link_changed("docker0", before, state(down), &routes, at(second));
+        }
+        outages.link_changed("eth0", None, state(running), &routes, at(0));
+        let recent = |outages: &Outages, by, second| {
+            let recent = outages.recent(by, at(second));
+            recent.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        };
+        assert!(recent(&outages, None, 2).is_empty());
+        assert_eq!(recent(&outages, Some("docker0"), 2), ["docker0"]);
+        outages.link_changed("eth0", Some(state(running)), state(down), &routes, at(3));
+        assert_eq!(recent(&outages, None, 4), ["eth0"]);
+        assert!(recent(&outages, None, 9).is_empty());
+        outages.link_changed(
+            "docker0",
+            Some(state(down)),
+            state(running),
+            &routes,
+            at(10),
+        );
+        assert_eq!(recent(&outages, None, 10), ["docker0"]);
     }
 
     #[test]
@@ -229,7 +310,8 @@ mod tests {
             outages.link_changed("wlan0", before, now_in, &routes, now);
         };
         let may_have_lost = |outages: &Outages, to: [u8; 4], first| {
-            let causes = outages.may_have_lost(to.into(), None, at(first), Duration::ZERO, &routes);
+            let grace = |_: &str| Duration::ZERO;
+            let causes = outages.may_have_lost(to.into(), None, at(first), grace, &routes);
             assert!(causes.is_none() || causes == LocalLoss::LINK_DOWN);
             !causes.is_none()
         };

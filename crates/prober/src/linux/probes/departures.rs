@@ -23,7 +23,9 @@ impl Probes {
         for (staged, left) in staged.iter().zip(departures) {
             let target = self.table.target_mut(staged.target);
             target.newest_request = Some(staged.request_id);
-            target.refused = None;
+            if let Some(refused) = target.refused.take() {
+                self.path.gave_way(&refused);
+            }
             target.state.sent_by(staged.request, left, by);
             self.update(staged.target);
         }

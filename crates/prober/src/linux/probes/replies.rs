@@ -56,7 +56,7 @@ impl Probes {
         match target.state.answered(request, rtt) {
             Credit::InFlight => {
                 self.window.answered(sent, arrived);
-                self.path.answered(sent);
+                self.path.answered(to, sent, &self.detector);
             }
             Credit::Expired => self.window.traffic_seen(arrived),
             Credit::None => return,

@@ -3,6 +3,7 @@
 //! refusal.
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -31,9 +32,12 @@ pub(super) struct SendPath {
     egress: Egress,
     /// The gateway, if all requests go by one that is known, with its interface.
     gateway: Option<(String, IpAddr)>,
+    /// Whether requests go by a gateway, known or not.
+    is_by_gateway: bool,
     refused: RefusedPath,
     slowdown: Slowdown,
-    recovery: Recovery,
+    /// Of each interface that had an outage.
+    recoveries: HashMap<String, Recovery>,
     gateway_lost: Option<Instant>,
     /// Whether the next hop was lost at the last check.
     is_broken: bool,
@@ -56,9 +60,10 @@ impl SendPath {
         Self {
             egress: key.egress.clone(),
             gateway: network.gateway(key.egress.is_v6(), key.next_hop),
+            is_by_gateway: network.is_by_gateway(key.egress.is_v6(), key.next_hop),
             refused: RefusedPath::new(),
             slowdown: Slowdown::new(now),
-            recovery: Recovery::default(),
+            recoveries: HashMap::new(),
             gateway_lost: None,
             is_broken: false,
             accepted_to: None,
@@ -78,7 +83,7 @@ impl SendPath {
 
     /// Whether requests go by a gateway whose link address must be known.
     pub(super) fn has_gateway(&self) -> bool {
-        self.gateway.is_some()
+        self.is_by_gateway
     }
 
     /// Whether the kernel refuses what is sent: then other targets than the refused ones are tried first.
@@ -96,9 +101,27 @@ impl SendPath {
         self.slowdown.take(now);
     }
 
-    /// A request that left at `sent` was answered.
-    pub(super) fn answered(&mut self, sent: Instant) {
-        self.recovery.answered(sent);
+    /// A request to `to` that left at `sent` was answered.
+    pub(super) fn answered(&mut self, to: IpAddr, sent: Instant, detector: &LossDetector) {
+        let awaits = |recovery: &Recovery| recovery.awaits(sent);
+        if !self.recoveries.values().any(awaits) {
+            return;
+        }
+        let network = detector.network();
+        let Some(name) = self.interface().or_else(|| network.interface_to(to)) else {
+            return;
+        };
+        let name = name.to_owned();
+        if let Some(recovery) = self.recoveries.get_mut(&name) {
+            recovery.answered(sent);
+        }
+    }
+
+    /// A target that was refused is accepted now.
+    pub(super) fn gave_way(&mut self, refused: &Refused) {
+        if refused.is_by_filter() {
+            self.refused.filter_gave_way();
+        }
     }
 
     /// Slows down if the kernel has discarded more than a small part of what it accepted. `discarded` is its counter, which is
@@ -149,6 +172,7 @@ impl Probes {
     pub(in crate::linux) fn put_back(&mut self, staged: Staged) {
         self.sequence.remove(staged.request_id);
         self.window.release(1);
+        self.path.slowdown.give_back();
         self.table.give_back_token(staged.target);
         self.table.push_front(staged.target);
     }
@@ -164,12 +188,13 @@ impl Probes {
         self.sequence.remove(staged.request_id);
         self.window.release(1);
         let index = staged.target;
+        self.path.slowdown.give_back();
         self.table.give_back_token(index);
         let to = self.table.target(index).to;
         let is_alone = self.path.is_refused_alone(to, errno);
         let target = self.table.target_mut(index);
         let refused = target.refused.get_or_insert(Refused::at(at));
-        refused.count();
+        refused.count(errno);
         if is_alone {
             refused.was_alone();
         }
@@ -193,11 +218,14 @@ impl Probes {
         }
         let pause = self.path.refused.refused(at);
         if pause.is_some() {
-            if errno == Errno::EPERM && self.path.refused.is_in_use(at) {
+            let path = &self.path.refused;
+            if errno == Errno::EPERM && path.filter_limits_rate() && path.is_in_use(at) {
                 self.path.slowdown.lost(at);
             }
-            if verdict == Verdict::Wait {
-                let cause = self.refusal_cause(errno, to.address, at);
+            let cause = self.refusal_cause(errno, to.address, at);
+            // Before that the cause may be a wrong one, and there will be more refusals.
+            let is_known = self.detector.network().known_until() >= self.path.refused.since();
+            if verdict == Verdict::Wait && is_known {
                 self.report(index, cause);
             }
         }
@@ -256,11 +284,17 @@ impl Probes {
     /// the detector's check. `may_discard` says whether this socket gets no errors for what is discarded.
     pub(in crate::linux) fn check_path(&mut self, may_discard: bool, now: Instant) {
         let network = self.detector.network();
-        let outage = network.last_outage(self.path.interface());
+        let mut is_broken = false;
+        let recent: Vec<_> = network
+            .recent_outages(self.path.interface(), now)
+            .map(|(name, seen)| (name.to_owned(), seen))
+            .collect();
         let gateway = self.path.gateway.as_ref();
         let gateway_lost = gateway.and_then(|gateway| network.gateway_last_lost(gateway, now));
         drop(network);
-        let mut is_broken = self.path.recovery.outage(outage);
+        for (name, seen) in recent {
+            is_broken |= self.path.recoveries.entry(name).or_default().outage(seen);
+        }
         if gateway_lost > self.path.gateway_lost {
             self.path.gateway_lost = gateway_lost;
             is_broken = true;
@@ -280,9 +314,15 @@ impl Probes {
     /// The causes by which the path may have lost a request to `to` that left at `first`, or its answer.
     pub(super) fn path_losses(&self, to: IpAddr, first: Instant) -> LocalLoss {
         let network = self.detector.network();
-        let grace = self.path.recovery.grace();
+        let grace = |name: &str| {
+            let recovery = self.path.recoveries.get(name);
+            recovery.map_or(Duration::ZERO, Recovery::grace)
+        };
         let cause = network.may_have_lost(to, self.interface.as_deref(), first, grace);
-        let gateway = self.path.gateway.as_ref();
+        let shared = (self.path.is_by_gateway && self.path.gateway.is_none())
+            .then(|| network.gateway_to(to, self.interface.as_deref()));
+        let shared = shared.flatten();
+        let gateway = self.path.gateway.as_ref().or(shared.as_ref());
         if gateway.is_some_and(|gateway| network.gateway_may_have_lost(gateway, first)) {
             cause.and(LocalLoss::GATEWAY_NO_ARP)
         } else {

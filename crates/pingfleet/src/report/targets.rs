@@ -1,93 +1,37 @@
-//! `report`: the outcome of every target of a run, as a table, JSON Lines or CSV.
+//! The list of targets, as a table.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
-use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
-use pingfleet_store::{REPORT_COLUMNS, Reader, ReportFilter, ReportRow};
-use pingfleet_wire::{Status, StatusKind};
+use pingfleet_settings::{Failure, printed};
+use pingfleet_store::{REPORT_COLUMNS, Reader, ReportRow};
 use serde::Serializer as _;
 use serde_json::{Value, json};
+
+use super::ReportArgs;
 
 /// Rows of one table. A longer report is printed as several tables, so that memory stays bounded.
 const TABLE_ROWS: usize = 5000;
 
-/// Arguments of `pingfleet report`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  pingfleet report
-  pingfleet report 3 --status down --status unknown
-  pingfleet report --csv > sweep.csv
-  pingfleet report --json | jq -r 'select(.rtt_avg_ms > 50) | .target'")]
-pub(crate) struct ReportArgs {
-    /// A number, the beginning of a UUID, or `latest`
-    #[arg(value_name = "RUN", default_value = "latest")]
-    run: String,
-    /// JSON, one object per line; null for what was not measured
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// CSV with a header; empty for what was not measured
-    #[arg(long)]
-    csv: bool,
-    /// Only targets of this status. May be repeated
-    #[arg(long, value_name = "STATUS", value_parser = clap::builder::PossibleValuesParser::new(Status::NAMES))]
-    status: Vec<String>,
-    #[command(flatten)]
-    pub(crate) database: DatabaseArgs,
-}
-
-pub(crate) fn report(args: &ReportArgs, reader: &Reader) -> Result<Exit, Failure> {
-    let run = reader.find_run(&args.run)?;
-    let filter = ReportFilter {
-        statuses: args
-            .status
-            .iter()
-            .filter_map(|name| StatusKind::from_name(name))
-            .collect(),
+/// Prints the targets of a run that the filter selects.
+pub(super) fn list(args: &ReportArgs, reader: &Reader, run: i64) -> Result<(), Failure> {
+    let filter = args.filter.resolve(reader)?;
+    let mut tables = Tables::new();
+    let mut pages = match args.sort {
+        Some(sort) => reader.sorted_report(run, &filter, sort.into())?,
+        None => reader.report(run, &filter),
     };
-    let mut format: Box<dyn ReportFormat> = if args.json {
-        Box::new(JsonLines(BufWriter::new(io::stdout())))
-    } else if args.csv {
-        Box::new(Csv(csv::Writer::from_writer(io::stdout())))
-    } else {
-        Box::new(Tables::new())
-    };
-    let mut pages = reader.report(run, &filter);
-    let mut written = format.begin();
+    let mut written = Ok(());
     while written.is_ok() {
         // Nothing of the database is open while the rows are printed, which a pager may delay.
         let rows = pages.next_page()?;
         if rows.is_empty() {
-            written = format.end();
+            written = tables.end();
             break;
         }
-        written = rows.iter().try_for_each(|row| format.row(row));
+        written = rows.iter().try_for_each(|row| tables.row(row));
     }
-    printed(written)?;
-    Ok(Exit::Complete)
-}
-
-/// An output format of a report.
-trait ReportFormat {
-    fn begin(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-    fn row(&mut self, row: &ReportRow) -> io::Result<()>;
-    fn end(&mut self) -> io::Result<()>;
-}
-
-struct JsonLines(BufWriter<io::Stdout>);
-
-impl ReportFormat for JsonLines {
-    fn row(&mut self, row: &ReportRow) -> io::Result<()> {
-        write_json(&mut self.0, REPORT_COLUMNS.into_iter().zip(values(row)))
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
+    printed(written)
 }
 
 /// Writes one JSON object and a newline. The fields keep their order.
@@ -99,38 +43,8 @@ pub(crate) fn write_json(
     writeln!(out)
 }
 
-struct Csv(csv::Writer<io::Stdout>);
-
-impl ReportFormat for Csv {
-    fn begin(&mut self) -> io::Result<()> {
-        self.0.write_record(REPORT_COLUMNS).map_err(io_error)
-    }
-
-    fn row(&mut self, row: &ReportRow) -> io::Result<()> {
-        let fields = values(row).map(|value| match value {
-            Value::Null => String::new(),
-            Value::String(text) => text,
-            other => other.to_string(),
-        });
-        self.0.write_record(fields).map_err(io_error)
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// The system's error. `io::Error::from` would hide that the reader closed the pipe.
-fn io_error(error: csv::Error) -> io::Error {
-    let text = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        _ => io::Error::other(text),
-    }
-}
-
 /// The values of a row in the order of the columns.
-fn values(row: &ReportRow) -> [Value; REPORT_COLUMNS.len()] {
+pub(super) fn values(row: &ReportRow) -> [Value; REPORT_COLUMNS.len()] {
     let labels = row
         .labels
         .as_deref()
@@ -184,9 +98,7 @@ impl Tables {
         self.printed = true;
         writeln!(io::stdout(), "{}", full.trim_fmt())
     }
-}
 
-impl ReportFormat for Tables {
     fn row(&mut self, row: &ReportRow) -> io::Result<()> {
         let millis = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.3}"));
         let target = match &row.address {

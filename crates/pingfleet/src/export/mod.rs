@@ -1,0 +1,257 @@
+//! `export`: the rows of a run for other programs, as JSON Lines, CSV or Parquet. They are streamed: memory holds a few
+//! pages of rows.
+
+mod metadata;
+mod output;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "no_parquet.rs"]
+mod parquet;
+mod text;
+
+use std::{
+    ffi::OsStr,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+};
+
+use clap::{Args, ValueEnum};
+use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, Stop, run_async};
+use pingfleet_store::{ExportPage, Reader, ReportFilter, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use self::{metadata::Metadata, output::Output};
+use crate::filter::FilterArgs;
+
+/// Files that an export has open: the database with its companions, two files that are written, and the runtime's.
+const FILES: u64 = 24;
+
+/// Pages that are read ahead while one is written.
+const PAGES_AHEAD: usize = 2;
+
+/// Arguments of `pingfleet export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pingfleet export > sweep.jsonl
+  pingfleet export 3 -o sweep.csv --status down --status unknown
+  pingfleet export -o sweep.csv --metadata sweep.json
+  pingfleet export --format csv --where 'rtt_avg_ms > 50' | head
+  pingfleet export | jq -r 'select(.rtt_avg_ms > 50) | .target'
+
+JSON Lines is one object per line, and no JSON array: `jq -s .` makes one of it.
+CSV is that of RFC 4180: its lines end with CR LF, and a field is empty for what
+was not measured. Parquet is in builds with the cargo feature `parquet`: times
+are instants in UTC, round-trip times are exact decimal numbers, and each
+100,000 rows are sorted by address.
+A file appears when it is whole, in the place of an older one.")]
+pub(crate) struct ExportArgs {
+    /// A number, the beginning of a UUID, or `latest`
+    #[arg(value_name = "RUN", default_value = "latest")]
+    run: String,
+    /// jsonl, csv or parquet [default: by the ending of FILE; jsonl for standard output]
+    #[arg(long, value_name = "FORMAT", value_enum, hide_possible_values = true)]
+    format: Option<Format>,
+    /// The file to write; - is standard output
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "-",
+        hide_default_value = true
+    )]
+    output: PathBuf,
+    /// Also write the run, the filters and the number of rows to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<PathBuf>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    #[value(alias = "ndjson")]
+    Jsonl,
+    Csv,
+    Parquet,
+}
+
+impl Format {
+    fn of(args: &ExportArgs) -> Result<Self, Failure> {
+        if let Some(format) = args.format {
+            return Ok(format);
+        }
+        if is_stdout(&args.output) {
+            return Ok(Self::Jsonl);
+        }
+        let ending = args.output.extension().map(OsStr::to_ascii_lowercase);
+        match ending.as_deref().and_then(OsStr::to_str) {
+            Some("jsonl" | "ndjson") => Ok(Self::Jsonl),
+            Some("csv") => Ok(Self::Csv),
+            Some("parquet") => Ok(Self::Parquet),
+            _ => Err(usage(format_args!(
+                "the ending of {} is not .jsonl, .csv or .parquet: add --format",
+                args.output.display()
+            ))),
+        }
+    }
+}
+
+/// Why rows are not written.
+enum WriteError {
+    Store(StoreError),
+    Output(io::Error),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<StoreError> for WriteError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The pages of an export.
+type Pages<'a> = &'a mut dyn Iterator<Item = Result<ExportPage, StoreError>>;
+
+pub(crate) fn export(args: &ExportArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
+    let format = Format::of(args)?;
+    if format == Format::Parquet {
+        parquet::check()?;
+    }
+    let reader = crate::open_reader(layers, &args.database)?;
+    check_paths(args, reader.path())?;
+    if is_stdout(&args.output) {
+        if format == Format::Parquet && io::stdout().is_terminal() {
+            return Err(usage("Parquet is no text: name a file with -o"));
+        }
+        // Ctrl-C ends the program at once: nothing is left behind.
+        return write(args, format, reader, &CancellationToken::new(), quiet);
+    }
+    run_async(FILES, async {
+        let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+        tokio::task::block_in_place(|| write(args, format, reader, &stop.token, quiet))
+    })
+}
+
+/// Refuses files that would replace the database or each other.
+fn check_paths(args: &ExportArgs, database: &Path) -> Result<(), Failure> {
+    let output = Some(&args.output).filter(|path| !is_stdout(path));
+    for path in output.into_iter().chain(&args.metadata) {
+        if same_file::is_same_file(path, database).unwrap_or(false) {
+            return Err(usage(format_args!("{} is the database", path.display())));
+        }
+    }
+    if args.metadata.is_some() && args.metadata.as_ref() == output {
+        return Err(usage("-o and --metadata name the same file"));
+    }
+    Ok(())
+}
+
+fn write(
+    args: &ExportArgs,
+    format: Format,
+    reader: Reader,
+    stop: &CancellationToken,
+    quiet: bool,
+) -> Result<Exit, Failure> {
+    let reader = &reader.interrupted_by(stop.clone());
+    let run = reader.find_run(&args.run)?;
+    let filter = args.filter.resolve(reader)?;
+    let summary = reader.summary(run)?;
+    let mut metadata = Metadata::new(reader, &summary, &args.filter);
+    // Both are opened before anything is read, so that a path that cannot be written is known at once.
+    let mut output = Output::open(&args.output)?;
+    let mut about = args.metadata.as_deref().map(Output::open).transpose()?;
+    if !quiet && summary.outstanding() > 0 {
+        say(&format!(
+            "run {run} is {}: {} of its {} targets have a row",
+            summary.state.name(),
+            summary.settled(),
+            summary.targets
+        ));
+    }
+    let written = read_ahead(reader, run, &filter, stop, |pages| match format {
+        Format::Jsonl => text::write_json_lines(&summary, pages, &mut metadata, &mut output),
+        Format::Csv => text::write_csv(&summary, pages, &mut metadata, &mut output),
+        Format::Parquet => parquet::write(&summary, pages, &mut metadata, &mut output),
+    });
+    match written {
+        Ok(()) => {}
+        Err(WriteError::Store(StoreError::Interrupted)) => {
+            let file = args.output.display();
+            return Err(Failure::new(
+                Exit::Interrupted,
+                format_args!("interrupted: {file} is not written"),
+            ));
+        }
+        Err(WriteError::Store(error)) => return Err(error.into()),
+        // The reader of a pipe has enough.
+        Err(WriteError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return Ok(Exit::Complete);
+        }
+        Err(WriteError::Output(error)) => return Err(output.failure(&error)),
+    }
+    if let Some(about) = &mut about {
+        let written = metadata.write(&mut *about);
+        written.map_err(|error| about.failure(&error))?;
+    }
+    output.finish()?;
+    about.map_or(Ok(()), Output::finish)?;
+    if !quiet && !is_stdout(&args.output) {
+        let file = args.output.display();
+        say(&format!("{} rows of run {run} in {file}", metadata.rows));
+    }
+    Ok(Exit::Complete)
+}
+
+/// Reads pages on a thread of their own while `write` consumes them.
+fn read_ahead<T>(
+    reader: &Reader,
+    run: i64,
+    filter: &ReportFilter,
+    stop: &CancellationToken,
+    write: impl FnOnce(Pages<'_>) -> T,
+) -> T {
+    let (sender, receiver) = mpsc::sync_channel(PAGES_AHEAD);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut pages = reader.export(run, filter);
+            loop {
+                let page = pages.next_page();
+                let is_last = page.as_ref().map_or(true, ExportPage::is_empty);
+                // It fails when the consumer has ended early.
+                if sender.send(page).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        let written = write(&mut receiver.into_iter());
+        // A query that nobody waits for is interrupted.
+        stop.cancel();
+        written
+    })
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+fn usage(message: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Usage, message)
+}
+
+/// Prints a line beside the data.
+fn say(line: &str) {
+    // If standard error is closed, nobody can read it.
+    drop(writeln!(io::stderr(), "{line}"));
+}

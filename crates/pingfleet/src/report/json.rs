@@ -1,0 +1,148 @@
+//! The summary as one JSON object. docs/report-json.md describes its fields.
+
+use std::io;
+
+use jiff::Timestamp;
+use pingfleet_settings::{Failure, printed};
+use pingfleet_store::{
+    NotUp, PlannedProbing, REPORT_COLUMNS, ReportRow, RunOverview, RunWorker, SubnetCounts,
+    TargetHistory, TargetRtt,
+};
+use serde_json::{Map, Value, json};
+
+use super::targets::{values, write_json};
+
+/// Prints the object and a newline.
+pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
+    let RunOverview {
+        summary,
+        probing,
+        seed,
+        requests,
+        replies,
+        rtt,
+        reasons,
+        worst_subnets,
+        slowest,
+        workers,
+        not_up,
+        changes,
+    } = overview;
+    let loss = (*requests > 0).then(|| 100.0 * (requests - replies) as f64 / *requests as f64);
+    let counts = summary.counts.iter();
+    let statuses: Map<_, _> = counts
+        .map(|(status, count)| (status.name().to_owned(), json!(count)))
+        .collect();
+    let reasons = reasons.iter().map(
+        |(status, reason, targets)| json!({"status": status, "reason": reason, "targets": targets}),
+    );
+    let fields = [
+        ("run", json!(summary.run)),
+        ("run_id", json!(summary.run_id.to_string())),
+        ("state", json!(summary.state.name())),
+        ("transport", json!(summary.transport.name())),
+        ("source", json!(summary.source)),
+        ("started_at", json!(summary.started_at)),
+        ("finished_at", json!(summary.finished_at)),
+        ("elapsed_s", json!(summary.elapsed_s)),
+        ("seed", json!(seed)),
+        ("probing", probing.as_ref().map_or(Value::Null, settings)),
+        ("targets", json!(summary.targets)),
+        ("settled", json!(summary.settled())),
+        ("statuses", Value::Object(statuses)),
+        ("chunks", json!(summary.chunks)),
+        ("chunks_done", json!(summary.chunks_done)),
+        ("chunks_dead", json!(summary.chunks_dead)),
+        ("duplicates", json!(summary.duplicates)),
+        ("redelivered", json!(summary.redelivered)),
+        ("requests", json!(requests)),
+        ("replies", json!(replies)),
+        ("loss_pct", json!(loss)),
+        ("rtt", rtt.as_ref().map_or(Value::Null, times)),
+        ("reasons", reasons.collect()),
+        ("not_up", not_up.iter().map(silent).collect()),
+        ("worst_subnets", worst_subnets.iter().map(subnet).collect()),
+        ("slowest", slowest.iter().map(row_fields).collect()),
+        ("workers", workers.iter().map(worker).collect()),
+        (
+            "changes",
+            changes.map_or(Value::Null, |changes| {
+                json!({
+                    "changed_not_up": changes.changed_not_up,
+                    "changed_up": changes.changed_up,
+                    "first_seen": changes.first_seen,
+                })
+            }),
+        ),
+    ];
+    printed(write_json(&mut io::stdout().lock(), fields))
+}
+
+fn settings(planned: &PlannedProbing) -> Value {
+    let probing = &planned.probing;
+    let timeouts = (0..probing.most_requests()).map(|request| probing.wait(request).as_secs_f64());
+    json!({
+        "count": probing.count,
+        "retries": probing.retries,
+        "interval_s": probing.interval.as_secs_f64(),
+        "timeouts_s": timeouts.skip(usize::from(probing.count) - 1).collect::<Vec<_>>(),
+        "late_window_s": probing.late_window.as_secs_f64(),
+        "size_bytes": probing.size,
+        "rate_per_s": probing.rate,
+        "chunk_size": planned.chunk_size,
+    })
+}
+
+fn times(rtt: &TargetRtt) -> Value {
+    let ms = |nanos: i64| nanos as f64 / 1_000_000.0;
+    json!({
+        "min_ms": ms(rtt.min_ns),
+        "p50_ms": ms(rtt.p50_ns),
+        "p95_ms": ms(rtt.p95_ns),
+        "p99_ms": ms(rtt.p99_ns),
+        "max_ms": ms(rtt.max_ns),
+    })
+}
+
+fn row_fields(row: &ReportRow) -> Map<String, Value> {
+    REPORT_COLUMNS
+        .into_iter()
+        .map(str::to_owned)
+        .zip(values(row))
+        .collect()
+}
+
+fn silent(not_up: &NotUp) -> Value {
+    let mut fields = row_fields(&not_up.row);
+    let time = |pick: fn(&TargetHistory) -> Option<i64>| {
+        let micros = not_up.history.as_ref().and_then(pick)?;
+        let time = Timestamp::from_microsecond(micros).ok()?;
+        Some(format!("{time:.3}"))
+    };
+    for (name, value) in [
+        ("first_seen", time(|history| Some(history.first_seen_us))),
+        ("last_up", time(|history| history.last_up_us)),
+        ("changed_at", time(|history| Some(history.changed_at_us))),
+    ] {
+        fields.insert(name.to_owned(), json!(value));
+    }
+    fields.into()
+}
+
+fn subnet(counts: &SubnetCounts) -> Value {
+    json!({
+        "subnet": counts.subnet.to_string(),
+        "targets": counts.targets,
+        "not_up": counts.not_up,
+        "not_up_pct": 100.0 * counts.not_up as f64 / counts.targets as f64,
+    })
+}
+
+fn worker(worker: &RunWorker) -> Value {
+    json!({
+        "worker": worker.worker,
+        "targets": worker.targets,
+        "targets_per_s": worker.targets_per_s,
+        "local_losses": worker.local_losses,
+    })
+}

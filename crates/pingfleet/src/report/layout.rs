@@ -1,0 +1,257 @@
+//! Lines of text with colours, and tables beside or below one another as the width allows. No I/O but the question what
+//! the terminal is.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+};
+
+use anstyle::Style;
+use terminal_size::{Width, terminal_size_of};
+use unicode_width::UnicodeWidthStr as _;
+
+/// Columns of an output that is no terminal, and the range for one that is.
+const DEFAULT_WIDTH: usize = 100;
+const WIDTHS: (usize, usize) = (40, 160);
+
+/// Between two tables, and between two items of a line.
+const GAP: usize = 3;
+
+/// What the output can show.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Screen {
+    /// Columns.
+    pub(super) width: usize,
+    /// Bars are shown on terminals only.
+    pub(super) has_bars: bool,
+    has_colour: bool,
+}
+
+impl Screen {
+    /// The standard output.
+    pub(super) fn of_stdout() -> Self {
+        let stdout = io::stdout();
+        if !stdout.is_terminal() {
+            return Self {
+                width: DEFAULT_WIDTH,
+                has_bars: false,
+                has_colour: false,
+            };
+        }
+        let width = terminal_size_of(&stdout).map_or(DEFAULT_WIDTH, |(Width(width), _)| {
+            usize::from(width).clamp(WIDTHS.0, WIDTHS.1)
+        });
+        Self {
+            width,
+            has_bars: true,
+            has_colour: env::var_os("NO_COLOR").is_none(),
+        }
+    }
+
+    /// A text in a style.
+    pub(super) fn paint(self, style: Style, text: &str) -> String {
+        if self.has_colour {
+            format!("{style}{text}{style:#}")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// A line: its text may have colours, so its width is counted apart.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Line {
+    text: String,
+    width: usize,
+}
+
+impl Line {
+    pub(super) fn new(text: &str) -> Self {
+        let mut line = Self::default();
+        line.push(text, text);
+        line
+    }
+
+    /// Adds a text of which `painted` is the form with colours.
+    pub(super) fn push(&mut self, text: &str, painted: &str) {
+        self.width += text.width();
+        self.text.push_str(painted);
+    }
+
+    pub(super) fn pad(&mut self, width: usize) {
+        let missing = width.saturating_sub(self.width);
+        self.text.extend(std::iter::repeat_n(' ', missing));
+        self.width += missing;
+    }
+
+    fn append(&mut self, other: &Self) {
+        self.text.push_str(&other.text);
+        self.width += other.width;
+    }
+
+    /// The text without spaces at its end.
+    pub(super) fn text(&self) -> &str {
+        self.text.trim_end()
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// Lines below one another.
+pub(super) type Block = Vec<Line>;
+
+/// Items on one line, or on more where the width demands it. Further lines are indented.
+pub(super) fn flow(items: &[String], indent: usize, width: usize) -> Block {
+    let mut lines: Block = Vec::new();
+    for item in items {
+        if let Some(line) = lines.last_mut()
+            && line.width + GAP + item.width() <= width
+        {
+            line.pad(line.width + GAP);
+            line.push(item, item);
+            continue;
+        }
+        let mut line = Line::default();
+        line.pad(if lines.is_empty() { 0 } else { indent });
+        line.push(item, item);
+        lines.push(line);
+    }
+    lines
+}
+
+/// A sentence, wrapped between its words.
+pub(super) fn wrapped(sentence: &str, indent: usize, width: usize) -> Block {
+    let mut lines: Block = vec![Line::default()];
+    for word in sentence.split(' ') {
+        let is_full = lines
+            .last()
+            .is_some_and(|line| line.width > indent && line.width + 1 + word.width() > width);
+        if is_full {
+            let mut next = Line::default();
+            next.pad(indent);
+            lines.push(next);
+        }
+        if let Some(line) = lines.last_mut() {
+            if line.width > 0 && !(is_full && line.width == indent) {
+                line.push(" ", " ");
+            }
+            line.push(word, word);
+        }
+    }
+    lines
+}
+
+/// A text cut to a width, with a sign that it was cut.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut short = String::new();
+    for letter in text.chars() {
+        if short.width() + 2 > width {
+            break;
+        }
+        short.push(letter);
+    }
+    short + "…"
+}
+
+/// A table with a heading over each column. `right` says which columns are aligned to the right; the first is not, and its
+/// cells are indented under the heading.
+pub(super) fn columns(heading: &[&str], right: &[bool], rows: &[Vec<String>]) -> Block {
+    let heading = heading.iter().map(|cell| (*cell).to_owned()).collect();
+    let rows = rows.iter().map(|row| {
+        let first = row.iter().take(1).map(|cell| format!("  {cell}"));
+        first.chain(row.iter().skip(1).cloned()).collect()
+    });
+    let lines: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
+    let width = |at: usize| lines.iter().map(|cells| cells[at].width()).max();
+    let widths: Vec<_> = (0..right.len()).map(|at| width(at).unwrap_or(0)).collect();
+    let line = |cells: &Vec<String>| {
+        let mut line = Line::default();
+        for (at, cell) in cells.iter().enumerate() {
+            let start = line.width + if at > 0 { 2 } else { 0 };
+            let space = if right[at] {
+                widths[at] - cell.width()
+            } else {
+                0
+            };
+            line.pad(start + space);
+            line.push(cell, cell);
+            line.pad(start + widths[at]);
+        }
+        line
+    };
+    lines.iter().map(line).collect()
+}
+
+/// Blocks beside one another as far as the width allows, and the others below.
+pub(super) fn beside(blocks: Vec<Block>, width: usize) -> Vec<Block> {
+    let mut rows: Vec<(Block, usize)> = Vec::new();
+    for block in blocks {
+        let own = block.iter().map(Line::width).max().unwrap_or(0);
+        match rows.last_mut() {
+            Some((row, used)) if *used + GAP + own <= width => {
+                let start = *used + GAP;
+                for (at, line) in block.iter().enumerate() {
+                    if row.len() == at {
+                        row.push(Line::default());
+                    }
+                    row[at].pad(start);
+                    row[at].append(line);
+                }
+                *used = start + own;
+            }
+            _ => rows.push((block, own)),
+        }
+    }
+    rows.into_iter().map(|(row, _)| row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(block: &Block) -> Vec<&str> {
+        block.iter().map(Line::text).collect()
+    }
+
+    #[test]
+    fn items_and_sentences_are_wrapped_at_the_width() {
+        let items = ["one".to_owned(), "two".to_owned(), "three".to_owned()];
+        assert_eq!(texts(&flow(&items, 2, 9)), ["one   two", "  three"]);
+        assert_eq!(texts(&flow(&items, 2, 40)), ["one   two   three"]);
+        let lines = wrapped("a sentence of words", 2, 10);
+        assert_eq!(texts(&lines), ["a sentence", "  of words"]);
+    }
+
+    #[test]
+    fn blocks_stand_beside_one_another_while_they_fit() {
+        let block = |name: &str| {
+            columns(
+                &[name, "n"],
+                &[false, true],
+                &[vec!["x".to_owned(), "10".to_owned()]],
+            )
+        };
+        let blocks = vec![block("aaaa"), block("bbbb"), block("cccc")];
+        assert_eq!(
+            texts(&beside(blocks.clone(), 30)[0]),
+            [
+                "aaaa   n   bbbb   n   cccc   n",
+                "  x   10     x   10     x   10"
+            ]
+        );
+        assert_eq!(beside(blocks.clone(), 29).len(), 2);
+        assert_eq!(beside(blocks.clone(), 18).len(), 3);
+        assert_eq!(beside(blocks, 30).len(), 1);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_with_a_sign() {
+        assert_eq!(cut("printer-7.example", 9), "printer-…");
+        assert_eq!(cut("printer", 7), "printer");
+    }
+}

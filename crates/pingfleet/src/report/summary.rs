@@ -1,0 +1,63 @@
+//! The summary of a run on one screen. What is wrong comes before what is normal.
+
+use std::io::{self, Write};
+
+use pingfleet_settings::{Failure, printed};
+use pingfleet_store::{Reader, ReportFilter, ReportRow, RunOverview};
+
+use super::{
+    layout::{Block, Screen, beside},
+    named_targets, sections,
+    words::Clock,
+};
+
+/// A run of at most this many targets is shown as a list of them.
+const FEW_TARGETS: i64 = 10;
+
+/// Prints the summary of a run. `flags` are those of the commands that it names.
+pub(super) fn print(reader: &Reader, run: i64, flags: &str) -> Result<(), Failure> {
+    let overview = reader.overview(run)?;
+    let few = if overview.summary.targets <= FEW_TARGETS {
+        Some(reader.report(run, &ReportFilter::default()).next_page()?)
+    } else {
+        None
+    };
+    let screen = Screen::of_stdout();
+    let blocks = blocks(&overview, few.as_deref(), flags, screen);
+    let mut text = String::new();
+    for (at, block) in blocks.iter().filter(|block| !block.is_empty()).enumerate() {
+        if at > 0 {
+            text.push('\n');
+        }
+        for line in block {
+            text.push_str(line.text());
+            text.push('\n');
+        }
+    }
+    printed(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+fn blocks(
+    overview: &RunOverview,
+    few: Option<&[ReportRow]>,
+    flags: &str,
+    screen: Screen,
+) -> Vec<Block> {
+    let clock = Clock::now();
+    let width = screen.width;
+    let mut blocks = vec![
+        sections::head(overview, &clock, screen),
+        sections::progress(overview, flags, width),
+        sections::cause(overview, flags, width),
+    ];
+    if let Some(rows) = few {
+        blocks.push(named_targets::targets(rows, screen));
+        return blocks;
+    }
+    blocks.push(sections::totals(overview, flags, screen));
+    blocks.push(sections::round_trips(overview, width));
+    blocks.push(sections::changes(overview, width));
+    blocks.extend(beside(sections::small_tables(overview, width), width));
+    blocks.push(named_targets::not_up(overview, &clock, flags, screen));
+    blocks
+}

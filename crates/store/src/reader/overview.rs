@@ -1,0 +1,187 @@
+//! What a run found: one pass over its rows, and one over those of `latest`.
+//!
+//! Both are read in pages, and nothing is open between two of them. In memory is at most a page, the histogram of the
+//! round-trip times (some KB), and an entry for each subnet and worker.
+
+mod changes;
+mod rows;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use self::{changes::LatestScan, rows::RowScan};
+use super::report::{ReportRow, RowKey, rows_by_key};
+use crate::{PlannedProbing, Reader, RunSummary, StoreError};
+
+/// How many targets or subnets a list has at most.
+const LISTED: usize = 20;
+
+/// What a run found, so far if it is in progress.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunOverview {
+    /// The run with its counters.
+    pub summary: RunSummary,
+    /// How its targets are probed. None when the database has it from a version that wrote other settings.
+    pub probing: Option<PlannedProbing>,
+    /// Seed of the random order.
+    pub seed: Option<u64>,
+    /// Requests that the kernel accepted.
+    pub requests: i64,
+    /// Distinct requests that were answered.
+    pub replies: i64,
+    /// Round-trip times. None when nothing answered.
+    pub rtt: Option<TargetRtt>,
+    /// How many targets have the same status and reason, the most frequent first. A reason is without the addresses of
+    /// single hosts (`arp_answered`, `answered_by`).
+    pub reasons: Vec<(&'static str, Option<String>, i64)>,
+    /// Subnets of at least [`Self::MIN_SUBNET_TARGETS`] targets, those with the largest share of targets that did not
+    /// answer first, at most 20. All of them have such targets.
+    pub worst_subnets: Vec<SubnetCounts>,
+    /// The targets with the longest mean round-trip time, the longest first, at most 20.
+    pub slowest: Vec<ReportRow>,
+    /// The workers, by name.
+    pub workers: Vec<RunWorker>,
+    /// Targets that did not answer, at most 20: the newest changes first if [`Self::changes`] is known, else in the order
+    /// of the plan.
+    pub not_up: Vec<NotUp>,
+    /// What changed since each target was probed before. None when a newer run has probed some of the targets, or the rows
+    /// are not in `latest` yet.
+    pub changes: Option<RunChanges>,
+}
+
+/// Round-trip times in nanoseconds: the shortest and the longest of all requests, and percentiles of the targets' means.
+/// The percentiles are exact to a thousandth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetRtt {
+    /// Shortest.
+    pub min_ns: i64,
+    /// Half of the targets that answered are at most at this.
+    pub p50_ns: i64,
+    /// The same for 95 of 100.
+    pub p95_ns: i64,
+    /// The same for 99 of 100.
+    pub p99_ns: i64,
+    /// Longest.
+    pub max_ns: i64,
+}
+
+/// The targets of a /24 or, for IPv6, a /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubnetCounts {
+    /// The network.
+    pub subnet: ipnet::IpNet,
+    /// Targets with a row.
+    pub targets: i64,
+    /// Those that are neither up nor late.
+    pub not_up: i64,
+}
+
+/// A worker's part of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunWorker {
+    /// Its name. None for rows of a database that does not have it.
+    pub worker: Option<String>,
+    /// Targets that it settled.
+    pub targets: i64,
+    /// Targets that it began to probe, per second from its first to its last one. None when all began at once.
+    pub targets_per_s: Option<f64>,
+    /// Attempts whose answers its machine may have lost.
+    pub local_losses: i64,
+}
+
+/// A target that did not answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotUp {
+    /// Its row.
+    pub row: ReportRow,
+    /// When it was probed in this run, last up, and probed first. None when [`RunOverview::changes`] is.
+    pub history: Option<TargetHistory>,
+}
+
+/// Times of a target, in microseconds since 1970-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetHistory {
+    /// When it was probed in this run.
+    pub probed_at_us: i64,
+    /// When it was up or late the last time.
+    pub last_up_us: Option<i64>,
+    /// When it was probed the first time.
+    pub first_seen_us: i64,
+    /// Since when it has this status.
+    pub changed_at_us: i64,
+}
+
+/// What changed since each target was probed before, in an earlier run. A target that is `unknown` is no change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RunChanges {
+    /// Targets with another status than before, which did not answer.
+    pub changed_not_up: i64,
+    /// Targets with another status than before, which answered.
+    pub changed_up: i64,
+    /// Targets that no earlier run had.
+    pub first_seen: i64,
+}
+
+impl RunOverview {
+    /// The fewest targets of a subnet in [`Self::worst_subnets`]: with fewer, one silent host says nothing about a subnet.
+    pub const MIN_SUBNET_TARGETS: i64 = 4;
+}
+
+/// Reads what a run found.
+pub(super) fn overview(reader: &Reader, run: i64) -> Result<RunOverview, StoreError> {
+    let summary = reader.summary(run)?;
+    let (probing, seed) = reader.read(|connection| settings(connection, run))?;
+    let mut rows = RowScan::default();
+    rows.read(reader, run)?;
+    let mut latest = LatestScan::default();
+    latest.read(reader, run)?;
+    let changes = (summary.finished_at.is_some() && latest.rows == rows.count)
+        .then_some(latest.changes)
+        .filter(|_| rows.count > 0);
+    let not_up: Vec<(RowKey, Option<TargetHistory>)> = if changes.is_some() {
+        latest.newest()
+    } else {
+        rows.not_up.iter().map(|key| (*key, None)).collect()
+    };
+    let keys: Vec<RowKey> = not_up.iter().map(|(key, _)| *key).collect();
+    let shown = reader.read(|connection| rows_by_key(connection, run, &keys))?;
+    let slowest = rows.slowest();
+    Ok(RunOverview {
+        summary,
+        probing,
+        seed,
+        requests: rows.requests,
+        replies: rows.replies,
+        rtt: rows.rtt(),
+        reasons: rows.reasons(),
+        worst_subnets: rows.worst_subnets(),
+        slowest: reader.read(|connection| rows_by_key(connection, run, &slowest))?,
+        workers: rows.workers(),
+        not_up: shown
+            .into_iter()
+            .zip(not_up)
+            .map(|(row, (_, history))| NotUp { row, history })
+            .collect(),
+        changes,
+    })
+}
+
+/// The probing settings and the seed of a run. One index lookup.
+fn settings(
+    connection: &Connection,
+    run: i64,
+) -> Result<(Option<PlannedProbing>, Option<u64>), StoreError> {
+    let found = connection
+        .query_row(
+            "SELECT probing, seed FROM runs WHERE run = ?1",
+            [run],
+            |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?)),
+        )
+        .optional()?;
+    let (probing, seed) = found.ok_or_else(|| StoreError::NoSuchRun {
+        wanted: run.to_string(),
+    })?;
+    Ok((
+        PlannedProbing::from_json(&probing).ok(),
+        seed.map(i64::cast_unsigned),
+    ))
+}

@@ -1,0 +1,169 @@
+//! The overview of a run equals what plain SQL on the views counts.
+
+use anyhow::{Context, Result, ensure};
+use pingfleet_store::{Reader, ReportFilter, RowOrder};
+use pingfleet_testbed::GeneratedRuns;
+use rusqlite::{Connection, Row, types::FromSql};
+use tempfile::TempDir;
+
+/// Two runs of targets in 200 subnets, and a connection for plain SQL.
+fn generated() -> Result<(TempDir, Reader, Connection)> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let generated = GeneratedRuns {
+        targets: 2100,
+        runs: 2,
+        seed: 7,
+    };
+    generated.write(&path)?;
+    Ok((folder, Reader::open(&path)?, Connection::open(&path)?))
+}
+
+fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map((), read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn value<T: FromSql>(connection: &Connection, sql: &str) -> Result<T> {
+    Ok(connection.query_row(sql, (), |row| row.get(0))?)
+}
+
+#[test]
+fn totals_and_reasons_are_those_of_the_view() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    let overview = reader.overview(2)?;
+    let [sent, received] = ["sent", "received"].map(|column| {
+        value::<i64>(
+            &connection,
+            &format!("SELECT sum({column}) FROM report WHERE run = 2"),
+        )
+    });
+    ensure!((overview.requests, overview.replies) == (sent?, received?));
+    let mut expected = rows(
+        &connection,
+        "SELECT status, CASE WHEN reason GLOB 'a*ed* *' THEN substr(reason, 1, instr(reason, ' ') - 1) ELSE reason END AS why,
+                count(*)
+         FROM report WHERE run = 2 AND received = 0 GROUP BY status, why",
+        |row| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let mut found: Vec<(String, Option<String>, i64)> = Vec::new();
+    for (status, reason, count) in overview.reasons {
+        found.push((status.to_owned(), reason, count));
+    }
+    found.sort();
+    expected.sort();
+    ensure!(found == expected, "{found:?} {expected:?}");
+    Ok(())
+}
+
+#[test]
+fn percentiles_are_exact_to_a_thousandth() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    let rtt = reader.overview(2)?.rtt.context("targets answered")?;
+    let sorted = rows(
+        &connection,
+        "SELECT rtt_avg_ns FROM results WHERE run = 2 AND rtt_avg_ns IS NOT NULL ORDER BY 1",
+        |row| row.get::<_, i64>(0),
+    )?;
+    ensure!(rtt.min_ns == sorted[0] && rtt.max_ns == sorted[sorted.len() - 1]);
+    for (share, found) in [(0.5, rtt.p50_ns), (0.95, rtt.p95_ns), (0.99, rtt.p99_ns)] {
+        let rank = (share * sorted.len() as f64).ceil() as usize - 1;
+        let difference = (found - sorted[rank]).abs();
+        // A microsecond is the unit of the histogram.
+        ensure!(difference <= sorted[rank] / 1000 + 1000, "{share}: {found}");
+    }
+    Ok(())
+}
+
+#[test]
+fn worst_subnets_slowest_targets_and_workers_are_those_of_the_rows() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    let overview = reader.overview(2)?;
+    ensure!(overview.worst_subnets.len() == 20);
+    for counts in &overview.worst_subnets {
+        let filter = ReportFilter {
+            subnets: vec![counts.subnet],
+            ..ReportFilter::default()
+        };
+        let inside = reader.report(2, &filter).next_page()?;
+        let not_up = inside.iter().filter(|row| row.received == 0).count() as i64;
+        ensure!(
+            (counts.targets, counts.not_up) == (inside.len() as i64, not_up),
+            "{counts:?}"
+        );
+    }
+    let shares = overview.worst_subnets.iter();
+    let shares: Vec<_> = shares
+        .map(|counts| counts.not_up as f64 / counts.targets as f64)
+        .collect();
+    ensure!(shares.is_sorted_by(|one, other| one >= other), "{shares:?}");
+    let mut sorted = reader.sorted_report(2, &ReportFilter::default(), RowOrder::Rtt)?;
+    ensure!(overview.slowest == sorted.next_page()?[..20]);
+    let workers = rows(
+        &connection,
+        "SELECT worker, count(*), sum(attempts - 1 + (status = 'unknown')) FROM report WHERE run = 2
+         GROUP BY worker ORDER BY worker",
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let found = overview.workers.into_iter();
+    let found: Vec<_> = found
+        .map(|part| (part.worker, part.targets, part.local_losses))
+        .collect();
+    ensure!(found == workers, "{found:?} {workers:?}");
+    Ok(())
+}
+
+#[test]
+fn changes_are_those_between_the_runs_and_unknown_is_none() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    let changed = |condition: &str| {
+        value::<i64>(
+            &connection,
+            &format!(
+                "SELECT count(*) FROM report a JOIN report b ON b.target = a.target
+                 WHERE a.run = 1 AND b.run = 2 AND a.status <> b.status AND {condition}"
+            ),
+        )
+    };
+    let found = reader
+        .overview(2)?
+        .changes
+        .context("it is the newest run")?;
+    ensure!(found.changed_up == changed("b.received > 0")?, "{found:?}");
+    ensure!(
+        found.changed_not_up == changed("b.received = 0 AND b.status <> 'unknown'")?,
+        "{found:?}"
+    );
+    ensure!(found.changed_up > 0 && found.changed_not_up > 0 && found.first_seen == 0);
+    // A newer run has probed the targets of the first one.
+    let first = reader.overview(1)?;
+    ensure!(first.changes.is_none() && first.not_up.iter().all(|found| found.history.is_none()));
+    Ok(())
+}
+
+#[test]
+fn what_changed_last_comes_first() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    let newest = rows(
+        &connection,
+        "SELECT target FROM latest WHERE received = 0 ORDER BY changed_at DESC LIMIT 20",
+        |row| row.get::<_, String>(0),
+    )?;
+    let found = reader.overview(2)?.not_up;
+    let mut targets: Vec<_> = found.iter().map(|found| found.row.target.clone()).collect();
+    let times: Vec<_> = found
+        .iter()
+        .map(|found| found.history.map(|times| times.changed_at_us))
+        .collect();
+    ensure!(times.is_sorted_by(|one, other| one >= other), "{times:?}");
+    let mut newest = newest;
+    targets.sort();
+    newest.sort();
+    ensure!(targets == newest, "{targets:?} {newest:?}");
+    Ok(())
+}
