@@ -21,7 +21,7 @@ use pingfleet_wire::{LocalLoss, LocalLossCounts};
 pub(super) use self::{
     detector::{LossDetector, Watched},
     recovery::Recovery,
-    refusals::{Refused, RefusedPath, Verdict, is_of_path},
+    refusals::{KnownRoute, Refused, RefusedPath, Verdict, is_of_path},
     slowdown::Slowdown,
 };
 

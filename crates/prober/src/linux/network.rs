@@ -176,6 +176,11 @@ impl Network {
         self.known.routes.had_route(to)
     }
 
+    /// Whether a route refuses now what is sent to `to`.
+    pub(super) fn route_refuses(&self, to: IpAddr) -> bool {
+        self.known.routes.refuses(to)
+    }
+
     /// The gateway of a number, with its interface; `None` if it is unknown, or if several gateways share the number.
     pub(super) fn gateway(&self, v6: bool, next_hop: NextHop) -> Option<(String, IpAddr)> {
         match next_hop {

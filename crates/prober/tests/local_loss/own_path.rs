@@ -407,6 +407,49 @@ fn a_filter_that_limits_the_rate_costs_no_target() -> anyhow::Result<()> {
     })
 }
 
+/// Routes that refuse are added while the targets before theirs are probed. Theirs had a way out before.
+#[test]
+fn targets_that_a_route_begins_to_refuse_are_unknown_while_others_are_up() -> anyhow::Result<()> {
+    const KINDS: [&str; 3] = ["unreachable", "prohibit", "blackhole"];
+    at_once(variants(), |variant| {
+        let pair = network(variant.family)?;
+        let (ip, _) = ip(variant.family);
+        let mut targets = addresses(pair::living(variant.family), LIVING / 2);
+        let mut refuse = String::new();
+        for (number, kind) in KINDS.iter().enumerate() {
+            let (prefix, first) = match variant.family {
+                IpVersion::V4 => (format!("10.9{number}.0.0/16"), format!("10.9{number}.0.0")),
+                IpVersion::V6 => (format!("fd00:9{number}::/64"), format!("fd00:9{number}::")),
+            };
+            refuse += &format!("{ip} route add {kind} {prefix}\n");
+            targets.extend(addresses(&first, SILENT));
+        }
+        targets
+            .extend(addresses(pair::living(variant.family), LIVING).split_off(LIVING as usize / 2));
+        let asked = Asked {
+            probing: probing(variant),
+            targets,
+        };
+        let mut running = Prober::default().start(&pair, variant, vec![asked])?;
+        running.wait_for(variant.family, MIDDLE)?;
+        pair.sh(&refuse)?;
+        let report = running.finish()?;
+        let outcomes = &report.outcomes[0];
+        let (before, others) = outcomes.split_at(LIVING as usize / 2);
+        let (refused, after) = others.split_at(KINDS.len() * SILENT as usize);
+        all(refused, |outcome| {
+            is_unknown(outcome.status, LocalLoss::NO_ROUTE) && outcome.sent == 0
+        })?;
+        nearly_all_up(
+            &pair,
+            variant,
+            &[before, after].concat(),
+            LocalLoss::default(),
+        )?;
+        Ok(())
+    })
+}
+
 /// The control for all refusals: a target that never had a way out, while the others had.
 #[test]
 fn a_target_without_a_route_from_beginning_to_end_is_send_failed_among_others() -> anyhow::Result<()>

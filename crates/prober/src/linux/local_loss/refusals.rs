@@ -102,6 +102,15 @@ impl Refused {
     }
 }
 
+/// What is known of the routes to a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::linux) struct KnownRoute {
+    /// There was one since the prober began.
+    pub(in crate::linux) was_there: bool,
+    /// One refuses now what is sent.
+    pub(in crate::linux) refuses: bool,
+}
+
 /// What is to be done about a refused target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::linux) enum Verdict {
@@ -204,13 +213,13 @@ impl RefusedPath {
     }
 
     /// What is to be done at `now` about a target that was refused with `errno`. `is_admitted` says whether the kernel has
-    /// accepted an earlier request to it, `had_route` whether there was ever a route to it.
+    /// accepted an earlier request to it.
     pub(in crate::linux) fn judge(
         &self,
         refused: &Refused,
         errno: Errno,
         is_admitted: bool,
-        had_route: bool,
+        route: KnownRoute,
         now: Instant,
     ) -> Verdict {
         let waited = now.saturating_duration_since(refused.since);
@@ -224,11 +233,12 @@ impl RefusedPath {
             Errno::EPERM => {
                 refused.is_alone() || self.accepted_at.is_none_or(|at| at >= refused.since)
             }
-            // It had a route, which is gone or refuses now.
-            Errno::ENETUNREACH | Errno::EHOSTUNREACH if had_route => false,
+            // It had a route, which is gone or refuses now. EINVAL and EACCES may be about the request itself as well.
+            Errno::ENETUNREACH | Errno::EHOSTUNREACH if route.was_there => false,
+            _ if route.was_there && route.refuses => false,
             _ => refused.is_alone(),
         };
-        let had_way = self.accepted_at.is_some() || had_route && errno != Errno::EPERM;
+        let had_way = self.accepted_at.is_some() || route.was_there && errno != Errno::EPERM;
         if is_admitted || !is_alone && had_way {
             Verdict::Lost
         } else {
@@ -240,6 +250,10 @@ impl RefusedPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn known(was_there: bool, refuses: bool) -> KnownRoute {
+        KnownRoute { was_there, refuses }
+    }
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -296,7 +310,7 @@ mod tests {
         let mut refused = Refused::at(first);
         refused.count(Errno::ENETUNREACH);
         let judge = |path: &RefusedPath, refused: &Refused, errno, admitted, had_route, at| {
-            path.judge(refused, errno, admitted, had_route, at)
+            path.judge(refused, errno, admitted, known(had_route, false), at)
         };
         let route = Errno::ENETUNREACH;
         let never = RefusedPath::new();
@@ -342,7 +356,7 @@ mod tests {
         let mut used = RefusedPath::new();
         used.accepted(end);
         let judge = |refused: &Refused, errno, admitted, had_route| {
-            used.judge(refused, errno, admitted, had_route, end)
+            used.judge(refused, errno, admitted, known(had_route, false), end)
         };
         let route = Errno::ENETUNREACH;
         assert_eq!(judge(&refused, route, false, true), Verdict::Wait);
@@ -356,6 +370,10 @@ mod tests {
         // What is wrong with the request itself has the same errno as a route that refuses.
         let request = Errno::EINVAL;
         assert_eq!(judge(&refused, request, false, true), Verdict::SendFailed);
+        for (was_there, verdict) in [(true, Verdict::Lost), (false, Verdict::SendFailed)] {
+            let route = known(was_there, true);
+            assert_eq!(used.judge(&refused, request, false, route, end), verdict);
+        }
     }
 
     #[test]
@@ -367,7 +385,8 @@ mod tests {
         assert!(refused.is_by_filter());
         let mut path = RefusedPath::new();
         path.accepted(end);
-        let judge = |path: &RefusedPath| path.judge(&refused, Errno::EPERM, false, true, end);
+        let judge =
+            |path: &RefusedPath| path.judge(&refused, Errno::EPERM, false, known(true, false), end);
         assert_eq!(judge(&path), Verdict::SendFailed);
         path.filter_gave_way();
         assert_eq!(judge(&path), Verdict::Lost);

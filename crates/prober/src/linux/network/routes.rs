@@ -50,6 +50,15 @@ impl Route {
     }
 }
 
+/// What is known of a prefix that no route has now.
+#[derive(Debug, Clone, Copy, Default)]
+struct WithoutRoute {
+    /// It led somewhere before, or a shorter prefix did when this one began to refuse.
+    led_somewhere: bool,
+    /// It refuses now what is sent.
+    refuses: bool,
+}
+
 /// All routes. Those of IPv4 come first; each family has a map by prefix.
 #[derive(Debug, Default)]
 pub(super) struct RouteTable {
@@ -59,9 +68,8 @@ pub(super) struct RouteTable {
     lists: Vec<Arc<[Route]>>,
     /// The prefixes of each interface.
     by_interface: HashMap<Arc<str>, [Vec<Ipv6Net>; 2]>,
-    /// Prefixes that no route has now, and whether each ever led somewhere: those of earlier routes, and those that refuse what
-    /// is sent.
-    earlier: [PrefixMap<Ipv6Net, bool>; 2],
+    /// Prefixes that no route has now: those of earlier routes, and those that refuse what is sent.
+    without_route: [PrefixMap<Ipv6Net, WithoutRoute>; 2],
     has_several_ways_back: bool,
     number: u64,
 }
@@ -108,23 +116,34 @@ impl RouteTable {
     /// Remembers the prefixes of a family that are gone since `previous`, and those that refuse what is sent. One that refuses
     /// from the beginning takes its targets away from a shorter prefix; one that begins to refuse later does not.
     fn remember(&mut self, family: usize, previous: &Self, refusing: &[Ipv6Net]) {
-        let mut earlier = previous.earlier[family].clone();
         let here = &self.by_prefix[family];
-        for prefix in previous.by_prefix[family].keys() {
-            if here.get(prefix).is_none() && earlier.len() < MAX_ROUTES {
-                earlier.insert(*prefix, true);
+        let mut without = previous.without_route[family].clone();
+        without.retain(|prefix, _| here.get(prefix).is_none());
+        for known in without.values_mut() {
+            known.refuses = false;
+        }
+        let gone = previous.by_prefix[family].keys();
+        for prefix in gone.filter(|prefix| here.get(*prefix).is_none()) {
+            if without.len() < MAX_ROUTES {
+                let led = WithoutRoute {
+                    led_somewhere: true,
+                    refuses: false,
+                };
+                without.insert(*prefix, led);
             }
         }
         for prefix in refusing {
-            if here.get(prefix).is_none()
-                && earlier.get(prefix).is_none()
-                && earlier.len() < MAX_ROUTES
-            {
-                earlier.insert(*prefix, previous.led_somewhere(family, prefix));
+            if let Some(known) = without.get_mut(prefix) {
+                known.refuses = true;
+            } else if without.len() < MAX_ROUTES && here.get(prefix).is_none() {
+                let refuses = WithoutRoute {
+                    led_somewhere: previous.led_somewhere(family, prefix),
+                    refuses: true,
+                };
+                without.insert(*prefix, refuses);
             }
         }
-        earlier.retain(|prefix, _| here.get(prefix).is_none());
-        self.earlier[family] = earlier;
+        self.without_route[family] = without;
     }
 
     /// The number of this table: each one that is read has a larger one.
@@ -141,13 +160,24 @@ impl RouteTable {
     /// Whether the longest prefix that covers this one ever led somewhere.
     fn led_somewhere(&self, family: usize, prefix: &Ipv6Net) -> bool {
         let here = self.by_prefix[family].get_lpm(prefix);
-        match (here, self.earlier[family].get_lpm(prefix)) {
-            (Some((here, _)), Some((earlier, led))) => {
-                *led || here.prefix_len() > earlier.prefix_len()
+        match (here, self.without_route[family].get_lpm(prefix)) {
+            (Some((here, _)), Some((other, known))) => {
+                known.led_somewhere || here.prefix_len() > other.prefix_len()
             }
             (Some(_), None) => true,
-            (None, earlier) => earlier.is_some_and(|(_, led)| *led),
+            (None, other) => other.is_some_and(|(_, known)| known.led_somewhere),
         }
+    }
+
+    /// Whether a route refuses now what is sent to `to`.
+    pub(super) fn refuses(&self, to: IpAddr) -> bool {
+        let (host, family) = host(to);
+        let covering = self.without_route[family].cover(&host);
+        let refusing = covering.filter(|(_, known)| known.refuses).last();
+        let here = self.by_prefix[family].get_lpm(&host);
+        refusing.is_some_and(|(refusing, _)| {
+            here.is_none_or(|(here, _)| here.prefix_len() < refusing.prefix_len())
+        })
     }
 
     /// Whether messages over IPv4 may come by another interface than the one by which their sender is reached: gateways are on
@@ -334,12 +364,14 @@ pub(super) mod tests {
         later.remember(0, &first, &refusing);
         assert!(had_route(&later, [10, 1, 0, 1]) && had_route(&later, [10, 8, 0, 1]));
         assert!(!had_route(&later, [10, 9, 0, 1]));
+        assert!(later.refuses([10, 8, 0, 1].into()) && later.refuses([10, 1, 0, 1].into()));
         // And again, without any of them, and with the first route.
         for routes in [&[][..], &default] {
             let mut again = ipv4_routes(routes);
             again.remember(0, &later, &[]);
             assert!(had_route(&again, [10, 1, 0, 1]) && had_route(&again, [10, 8, 0, 1]));
             assert!(!had_route(&again, [10, 9, 0, 1]));
+            assert!(!again.refuses([10, 8, 0, 1].into()));
             later = again;
         }
         // What refused from the beginning leads somewhere now.

@@ -16,7 +16,7 @@ use super::{Probes, Staged};
 use crate::{
     linux::{
         SocketKey,
-        local_loss::{LossDetector, Recovery, Refused, RefusedPath, Slowdown, Verdict},
+        local_loss::{KnownRoute, LossDetector, Recovery, Refused, RefusedPath, Slowdown, Verdict},
         network::way_out,
     },
     prober::Destination,
@@ -200,11 +200,14 @@ impl Probes {
         }
         let refused = *refused;
         let is_admitted = target.attempts > 1 || target.state.has_sent();
-        let had_route = self.detector.network().had_route(to.address);
-        let verdict = self
-            .path
-            .refused
-            .judge(&refused, errno, is_admitted, had_route, at);
+        let network = self.detector.network();
+        let route = KnownRoute {
+            was_there: network.had_route(to.address),
+            refuses: network.route_refuses(to.address),
+        };
+        drop(network);
+        let path = &self.path.refused;
+        let verdict = path.judge(&refused, errno, is_admitted, route, at);
         match verdict {
             Verdict::Wait => {
                 self.table.retry_at(index, refused.retry_at(at));
