@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::{Args, builder::PossibleValuesParser};
 use ipnet::IpNet;
 use pingfleet_settings::Failure;
-use pingfleet_store::{Reader, ReportFilter};
+use pingfleet_store::{Condition, Reader, ReportFilter, StoreError};
 use pingfleet_wire::{Status, StatusKind};
 use serde::{Serialize, Serializer};
 
@@ -24,7 +24,8 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "CIDR", value_parser = subnet)]
     #[serde(serialize_with = "as_texts")]
     subnet: Vec<IpNet>,
-    /// Only rows for which this condition on the columns of the view `report` is true
+    /// Only rows for which this condition is true. Its columns are those of the view `report`; for
+    /// `hosts`, those of the view `latest`
     #[arg(long = "where", value_name = "SQL")]
     #[serde(rename = "where")]
     condition: Option<String>,
@@ -41,7 +42,18 @@ impl FilterArgs {
 
     /// The filter, with its condition checked by SQLite.
     pub(crate) fn resolve(&self, reader: &Reader) -> Result<ReportFilter, Failure> {
-        let condition = self.condition.as_deref();
+        self.resolve_by(|condition| reader.report_condition(condition))
+    }
+
+    /// The same for the view `latest`.
+    pub(crate) fn resolve_for_latest(&self, reader: &Reader) -> Result<ReportFilter, Failure> {
+        self.resolve_by(|condition| reader.latest_condition(condition))
+    }
+
+    fn resolve_by(
+        &self,
+        check: impl FnOnce(&str) -> Result<Condition, StoreError>,
+    ) -> Result<ReportFilter, Failure> {
         Ok(ReportFilter {
             statuses: self
                 .status
@@ -50,9 +62,7 @@ impl FilterArgs {
                 .collect(),
             labels: self.label.clone(),
             subnets: self.subnet.clone(),
-            condition: condition
-                .map(|condition| reader.report_condition(condition))
-                .transpose()?,
+            condition: self.condition.as_deref().map(check).transpose()?,
         })
     }
 }

@@ -2,9 +2,13 @@
 
 mod broker;
 mod cancel;
+mod diff;
 mod doctor;
+mod ended_run;
 mod export;
 mod filter;
+mod history;
+mod hosts;
 mod one_process;
 mod report;
 mod resume;
@@ -27,6 +31,8 @@ use pingfleet_store::{DatabaseSettings, Reader, Writer};
 Examples:
   pingfleet sweep 10.0.0.0/24
   pingfleet report
+  pingfleet diff
+  pingfleet history 10.0.0.17
   pingfleet export -o sweep.csv
   pingfleet verify
   pingfleet doctor
@@ -50,6 +56,12 @@ enum Command {
     Report(report::ReportArgs),
     /// Write the rows of a run for other programs: JSON Lines, CSV or Parquet
     Export(export::ExportArgs),
+    /// Show what changed between two runs
+    Diff(diff::DiffArgs),
+    /// List the targets with their newest status, and since when they have it
+    Hosts(hosts::HostsArgs),
+    /// Show a target or a subnet over all runs
+    History(history::HistoryArgs),
     /// Prove that every target of a run has exactly one final state
     #[command(
         after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3\n  pingfleet verify --database"
@@ -96,6 +108,9 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Runs(args) => runs::runs(args, &open_reader(layers, &args.database)?),
         Command::Report(args) => report::report(args, layers),
         Command::Export(args) => export::export(args, layers, quiet),
+        Command::Diff(args) => diff::diff(args, layers, quiet),
+        Command::Hosts(args) => hosts::hosts(args, layers, quiet),
+        Command::History(args) => history::history(args, layers),
         Command::Verify(args) => verify::verify(args, layers),
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)

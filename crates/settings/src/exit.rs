@@ -19,7 +19,7 @@ pub const OPEN_FILES_ADVICE: &str =
 pub enum Exit {
     /// Complete. Targets that are down are data, not errors.
     Complete,
-    /// With `--fail-down`: a target is neither up nor late.
+    /// With `--fail-down`: a target is neither up nor late. With `diff --exit-code`: something changed.
     SomeDown,
     /// Bad targets, an unreadable hosts file, or nothing to probe.
     BadTargets,

@@ -92,6 +92,9 @@ pub enum StoreError {
         /// What SQLite said, or what is not allowed.
         reason: String,
     },
+    /// A file for sorted rows cannot be made, written or read.
+    #[error("cannot use a temporary file; TMPDIR names the folder")]
+    TemporaryFile(#[source] std::io::Error),
     /// The user interrupted a query.
     #[error("interrupted")]
     Interrupted,

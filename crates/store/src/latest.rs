@@ -1,7 +1,10 @@
 //! The table behind the view `latest`: the newest row of each target, updated when a run ends.
 //!
+//! A trigger notes in `status_changes` each status that an update replaces.
+//!
 //! Invariant: no transaction inserts more than [`MAX_ROWS_PER_STEP`] rows, so the log stays small for a run of any size.
 
+use pingfleet_wire::StatusKind;
 use rusqlite::Connection;
 
 use crate::{StoreError, Writer};
@@ -116,6 +119,7 @@ const DROP_PENDING: &str = "DROP TABLE IF EXISTS temp.pending_latest";
 fn upsert_latest(rows: &str) -> String {
     let changed_at = "coalesce(latest_rows.changed_at_us, latest_rows.first_seen_us)";
     let last_up = "iif(latest_rows.status <= 1, latest_rows.probed_at_us, latest_rows.last_up_us)";
+    let unknown = StatusKind::Unknown.code();
     let new_up = "iif(excluded.status <= 1, excluded.probed_at_us, NULL)";
     format!(
         "INSERT INTO latest_rows (target, run, chunk, position, status, probed_at_us, first_seen_us)
@@ -126,6 +130,8 @@ fn upsert_latest(rows: &str) -> String {
             chunk = iif(excluded.probed_at_us > probed_at_us, excluded.chunk, chunk),
             position = iif(excluded.probed_at_us > probed_at_us, excluded.position, position),
             status = iif(excluded.probed_at_us > probed_at_us, excluded.status, status),
+            known_status = CASE WHEN iif(excluded.probed_at_us > probed_at_us, excluded.status, status) = {unknown}
+                THEN iif(status = {unknown}, known_status, status) END,
             probed_at_us = max(excluded.probed_at_us, probed_at_us),
             first_seen_us = min(excluded.first_seen_us, first_seen_us),
             last_up_us = CASE WHEN iif(excluded.probed_at_us > probed_at_us, excluded.status, status) > 1

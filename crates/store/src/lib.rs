@@ -43,9 +43,11 @@ pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
 pub use reader::{
-    Condition, ExportPage, ExportPages, ExportRow, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
-    ReportPages, ReportRow, RowOrder, RunChanges, RunOverview, RunWorker, SubnetCounts,
-    TargetHistory, TargetRtt, Verification, VerifyFinding,
+    ChangeKind, Condition, DiffLimits, ExportPage, ExportPages, ExportRow, FoundTarget, HostFilter,
+    HostOrder, HostPages, HostRow, LATEST_COLUMNS, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
+    ReportPages, ReportRow, RowOrder, RunChanges, RunDiff, RunOverview, RunWorker, StatusChange,
+    SubnetCounts, SubnetRun, TargetChange, TargetHistory, TargetRtt, TargetRuns, Verification,
+    VerifyFinding, WholeSubnet,
 };
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
 pub use runs::run_span;

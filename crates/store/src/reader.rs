@@ -7,12 +7,16 @@
 //! Source: <https://www.sqlite.org/wal.html#read_only_databases>, <https://www.sqlite.org/uri.html#uriimmutable>.
 
 mod condition;
+mod diff;
 mod export;
 mod files;
 mod filter;
+mod history;
+mod hosts;
 pub(crate) mod overview;
 pub(crate) mod report;
 mod row_order;
+mod target_key;
 pub(crate) mod verify;
 
 use std::{
@@ -26,8 +30,11 @@ use uuid::Uuid;
 
 pub use self::{
     condition::Condition,
+    diff::{ChangeKind, DiffLimits, FoundTarget, RunDiff, TargetChange, WholeSubnet},
     export::{ExportPage, ExportPages, ExportRow},
     filter::ReportFilter,
+    history::{StatusChange, SubnetRun, TargetRuns},
+    hosts::{HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS},
     overview::{NotUp, RunChanges, RunOverview, RunWorker, SubnetCounts, TargetHistory, TargetRtt},
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     row_order::RowOrder,

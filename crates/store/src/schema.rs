@@ -10,7 +10,7 @@ use crate::{address::address_text, chunk_state::chunk_state};
 pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
 
 /// The migrations; the n-th one leads to `user_version` n + 1.
-pub(crate) const MIGRATIONS: &[&str] = &[V1];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2];
 
 // The view `run_summary` has the lease as a number.
 const _: () = assert!(pingfleet_wire::timing::RUN_LEASE.as_secs() == 15);
@@ -95,6 +95,61 @@ pub(crate) const EXPORT_PAGE: &str = concat!(
     " FROM results r ",
     report_joins!(),
     " WHERE r.run = ?1 AND (r.chunk, r.position) > (?2, ?3)"
+);
+
+/// What `latest` adds to the columns of `report`, but the changes.
+macro_rules! latest_columns {
+    () => {
+        r"strftime('%Y-%m-%dT%H:%M:%fZ', t.first_seen_us / 1000000.0, 'unixepoch') AS first_seen,
+       strftime('%Y-%m-%dT%H:%M:%fZ',
+                CASE WHEN t.status <= 1 THEN t.probed_at_us ELSE t.last_up_us END / 1000000.0, 'unixepoch') AS last_up,
+       strftime('%Y-%m-%dT%H:%M:%fZ',
+                coalesce(t.changed_at_us, t.first_seen_us) / 1000000.0, 'unixepoch') AS changed_at"
+    };
+}
+
+/// The rows of `latest`.
+macro_rules! latest_joins {
+    () => {
+        concat!(
+            r"
+FROM latest_rows t
+JOIN results r ON r.run = t.run AND r.chunk = t.chunk AND r.position = t.position",
+            report_joins!()
+        )
+    };
+}
+
+/// The changes of `latest_rows t` in the last 30 days.
+macro_rules! changes_30d {
+    () => {
+        r"(SELECT count(*) FROM status_changes s WHERE s.target = t.target
+           AND s.changed_at_us > (CAST(strftime('%s', 'now') AS INTEGER) - 2592000) * 1000000) AS changes_30d"
+    };
+}
+
+/// The rows of `latest` behind the key ?1, with their key before the columns.
+pub(crate) const LATEST_PAGE: &str = concat!(
+    "SELECT t.target AS row_target, ",
+    report_columns!(),
+    ", ",
+    latest_columns!(),
+    ", ",
+    changes_30d!(),
+    latest_joins!(),
+    " WHERE t.target > ?1"
+);
+
+/// The one with the key ?1.
+pub(crate) const LATEST_ROW: &str = concat!(
+    "SELECT t.target AS row_target, ",
+    report_columns!(),
+    ", ",
+    latest_columns!(),
+    ", ",
+    changes_30d!(),
+    latest_joins!(),
+    " WHERE t.target = ?1"
 );
 
 const V1: &str = concat!(
@@ -300,15 +355,10 @@ FROM results r",
 CREATE VIEW latest AS
 SELECT ",
     report_columns!(),
-    r",
-       strftime('%Y-%m-%dT%H:%M:%fZ', t.first_seen_us / 1000000.0, 'unixepoch') AS first_seen,
-       strftime('%Y-%m-%dT%H:%M:%fZ',
-                CASE WHEN t.status <= 1 THEN t.probed_at_us ELSE t.last_up_us END / 1000000.0, 'unixepoch') AS last_up,
-       strftime('%Y-%m-%dT%H:%M:%fZ',
-                coalesce(t.changed_at_us, t.first_seen_us) / 1000000.0, 'unixepoch') AS changed_at
-FROM latest_rows t
-JOIN results r ON r.run = t.run AND r.chunk = t.chunk AND r.position = t.position",
-    report_joins!(),
+    ",
+       ",
+    latest_columns!(),
+    latest_joins!(),
     r";
 
 -- A run with outstanding chunks is running while its producer renews the lease. A run whose producer has left in order is
@@ -335,5 +385,42 @@ SELECT run,
        targets, chunks, chunks_done, up, late, unreachable, dns_failed, send_failed, unknown, down,
        duplicates, redelivered, parent_run
 FROM runs;
+"
+);
+
+// known_status: of a target that is unknown, its last other status; NULL when there was none.
+// status_changes: each time that a newer row of a target had another status. What is unknown is no change: the status
+// before it counts. Runs that end after a newer one add none. They stay when the rows of their runs are removed.
+const V2: &str = concat!(
+    r"
+ALTER TABLE latest_rows ADD COLUMN known_status INTEGER;
+
+CREATE TABLE status_changes (
+    target        ANY     NOT NULL,
+    changed_at_us INTEGER NOT NULL,
+    old_status    INTEGER NOT NULL,
+    new_status    INTEGER NOT NULL,
+    PRIMARY KEY (target, changed_at_us)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER record_status_change AFTER UPDATE OF status ON latest_rows
+WHEN new.status <> 5 AND coalesce(old.known_status, old.status) NOT IN (5, new.status)
+BEGIN
+    INSERT INTO status_changes (target, changed_at_us, old_status, new_status)
+    VALUES (new.target, new.probed_at_us, coalesce(old.known_status, old.status), new.status);
+END;
+
+DROP VIEW latest;
+CREATE VIEW latest AS
+SELECT ",
+    report_columns!(),
+    ",
+       ",
+    latest_columns!(),
+    ",
+       ",
+    changes_30d!(),
+    latest_joins!(),
+    ";
 "
 );

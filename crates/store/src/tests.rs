@@ -4,6 +4,7 @@
 mod child;
 mod crash;
 mod faults;
+mod migration;
 mod queries;
 #[path = "../tests/store/sample.rs"]
 mod sample;

@@ -10,7 +10,9 @@ use std::{net::IpAddr, path::Path};
 
 use anyhow::Result;
 use pingfleet_store::{Durability, OpenOptions, PlannedProbing, StatusCounts};
-use pingfleet_wire::{ChunkKey, Message as _, Probing, Status, Token, Version, WorkChunk};
+use pingfleet_wire::{
+    ChunkKey, Message as _, Probing, Status, StatusKind, Token, Version, WorkChunk,
+};
 use rusqlite::{Connection, Transaction, params, types::Value};
 use uuid::{Builder, Uuid};
 
@@ -177,16 +179,23 @@ impl GeneratedRuns {
     /// The rows of `latest`, as the runs leave them one after the other.
     fn write_latest(&self, transaction: &Transaction<'_>) -> Result<()> {
         let sql = "INSERT INTO latest_rows (target, run, chunk, position, status, probed_at_us, first_seen_us, last_up_us,
-                changed_at_us)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+                changed_at_us, known_status)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         let mut insert = transaction.prepare(sql)?;
+        let sql = "INSERT INTO status_changes (target, changed_at_us, old_status, new_status) VALUES (?1, ?2, ?3, ?4)";
+        let mut insert_change = transaction.prepare(sql)?;
         if self.runs == 0 {
             return Ok(());
         }
         for at in 0..u64::from(self.targets) {
             let target = self.target(at);
             let (chunk, position) = (at / CHUNK_SIZE, at % CHUNK_SIZE);
+            let key = target
+                .name
+                .clone()
+                .map_or_else(|| stored(target.address), Value::Text);
             let (mut status, mut last_up, mut changed) = (None, None, None);
+            let mut known = None;
             for run in 1..=u64::from(self.runs) {
                 let code = target.outcome(self.seed, run).status.code();
                 let probed = probed_us(run, at);
@@ -197,12 +206,14 @@ impl GeneratedRuns {
                     last_up = Some(probed);
                 }
                 status = Some(code);
+                if code != StatusKind::Unknown.code() {
+                    if let Some(old) = known.replace(code).filter(|old| *old != code) {
+                        insert_change.execute(params![key, probed, old, code])?;
+                    }
+                }
             }
             insert.execute(params![
-                target
-                    .name
-                    .clone()
-                    .map_or_else(|| stored(target.address), Value::Text),
+                key,
                 self.runs,
                 chunk as i64,
                 position as i64,
@@ -211,6 +222,7 @@ impl GeneratedRuns {
                 probed_us(1, at),
                 last_up.filter(|_| status > Some(Status::Late.code())),
                 changed,
+                known.filter(|_| status == Some(StatusKind::Unknown.code())),
             ])?;
         }
         Ok(())
@@ -340,9 +352,11 @@ mod tests {
         let connection = Connection::open(&path).unwrap();
         let generated = all(&connection, "latest_rows");
         assert_eq!(generated.len(), 2100);
+        let changes = all(&connection, "status_changes");
+        assert!(changes.len() > 100);
         connection
             .execute_batch(
-                "DELETE FROM latest_rows; UPDATE runs SET state = 'running', finished_at_us = NULL",
+                "DELETE FROM latest_rows; DELETE FROM status_changes; UPDATE runs SET state = 'running', finished_at_us = NULL",
             )
             .unwrap();
         let mut store = OpenOptions {
@@ -356,13 +370,21 @@ mod tests {
         let closed = store.close_settled_runs(Transport::Broker).unwrap();
         assert_eq!(closed.len(), 4);
         assert_eq!(all(&connection, "latest_rows"), generated);
+        assert_eq!(all(&connection, "status_changes"), changes);
     }
 
     #[test]
     fn equal_parameters_give_equal_rows() {
         let [first, second] = [generated(), generated()].map(|(folder, path)| {
             let connection = Connection::open(path).unwrap();
-            let tables = ["runs", "chunks", "labels", "results", "latest_rows"];
+            let tables = [
+                "runs",
+                "chunks",
+                "labels",
+                "results",
+                "latest_rows",
+                "status_changes",
+            ];
             (folder, tables.map(|table| all(&connection, table)))
         });
         assert!(first.1 == second.1);

@@ -19,17 +19,17 @@ const GAP: usize = 3;
 
 /// What the output can show.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Screen {
+pub(crate) struct Screen {
     /// Columns.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Bars are shown on terminals only.
-    pub(super) has_bars: bool,
+    pub(crate) has_bars: bool,
     has_colour: bool,
 }
 
 impl Screen {
     /// The standard output.
-    pub(super) fn of_stdout() -> Self {
+    pub(crate) fn of_stdout() -> Self {
         let stdout = io::stdout();
         if !stdout.is_terminal() {
             return Self {
@@ -49,7 +49,7 @@ impl Screen {
     }
 
     /// A text in a style.
-    pub(super) fn paint(self, style: Style, text: &str) -> String {
+    pub(crate) fn paint(self, style: Style, text: &str) -> String {
         if self.has_colour {
             format!("{style}{text}{style:#}")
         } else {
@@ -60,25 +60,25 @@ impl Screen {
 
 /// A line: its text may have colours, so its width is counted apart.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Line {
+pub(crate) struct Line {
     text: String,
     width: usize,
 }
 
 impl Line {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let mut line = Self::default();
         line.push(text, text);
         line
     }
 
     /// Adds a text of which `painted` is the form with colours.
-    pub(super) fn push(&mut self, text: &str, painted: &str) {
+    pub(crate) fn push(&mut self, text: &str, painted: &str) {
         self.width += text.width();
         self.text.push_str(painted);
     }
 
-    pub(super) fn pad(&mut self, width: usize) {
+    pub(crate) fn pad(&mut self, width: usize) {
         let missing = width.saturating_sub(self.width);
         self.text.extend(std::iter::repeat_n(' ', missing));
         self.width += missing;
@@ -90,20 +90,20 @@ impl Line {
     }
 
     /// The text without spaces at its end.
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         self.text.trim_end()
     }
 
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 }
 
 /// Lines below one another.
-pub(super) type Block = Vec<Line>;
+pub(crate) type Block = Vec<Line>;
 
 /// Items on one line, or on more where the width demands it. Further lines are indented.
-pub(super) fn flow(items: &[String], indent: usize, width: usize) -> Block {
+pub(crate) fn flow(items: &[String], indent: usize, width: usize) -> Block {
     let mut lines: Block = Vec::new();
     for item in items {
         if let Some(line) = lines.last_mut()
@@ -122,7 +122,7 @@ pub(super) fn flow(items: &[String], indent: usize, width: usize) -> Block {
 }
 
 /// A sentence, wrapped between its words.
-pub(super) fn wrapped(sentence: &str, indent: usize, width: usize) -> Block {
+pub(crate) fn wrapped(sentence: &str, indent: usize, width: usize) -> Block {
     let mut lines: Block = vec![Line::default()];
     for word in sentence.split(' ') {
         let is_full = lines
@@ -144,7 +144,7 @@ pub(super) fn wrapped(sentence: &str, indent: usize, width: usize) -> Block {
 }
 
 /// A text cut to a width, with a sign that it was cut.
-pub(super) fn cut(text: &str, width: usize) -> String {
+pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
@@ -160,7 +160,7 @@ pub(super) fn cut(text: &str, width: usize) -> String {
 
 /// A table with a heading over each column. `right` says which columns are aligned to the right; the first is not, and its
 /// cells are indented under the heading.
-pub(super) fn columns(heading: &[&str], right: &[bool], rows: &[Vec<String>]) -> Block {
+pub(crate) fn columns(heading: &[&str], right: &[bool], rows: &[Vec<String>]) -> Block {
     let heading = heading.iter().map(|cell| (*cell).to_owned()).collect();
     let rows = rows.iter().map(|row| {
         let first = row.iter().take(1).map(|cell| format!("  {cell}"));
@@ -188,7 +188,7 @@ pub(super) fn columns(heading: &[&str], right: &[bool], rows: &[Vec<String>]) ->
 }
 
 /// Blocks beside one another as far as the width allows, and the others below.
-pub(super) fn beside(blocks: Vec<Block>, width: usize) -> Vec<Block> {
+pub(crate) fn beside(blocks: Vec<Block>, width: usize) -> Vec<Block> {
     let mut rows: Vec<(Block, usize)> = Vec::new();
     for block in blocks {
         let own = block.iter().map(Line::width).max().unwrap_or(0);

@@ -1,18 +1,21 @@
 //! `report`: what a person wants to know of a run, on one screen or as one JSON object, and the list of its targets.
 
 mod json;
-mod layout;
+pub(crate) mod layout;
 mod named_targets;
 mod sections;
 mod summary;
 mod targets;
-mod words;
+pub(crate) mod words;
 
 use clap::{Args, ValueEnum};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
 use pingfleet_store::{DatabaseSettings, Reader, RowOrder};
 
-pub(crate) use self::targets::{table, write_json};
+pub(crate) use self::{
+    sections::push_status,
+    targets::{table, values, write_json},
+};
 use crate::filter::FilterArgs;
 
 /// Arguments of `pingfleet report`.

@@ -36,7 +36,7 @@ fn sign(status: StatusKind) -> (&'static str, Style) {
 }
 
 /// Adds the sign and the name of a status, in a column of its own.
-pub(super) fn push_status(line: &mut Line, status: &str, screen: Screen) {
+pub(crate) fn push_status(line: &mut Line, status: &str, screen: Screen) {
     let start = line.width();
     let (sign, style) = StatusKind::from_name(status).map_or(("", Style::new()), sign);
     let text = format!("{sign} {status}");

@@ -6,7 +6,7 @@ use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{Reader, ReportFilter, ReportRow, RunOverview};
 
 use super::{
-    layout::{Block, Screen, beside},
+    layout::{Block, Screen, beside, wrapped},
     named_targets, sections,
     words::Clock,
 };
@@ -22,8 +22,9 @@ pub(super) fn print(reader: &Reader, run: i64, flags: &str) -> Result<(), Failur
     } else {
         None
     };
+    let earlier = reader.runs_to_compare(Some(run))?.map(|(before, _)| before);
     let screen = Screen::of_stdout();
-    let blocks = blocks(&overview, few.as_deref(), flags, screen);
+    let blocks = blocks(&overview, few.as_deref(), earlier, flags, screen);
     let mut text = String::new();
     for (at, block) in blocks.iter().filter(|block| !block.is_empty()).enumerate() {
         if at > 0 {
@@ -40,6 +41,7 @@ pub(super) fn print(reader: &Reader, run: i64, flags: &str) -> Result<(), Failur
 fn blocks(
     overview: &RunOverview,
     few: Option<&[ReportRow]>,
+    earlier: Option<i64>,
     flags: &str,
     screen: Screen,
 ) -> Vec<Block> {
@@ -56,7 +58,13 @@ fn blocks(
     }
     blocks.push(sections::totals(overview, flags, screen));
     blocks.push(sections::round_trips(overview, width));
-    blocks.push(sections::changes(overview, width));
+    let mut changes = sections::changes(overview, width);
+    if let Some(before) = earlier.filter(|_| !changes.is_empty()) {
+        let run = overview.summary.run;
+        let what = format!("  Compare with run {before}: pingfleet diff{flags} {before} {run}");
+        changes.extend(wrapped(&what, 4, width));
+    }
+    blocks.push(changes);
     blocks.extend(beside(sections::small_tables(overview, width), width));
     blocks.push(named_targets::not_up(overview, &clock, flags, screen));
     blocks

@@ -44,7 +44,7 @@ pub(crate) fn write_json(
 }
 
 /// The values of a row in the order of the columns.
-pub(super) fn values(row: &ReportRow) -> [Value; REPORT_COLUMNS.len()] {
+pub(crate) fn values(row: &ReportRow) -> [Value; REPORT_COLUMNS.len()] {
     let labels = row
         .labels
         .as_deref()

@@ -3,7 +3,7 @@
 use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
 
 /// A number with a comma between thousands.
-pub(super) fn grouped(number: i64) -> String {
+pub(crate) fn grouped(number: i64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -16,13 +16,13 @@ pub(super) fn grouped(number: i64) -> String {
 }
 
 /// "1 target", "2 targets".
-pub(super) fn counted(count: i64, noun: &str) -> String {
+pub(crate) fn counted(count: i64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", grouped(count))
 }
 
 /// A value with three significant digits: "0.042", "2.61", "31.2", "1,024".
-pub(super) fn three_digits(value: f64) -> String {
+pub(crate) fn three_digits(value: f64) -> String {
     // From these on a rounded value has a digit more before the point.
     if value >= 99.95 {
         grouped(value.round() as i64)
@@ -36,12 +36,12 @@ pub(super) fn three_digits(value: f64) -> String {
 }
 
 /// Nanoseconds as milliseconds.
-pub(super) fn millis(nanos: i64) -> String {
+pub(crate) fn millis(nanos: i64) -> String {
     three_digits(nanos as f64 / 1_000_000.0)
 }
 
 /// A share in percent. Only what is none or all of it is 0.0 or 100.0.
-pub(super) fn percent(part: i64, whole: i64) -> String {
+pub(crate) fn percent(part: i64, whole: i64) -> String {
     let share = 100.0 * part as f64 / whole.max(1) as f64;
     if part > 0 && share < 0.05 {
         "<0.1 %".to_owned()
@@ -53,7 +53,7 @@ pub(super) fn percent(part: i64, whole: i64) -> String {
 }
 
 /// A length of time: "0.42 s", "2 min 40 s", "3 h 5 min".
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as i64;
     match whole {
         ..10 => format!("{seconds:.1} s"),
@@ -63,8 +63,38 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A long time in its two largest units: "40 s", "12 min", "5 h 20 min", "2 days 4 h", "31 days".
+pub(crate) fn length(micros: i64) -> String {
+    const MINUTE: i64 = 60;
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    let seconds = micros.max(0) / 1_000_000;
+    let two = |large: String, small: i64, unit: &str| match small {
+        0 => large,
+        small => format!("{large} {small} {unit}"),
+    };
+    match seconds {
+        ..MINUTE => format!("{seconds} s"),
+        MINUTE..HOUR => format!("{} min", seconds / MINUTE),
+        HOUR..DAY => two(
+            format!("{} h", seconds / HOUR),
+            seconds % HOUR / MINUTE,
+            "min",
+        ),
+        _ => {
+            let days = counted(seconds / DAY, "day");
+            let hours = if seconds < 7 * DAY {
+                seconds % DAY / HOUR
+            } else {
+                0
+            };
+            two(days, hours, "h")
+        }
+    }
+}
+
 /// A wait as short as it can be: "1 s", "2.25 s", "200 ms".
-pub(super) fn wait(wait: std::time::Duration) -> String {
+pub(crate) fn wait(wait: std::time::Duration) -> String {
     let millis = wait.as_millis();
     if millis < 1000 {
         format!("{millis} ms")
@@ -74,12 +104,12 @@ pub(super) fn wait(wait: std::time::Duration) -> String {
 }
 
 /// The clock of this machine, to write times as a person reads them.
-pub(super) struct Clock {
+pub(crate) struct Clock {
     now: ZonedDateTime,
 }
 
 impl Clock {
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self {
             now: Timestamp::now().to_zoned_datetime(TimeZone::system()),
         }
@@ -87,12 +117,23 @@ impl Clock {
 
     /// A time in microseconds since 1970-01-01 UTC, in the time zone of this machine: without the date if it is today, and without the clock if
     /// it is in another year.
-    pub(super) fn minute(&self, micros: i64) -> String {
+    pub(crate) fn minute(&self, micros: i64) -> String {
         self.write(Timestamp::from_microsecond(micros).ok(), "%H:%M", "")
     }
 
+    /// The same, always with the clock.
+    pub(crate) fn moment(&self, micros: i64) -> String {
+        let time = Timestamp::from_microsecond(micros).ok();
+        self.write(time, "%H:%M", " %H:%M")
+    }
+
+    /// How long ago a time in microseconds since 1970-01-01 UTC is.
+    pub(crate) fn since(&self, micros: i64) -> String {
+        length(self.now.timestamp().as_microsecond() - micros)
+    }
+
     /// The same to the second and always with the clock, for a time in RFC 3339.
-    pub(super) fn second(&self, time: &str) -> String {
+    pub(crate) fn second(&self, time: &str) -> String {
         self.write(time.parse().ok(), "%H:%M:%S", " %H:%M:%S")
     }
 
@@ -112,7 +153,7 @@ impl Clock {
 }
 
 /// The status and the reason of a row as a phrase.
-pub(super) fn why(status: &str, reason: Option<&str>, sent: i64) -> String {
+pub(crate) fn why(status: &str, reason: Option<&str>, sent: i64) -> String {
     let reason = reason.unwrap_or_default();
     match status {
         "down" => down(reason, sent),
@@ -174,7 +215,7 @@ fn errno_text(reason: &str) -> &str {
 }
 
 /// The causes of local loss in words.
-pub(super) fn local_losses(reason: &str) -> String {
+pub(crate) fn local_losses(reason: &str) -> String {
     let causes = reason.split(',').map(|cause| match cause {
         "socket_drops" => "receive buffer full",
         "send_path" => "the way out failed",
@@ -234,6 +275,22 @@ mod tests {
             (11_100.0, "3 h 5 min"),
         ] {
             assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn long_times_have_their_two_largest_units() {
+        for (seconds, text) in [
+            (-1, "0 s"),
+            (59, "59 s"),
+            (3599, "59 min"),
+            (3600, "1 h"),
+            (19_200, "5 h 20 min"),
+            (86_400, "1 day"),
+            (187_200, "2 days 4 h"),
+            (2_692_800, "31 days"),
+        ] {
+            assert_eq!(length(seconds * 1_000_000), text);
         }
     }
 

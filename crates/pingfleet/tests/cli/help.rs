@@ -9,12 +9,15 @@ const BROKER: &str = "--broker <URL>";
 
 /// All programs and commands that have their own `--help`, and which of `--db` and `--broker` they offer: those that open
 /// the database, and those that use a broker.
-const ALL: [(&str, &[&str], &[&str]); 14] = [
+const ALL: [(&str, &[&str], &[&str]); 17] = [
     ("pingfleet", &[], &[]),
     ("pingfleet", &["sweep"], &[DB]),
     ("pingfleet", &["runs"], &[DB]),
     ("pingfleet", &["report"], &[DB]),
     ("pingfleet", &["export"], &[DB]),
+    ("pingfleet", &["diff"], &[DB]),
+    ("pingfleet", &["hosts"], &[DB]),
+    ("pingfleet", &["history"], &[DB]),
     ("pingfleet", &["verify"], &[DB]),
     ("pingfleet", &["resume"], &[DB, BROKER]),
     ("pingfleet", &["retry"], &[DB, BROKER]),

@@ -2,6 +2,7 @@
 //! that a failure leaves nothing behind.
 
 mod broker;
+mod changes;
 mod database;
 mod doctor;
 mod export;
@@ -16,6 +17,7 @@ mod permission;
 mod report;
 mod rig;
 mod routes;
+mod screens;
 mod settings;
 mod sweeping;
 mod targets;

@@ -1,68 +1,26 @@
 //! The summary of a run: what stands on the screen at several widths, and the JSON object.
-//!
-//! The expected screens are the files in `snapshots`. `UPDATE_SNAPSHOTS=1` writes them anew; look at what changed.
 
-use std::{env, fs, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use pingfleet_store::{Durability, NewChunk, NewRun, OpenOptions, Transport};
-use pingfleet_testbed::GeneratedRuns;
 use rusqlite::Connection;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::rig::TestDir;
-
-/// A folder with a generated database.
-fn generated(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
-    let dir = TestDir::new()?;
-    let generated = GeneratedRuns {
-        targets,
-        runs,
-        seed: 7,
-    };
-    generated.write(&dir.path("pingfleet.db"))?;
-    Ok(dir)
-}
-
-/// What the terminal shows of a summary without colours, or with them.
-fn on_a_terminal(dir: &TestDir, columns: u32, prefix: &str) -> anyhow::Result<String> {
-    let line = format!(
-        "{prefix} TZ=UTC script --quiet --return --command 'stty rows 40 cols {columns}; pingfleet report' /dev/null"
-    );
-    Ok(dir.shell(&line)?.ends_with(0).stdout.replace("\r\n", "\n"))
-}
-
-/// Compares the summary at all widths with the expected one.
-fn matches_its_snapshot(dir: &TestDir, name: &str) -> anyhow::Result<()> {
-    let mut screens = Vec::new();
-    for columns in [60, 80, 140] {
-        let screen = on_a_terminal(dir, columns, "NO_COLOR=1")?;
-        let widest = screen.lines().map(|line| line.chars().count()).max();
-        assert!(widest <= Some(columns as usize), "{columns}: {screen}");
-        screens.push(format!("== {columns} columns\n{screen}"));
-    }
-    let piped = dir.call("pingfleet", &["report"])?.env("TZ", "UTC").end()?;
-    let piped = piped.ends_with(0).stdout;
-    let screens = [screens.concat(), format!("== no terminal\n{piped}")].concat();
-    let file =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cli/snapshots/{name}.txt"));
-    if env::var_os("UPDATE_SNAPSHOTS").is_some() {
-        fs::write(&file, &screens)?;
-    }
-    let expected = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    assert_eq!(screens, expected, "{name}");
-    Ok(())
-}
+use crate::{
+    rig::TestDir,
+    screens::{generated, matches_its_snapshot, on_a_terminal},
+};
 
 #[test]
 fn a_run_with_every_status_fits_each_width() -> anyhow::Result<()> {
-    matches_its_snapshot(&generated(2100, 2)?, "every-status")
+    matches_its_snapshot(&generated(2100, 2)?, "every-status", "report")
 }
 
 #[test]
 fn a_run_of_three_targets_is_a_list_of_them() -> anyhow::Result<()> {
-    matches_its_snapshot(&generated(3, 1)?, "three-targets")
+    matches_its_snapshot(&generated(3, 1)?, "three-targets", "report")
 }
 
 #[test]
@@ -73,7 +31,7 @@ fn a_run_with_no_target_up_begins_with_the_likely_cause() -> anyhow::Result<()> 
          UPDATE latest_rows SET status = 6, last_up_us = NULL, changed_at_us = NULL;
          UPDATE runs SET up = 0, late = 0, unreachable = 0, dns_failed = 0, send_failed = 0, unknown = 0, down = 40",
     )?;
-    matches_its_snapshot(&dir, "none-up")
+    matches_its_snapshot(&dir, "none-up", "report")
 }
 
 #[test]
@@ -136,9 +94,9 @@ fn a_database_without_a_run_shows_how_to_start_one() -> anyhow::Result<()> {
 #[test]
 fn colours_are_for_terminals_and_each_has_a_sign() -> anyhow::Result<()> {
     let dir = generated(2100, 1)?;
-    let colour = on_a_terminal(&dir, 80, "")?;
+    let colour = on_a_terminal(&dir, "report", 80, "")?;
     assert!(colour.contains("\u{1b}[31m✕ down"), "{colour}");
-    let plain = on_a_terminal(&dir, 80, "NO_COLOR=1")?;
+    let plain = on_a_terminal(&dir, "report", 80, "NO_COLOR=1")?;
     assert!(
         !plain.contains('\u{1b}') && plain.contains("✕ down"),
         "{plain}"

@@ -268,7 +268,7 @@ impl<'r> ExportPages<'r> {
 
 /// The statement of a page. SQLite computes no column of the view that the condition does not name.
 fn page_sql(filter: &FilterSql) -> String {
-    let selected = filter.select(EXPORT_COLUMNS, EXPORT_PAGE);
+    let selected = filter.select(EXPORT_COLUMNS, "report", EXPORT_PAGE);
     format!("{selected} ORDER BY 1, 2 LIMIT {PAGE_ROWS}")
 }
 

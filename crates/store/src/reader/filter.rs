@@ -78,12 +78,12 @@ impl FilterSql {
         format!("?{}", self.first + self.values.len() - 1)
     }
 
-    /// `columns` of the rows that a statement with the columns of the view selects. It ends in its WHERE clause.
-    pub(crate) fn select(&self, columns: &str, statement: &str) -> String {
+    /// `columns` of the rows that a statement with the columns of `view` selects. It ends in its WHERE clause.
+    pub(crate) fn select(&self, columns: &str, view: &str, statement: &str) -> String {
         let statement = format!("{statement}{}", self.on_tables);
         // The condition sees the names of the view only, and cannot weaken what selects the run and the page.
         let condition = self.condition.as_deref().unwrap_or("1");
-        format!("SELECT {columns} FROM ({statement}) AS report WHERE {condition}")
+        format!("SELECT {columns} FROM ({statement}) AS {view} WHERE {condition}")
     }
 
     /// Makes a connection ready for a statement with this filter.

@@ -94,24 +94,32 @@ pub(crate) fn rows_by_key(
 impl ReportRow {
     /// A row of [`REPORT_PAGE`]: the key, then the columns of the view.
     fn from_row(row: &Row<'_>) -> rusqlite::Result<(RowKey, Self)> {
-        let key = (row.get(0)?, row.get(1)?);
-        let report = Self {
-            run: row.get(2)?,
-            run_id: row.get(3)?,
-            target: row.get(4)?,
-            address: row.get(5)?,
-            status: row.get(6)?,
-            reason: row.get(7)?,
-            sent: row.get(8)?,
-            received: row.get(9)?,
-            loss_pct: row.get(10)?,
-            rtt_ms: [row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?],
-            attempts: row.get(15)?,
-            worker: row.get(16)?,
-            probed_at: row.get(17)?,
-            labels: row.get(18)?,
-        };
-        Ok((key, report))
+        Ok(((row.get(0)?, row.get(1)?), Self::from_columns(row, 2)?))
+    }
+
+    /// The columns of the view, of which the first is column `at`.
+    pub(crate) fn from_columns(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
+        Ok(Self {
+            run: row.get(at)?,
+            run_id: row.get(at + 1)?,
+            target: row.get(at + 2)?,
+            address: row.get(at + 3)?,
+            status: row.get(at + 4)?,
+            reason: row.get(at + 5)?,
+            sent: row.get(at + 6)?,
+            received: row.get(at + 7)?,
+            loss_pct: row.get(at + 8)?,
+            rtt_ms: [
+                row.get(at + 9)?,
+                row.get(at + 10)?,
+                row.get(at + 11)?,
+                row.get(at + 12)?,
+            ],
+            attempts: row.get(at + 13)?,
+            worker: row.get(at + 14)?,
+            probed_at: row.get(at + 15)?,
+            labels: row.get(at + 16)?,
+        })
     }
 }
 
@@ -181,7 +189,7 @@ pub(crate) struct PageQuery {
 impl PageQuery {
     pub(crate) fn new(filter: &ReportFilter) -> Self {
         let filter = filter.sql(4);
-        let selected = filter.select("*", REPORT_PAGE);
+        let selected = filter.select("*", "report", REPORT_PAGE);
         let sql = format!("{selected} ORDER BY 1, 2 LIMIT {PAGE_ROWS}");
         Self { sql, filter }
     }

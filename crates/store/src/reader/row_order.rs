@@ -66,7 +66,7 @@ pub(super) fn sorted_keys(
 ) -> Result<Vec<RowKey>, StoreError> {
     let filter = filter.sql(4);
     let columns = format!("row_chunk, row_position, {}", order.column());
-    let selected = filter.select(&columns, REPORT_PAGE);
+    let selected = filter.select(&columns, "report", REPORT_PAGE);
     let sql = format!("{selected} ORDER BY 1, 2 LIMIT {PAGE_KEYS}");
     let mut keys: Vec<(SortKey, RowKey)> = Vec::new();
     loop {

@@ -1,17 +1,17 @@
 //! `latest` against a naive model, over several runs that end in any order.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::{Context, Result};
 use pingfleet_store::{ClosedRun, RunState, Transport, Writer};
-use pingfleet_wire::{DownReason, Message as _, Status, WorkChunk};
+use pingfleet_wire::{DownReason, LocalLoss, Message as _, Status, WorkChunk};
 use proptest::{
     collection::vec,
     prelude::*,
     sample::{select, subsequence},
     test_runner::Config,
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, types::Value as SqlValue};
 use tempfile::TempDir;
 
 use crate::sample::{STARTED_AT_US, dead_letter, delivery, options, reader, result, start, target};
@@ -43,6 +43,7 @@ fn sweep() -> impl Strategy<Value = Sweep> {
         Status::Late,
         Status::DOWN,
         Status::Down(DownReason::NoArp),
+        Status::Unknown(LocalLoss::STALLED),
     ]);
     (
         subsequence((0..TARGETS).collect::<Vec<_>>(), 1..=TARGETS),
@@ -147,6 +148,57 @@ fn model(ended: &[(i64, i64, Sweep)]) -> Latest {
         .collect()
 }
 
+/// A change of a target: when it was noticed, in seconds after the first run, the status before, and the new one.
+type Change = (String, i64, u8, u8);
+
+fn stored_changes(store: &Writer) -> Result<Vec<Change>> {
+    let connection = Connection::open(store.path())?;
+    let mut statement = connection
+        .prepare("SELECT target, changed_at_us, old_status, new_status FROM status_changes")?;
+    let rows = statement.query_map((), |row| {
+        let target = match row.get(0)? {
+            SqlValue::Integer(number) => {
+                Ipv4Addr::from_bits((number + (1 << 31)) as u32).to_string()
+            }
+            SqlValue::Text(name) => name,
+            other => panic!("{other:?}"),
+        };
+        Ok((
+            target,
+            seconds(row.get::<_, i64>(1)? / 1_000_000),
+            row.get(2)?,
+            row.get(3)?,
+        ))
+    })?;
+    let mut changes: Vec<_> = rows.collect::<Result<_, _>>()?;
+    changes.sort();
+    Ok(changes)
+}
+
+/// The model: each row that was newer than all rows before, and had another status than the last one that was known.
+fn changes(ended: &[(i64, i64, Sweep)]) -> Vec<Change> {
+    let mut seen: BTreeMap<String, (i64, Option<u8>)> = BTreeMap::new();
+    let mut changes = Vec::new();
+    for (_, at, sweep) in ended {
+        for (number, status) in &sweep.outcomes {
+            let target = target(*number as u32).to_string();
+            let (newest, known) = seen.entry(target.clone()).or_insert((-1, None));
+            if at <= newest {
+                continue;
+            }
+            *newest = *at;
+            if status.name() != "unknown" {
+                let code = status.code();
+                if let Some(old) = known.replace(code).filter(|old| *old != code) {
+                    changes.push((target, *at, old, code));
+                }
+            }
+        }
+    }
+    changes.sort();
+    changes
+}
+
 proptest! {
     #![proptest_config(Config { cases: 40, failure_persistence: None, ..Config::default() })]
 
@@ -161,6 +213,7 @@ proptest! {
             end(&mut store, run, &works, &sweep, at).unwrap();
             ended.push((run, at, sweep));
             prop_assert_eq!(stored(&store).unwrap(), model(&ended));
+            prop_assert_eq!(stored_changes(&store).unwrap(), changes(&ended));
         }
     }
 
@@ -182,6 +235,7 @@ proptest! {
             end(&mut store, *run, works, &sweep, number as i64).unwrap();
             ended.push((*run, number as i64, sweep));
             prop_assert_eq!(stored(&store).unwrap(), model(&ended));
+            prop_assert_eq!(stored_changes(&store).unwrap(), changes(&ended));
         }
     }
 }

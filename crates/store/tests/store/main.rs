@@ -3,8 +3,10 @@
 
 mod checking;
 mod child;
+mod diff;
 mod export;
 mod filters;
+mod history;
 mod latest;
 mod liveness;
 mod locks;

@@ -1,0 +1,128 @@
+//! `diff`: what changed between two runs.
+
+mod json;
+mod text;
+
+use std::time::Duration;
+
+use clap::Args;
+use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
+use pingfleet_store::{DatabaseSettings, DiffLimits, Reader, RunState};
+
+use crate::ended_run::{no_run_yet, usage};
+
+/// Arguments of `pingfleet diff`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pingfleet diff
+  pingfleet diff 41 42
+  pingfleet diff --exit-code -q --json > changes.jsonl
+  pingfleet diff --rtt-factor 3 --rtt-min 20ms
+  pingfleet diff --json | jq -r 'select(.change == \"stopped_answering\") | .target'
+
+A target that is `unknown` in one of the runs is no change: its answer may have been
+lost on the machine that probed. Where all of a /24 or /64 changed in the same way, the
+text names the subnet and not its targets.")]
+pub(crate) struct DiffArgs {
+    /// The first run: a number, the beginning of a UUID, or `latest`
+    /// [default: the complete run of the same source before B]
+    #[arg(value_name = "A")]
+    before: Option<String>,
+    /// The second run [default: the latest complete run]
+    #[arg(value_name = "B")]
+    after: Option<String>,
+    /// A round-trip time is a change if it is longer or shorter by more than this factor
+    #[arg(long, value_name = "FACTOR", default_value_t = 2.0, value_parser = factor)]
+    rtt_factor: f64,
+    /// And by more than this time
+    #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = humantime::parse_duration)]
+    rtt_min: Duration,
+    /// List every change, not the first 20 of each kind
+    #[arg(long, conflicts_with = "json")]
+    all: bool,
+    /// JSON, one change per line
+    #[arg(long)]
+    json: bool,
+    /// End with 1 if anything changed
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+}
+
+pub(crate) fn diff(args: &DiffArgs, mut layers: Layers, quiet: bool) -> Result<Exit, Failure> {
+    let database = DatabaseSettings::resolve(&args.database, &mut layers);
+    layers.finish()?;
+    let reader = Reader::open(&database.path)?;
+    let (before, after) = runs(args, &reader, database.as_flags())?;
+    let limits = DiffLimits {
+        rtt_factor: args.rtt_factor,
+        rtt_min_ns: i64::try_from(args.rtt_min.as_nanos()).unwrap_or(i64::MAX),
+    };
+    let mut diff = reader.diff(before, after, limits)?;
+    if args.json {
+        json::print(&mut diff, quiet)?;
+    } else {
+        text::print(&mut diff, args.all, database.as_flags())?;
+    }
+    Ok(if args.exit_code && diff.total() > 0 {
+        Exit::SomeDown
+    } else {
+        Exit::Complete
+    })
+}
+
+/// The two runs: those that are named, or the newest that can be compared.
+fn runs(args: &DiffArgs, reader: &Reader, flags: &str) -> Result<(i64, i64), Failure> {
+    let summaries = reader.summaries()?;
+    if summaries.is_empty() {
+        return Err(no_run_yet(reader, flags));
+    }
+    let named = |run: &Option<String>| {
+        let run = run.as_deref().map(|run| reader.find_run(run));
+        run.transpose()
+    };
+    let (before, after) = match (named(&args.before)?, named(&args.after)?) {
+        (Some(before), Some(after)) => (before, after),
+        (Some(before), None) => {
+            let newest = reader.newest_run_of_its_source(before)?.ok_or_else(|| {
+                usage(format_args!(
+                    "no newer complete run of its source can be compared with run {before}. Name two: pingfleet diff{flags} A B"
+                ))
+            })?;
+            (before, newest)
+        }
+        (None, _) => reader.runs_to_compare(None)?.ok_or_else(|| {
+            let source = summaries.iter().rev().find(|summary| summary.state == RunState::Complete);
+            match source {
+                None => usage(format_args!(
+                    "no run is complete yet: pingfleet runs{flags} lists them"
+                )),
+                Some(run) => usage(format_args!(
+                    "run {} is the only complete one of {}: sweep it again, or name two runs: pingfleet diff{flags} A B",
+                    run.run, run.source
+                )),
+            }
+        })?,
+    };
+    for run in [before, after] {
+        let summary = reader.summary(run)?;
+        if matches!(summary.state, RunState::Planning | RunState::Running) {
+            return Err(Failure::new(
+                Exit::Incomplete,
+                format_args!(
+                    "run {run} is in progress: wait for its end. What is known so far: pingfleet report{flags} {run}"
+                ),
+            ));
+        }
+    }
+    Ok((before, after))
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
+        _ => Err("a factor is a number of at least 1, such as 2 or 1.5".to_owned()),
+    }
+}

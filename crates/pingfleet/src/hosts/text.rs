@@ -1,0 +1,219 @@
+//! The list of targets on a screen. On a narrow one the columns that matter less are left out; off a terminal all are
+//! there, and nothing is cut.
+
+use std::io::{self, BufWriter, Write};
+
+use jiff::Timestamp;
+use pingfleet_settings::{Failure, printed};
+use pingfleet_store::{HostPages, HostRow};
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::report::{
+    layout::{Line, Screen, cut},
+    push_status,
+    words::{Clock, grouped, three_digits, why},
+};
+
+/// Rows whose columns have the same widths.
+const TABLE_ROWS: usize = 5000;
+
+/// The columns: the heading, and whether it is aligned to the right.
+const COLUMNS: [(&str, bool); 9] = [
+    ("TARGET", false),
+    ("STATUS", false),
+    ("RTT ms", true),
+    ("SINCE", false),
+    ("LAST UP", false),
+    ("CHANGES", true),
+    ("FIRST SEEN", false),
+    ("LABELS", false),
+    ("REASON", false),
+];
+
+/// The columns in the order in which they get their place on a terminal, with the least and the most of it; 0 is as
+/// wide as the widest cell.
+const BY_IMPORTANCE: [(usize, usize, usize); 9] = [
+    (0, 0, 0),
+    (STATUS, 0, 0),
+    (2, 0, 0),
+    (SINCE, 0, 0),
+    (8, 10, 24),
+    (4, 0, 0),
+    (5, 0, 0),
+    (7, 12, 30),
+    (6, 0, 0),
+];
+
+/// From this width on a terminal shows since when, and not only for how long.
+const WIDE: usize = 100;
+
+const STATUS: usize = 1;
+const SINCE: usize = 3;
+
+/// The longest status with its sign: `▲ unreachable`.
+const STATUS_WIDTH: usize = 13;
+
+/// Prints the rows, and returns how many there are.
+pub(super) fn print(mut pages: HostPages<'_>) -> Result<usize, Failure> {
+    let table = HostTable {
+        screen: Screen::of_stdout(),
+        clock: Clock::now(),
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut listed = 0;
+    loop {
+        // Nothing of the database is open while the rows are printed, which a pager may delay.
+        let page = pages.next_page()?;
+        let written = page
+            .chunks(TABLE_ROWS)
+            .try_for_each(|rows| table.write(&mut out, rows));
+        listed += page.len();
+        if page.is_empty() || written.is_err() {
+            printed(written.and_then(|()| out.flush()))?;
+            return Ok(listed);
+        }
+    }
+}
+
+struct HostTable {
+    screen: Screen,
+    clock: Clock,
+}
+
+impl HostTable {
+    fn write(&self, out: &mut impl Write, hosts: &[HostRow]) -> io::Result<()> {
+        let mut heading = COLUMNS.map(|(heading, _)| heading.to_owned());
+        if !self.shows_since() {
+            "FOR".clone_into(&mut heading[SINCE]);
+        }
+        let rows: Vec<_> = hosts.iter().map(|host| self.cells(host)).collect();
+        let mut widths = [0; COLUMNS.len()];
+        for row in rows.iter().chain([&heading]) {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.width().max(*width);
+            }
+        }
+        widths[STATUS] = STATUS_WIDTH;
+        if self.screen.has_bars {
+            widths = fitted(widths, self.screen.width);
+        }
+        writeln!(out, "{}", self.line(&heading, widths, true).text())?;
+        rows.iter()
+            .try_for_each(|row| writeln!(out, "{}", self.line(row, widths, false).text()))
+    }
+
+    /// Whether since when is shown, and not only for how long.
+    fn shows_since(&self) -> bool {
+        !self.screen.has_bars || self.screen.width >= WIDE
+    }
+
+    fn line(
+        &self,
+        row: &[String; COLUMNS.len()],
+        widths: [usize; COLUMNS.len()],
+        is_heading: bool,
+    ) -> Line {
+        let mut line = Line::default();
+        let mut start = 0;
+        for (at, (cell, (_, right))) in row.iter().zip(COLUMNS).enumerate() {
+            let width = widths[at];
+            if width == 0 {
+                continue;
+            }
+            let cell = cut(cell, width);
+            let space = if right { width - cell.width() } else { 0 };
+            line.pad(start + space);
+            if at == STATUS && !is_heading {
+                push_status(&mut line, &cell, self.screen);
+            } else {
+                line.push(&cell, &cell);
+            }
+            start += width + 2;
+        }
+        line
+    }
+
+    fn cells(&self, host: &HostRow) -> [String; COLUMNS.len()] {
+        let row = &host.row;
+        let target = match &row.address {
+            Some(address) if *address != row.target => format!("{} ({address})", row.target),
+            _ => row.target.clone(),
+        };
+        [
+            target,
+            row.status.clone(),
+            row.rtt_ms[1].map_or("-".to_owned(), three_digits),
+            self.since(&host.changed_at),
+            host.last_up
+                .as_deref()
+                .map_or("never".to_owned(), |time| self.time(time)),
+            grouped(host.changes_30d),
+            self.time(&host.first_seen),
+            row.labels.as_deref().map_or_else(String::new, labels),
+            if row.received > 0 {
+                String::new()
+            } else {
+                why(&row.status, row.reason.as_deref(), row.sent)
+            },
+        ]
+    }
+
+    fn time(&self, time: &str) -> String {
+        micros(time).map_or_else(|| time.to_owned(), |micros| self.clock.minute(micros))
+    }
+
+    /// When, and how long ago.
+    fn since(&self, time: &str) -> String {
+        let Some(micros) = micros(time) else {
+            return time.to_owned();
+        };
+        let age = self.clock.since(micros);
+        if self.shows_since() {
+            format!("{} ({age})", self.clock.minute(micros))
+        } else {
+            age
+        }
+    }
+}
+
+/// The widths that a terminal has room for: 0 for a column that it does not show.
+fn fitted(widths: [usize; COLUMNS.len()], screen: usize) -> [usize; COLUMNS.len()] {
+    let mut shown = [0; COLUMNS.len()];
+    let mut used = 0;
+    for (at, least, most) in BY_IMPORTANCE {
+        let gap = if used > 0 { 2 } else { 0 };
+        let room = screen.saturating_sub(used + gap);
+        let width = match (at, least) {
+            (0, _) => widths[0].min((screen / 3).max(18)),
+            (_, 0) => widths[at],
+            _ => widths[at].min(most).min(room.max(least)),
+        };
+        if width <= room && width > 0 {
+            shown[at] = width;
+            used += gap + width;
+        }
+    }
+    // What is left goes to the reason.
+    let last = COLUMNS.len() - 1;
+    if shown[last] > 0 {
+        shown[last] = widths[last].min(shown[last] + screen.saturating_sub(used));
+    }
+    shown
+}
+
+fn micros(time: &str) -> Option<i64> {
+    Some(time.parse::<Timestamp>().ok()?.as_microsecond())
+}
+
+/// A JSON object of labels as `site=berlin rack=r3`.
+pub(crate) fn labels(json: &str) -> String {
+    let Ok(labels) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json)
+    else {
+        return json.to_owned();
+    };
+    let labels = labels.iter().map(|(key, value)| match value.as_str() {
+        Some(value) => format!("{key}={value}"),
+        None => format!("{key}={value}"),
+    });
+    labels.collect::<Vec<_>>().join(" ")
+}

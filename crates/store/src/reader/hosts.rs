@@ -1,0 +1,240 @@
+//! The rows of the view `latest`, in pages by target.
+
+use std::{cmp::Reverse, vec};
+
+use rusqlite::{Connection, Row};
+
+use super::{
+    filter::{FilterSql, ReportFilter},
+    report::{REPORT_COLUMNS, ReportRow},
+    target_key::TargetKey,
+};
+use crate::{
+    Reader, StoreError,
+    schema::{LATEST_PAGE, LATEST_ROW},
+};
+
+/// The columns of the view `latest` behind [`REPORT_COLUMNS`], in order. A test compares them with the view.
+pub const LATEST_COLUMNS: [&str; 4] = ["first_seen", "last_up", "changed_at", "changes_30d"];
+
+/// Rows of one page. They lie in `results` in another order, so a large page reads few pages of the file twice.
+const PAGE_ROWS: usize = 50_000;
+
+/// Rows of a page of keys.
+const PAGE_KEYS: usize = 100_000;
+
+/// The page cache while a page is read, in KiB (negative in SQLite's own notation).
+const CACHE_KIB: i64 = 64 * 1024;
+
+/// Which targets to read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostFilter {
+    /// By the newest row of the target. A condition is one on the view `latest`.
+    pub rows: ReportFilter,
+    /// Only targets that were probed before this time, in microseconds since 1970-01-01 UTC, and never since.
+    pub probed_before_us: Option<i64>,
+}
+
+/// How targets are sorted. Equal ones have the order of [`Self::Target`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HostOrder {
+    /// IPv4 addresses by their number, and then all others by their text.
+    #[default]
+    Target,
+    /// The longest mean round-trip time first, and at the end what was not measured.
+    Rtt,
+    /// The newest change of the status first.
+    Changed,
+    /// The most changes in 30 days first.
+    Changes,
+}
+
+impl HostOrder {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Target => "0",
+            Self::Rtt => "rtt_avg_ms * 1000000.0",
+            Self::Changed => "julianday(changed_at) * 86400000.0",
+            Self::Changes => "changes_30d",
+        }
+    }
+}
+
+/// One row of the view `latest`. The columns are [`REPORT_COLUMNS`] and [`LATEST_COLUMNS`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostRow {
+    /// The newest row of the target.
+    pub row: ReportRow,
+    /// When it was probed first. RFC 3339, UTC.
+    pub first_seen: String,
+    /// When it was up or late last. RFC 3339, UTC.
+    pub last_up: Option<String>,
+    /// When it got its status. RFC 3339, UTC.
+    pub changed_at: String,
+    /// How often its status changed in the last 30 days. `unknown` is no change.
+    pub changes_30d: i64,
+}
+
+impl HostRow {
+    /// A row of [`LATEST_PAGE`]: the key, then the columns of the view.
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<(TargetKey, Self)> {
+        let further = 1 + REPORT_COLUMNS.len();
+        let host = Self {
+            row: ReportRow::from_columns(row, 1)?,
+            first_seen: row.get(further)?,
+            last_up: row.get(further + 1)?,
+            changed_at: row.get(further + 2)?,
+            changes_30d: row.get(further + 3)?,
+        };
+        Ok((row.get(0)?, host))
+    }
+}
+
+/// The newest row of a target. One search by key.
+pub(super) fn host(
+    connection: &Connection,
+    key: &TargetKey,
+) -> Result<Option<HostRow>, StoreError> {
+    let mut statement = connection.prepare_cached(LATEST_ROW)?;
+    let mut rows = statement.query_and_then([key], HostRow::from_row)?;
+    Ok(rows.next().transpose()?.map(|(_, host)| host))
+}
+
+/// The pages of [`Reader::hosts`]. Between two of them nothing is open.
+#[derive(Debug)]
+pub struct HostPages<'r> {
+    reader: &'r Reader,
+    query: HostQuery,
+    after: TargetKey,
+    /// The keys of the rows that are not read yet, where the rows are sorted.
+    sorted: Option<vec::IntoIter<TargetKey>>,
+}
+
+impl HostPages<'_> {
+    /// The next page. Empty at the end.
+    ///
+    /// # Errors
+    /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
+    pub fn next_page(&mut self) -> Result<Vec<HostRow>, StoreError> {
+        if let Some(keys) = &mut self.sorted {
+            let keys: Vec<_> = keys.take(PAGE_ROWS).collect();
+            return self.reader.read(|connection| {
+                let hosts = keys.iter().map(|key| host(connection, key));
+                hosts.filter_map(Result::transpose).collect()
+            });
+        }
+        let rows = self.reader.read(|connection| {
+            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            self.query
+                .read(connection, "*", PAGE_ROWS, &self.after, HostRow::from_row)
+        })?;
+        if let Some((key, _)) = rows.last() {
+            self.after = key.clone();
+        }
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
+/// The statement of a page.
+#[derive(Debug)]
+struct HostQuery {
+    statement: String,
+    filter: FilterSql,
+}
+
+impl HostQuery {
+    fn new(filter: &HostFilter) -> Self {
+        let mut statement = LATEST_PAGE.to_owned();
+        if let Some(before) = filter.probed_before_us {
+            statement += &format!(" AND t.probed_at_us < {before}");
+        }
+        if !filter.rows.statuses.is_empty() {
+            // Without a look at the rows of `results`.
+            let codes = filter
+                .rows
+                .statuses
+                .iter()
+                .map(|status| status.code().to_string());
+            let codes = codes.collect::<Vec<_>>().join(", ");
+            statement += &format!(" AND t.status IN ({codes})");
+        }
+        Self {
+            statement,
+            filter: filter.rows.sql(2),
+        }
+    }
+
+    /// Some columns of the rows behind a key.
+    fn read<T>(
+        &self,
+        connection: &Connection,
+        columns: &str,
+        rows: usize,
+        after: &TargetKey,
+        read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.filter.prepare(connection)?;
+        let selected = self.filter.select(columns, "latest", &self.statement);
+        let sql = format!("{selected} ORDER BY row_target LIMIT {rows}");
+        let read_page = || {
+            let mut statement = connection.prepare(&sql)?;
+            self.filter.bind(&mut statement, &[])?;
+            statement.raw_bind_parameter(1, after)?;
+            let rows = statement.raw_query().mapped(&read);
+            rows.collect::<Result<_, _>>()
+        };
+        read_page().map_err(|error| self.filter.explain(error))
+    }
+}
+
+impl Reader {
+    /// The newest row of each target that a filter selects, page by page. In another order than that of the targets, the
+    /// rows are read twice, and their keys are kept in memory: about 60 bytes each.
+    ///
+    /// # Errors
+    /// As [`HostPages::next_page`].
+    pub fn hosts(
+        &self,
+        filter: &HostFilter,
+        order: HostOrder,
+    ) -> Result<HostPages<'_>, StoreError> {
+        let query = HostQuery::new(filter);
+        let sorted = match order {
+            HostOrder::Target => None,
+            order => Some(self.sorted_hosts(&query, order)?.into_iter()),
+        };
+        Ok(HostPages {
+            reader: self,
+            query,
+            after: TargetKey::FIRST,
+            sorted,
+        })
+    }
+
+    fn sorted_hosts(
+        &self,
+        query: &HostQuery,
+        order: HostOrder,
+    ) -> Result<Vec<TargetKey>, StoreError> {
+        let columns = format!("row_target, {}", order.column());
+        let read = |row: &Row<'_>| {
+            let value: Option<f64> = row.get(1)?;
+            let whole = value.map(|value| value.round() as i64);
+            Ok((Reverse(whole), row.get::<_, TargetKey>(0)?))
+        };
+        let mut keys: Vec<(Reverse<Option<i64>>, TargetKey)> = Vec::new();
+        loop {
+            let after = keys.last().map_or(TargetKey::FIRST, |(_, key)| key.clone());
+            let page = self.read(|connection| {
+                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+                query.read(connection, &columns, PAGE_KEYS, &after, read)
+            })?;
+            if page.is_empty() {
+                break;
+            }
+            keys.extend(page);
+        }
+        keys.sort_unstable();
+        Ok(keys.into_iter().map(|(_, key)| key).collect())
+    }
+}

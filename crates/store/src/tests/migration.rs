@@ -1,0 +1,77 @@
+//! A database of the first schema version is upgraded with its runs.
+
+use anyhow::{Result, ensure};
+use pingfleet_wire::Status;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::sample::{STARTED_AT_US, delivery, options, result, start};
+use crate::{
+    Reader, StoreError, Transport,
+    schema::{APPLICATION_ID, MIGRATIONS},
+};
+
+/// The tables of a connection, and the columns of each.
+fn tables(connection: &Connection) -> Result<Vec<(String, String)>> {
+    let sql = "SELECT t.name, group_concat(c.name, ', ') FROM sqlite_schema t, pragma_table_info(t.name) c
+        WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite%' GROUP BY t.name";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+#[test]
+fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (path, newer) = (
+        folder.path().join("fleet.db"),
+        folder.path().join("newer.db"),
+    );
+    let mut store = options(&newer).open()?;
+    let (_planned, works) = start(&mut store, Transport::Broker, &[3])?;
+    let outcomes = [Status::Up, Status::DOWN];
+    store.apply(Transport::Broker, &[delivery(result(&works[0], &outcomes))])?;
+    store.close()?;
+    // The same rows in a database of version 1.
+    let connection = Connection::open(&path)?;
+    connection.execute_batch(MIGRATIONS[0])?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    connection.pragma_update(None, "user_version", 1)?;
+    connection.execute("ATTACH ?1 AS newer", [newer.to_str()])?;
+    for (table, columns) in tables(&connection)? {
+        connection.execute_batch(&format!(
+            "INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newer.{table}"
+        ))?;
+    }
+    drop(connection);
+    ensure!(matches!(
+        Reader::open(&path),
+        Err(StoreError::Older {
+            found: 1,
+            needed: 2,
+            ..
+        })
+    ));
+
+    let mut store = options(&path).open()?;
+    let reader = Reader::open(&path)?;
+    ensure!(reader.verify(1)?.is_complete());
+    let host = reader.target_runs("10.0.0.0")?;
+    ensure!(host.is_some_and(|host| host.rows.len() == 1 && host.changes.is_empty()));
+    // A run of the same targets, an hour later, in which the first one is down.
+    let (_planned, works) = start(&mut store, Transport::Broker, &[3])?;
+    let mut message = result(&works[0], &[Status::DOWN]);
+    message.started_at_us = STARTED_AT_US + 3_600_000_000;
+    store.apply(Transport::Broker, &[delivery(message)])?;
+    let changes = reader
+        .target_runs("10.0.0.0")?
+        .map(|host| host.changes.len());
+    ensure!(changes == Some(1), "{changes:?}");
+    ensure!(
+        reader
+            .target_runs("10.0.0.1")?
+            .is_some_and(|host| host.changes.is_empty())
+    );
+    store.close()?;
+    Ok(())
+}
