@@ -20,7 +20,9 @@ mod lock;
 mod open;
 mod plan;
 mod planned_probing;
+mod prune;
 mod reader;
+mod retry;
 mod run_lookup;
 mod run_summary;
 mod runs;
@@ -42,11 +44,13 @@ pub use lock::FileLock;
 pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
+pub use prune::{PrunedRun, RemovedRows};
 pub use reader::{
     Condition, ExportPage, ExportPages, ExportRow, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
     ReportPages, ReportRow, RowOrder, RunChanges, RunOverview, RunWorker, SubnetCounts,
     TargetHistory, TargetRtt, Verification, VerifyFinding,
 };
+pub use retry::EarlierTarget;
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
 pub use runs::run_span;
 pub use settings::DatabaseSettings;

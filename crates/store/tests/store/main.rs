@@ -13,6 +13,7 @@ mod opening;
 mod outbox;
 mod overdue;
 mod overview;
+mod prune;
 mod reader;
 mod refusals;
 mod rounds;

@@ -120,15 +120,15 @@ fn a_newer_schema_is_refused() -> Result<()> {
     let folder = TempDir::new()?;
     let path = filled(&folder)?;
     let newer = Connection::open(&path)?;
-    newer.execute_batch("PRAGMA user_version = 2")?;
+    newer.execute_batch("PRAGMA user_version = 3")?;
     drop(newer);
     for error in refused(&path, &EVERY_WAY)? {
         ensure!(
             matches!(
                 error,
                 StoreError::Newer {
-                    found: 2,
-                    known: 1,
+                    found: 3,
+                    known: 2,
                     ..
                 }
             ),
@@ -143,9 +143,9 @@ fn a_newer_schema_that_only_the_log_knows_is_refused() -> Result<()> {
     let folder = TempDir::new()?;
     let path = filled(&folder)?;
     let newer = Connection::open(&path)?;
-    newer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA user_version = 2")?;
+    newer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA user_version = 3")?;
     match options(&path).open() {
-        Err(StoreError::Newer { found: 2, .. }) => Ok(()),
+        Err(StoreError::Newer { found: 3, .. }) => Ok(()),
         other => bail!("{other:?}"),
     }
 }
