@@ -58,9 +58,8 @@ enum Command {
     /// Continue an interrupted run
     #[command(after_help = "Examples:\n  pingfleet resume\n  pingfleet resume 3 -u")]
     Resume(resume::ResumeArgs),
-    /// Send the dead chunks of a run again
-    #[command(after_help = "Examples:\n  pingfleet retry\n  pingfleet retry 3")]
-    Retry(resume::ResumeArgs),
+    /// Send the dead chunks of a run again, or probe some of its targets again
+    Retry(Box<retry::RetryArgs>),
     /// Cancel a run: nothing more of it is published
     #[command(after_help = "Examples:\n  pingfleet cancel\n  pingfleet cancel 3")]
     Cancel(RunArgs),

@@ -12,7 +12,10 @@ use clap::{Args, ValueEnum};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
 use pingfleet_store::{DatabaseSettings, Reader, RowOrder};
 
-pub(crate) use self::targets::{table, write_json};
+pub(crate) use self::{
+    targets::{table, write_json},
+    words::counted,
+};
 use crate::filter::FilterArgs;
 
 /// Arguments of `pingfleet report`.
@@ -88,6 +91,7 @@ pub(crate) fn report(args: &ReportArgs, mut layers: Layers) -> Result<Exit, Fail
     }
     let run = reader.find_run(&args.run)?;
     if lists {
+        reader.summary(run)?.refuse_pruned()?;
         targets::list(args, &reader, run)?;
     } else if args.json {
         json::print(&reader.overview(run)?)?;

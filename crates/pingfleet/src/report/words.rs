@@ -16,7 +16,7 @@ pub(super) fn grouped(number: i64) -> String {
 }
 
 /// "1 target", "2 targets".
-pub(super) fn counted(count: i64, noun: &str) -> String {
+pub(crate) fn counted(count: i64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", grouped(count))
 }

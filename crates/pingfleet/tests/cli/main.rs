@@ -14,6 +14,7 @@ mod next_command;
 mod output;
 mod permission;
 mod report;
+mod retry;
 mod rig;
 mod routes;
 mod settings;
