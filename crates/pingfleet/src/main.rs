@@ -6,6 +6,7 @@ mod doctor;
 mod export;
 mod filter;
 mod one_process;
+mod prune;
 mod report;
 mod resume;
 mod retry;
@@ -63,6 +64,8 @@ enum Command {
     /// Cancel a run: nothing more of it is published
     #[command(after_help = "Examples:\n  pingfleet cancel\n  pingfleet cancel 3")]
     Cancel(RunArgs),
+    /// Remove the rows of old runs, after archiving them if wanted
+    Prune(prune::PruneArgs),
     /// Check what sweeps need on this machine, and print a fix for each problem
     #[command(after_help = "Examples:\n  pingfleet doctor\n  pingfleet doctor --db /srv/sweeps.db")]
     Doctor(doctor::DoctorArgs),
@@ -99,6 +102,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)
         }
+        Command::Prune(args) => prune::prune(args, layers, quiet),
         Command::Doctor(args) => doctor::doctor(args, layers),
         Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers, quiet),
     }

@@ -13,6 +13,7 @@ mod machine;
 mod next_command;
 mod output;
 mod permission;
+mod prune;
 mod report;
 mod retry;
 mod rig;
