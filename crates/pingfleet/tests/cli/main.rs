@@ -14,6 +14,7 @@ mod next_command;
 mod output;
 mod permission;
 mod prune;
+mod queries;
 mod report;
 mod retry;
 mod rig;
