@@ -36,6 +36,7 @@ pub use crate::{
     args::{OutputArgs, PlanArgs, PrintFilter, ProducerSettings},
     cli::{CheckRoute, NextCommands, conclude, read_targets, read_targets_of_this_machine},
     dry_run::dry_run,
+    plan::EarlierTargets,
     progress::RunProgress,
     progress_bar::{BesideBar, RunProgressBar},
     summary::print_summary,
@@ -111,6 +112,8 @@ impl From<ProducerError> for Failure {
 pub enum RunRequest {
     /// A new run.
     Plan(Box<Targets>),
+    /// A new run of targets that an earlier one has.
+    PlanAgain(EarlierTargets),
     /// The outstanding chunks of an earlier run, by its number.
     Resume(i64),
     /// The dead and the outstanding chunks of an earlier run.
@@ -263,7 +266,11 @@ async fn run_to_end(
         return Ok(RunOutcome::no_run());
     }
     let (planned, settled) = match request {
-        RunRequest::Plan(targets) => (plan::write(db, *targets, settings, stop).await?, None),
+        RunRequest::Plan(targets) => {
+            let plan = plan::NewPlan::of_targets(*targets, settings);
+            (plan::write(db, plan, settings, stop).await?, None)
+        }
+        RunRequest::PlanAgain(earlier) => (plan_again(db, earlier, settings, stop).await?, None),
         RunRequest::Resume(run) => (resume(db, run, settings.transport, false).await?, Some(run)),
         RunRequest::Retry(run) => (resume(db, run, settings.transport, true).await?, Some(run)),
     };
@@ -368,6 +375,21 @@ pub async fn check_broker(
     Ok(reached.is_some())
 }
 
+/// Plans a run of targets that an earlier one has. Meanwhile nobody can resume that run.
+async fn plan_again(
+    db: &DatabaseThread,
+    earlier: EarlierTargets,
+    settings: &ProducerSettings,
+    stop: &CancellationToken,
+) -> Result<Option<PlannedRun>, ProducerError> {
+    let run = earlier.run;
+    let _lock = FileLock::run(db.path(), run)?;
+    db.call(move |store| store.summary(run)?.refuse_pruned())
+        .await?;
+    let plan = plan::NewPlan::of_earlier(earlier);
+    plan::write(db, plan, settings, stop).await
+}
+
 /// Opens an earlier run again and takes its lock. The chunks of a run whose queues ended with their process become
 /// unpublished. With `retry`, dead chunks are published again, too. Returns `None` when every chunk is settled already.
 async fn resume(
@@ -380,6 +402,8 @@ async fn resume(
         return Err(ProducerError::OtherTransport { run });
     }
     let lock = FileLock::run(db.path(), run)?;
+    db.call(move |store| store.summary(run)?.refuse_pruned())
+        .await?;
     let dead_chunks = if retry {
         db.call_while_busy(move |store| store.retry_dead(run))
             .await?

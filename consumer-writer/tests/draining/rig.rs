@@ -157,6 +157,7 @@ impl Rig {
             probing: "{}".to_owned(),
             seed: None,
             worst_chunk: Duration::from_secs(5),
+            parent_run: None,
         })?;
         let works: Vec<_> = (0..chunks)
             .map(|chunk| WorkChunk {

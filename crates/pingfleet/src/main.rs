@@ -10,6 +10,7 @@ mod filter;
 mod history;
 mod hosts;
 mod one_process;
+mod prune;
 mod report;
 mod resume;
 mod retry;
@@ -70,12 +71,13 @@ enum Command {
     /// Continue an interrupted run
     #[command(after_help = "Examples:\n  pingfleet resume\n  pingfleet resume 3 -u")]
     Resume(resume::ResumeArgs),
-    /// Send the dead chunks of a run again
-    #[command(after_help = "Examples:\n  pingfleet retry\n  pingfleet retry 3")]
-    Retry(resume::ResumeArgs),
+    /// Send the dead chunks of a run again, or probe some of its targets again
+    Retry(Box<retry::RetryArgs>),
     /// Cancel a run: nothing more of it is published
     #[command(after_help = "Examples:\n  pingfleet cancel\n  pingfleet cancel 3")]
     Cancel(RunArgs),
+    /// Remove the rows of old runs, after archiving them if wanted
+    Prune(prune::PruneArgs),
     /// Check what sweeps need on this machine, and print a fix for each problem
     #[command(after_help = "Examples:\n  pingfleet doctor\n  pingfleet doctor --db /srv/sweeps.db")]
     Doctor(doctor::DoctorArgs),
@@ -115,6 +117,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)
         }
+        Command::Prune(args) => prune::prune(args, layers, quiet),
         Command::Doctor(args) => doctor::doctor(args, layers),
         Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers, quiet),
     }

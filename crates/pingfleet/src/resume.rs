@@ -1,11 +1,13 @@
 //! `resume`: continues an interrupted run in the way in which it was begun: in one process, or over the broker with only
 //! the producer in this process.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use clap::Args;
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
-use pingfleet_settings::{BrokerArgs, Exit, FILES_FOR_QUEUES, Failure, Layers, Stop, run_async};
+use pingfleet_settings::{
+    BrokerArgs, Exit, FILES_FOR_QUEUES, Failure, Layers, ProbingSettings, Stop, run_async,
+};
 use pingfleet_store::{DatabaseSettings, DatabaseThread, Transport};
 use producer::{
     NextCommands, OutputArgs, PlanArgs, ProducerSettings, RunProgress, RunProgressBar, RunRequest,
@@ -29,15 +31,29 @@ pub(crate) struct ResumeArgs {
 }
 
 pub(crate) fn resume(args: &ResumeArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
-    continue_run(args, layers, quiet, RunRequest::Resume)
+    continue_run(args, layers, quiet, |earlier| {
+        Ok(Some(RunRequest::Resume(earlier.run)))
+    })
 }
 
-/// Carries out the request that `request` makes of the number of an earlier run.
+/// A run that a command continues or repeats.
+pub(crate) struct EarlierRun<'a> {
+    /// Its number.
+    pub(crate) run: i64,
+    /// The file.
+    pub(crate) database: &'a Path,
+    /// Flags of commands that are printed.
+    pub(crate) flags: &'a str,
+    /// What the producer will do: with the run's transport and its settings of probing.
+    pub(crate) settings: &'a mut ProducerSettings,
+}
+
+/// Carries out the request that `request` makes of an earlier run, if it makes one.
 pub(crate) fn continue_run(
     args: &ResumeArgs,
     mut layers: Layers,
     quiet: bool,
-    request: impl FnOnce(i64) -> RunRequest,
+    request: impl FnOnce(&mut EarlierRun<'_>) -> Result<Option<RunRequest>, Failure>,
 ) -> Result<Exit, Failure> {
     let roles = Roles::resolve(&mut layers);
     let mut settings = ProducerSettings::resolve(
@@ -53,13 +69,26 @@ pub(crate) fn continue_run(
     layers.finish()?;
     let store = database.options(false, false).open()?;
     let run = store.find_run(&args.run.run)?;
+    store.summary(run)?.refuse_pruned()?;
     settings.transport = store.transport(run)?;
     let planned = store.planned_probing(run)?;
+    settings.probing = ProbingSettings {
+        probing: planned.probing,
+        chunk_size: planned.chunk_size,
+    };
     store.close()?;
-    let request = request(run);
+    let request = request(&mut EarlierRun {
+        run,
+        database: &database.path,
+        flags: database.as_flags(),
+        settings: &mut settings,
+    })?;
+    let Some(request) = request else {
+        return Ok(Exit::Complete);
+    };
     let sweep = Sweep {
         settings: &settings,
-        probing: &planned.probing,
+        probing: &settings.probing.probing,
         roles: &roles,
         output: &args.output,
         database: &database,

@@ -51,7 +51,10 @@ pub(crate) fn runs(args: &RunsArgs, reader: &Reader) -> Result<Exit, Failure> {
         let down = summary.counts[StatusKind::Down];
         table.add_row([
             summary.run.to_string(),
-            summary.state.name().to_owned(),
+            match &summary.pruned {
+                Some(_) => format!("{}, pruned", summary.state.name()),
+                None => summary.state.name().to_owned(),
+            },
             to_the_second(&summary.started_at),
             format!("{:.1}s", summary.elapsed_s),
             summary.targets.to_string(),
@@ -75,6 +78,7 @@ fn to_the_second(time: &str) -> String {
 
 fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
     let counts = summary.counts.iter();
+    let pruned = summary.pruned.as_ref();
     [
         ("run", json!(summary.run)),
         ("run_id", json!(summary.run_id.to_string())),
@@ -93,5 +97,8 @@ fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
         ("redelivered", json!(summary.redelivered)),
         ("transport", json!(summary.transport.name())),
         ("source", json!(summary.source)),
+        ("parent_run", json!(summary.parent_run)),
+        ("pruned_at", json!(pruned.map(|pruned| &pruned.pruned_at))),
+        ("archive", json!(pruned.map(|pruned| &pruned.archive))),
     ])
 }

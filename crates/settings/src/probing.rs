@@ -6,7 +6,7 @@ use clap::Args;
 use pingfleet_wire::{Family, Probing};
 
 use crate::{
-    Layers,
+    AnyKey, Layers, SettingsError,
     flags::{Flags, ProbingKeys},
     keys,
 };
@@ -39,6 +39,29 @@ pub struct ProbingSettings {
 }
 
 impl ProbingArgs {
+    /// Whether any flag is given.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        !self.flags.given().is_empty() || self.v4 || self.v6
+    }
+
+    /// The settings of an earlier run, except for what a flag gives anew. The settings file and the environment do not
+    /// count. `origin` names that run in a message.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with all problems.
+    pub fn resolve_after(
+        &self,
+        earlier: &ProbingSettings,
+        origin: &str,
+    ) -> Result<ProbingSettings, SettingsError> {
+        let mut layers = Layers::default();
+        earlier.set(&mut layers, origin);
+        let settings = self.resolve(&mut layers);
+        layers.finish()?;
+        Ok(settings)
+    }
+
     /// Resolves the settings of probing; problems are collected in `layers`.
     pub fn resolve(&self, layers: &mut Layers) -> ProbingSettings {
         layers.set_flags(&self.flags);
@@ -68,6 +91,63 @@ impl ProbingArgs {
         ProbingSettings {
             chunk_size: fitting_chunk(&probing, wanted),
             probing,
+        }
+    }
+}
+
+impl ProbingSettings {
+    /// Sets every key of probing to its value here. An absent value is the default.
+    fn set(&self, layers: &mut Layers, origin: &str) {
+        let Self {
+            probing:
+                Probing {
+                    count,
+                    interval,
+                    timeout,
+                    retries,
+                    backoff_permille,
+                    late_window,
+                    size,
+                    ttl,
+                    source,
+                    ref interface,
+                    family,
+                    rate,
+                },
+            chunk_size,
+        } = *self;
+        let text = |time| humantime::format_duration(time).to_string();
+        let family = match family {
+            Family::Any => "any",
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        let backoff = f64::from(backoff_permille) / 1000.0;
+        let given: [(&dyn AnyKey, Option<String>); 13] = [
+            (&keys::PROBING_COUNT, Some(count.to_string())),
+            (&keys::PROBING_INTERVAL, Some(text(interval))),
+            (&keys::PROBING_TIMEOUT, Some(text(timeout))),
+            (&keys::PROBING_RETRIES, Some(retries.to_string())),
+            (&keys::PROBING_BACKOFF, Some(backoff.to_string())),
+            (&keys::PROBING_LATE_WINDOW, Some(text(late_window))),
+            (&keys::PROBING_SIZE, Some(size.to_string())),
+            (&keys::PROBING_TTL, ttl.map(|ttl| ttl.to_string())),
+            (
+                &keys::PROBING_SOURCE,
+                source.map(|source| source.to_string()),
+            ),
+            (&keys::PROBING_INTERFACE, interface.clone()),
+            (&keys::PROBING_FAMILY, Some(family.to_owned())),
+            (
+                &keys::PROBING_RATE,
+                Some(rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string())),
+            ),
+            (&keys::PROBING_CHUNK_SIZE, Some(chunk_size.to_string())),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value {
+                layers.set(key, &format!("{origin}: {}", key.name()), &value);
+            }
         }
     }
 }
@@ -122,7 +202,6 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::AnyKey;
 
     fn resolved(values: &[(&dyn AnyKey, &str)]) -> (Probing, String) {
         let mut layers = Layers::default();
@@ -153,6 +232,47 @@ mod tests {
         }
         let (probing, message) = resolved(&[(&keys::PROBING_FAMILY, "ipv6")]);
         assert_eq!((probing.family, message.as_str()), (Family::V6, ""));
+    }
+
+    #[test]
+    fn an_earlier_run_keeps_all_its_settings_but_those_that_a_flag_gives_anew() {
+        // No field has its default value.
+        let earlier = ProbingSettings {
+            probing: Probing {
+                count: 3,
+                interval: Duration::from_micros(1_234_567),
+                timeout: Duration::from_micros(2_345_678),
+                retries: 4,
+                backoff_permille: 2250,
+                late_window: Duration::from_micros(345_678),
+                size: 1200,
+                ttl: Some(17),
+                source: Some(IpAddr::from([192, 0, 2, 9])),
+                interface: Some("eth7".to_owned()),
+                family: Family::V4,
+                rate: None,
+            },
+            chunk_size: 99,
+        };
+        let same = ProbingArgs::default().resolve_after(&earlier, "run 3");
+        assert_eq!(same.unwrap(), earlier);
+        let command = ProbingArgs::augment_args(clap::Command::new("retry"));
+        let matches = command.get_matches_from(["retry", "-t", "5s", "--rate", "7"]);
+        let flags = ProbingArgs::from_arg_matches(&matches).unwrap();
+        let other = flags.resolve_after(&earlier, "run 3").unwrap();
+        let mut expected = earlier.clone();
+        expected.probing.timeout = Duration::from_secs(5);
+        expected.probing.rate = NonZeroU32::new(7);
+        // The slow rate makes chunks smaller.
+        expected.chunk_size = other.chunk_size;
+        assert_eq!(other, expected);
+        assert_eq!(other.chunk_size, 60);
+        // What cannot be kept is reported with the run.
+        let mut bad = earlier;
+        bad.probing.timeout = Duration::from_hours(2);
+        let message = ProbingArgs::default().resolve_after(&bad, "run 3");
+        let message = message.unwrap_err().to_string();
+        assert!(message.contains("run 3: probing.timeout"), "{message}");
     }
 
     #[test]

@@ -353,7 +353,10 @@ impl<'a> BatchWriter<'a> {
         } else {
             let run = self
                 .transaction
-                .prepare_cached("SELECT run FROM runs WHERE run_id = ?1 AND state <> 'planning'")?
+                .prepare_cached(
+                    "SELECT run FROM runs WHERE run_id = ?1 AND state <> 'planning'
+                       AND NOT EXISTS (SELECT 1 FROM pruned_runs p WHERE p.run = runs.run)",
+                )?
                 .query_row([key.run.to_string()], |row| row.get(0))
                 .optional()?;
             self.runs.insert(key.run, run);

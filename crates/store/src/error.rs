@@ -86,6 +86,16 @@ pub enum StoreError {
         /// How many match.
         count: i64,
     },
+    /// The rows of the run were removed.
+    #[error("the rows of run {run} were pruned at {pruned_at}{}", archived(.archive.as_deref()))]
+    Pruned {
+        /// The run's number.
+        run: i64,
+        /// RFC 3339, UTC.
+        pruned_at: String,
+        /// The file that has them.
+        archive: Option<String>,
+    },
     /// A condition of the user cannot be used.
     #[error("the condition of --where is refused: {reason}")]
     BadCondition {
@@ -120,6 +130,14 @@ pub enum StoreError {
     /// The database's thread has ended.
     #[error("the database is closed")]
     Closed,
+}
+
+/// Where the rows of a pruned run are.
+fn archived(archive: Option<&str>) -> String {
+    match archive {
+        Some(file) => format!(": they are in {file}"),
+        None => ", without an archive".to_owned(),
+    }
 }
 
 impl StoreError {

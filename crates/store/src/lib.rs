@@ -20,7 +20,9 @@ mod lock;
 mod open;
 mod plan;
 mod planned_probing;
+mod prune;
 mod reader;
+mod retry;
 mod run_lookup;
 mod run_summary;
 mod runs;
@@ -42,6 +44,7 @@ pub use lock::FileLock;
 pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
+pub use prune::{PrunedRun, RemovedRows};
 pub use reader::{
     ChangeKind, Condition, DiffLimits, ExportPage, ExportPages, ExportRow, FoundTarget, HostFilter,
     HostOrder, HostPages, HostRow, LATEST_COLUMNS, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
@@ -49,6 +52,7 @@ pub use reader::{
     SubnetCounts, SubnetRun, TargetChange, TargetHistory, TargetRtt, TargetRuns, Verification,
     VerifyFinding, WholeSubnet,
 };
+pub use retry::EarlierTarget;
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
 pub use runs::run_span;
 pub use settings::DatabaseSettings;

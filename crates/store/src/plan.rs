@@ -19,6 +19,8 @@ pub struct NewRun {
     pub seed: Option<u64>,
     /// The longest time that a full chunk can take. Decides when a chunk is overdue.
     pub worst_chunk: Duration,
+    /// The run whose targets this one probes again.
+    pub parent_run: Option<i64>,
 }
 
 /// A run that this process produces, with the run's lock.
@@ -57,8 +59,9 @@ impl Writer {
         self.write(|transaction| {
             let run_id = Uuid::now_v7();
             transaction.execute(
-                "INSERT INTO runs (run_id, state, transport, source, probing, seed, started_at_us, worst_chunk_us)
-                 VALUES (?1, 'planning', ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO runs (run_id, state, transport, source, probing, seed, started_at_us, worst_chunk_us,
+                    parent_run)
+                 VALUES (?1, 'planning', ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 (
                     run_id.to_string(),
                     run.transport.name(),
@@ -67,6 +70,7 @@ impl Writer {
                     run.seed.map(u64::cast_signed),
                     now_us(),
                     run.worst_chunk.as_micros() as i64,
+                    run.parent_run,
                 ),
             )?;
             let number = transaction.last_insert_rowid();

@@ -13,6 +13,7 @@ mod files;
 mod filter;
 mod history;
 mod hosts;
+mod latest_counts;
 pub(crate) mod overview;
 pub(crate) mod report;
 mod row_order;
@@ -20,6 +21,7 @@ mod target_key;
 pub(crate) mod verify;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -169,10 +171,19 @@ impl Reader {
         overview::overview(self, run)
     }
 
+    /// How many rows of `latest` belong to each run. Scans `latest`, in pages.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn latest_counts(&self) -> Result<HashMap<i64, i64>, StoreError> {
+        latest_counts::latest_counts(self)
+    }
+
     /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows. Scans the run.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`], [`StoreError::NoSuchRun`]. A contradiction is a finding, not an error.
+    /// [`StoreError::Sqlite`], [`StoreError::NoSuchRun`], [`StoreError::Pruned`]. A contradiction is a finding, not an
+    /// error.
     pub fn verify(&self, run: i64) -> Result<Verification, StoreError> {
         let mut proof = self.read(|connection| verify::verify(connection, run))?;
         self.correct_state(&mut proof.summary)?;

@@ -9,7 +9,7 @@ use rusqlite::{
 };
 use uuid::Uuid;
 
-use crate::{StoreError, Writer};
+use crate::{PrunedRun, StoreError, Writer};
 
 /// What carries the messages of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +168,10 @@ pub struct RunSummary {
     pub duplicates: i64,
     /// Results that the broker redelivered, or whose work message it redelivered.
     pub redelivered: i64,
+    /// The run whose targets this one probes again.
+    pub parent_run: Option<i64>,
+    /// Whether its rows were removed: its counts are those that it had.
+    pub pruned: Option<PrunedRun>,
     /// Whether a producer has the lease, alive or not.
     pub(crate) has_lease: bool,
 }
@@ -189,7 +193,11 @@ impl RunSummary {
         (coalesce(n.finished_at_us, unixepoch() * 1000000) - n.started_at_us) / 1000000.0,
         n.source, s.targets, s.chunks, s.chunks_done, n.chunks_dead,
         s.up, s.late, s.unreachable, s.dns_failed, s.send_failed, s.unknown, s.down,
-        s.duplicates, s.redelivered, n.lease_renewed_us IS NOT NULL";
+        s.duplicates, s.redelivered, n.lease_renewed_us IS NOT NULL, s.parent_run,
+        strftime('%Y-%m-%dT%H:%M:%fZ', p.pruned_at_us / 1000000.0, 'unixepoch'), p.archive";
+
+    const FROM: &str =
+        "run_summary s JOIN runs n ON n.run = s.run LEFT JOIN pruned_runs p ON p.run = s.run";
 
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         let mut counts = [0; StatusKind::ALL.len()];
@@ -213,6 +221,14 @@ impl RunSummary {
             duplicates: row.get(19)?,
             redelivered: row.get(20)?,
             has_lease: row.get(21)?,
+            parent_run: row.get(22)?,
+            pruned: match row.get(23)? {
+                Some(pruned_at) => Some(PrunedRun {
+                    pruned_at,
+                    archive: row.get(24)?,
+                }),
+                None => None,
+            },
         })
     }
 }
@@ -226,8 +242,9 @@ pub(crate) fn run_id(stored: ValueRef<'_>) -> rusqlite::Result<Uuid> {
 /// The summary of a run.
 pub(crate) fn summary(connection: &Connection, run: i64) -> Result<RunSummary, StoreError> {
     let sql = format!(
-        "SELECT {} FROM run_summary s JOIN runs n ON n.run = s.run WHERE s.run = ?1",
-        RunSummary::COLUMNS
+        "SELECT {} FROM {} WHERE s.run = ?1",
+        RunSummary::COLUMNS,
+        RunSummary::FROM
     );
     connection
         .prepare_cached(&sql)?
@@ -241,8 +258,9 @@ pub(crate) fn summary(connection: &Connection, run: i64) -> Result<RunSummary, S
 /// The summaries of all runs, the oldest first.
 pub(crate) fn summaries(connection: &Connection) -> Result<Vec<RunSummary>, StoreError> {
     let sql = format!(
-        "SELECT {} FROM run_summary s JOIN runs n ON n.run = s.run ORDER BY s.run",
-        RunSummary::COLUMNS
+        "SELECT {} FROM {} ORDER BY s.run",
+        RunSummary::COLUMNS,
+        RunSummary::FROM
     );
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map((), RunSummary::from_row)?;

@@ -4,13 +4,13 @@
 //! `results` and `latest_rows` have a row for each target. They leave out what follows from other columns, and the views
 //! derive it.
 
-use crate::{address::address_text, chunk_state::chunk_state};
+use crate::{address::address_text, chunk_state::chunk_state, prune::PRUNED_RUNS};
 
 /// `PRAGMA application_id`: "PFLT" in ASCII (<https://www.sqlite.org/fileformat.html>, offset 68).
 pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
 
 /// The migrations; the n-th one leads to `user_version` n + 1.
-pub(crate) const MIGRATIONS: &[&str] = &[V1, V2];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS];
 
 // The view `run_summary` has the lease as a number.
 const _: () = assert!(pingfleet_wire::timing::RUN_LEASE.as_secs() == 15);

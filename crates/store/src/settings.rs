@@ -56,6 +56,7 @@ impl From<StoreError> for Failure {
         let exit = match error {
             StoreError::NoSuchRun { .. }
             | StoreError::AmbiguousRun { .. }
+            | StoreError::Pruned { .. }
             | StoreError::BadCondition { .. } => Exit::Usage,
             StoreError::Interrupted => Exit::Interrupted,
             _ => Exit::System,

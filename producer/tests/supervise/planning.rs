@@ -109,6 +109,7 @@ async fn the_plan_of_a_producer_that_is_gone_is_removed_at_the_next_start() -> R
         probing: "{}".to_owned(),
         seed: None,
         worst_chunk: Duration::from_secs(5),
+        parent_run: None,
     })?;
     store.add_chunks(
         abandoned.run,

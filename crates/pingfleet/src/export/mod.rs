@@ -2,7 +2,7 @@
 //! pages of rows.
 
 mod metadata;
-mod output;
+pub(crate) mod output;
 #[cfg(feature = "parquet")]
 mod parquet;
 #[cfg(not(feature = "parquet"))]
@@ -20,7 +20,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, Stop, run_async};
-use pingfleet_store::{ExportPage, Reader, ReportFilter, StoreError};
+use pingfleet_store::{ExportPage, Reader, ReportFilter, RunSummary, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::{metadata::Metadata, output::Output};
@@ -126,7 +126,7 @@ type Pages<'a> = &'a mut dyn Iterator<Item = Result<ExportPage, StoreError>>;
 pub(crate) fn export(args: &ExportArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
     let format = Format::of(args)?;
     if format == Format::Parquet {
-        parquet::check()?;
+        parquet::check("export csv or jsonl")?;
     }
     let reader = crate::open_reader(layers, &args.database)?;
     check_paths(args, reader.path())?;
@@ -168,6 +168,7 @@ fn write(
     let run = reader.find_run(&args.run)?;
     let filter = args.filter.resolve(reader)?;
     let summary = reader.summary(run)?;
+    summary.refuse_pruned()?;
     let mut metadata = Metadata::new(reader, &summary, &args.filter);
     // Both are opened before anything is read, so that a path that cannot be written is known at once.
     let mut output = Output::open(&args.output)?;
@@ -201,6 +202,8 @@ fn write(
         }
         Err(WriteError::Output(error)) => return Err(output.failure(&error)),
     }
+    // A run that is pruned meanwhile loses rows that were not read yet. The reader is interrupted by now.
+    Reader::open(reader.path())?.summary(run)?.refuse_pruned()?;
     if let Some(about) = &mut about {
         let written = metadata.write(&mut *about);
         written.map_err(|error| about.failure(&error))?;
@@ -212,6 +215,60 @@ fn write(
         say(&format!("{} rows of run {run} in {file}", metadata.rows));
     }
     Ok(Exit::Complete)
+}
+
+/// Refuses to write Parquet in a build without its library. `otherwise` is what can be done instead.
+///
+/// # Errors
+/// [`Exit::Usage`].
+pub(crate) fn check_parquet(otherwise: &str) -> Result<(), Failure> {
+    parquet::check(otherwise)
+}
+
+/// Writes all rows of a run as one Parquet file, which appears whole or not at all, and counts the rows that can be read
+/// back from it. `stop` interrupts it.
+///
+/// # Errors
+/// [`Exit::System`] when the file cannot be written, or does not have the rows that were written; [`Exit::Interrupted`].
+pub(crate) fn write_parquet_file(
+    reader: Reader,
+    summary: &RunSummary,
+    file: &Path,
+    stop: &CancellationToken,
+) -> Result<u64, Failure> {
+    // Its end interrupts the reading of this run only.
+    let stop = stop.child_token();
+    let reader = reader.interrupted_by(stop.clone());
+    let mut metadata = Metadata::new(&reader, summary, &FilterArgs::default());
+    let mut output = Output::open(file)?;
+    let all = ReportFilter::default();
+    let written = read_ahead(&reader, summary.run, &all, &stop, |pages| {
+        parquet::write(summary, pages, &mut metadata, &mut output)
+    });
+    match written {
+        Ok(()) => {}
+        Err(WriteError::Store(error)) => return Err(error.into()),
+        Err(WriteError::Output(error)) => return Err(output.failure(&error)),
+    }
+    output.finish()?;
+    let found = parquet::read_rows(file).map_err(|error| {
+        let file = file.display();
+        Failure::new(
+            Exit::System,
+            format_args!("cannot read {file} back: {error}"),
+        )
+    })?;
+    if found == metadata.rows {
+        return Ok(found);
+    }
+    Err(Failure::new(
+        Exit::System,
+        format_args!(
+            "{} has {found} of {} rows: the disk or the file system is damaged",
+            file.display(),
+            metadata.rows
+        ),
+    ))
 }
 
 /// Reads pages on a thread of their own while `write` consumes them.

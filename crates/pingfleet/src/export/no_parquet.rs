@@ -6,13 +6,20 @@ use pingfleet_store::RunSummary;
 use super::{Metadata, Output, Pages, WriteError};
 
 /// # Errors
-/// Always, with the command that builds with it.
-pub(super) fn check() -> Result<(), Failure> {
+/// Always, with the command that builds with it, and with what can be done `otherwise`.
+pub(super) fn check(otherwise: &str) -> Result<(), Failure> {
     Err(Failure::new(
         Exit::Usage,
-        "this pingfleet was built without Parquet: build it with `cargo build --release --features parquet`, or export \
-         csv or jsonl",
+        format_args!(
+            "this pingfleet was built without Parquet: build it with `cargo build --release --features parquet`, or \
+             {otherwise}"
+        ),
     ))
+}
+
+/// Is never called after [`check`].
+pub(super) fn read_rows(_: &std::path::Path) -> std::io::Result<u64> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 /// Is never called after [`check`].

@@ -9,6 +9,9 @@ use std::{
 use pingfleet_settings::{Exit, Failure};
 use tempfile::NamedTempFile;
 
+/// The ending of a file that is not finished.
+const PART: &str = ".part";
+
 /// Standard output or a file.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -84,7 +87,7 @@ fn temporary(target: &Path) -> io::Result<NamedTempFile> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let prefix = format!(".{name}.");
     let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".part");
+    builder.prefix(&prefix).suffix(PART);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -101,13 +104,50 @@ fn folder(target: &Path) -> &Path {
     }
 }
 
+/// Removes what an interrupted process left of a file: hidden files beside it that it did not finish. Nobody else may
+/// be writing the same file.
+pub(crate) fn remove_unfinished(target: &Path) -> io::Result<()> {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.");
+    for entry in fs::read_dir(folder(target))? {
+        let entry = entry?;
+        let found = entry.file_name();
+        let found = found.to_string_lossy();
+        if found.starts_with(&prefix) && found.ends_with(PART) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder, and the missing ones above it, so that their names are on disk.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = folder(path);
+    make_folder(above)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    sync_folder(above)
+}
+
+/// Brings the names in a folder to the disk (Linux fsync(2)). Windows has no such call.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    File::open(path)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
 fn persist(file: NamedTempFile, target: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(target).map_err(|failed| failed.error)?;
-    // The new name is on disk only with its folder (Linux fsync(2)). Windows has no such call.
-    #[cfg(unix)]
-    File::open(folder(target))?.sync_all()?;
-    Ok(())
+    // The new name is on disk only with its folder.
+    sync_folder(folder(target))
 }
 
 fn failure(path: &Path, error: &io::Error) -> Failure {

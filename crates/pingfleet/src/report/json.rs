@@ -36,6 +36,10 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
     let reasons = reasons.iter().map(
         |(status, reason, targets)| json!({"status": status, "reason": reason, "targets": targets}),
     );
+    let (pruned_at, archive) = match &summary.pruned {
+        Some(pruned) => (Some(&pruned.pruned_at), pruned.archive.as_ref()),
+        None => (None, None),
+    };
     let fields = [
         ("run", json!(summary.run)),
         ("run_id", json!(summary.run_id.to_string())),
@@ -55,6 +59,9 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
         ("chunks_dead", json!(summary.chunks_dead)),
         ("duplicates", json!(summary.duplicates)),
         ("redelivered", json!(summary.redelivered)),
+        ("parent_run", json!(summary.parent_run)),
+        ("pruned_at", json!(pruned_at)),
+        ("archive", json!(archive)),
         ("requests", json!(requests)),
         ("replies", json!(replies)),
         ("loss_pct", json!(loss)),

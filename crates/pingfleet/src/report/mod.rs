@@ -15,6 +15,7 @@ use pingfleet_store::{DatabaseSettings, Reader, RowOrder};
 pub(crate) use self::{
     sections::push_status,
     targets::{table, values, write_json},
+    words::counted,
 };
 use crate::filter::FilterArgs;
 
@@ -91,6 +92,7 @@ pub(crate) fn report(args: &ReportArgs, mut layers: Layers) -> Result<Exit, Fail
     }
     let run = reader.find_run(&args.run)?;
     if lists {
+        reader.summary(run)?.refuse_pruned()?;
         targets::list(args, &reader, run)?;
     } else if args.json {
         json::print(&reader.overview(run)?)?;

@@ -61,6 +61,11 @@ pub(super) fn head(overview: &RunOverview, clock: &Clock, screen: Screen) -> Blo
             duration(summary.elapsed_s)
         ),
     ];
+    what.extend(
+        summary
+            .parent_run
+            .map(|parent| format!("retry of run {parent}")),
+    );
     what.extend(overview.seed.map(|seed| format!("seed {seed}")));
     let mut how = Vec::new();
     if let Some(planned) = &overview.probing {
@@ -118,6 +123,21 @@ pub(super) fn progress(overview: &RunOverview, flags: &str, width: usize) -> Blo
             format!("It is incomplete: {far}. {next}")
         }
     };
+    wrapped(&sentence, 2, width)
+}
+
+/// For a run whose rows were removed: where they are.
+pub(super) fn pruned(overview: &RunOverview, clock: &Clock, width: usize) -> Block {
+    let Some(pruned) = &overview.summary.pruned else {
+        return Block::new();
+    };
+    let place = match &pruned.archive {
+        Some(file) => format!("They are in {file}"),
+        None => "They were not archived.".to_owned(),
+    };
+    let when = clock.second(&pruned.pruned_at);
+    let sentence =
+        format!("Its rows were pruned at {when}, so only its counts are known here. {place}");
     wrapped(&sentence, 2, width)
 }
 

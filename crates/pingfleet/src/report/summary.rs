@@ -17,7 +17,8 @@ const FEW_TARGETS: i64 = 10;
 /// Prints the summary of a run. `flags` are those of the commands that it names.
 pub(super) fn print(reader: &Reader, run: i64, flags: &str) -> Result<(), Failure> {
     let overview = reader.overview(run)?;
-    let few = if overview.summary.targets <= FEW_TARGETS {
+    let has_rows = overview.summary.pruned.is_none();
+    let few = if has_rows && overview.summary.targets <= FEW_TARGETS {
         Some(reader.report(run, &ReportFilter::default()).next_page()?)
     } else {
         None
@@ -50,6 +51,7 @@ fn blocks(
     let mut blocks = vec![
         sections::head(overview, &clock, screen),
         sections::progress(overview, flags, width),
+        sections::pruned(overview, &clock, width),
         sections::cause(overview, flags, width),
     ];
     if let Some(rows) = few {
@@ -57,6 +59,9 @@ fn blocks(
         return blocks;
     }
     blocks.push(sections::totals(overview, flags, screen));
+    if overview.summary.pruned.is_some() {
+        return blocks;
+    }
     blocks.push(sections::round_trips(overview, width));
     let mut changes = sections::changes(overview, width);
     if let Some(before) = earlier.filter(|_| !changes.is_empty()) {

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 use crate::rig::TestDir;
 
 /// All programs and commands that open a database, with their arguments.
-const OPENERS: [(&str, &[&str]); 9] = [
+const OPENERS: [(&str, &[&str]); 11] = [
     ("pingfleet", &["sweep", "127.0.0.1"]),
     ("pingfleet", &["report"]),
     ("pingfleet", &["export", "-o", "rows.csv"]),
@@ -13,6 +13,8 @@ const OPENERS: [(&str, &[&str]); 9] = [
     ("pingfleet", &["runs"]),
     ("pingfleet", &["cancel"]),
     ("pingfleet", &["resume"]),
+    ("pingfleet", &["retry", "--only", "down"]),
+    ("pingfleet", &["prune", "--keep", "1"]),
     ("producer", &["--resume", "latest"]),
     ("consumer-writer", &[]),
 ];

@@ -9,7 +9,7 @@ const BROKER: &str = "--broker <URL>";
 
 /// All programs and commands that have their own `--help`, and which of `--db` and `--broker` they offer: those that open
 /// the database, and those that use a broker.
-const ALL: [(&str, &[&str], &[&str]); 17] = [
+const ALL: [(&str, &[&str], &[&str]); 18] = [
     ("pingfleet", &[], &[]),
     ("pingfleet", &["sweep"], &[DB]),
     ("pingfleet", &["runs"], &[DB]),
@@ -22,6 +22,7 @@ const ALL: [(&str, &[&str], &[&str]); 17] = [
     ("pingfleet", &["resume"], &[DB, BROKER]),
     ("pingfleet", &["retry"], &[DB, BROKER]),
     ("pingfleet", &["cancel"], &[DB]),
+    ("pingfleet", &["prune"], &[DB]),
     ("pingfleet", &["doctor"], &[DB, BROKER]),
     ("pingfleet", &["broker", "init"], &[BROKER]),
     ("producer", &[], &[DB, BROKER]),

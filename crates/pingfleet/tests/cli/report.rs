@@ -50,6 +50,7 @@ fn a_run_in_progress_says_so() -> anyhow::Result<()> {
         probing: "{}".to_owned(),
         seed: None,
         worst_chunk: Duration::from_secs(5),
+        parent_run: None,
     })?;
     let chunk = NewChunk {
         chunk: 0,

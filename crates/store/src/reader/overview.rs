@@ -15,7 +15,7 @@ use crate::{PlannedProbing, Reader, RunSummary, StoreError};
 /// How many targets or subnets a list has at most.
 const LISTED: usize = 20;
 
-/// What a run found, so far if it is in progress.
+/// What a run found, so far if it is in progress. Of a pruned run it has the summary and the settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunOverview {
     /// The run with its counters.
@@ -131,9 +131,14 @@ pub(super) fn overview(reader: &Reader, run: i64) -> Result<RunOverview, StoreEr
     let summary = reader.summary(run)?;
     let (probing, seed) = reader.read(|connection| settings(connection, run))?;
     let mut rows = RowScan::default();
-    rows.read(reader, run)?;
     let mut latest = LatestScan::default();
-    latest.read(reader, run)?;
+    // Of a pruned run only the counts are known.
+    if summary.pruned.is_none() {
+        rows.read(reader, run)?;
+        latest.read(reader, run)?;
+        // It may have been pruned meanwhile.
+        reader.summary(run)?.refuse_pruned()?;
+    }
     let changes = (summary.finished_at.is_some() && latest.rows == rows.count)
         .then_some(latest.changes)
         .filter(|_| rows.count > 0);

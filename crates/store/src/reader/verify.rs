@@ -150,8 +150,10 @@ impl StoredRow {
 pub(crate) fn verify(connection: &Connection, run: i64) -> Result<Verification, StoreError> {
     // A read transaction is a snapshot in WAL mode: we do not see what a writer commits meanwhile.
     let snapshot = connection.unchecked_transaction()?;
+    let summary = run_summary::summary(connection, run)?;
+    summary.refuse_pruned()?;
     let mut proof = Verification {
-        summary: run_summary::summary(connection, run)?,
+        summary,
         planned_targets: 0,
         proven_targets: 0,
         outstanding_chunks: 0,

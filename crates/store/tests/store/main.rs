@@ -15,6 +15,7 @@ mod opening;
 mod outbox;
 mod overdue;
 mod overview;
+mod prune;
 mod reader;
 mod refusals;
 mod rounds;

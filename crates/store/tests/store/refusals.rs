@@ -120,7 +120,7 @@ fn a_newer_schema_is_refused() -> Result<()> {
     let folder = TempDir::new()?;
     let path = filled(&folder)?;
     let newer = Connection::open(&path)?;
-    newer.execute_batch("PRAGMA user_version = 3")?;
+    newer.execute_batch("PRAGMA user_version = 4")?;
     drop(newer);
     for error in refused(&path, &EVERY_WAY)? {
         ensure!(
@@ -143,7 +143,7 @@ fn a_newer_schema_that_only_the_log_knows_is_refused() -> Result<()> {
     let folder = TempDir::new()?;
     let path = filled(&folder)?;
     let newer = Connection::open(&path)?;
-    newer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA user_version = 3")?;
+    newer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA user_version = 4")?;
     match options(&path).open() {
         Err(StoreError::Newer { found: 3, .. }) => Ok(()),
         other => bail!("{other:?}"),

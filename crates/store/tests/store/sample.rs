@@ -72,6 +72,7 @@ pub(crate) fn plan_of(
         probing: "{}".to_owned(),
         seed: Some(u64::MAX),
         worst_chunk: WORST_CHUNK,
+        parent_run: None,
     })?;
     let works: Vec<_> = (0..)
         .zip(chunks)

@@ -42,6 +42,7 @@ async fn a_panic_reaches_only_its_caller() -> Result<()> {
                 probing: "{}".to_owned(),
                 seed: None,
                 worst_chunk: std::time::Duration::ZERO,
+                parent_run: None,
             })?;
             panic!("a test's own panic in run {}", planned.run);
         }),

@@ -1,0 +1,80 @@
+//! The archive: a folder with a Parquet file for each run. Each file has the column `run`, so that DuckDB and pandas read
+//! the folder as one table. Folders that name the run as Hive does (`run=3`) would not do: pyarrow refuses a column that
+//! both the path and the file have, and a file without it would not stand alone.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use pingfleet_settings::{Exit, Failure};
+use pingfleet_store::{Reader, RunSummary};
+use tokio_util::sync::CancellationToken;
+
+use crate::export::{
+    output::{make_folder, remove_unfinished},
+    write_parquet_file,
+};
+
+/// The folder.
+pub(super) struct Archive {
+    /// Its absolute path, so that a message of later names it rightly.
+    folder: PathBuf,
+}
+
+impl Archive {
+    /// Makes the folder unless it is there.
+    ///
+    /// # Errors
+    /// [`Exit::System`] when it cannot be made or written.
+    pub(super) fn open(folder: &Path) -> Result<Self, Failure> {
+        let open = || {
+            make_folder(folder)?;
+            // A file system that is full or may not be written is known before anything else is done.
+            tempfile::tempfile_in(folder)?;
+            fs::canonicalize(folder)
+        };
+        let folder = open().map_err(|error| cannot_write(folder, &error))?;
+        Ok(Self { folder })
+    }
+
+    /// The file of a run in an archive folder. Its UUID lets several databases share a folder.
+    pub(super) fn file_in(folder: &Path, summary: &RunSummary) -> PathBuf {
+        folder.join(format!("run-{}-{}.parquet", summary.run, summary.run_id))
+    }
+
+    /// Writes all rows of a run, and reads them back. Replaces what an interrupted call left. Returns the file. The
+    /// caller has the run's lock.
+    ///
+    /// # Errors
+    /// [`Exit::System`] when the file cannot be written, or the run does not have the rows that it counts;
+    /// [`Exit::Interrupted`].
+    pub(super) fn write(
+        &self,
+        reader: Reader,
+        summary: &RunSummary,
+        stop: &CancellationToken,
+    ) -> Result<String, Failure> {
+        let file = Self::file_in(&self.folder, summary);
+        remove_unfinished(&file).map_err(|error| cannot_write(&file, &error))?;
+        let rows = write_parquet_file(reader, summary, &file, stop)?;
+        if rows as i64 == summary.settled() {
+            return Ok(file.display().to_string());
+        }
+        let run = summary.run;
+        Err(Failure::new(
+            Exit::System,
+            format_args!(
+                "run {run} counts {} rows and has {rows}: it is not pruned; `pingfleet verify {run}` shows why",
+                summary.settled()
+            ),
+        ))
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(
+        Exit::System,
+        format_args!("cannot write {}: {error}", path.display()),
+    )
+}

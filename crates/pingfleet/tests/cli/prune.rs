@@ -1,0 +1,594 @@
+//! `prune`: rows of old runs go, and nothing else; killed at any moment, no row is lost.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use pingfleet_store::{Durability, OpenOptions, Reader};
+use pingfleet_testbed::{GeneratedRuns, SmallDisk};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use crate::rig::{Finished, TestDir, built};
+
+/// A folder with a generated database, whose runs have the same targets.
+fn generated(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
+    let dir = TestDir::new()?;
+    let generated = GeneratedRuns {
+        targets,
+        runs,
+        seed: 7,
+    };
+    generated.write(&dir.path("pingfleet.db"))?;
+    Ok(dir)
+}
+
+/// The same, in which the targets of the first chunk were probed the last time by the run before the newest one.
+fn with_targets_of_an_older_run(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
+    let dir = generated(targets, runs)?;
+    dir.sqlite3(
+        "pingfleet.db",
+        &format!(
+            "DELETE FROM results WHERE run = {runs} AND chunk = 0;
+             UPDATE runs SET (up, late, unreachable, dns_failed, send_failed, unknown, down) =
+                (SELECT sum(status = 0), sum(status = 1), sum(status = 2), sum(status = 3), sum(status = 4),
+                        sum(status = 5), sum(status = 6) FROM results WHERE run = {runs}) WHERE run = {runs};
+             UPDATE latest_rows SET run = {} WHERE chunk = 0",
+            runs - 1
+        ),
+    )?;
+    Ok(dir)
+}
+
+/// What stays the same when a database is pruned.
+fn summaries(dir: &TestDir) -> anyhow::Result<[String; 2]> {
+    Ok([
+        dir.sqlite3("pingfleet.db", "SELECT * FROM run_summary")?,
+        dir.sqlite3("pingfleet.db", "SELECT * FROM latest ORDER BY target")?,
+    ])
+}
+
+/// How many rows each table has of each run.
+fn rows_left(dir: &TestDir, table: &str) -> anyhow::Result<String> {
+    let sql = format!(
+        "SELECT group_concat(run || ':' || rows, ' ') FROM
+            (SELECT run, count(*) AS rows FROM {table} GROUP BY run ORDER BY run)"
+    );
+    dir.sqlite3("pingfleet.db", &sql)
+}
+
+#[test]
+fn old_runs_lose_their_rows_and_keep_their_line() -> anyhow::Result<()> {
+    let dir = generated(600, 4)?;
+    let before = summaries(&dir)?;
+    let pruned = dir.pingfleet(&["prune", "--keep", "2"])?.ends_with(0);
+    assert_eq!(
+        pruned.stdout,
+        "run 1: 600 rows removed\nrun 2: 600 rows removed\n2 runs pruned, 1,200 rows removed\n"
+    );
+    assert_eq!(pruned.stderr, "");
+    assert_eq!(summaries(&dir)?, before);
+    assert_eq!(rows_left(&dir, "results")?, "3:600 4:600");
+    for table in ["chunks", "plan"] {
+        assert_eq!(rows_left(&dir, table)?, "3:3 4:3");
+    }
+    let labels = "SELECT count(*) FROM labels WHERE run < 3";
+    assert_eq!(dir.sqlite3("pingfleet.db", labels)?, "0");
+    for run in ["3", "4"] {
+        dir.pingfleet(&["verify", run])?.ends_with(0);
+    }
+    dir.pingfleet(&["verify", "--database"])?.ends_with(0);
+    let again = dir.pingfleet(&["prune", "--keep", "2"])?.ends_with(0);
+    assert_eq!(
+        again.stdout,
+        "nothing to prune: the database has 4 runs, 2 of them pruned before\n"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pruned_run_says_so_wherever_its_rows_are_asked_for() -> anyhow::Result<()> {
+    let dir = generated(600, 2)?;
+    dir.pingfleet(&["prune", "--keep", "1", "-q"])?.ends_with(0);
+    for arguments in [
+        ["export", "1"].as_slice(),
+        &["verify", "1"],
+        &["report", "1", "--targets"],
+        &["report", "1", "--status", "up"],
+        &["resume", "1"],
+        &["retry", "1"],
+        &["retry", "1", "--only", "down"],
+    ] {
+        dir.pingfleet(arguments)?.fails(
+            3,
+            &["the rows of run 1 were pruned at 20", "without an archive"],
+        );
+    }
+    let report = dir.pingfleet(&["report", "1"])?.ends_with(0);
+    assert!(
+        report.stdout.contains("Its rows were pruned at"),
+        "{report:#?}"
+    );
+    assert!(report.stdout.contains("✕ down"), "{report:#?}");
+    let json = dir
+        .pingfleet(&["report", "1", "--json"])?
+        .ends_with(0)
+        .json()?;
+    assert!(json[0]["pruned_at"].is_string(), "{json:#?}");
+    assert_eq!(
+        (&json[0]["archive"], &json[0]["rtt"]),
+        (&Value::Null, &Value::Null)
+    );
+    let runs = dir.pingfleet(&["runs"])?.ends_with(0);
+    assert_eq!(
+        runs.stdout.matches("complete, pruned").count(),
+        1,
+        "{runs:#?}"
+    );
+    // The control: the other run is as before.
+    for arguments in [
+        ["export", "2"].as_slice(),
+        &["verify", "2"],
+        &["report", "2", "--targets"],
+    ] {
+        dir.pingfleet(arguments)?.ends_with(0);
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_that_latest_shows_stay_until_a_newer_run_has_their_targets() -> anyhow::Result<()> {
+    let dir = with_targets_of_an_older_run(600, 3)?;
+    let before = summaries(&dir)?;
+    let dry = ["prune", "--keep", "1", "--dry-run"];
+    let dry = dir.pingfleet(&dry)?.ends_with(0);
+    let line = "run 2: 350 rows to remove, 250 rows that `latest` shows kept\n";
+    assert!(dry.stdout.contains(line), "{dry:#?}");
+    let pruned = dir.pingfleet(&["prune", "--keep", "1"])?.ends_with(0);
+    let line = "run 2: 350 rows removed, 250 rows that `latest` shows kept\n";
+    assert!(pruned.stdout.contains(line), "{pruned:#?}");
+    assert_eq!(summaries(&dir)?, before);
+    assert_eq!(rows_left(&dir, "results")?, "2:250 3:350");
+    assert_eq!(rows_left(&dir, "chunks")?, "2:1 3:3");
+    let labels = "SELECT count(*) FROM labels WHERE run = 2";
+    assert_ne!(dir.sqlite3("pingfleet.db", labels)?, "0");
+    // A newer run has these targets.
+    dir.sqlite3(
+        "pingfleet.db",
+        "INSERT INTO results SELECT 3, chunk, position, status, sent, received, attempts, probed_after_us, address,
+            rtt_avg_ns, rtt_min_ns, rtt_max_ns, rtt_stddev_ns, name, reason FROM results WHERE run = 2;
+         UPDATE latest_rows SET run = 3 WHERE run = 2",
+    )?;
+    let pruned = dir.pingfleet(&["prune", "--keep", "1"])?.ends_with(0);
+    assert_eq!(pruned.stdout, "0 runs pruned, 250 rows removed\n");
+    for table in ["results", "chunks", "labels"] {
+        assert!(rows_left(&dir, table)?.starts_with("3:"), "{table}");
+    }
+    Ok(())
+}
+
+#[test]
+fn runs_are_chosen_by_the_age_of_their_end() -> anyhow::Result<()> {
+    let dir = generated(40, 4)?;
+    // Run 2 ended a day and an hour ago, run 3 an hour less than a day.
+    for (run, hours) in [(1, 48), (2, 25), (3, 23), (4, 1)] {
+        dir.sqlite3(
+            "pingfleet.db",
+            &format!("UPDATE runs SET finished_at_us = (unixepoch() - {hours} * 3600) * 1000000 WHERE run = {run}"),
+        )?;
+    }
+    let nothing = dir
+        .pingfleet(&["prune", "--older-than", "3d"])?
+        .ends_with(0);
+    assert_eq!(
+        nothing.stdout,
+        "nothing to prune: the database has 4 runs, none with rows ended over 3days ago\n"
+    );
+    dir.pingfleet(&["prune", "--older-than", "1d"])?
+        .ends_with(0);
+    assert_eq!(rows_left(&dir, "results")?, "3:40 4:40");
+    Ok(())
+}
+
+#[test]
+fn a_run_in_progress_or_one_that_can_be_resumed_is_kept() -> anyhow::Result<()> {
+    let dir = generated(40, 3)?;
+    dir.sqlite3(
+        "pingfleet.db",
+        "UPDATE runs SET state = 'running', finished_at_us = NULL, chunks_done = 0,
+            lease_renewed_us = (unixepoch() + 3600) * 1000000 WHERE run < 3",
+    )?;
+    let mut store = OpenOptions {
+        path: dir.path("pingfleet.db"),
+        durability: Durability::Off,
+        create: false,
+        check: false,
+    }
+    .open()?;
+    store.release_lease(2)?;
+    let _producer = pingfleet_store::FileLock::run(&dir.path("pingfleet.db"), 1)?;
+    let kept = dir.pingfleet(&["prune", "--keep", "1"])?.ends_with(0);
+    assert!(
+        kept.stderr.contains("run 1 is in progress: it is kept"),
+        "{kept:#?}"
+    );
+    let note =
+        "run 2 can still be resumed: it is kept until `pingfleet resume 2` or `pingfleet cancel 2`";
+    assert!(kept.stderr.contains(note), "{kept:#?}");
+    assert_eq!(rows_left(&dir, "results")?, "1:40 2:40 3:40");
+    // Somebody has a lock, whatever the state is.
+    dir.sqlite3(
+        "pingfleet.db",
+        "UPDATE runs SET state = 'complete', finished_at_us = 1",
+    )?;
+    let kept = dir.pingfleet(&["prune", "--keep", "2"])?.ends_with(0);
+    assert!(
+        kept.stderr.contains("run 1 is in use by another process"),
+        "{kept:#?}"
+    );
+    assert_eq!(rows_left(&dir, "results")?, "1:40 2:40 3:40");
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_changes_nothing() -> anyhow::Result<()> {
+    let dir = generated(600, 3)?;
+    let before = dir.files()?;
+    let mut arguments = vec!["prune", "--keep", "1", "--dry-run"];
+    let dry = dir.pingfleet(&arguments)?.ends_with(0);
+    assert_eq!(
+        dry.stdout,
+        "run 1: 600 rows to remove\nrun 2: 600 rows to remove\n\
+         2 runs would be pruned, 1,200 rows removed; nothing was changed\n"
+    );
+    if cfg!(feature = "parquet") {
+        arguments.extend(["--archive", "a/b"]);
+        let dry = dir.pingfleet(&arguments)?.ends_with(0);
+        assert!(
+            dry.stdout.contains("600 rows to remove, after a/b/run-1-"),
+            "{dry:#?}"
+        );
+    }
+    assert_eq!(dir.files()?, before);
+    Ok(())
+}
+
+#[test]
+fn wrong_arguments_and_empty_databases_are_one_message() -> anyhow::Result<()> {
+    let dir = generated(10, 0)?;
+    let before = dir.files()?;
+    for (arguments, part) in [
+        ([].as_slice(), "--keep"),
+        (&["--vacuum"], "--older-than"),
+        (&["--keep", "0"], "--keep"),
+        (
+            &["--keep", "1", "--older-than", "1d"],
+            "cannot be used with",
+        ),
+        (&["--older-than", "30"], "with a unit, such as 30d"),
+    ] {
+        let arguments = [["prune"].as_slice(), arguments].concat();
+        dir.pingfleet(&arguments)?.fails(3, &[part]);
+    }
+    let nothing = dir.pingfleet(&["prune", "--keep", "1"])?.ends_with(0);
+    assert_eq!(
+        nothing.stdout,
+        "nothing to prune: the database has 0 runs\n"
+    );
+    dir.pingfleet(&["prune", "--keep", "1", "--db", "none.db"])?
+        .fails(4, &["no database none.db"]);
+    assert_eq!(dir.files()?, before);
+    Ok(())
+}
+
+#[test]
+fn vacuum_makes_the_file_smaller_and_needs_free_space_and_no_writer() -> anyhow::Result<()> {
+    let dir = generated(4000, 4)?;
+    let size = || anyhow::Ok(fs::metadata(dir.path("pingfleet.db"))?.len());
+    let before = size()?;
+    let writer = pingfleet_store::FileLock::writer(&dir.path("pingfleet.db"))?;
+    dir.pingfleet(&["prune", "--keep", "1", "--vacuum"])?
+        .ends_with(4);
+    assert_eq!(rows_left(&dir, "results")?, "4:4000");
+    assert!(size()? >= before);
+    drop(writer);
+    let vacuumed = dir
+        .pingfleet(&["prune", "--keep", "1", "--vacuum"])?
+        .ends_with(0);
+    assert!(
+        vacuumed.stdout.contains("pingfleet.db has "),
+        "{vacuumed:#?}"
+    );
+    assert!(size()? * 2 < before, "{} of {before}", size()?);
+    dir.pingfleet(&["verify", "4"])?.ends_with(0);
+    // A disk on which the file fits, and not its copies.
+    let disk = SmallDisk::new(size()? as u32 / 1024 + 200)?;
+    let database = disk.path().join("small.db");
+    fs::copy(dir.path("pingfleet.db"), &database)?;
+    let database = database.to_str().context("a plain name")?;
+    let refused = dir
+        .pingfleet(&["prune", "--keep", "1", "--vacuum", "--db", database])?
+        .ends_with(4);
+    let message = "--vacuum needs ";
+    assert!(refused.stderr.contains(message), "{refused:#?}");
+    dir.pingfleet(&["verify", "4", "--db", database])?
+        .ends_with(0);
+    Ok(())
+}
+
+#[test]
+fn a_closed_pipe_leaves_a_sound_database() -> anyhow::Result<()> {
+    let dir = generated(600, 4)?;
+    let before = summaries(&dir)?;
+    dir.shell("set -o pipefail; pingfleet prune --keep 1 | true")?
+        .ends_with(0);
+    assert_eq!(summaries(&dir)?, before);
+    assert_eq!(rows_left(&dir, "results")?, "4:600");
+    Ok(())
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn a_build_without_parquet_removes_nothing_that_was_to_be_archived() -> anyhow::Result<()> {
+    let dir = generated(40, 2)?;
+    let before = dir.files()?;
+    dir.pingfleet(&["prune", "--keep", "1", "--archive", "archive"])?
+        .fails(
+            3,
+            &[
+                "cargo build --release --features parquet",
+                "without --archive",
+            ],
+        );
+    assert_eq!(dir.files()?, before);
+    Ok(())
+}
+
+#[cfg(feature = "parquet")]
+mod archived {
+    use super::*;
+
+    const PRUNE: [&str; 5] = ["prune", "--keep", "1", "--archive", "archive"];
+
+    /// Runs archives.py: every row of `before` is once in the archive or the database of each folder.
+    fn check(dir: &TestDir, before: &Path, folders: &[&Path]) -> anyhow::Result<Finished> {
+        let folder = built("pingfleet")?;
+        let folder = folder.ancestors().nth(2).context("the build folder")?;
+        let python = folder.join("test-python/bin/python");
+        ensure!(
+            python.exists(),
+            "no {}: scripts/test makes it",
+            python.display()
+        );
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/archives.py");
+        let mut line = format!("{} {script} {}", python.display(), before.display());
+        for folder in folders {
+            line += &format!(" {}", folder.display());
+        }
+        dir.shell(&line)
+    }
+
+    /// A copy of a database in a folder of its own.
+    fn copy(before: &Path, dir: &TestDir, name: &str) -> anyhow::Result<std::path::PathBuf> {
+        let folder = dir.path(name);
+        fs::create_dir(&folder)?;
+        fs::copy(before, folder.join("pingfleet.db"))?;
+        Ok(folder)
+    }
+
+    #[test]
+    fn an_archive_is_one_table_for_duckdb_and_pandas_and_has_every_value() -> anyhow::Result<()> {
+        let dir = with_targets_of_an_older_run(600, 3)?;
+        let before = dir.path("before.db");
+        fs::copy(dir.path("pingfleet.db"), &before)?;
+        let pruned = dir.pingfleet(&PRUNE)?.ends_with(0);
+        let file = "archive/run-1-";
+        assert!(pruned.stdout.contains(file), "{pruned:#?}");
+        let checked = check(&dir, &before, &[&dir.path(".")])?.ends_with(0);
+        assert!(
+            checked
+                .stdout
+                .contains("1200 rows archived, 600 in the database"),
+            "{checked:#?}"
+        );
+        // Every command that lacks the rows names the file.
+        let exported = dir
+            .pingfleet(&["export", "1"])?
+            .fails(3, &["they are in /", file]);
+        let name = exported
+            .stderr
+            .trim_end()
+            .rsplit(' ')
+            .next()
+            .context("a word")?;
+        assert!(Path::new(name).is_file(), "{exported:#?}");
+        let report = dir
+            .pingfleet(&["report", "1", "--json"])?
+            .ends_with(0)
+            .json()?;
+        assert_eq!(report[0]["archive"], json!(name));
+        // Control: a row that is missing, twice or different is found.
+        let connection = Connection::open(dir.path("pingfleet.db"))?;
+        for (change, message) in [
+            (
+                "DELETE FROM results WHERE run = 3 AND chunk = 1 AND position = 7",
+                "1 rows are missing",
+            ),
+            (
+                "UPDATE results SET sent = sent + 1 WHERE run = 3 AND chunk = 1 AND position = 8",
+                "or differ",
+            ),
+        ] {
+            connection.execute_batch(&format!("PRAGMA foreign_keys = OFF; {change}"))?;
+            let checked = check(&dir, &before, &[&dir.path(".")])?.ends_with(1);
+            assert!(checked.stderr.contains(message), "{checked:#?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn killed_at_any_moment_and_repeated_every_row_is_there_once() -> anyhow::Result<()> {
+        let dir = with_targets_of_an_older_run(500, 4)?;
+        let before = dir.path("before.db");
+        fs::rename(dir.path("pingfleet.db"), &before)?;
+        let start = |folder: &Path| {
+            let mut command = Command::new(built("pingfleet")?);
+            command.args(PRUNE).current_dir(folder).env_clear();
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            anyhow::Ok(command.spawn()?)
+        };
+        let whole = copy(&before, &dir, "whole")?;
+        let began = Instant::now();
+        ensure!(start(&whole)?.wait()?.success());
+        let takes = began.elapsed();
+        let mut folders = vec![whole];
+        let mut killed = 0;
+        let mut in_between = 0;
+        for round in 0..50_u32 {
+            let folder = copy(&before, &dir, &format!("killed-{round}"))?;
+            let mut child = start(&folder)?;
+            // Spread over all of its time, with a part that no clock divides.
+            thread::sleep(
+                takes.mul_f64(f64::from(round) / 50.0)
+                    + Duration::from_micros(u64::from(round * 377 % 1000)),
+            );
+            child.kill()?;
+            let died = child.wait()?.code().is_none();
+            killed += u32::from(died);
+            let pruned = Reader::open(&folder.join("pingfleet.db"))?
+                .summaries()?
+                .iter()
+                .filter(|summary| summary.pruned.is_some())
+                .count();
+            in_between += u32::from(died && pruned > 0);
+            ensure!(start(&folder)?.wait()?.success(), "round {round}");
+            folders.push(folder);
+        }
+        // Otherwise this test shows nothing.
+        ensure!(
+            killed > 10 && in_between > 0,
+            "{killed} killed, {in_between} in between"
+        );
+        let folders: Vec<_> = folders.iter().map(std::path::PathBuf::as_path).collect();
+        for some in folders.chunks(10) {
+            let checked = check(&dir, &before, some)?.ends_with(0);
+            let right = checked
+                .stdout
+                .matches("1500 rows archived, 500 in the database");
+            assert_eq!(right.count(), some.len(), "{checked:#?}");
+        }
+        for folder in &folders {
+            let left = fs::read_dir(folder.join("archive"))?.count();
+            ensure!(left == 3, "{} has {left} files", folder.display());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_are_removed_before_they_are_archived_are_missed() -> anyhow::Result<()> {
+        // The control of the test above: another order of the same steps, ended in between.
+        let dir = generated(600, 3)?;
+        let before = dir.path("before.db");
+        fs::copy(dir.path("pingfleet.db"), &before)?;
+        let path = dir.path("pingfleet.db");
+        let mut store = OpenOptions {
+            path: path.clone(),
+            durability: Durability::Off,
+            create: false,
+            check: false,
+        }
+        .open()?;
+        let summary = Reader::open(&path)?.summary(1)?;
+        ensure!(store.mark_pruned(&summary, None)?);
+        store.remove_pruned_rows(1, &tokio_util::sync::CancellationToken::new())?;
+        drop(store);
+        dir.pingfleet(&PRUNE)?.ends_with(0);
+        let checked = check(&dir, &before, &[&dir.path(".")])?.ends_with(1);
+        assert!(
+            checked.stderr.contains("600 rows are missing"),
+            "{checked:#?}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn an_interrupted_prune_says_how_it_continues() -> anyhow::Result<()> {
+        let dir = generated(600, 3)?;
+        let before = dir.path("before.db");
+        fs::copy(dir.path("pingfleet.db"), &before)?;
+        let path = dir.path("pingfleet.db");
+        // Nobody can write: the first run is archived, and cannot be marked as pruned.
+        let mut lock = Connection::open(&path)?;
+        let transaction =
+            lock.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let child = Command::new(built("pingfleet")?)
+            .args(PRUNE)
+            .current_dir(dir.path("."))
+            .env_clear()
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let archive = dir.path("archive");
+        let is_archived = || {
+            let names = fs::read_dir(&archive).into_iter().flatten().flatten();
+            names
+                .map(|file| file.file_name())
+                .any(|name| name.to_string_lossy().starts_with("run-1-"))
+        };
+        while !is_archived() {
+            thread::yield_now();
+        }
+        let pid = child.id().to_string();
+        ensure!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()?
+                .success()
+        );
+        // It ends when it has waited for the lock.
+        let ended = child.wait_with_output()?;
+        drop(transaction);
+        let message = String::from_utf8(ended.stderr)?;
+        assert_eq!(ended.status.code(), Some(130), "{message}");
+        assert!(message.contains("The same command continues"), "{message}");
+        dir.pingfleet(&PRUNE)?.ends_with(0);
+        check(&dir, &before, &[&dir.path(".")])?.ends_with(0);
+        Ok(())
+    }
+
+    #[test]
+    fn an_archive_that_cannot_be_written_costs_no_row() -> anyhow::Result<()> {
+        let dir = generated(6000, 3)?;
+        dir.write("file", "")?;
+        let before = dir.files()?;
+        for (archive, part) in [
+            ("file", "directory"),
+            ("file/below", "directory"),
+            ("/proc/x", "cannot write"),
+        ] {
+            dir.pingfleet(&["prune", "--keep", "1", "--archive", archive])?
+                .fails(4, &["cannot write", archive, part]);
+        }
+        let disk = SmallDisk::new(256)?;
+        disk.fill(16 * 1024)?;
+        let archive = disk.path().to_str().context("a plain name")?;
+        dir.pingfleet(&["prune", "--keep", "1", "--archive", archive])?
+            .fails(4, &["cannot write", archive, "No space left"]);
+        // Only what filled it.
+        let left: Vec<_> = fs::read_dir(disk.path())?.collect::<Result<_, _>>()?;
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(dir.files()?, before);
+        // A run that does not have the rows that it counts is not removed.
+        dir.sqlite3("pingfleet.db", "UPDATE runs SET up = up + 1 WHERE run = 1")?;
+        dir.pingfleet(&PRUNE)?.fails(
+            4,
+            &["run 1 counts 6001 rows and has 6000", "pingfleet verify 1"],
+        );
+        assert_eq!(rows_left(&dir, "results")?, "1:6000 2:6000 3:6000");
+        Ok(())
+    }
+}
