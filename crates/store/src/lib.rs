@@ -44,8 +44,8 @@ pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
 pub use reader::{
     Condition, ExportPage, ExportPages, ExportRow, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
-    ReportPages, ReportRow, RowOrder, RunChanges, RunOverview, RunWorker, SubnetCounts,
-    TargetHistory, TargetRtt, Verification, VerifyFinding,
+    ReportPages, ReportRow, RowOrder, RttBin, RunChanges, RunDetail, RunOverview, RunWorker,
+    SubnetCounts, SubnetStatuses, TargetHistory, TargetRtt, TimeBin, Verification, VerifyFinding,
 };
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
 pub use runs::run_span;

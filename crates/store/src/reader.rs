@@ -28,7 +28,10 @@ pub use self::{
     condition::Condition,
     export::{ExportPage, ExportPages, ExportRow},
     filter::ReportFilter,
-    overview::{NotUp, RunChanges, RunOverview, RunWorker, SubnetCounts, TargetHistory, TargetRtt},
+    overview::{
+        NotUp, RttBin, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
+        TargetHistory, TargetRtt, TimeBin,
+    },
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     row_order::RowOrder,
     verify::{Verification, VerifyFinding},
@@ -160,6 +163,14 @@ impl Reader {
     /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`].
     pub fn overview(&self, run: i64) -> Result<RunOverview, StoreError> {
         overview::overview(self, run)
+    }
+
+    /// The same with what a page shows beyond it, counted in the same pass.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`].
+    pub fn overview_with_detail(&self, run: i64) -> Result<(RunOverview, RunDetail), StoreError> {
+        overview::with_detail(self, run)
     }
 
     /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows. Scans the run.
