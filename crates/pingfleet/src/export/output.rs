@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 /// Standard output or a file.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     /// As the user gave it.
     path: PathBuf,
     sink: Sink,
@@ -31,7 +31,7 @@ impl Output {
     ///
     /// # Errors
     /// [`Exit::System`] when the file or its folder cannot be written.
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let sink = Sink::open(path).map_err(|error| failure(path, &error))?;
         Ok(Self {
             path: path.to_owned(),
@@ -43,7 +43,7 @@ impl Output {
     ///
     /// # Errors
     /// [`Exit::System`]; then there is no new file.
-    pub(super) fn finish(mut self) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
         let finished = self.flush().and_then(|()| match self.sink {
             Sink::Temporary(file, target) => persist(file, &target),
             Sink::Stdout(_) | Sink::Device(_) => Ok(()),
@@ -52,7 +52,7 @@ impl Output {
     }
 
     /// The message for a failed write.
-    pub(super) fn failure(&self, error: &io::Error) -> Failure {
+    pub(crate) fn failure(&self, error: &io::Error) -> Failure {
         failure(&self.path, error)
     }
 }
