@@ -48,9 +48,9 @@ pub use prune::{PrunedRun, RemovedRows};
 pub use reader::{
     ChangeKind, Condition, DiffLimits, ExportPage, ExportPages, ExportRow, FoundTarget, HostFilter,
     HostOrder, HostPages, HostRow, LATEST_COLUMNS, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
-    ReportPages, ReportRow, RowOrder, RunChanges, RunDiff, RunOverview, RunWorker, StatusChange,
-    SubnetCounts, SubnetRun, TargetChange, TargetHistory, TargetRtt, TargetRuns, Verification,
-    VerifyFinding, WholeSubnet,
+    ReportPages, ReportRow, RowOrder, RttBin, RunChanges, RunDetail, RunDiff, RunOverview,
+    RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetStatuses, TargetChange, TargetHistory,
+    TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet,
 };
 pub use retry::EarlierTarget;
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};

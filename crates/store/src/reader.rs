@@ -37,7 +37,10 @@ pub use self::{
     filter::ReportFilter,
     history::{StatusChange, SubnetRun, TargetRuns},
     hosts::{HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS},
-    overview::{NotUp, RunChanges, RunOverview, RunWorker, SubnetCounts, TargetHistory, TargetRtt},
+    overview::{
+        NotUp, RttBin, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
+        TargetHistory, TargetRtt, TimeBin,
+    },
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     row_order::RowOrder,
     verify::{Verification, VerifyFinding},
@@ -177,6 +180,14 @@ impl Reader {
     /// [`StoreError::Sqlite`].
     pub fn latest_counts(&self) -> Result<HashMap<i64, i64>, StoreError> {
         latest_counts::latest_counts(self)
+    }
+
+    /// The same with what a page shows beyond it, counted in the same pass.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`].
+    pub fn overview_with_detail(&self, run: i64) -> Result<(RunOverview, RunDetail), StoreError> {
+        overview::with_detail(self, run)
     }
 
     /// Verifies a run in one snapshot: reads its plan chunk by chunk and compares it with the rows. Scans the run.

@@ -1,6 +1,9 @@
 //! The state of runs, and their summaries.
 
-use std::{fmt, ops::Index};
+use std::{
+    fmt,
+    ops::{AddAssign, Index},
+};
 
 use pingfleet_wire::StatusKind;
 use rusqlite::{
@@ -111,6 +114,14 @@ impl StatusCounts {
     /// Each status with its count, in order of precedence.
     pub fn iter(&self) -> impl Iterator<Item = (StatusKind, i64)> {
         StatusKind::ALL.into_iter().zip(self.0)
+    }
+}
+
+impl AddAssign for StatusCounts {
+    fn add_assign(&mut self, other: Self) {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count += more;
+        }
     }
 }
 

@@ -44,7 +44,11 @@ struct Promise {
     max_mib: u64,
 }
 
-const PROMISES: [Promise; 8] = [
+/// The page is written to standard output, and must be smaller than this.
+const PAGE: [&str; 3] = ["report", "--html", "-"];
+const MAX_PAGE_BYTES: usize = 3_000_000;
+
+const PROMISES: [Promise; 9] = [
     Promise {
         arguments: &["report"],
         max_seconds: 2.0,
@@ -84,6 +88,11 @@ const PROMISES: [Promise; 8] = [
     Promise {
         arguments: &["history", "10.3.0.0/24"],
         max_seconds: 4.0,
+        max_mib: 200,
+    },
+    Promise {
+        arguments: &PAGE,
+        max_seconds: 6.0,
         max_mib: 200,
     },
 ];
@@ -137,6 +146,7 @@ fn database(arguments: &Arguments) -> anyhow::Result<PathBuf> {
 fn measure(promise: &Promise, database: &Path, rounds: u32) -> anyhow::Result<()> {
     let mut seconds = Vec::new();
     let mut kib = 0;
+    let mut bytes = 0;
     for _ in 0..rounds.max(1) {
         let began = Instant::now();
         let output = Command::new("/usr/bin/time")
@@ -145,12 +155,12 @@ fn measure(promise: &Promise, database: &Path, rounds: u32) -> anyhow::Result<()
             .arg("--db")
             .arg(database)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .output()
             .context("no /usr/bin/time: apt-get install time")?;
         seconds.push(began.elapsed().as_secs_f64());
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{:?}: {text}", promise.arguments);
+        bytes = output.stdout.len();
         kib = kib.max(
             text.trim()
                 .parse::<u64>()
@@ -170,5 +180,12 @@ fn measure(promise: &Promise, database: &Path, rounds: u32) -> anyhow::Result<()
         kib >> 10,
         format!("<= {}", promise.max_mib)
     );
+    if promise.arguments == PAGE {
+        println!(
+            "{:24}{bytes:>24}{:>10}",
+            "  bytes of the page",
+            format!("< {MAX_PAGE_BYTES}")
+        );
+    }
     Ok(())
 }

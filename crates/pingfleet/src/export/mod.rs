@@ -23,7 +23,8 @@ use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, Stop, run_async};
 use pingfleet_store::{ExportPage, Reader, ReportFilter, RunSummary, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use self::{metadata::Metadata, output::Output};
+use self::metadata::Metadata;
+pub(crate) use self::output::Output;
 use crate::filter::FilterArgs;
 
 /// Files that an export has open: the database with its companions, two files that are written, and the runtime's.
@@ -147,12 +148,18 @@ pub(crate) fn export(args: &ExportArgs, layers: Layers, quiet: bool) -> Result<E
 fn check_paths(args: &ExportArgs, database: &Path) -> Result<(), Failure> {
     let output = Some(&args.output).filter(|path| !is_stdout(path));
     for path in output.into_iter().chain(&args.metadata) {
-        if same_file::is_same_file(path, database).unwrap_or(false) {
-            return Err(usage(format_args!("{} is the database", path.display())));
-        }
+        refuse_database(path, database)?;
     }
     if args.metadata.is_some() && args.metadata.as_ref() == output {
         return Err(usage("-o and --metadata name the same file"));
+    }
+    Ok(())
+}
+
+/// Refuses a file that would replace the database.
+pub(crate) fn refuse_database(path: &Path, database: &Path) -> Result<(), Failure> {
+    if same_file::is_same_file(path, database).unwrap_or(false) {
+        return Err(usage(format_args!("{} is the database", path.display())));
     }
     Ok(())
 }
@@ -299,7 +306,7 @@ fn read_ahead<T>(
     })
 }
 
-fn is_stdout(path: &Path) -> bool {
+pub(crate) fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 

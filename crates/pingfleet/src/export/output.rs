@@ -14,7 +14,7 @@ const PART: &str = ".part";
 
 /// Standard output or a file.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     /// As the user gave it.
     path: PathBuf,
     sink: Sink,
@@ -34,7 +34,7 @@ impl Output {
     ///
     /// # Errors
     /// [`Exit::System`] when the file or its folder cannot be written.
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let sink = Sink::open(path).map_err(|error| failure(path, &error))?;
         Ok(Self {
             path: path.to_owned(),
@@ -46,7 +46,7 @@ impl Output {
     ///
     /// # Errors
     /// [`Exit::System`]; then there is no new file.
-    pub(super) fn finish(mut self) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
         let finished = self.flush().and_then(|()| match self.sink {
             Sink::Temporary(file, target) => persist(file, &target),
             Sink::Stdout(_) | Sink::Device(_) => Ok(()),
@@ -55,7 +55,7 @@ impl Output {
     }
 
     /// The message for a failed write.
-    pub(super) fn failure(&self, error: &io::Error) -> Failure {
+    pub(crate) fn failure(&self, error: &io::Error) -> Failure {
         failure(&self.path, error)
     }
 }

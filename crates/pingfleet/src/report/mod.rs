@@ -1,12 +1,17 @@
-//! `report`: what a person wants to know of a run, on one screen or as one JSON object, and the list of its targets.
+//! `report`: what a person wants to know of a run, on one screen, as one JSON object or as an HTML page, and the list of its
+//! targets.
 
+mod html;
 mod json;
 pub(crate) mod layout;
 mod named_targets;
 mod sections;
+mod sentences;
 mod summary;
 mod targets;
 pub(crate) mod words;
+
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
@@ -25,6 +30,7 @@ use crate::filter::FilterArgs;
 Examples:
   pingfleet report
   pingfleet report 3 --json | jq .statuses
+  pingfleet report --html report.html
   pingfleet report --targets --sort rtt
   pingfleet report 3 --status down --status unknown
   pingfleet report --subnet 10.0.5.0/24 --label site=berlin
@@ -42,6 +48,9 @@ pub(crate) struct ReportArgs {
     /// The summary as one JSON object; null for what was not measured. Rows as JSON: pingfleet export
     #[arg(long)]
     json: bool,
+    /// Write the summary with charts and a map to one HTML file; - is standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    html: Option<PathBuf>,
     /// What `export` does now
     #[arg(long, hide = true)]
     csv: bool,
@@ -77,6 +86,13 @@ pub(crate) fn report(args: &ReportArgs, mut layers: Layers) -> Result<Exit, Fail
             "rows for other programs are written by `pingfleet export`, such as `pingfleet export --format csv`",
         ));
     }
+    if args.html.is_some() && lists {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--html shows the whole run: it has no --targets, no --sort and no filters. Rows for other programs are written by \
+             `pingfleet export`",
+        ));
+    }
     let database = DatabaseSettings::resolve(&args.database, &mut layers);
     layers.finish()?;
     let reader = Reader::open(&database.path)?;
@@ -94,6 +110,8 @@ pub(crate) fn report(args: &ReportArgs, mut layers: Layers) -> Result<Exit, Fail
     if lists {
         reader.summary(run)?.refuse_pruned()?;
         targets::list(args, &reader, run)?;
+    } else if let Some(path) = &args.html {
+        html::write(reader, run, flags, path)?;
     } else if args.json {
         json::print(&reader.overview(run)?)?;
     } else {

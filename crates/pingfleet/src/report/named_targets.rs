@@ -5,6 +5,7 @@ use pingfleet_store::{NotUp, ReportRow, RunOverview, TargetHistory};
 use super::{
     layout::{Block, Line, Screen, cut, flow},
     sections::push_status,
+    sentences::all_not_up,
     words::{Clock, counted, grouped, three_digits, why},
 };
 
@@ -35,10 +36,7 @@ pub(super) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str, screen:
         format!("Not up ({shown}{order})")
     }];
     if total > shown {
-        let run = overview.summary.run;
-        title.push(format!(
-            "all: pingfleet report{flags} {run} --where 'received = 0'"
-        ));
+        title.push(format!("all: {}", all_not_up(overview, flags)));
     }
     let mut block = flow(&title, 2, screen.width);
     block.extend(not_up_rows(
@@ -60,7 +58,7 @@ fn not_up_rows(not_up: &[NotUp], clock: Option<&Clock>, screen: Screen) -> Block
         .iter()
         .map(|found| {
             let row = &found.row;
-            let since = clock.map_or_else(String::new, |clock| since(found, clock));
+            let since = clock.map_or_else(String::new, |clock| since(found, |us| clock.minute(us)));
             (why(&row.status, row.reason.as_deref(), row.sent), since)
         })
         .collect();
@@ -94,8 +92,8 @@ fn not_up_rows(not_up: &[NotUp], clock: Option<&Clock>, screen: Screen) -> Block
     block
 }
 
-/// Since when a target does not answer.
-fn since(found: &NotUp, clock: &Clock) -> String {
+/// Since when a target does not answer. `time` writes microseconds since 1970-01-01 UTC.
+pub(super) fn since(found: &NotUp, time: impl Fn(i64) -> String) -> String {
     let Some(history) = found.history else {
         return String::new();
     };
@@ -106,9 +104,9 @@ fn since(found: &NotUp, clock: &Clock) -> String {
         ..
     } = history;
     match last_up_us {
-        Some(last_up) => format!("up until {}", clock.minute(last_up)),
+        Some(last_up) => format!("up until {}", time(last_up)),
         None if first_seen_us == probed_at_us => "new".to_owned(),
-        None => format!("never up since {}", clock.minute(first_seen_us)),
+        None => format!("never up since {}", time(first_seen_us)),
     }
 }
 

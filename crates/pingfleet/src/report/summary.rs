@@ -7,12 +7,12 @@ use pingfleet_store::{Reader, ReportFilter, ReportRow, RunOverview};
 
 use super::{
     layout::{Block, Screen, beside, wrapped},
-    named_targets, sections,
+    named_targets, sections, sentences,
     words::Clock,
 };
 
 /// A run of at most this many targets is shown as a list of them.
-const FEW_TARGETS: i64 = 10;
+pub(super) const FEW_TARGETS: i64 = 10;
 
 /// Prints the summary of a run. `flags` are those of the commands that it names.
 pub(super) fn print(reader: &Reader, run: i64, flags: &str) -> Result<(), Failure> {
@@ -50,9 +50,9 @@ fn blocks(
     let width = screen.width;
     let mut blocks = vec![
         sections::head(overview, &clock, screen),
-        sections::progress(overview, flags, width),
-        sections::pruned(overview, &clock, width),
-        sections::cause(overview, flags, width),
+        sections::advice(sentences::progress(overview, flags).as_ref(), width),
+        sections::advice(sentences::pruned(overview, &clock).as_ref(), width),
+        sections::advice(sentences::cause(overview, flags).as_ref(), width),
     ];
     if let Some(rows) = few {
         blocks.push(named_targets::targets(rows, screen));

@@ -1,6 +1,20 @@
 //! Numbers, times and reasons as a person reads them. No I/O.
 
 use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
+use pingfleet_wire::StatusKind;
+
+/// The sign of a status, which stands before its name.
+pub(super) fn sign(status: StatusKind) -> &'static str {
+    match status {
+        StatusKind::Up => "●",
+        StatusKind::Late => "◐",
+        StatusKind::Unreachable => "▲",
+        StatusKind::DnsFailed => "⌀",
+        StatusKind::SendFailed => "!",
+        StatusKind::Unknown => "?",
+        StatusKind::Down => "✕",
+    }
+}
 
 /// A number with a comma between thousands.
 pub(crate) fn grouped(number: i64) -> String {
@@ -135,6 +149,39 @@ impl Clock {
     /// The same to the second and always with the clock, for a time in RFC 3339.
     pub(crate) fn second(&self, time: &str) -> String {
         self.write(time.parse().ok(), "%H:%M:%S", " %H:%M:%S")
+    }
+
+    /// Date and clock, for what is read on another day. The time is in RFC 3339.
+    pub(super) fn full(&self, time: &str) -> String {
+        self.date_and_clock(time.parse().ok(), "%-d %b %Y %H:%M:%S")
+    }
+
+    /// The same to the minute, for microseconds since 1970-01-01 UTC.
+    pub(super) fn full_minute(&self, micros: i64) -> String {
+        self.date_and_clock(Timestamp::from_microsecond(micros).ok(), "%-d %b %Y %H:%M")
+    }
+
+    fn date_and_clock(&self, time: Option<Timestamp>, format: &str) -> String {
+        time.map_or_else(
+            || "unknown time".to_owned(),
+            |time| {
+                let time = time.to_zoned_datetime(self.now.time_zone().clone());
+                time.strftime(format).to_string()
+            },
+        )
+    }
+
+    /// The time now, in RFC 3339, UTC.
+    pub(super) fn now_utc(&self) -> String {
+        self.now
+            .timestamp()
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string()
+    }
+
+    /// The time zone of this machine as its distance from UTC, such as `+01:00`.
+    pub(super) fn zone(&self) -> String {
+        self.now.strftime("%:z").to_string()
     }
 
     fn write(&self, time: Option<Timestamp>, clock: &str, other_year: &str) -> String {

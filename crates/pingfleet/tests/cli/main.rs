@@ -8,6 +8,7 @@ mod doctor;
 mod export;
 mod filters;
 mod help;
+mod html;
 mod linked;
 mod logging;
 mod machine;

@@ -4,11 +4,13 @@
 //! round-trip times (some KB), and an entry for each subnet and worker.
 
 mod changes;
+mod detail;
 mod rows;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use self::{changes::LatestScan, rows::RowScan};
+pub use self::detail::{RttBin, RunDetail, SubnetStatuses, TimeBin};
+use self::{changes::LatestScan, detail::DetailScan, rows::RowScan};
 use super::report::{ReportRow, RowKey, rows_by_key};
 use crate::{PlannedProbing, Reader, RunSummary, StoreError};
 
@@ -40,7 +42,7 @@ pub struct RunOverview {
     pub slowest: Vec<ReportRow>,
     /// The workers, by name.
     pub workers: Vec<RunWorker>,
-    /// Targets that did not answer, at most 20: the newest changes first if [`Self::changes`] is known, else in the order
+    /// Targets that did not answer, at most 20, or [`RunDetail::MAX_NOT_UP`] with the detail: the newest changes first if [`Self::changes`] is known, else in the order
     /// of the plan.
     pub not_up: Vec<NotUp>,
     /// What changed since each target was probed before. None when a newer run has probed some of the targets, or the rows
@@ -128,10 +130,35 @@ impl RunOverview {
 
 /// Reads what a run found.
 pub(super) fn overview(reader: &Reader, run: i64) -> Result<RunOverview, StoreError> {
+    let rows = RowScan::new(LISTED, None);
+    let settings = reader.read(|connection| settings(connection, run))?;
+    read(reader, run, settings, rows).map(|(overview, _)| overview)
+}
+
+/// Reads what a run found, with what a page shows beyond that.
+pub(super) fn with_detail(
+    reader: &Reader,
+    run: i64,
+) -> Result<(RunOverview, RunDetail), StoreError> {
+    let settings = reader.read(|connection| settings(connection, run))?;
+    let elapsed_s = reader.summary(run)?.elapsed_s;
+    let detail = DetailScan::new(settings.started_us, elapsed_s);
+    let rows = RowScan::new(RunDetail::MAX_NOT_UP, Some(detail));
+    let (overview, detail) = read(reader, run, settings, rows)?;
+    Ok((
+        overview,
+        detail.map_or_else(RunDetail::default, DetailScan::finish),
+    ))
+}
+
+fn read(
+    reader: &Reader,
+    run: i64,
+    settings: RunSettings,
+    mut rows: RowScan,
+) -> Result<(RunOverview, Option<DetailScan>), StoreError> {
     let summary = reader.summary(run)?;
-    let (probing, seed) = reader.read(|connection| settings(connection, run))?;
-    let mut rows = RowScan::default();
-    let mut latest = LatestScan::default();
+    let mut latest = LatestScan::new(rows.max_not_up);
     // Of a pruned run only the counts are known.
     if summary.pruned.is_none() {
         rows.read(reader, run)?;
@@ -150,10 +177,11 @@ pub(super) fn overview(reader: &Reader, run: i64) -> Result<RunOverview, StoreEr
     let keys: Vec<RowKey> = not_up.iter().map(|(key, _)| *key).collect();
     let shown = reader.read(|connection| rows_by_key(connection, run, &keys))?;
     let slowest = rows.slowest();
-    Ok(RunOverview {
+    let detail = rows.detail.take();
+    let overview = RunOverview {
         summary,
-        probing,
-        seed,
+        probing: settings.probing,
+        seed: settings.seed,
         requests: rows.requests,
         replies: rows.replies,
         rtt: rows.rtt(),
@@ -167,26 +195,33 @@ pub(super) fn overview(reader: &Reader, run: i64) -> Result<RunOverview, StoreEr
             .map(|(row, (_, history))| NotUp { row, history })
             .collect(),
         changes,
-    })
+    };
+    Ok((overview, detail))
 }
 
-/// The probing settings and the seed of a run. One index lookup.
-fn settings(
-    connection: &Connection,
-    run: i64,
-) -> Result<(Option<PlannedProbing>, Option<u64>), StoreError> {
+/// How a run was planned.
+struct RunSettings {
+    probing: Option<PlannedProbing>,
+    seed: Option<u64>,
+    started_us: i64,
+}
+
+/// The settings of a run. One index lookup.
+fn settings(connection: &Connection, run: i64) -> Result<RunSettings, StoreError> {
     let found = connection
         .query_row(
-            "SELECT probing, seed FROM runs WHERE run = ?1",
+            "SELECT probing, seed, started_at_us FROM runs WHERE run = ?1",
             [run],
-            |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?)),
+            |row| {
+                Ok(RunSettings {
+                    probing: PlannedProbing::from_json(&row.get::<_, String>(0)?).ok(),
+                    seed: row.get::<_, Option<i64>>(1)?.map(i64::cast_unsigned),
+                    started_us: row.get(2)?,
+                })
+            },
         )
         .optional()?;
-    let (probing, seed) = found.ok_or_else(|| StoreError::NoSuchRun {
+    found.ok_or_else(|| StoreError::NoSuchRun {
         wanted: run.to_string(),
-    })?;
-    Ok((
-        PlannedProbing::from_json(&probing).ok(),
-        seed.map(i64::cast_unsigned),
-    ))
+    })
 }

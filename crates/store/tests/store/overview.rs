@@ -1,7 +1,7 @@
 //! The overview of a run equals what plain SQL on the views counts.
 
 use anyhow::{Context, Result, ensure};
-use pingfleet_store::{Reader, ReportFilter, RowOrder};
+use pingfleet_store::{Reader, ReportFilter, RowOrder, RunDetail};
 use pingfleet_testbed::GeneratedRuns;
 use rusqlite::{Connection, Row, types::FromSql};
 use tempfile::TempDir;
@@ -165,5 +165,83 @@ fn what_changed_last_comes_first() -> Result<()> {
     targets.sort();
     newest.sort();
     ensure!(targets == newest, "{targets:?} {newest:?}");
+    Ok(())
+}
+
+#[test]
+fn the_detail_has_the_counts_of_plain_sql() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    let (overview, detail) = reader.overview_with_detail(2)?;
+    let not_up: i64 = value(
+        &connection,
+        "SELECT count(*) FROM report WHERE run = 2 AND received = 0",
+    )?;
+    ensure!(overview.not_up.len() as i64 == not_up && not_up > 20);
+    let plain = reader.overview(2)?;
+    ensure!(overview.not_up[..20] == plain.not_up && overview.worst_subnets == plain.worst_subnets);
+    for bin in &detail.rtt {
+        let sql = format!(
+            "SELECT count(*) FROM results WHERE run = 2 AND rtt_avg_ns >= {} AND rtt_avg_ns < {}",
+            bin.from_ns, bin.to_ns
+        );
+        ensure!(bin.targets == value::<i64>(&connection, &sql)?, "{bin:?}");
+    }
+    let answered: i64 = detail.rtt.iter().map(|bin| bin.targets).sum();
+    ensure!(answered == overview.summary.counts.answered());
+    let started = "(SELECT started_at_us FROM runs WHERE run = 2)";
+    for bin in &detail.timeline[1..detail.timeline.len() - 1] {
+        let [from, to] = [bin.from_s, bin.from_s + bin.length_s].map(|s| (s * 1e6).round() as i64);
+        let sql = format!(
+            "SELECT coalesce(sum(received > 0), 0), coalesce(sum(received = 0), 0)
+             FROM results r JOIN chunks c USING (run, chunk)
+             WHERE run = 2 AND started_at_us + probed_after_us - {started} >= {from}
+               AND started_at_us + probed_after_us - {started} < {to}"
+        );
+        let found = connection.query_row(&sql, (), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        ensure!((bin.answered, bin.not_up) == found, "{bin:?} {found:?}");
+    }
+    let timed: i64 = detail
+        .timeline
+        .iter()
+        .map(|bin| bin.answered + bin.not_up)
+        .sum();
+    ensure!(timed == 2100);
+    for subnet in &detail.subnets {
+        let filter = ReportFilter {
+            subnets: vec![subnet.subnet],
+            ..ReportFilter::default()
+        };
+        let inside = reader.report(2, &filter).next_page()?;
+        for (status, count) in subnet.counts.iter() {
+            let same = inside.iter().filter(|row| row.status == status.name());
+            ensure!(same.count() as i64 == count, "{subnet:?}");
+        }
+    }
+    // 200 subnets of a /8 are too many for single addresses.
+    ensure!(detail.addresses.is_none() && detail.subnets.len() == 200);
+    Ok(())
+}
+
+#[test]
+fn single_addresses_are_kept_where_a_map_has_room_for_them() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    // All in 10.0.0.0/12, and two targets with one address.
+    connection.execute_batch(
+        "UPDATE results SET address = (167772160 + chunk * 300 + position) - 2147483648 WHERE run = 2;
+         UPDATE results SET address = 167772160 - 2147483648, status = 6 WHERE run = 2 AND chunk = 0 AND position = 1;",
+    )?;
+    let (_, detail) = reader.overview_with_detail(2)?;
+    let addresses = detail.addresses.context("they are in a /12")?;
+    let stored = rows(
+        &connection,
+        "SELECT address + 2147483648, max(status) FROM results WHERE run = 2 GROUP BY 1 ORDER BY 1",
+        |row| Ok((row.get::<_, u32>(0)?, row.get::<_, u8>(1)?)),
+    )?;
+    let found: Vec<_> = addresses
+        .iter()
+        .map(|(address, status)| (address.to_bits(), status.code()))
+        .collect();
+    ensure!(found == stored && found.len() == 2099 && found[0].1 == 6);
+    ensure!(RunDetail::ADDRESS_PREFIX == 12);
     Ok(())
 }

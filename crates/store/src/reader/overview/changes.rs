@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use pingfleet_wire::StatusKind;
 use rusqlite::{Connection, types::Value};
 
-use super::{LISTED, RunChanges, TargetHistory};
+use super::{RunChanges, TargetHistory};
 use crate::{Reader, StoreError, reader::report::RowKey};
 
 /// Rows of one page.
@@ -21,6 +21,8 @@ pub(super) struct LatestScan {
     /// Rows that belong to the run.
     pub(super) rows: i64,
     pub(super) changes: RunChanges,
+    /// How many targets are kept.
+    max_not_up: usize,
     /// The targets that did not answer and changed last, the oldest change on top.
     newest: BinaryHeap<Reverse<(i64, Reverse<RowKey>)>>,
     histories: std::collections::HashMap<RowKey, TargetHistory>,
@@ -34,6 +36,14 @@ struct LatestRow {
 }
 
 impl LatestScan {
+    /// Keeps at most so many targets that did not answer.
+    pub(super) fn new(max_not_up: usize) -> Self {
+        Self {
+            max_not_up,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn read(&mut self, reader: &Reader, run: i64) -> Result<(), StoreError> {
         // It comes before each target.
         let mut after = Value::Integer(i64::MIN);
@@ -64,7 +74,7 @@ impl LatestScan {
             self.newest
                 .push(Reverse((history.changed_at_us, Reverse(row.key))));
             self.histories.insert(row.key, history);
-            if self.newest.len() > LISTED
+            if self.newest.len() > self.max_not_up
                 && let Some(Reverse((_, Reverse(oldest)))) = self.newest.pop()
             {
                 self.histories.remove(&oldest);

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use pingfleet_wire::StatusKind;
 use rusqlite::{Connection, Row, types::ValueRef};
 
-use super::{LISTED, RunOverview, RunWorker, SubnetCounts, TargetRtt};
+use super::{LISTED, RunOverview, RunWorker, SubnetCounts, TargetRtt, detail::DetailScan};
 use crate::{
     Reader, StoreError,
     address::shown_address,
@@ -36,22 +36,22 @@ const CHUNKS: &str =
 
 /// A row as it is stored, with what is counted of it.
 #[derive(Debug)]
-struct StoredRow {
+pub(super) struct StoredRow {
     key: RowKey,
-    status: u8,
+    pub(super) status: u8,
     sent: i64,
     received: i64,
     attempts: i64,
     probed_after_us: i64,
-    subnet: Option<SubnetKey>,
+    pub(super) address: Option<IpAddr>,
     /// Mean, shortest and longest, in nanoseconds.
-    rtt_ns: Option<[i64; 3]>,
+    pub(super) rtt_ns: Option<[i64; 3]>,
     reason: Option<String>,
 }
 
 /// The first bits of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum SubnetKey {
+pub(super) enum SubnetKey {
     V4(u32),
     V6(u64),
 }
@@ -73,8 +73,11 @@ pub(super) struct RowScan {
     pub(super) count: i64,
     pub(super) requests: i64,
     pub(super) replies: i64,
-    /// The first targets that did not answer.
+    /// The first targets that did not answer, and how many are kept.
     pub(super) not_up: Vec<RowKey>,
+    pub(super) max_not_up: usize,
+    /// What only a page shows.
+    pub(super) detail: Option<DetailScan>,
     rtt: Option<RttScan>,
     /// The targets with the longest round-trip times, the shortest of these on top.
     slowest: BinaryHeap<Reverse<(i64, Reverse<RowKey>)>>,
@@ -93,6 +96,15 @@ struct RttScan {
 }
 
 impl RowScan {
+    /// Keeps at most so many targets that did not answer, and counts the detail of a page if it is given.
+    pub(super) fn new(max_not_up: usize, detail: Option<DetailScan>) -> Self {
+        Self {
+            max_not_up,
+            detail,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn read(&mut self, reader: &Reader, run: i64) -> Result<(), StoreError> {
         let mut after = FIRST_KEY;
         loop {
@@ -118,6 +130,9 @@ impl RowScan {
             let (first, last) = worker.began_us.get_or_insert((began, began));
             *first = began.min(*first);
             *last = began.max(*last);
+            if let Some(detail) = &mut self.detail {
+                detail.add(row, began);
+            }
         }
         for row in rows {
             self.add(row);
@@ -129,13 +144,13 @@ impl RowScan {
         self.requests += row.sent;
         self.replies += row.received;
         let answered = row.status <= StatusKind::Late.code();
-        if let Some(subnet) = row.subnet {
+        if let Some(subnet) = row.address.map(SubnetKey::of) {
             let (targets, not_up) = self.subnets.entry(subnet).or_default();
             *targets += 1;
             *not_up += u32::from(!answered);
         }
         if !answered {
-            if self.not_up.len() < LISTED {
+            if self.not_up.len() < self.max_not_up {
                 self.not_up.push(row.key);
             }
             let reason = (
@@ -260,24 +275,28 @@ fn general(reason: &str) -> &str {
     }
 }
 
+/// The address in a column.
+fn address(stored: ValueRef<'_>) -> Option<IpAddr> {
+    match stored {
+        ValueRef::Integer(number) => shown_address(number).map(IpAddr::V4),
+        // A link-local address may have a zone behind it.
+        ValueRef::Text(text) => {
+            let text = std::str::from_utf8(text).ok()?;
+            text.split('%').next()?.parse().ok()
+        }
+        _ => None,
+    }
+}
+
 impl SubnetKey {
-    fn of(stored: ValueRef<'_>) -> Option<Self> {
-        let address = match stored {
-            ValueRef::Integer(number) => IpAddr::V4(shown_address(number)?),
-            // A link-local address may have a zone behind it.
-            ValueRef::Text(text) => {
-                let text = std::str::from_utf8(text).ok()?;
-                text.split('%').next()?.parse().ok()?
-            }
-            _ => return None,
-        };
-        Some(match address {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
             IpAddr::V4(address) => Self::V4(address.to_bits() >> 8),
             IpAddr::V6(address) => Self::V6((address.to_bits() >> 64) as u64),
-        })
+        }
     }
 
-    fn network(self) -> IpNet {
+    pub(super) fn network(self) -> IpNet {
         let (address, length): (IpAddr, u8) = match self {
             Self::V4(bits) => (Ipv4Addr::from_bits(bits << 8).into(), 24),
             Self::V6(bits) => (Ipv6Addr::from_bits(u128::from(bits) << 64).into(), 64),
@@ -300,7 +319,7 @@ impl StoredRow {
             received: row.get(4)?,
             attempts: row.get(5)?,
             probed_after_us: row.get(6)?,
-            subnet: SubnetKey::of(row.get_ref(7)?),
+            address: address(row.get_ref(7)?),
             rtt_ns,
             reason: row.get(11)?,
         })

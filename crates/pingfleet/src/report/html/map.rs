@@ -1,0 +1,464 @@
+//! The map: IPv4 addresses on a Hilbert curve, as pictures of one pixel a cell. No I/O.
+//!
+//! The curve is that of the census maps of the Internet (<https://xkcd.com/195/>,
+//! <https://github.com/measurement-factory/ipv4-heatmap>):
+//! 0.0.0.0/8 is at the top left, 64.0.0.0/2 at the bottom left, 128.0.0.0/2 at the bottom right, and 224.0.0.0/3 at the top
+//! right. A part of it is never turned, so that each prefix looks the same on every map.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use pingfleet_store::{RunDetail, StatusCounts};
+use pingfleet_wire::StatusKind;
+
+/// The longest prefix whose map has a pixel for each address.
+const ADDRESS_PREFIX: u8 = RunDetail::ADDRESS_PREFIX as u8;
+
+/// Prefixes of more than this are shown with a pixel for a /22, so that no picture is larger than 2048 by 2048.
+const NETWORK_PREFIX: u8 = 2;
+
+/// One map is drawn when at least one in so many of its pixels has a target, or when it has at most `SMALL_MAP` pixels.
+/// Otherwise each prefix with targets has a small map of its own.
+const SPARSE: usize = 32;
+const SMALL_MAP: usize = 32 * 32;
+
+/// The most small maps, and the bits of a cell in one: they are 16 by 16 pixels.
+const MAX_TILES: usize = RunDetail::ADDRESS_SUBNETS;
+const TILE_BITS: u8 = 8;
+
+/// A rectangle of cells; the origin is the top left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Area {
+    pub(super) x: u32,
+    pub(super) y: u32,
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
+
+/// A map of one prefix.
+#[derive(Debug)]
+pub(super) struct PrefixMap {
+    pub(super) prefix: Ipv4Net,
+    /// Pixels.
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// Row by row, a [`Shade`] for each pixel.
+    pub(super) pixels: Vec<u8>,
+    /// Its parts that have targets, as areas of its pixels. None for a small map.
+    pub(super) parts: Vec<(Ipv4Net, Area)>,
+}
+
+/// What is drawn of a run.
+#[derive(Debug)]
+pub(super) struct Maps {
+    /// The length of the prefix that a pixel stands for.
+    pub(super) cell: u8,
+    /// One map, or several small ones.
+    pub(super) maps: Vec<PrefixMap>,
+    /// The statuses by prefix: of the parts of one map, or of each small map.
+    pub(super) prefixes: Vec<(Ipv4Net, StatusCounts)>,
+}
+
+/// What a pixel shows; also its index in the palette.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shade {
+    /// No target with a result.
+    NotProbed,
+    /// Every target answered.
+    Answered,
+    /// Less than a tenth of a network's targets did not answer.
+    FewNotUp,
+    /// A tenth to a half.
+    ManyNotUp,
+    /// The address, or at least half of the network: its most frequent status that is not up.
+    Mostly(StatusKind),
+}
+
+impl Shade {
+    pub(super) const COUNT: usize = 4 + StatusKind::ALL.len();
+
+    pub(super) fn index(self) -> u8 {
+        match self {
+            Self::NotProbed => 0,
+            Self::Answered => 1,
+            Self::FewNotUp => 2,
+            Self::ManyNotUp => 3,
+            Self::Mostly(status) => 4 + status.code(),
+        }
+    }
+
+    /// Of an address, or of all targets of a network.
+    pub(super) fn of(counts: &StatusCounts) -> Self {
+        let total = counts.total();
+        let not_up = total - counts.answered();
+        // An address that answered late is shown as such; among others it is one that answered.
+        let kinds = StatusKind::ALL.into_iter();
+        let most = kinds
+            .filter(|status| *status != StatusKind::Up)
+            .filter(|status| *status != StatusKind::Late || not_up == 0)
+            .max_by_key(|status| counts[*status]);
+        match most {
+            _ if total == 0 => Self::NotProbed,
+            Some(StatusKind::Late) if 2 * counts[StatusKind::Late] >= total => {
+                Self::Mostly(StatusKind::Late)
+            }
+            _ if not_up == 0 => Self::Answered,
+            Some(status) if 2 * not_up >= total => Self::Mostly(status),
+            _ if 10 * not_up < total => Self::FewNotUp,
+            _ => Self::ManyNotUp,
+        }
+    }
+}
+
+/// The counts of all prefixes of one length that have targets, by the first address.
+type CountsByPrefix = BTreeMap<u32, StatusCounts>;
+
+impl Maps {
+    /// What is drawn of a run. None when it has no IPv4 address.
+    pub(super) fn of(detail: &RunDetail) -> Option<Self> {
+        let networks = of_subnets(detail, 24);
+        let first = *networks.keys().next()?;
+        let last = *networks.keys().next_back()?;
+        let length = ((first ^ last).leading_zeros() as u8).min(24);
+        let extent = prefix_of(first, length);
+        let cell = if length >= ADDRESS_PREFIX && detail.addresses.is_some() {
+            32
+        } else if length >= NETWORK_PREFIX {
+            24
+        } else {
+            22
+        };
+        let cells = counts(detail, cell);
+        let pixels = 1_usize << (cell - length);
+        if pixels <= SMALL_MAP || cells.len() >= pixels / SPARSE {
+            return Some(Self::one(detail, extent, cell, &cells));
+        }
+        let lengths = [24, 16, 8, 0].into_iter();
+        let tiles = lengths.map(|length| (length, of_subnets(detail, length)));
+        let (length, tiles) = tiles
+            .into_iter()
+            .find(|(_, tiles)| tiles.len() <= MAX_TILES)?;
+        let cell = length + TILE_BITS;
+        let cells = counts(detail, cell);
+        if tiles.len() == 1 {
+            return Some(Self::one(detail, prefix_of(first, length), cell, &cells));
+        }
+        let maps = tiles
+            .keys()
+            .map(|first| PrefixMap::draw(prefix_of(*first, length), cell, &cells))
+            .collect();
+        Some(Self {
+            cell,
+            maps,
+            prefixes: named(tiles, length),
+        })
+    }
+
+    fn one(detail: &RunDetail, extent: Ipv4Net, cell: u8, cells: &CountsByPrefix) -> Self {
+        let length = extent.prefix_len();
+        // Four by four parts, or four by two; only prefixes of even lengths are squares.
+        let part = length + 4 - length % 2;
+        let mut map = PrefixMap::draw(extent, cell, cells);
+        let parts = named(counts(detail, part), part);
+        map.parts = parts
+            .iter()
+            .map(|(prefix, _)| (*prefix, area_in(*prefix, extent, cell)))
+            .collect();
+        Self {
+            cell,
+            maps: vec![map],
+            prefixes: parts,
+        }
+    }
+}
+
+impl PrefixMap {
+    fn draw(prefix: Ipv4Net, cell: u8, cells: &CountsByPrefix) -> Self {
+        let Area { width, height, .. } = area_in(prefix, prefix, cell);
+        let mut pixels = vec![Shade::NotProbed.index(); (width * height) as usize];
+        let range = prefix.network().to_bits()..=prefix.broadcast().to_bits();
+        for (first, counts) in cells.range(range) {
+            let Area { x, y, .. } = area_in(prefix_of(*first, cell), prefix, cell);
+            pixels[(y * width + x) as usize] = Shade::of(counts).index();
+        }
+        Self {
+            prefix,
+            width,
+            height,
+            pixels,
+            parts: Vec::new(),
+        }
+    }
+}
+
+/// The counts of all prefixes of this length: at most that of a /24 from the subnets, otherwise from the addresses.
+fn counts(detail: &RunDetail, length: u8) -> CountsByPrefix {
+    if length <= 24 {
+        return of_subnets(detail, length);
+    }
+    let mut found = CountsByPrefix::new();
+    for (address, status) in detail.addresses.iter().flatten() {
+        let prefix = prefix_of(address.to_bits(), length).network().to_bits();
+        found.entry(prefix).or_default().add(*status);
+    }
+    found
+}
+
+fn of_subnets(detail: &RunDetail, length: u8) -> CountsByPrefix {
+    let mut found = CountsByPrefix::new();
+    for subnet in &detail.subnets {
+        let IpNet::V4(network) = subnet.subnet else {
+            continue;
+        };
+        let first = network.network().to_bits();
+        let prefix = prefix_of(first, length).network().to_bits();
+        *found.entry(prefix).or_default() += subnet.counts;
+    }
+    found
+}
+
+fn named(counts: CountsByPrefix, length: u8) -> Vec<(Ipv4Net, StatusCounts)> {
+    let named = counts
+        .into_iter()
+        .map(|(first, counts)| (prefix_of(first, length), counts));
+    named.collect()
+}
+
+/// The prefix of this length that has an address.
+fn prefix_of(address: u32, length: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::from_bits(address), length).trunc()
+}
+
+/// The area of a prefix on the map of another one that has it, in pixels of prefixes of the length `cell`, which is even.
+fn area_in(prefix: Ipv4Net, map: Ipv4Net, cell: u8) -> Area {
+    let side = 1 << ((32 - cell) / 2);
+    let inner = area(prefix);
+    let outer = area(map);
+    Area {
+        x: (inner.x - outer.x) / side,
+        y: (inner.y - outer.y) / side,
+        width: (inner.width / side).max(1),
+        height: (inner.height / side).max(1),
+    }
+}
+
+/// The area of a prefix on the map of all addresses, in pixels of one address.
+fn area(prefix: Ipv4Net) -> Area {
+    let length = prefix.prefix_len();
+    if length % 2 == 1 {
+        // Two squares beside or below one another.
+        let halves = [prefix.network(), prefix.broadcast()];
+        let [one, other] = halves.map(|address| area(prefix_of(address.to_bits(), length + 1)));
+        let side = one.width;
+        return Area {
+            x: one.x.min(other.x),
+            y: one.y.min(other.y),
+            width: one.x.abs_diff(other.x) + side,
+            height: one.y.abs_diff(other.y) + side,
+        };
+    }
+    let side = 1_u32 << ((32 - length) / 2);
+    let (x, y) = position(prefix.network());
+    Area {
+        x: x & !(side - 1),
+        y: y & !(side - 1),
+        width: side,
+        height: side,
+    }
+}
+
+/// The column and the row of an address on the map of all addresses.
+fn position(address: Ipv4Addr) -> (u32, u32) {
+    let (x, y) = fast_hilbert::h2xy::<u16>(address.to_bits(), 16);
+    (x.into(), y.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use pingfleet_store::SubnetStatuses;
+
+    use super::*;
+
+    fn quarter(text: &str) -> (bool, bool) {
+        let (x, y) = position(text.parse().unwrap());
+        (x >= 1 << 15, y >= 1 << 15)
+    }
+
+    /// Targets at these addresses, all in small numbers.
+    fn detail(targets: &[(Ipv4Addr, StatusKind)]) -> RunDetail {
+        let mut subnets = CountsByPrefix::new();
+        for (address, status) in targets {
+            let first = prefix_of(address.to_bits(), 24).network().to_bits();
+            subnets.entry(first).or_default().add(*status);
+        }
+        let spread = targets.iter().fold(0, |spread, (address, _)| {
+            spread | (address.to_bits() ^ targets[0].0.to_bits())
+        });
+        let is_kept =
+            spread.leading_zeros() >= RunDetail::ADDRESS_PREFIX || subnets.len() <= MAX_TILES;
+        RunDetail {
+            subnets: named(subnets, 24)
+                .into_iter()
+                .map(|(subnet, counts)| SubnetStatuses {
+                    subnet: subnet.into(),
+                    counts,
+                })
+                .collect(),
+            addresses: is_kept.then(|| targets.to_vec()),
+            ..RunDetail::default()
+        }
+    }
+
+    fn up(addresses: impl IntoIterator<Item = u32>) -> Vec<(Ipv4Addr, StatusKind)> {
+        let addresses = addresses.into_iter().map(Ipv4Addr::from_bits);
+        addresses.map(|address| (address, StatusKind::Up)).collect()
+    }
+
+    #[test]
+    fn the_map_lies_as_the_census_maps_do() {
+        let left_top = (false, false);
+        assert_eq!(position(Ipv4Addr::UNSPECIFIED), (0, 0));
+        assert_eq!(quarter("10.0.0.0"), left_top);
+        assert_eq!(quarter("100.0.0.0"), (false, true));
+        assert_eq!(quarter("172.16.0.0"), (true, true));
+        assert_eq!(quarter("192.168.0.0"), (true, false));
+        assert_eq!(position(Ipv4Addr::BROADCAST), (u16::MAX.into(), 0));
+        // The first row of the maps that show each /8 as a square begins with 0, 1, 14, 15, 16, 19.
+        for (column, network) in [
+            0, 1, 14, 15, 16, 19, 20, 21, 234, 235, 236, 239, 240, 241, 254, 255,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let square = area(Ipv4Net::new_assert(Ipv4Addr::new(network, 0, 0, 0), 8));
+            assert_eq!((square.x >> 12, square.y), (column as u32, 0), "{network}");
+        }
+    }
+
+    #[test]
+    fn neighbours_on_the_map_are_neighbours_in_number() {
+        for first in [0_u32, 0x0a00_0000, 0x7f00_00ff, 0xc0a8_0fff] {
+            for number in first..first + 1000 {
+                let (x, y) = position(Ipv4Addr::from_bits(number));
+                let (next_x, next_y) = position(Ipv4Addr::from_bits(number + 1));
+                assert_eq!(x.abs_diff(next_x) + y.abs_diff(next_y), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_of_an_odd_length_is_two_squares() {
+        for (prefix, half) in [("10.0.0.0/9", 10), ("10.128.0.0/23", 24), ("0.0.0.0/1", 2)] {
+            let prefix: Ipv4Net = prefix.parse().unwrap();
+            let whole = area(prefix);
+            let side = 1 << ((32 - half) / 2);
+            let sides = [whole.width, whole.height];
+            assert_eq!(sides.iter().sum::<u32>(), 3 * side, "{prefix}: {whole:?}");
+            for address in [prefix.network(), prefix.broadcast()] {
+                let (x, y) = position(address);
+                assert!((whole.x..whole.x + whole.width).contains(&x));
+                assert!((whole.y..whole.y + whole.height).contains(&y));
+            }
+        }
+    }
+
+    #[test]
+    fn a_map_is_cropped_and_has_each_address_at_its_place() {
+        let down: Ipv4Addr = "10.0.5.17".parse().unwrap();
+        let mut targets = up(0x0a00_0500..0x0a00_0600);
+        targets[17].1 = StatusKind::Down;
+        // The control: an address without a target.
+        targets.remove(200);
+        let maps = Maps::of(&detail(&targets)).unwrap();
+        let [map] = maps.maps.as_slice() else {
+            panic!("{maps:?}")
+        };
+        assert_eq!((maps.cell, map.width, map.height), (32, 16, 16));
+        let (x, y) = position(down);
+        let pixel = ((y % 16) * 16 + x % 16) as usize;
+        for (at, shade) in map.pixels.iter().enumerate() {
+            let (free_x, free_y) = position("10.0.5.200".parse().unwrap());
+            let expected = if at == pixel {
+                Shade::Mostly(StatusKind::Down)
+            } else if at == ((free_y % 16) * 16 + free_x % 16) as usize {
+                Shade::NotProbed
+            } else {
+                Shade::Answered
+            };
+            assert_eq!(*shade, expected.index(), "{at}");
+        }
+        assert_eq!(map.parts.len(), 16);
+        let pixels: u32 = map
+            .parts
+            .iter()
+            .map(|(_, part)| part.width * part.height)
+            .sum();
+        assert_eq!(pixels, 256);
+    }
+
+    #[test]
+    fn beyond_a_12_a_pixel_is_a_24() {
+        let inside = up((0x0a00_0000..0x0a10_0000).step_by(16));
+        let maps = Maps::of(&detail(&inside)).unwrap();
+        assert_eq!((maps.cell, maps.maps[0].width), (32, 1024));
+        let outside = up((0x0a00_0000..0x0a20_0000).step_by(16));
+        let maps = Maps::of(&detail(&outside)).unwrap();
+        let map = &maps.maps[0];
+        assert_eq!((maps.cell, map.width * map.height), (24, 1 << 13));
+        assert!(
+            map.pixels
+                .iter()
+                .all(|shade| *shade == Shade::Answered.index())
+        );
+    }
+
+    #[test]
+    fn scattered_hosts_have_small_maps_of_the_longest_prefixes_that_are_few_enough() {
+        for (step, subnets, tiles, cell) in [
+            (0x0001_0100_u32, 40_u32, 40, 32),
+            (0x0003_0000, 64, 64, 32),
+            (0x0000_3100, 300, 58, 24),
+            (0x0011_0000, 300, 20, 16),
+        ] {
+            let hosts = up((0..subnets).map(|at| 0x0a00_0001 + at * step));
+            let maps = Maps::of(&detail(&hosts)).unwrap();
+            let found = (maps.maps.len(), maps.cell);
+            assert_eq!(found, (tiles, cell), "{step:x}");
+            let total: i64 = maps.prefixes.iter().map(|(_, counts)| counts.total()).sum();
+            assert_eq!(total, i64::from(subnets));
+            for map in &maps.maps {
+                assert_eq!((map.width, map.height), (16, 16));
+                assert!(map.pixels.contains(&Shade::Answered.index()));
+            }
+        }
+        // Over the whole of IPv4 nothing but one map of the /8 has room for them.
+        let hosts = up((0..300).map(|at| at * 0x00d0_0000));
+        let maps = Maps::of(&detail(&hosts)).unwrap();
+        assert_eq!((maps.maps.len(), maps.cell, maps.maps[0].width), (1, 8, 16));
+    }
+
+    #[test]
+    fn a_network_has_the_shade_of_its_share_that_is_not_up() {
+        let shade = |up: i64, late: i64, unreachable: i64, down: i64| {
+            Shade::of(&StatusCounts::from([up, late, unreachable, 0, 0, 0, down]))
+        };
+        assert_eq!(shade(0, 0, 0, 0), Shade::NotProbed);
+        assert_eq!(shade(10, 1, 0, 0), Shade::Answered);
+        assert_eq!(shade(0, 1, 0, 0), Shade::Mostly(StatusKind::Late));
+        assert_eq!(shade(10, 0, 0, 1), Shade::FewNotUp);
+        assert_eq!(shade(9, 0, 0, 1), Shade::ManyNotUp);
+        assert_eq!(shade(2, 1, 2, 1), Shade::Mostly(StatusKind::Unreachable));
+    }
+
+    #[test]
+    fn only_ipv6_has_no_map() {
+        let only_v6 = RunDetail {
+            subnets: vec![SubnetStatuses {
+                subnet: "2001:db8::/64".parse().unwrap(),
+                counts: StatusCounts::default(),
+            }],
+            ..RunDetail::default()
+        };
+        assert!(Maps::of(&only_v6).is_none());
+    }
+}

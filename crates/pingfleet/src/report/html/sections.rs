@@ -1,0 +1,496 @@
+//! The sections of the page: tables, charts and the map. No I/O.
+
+use std::error::Error;
+
+use pingfleet_store::{NotUp, ReportRow, RunDetail, RunOverview, StatusCounts};
+use pingfleet_wire::StatusKind;
+
+use super::{
+    charts,
+    map::{Maps, PrefixMap, Shade},
+    picture,
+    table::{Cell, Moment, Table, number, text},
+};
+use crate::report::{
+    named_targets::since,
+    sentences::all_not_up,
+    words::{Clock, counted, duration, grouped, sign, why},
+};
+
+/// Rows of the table of subnets.
+const MAX_SUBNETS: usize = 100;
+
+/// The longer side of a map in the units of its drawing, in which its labels have 11.
+const MAP_SIDE: f64 = 512.0;
+
+/// A chart with its numbers.
+pub(super) struct Chart {
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    pub(super) unit: String,
+    /// What the lines mean.
+    pub(super) key: &'static str,
+    pub(super) svg: String,
+    pub(super) table: Table,
+}
+
+/// The charts of a run that has answers.
+pub(super) fn charts(
+    overview: &RunOverview,
+    detail: &RunDetail,
+) -> Result<Vec<Chart>, Box<dyn Error>> {
+    let mut found = Vec::new();
+    if let Some(rtt) = &overview.rtt {
+        found.push(Chart {
+            id: "histogram",
+            title: "Round-trip times",
+            unit: "mean of each target in milliseconds, logarithmic; targets per bar".to_owned(),
+            key: "",
+            svg: charts::histogram(&detail.rtt, rtt)?,
+            table: rtt_table(detail),
+        });
+        found.push(Chart {
+            id: "curve",
+            title: "Answered within",
+            unit: "milliseconds, logarithmic; percent of the targets that answered".to_owned(),
+            key: "",
+            svg: charts::cumulative(&detail.rtt)?,
+            table: curve_table(detail),
+        });
+    }
+    if overview.summary.settled() > 0 {
+        let end = detail.timeline.last();
+        let end = end.map_or(0.0, |bin| bin.from_s + bin.length_s);
+        found.push(Chart {
+            id: "timeline",
+            title: "Answers over time",
+            unit: format!(
+                "targets per second, by when their probing began; {} since the start",
+                charts::time_unit(end).0
+            ),
+            key: "line: answered · dashes: not up",
+            svg: charts::timeline(&detail.timeline)?,
+            table: time_table(detail),
+        });
+    }
+    Ok(found)
+}
+
+fn ms(nanos: i64) -> Cell {
+    let value = nanos as f64 / 1_000_000.0;
+    let text = format!("{value:.5}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    Cell::Number(text.to_owned(), value)
+}
+
+fn rtt_table(detail: &RunDetail) -> Table {
+    let bins = detail.rtt.iter().filter(|bin| bin.targets > 0);
+    Table {
+        caption: "Targets by mean round-trip time",
+        class: "",
+        columns: vec![number("from, ms"), number("below, ms"), number("targets")],
+        rows: bins
+            .map(|bin| vec![ms(bin.from_ns), ms(bin.to_ns), Cell::count(bin.targets)])
+            .collect(),
+    }
+}
+
+fn curve_table(detail: &RunDetail) -> Table {
+    let total: i64 = detail.rtt.iter().map(|bin| bin.targets).sum();
+    let mut sum = 0;
+    let mut rows = Vec::new();
+    for bin in detail.rtt.iter().filter(|bin| bin.targets > 0) {
+        sum += bin.targets;
+        rows.push(vec![
+            ms(bin.to_ns),
+            Cell::count(sum),
+            Cell::percent(sum, total),
+        ]);
+    }
+    Table {
+        caption: "Targets that answered within a time",
+        class: "",
+        columns: vec![number("within, ms"), number("targets"), number("share")],
+        rows,
+    }
+}
+
+fn time_table(detail: &RunDetail) -> Table {
+    let row = |bin: &pingfleet_store::TimeBin| {
+        vec![
+            Cell::Text(duration(bin.from_s)),
+            Cell::Text(duration(bin.length_s)),
+            Cell::count(bin.answered),
+            Cell::count(bin.not_up),
+        ]
+    };
+    Table {
+        caption: "Targets by the time at which their probing began",
+        class: "",
+        columns: vec![
+            text("after"),
+            text("for"),
+            number("answered"),
+            number("not up"),
+        ],
+        rows: detail.timeline.iter().map(row).collect(),
+    }
+}
+
+fn not_up_of(counts: &StatusCounts) -> i64 {
+    counts.total() - counts.answered()
+}
+
+/// A count for each status that occurs among these, after what stands before it and the totals.
+fn by_status<'a>(
+    class: &'static str,
+    caption: &'static str,
+    name: &'static str,
+    rows: impl Iterator<Item = (String, &'a StatusCounts)> + Clone,
+) -> Table {
+    let mut all = StatusCounts::default();
+    for (_, counts) in rows.clone() {
+        all += *counts;
+    }
+    let statuses: Vec<_> = all
+        .iter()
+        .filter(|(status, count)| *count > 0 && *status != StatusKind::Up)
+        .map(|(status, _)| status)
+        .collect();
+    let mut columns = vec![
+        text(name),
+        number("targets"),
+        number("not up"),
+        number("share not up"),
+    ];
+    columns.extend(statuses.iter().map(|status| number(status.name())));
+    let rows = rows.map(|(name, counts)| {
+        let (total, not_up) = (counts.total(), not_up_of(counts));
+        let mut row = vec![
+            Cell::Target(name),
+            Cell::count(total),
+            Cell::count(not_up),
+            Cell::percent(not_up, total),
+        ];
+        row.extend(statuses.iter().map(|status| Cell::count(counts[*status])));
+        row
+    });
+    Table {
+        caption,
+        class,
+        rows: rows.collect(),
+        columns,
+    }
+}
+
+/// The subnets with the largest share that is not up.
+pub(super) fn subnets(detail: &RunDetail) -> Option<Table> {
+    let worst = detail.subnets.iter().take(MAX_SUBNETS);
+    let rows = worst.map(|found| (found.subnet.to_string(), &found.counts));
+    (!detail.subnets.is_empty()).then(|| by_status("sortable", "Status by subnet", "subnet", rows))
+}
+
+/// How many subnets there are, and how many are shown.
+pub(super) fn subnets_note(detail: &RunDetail) -> String {
+    let all = detail.subnets.len();
+    let shown = all.min(MAX_SUBNETS);
+    let kind = "/24 and /64; worst first";
+    if shown < all {
+        format!("{shown} of {} ({kind})", grouped(all as i64))
+    } else {
+        format!("{shown} ({kind})")
+    }
+}
+
+/// The targets with the longest round trips.
+pub(super) fn slowest(overview: &RunOverview) -> Option<Table> {
+    let rows = overview.slowest.iter().map(|row| {
+        vec![
+            Cell::Target(row.target.clone()),
+            Cell::Status(kind(row).into()),
+            Cell::measured(row.rtt_ms[1]),
+            Cell::Text(row.worker.clone().unwrap_or_default()),
+        ]
+    });
+    (!overview.slowest.is_empty()).then(|| Table {
+        caption: "Slowest targets",
+        class: "sortable",
+        columns: vec![
+            text("target"),
+            text("status"),
+            number("mean RTT, ms"),
+            text("worker"),
+        ],
+        rows: rows.collect(),
+    })
+}
+
+/// The workers of the run.
+pub(super) fn workers(overview: &RunOverview) -> Option<Table> {
+    let rows = overview.workers.iter().map(|worker| {
+        vec![
+            Cell::Text(worker.worker.clone().unwrap_or_else(|| "–".to_owned())),
+            Cell::count(worker.targets),
+            Cell::measured(worker.targets_per_s),
+            Cell::count(worker.local_losses),
+        ]
+    });
+    (!overview.workers.is_empty()).then(|| Table {
+        caption: "Workers",
+        class: "sortable",
+        columns: vec![
+            text("worker"),
+            number("targets"),
+            number("targets/s"),
+            number("attempts lost on its machine"),
+        ],
+        rows: rows.collect(),
+    })
+}
+
+/// The targets that are not up.
+pub(super) struct NotUpSection {
+    pub(super) note: String,
+    /// The command that lists all, if not all are here.
+    pub(super) command: Option<String>,
+    pub(super) table: Table,
+}
+
+/// The targets that are not up, at most [`RunDetail::MAX_NOT_UP`].
+pub(super) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str) -> Option<NotUpSection> {
+    let total = not_up_of(&overview.summary.counts);
+    let shown = overview.not_up.len() as i64;
+    let has_past = overview
+        .changes
+        .is_some_and(|changes| changes.first_seen < overview.summary.settled());
+    let order = if has_past {
+        ", newest change first"
+    } else {
+        ""
+    };
+    let mut columns = ROW_COLUMNS.map(text).to_vec();
+    if has_past {
+        columns.push(text("before"));
+    }
+    let cells = |found: &NotUp| {
+        let mut cells = row_cells(&found.row, clock);
+        if has_past {
+            cells.push(Cell::Text(since(found, |us| clock.full_minute(us))));
+        }
+        cells
+    };
+    (shown > 0).then(|| NotUpSection {
+        note: if shown < total {
+            format!("the first {} of {}{order}", grouped(shown), grouped(total))
+        } else {
+            format!("{}{order}", counted(total, "target"))
+        },
+        command: (shown < total).then(|| all_not_up(overview, flags)),
+        table: Table {
+            caption: "Targets that are not up",
+            class: "sortable searchable",
+            columns,
+            rows: overview.not_up.iter().map(cells).collect(),
+        },
+    })
+}
+
+const ROW_COLUMNS: [&str; 6] = ["target", "status", "reason", "labels", "worker", "probed"];
+
+fn row_cells(row: &ReportRow, clock: &Clock) -> Vec<Cell> {
+    let target = match &row.address {
+        Some(address) if *address != row.target => format!("{} ({address})", row.target),
+        _ => row.target.clone(),
+    };
+    vec![
+        Cell::Target(target),
+        Cell::Status(kind(row).into()),
+        Cell::Text(why(&row.status, row.reason.as_deref(), row.sent)),
+        Cell::Text(labels(row)),
+        Cell::Text(row.worker.clone().unwrap_or_default()),
+        Cell::Time(Moment::new(&row.probed_at, clock)),
+    ]
+}
+
+/// The labels of a row as `key=value`.
+fn labels(row: &ReportRow) -> String {
+    let Some(text) = row.labels.as_deref() else {
+        return String::new();
+    };
+    let Ok(serde_json::Value::Object(labels)) = serde_json::from_str(text) else {
+        return text.to_owned();
+    };
+    let labels = labels.iter().map(|(key, value)| match value {
+        serde_json::Value::String(value) => format!("{key}={value}"),
+        value => format!("{key}={value}"),
+    });
+    labels.collect::<Vec<_>>().join(", ")
+}
+
+fn kind(row: &ReportRow) -> StatusKind {
+    StatusKind::from_name(&row.status).unwrap_or(StatusKind::Unknown)
+}
+
+/// All targets of a run of a few.
+pub(super) fn few(rows: &[ReportRow], clock: &Clock) -> Table {
+    let mut columns = ROW_COLUMNS.map(text).to_vec();
+    columns.insert(2, number("mean RTT, ms"));
+    columns.insert(3, number("answered"));
+    columns.insert(4, number("requests"));
+    let cells = |row: &ReportRow| {
+        let mut cells = row_cells(row, clock);
+        if row.received > 0 {
+            cells[2] = Cell::Text(String::new());
+        }
+        cells.insert(2, Cell::measured(row.rtt_ms[1]));
+        cells.insert(3, Cell::count(row.received));
+        cells.insert(4, Cell::count(row.sent));
+        cells
+    };
+    Table {
+        caption: "Targets",
+        class: "sortable",
+        columns,
+        rows: rows.iter().map(cells).collect(),
+    }
+}
+
+/// The map, or why there is none.
+pub(super) struct MapSection {
+    pub(super) note: String,
+    pub(super) maps: Vec<MapPicture>,
+    pub(super) legend: Vec<LegendItem>,
+    pub(super) table: Option<Table>,
+}
+
+/// A picture with labels over it, in units of its drawing.
+pub(super) struct MapPicture {
+    pub(super) prefix: String,
+    /// For a small map: how many of its targets are not up.
+    pub(super) caption: Option<String>,
+    pub(super) width: f64,
+    pub(super) height: f64,
+    pub(super) url: String,
+    pub(super) labels: Vec<MapLabel>,
+}
+
+pub(super) struct MapLabel {
+    pub(super) text: String,
+    pub(super) x: f64,
+    pub(super) y: f64,
+    pub(super) width: f64,
+    pub(super) height: f64,
+}
+
+/// A colour of the map with its words.
+pub(super) struct LegendItem {
+    pub(super) colour: String,
+    pub(super) text: String,
+}
+
+impl MapSection {
+    pub(super) fn new(detail: &RunDetail) -> Result<Self, Box<dyn Error>> {
+        let Some(found) = Maps::of(detail) else {
+            let note = if detail.subnets.is_empty() {
+                "No address is known yet, so there is no map."
+            } else {
+                "All addresses are IPv6: the map is for IPv4 only. The table of subnets has them."
+            };
+            return Ok(Self {
+                note: note.to_owned(),
+                maps: Vec::new(),
+                legend: Vec::new(),
+                table: None,
+            });
+        };
+        let is_one = found.maps.len() == 1;
+        let mut maps = Vec::new();
+        for (map, (_, counts)) in found.maps.iter().zip(&found.prefixes) {
+            maps.push(MapPicture::new(map, (!is_one).then_some(counts))?);
+        }
+        let pixel = match found.cell {
+            32 => "one pixel an address".to_owned(),
+            cell => format!("one pixel a /{cell}"),
+        };
+        let note = match found.maps.as_slice() {
+            [map] => format!("{}, {pixel}, on a Hilbert curve", map.prefix),
+            maps => format!(
+                "{} networks with targets, {pixel}, each on a Hilbert curve",
+                maps.len()
+            ),
+        };
+        let prefixes = found.prefixes.iter();
+        let rows = prefixes.map(|(prefix, counts)| (prefix.to_string(), counts));
+        Ok(Self {
+            note,
+            legend: legend(&found),
+            table: Some(by_status("", "Status by prefix of the map", "prefix", rows)),
+            maps,
+        })
+    }
+}
+
+impl MapPicture {
+    fn new(map: &PrefixMap, counts: Option<&StatusCounts>) -> Result<Self, Box<dyn Error>> {
+        let scale = MAP_SIDE / f64::from(map.width.max(map.height));
+        let labels = map.parts.iter().map(|(prefix, area)| MapLabel {
+            text: prefix.to_string(),
+            x: f64::from(area.x) * scale,
+            y: f64::from(area.y) * scale,
+            width: f64::from(area.width) * scale,
+            height: f64::from(area.height) * scale,
+        });
+        Ok(Self {
+            prefix: map.prefix.to_string(),
+            caption: counts.map(|counts| {
+                format!(
+                    "{} of {} not up",
+                    grouped(not_up_of(counts)),
+                    grouped(counts.total())
+                )
+            }),
+            width: f64::from(map.width) * scale,
+            height: f64::from(map.height) * scale,
+            labels: labels.collect(),
+            url: picture::data_url(map)?,
+        })
+    }
+}
+
+/// The colours that occur.
+fn legend(found: &Maps) -> Vec<LegendItem> {
+    let is_address = found.cell == 32;
+    let words = |shade: Shade| match shade {
+        Shade::NotProbed => "□ not probed: excluded, no target, or to do".to_owned(),
+        Shade::Answered if is_address => format!("{} up", sign(StatusKind::Up)),
+        Shade::Answered => format!("{} all answered", sign(StatusKind::Up)),
+        Shade::FewNotUp => "◔ under 10 % not up".to_owned(),
+        Shade::ManyNotUp => "◑ 10 % to half not up".to_owned(),
+        Shade::Mostly(status) if is_address => format!("{} {}", sign(status), status.name()),
+        Shade::Mostly(status) => format!(
+            "{} at least half not up, mostly {}",
+            sign(status),
+            status.name()
+        ),
+    };
+    let statuses = StatusKind::ALL.into_iter().map(Shade::Mostly);
+    [Shade::Answered, Shade::FewNotUp, Shade::ManyNotUp]
+        .into_iter()
+        .chain(statuses)
+        .chain([Shade::NotProbed])
+        .filter(|shade| {
+            let mut maps = found.maps.iter();
+            maps.any(|map| map.pixels.contains(&shade.index()))
+        })
+        .map(|shade| {
+            let [red, green, blue, opacity] = picture::colour(shade);
+            LegendItem {
+                colour: format!(
+                    "rgba({red},{green},{blue},{:.2})",
+                    f64::from(opacity) / 255.0
+                ),
+                text: words(shade),
+            }
+        })
+        .collect()
+}
