@@ -173,7 +173,8 @@ fn alerts(overview: &RunOverview, clock: &Clock, flags: &str) -> Vec<Alert> {
     let cause = sentences::cause(overview, flags);
     let is_explained = cause.is_some();
     alert(StatusKind::Down, cause);
-    if !is_explained {
+    // The rows of a pruned run cannot be listed.
+    if !is_explained && overview.summary.pruned.is_none() {
         alert(StatusKind::Down, sentences::not_up(overview, flags));
         alert(StatusKind::Unknown, sentences::unknown(overview, flags));
     }
