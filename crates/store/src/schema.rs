@@ -128,29 +128,31 @@ macro_rules! changes_30d {
     };
 }
 
-/// The rows of `latest` behind the key ?1, with their key before the columns.
-pub(crate) const LATEST_PAGE: &str = concat!(
-    "SELECT t.target AS row_target, ",
-    report_columns!(),
-    ", ",
-    latest_columns!(),
-    ", ",
-    changes_30d!(),
-    latest_joins!(),
-    " WHERE t.target > ?1"
-);
+/// The rows of `latest`: their key, their times as they are stored, and the columns of the view.
+macro_rules! rows_of_latest {
+    () => {
+        concat!(
+            "SELECT t.target AS row_target, t.first_seen_us AS row_first_seen_us,
+       CASE WHEN t.status <= 1 THEN t.probed_at_us ELSE t.last_up_us END AS row_last_up_us,
+       coalesce(t.changed_at_us, t.first_seen_us) AS row_changed_us,
+       ",
+            report_columns!(),
+            ",
+       ",
+            latest_columns!(),
+            ",
+       ",
+            changes_30d!(),
+            latest_joins!()
+        )
+    };
+}
+
+/// Those behind the key ?1.
+pub(crate) const LATEST_PAGE: &str = concat!(rows_of_latest!(), " WHERE t.target > ?1");
 
 /// The one with the key ?1.
-pub(crate) const LATEST_ROW: &str = concat!(
-    "SELECT t.target AS row_target, ",
-    report_columns!(),
-    ", ",
-    latest_columns!(),
-    ", ",
-    changes_30d!(),
-    latest_joins!(),
-    " WHERE t.target = ?1"
-);
+pub(crate) const LATEST_ROW: &str = concat!(rows_of_latest!(), " WHERE t.target = ?1");
 
 const V1: &str = concat!(
     r"

@@ -206,10 +206,10 @@ impl GeneratedRuns {
                     last_up = Some(probed);
                 }
                 status = Some(code);
-                if code != StatusKind::Unknown.code() {
-                    if let Some(old) = known.replace(code).filter(|old| *old != code) {
-                        insert_change.execute(params![key, probed, old, code])?;
-                    }
+                if code != StatusKind::Unknown.code()
+                    && let Some(old) = known.replace(code).filter(|old| *old != code)
+                {
+                    insert_change.execute(params![key, probed, old, code])?;
                 }
             }
             insert.execute(params![

@@ -23,13 +23,12 @@ pub(super) fn spells(found: &TargetRuns) -> Vec<Spell> {
     for (at, status) in observations(found) {
         let is_down = spells.last().is_some_and(|spell| spell.to_us.is_none());
         match (status, is_down) {
-            (StatusKind::Unknown, _) => {}
             (StatusKind::Up | StatusKind::Late, true) => {
                 if let Some(spell) = spells.last_mut() {
                     spell.to_us = Some(at);
                 }
             }
-            (StatusKind::Up | StatusKind::Late, false) | (_, true) => {}
+            (StatusKind::Up | StatusKind::Late | StatusKind::Unknown, _) | (_, true) => {}
             (status, false) => spells.push(Spell {
                 from_us: at,
                 to_us: None,
@@ -44,10 +43,8 @@ pub(super) fn spells(found: &TargetRuns) -> Vec<Spell> {
 /// What is known of the target, by time: the rows, and the changes of runs whose rows are gone.
 fn observations(found: &TargetRuns) -> BTreeMap<i64, StatusKind> {
     let mut observations = BTreeMap::new();
-    if let (Some(first), Some(latest)) = (found.changes.first(), &found.latest)
-        && let Some(first_seen) = micros(&latest.first_seen)
-    {
-        observations.insert(first_seen, first.old);
+    if let (Some(first), Some(latest)) = (found.changes.first(), &found.latest) {
+        observations.insert(latest.first_seen_us, first.old);
     }
     for change in &found.changes {
         observations.insert(change.changed_at_us, change.new);

@@ -62,15 +62,14 @@ fn head(target: &str, found: &TargetRuns, clock: &Clock, screen: Screen) -> Bloc
         items.extend(row.labels.as_deref().map(labels));
     }
     if let Some(latest) = &found.latest {
-        let since = micros(&latest.changed_at).unwrap_or_default();
+        let since = latest.changed_at_us;
         items.push(format!(
             "{} since {} ({})",
             latest.row.status,
             clock.moment(since),
             clock.since(since)
         ));
-        let seen = micros(&latest.first_seen).unwrap_or_default();
-        items.push(format!("first seen {}", clock.moment(seen)));
+        items.push(format!("first seen {}", clock.moment(latest.first_seen_us)));
         items.push(format!(
             "{} in 30 days",
             counted(latest.changes_30d, "change")

@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use jiff::{Timestamp, Unit};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{
     DatabaseSettings, HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS, REPORT_COLUMNS,
@@ -137,11 +138,18 @@ fn print_json(mut pages: HostPages<'_>) -> Result<usize, Failure> {
 /// The columns of the view `latest`.
 pub(crate) fn fields(host: &HostRow) -> impl Iterator<Item = (&'static str, Value)> {
     let further = [
-        json!(host.first_seen),
-        json!(host.last_up),
-        json!(host.changed_at),
+        json!(time(host.first_seen_us)),
+        json!(host.last_up_us.and_then(time)),
+        json!(time(host.changed_at_us)),
         json!(host.changes_30d),
     ];
     let columns = REPORT_COLUMNS.into_iter().zip(values(&host.row));
     columns.chain(LATEST_COLUMNS.into_iter().zip(further))
+}
+
+/// As the view writes it: RFC 3339 in UTC, rounded to milliseconds.
+fn time(micros: i64) -> Option<String> {
+    let time = Timestamp::from_microsecond(micros).ok()?;
+    let rounded = time.round(Unit::Millisecond).unwrap_or(time);
+    Some(format!("{rounded:.3}"))
 }

@@ -3,7 +3,6 @@
 
 use std::io::{self, BufWriter, Write};
 
-use jiff::Timestamp;
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{HostPages, HostRow};
 use unicode_width::UnicodeWidthStr as _;
@@ -143,12 +142,11 @@ impl HostTable {
             target,
             row.status.clone(),
             row.rtt_ms[1].map_or("-".to_owned(), three_digits),
-            self.since(&host.changed_at),
-            host.last_up
-                .as_deref()
-                .map_or("never".to_owned(), |time| self.time(time)),
+            self.since(host.changed_at_us),
+            host.last_up_us
+                .map_or("never".to_owned(), |last_up| self.clock.minute(last_up)),
             grouped(host.changes_30d),
-            self.time(&host.first_seen),
+            self.clock.minute(host.first_seen_us),
             row.labels.as_deref().map_or_else(String::new, labels),
             if row.received > 0 {
                 String::new()
@@ -158,15 +156,8 @@ impl HostTable {
         ]
     }
 
-    fn time(&self, time: &str) -> String {
-        micros(time).map_or_else(|| time.to_owned(), |micros| self.clock.minute(micros))
-    }
-
     /// When, and how long ago.
-    fn since(&self, time: &str) -> String {
-        let Some(micros) = micros(time) else {
-            return time.to_owned();
-        };
+    fn since(&self, micros: i64) -> String {
         let age = self.clock.since(micros);
         if self.shows_since() {
             format!("{} ({age})", self.clock.minute(micros))
@@ -199,10 +190,6 @@ fn fitted(widths: [usize; COLUMNS.len()], screen: usize) -> [usize; COLUMNS.len(
         shown[last] = widths[last].min(shown[last] + screen.saturating_sub(used));
     }
     shown
-}
-
-fn micros(time: &str) -> Option<i64> {
-    Some(time.parse::<Timestamp>().ok()?.as_microsecond())
 }
 
 /// A JSON object of labels as `site=berlin rack=r3`.

@@ -166,8 +166,8 @@ impl RunDiff {
     fn pairs(&self) -> io::Result<Pairs<'_>> {
         let [before, after] = &self.rows;
         Ok(Pairs {
-            before: before.iter()?.peekable(),
-            after: after.iter()?.peekable(),
+            before: before.merged()?.peekable(),
+            after: after.merged()?.peekable(),
         })
     }
 

@@ -54,7 +54,7 @@ impl HostOrder {
         match self {
             Self::Target => "0",
             Self::Rtt => "rtt_avg_ms * 1000000.0",
-            Self::Changed => "julianday(changed_at) * 86400000.0",
+            Self::Changed => "row_changed_us",
             Self::Changes => "changes_30d",
         }
     }
@@ -65,25 +65,32 @@ impl HostOrder {
 pub struct HostRow {
     /// The newest row of the target.
     pub row: ReportRow,
-    /// When it was probed first. RFC 3339, UTC.
-    pub first_seen: String,
-    /// When it was up or late last. RFC 3339, UTC.
-    pub last_up: Option<String>,
-    /// When it got its status. RFC 3339, UTC.
-    pub changed_at: String,
+    /// When it was probed first, in microseconds since 1970-01-01 UTC.
+    pub first_seen_us: i64,
+    /// When it was up or late last.
+    pub last_up_us: Option<i64>,
+    /// When it got its status.
+    pub changed_at_us: i64,
     /// How often its status changed in the last 30 days. `unknown` is no change.
     pub changes_30d: i64,
 }
 
 impl HostRow {
-    /// A row of [`LATEST_PAGE`]: the key, then the columns of the view.
+    /// The columns of [`LATEST_PAGE`] that [`Self::from_row`] reads. SQLite computes no other one.
+    fn columns() -> String {
+        let columns = REPORT_COLUMNS.join(", ");
+        format!(
+            "row_target, {columns}, row_first_seen_us, row_last_up_us, row_changed_us, changes_30d"
+        )
+    }
+
     fn from_row(row: &Row<'_>) -> rusqlite::Result<(TargetKey, Self)> {
         let further = 1 + REPORT_COLUMNS.len();
         let host = Self {
             row: ReportRow::from_columns(row, 1)?,
-            first_seen: row.get(further)?,
-            last_up: row.get(further + 1)?,
-            changed_at: row.get(further + 2)?,
+            first_seen_us: row.get(further)?,
+            last_up_us: row.get(further + 1)?,
+            changed_at_us: row.get(further + 2)?,
             changes_30d: row.get(further + 3)?,
         };
         Ok((row.get(0)?, host))
@@ -95,7 +102,8 @@ pub(super) fn host(
     connection: &Connection,
     key: &TargetKey,
 ) -> Result<Option<HostRow>, StoreError> {
-    let mut statement = connection.prepare_cached(LATEST_ROW)?;
+    let sql = format!("SELECT {} FROM ({LATEST_ROW})", HostRow::columns());
+    let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query_and_then([key], HostRow::from_row)?;
     Ok(rows.next().transpose()?.map(|(_, host)| host))
 }
@@ -125,8 +133,13 @@ impl HostPages<'_> {
         }
         let rows = self.reader.read(|connection| {
             connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-            self.query
-                .read(connection, "*", PAGE_ROWS, &self.after, HostRow::from_row)
+            self.query.read(
+                connection,
+                &HostRow::columns(),
+                PAGE_ROWS,
+                &self.after,
+                HostRow::from_row,
+            )
         })?;
         if let Some((key, _)) = rows.last() {
             self.after = key.clone();
@@ -144,20 +157,18 @@ struct HostQuery {
 
 impl HostQuery {
     fn new(filter: &HostFilter) -> Self {
-        let mut statement = LATEST_PAGE.to_owned();
-        if let Some(before) = filter.probed_before_us {
-            statement += &format!(" AND t.probed_at_us < {before}");
-        }
-        if !filter.rows.statuses.is_empty() {
-            // Without a look at the rows of `results`.
-            let codes = filter
-                .rows
-                .statuses
-                .iter()
-                .map(|status| status.code().to_string());
-            let codes = codes.collect::<Vec<_>>().join(", ");
-            statement += &format!(" AND t.status IN ({codes})");
-        }
+        let age = filter.probed_before_us;
+        let age = age.map(|before| format!(" AND t.probed_at_us < {before}"));
+        // Without a look at the rows of `results`.
+        let statuses = filter.rows.statuses.iter();
+        let codes: Vec<_> = statuses.map(|status| status.code().to_string()).collect();
+        let codes = (!codes.is_empty()).then(|| format!(" AND t.status IN ({})", codes.join(", ")));
+        let statement = [
+            LATEST_PAGE.to_owned(),
+            age.unwrap_or_default(),
+            codes.unwrap_or_default(),
+        ]
+        .concat();
         Self {
             statement,
             filter: filter.rows.sql(2),

@@ -104,7 +104,7 @@ impl SortedRows {
     }
 
     /// The rows in the order of their targets.
-    pub(super) fn iter(&self) -> io::Result<SortedRowsIter<'_>> {
+    pub(super) fn merged(&self) -> io::Result<SortedRowsIter<'_>> {
         let mut parts = Vec::new();
         for file in &self.files {
             let mut file = file.try_clone()?;
@@ -193,7 +193,7 @@ impl<'r> Part<'r> {
     }
 }
 
-/// [`SortedRows::iter`].
+/// [`SortedRows::merged`].
 pub(super) struct SortedRowsIter<'r> {
     parts: Vec<Part<'r>>,
 }
@@ -243,13 +243,13 @@ mod tests {
                 sorted.add(rows, max_rows).unwrap();
             }
             sorted.last.sort_unstable_by(|one, other| one.target.cmp(&other.target));
-            let found: Vec<_> = sorted.iter().unwrap().collect::<Result<_, _>>().unwrap();
+            let found: Vec<_> = sorted.merged().unwrap().collect::<Result<_, _>>().unwrap();
             let mut expected = pages.concat();
             expected.sort();
             let expected: Vec<_> = expected.into_iter().map(row).collect();
             prop_assert_eq!(&found, &expected);
             // A second pass reads the same.
-            let again: Vec<_> = sorted.iter().unwrap().collect::<Result<_, _>>().unwrap();
+            let again: Vec<_> = sorted.merged().unwrap().collect::<Result<_, _>>().unwrap();
             prop_assert_eq!(again, expected);
         }
     }
