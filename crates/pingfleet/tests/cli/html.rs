@@ -183,7 +183,7 @@ fn every_page_is_well_formed_and_names_nothing_outside() -> Result<()> {
         dir.shell(&format!("{parse} page.html"))?.ends_with(0);
         for attribute in [" src=\"", " href=\""] {
             for value in page.split(attribute).skip(1) {
-                assert!(value.starts_with("data:image/png;base64,"), "{:.40}", value);
+                assert!(value.starts_with("data:image/png;base64,"), "{value:.40}");
             }
         }
         assert!(!page.contains("url(") && !page.contains("@import"));

@@ -54,7 +54,7 @@ pub(super) struct Maps {
     /// The length of the prefix that a pixel stands for.
     pub(super) cell: u8,
     /// One map, or several small ones.
-    pub(super) maps: Vec<PrefixMap>,
+    pub(super) drawn: Vec<PrefixMap>,
     /// The statuses by prefix: of the parts of one map, or of each small map.
     pub(super) prefixes: Vec<(Ipv4Net, StatusCounts)>,
 }
@@ -143,13 +143,13 @@ impl Maps {
         if tiles.len() == 1 {
             return Some(Self::one(detail, prefix_of(first, length), cell, &cells));
         }
-        let maps = tiles
+        let drawn = tiles
             .keys()
             .map(|first| PrefixMap::draw(prefix_of(*first, length), cell, &cells))
             .collect();
         Some(Self {
             cell,
-            maps,
+            drawn,
             prefixes: named(tiles, length),
         })
     }
@@ -166,7 +166,7 @@ impl Maps {
             .collect();
         Self {
             cell,
-            maps: vec![map],
+            drawn: vec![map],
             prefixes: parts,
         }
     }
@@ -370,7 +370,7 @@ mod tests {
         // The control: an address without a target.
         targets.remove(200);
         let maps = Maps::of(&detail(&targets)).unwrap();
-        let [map] = maps.maps.as_slice() else {
+        let [map] = maps.drawn.as_slice() else {
             panic!("{maps:?}")
         };
         assert_eq!((maps.cell, map.width, map.height), (32, 16, 16));
@@ -400,10 +400,10 @@ mod tests {
     fn beyond_a_12_a_pixel_is_a_24() {
         let inside = up((0x0a00_0000..0x0a10_0000).step_by(16));
         let maps = Maps::of(&detail(&inside)).unwrap();
-        assert_eq!((maps.cell, maps.maps[0].width), (32, 1024));
+        assert_eq!((maps.cell, maps.drawn[0].width), (32, 1024));
         let outside = up((0x0a00_0000..0x0a20_0000).step_by(16));
         let maps = Maps::of(&detail(&outside)).unwrap();
-        let map = &maps.maps[0];
+        let map = &maps.drawn[0];
         assert_eq!((maps.cell, map.width * map.height), (24, 1 << 13));
         assert!(
             map.pixels
@@ -422,11 +422,11 @@ mod tests {
         ] {
             let hosts = up((0..subnets).map(|at| 0x0a00_0001 + at * step));
             let maps = Maps::of(&detail(&hosts)).unwrap();
-            let found = (maps.maps.len(), maps.cell);
+            let found = (maps.drawn.len(), maps.cell);
             assert_eq!(found, (tiles, cell), "{step:x}");
             let total: i64 = maps.prefixes.iter().map(|(_, counts)| counts.total()).sum();
             assert_eq!(total, i64::from(subnets));
-            for map in &maps.maps {
+            for map in &maps.drawn {
                 assert_eq!((map.width, map.height), (16, 16));
                 assert!(map.pixels.contains(&Shade::Answered.index()));
             }
@@ -434,7 +434,10 @@ mod tests {
         // Over the whole of IPv4 nothing but one map of the /8 has room for them.
         let hosts = up((0..300).map(|at| at * 0x00d0_0000));
         let maps = Maps::of(&detail(&hosts)).unwrap();
-        assert_eq!((maps.maps.len(), maps.cell, maps.maps[0].width), (1, 8, 16));
+        assert_eq!(
+            (maps.drawn.len(), maps.cell, maps.drawn[0].width),
+            (1, 8, 16)
+        );
     }
 
     #[test]

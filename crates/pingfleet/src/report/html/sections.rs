@@ -403,16 +403,16 @@ impl MapSection {
                 table: None,
             });
         };
-        let is_one = found.maps.len() == 1;
+        let is_one = found.drawn.len() == 1;
         let mut maps = Vec::new();
-        for (map, (_, counts)) in found.maps.iter().zip(&found.prefixes) {
+        for (map, (_, counts)) in found.drawn.iter().zip(&found.prefixes) {
             maps.push(MapPicture::new(map, (!is_one).then_some(counts))?);
         }
         let pixel = match found.cell {
             32 => "one pixel an address".to_owned(),
             cell => format!("one pixel a /{cell}"),
         };
-        let note = match found.maps.as_slice() {
+        let note = match found.drawn.as_slice() {
             [map] => format!("{}, {pixel}, on a Hilbert curve", map.prefix),
             maps => format!(
                 "{} networks with targets, {pixel}, each on a Hilbert curve",
@@ -479,7 +479,7 @@ fn legend(found: &Maps) -> Vec<LegendItem> {
         .chain(statuses)
         .chain([Shade::NotProbed])
         .filter(|shade| {
-            let mut maps = found.maps.iter();
+            let mut maps = found.drawn.iter();
             maps.any(|map| map.pixels.contains(&shade.index()))
         })
         .map(|shade| {
