@@ -201,6 +201,8 @@ fn fitting_chunk(probing: &Probing, wanted: usize) -> usize {
 mod tests {
     use std::num::NonZeroU32;
 
+    use clap::FromArgMatches as _;
+
     use super::*;
 
     fn resolved(values: &[(&dyn AnyKey, &str)]) -> (Probing, String) {

@@ -100,10 +100,8 @@ impl Writer {
         })?;
         if is_marked {
             let rows = summary.settled();
-            run_span(summary.run, summary.run_id).in_scope(|| match archive {
-                Some(archive) => tracing::info!(rows, archive, "run pruned"),
-                None => tracing::info!(rows, "run pruned"),
-            });
+            run_span(summary.run, summary.run_id)
+                .in_scope(|| tracing::info!(rows, archive, "run pruned"));
         }
         Ok(is_marked)
     }

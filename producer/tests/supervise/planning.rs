@@ -5,8 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 use pingfleet_settings::Exit;
 use pingfleet_store::{NewChunk, NewRun, PlannedProbing, Transport};
-use pingfleet_wire::{MAX_CHUNK_BYTES, MAX_NAME_BYTES, Message as _, WorkChunk};
-use producer::EndReason;
+use pingfleet_wire::{
+    MAX_CHUNK_BYTES, MAX_NAME_BYTES, Message as _, StatusKind, Target, WorkChunk,
+};
+use producer::{EarlierTargets, EndReason, RunRequest};
 use uuid::Uuid;
 
 use crate::rig::{Rig, publishes};
@@ -172,5 +174,76 @@ async fn chunks_of_long_names_are_cut_by_their_bytes() -> Result<()> {
     }
     assert_eq!(planned, names);
     assert_eq!(works.len(), 3);
+    Ok(())
+}
+
+/// The targets of a run's plan, in its order.
+fn planned_targets(rig: &Rig, run: i64) -> Result<Vec<Target>> {
+    let connection = rig.connection()?;
+    let mut works = connection.prepare("SELECT work FROM plan WHERE run = ?1 ORDER BY chunk")?;
+    let works: Vec<Vec<u8>> = works
+        .query_map([run], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut targets = Vec::new();
+    for work in works {
+        targets.extend(WorkChunk::decode(&work)?.targets);
+    }
+    Ok(targets)
+}
+
+#[tokio::test]
+async fn a_plan_of_an_earlier_run_has_its_targets_in_its_order() -> Result<()> {
+    // Chunks of one: more targets than are read at once.
+    let mut rig = Rig::new(1)?;
+    rig.detached(&["10.0.0.0/24"]).await?;
+    let all = planned_targets(&rig, 1)?;
+    // Each second target is down, the others are up, and the last one has no row.
+    let connection = rig.connection()?;
+    for (chunk, target) in all.iter().enumerate().take(253) {
+        let Target::Address(std::net::IpAddr::V4(address)) = target else {
+            anyhow::bail!("{target}");
+        };
+        connection.execute(
+            "INSERT INTO results (run, chunk, position, status, sent, received, attempts, probed_after_us, address)
+             VALUES (1, ?1, 0, ?2, 1, 0, 1, 0, ?3)",
+            (
+                chunk as i64,
+                if chunk % 2 == 0 { 6 } else { 0 },
+                i64::from(address.to_bits()) - (1 << 31),
+            ),
+        )?;
+    }
+    connection.execute(
+        "INSERT INTO labels VALUES (1, 2, 0, '{\"site\":\"x\"}')",
+        (),
+    )?;
+    let earlier = || {
+        RunRequest::PlanAgain(EarlierTargets {
+            run: 1,
+            statuses: vec![StatusKind::Down, StatusKind::Unknown],
+            source: "down of run 1".to_owned(),
+        })
+    };
+    rig.settings.detach = true;
+    let outcome = rig.start(earlier()).await?.ended().await??;
+    assert_eq!(outcome.reason, EndReason::Detached);
+    let down: Vec<_> = all.iter().take(253).step_by(2).cloned().collect();
+    assert_eq!(planned_targets(&rig, 2)?, down);
+    assert_eq!(down.len(), 127);
+    assert_eq!(rig.number("SELECT parent_run FROM runs WHERE run = 2")?, 1);
+    assert_eq!(rig.number("SELECT chunk FROM labels WHERE run = 2")?, 1);
+    assert_eq!(
+        rig.number("SELECT seed IS NULL FROM runs WHERE run = 2")?,
+        1
+    );
+    rig.assert_published_as_planned();
+    // Nobody may change the earlier run meanwhile.
+    let _lock = pingfleet_store::FileLock::run(&rig.path(), 1)?;
+    let refused = rig.start(earlier()).await?.ended().await?;
+    assert!(
+        refused.is_err_and(|error| error.to_string().contains("run 1 is in use")),
+        "the lock is not looked at"
+    );
+    assert_eq!(rig.number("SELECT count(*) FROM runs")?, 2);
     Ok(())
 }

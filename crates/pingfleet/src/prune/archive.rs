@@ -1,5 +1,5 @@
-//! The archive: a folder with a Parquet file for each run. Each file has the column `run`, so that DuckDB and pandas read
-//! the folder as one table. Folders that name the run as Hive does (`run=3`) would not do: pyarrow refuses a column that
+//! The archive: a folder with a Parquet file for each run. Each file has the column `run`, so that any reader of Parquet
+//! reads the folder as one table. Folders that name the run as Hive does (`run=3`) would not do: pyarrow refuses a column that
 //! both the path and the file have, and a file without it would not stand alone.
 
 use std::{

@@ -137,24 +137,24 @@ fn dry_run(
     choice: &Choice,
     in_latest: &HashMap<i64, i64>,
 ) -> Result<Exit, Failure> {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let mut total = 0;
     for summary in &choice.runs {
         let kept = in_latest.get(&summary.run).copied().unwrap_or(0);
         let rows = summary.settled() - kept;
         total += rows;
-        text += &format!("run {}: {}", summary.run, rows_of(rows, "to remove", kept));
-        if let Some(folder) = &args.archive {
-            text += &format!(", after {}", Archive::file_in(folder, summary).display());
-        }
-        text.push('\n');
+        let rows = rows_of(rows, "to remove", kept);
+        let after = args.archive.as_deref().map_or(String::new(), |folder| {
+            format!(", after {}", Archive::file_in(folder, summary).display())
+        });
+        lines.push(format!("run {}: {rows}{after}", summary.run));
     }
-    text += &format!(
-        "{} would be pruned, {} removed; nothing was changed\n",
+    lines.push(format!(
+        "{} would be pruned, {} removed; nothing was changed",
         counted(choice.runs.len() as i64, "run"),
         counted(total, "row")
-    );
-    printed(io::stdout().lock().write_all(text.as_bytes()))?;
+    ));
+    printed(writeln!(io::stdout(), "{}", lines.join("\n")))?;
     Ok(Exit::Complete)
 }
 
@@ -222,14 +222,9 @@ impl Pruning<'_> {
         if self.quiet {
             return Ok(());
         }
-        let mut line = format!(
-            "run {run}: {}",
-            rows_of(rows.removed as i64, "removed", rows.kept as i64)
-        );
-        if let Some(file) = archived {
-            line += &format!("; all are in {file}");
-        }
-        printed(writeln!(io::stdout(), "{line}"))
+        let removed = rows_of(rows.removed as i64, "removed", rows.kept as i64);
+        let place = archived.map_or(String::new(), |file| format!("; all are in {file}"));
+        printed(writeln!(io::stdout(), "run {run}: {removed}{place}"))
     }
 
     fn remove_rows(&mut self, run: i64) -> Result<RemovedRows, Failure> {

@@ -366,10 +366,12 @@ mod archived {
             python.display()
         );
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/archives.py");
-        let mut line = format!("{} {script} {}", python.display(), before.display());
-        for folder in folders {
-            line += &format!(" {}", folder.display());
-        }
+        let names: Vec<_> = [before]
+            .iter()
+            .chain(folders)
+            .map(|path| path.display().to_string())
+            .collect();
+        let line = format!("{} {script} {}", python.display(), names.join(" "));
         dir.shell(&line)
     }
 

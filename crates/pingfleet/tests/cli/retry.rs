@@ -187,11 +187,8 @@ fn a_run_in_progress_is_not_retried() -> anyhow::Result<()> {
     // It takes 25 s unless it is killed.
     let sweep = ["sweep", "127.0.0.0/24", "--rate", "10", "--chunk-size", "5"];
     let running = dir.start("pingfleet", &sweep, &[])?;
-    while !dir
-        .shell("pingfleet runs --json | grep -q '\"state\":\"running\"'")?
-        .code
-        .is_some_and(|code| code == 0)
-    {}
+    let is_running = "pingfleet runs --json | grep -q '\"state\":\"running\"'";
+    while dir.shell(is_running)?.code != Some(0) {}
     dir.pingfleet(&["retry", "--only", "up"])?
         .fails(3, &["run 1 is in progress", "pingfleet cancel 1"]);
     // The control: when its producer is gone, it is not refused.
