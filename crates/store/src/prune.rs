@@ -31,7 +31,7 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// Chunks in a transaction, at most, and rows, at least.
 const MAX_STEP_CHUNKS: i64 = 1000;
-const MIN_STEP_ROWS: i64 = 2000;
+const MIN_STEP_ROWS: i64 = 1000;
 
 /// What [`Writer::remove_pruned_rows`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
