@@ -48,7 +48,7 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
         Reader::open(&path),
         Err(StoreError::Older {
             found: 1,
-            needed: 2,
+            needed: 3,
             ..
         })
     ));

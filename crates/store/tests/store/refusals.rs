@@ -127,8 +127,8 @@ fn a_newer_schema_is_refused() -> Result<()> {
             matches!(
                 error,
                 StoreError::Newer {
-                    found: 3,
-                    known: 2,
+                    found: 4,
+                    known: 3,
                     ..
                 }
             ),
@@ -145,7 +145,7 @@ fn a_newer_schema_that_only_the_log_knows_is_refused() -> Result<()> {
     let newer = Connection::open(&path)?;
     newer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA user_version = 4")?;
     match options(&path).open() {
-        Err(StoreError::Newer { found: 3, .. }) => Ok(()),
+        Err(StoreError::Newer { found: 4, .. }) => Ok(()),
         other => bail!("{other:?}"),
     }
 }
