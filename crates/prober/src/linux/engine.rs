@@ -400,7 +400,7 @@ impl Engine {
                 self.probes.send_times().sampled(before, after);
             }
             if is_stamped {
-                self.probes.await_stamp(staged[first], before);
+                self.probes.await_stamp(staged[first], before, after);
                 // It has left already, unless it waits for the link or for a link address.
                 self.read_errors(socket);
             }

@@ -67,7 +67,7 @@ impl Network {
             .ok();
         let mut network = Self {
             watch,
-            known: Published::default(),
+            known: Published::nothing(),
             next_hops: NextHops::default(),
             gateways: Gateways::watch(),
             neighbours,
@@ -83,7 +83,19 @@ impl Network {
             Some(_) => self.known.links.known_until,
             None => self.last_asked,
         };
-        links.min(self.last_asked)
+        let known = links.min(self.last_asked);
+        // An outage counts for the routes of its interface: while these are not known, nor is what it has cost.
+        let routes = Some(self.known.routes_known_until);
+        if self.watch.is_some() && routes < self.known.links.outages.last_observed() {
+            known.min(routes)
+        } else {
+            known
+        }
+    }
+
+    /// Up to when changes of routes are known; `None` if they are not watched.
+    pub(super) fn routes_known_until(&self) -> Option<Instant> {
+        self.watch.as_ref().map(|_| self.known.routes_known_until)
     }
 
     /// Takes in what is known of links and routes. Checks the gateways and asks for a check of the links, unless that was
@@ -112,7 +124,7 @@ impl Network {
         first: Instant,
         grace: impl Fn(&str) -> Duration,
     ) -> LocalLoss {
-        let Published { links, routes } = &self.known;
+        let Published { links, routes, .. } = &self.known;
         links
             .outages
             .may_have_lost(to, interface, first, grace, routes)
@@ -254,7 +266,7 @@ impl Network {
 
     /// Where a message to `to` goes first. With `interface`, it leaves by that one.
     pub(super) fn next_hop(&mut self, to: IpAddr, interface: Option<&str>) -> NextHop {
-        let Published { links, routes } = &self.known;
+        let Published { links, routes, .. } = &self.known;
         self.next_hops.of(to, interface, routes, &links.interfaces)
     }
 }

@@ -43,8 +43,9 @@ pub(super) struct SendTimes {
 struct AwaitedStamp {
     key: u32,
     request_id: u32,
-    /// The moment before its call.
+    /// The moments before and after its call.
     from: Instant,
+    by: Instant,
 }
 
 /// The shortest of the last samples; zero until there are enough.
@@ -105,12 +106,13 @@ impl SendTimes {
         self.costs.add(by.saturating_duration_since(from));
     }
 
-    /// The kernel will stamp request `request_id`, whose call began at `from`.
-    pub(super) fn await_stamp(&mut self, request_id: u32, from: Instant) {
+    /// The kernel will stamp request `request_id`, which had a call of its own between `from` and `by`.
+    pub(super) fn await_stamp(&mut self, request_id: u32, from: Instant, by: Instant) {
         self.awaited = Some(AwaitedStamp {
             key: self.next_key,
             request_id,
             from,
+            by,
         });
         self.next_key = self.next_key.wrapping_add(1);
     }
@@ -129,7 +131,10 @@ impl SendTimes {
     ) -> Option<(u32, Instant)> {
         let awaited = self.awaited.take_if(|awaited| awaited.key == key)?;
         let left = departure(awaited.from)?;
-        self.delays.add(left.duration_since(awaited.from));
+        // One that waited for its link, or for a link address, says nothing of the others.
+        if left <= awaited.by {
+            self.delays.add(left.duration_since(awaited.from));
+        }
         Some((awaited.request_id, left))
     }
 
@@ -171,7 +176,7 @@ mod tests {
         for sample in 0..SAMPLES as u32 {
             let from = start + SAMPLE_INTERVAL * sample;
             times.sampled(from, from + cost);
-            times.await_stamp(sample, from);
+            times.await_stamp(sample, from, from + cost);
             let stamped = times.stamped(sample, |earliest| Some(earliest + delay));
             assert_eq!(stamped, Some((sample, from + delay)));
         }
@@ -228,10 +233,24 @@ mod tests {
         let expected = departures(&times, start, us(40));
         for sample in 0..SAMPLES as u32 - 1 {
             times.sampled(start, start + Duration::from_secs(1));
-            times.await_stamp(sample, start);
+            times.await_stamp(sample, start, start + Duration::from_secs(1));
             let key = SAMPLES as u32 + sample;
             let stamped = times.stamped(key, |earliest| Some(earliest + us(9000)));
             assert!(stamped.is_some());
+        }
+        assert_eq!(departures(&times, start, us(40)), expected);
+    }
+
+    #[test]
+    fn a_request_that_waited_for_its_link_address_delays_no_other() {
+        let start = Instant::now();
+        let mut times = after_samples(start, us(2), us(6));
+        let expected = departures(&times, start, us(40));
+        for sample in 0..SAMPLES as u32 {
+            let key = SAMPLES as u32 + sample;
+            times.await_stamp(key, start, start + us(6));
+            let left = start + Duration::from_millis(3);
+            assert_eq!(times.stamped(key, |_| Some(left)), Some((key, left)));
         }
         assert_eq!(departures(&times, start, us(40)), expected);
     }
@@ -241,18 +260,18 @@ mod tests {
         let start = Instant::now();
         let mut times = SendTimes::new(start);
         let left = |earliest: Instant| Some(earliest + us(1));
-        times.await_stamp(70, start);
+        times.await_stamp(70, start, start + us(2));
         assert!(!times.may_stamp(start), "one is awaited");
         assert_eq!(times.stamped(1, left), None);
         assert_eq!(times.stamped(0, left), Some((70, start + us(1))));
         assert_eq!(times.stamped(0, left), None, "a second one");
         assert!(times.may_stamp(start));
         // The wall clock was set in between.
-        times.await_stamp(71, start);
+        times.await_stamp(71, start, start + us(2));
         assert_eq!(times.stamped(1, |_| None), None);
         // Refused, so that the kernel may have counted it or not.
         times.keys_restarted();
-        times.await_stamp(72, start);
+        times.await_stamp(72, start, start + us(2));
         assert_eq!(times.stamped(0, left), Some((72, start + us(1))));
     }
 
@@ -260,7 +279,7 @@ mod tests {
     fn a_stamp_that_never_comes_is_waited_for_in_vain_and_takes_the_correction_with_it() {
         let start = Instant::now();
         let mut times = after_samples(start, us(2), us(6));
-        times.await_stamp(9, start);
+        times.await_stamp(9, start, start + us(6));
         assert!(!times.may_stamp(start + us(4_999_999)));
         assert_eq!(departures(&times, start, us(40))[0], us(2));
         assert!(times.may_stamp(start + STAMP_WAIT));

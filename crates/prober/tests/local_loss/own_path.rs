@@ -414,7 +414,7 @@ fn targets_that_a_route_begins_to_refuse_are_unknown_while_others_are_up() -> an
     at_once(variants(), |variant| {
         let pair = network(variant.family)?;
         let (ip, _) = ip(variant.family);
-        let mut targets = addresses(pair::living(variant.family), LIVING / 2);
+        let mut targets = addresses(pair::living(variant.family), LIVING);
         let mut refuse = String::new();
         for (number, kind) in KINDS.iter().enumerate() {
             let (prefix, first) = match variant.family {
@@ -424,8 +424,9 @@ fn targets_that_a_route_begins_to_refuse_are_unknown_while_others_are_up() -> an
             refuse += &format!("{ip} route add {kind} {prefix}\n");
             targets.extend(addresses(&first, SILENT));
         }
-        targets
-            .extend(addresses(pair::living(variant.family), LIVING).split_off(LIVING as usize / 2));
+        targets.extend(
+            addresses(pair::living(variant.family), LIVING + FEW).split_off(LIVING as usize),
+        );
         let asked = Asked {
             probing: probing(variant),
             targets,
@@ -435,7 +436,7 @@ fn targets_that_a_route_begins_to_refuse_are_unknown_while_others_are_up() -> an
         pair.sh(&refuse)?;
         let report = running.finish()?;
         let outcomes = &report.outcomes[0];
-        let (before, others) = outcomes.split_at(LIVING as usize / 2);
+        let (before, others) = outcomes.split_at(LIVING as usize);
         let (refused, after) = others.split_at(KINDS.len() * SILENT as usize);
         all(refused, |outcome| {
             is_unknown(outcome.status, LocalLoss::NO_ROUTE) && outcome.sent == 0

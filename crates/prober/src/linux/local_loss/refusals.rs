@@ -109,6 +109,8 @@ pub(in crate::linux) struct KnownRoute {
     pub(in crate::linux) was_there: bool,
     /// One refuses now what is sent.
     pub(in crate::linux) refuses: bool,
+    /// Up to when changes of the routes are known; `None` if they are not watched.
+    pub(in crate::linux) known_until: Option<Instant>,
 }
 
 /// What is to be done about a refused target.
@@ -239,8 +241,11 @@ impl RefusedPath {
             _ => refused.is_alone(),
         };
         let had_way = self.accepted_at.is_some() || route.was_there && errno != Errno::EPERM;
+        let is_known = route.known_until.is_none_or(|until| until >= refused.since);
         if is_admitted || !is_alone && had_way {
             Verdict::Lost
+        } else if !is_known && waited < MAX_SLOW_WAIT {
+            Verdict::Wait
         } else {
             Verdict::SendFailed
         }
@@ -252,7 +257,11 @@ mod tests {
     use super::*;
 
     fn known(was_there: bool, refuses: bool) -> KnownRoute {
-        KnownRoute { was_there, refuses }
+        KnownRoute {
+            was_there,
+            refuses,
+            known_until: None,
+        }
     }
 
     fn ms(millis: u64) -> Duration {
@@ -374,6 +383,20 @@ mod tests {
             let route = known(was_there, true);
             assert_eq!(used.judge(&refused, request, false, route, end), verdict);
         }
+        // The routes were read before.
+        let since = |known_until| KnownRoute {
+            known_until: Some(known_until),
+            ..known(true, false)
+        };
+        for (known_until, verdict) in [(start - ms(1), Verdict::Wait), (start, Verdict::SendFailed)]
+        {
+            let route = since(known_until);
+            assert_eq!(used.judge(&refused, request, false, route, end), verdict);
+        }
+        let later = start + MAX_SLOW_WAIT;
+        let route = since(start - ms(1));
+        let verdict = used.judge(&refused, request, false, route, later);
+        assert_eq!(verdict, Verdict::SendFailed);
     }
 
     #[test]

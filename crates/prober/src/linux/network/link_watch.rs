@@ -59,6 +59,12 @@ impl LinkWatch {
         self.states.clone()
     }
 
+    /// Routes that were read after those from `since` on: they may have been there during the outages since then.
+    pub(super) fn later_routes(&mut self, routes: &RouteTable, since: Instant) -> LinkStates {
+        Arc::make_mut(&mut self.states.outages).later_routes(routes, since);
+        self.states.clone()
+    }
+
     fn take(&mut self, events: LinkEvents, routes: &RouteTable, now: Instant) {
         // The events name the link of an address by its index, and list every link.
         let links_of = |indices: &[u32]| -> HashSet<_> {
@@ -66,6 +72,7 @@ impl LinkWatch {
             let links = links.filter(|link| indices.contains(&link.index));
             links.map(|link| link.name.clone()).collect()
         };
+        Arc::make_mut(&mut self.states.outages).forget(now);
         let lost_address = links_of(&events.lost_address);
         let got_address = links_of(&events.got_address);
         for link in events.links {

@@ -44,6 +44,28 @@ struct LinkOutage {
     table: Option<u64>,
 }
 
+impl LinkOutage {
+    /// The routes of the interface were there during the outage.
+    fn add_routes(&mut self, name: &str, routes: &RouteTable) {
+        if self.table.replace(routes.number()) == Some(routes.number()) {
+            return;
+        }
+        let Some(prefixes) = routes.prefixes_by(name) else {
+            return;
+        };
+        let sets = Arc::make_mut(&mut self.prefixes).iter_mut();
+        for (set, prefixes) in sets.zip(prefixes) {
+            for prefix in prefixes {
+                set.insert(*prefix);
+            }
+        }
+    }
+
+    fn has_routes(&self) -> bool {
+        self.prefixes.iter().any(|set| !set.is_empty())
+    }
+}
+
 /// The last outage of each interface, by name.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Outages(HashMap<String, LinkOutage>);
@@ -84,8 +106,26 @@ impl Outages {
         }
     }
 
-    /// An interface was down, or could not receive for one of its addresses, at `now` or for a moment before. An interface
-    /// without routes is ignored.
+    /// Forgets what ended long ago.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.0.retain(|_, outage| now < outage.last_seen + MAX_AGE);
+    }
+
+    /// Routes that were read after those from `since` on: they may have been there during the outages since then.
+    pub(super) fn later_routes(&mut self, routes: &RouteTable, since: Instant) {
+        let recent = self.0.iter_mut().filter(|(_, of)| of.last_seen >= since);
+        for (name, outage) in recent {
+            outage.add_routes(name, routes);
+        }
+    }
+
+    /// When an interface that had worked was last observed not to work.
+    pub(super) fn last_observed(&self) -> Option<Instant> {
+        let worked = self.0.values().filter(|outage| !outage.was_always_down);
+        worked.map(|outage| outage.last_seen).max()
+    }
+
+    /// An interface was down, or could not receive for one of its addresses, at `now` or for a moment before.
     pub(super) fn mark_down(
         &mut self,
         name: &str,
@@ -93,11 +133,6 @@ impl Outages {
         routes: &RouteTable,
         now: Instant,
     ) {
-        let prefixes = routes.prefixes_by(name);
-        if prefixes.is_none() && !self.0.contains_key(name) {
-            return;
-        }
-        self.0.retain(|_, outage| now < outage.last_seen + MAX_AGE);
         let outage = self.0.entry(name.to_owned()).or_insert_with(|| LinkOutage {
             last_seen: now,
             observed: now,
@@ -116,15 +151,7 @@ impl Outages {
         outage.was_always_down = false;
         outage.observed = now;
         outage.last_seen = now;
-        if outage.table.replace(routes.number()) == Some(routes.number()) {
-            return;
-        }
-        let sets = Arc::make_mut(&mut outage.prefixes).iter_mut();
-        for (set, prefixes) in sets.zip(prefixes.into_iter().flatten()) {
-            for prefix in prefixes {
-                set.insert(*prefix);
-            }
-        }
+        outage.add_routes(name, routes);
     }
 
     /// An interface has got an address, or the lifetime of one has changed. If it lost one or was down before, that outage
@@ -152,7 +179,7 @@ impl Outages {
     }
 
     /// Each interface that did not work, and until when. With `interface`, only that one. Otherwise those are left out that
-    /// never worked, such as a bridge of containers without any, or that have been down for long.
+    /// never worked, such as a bridge of containers without any, that have no routes, or that have been down for long.
     pub(super) fn recent(
         &self,
         interface: Option<&str>,
@@ -163,7 +190,7 @@ impl Outages {
                 return interface == name;
             }
             let lasts = of.down_since.map(|since| since + ADDRESS_RECOVERY);
-            !of.was_always_down && lasts.is_none_or(|until| now < until)
+            !of.was_always_down && of.has_routes() && lasts.is_none_or(|until| now < until)
         };
         let outages = self.0.iter().map(|(name, of)| (name.as_str(), of));
         let recent = outages.filter(move |(name, of)| is_recent(name, of));
@@ -247,6 +274,28 @@ mod tests {
             outages.got_address("eth0", at(second));
         }
         assert!(lost_since(&outages, 64).is_none());
+    }
+
+    #[test]
+    fn an_outage_counts_for_routes_that_are_read_after_it_but_may_have_been_there() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outages = Outages::default();
+        outages.mark_down("eth1", LocalLoss::LINK_DOWN, &RouteTable::default(), at(5));
+        assert!(outages.recent(None, at(5)).next().is_none(), "no routes");
+        let later = ipv4_routes(&[("10.0.0.0/8", Some("192.0.2.254"), "eth1")]);
+        let lost = |outages: &Outages| {
+            let grace = |_: &str| Duration::ZERO;
+            !outages
+                .may_have_lost([10, 0, 0, 1].into(), None, at(5), grace, &later)
+                .is_none()
+        };
+        // They were read long after the outage, and so were the ones before.
+        outages.later_routes(&later, at(6));
+        assert!(!lost(&outages));
+        outages.later_routes(&later, at(1));
+        assert!(lost(&outages));
+        assert_eq!(outages.last_observed(), Some(at(5)));
     }
 
     #[test]

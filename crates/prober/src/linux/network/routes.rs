@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::Ipv6Net;
-use prefix_trie::PrefixMap;
+use prefix_trie::{PrefixMap, PrefixSet};
 use tracing::{debug, warn};
 
 use super::{
@@ -50,33 +50,42 @@ impl Route {
     }
 }
 
-/// What is known of a prefix that no route has now.
-#[derive(Debug, Clone, Copy, Default)]
-struct WithoutRoute {
-    /// It led somewhere before, or a shorter prefix did when this one began to refuse.
-    led_somewhere: bool,
-    /// It refuses now what is sent.
-    refuses: bool,
+/// The routes of a prefix: their numbers in [`RouteTable::routes`]. The preferred route comes first.
+#[derive(Debug, Clone)]
+enum OfPrefix {
+    One(u32),
+    Several(Box<[u32]>),
+}
+
+impl OfPrefix {
+    fn numbers(&self) -> &[u32] {
+        match self {
+            Self::One(number) => std::slice::from_ref(number),
+            Self::Several(numbers) => numbers,
+        }
+    }
 }
 
 /// All routes. Those of IPv4 come first; each family has a map by prefix.
 #[derive(Debug, Default)]
 pub(super) struct RouteTable {
-    /// For each prefix, the index of its routes in `lists`.
-    by_prefix: [PrefixMap<Ipv6Net, u32>; 2],
-    /// The different lists of routes that a prefix has. The preferred route comes first.
-    lists: Vec<Arc<[Route]>>,
+    by_prefix: [PrefixMap<Ipv6Net, OfPrefix>; 2],
+    /// The different routes.
+    routes: Vec<Route>,
     /// The prefixes of each interface.
     by_interface: HashMap<Arc<str>, [Vec<Ipv6Net>; 2]>,
-    /// Prefixes that no route has now: those of earlier routes, and those that refuse what is sent.
-    without_route: [PrefixMap<Ipv6Net, WithoutRoute>; 2],
+    /// Prefixes that no route has now, and whether each led somewhere before, where that is not so for the shorter prefix that
+    /// covers it.
+    earlier: [PrefixMap<Ipv6Net, bool>; 2],
+    /// Prefixes that refuse what is sent.
+    refusing: [PrefixSet<Ipv6Net>; 2],
     has_several_ways_back: bool,
     number: u64,
 }
 
 impl RouteTable {
     /// Reads the tables of the network namespace of the calling thread, after `previous` was read. `None` if `is_stopped`
-    /// says so meanwhile.
+    /// says so meanwhile, or if they cannot be read whole.
     pub(super) fn read(
         previous: &Self,
         interfaces: &Interfaces,
@@ -92,7 +101,8 @@ impl RouteTable {
                 new.counts[family] <= MAX_ROUTES && !is_stopped()
             });
             if let Err(error) = read {
-                warn!(%error, "cannot read the routes: their outages are not detected");
+                warn!(%error, "cannot read the routes: changes of them are noticed late");
+                return None;
             }
             if is_stopped() {
                 return None;
@@ -101,11 +111,10 @@ impl RouteTable {
                 new.keep_interfaces(family, interfaces);
             }
         }
-        let refusing = new.refusing;
         let mut table = new.table;
         table.number = previous.number + 1;
-        for (family, refusing) in refusing.iter().enumerate() {
-            table.remember(family, previous, refusing);
+        for family in 0..TABLES.len() {
+            table.remember(family, previous);
         }
         table.has_several_ways_back = table.several_ways_back();
         let [v4, v6] = new.counts;
@@ -115,35 +124,30 @@ impl RouteTable {
 
     /// Remembers the prefixes of a family that are gone since `previous`, and those that refuse what is sent. One that refuses
     /// from the beginning takes its targets away from a shorter prefix; one that begins to refuse later does not.
-    fn remember(&mut self, family: usize, previous: &Self, refusing: &[Ipv6Net]) {
+    fn remember(&mut self, family: usize, previous: &Self) {
+        let refusing = self.refusing[family].iter().copied();
+        let refusing = refusing.map(|prefix| (prefix, previous.led_somewhere(family, &prefix)));
+        let earlier = previous.earlier[family].iter();
+        let earlier = earlier.filter(|(_, led)| **led).map(|(prefix, _)| prefix);
+        let gone = previous.by_prefix[family].keys().chain(earlier);
+        let all = refusing.chain(gone.map(|prefix| (*prefix, true)));
         let here = &self.by_prefix[family];
-        let mut without = previous.without_route[family].clone();
-        without.retain(|prefix, _| here.get(prefix).is_none());
-        for known in without.values_mut() {
-            known.refuses = false;
+        let mut all: Vec<_> = all
+            .filter(|(prefix, _)| here.get(prefix).is_none())
+            .collect();
+        // What a shorter prefix says decides what is to be noted of a longer one.
+        all.sort_by_key(|(prefix, _)| prefix.prefix_len());
+        for (prefix, led) in all {
+            self.note(family, prefix, led);
         }
-        let gone = previous.by_prefix[family].keys();
-        for prefix in gone.filter(|prefix| here.get(*prefix).is_none()) {
-            if without.len() < MAX_ROUTES {
-                let led = WithoutRoute {
-                    led_somewhere: true,
-                    refuses: false,
-                };
-                without.insert(*prefix, led);
-            }
+    }
+
+    /// Notes whether a prefix without a route led somewhere.
+    fn note(&mut self, family: usize, prefix: Ipv6Net, led: bool) {
+        let has_place = self.earlier[family].len() < MAX_ROUTES;
+        if has_place && self.led_somewhere(family, &prefix) != led {
+            self.earlier[family].insert(prefix, led);
         }
-        for prefix in refusing {
-            if let Some(known) = without.get_mut(prefix) {
-                known.refuses = true;
-            } else if without.len() < MAX_ROUTES && here.get(prefix).is_none() {
-                let refuses = WithoutRoute {
-                    led_somewhere: previous.led_somewhere(family, prefix),
-                    refuses: true,
-                };
-                without.insert(*prefix, refuses);
-            }
-        }
-        self.without_route[family] = without;
     }
 
     /// The number of this table: each one that is read has a larger one.
@@ -160,23 +164,23 @@ impl RouteTable {
     /// Whether the longest prefix that covers this one ever led somewhere.
     fn led_somewhere(&self, family: usize, prefix: &Ipv6Net) -> bool {
         let here = self.by_prefix[family].get_lpm(prefix);
-        match (here, self.without_route[family].get_lpm(prefix)) {
-            (Some((here, _)), Some((other, known))) => {
-                known.led_somewhere || here.prefix_len() > other.prefix_len()
+        match (here, self.earlier[family].get_lpm(prefix)) {
+            (Some((here, _)), Some((earlier, led))) => {
+                *led || here.prefix_len() > earlier.prefix_len()
             }
             (Some(_), None) => true,
-            (None, other) => other.is_some_and(|(_, known)| known.led_somewhere),
+            (None, earlier) => earlier.is_some_and(|(_, led)| *led),
         }
     }
 
     /// Whether a route refuses now what is sent to `to`.
     pub(super) fn refuses(&self, to: IpAddr) -> bool {
         let (host, family) = host(to);
-        let covering = self.without_route[family].cover(&host);
-        let refusing = covering.filter(|(_, known)| known.refuses).last();
         let here = self.by_prefix[family].get_lpm(&host);
-        refusing.is_some_and(|(refusing, _)| {
-            here.is_none_or(|(here, _)| here.prefix_len() < refusing.prefix_len())
+        let refusing = self.refusing[family].get_lpm(&host);
+        // Of one that has a route as well only the preferred one is known, and it refuses.
+        refusing.is_some_and(|refusing| {
+            here.is_none_or(|(here, _)| here.prefix_len() <= refusing.prefix_len())
         })
     }
 
@@ -188,12 +192,12 @@ impl RouteTable {
 
     fn several_ways_back(&self) -> bool {
         let mut of_gateways = HashSet::new();
-        self.by_prefix[0].values().any(|list| {
-            let routes = &self.lists[*list as usize];
-            let by_gateway = routes.iter().filter(|route| route.gateway != Gateway::None);
+        self.by_prefix[0].values().any(|of_prefix| {
+            let routes = || self.of(of_prefix);
+            let by_gateway = routes().filter(|route| route.gateway != Gateway::None);
             of_gateways.extend(by_gateway.map(|route| &route.interface));
-            let first = routes.first().map(|route| &route.interface);
-            of_gateways.len() > 1 || routes.iter().any(|route| Some(&route.interface) != first)
+            let first = routes().next().map(|route| &route.interface);
+            of_gateways.len() > 1 || routes().any(|route| Some(&route.interface) != first)
         })
     }
 
@@ -210,14 +214,16 @@ impl RouteTable {
     pub(super) fn best(&self, to: IpAddr, interface: Option<&str>) -> Option<&Route> {
         let (host, family) = host(to);
         let by = |route: &&Route| interface.is_none_or(|name| *route.interface == *name);
-        let covering = self.covering(&host, family);
-        covering.filter_map(|routes| routes.iter().find(by)).last()
+        // From the shortest prefix to the longest.
+        let covering = self.by_prefix[family].cover_values(&host);
+        covering
+            .filter_map(|of_prefix| self.of(of_prefix).find(by))
+            .last()
     }
 
-    /// The routes of each prefix that covers a host, from the shortest prefix to the longest.
-    fn covering(&self, host: &Ipv6Net, family: usize) -> impl Iterator<Item = &[Route]> {
-        let lists = self.by_prefix[family].cover_values(host);
-        lists.map(|list| &self.lists[*list as usize][..])
+    fn of(&self, of_prefix: &OfPrefix) -> impl Iterator<Item = &Route> {
+        let numbers = of_prefix.numbers().iter();
+        numbers.map(|number| &self.routes[*number as usize])
     }
 
     /// Whether any route to `to` leaves by `interface`.
@@ -235,19 +241,17 @@ impl RouteTable {
 #[derive(Debug, Default)]
 struct NewTable {
     table: RouteTable,
-    /// The index of each list.
-    indices: HashMap<Arc<[Route]>, u32>,
+    /// The number of each route.
+    numbers: HashMap<Route, u32>,
     /// Routes of each family.
     counts: [usize; 2],
-    /// The prefixes of each family that refuse what is sent.
-    refusing: [Vec<Ipv6Net>; 2],
 }
 
 impl NewTable {
     /// Adds a route after those of the same prefix.
     fn add(&mut self, family: usize, line: &RouteLine<'_>) {
         self.counts[family] += 1;
-        let Self { table, indices, .. } = self;
+        let Self { table, numbers, .. } = self;
         let interface = match table.by_interface.get_key_value(line.interface) {
             Some((name, _)) => Arc::clone(name),
             None => line.interface.into(),
@@ -258,19 +262,23 @@ impl NewTable {
             interface,
             gateway: line.gateway,
         };
-        let known = table.by_prefix[family].get(&line.prefix);
-        let before = known.map_or(&[][..], |list| &table.lists[*list as usize]);
-        let routes: Arc<[Route]> = before.iter().cloned().chain([route]).collect();
-        let list = *indices.entry(routes).or_insert_with_key(|routes| {
-            table.lists.push(Arc::clone(routes));
-            (table.lists.len() - 1) as u32
+        let number = *numbers.entry(route).or_insert_with_key(|route| {
+            table.routes.push(route.clone());
+            (table.routes.len() - 1) as u32
         });
-        table.by_prefix[family].insert(line.prefix, list);
+        let known = table.by_prefix[family].get(&line.prefix);
+        let of_prefix = known.map_or(OfPrefix::One(number), |known| {
+            let numbers = known.numbers().iter().copied();
+            OfPrefix::Several(numbers.chain([number]).collect())
+        });
+        table.by_prefix[family].insert(line.prefix, of_prefix);
     }
 
+    /// Adds a prefix that refuses what is sent, unless a preferred route has it.
     fn refuse(&mut self, family: usize, prefix: Ipv6Net) {
-        if self.refusing[family].len() < MAX_ROUTES {
-            self.refusing[family].push(prefix);
+        let refusing = &mut self.table.refusing[family];
+        if refusing.len() < MAX_ROUTES && self.table.by_prefix[family].get(&prefix).is_none() {
+            refusing.insert(prefix);
         }
     }
 
@@ -312,6 +320,11 @@ pub(super) mod tests {
 
     fn read_lines(routes: &[(&str, Option<&str>, &str)]) -> NewTable {
         let mut new = NewTable::default();
+        add_lines(&mut new, routes);
+        new
+    }
+
+    fn add_lines(new: &mut NewTable, routes: &[(&str, Option<&str>, &str)]) {
         for (prefix, gateway, interface) in routes {
             let (address, length) = prefix.split_once('/').unwrap();
             let (network, _) = host(address.parse().unwrap());
@@ -324,12 +337,14 @@ pub(super) mod tests {
             };
             new.add(0, &line);
         }
-        new
     }
 
     /// A table of these IPv4 routes: prefix, gateway if any, interface.
     pub(in super::super) fn ipv4_routes(routes: &[(&str, Option<&str>, &str)]) -> RouteTable {
-        read_lines(routes).table
+        RouteTable {
+            number: 1,
+            ..read_lines(routes).table
+        }
     }
 
     #[test]
@@ -350,34 +365,65 @@ pub(super) mod tests {
         }
     }
 
+    /// The table of these routes, with prefixes that refuse and come before them, after `previous`.
+    fn next_table(
+        previous: &RouteTable,
+        routes: &[(&str, Option<&str>, &str)],
+        refusing: &[&str],
+    ) -> RouteTable {
+        let mut table = ipv4_routes(routes);
+        for prefix in refusing {
+            table.refusing[0].insert(prefix.parse().unwrap());
+        }
+        table.remember(0, previous);
+        table
+    }
+
     #[test]
     fn a_route_that_refused_from_the_beginning_is_none_and_one_that_came_back_is_one() {
-        let prefix = |text: &str| -> Ipv6Net { text.parse().unwrap() };
         let had_route = |table: &RouteTable, to: [u8; 4]| table.had_route(to.into());
         let default = [("0.0.0.0/0", Some("192.0.2.1"), "eth0")];
-        let mut first = ipv4_routes(&default);
-        first.remember(0, &RouteTable::default(), &[prefix("::ffff:10.9.0.0/112")]);
+        let [all, eight, nine] = [
+            "::ffff:0.0.0.0/96",
+            "::ffff:10.8.0.0/112",
+            "::ffff:10.9.0.0/112",
+        ];
+        let first = next_table(&RouteTable::default(), &default, &[nine]);
         assert!(had_route(&first, [10, 1, 0, 1]) && !had_route(&first, [10, 9, 0, 1]));
         // Later everything refuses, and another prefix as well.
-        let refusing = ["::ffff:0.0.0.0/96", "::ffff:10.8.0.0/112"].map(prefix);
-        let mut later = RouteTable::default();
-        later.remember(0, &first, &refusing);
+        let later = next_table(&first, &[], &[eight, all, nine]);
         assert!(had_route(&later, [10, 1, 0, 1]) && had_route(&later, [10, 8, 0, 1]));
         assert!(!had_route(&later, [10, 9, 0, 1]));
         assert!(later.refuses([10, 8, 0, 1].into()) && later.refuses([10, 1, 0, 1].into()));
-        // And again, without any of them, and with the first route.
-        for routes in [&[][..], &default] {
-            let mut again = ipv4_routes(routes);
-            again.remember(0, &later, &[]);
-            assert!(had_route(&again, [10, 1, 0, 1]) && had_route(&again, [10, 8, 0, 1]));
-            assert!(!had_route(&again, [10, 9, 0, 1]));
-            assert!(!again.refuses([10, 8, 0, 1].into()));
-            later = again;
+        // Nothing is left.
+        let none = next_table(&later, &[], &[nine]);
+        assert!(had_route(&none, [10, 1, 0, 1]) && had_route(&none, [10, 8, 0, 1]));
+        assert!(!had_route(&none, [10, 9, 0, 1]) && !none.refuses([10, 8, 0, 1].into()));
+        // What refused from the beginning leads somewhere now, and refuses again later.
+        let again = next_table(&none, &default, &[]);
+        let last = next_table(&again, &default, &[nine]);
+        for table in [&again, &last] {
+            assert!(had_route(table, [10, 9, 0, 1]) && had_route(table, [10, 1, 0, 1]));
         }
-        // What refused from the beginning leads somewhere now.
-        let mut table = ipv4_routes(&[("10.9.0.0/16", None, "eth1")]);
-        table.remember(0, &later, &[]);
-        assert!(had_route(&table, [10, 9, 0, 1]) && had_route(&table, [10, 1, 0, 1]));
+        assert!(last.refuses([10, 9, 0, 1].into()) && !last.refuses([10, 8, 0, 1].into()));
+        assert_eq!(last.earlier[0].len(), 0, "the default route says the same");
+    }
+
+    #[test]
+    fn of_a_route_and_one_that_refuses_the_same_prefix_the_preferred_one_counts() {
+        let [prefix, to] = [("::ffff:10.9.0.0/112"), "10.9.0.1"];
+        let route = ("10.9.0.0/16", Some("192.0.2.1"), "eth0");
+        let mut refusing_first = NewTable::default();
+        refusing_first.refuse(0, prefix.parse().unwrap());
+        let mut route_first = read_lines(&[route]);
+        route_first.refuse(0, prefix.parse().unwrap());
+        for line in route_first.table.by_interface.values() {
+            assert_eq!(line[0], [prefix.parse().unwrap()]);
+        }
+        assert!(!route_first.table.refuses(to.parse().unwrap()));
+        add_lines(&mut refusing_first, &[route]);
+        assert!(refusing_first.table.refuses(to.parse().unwrap()));
+        assert!(refusing_first.table.had_route(to.parse().unwrap()));
     }
 
     #[test]

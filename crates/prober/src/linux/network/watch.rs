@@ -6,7 +6,7 @@
 //! than a small part of one core, however often that is.
 //!
 //! Invariant: an outage of a link counts for the routes that it had. Before routes are published that were read later, the
-//! links are checked with the earlier ones.
+//! links are checked with the earlier ones; and the later ones count as well, if they may have been there during the outage.
 
 use std::{
     fs, io,
@@ -31,14 +31,18 @@ use super::{
 /// The shortest time between the beginnings of two checks of the links.
 pub(super) const LINKS_INTERVAL: Duration = Duration::from_millis(20);
 
-/// After a check of the links that took a time, the next one begins after this many times as long at the earliest.
+/// After a check of the links that took a time, the next one begins after this many times as long at the earliest, but no
+/// later than [`MAX_LINKS_PAUSE`]: a process that was stopped took no longer than others.
 const LINKS_PAUSE: u32 = 9;
+const MAX_LINKS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The shortest time from one reading of the routes to the next.
 const ROUTES_INTERVAL: Duration = Duration::from_millis(100);
 
-/// After a reading of the routes that took a time, the next one begins after this many times as long at the earliest.
+/// After a reading of the routes that took a time, the next one begins after this many times as long at the earliest, but no
+/// later than [`MAX_ROUTES_PAUSE`].
 const ROUTES_PAUSE: u32 = 20;
+const MAX_ROUTES_PAUSE: Duration = Duration::from_secs(5);
 
 /// The routes are read again after this time, whatever the kernel reports: not every change of a next hop is a change of a
 /// route.
@@ -51,10 +55,27 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 const IDLE_PAUSE: u32 = 100;
 
 /// What is known of the network.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Published {
     pub(super) links: LinkStates,
     pub(super) routes: Arc<RouteTable>,
+    /// When the reading of these routes began.
+    routes_read: Instant,
+    /// They have all changes from before this moment.
+    pub(super) routes_known_until: Instant,
+}
+
+impl Published {
+    /// Nothing is known.
+    pub(super) fn nothing() -> Self {
+        let now = Instant::now();
+        Self {
+            links: LinkStates::default(),
+            routes: Arc::default(),
+            routes_read: now,
+            routes_known_until: now,
+        }
+    }
 }
 
 /// A network namespace: the device and inode of its file.
@@ -77,6 +98,8 @@ struct Shared {
     published: Mutex<Published>,
     /// Locked while the links are read. No probing thread uses it.
     links: Mutex<LinkWatch>,
+    /// Locked for moments only.
+    changes: Mutex<RouteChanges>,
     /// Somebody waits for a check of the links.
     is_asked: AtomicBool,
     is_stopped: AtomicBool,
@@ -110,6 +133,7 @@ impl NetworkWatch {
         let mut links = LinkWatch::listen();
         // Before the routes are read for the first time.
         let changes = RouteChanges::listen();
+        let routes_read = Instant::now();
         let read = RouteTable::read(
             &RouteTable::default(),
             &LinkStates::default().interfaces,
@@ -120,10 +144,13 @@ impl NetworkWatch {
         let published = Published {
             links: links.check(&routes),
             routes,
+            routes_read,
+            routes_known_until: routes_read,
         };
         let shared = Arc::new(Shared {
             published: Mutex::new(published),
             links: Mutex::new(links),
+            changes: Mutex::new(changes),
             is_asked: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
         });
@@ -134,7 +161,7 @@ impl NetworkWatch {
         };
         let of_routes = Arc::clone(&shared);
         let routes = thread::Builder::new().name("routes".to_owned());
-        let routes = routes.spawn(move || of_routes.watch_routes(changes))?;
+        let routes = routes.spawn(move || of_routes.watch_routes())?;
         watch.threads.push(routes);
         let links = thread::Builder::new().name("links".to_owned());
         watch
@@ -212,40 +239,55 @@ impl Shared {
             let began = Instant::now();
             let routes = lock(&self.published).routes.clone();
             let states = links.check(&routes);
-            lock(&self.published).links = states;
+            // Every change from before the check has been reported by now.
+            let have_changed = lock(&self.changes).have_changed();
+            let mut published = lock(&self.published);
+            published.links = states;
+            published.routes_known_until = if have_changed {
+                published.routes_read
+            } else {
+                began
+            };
+            drop(published);
             drop(links);
             let took = began.elapsed();
-            not_before = began + LINKS_INTERVAL.max(took * (LINKS_PAUSE + 1));
+            let pause = (took * LINKS_PAUSE).min(MAX_LINKS_PAUSE);
+            not_before = began + LINKS_INTERVAL.max(took + pause);
             idle_until = began + IDLE_INTERVAL.max(took * IDLE_PAUSE);
         }
     }
 
     /// The thread of the routes.
-    fn watch_routes(&self, mut changes: RouteChanges) {
+    fn watch_routes(&self) {
         // Tables that a probing thread may still use. The last one frees a table, and that must be this thread.
         let mut earlier: Vec<Arc<RouteTable>> = Vec::new();
         while !self.is_stopped() {
-            if changes.are_due(Instant::now()) {
-                let began = Instant::now();
-                earlier.extend(self.read_routes());
-                changes.pause_after(began);
+            let began = Instant::now();
+            let is_due = lock(&self.changes).begin_reading(began);
+            if is_due {
+                let before = self.read_routes(began);
+                lock(&self.changes).reading_ended(began, before.is_some());
+                earlier.extend(before);
             }
             earlier.retain(|table| Arc::strong_count(table) > 1);
-            thread::park_timeout(changes.wait(Instant::now()));
+            let wait = lock(&self.changes).wait(Instant::now());
+            thread::park_timeout(wait);
         }
     }
 
-    /// Reads the routes, and returns the table from before.
-    fn read_routes(&self) -> Option<Arc<RouteTable>> {
+    /// Reads the routes, and returns the table from before; `None` if they cannot be read.
+    fn read_routes(&self, began: Instant) -> Option<Arc<RouteTable>> {
         let before = lock(&self.published).clone();
         let interfaces = &before.links.interfaces;
         let table = RouteTable::read(&before.routes, interfaces, || self.is_stopped())?;
         let mut links = lock(&self.links);
-        let states = links.check(&before.routes);
-        *lock(&self.published) = Published {
-            links: states,
-            routes: Arc::new(table),
-        };
+        links.check(&before.routes);
+        let states = links.later_routes(&table, before.routes_read);
+        let mut published = lock(&self.published);
+        published.links = states;
+        published.routes = Arc::new(table);
+        published.routes_read = began;
+        published.routes_known_until = published.routes_known_until.max(began);
         Some(before.routes)
     }
 }
@@ -257,6 +299,8 @@ struct RouteChanges {
     socket: Option<NetlinkSocket>,
     /// Something has changed since the last reading began.
     has_changed: bool,
+    /// Routes are being read because something has changed.
+    is_being_read: bool,
     not_before: Instant,
 }
 
@@ -274,12 +318,12 @@ impl RouteChanges {
         Self {
             socket: socket.ok(),
             has_changed: false,
+            is_being_read: false,
             not_before: Instant::now(),
         }
     }
 
-    /// Whether the routes are to be read now.
-    fn are_due(&mut self, now: Instant) -> bool {
+    fn take_reports(&mut self) {
         while let Some(socket) = &self.socket {
             match socket.receive(|_| ()) {
                 // After ENOBUFS some reports are lost; that there were some is enough.
@@ -288,14 +332,39 @@ impl RouteChanges {
                 Err(_) => break,
             }
         }
-        (self.has_changed && now >= self.not_before) || now >= self.not_before + MAX_ROUTES_AGE
     }
 
-    /// The routes were read, from `began` until now.
-    fn pause_after(&mut self, began: Instant) {
-        self.has_changed = false;
+    /// Whether something has changed since the reading of the published routes began.
+    fn have_changed(&mut self) -> bool {
+        self.take_reports();
+        self.has_changed || self.is_being_read
+    }
+
+    /// Whether the routes are to be read now. If so, [`Self::reading_ended`] follows.
+    fn begin_reading(&mut self, now: Instant) -> bool {
+        self.take_reports();
+        let is_due = if self.has_changed {
+            now >= self.not_before
+        } else {
+            now >= self.not_before + MAX_ROUTES_AGE
+        };
+        if is_due {
+            self.is_being_read = std::mem::take(&mut self.has_changed);
+        }
+        is_due
+    }
+
+    /// The routes that were read from `began` until now are published, or could not be read.
+    fn reading_ended(&mut self, began: Instant, are_published: bool) {
+        self.is_being_read = false;
+        self.has_changed |= !are_published;
         let took = began.elapsed();
-        self.not_before = began + took + ROUTES_INTERVAL.max(took * ROUTES_PAUSE);
+        let pause = if are_published {
+            (took * ROUTES_PAUSE).clamp(ROUTES_INTERVAL, MAX_ROUTES_PAUSE)
+        } else {
+            MAX_ROUTES_PAUSE
+        };
+        self.not_before = began + took + pause;
     }
 
     /// How long nothing is to be done, unless somebody asks.

@@ -36,9 +36,9 @@ impl Probes {
         &mut self.send_times
     }
 
-    /// The kernel will say when a request left whose call began at `from`.
-    pub(in crate::linux) fn await_stamp(&mut self, staged: Staged, from: Instant) {
-        self.send_times.await_stamp(staged.request_id, from);
+    /// The kernel will say when a request left that had a call of its own between `from` and `by`.
+    pub(in crate::linux) fn await_stamp(&mut self, staged: Staged, from: Instant, by: Instant) {
+        self.send_times.await_stamp(staged.request_id, from, by);
     }
 
     /// The kernel says when the request left that it stamped with `key`; `departure` computes the moment from the earliest

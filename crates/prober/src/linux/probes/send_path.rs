@@ -204,6 +204,7 @@ impl Probes {
         let route = KnownRoute {
             was_there: network.had_route(to.address),
             refuses: network.route_refuses(to.address),
+            known_until: network.routes_known_until(),
         };
         drop(network);
         let path = &self.path.refused;

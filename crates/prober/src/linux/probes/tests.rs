@@ -419,7 +419,7 @@ fn a_round_trip_begins_with_the_stamp_of_its_request() {
         let staged = rig.probes.stage(rig.now, &mut rig.outgoing).unwrap();
         let from = rig.now;
         rig.probes.sent(&[staged], from, from + us(90));
-        rig.probes.await_stamp(staged, from);
+        rig.probes.await_stamp(staged, from, from + us(90));
         if is_stamped {
             rig.probes.stamped(0, |earliest| Some(earliest + us(70)));
         }
