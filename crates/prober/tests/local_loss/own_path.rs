@@ -425,7 +425,7 @@ fn targets_that_a_route_begins_to_refuse_are_unknown_while_others_are_up() -> an
             targets.extend(addresses(&first, SILENT));
         }
         targets.extend(
-            addresses(pair::living(variant.family), LIVING + FEW).split_off(LIVING as usize),
+            addresses(pair::living(variant.family), LIVING + FEW / 2).split_off(LIVING as usize),
         );
         let asked = Asked {
             probing: probing(variant),
