@@ -11,13 +11,10 @@
 
 use std::time::{Duration, Instant};
 
-/// The most requests of one call. Where a call was interrupted is not known, so a short call makes few round trips too
-/// long. A longer one would cost less, but by less than a fiftieth.
-pub(super) const MAX_PIECE: usize = 8;
-
-/// The shortest time between two samples of a socket. A sample costs about as much as one request: at this interval nearly
-/// every request of the default rate is stamped, and at any rate it takes less than a hundredth of the processor.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
+/// The shortest time between two samples of a socket. A sample costs about as much as one request, and divides a batch into
+/// three calls: the thread may lose its processor between two of them, and then the rest of the batch leaves together with the
+/// next one.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long a stamp may take: a request may wait until a link address is resolved, which takes 3 s at most.
 const STAMP_WAIT: Duration = Duration::from_secs(5);
@@ -154,17 +151,19 @@ impl SendTimes {
 
 /// Where the call ends that begins with request `first` of a batch: a request that is to be sampled has one of its own.
 pub(super) fn end_of_call(first: usize, batch: usize, sample: Option<usize>) -> usize {
-    let end = match sample {
+    match sample {
         Some(at) if at == first => first + 1,
         Some(at) if at > first => at,
         _ => batch,
-    };
-    end.min(first + MAX_PIECE)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Requests of one call.
+    const REQUESTS: usize = 8;
 
     const fn us(micros: u64) -> Duration {
         Duration::from_micros(micros)
@@ -184,7 +183,7 @@ mod tests {
     }
 
     fn departures(times: &SendTimes, start: Instant, took: Duration) -> Vec<Duration> {
-        let all = times.departures(MAX_PIECE, start, start + took);
+        let all = times.departures(REQUESTS, start, start + took);
         all.map(|at| at - start).collect()
     }
 
@@ -192,12 +191,12 @@ mod tests {
     fn without_samples_a_request_leaves_when_its_call_begins() {
         let start = Instant::now();
         let mut times = SendTimes::new(start);
-        assert_eq!(departures(&times, start, us(80)), [us(0); MAX_PIECE]);
+        assert_eq!(departures(&times, start, us(80)), [us(0); REQUESTS]);
         // A few samples may all have been interrupted.
         for _ in 1..SAMPLES {
             times.sampled(start, start + us(900));
         }
-        assert_eq!(departures(&times, start, us(80)), [us(0); MAX_PIECE]);
+        assert_eq!(departures(&times, start, us(80)), [us(0); REQUESTS]);
     }
 
     #[test]
@@ -223,7 +222,7 @@ mod tests {
             );
         }
         // The call is shorter than a sample: nothing leaves after it.
-        assert_eq!(departures(&times, start, us(1)), [us(1); MAX_PIECE]);
+        assert_eq!(departures(&times, start, us(1)), [us(1); REQUESTS]);
     }
 
     #[test]
@@ -296,7 +295,7 @@ mod tests {
         while chosen != [true; 3] {
             let sample = times.choose(3, now).expect("one is due");
             chosen[sample] = true;
-            assert_eq!(times.choose(3, now + us(999)), None);
+            assert_eq!(times.choose(3, now + SAMPLE_INTERVAL / 2), None);
             now += SAMPLE_INTERVAL;
         }
         let calls = |batch, sample: Option<usize>| {
@@ -308,10 +307,10 @@ mod tests {
             }
             ends
         };
-        assert_eq!(calls(20, None), [8, 16, 20]);
-        assert_eq!(calls(20, Some(0)), [1, 9, 17, 20]);
-        assert_eq!(calls(20, Some(10)), [8, 10, 11, 19, 20]);
-        assert_eq!(calls(20, Some(19)), [8, 16, 19, 20]);
+        assert_eq!(calls(20, None), [20]);
+        assert_eq!(calls(20, Some(0)), [1, 20]);
+        assert_eq!(calls(20, Some(10)), [10, 11, 20]);
+        assert_eq!(calls(20, Some(19)), [19, 20]);
         assert_eq!(calls(1, Some(0)), [1]);
     }
 }

@@ -29,8 +29,6 @@ use nix::{
 use socket2::Socket;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::send_times::MAX_PIECE;
-
 /// The most messages in one call.
 pub(super) const MAX_BATCH: usize = 64;
 
@@ -206,7 +204,7 @@ impl Outgoing {
     /// # Errors
     /// Why the kernel refused the first of them, or an error of an earlier message that was pending on the socket.
     pub(super) fn send(&mut self, socket: &Socket, numbers: Range<usize>) -> Result<usize, Errno> {
-        let mut slices = [[IoSlice::new(&[])]; MAX_PIECE];
+        let mut slices = [[IoSlice::new(&[])]; MAX_BATCH];
         let before = numbers.start.checked_sub(1);
         let mut start = before.map_or(0, |before| self.ends[before]);
         let ends = &self.ends[numbers.clone()];
