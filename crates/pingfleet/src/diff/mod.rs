@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The limits of a round-trip time that is a change, if none are given.
-const RTT_FACTOR: f64 = 2.0;
+const RTT_FACTOR: &str = "2";
 const RTT_MIN: &str = "5ms";
 
 /// Arguments of `pingfleet diff`.
@@ -40,7 +40,7 @@ pub(crate) struct DiffArgs {
     #[arg(value_name = "B")]
     after: Option<String>,
     /// A round-trip time is a change if it is longer or shorter by more than this factor
-    #[arg(long, value_name = "FACTOR", default_value_t = RTT_FACTOR, value_parser = factor)]
+    #[arg(long, value_name = "FACTOR", default_value = RTT_FACTOR, value_parser = factor)]
     rtt_factor: f64,
     /// And by more than this time
     #[arg(long, value_name = "TIME", default_value = RTT_MIN, value_parser = humantime::parse_duration)]

@@ -140,16 +140,14 @@ fn command(diff: &RunDiff, flags: &str) -> String {
 
 /// The limits as flags, as far as they are not the defaults.
 fn limit_flags(limits: DiffLimits) -> String {
-    let mut flags = String::new();
-    if limits.rtt_factor != RTT_FACTOR {
-        flags += &format!(" --rtt-factor {}", limits.rtt_factor);
-    }
+    let factor = limits.rtt_factor.to_string();
     let min = Duration::from_nanos(limits.rtt_min_ns.cast_unsigned());
     let min = humantime::format_duration(min).to_string().replace(' ', "");
-    if min != RTT_MIN {
-        flags += &format!(" --rtt-min {min}");
-    }
-    flags
+    let given = [
+        (factor != RTT_FACTOR).then(|| format!(" --rtt-factor {factor}")),
+        (min != RTT_MIN).then(|| format!(" --rtt-min {min}")),
+    ];
+    given.into_iter().flatten().collect()
 }
 
 /// The two runs, and how much they have in common.

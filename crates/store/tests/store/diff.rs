@@ -42,7 +42,7 @@ struct Row {
 /// Another `group` has other subnets.
 fn row(group: usize, number: usize) -> impl Strategy<Value = Row> {
     let ipv4 = move |number: usize| {
-        SqlValue::Integer(((10_i64 << 24) | (group << 8 | number) as i64) - (1 << 31))
+        SqlValue::Integer(((10_i64 << 24) | ((group << 8) | number) as i64) - (1 << 31))
     };
     let ipv6 = move |number: usize| {
         let group = group as u16;
