@@ -112,7 +112,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Export(args) => export::export(args, layers, quiet),
         Command::Diff(args) => diff::diff(args, layers, quiet),
         Command::Hosts(args) => hosts::hosts(args, layers, quiet),
-        Command::History(args) => history::history(args, layers),
+        Command::History(args) => history::history(args, layers, quiet),
         Command::Verify(args) => verify::verify(args, layers),
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)

@@ -8,7 +8,7 @@ use pingfleet_store::{Reader, RunSummary};
 use pingfleet_wire::StatusKind;
 use serde_json::{Value, json};
 
-use crate::report::{table, write_json};
+use crate::report::{layout::escaped, table, write_json};
 
 /// Arguments of `pingfleet runs`.
 #[derive(Debug, Args)]
@@ -63,7 +63,7 @@ pub(crate) fn runs(args: &RunsArgs, reader: &Reader) -> Result<Exit, Failure> {
             (summary.settled() - answered - down).to_string(),
             format!("{}/{}", summary.chunks_done, summary.chunks),
             summary.transport.name().to_owned(),
-            summary.source.clone(),
+            escaped(&summary.source).into_owned(),
         ]);
     }
     printed(writeln!(out, "{}", table.trim_fmt()))?;

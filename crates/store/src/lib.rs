@@ -49,8 +49,8 @@ pub use reader::{
     ChangeKind, Condition, DiffLimits, ExportPage, ExportPages, ExportRow, FoundTarget, HostFilter,
     HostOrder, HostPages, HostRow, LATEST_COLUMNS, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
     ReportPages, ReportRow, RowOrder, RttBin, RunChanges, RunDetail, RunDiff, RunOverview,
-    RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetStatuses, TargetChange, TargetHistory,
-    TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet,
+    RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetRuns, SubnetStatuses, TargetChange,
+    TargetHistory, TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet,
 };
 pub use retry::EarlierTarget;
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};

@@ -35,7 +35,7 @@ pub use self::{
     diff::{ChangeKind, DiffLimits, FoundTarget, RunDiff, TargetChange, WholeSubnet},
     export::{ExportPage, ExportPages, ExportRow},
     filter::ReportFilter,
-    history::{StatusChange, SubnetRun, TargetRuns},
+    history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
     hosts::{HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS},
     overview::{
         NotUp, RttBin, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,

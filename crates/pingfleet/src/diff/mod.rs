@@ -7,9 +7,16 @@ use std::time::Duration;
 
 use clap::Args;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
-use pingfleet_store::{DatabaseSettings, DiffLimits, Reader, RunState};
+use pingfleet_store::{DatabaseSettings, DiffLimits, Reader, RunState, RunSummary};
 
-use crate::ended_run::{no_run_yet, usage};
+use crate::{
+    ended_run::{no_run_yet, usage},
+    report::layout::escaped,
+};
+
+/// The limits of a round-trip time that is a change, if none are given.
+const RTT_FACTOR: &str = "2";
+const RTT_MIN: &str = "5ms";
 
 /// Arguments of `pingfleet diff`.
 #[derive(Debug, Args)]
@@ -33,10 +40,10 @@ pub(crate) struct DiffArgs {
     #[arg(value_name = "B")]
     after: Option<String>,
     /// A round-trip time is a change if it is longer or shorter by more than this factor
-    #[arg(long, value_name = "FACTOR", default_value_t = 2.0, value_parser = factor)]
+    #[arg(long, value_name = "FACTOR", default_value = RTT_FACTOR, value_parser = factor)]
     rtt_factor: f64,
     /// And by more than this time
-    #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = RTT_MIN, value_parser = humantime::parse_duration)]
     rtt_min: Duration,
     /// List every change, not the first 20 of each kind
     #[arg(long, conflicts_with = "json")]
@@ -86,6 +93,7 @@ fn runs(args: &DiffArgs, reader: &Reader, flags: &str) -> Result<(i64, i64), Fai
     let (before, after) = match (named(&args.before)?, named(&args.after)?) {
         (Some(before), Some(after)) => (before, after),
         (Some(before), None) => {
+            reader.summary(before)?.refuse_pruned()?;
             let newest = reader.newest_run_of_its_source(before)?.ok_or_else(|| {
                 usage(format_args!(
                     "no newer complete run of its source can be compared with run {before}. Name two: pingfleet diff{flags} A B"
@@ -93,18 +101,9 @@ fn runs(args: &DiffArgs, reader: &Reader, flags: &str) -> Result<(i64, i64), Fai
             })?;
             (before, newest)
         }
-        (None, _) => reader.runs_to_compare(None)?.ok_or_else(|| {
-            let source = summaries.iter().rev().find(|summary| summary.state == RunState::Complete);
-            match source {
-                None => usage(format_args!(
-                    "no run is complete yet: pingfleet runs{flags} lists them"
-                )),
-                Some(run) => usage(format_args!(
-                    "run {} is the only complete one of {}: sweep it again, or name two runs: pingfleet diff{flags} A B",
-                    run.run, run.source
-                )),
-            }
-        })?,
+        (None, _) => reader
+            .runs_to_compare(None)?
+            .ok_or_else(|| no_two_runs(&summaries, flags))?,
     };
     for run in [before, after] {
         let summary = reader.summary(run)?;
@@ -118,6 +117,33 @@ fn runs(args: &DiffArgs, reader: &Reader, flags: &str) -> Result<(i64, i64), Fai
         }
     }
     Ok((before, after))
+}
+
+/// Why there are no two runs to compare.
+fn no_two_runs(summaries: &[RunSummary], flags: &str) -> Failure {
+    let complete = summaries
+        .iter()
+        .rev()
+        .filter(|summary| summary.state == RunState::Complete);
+    let (pruned, kept): (Vec<_>, Vec<_>) = complete.partition(|summary| summary.pruned.is_some());
+    match (kept.first(), pruned.len()) {
+        (None, 0) => usage(format_args!(
+            "no run is complete yet: pingfleet runs{flags} lists them"
+        )),
+        (None, _) => usage(format_args!(
+            "all complete runs are pruned, so there is nothing to compare: pingfleet runs{flags} lists them"
+        )),
+        (Some(run), pruned) => usage(format_args!(
+            "run {} is the only complete one of {}{}: sweep it again, or name two runs: pingfleet diff{flags} A B",
+            run.run,
+            escaped(&run.source),
+            if pruned > 0 {
+                " that is not pruned"
+            } else {
+                ""
+            },
+        )),
+    }
 }
 
 fn factor(text: &str) -> Result<f64, String> {

@@ -8,9 +8,10 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{
-    ChangeKind, FoundTarget, RunDiff, RunState, RunSummary, StoreError, TargetChange,
+    ChangeKind, DiffLimits, FoundTarget, RunDiff, RunState, RunSummary, StoreError, TargetChange,
 };
 
+use super::{RTT_FACTOR, RTT_MIN};
 use crate::report::{
     layout::{Block, Line, Screen, cut, flow, wrapped},
     push_status,
@@ -110,7 +111,7 @@ fn heading(diff: &RunDiff, kind: ChangeKind, flags: &str, screen: Screen) -> Blo
     let items = if total as usize > LISTED {
         vec![
             format!("{title} ({LISTED} of {})", grouped(total)),
-            format!("all: {}", command(diff, flags, " --all")),
+            format!("all: {}", command(diff, flags)),
         ]
     } else {
         vec![format!("{title} ({})", grouped(total))]
@@ -127,11 +128,26 @@ fn write(out: &mut impl io::Write, has_gap: bool, block: &[Line]) -> io::Result<
         .try_for_each(|line| writeln!(out, "{}", line.text()))
 }
 
-fn command(diff: &RunDiff, flags: &str, more: &str) -> String {
+/// The command that lists all of the same changes.
+fn command(diff: &RunDiff, flags: &str) -> String {
     format!(
-        "pingfleet diff{flags} {} {}{more}",
-        diff.before.run, diff.after.run
+        "pingfleet diff{flags} {} {} --all{}",
+        diff.before.run,
+        diff.after.run,
+        limit_flags(diff.limits)
     )
+}
+
+/// The limits as flags, as far as they are not the defaults.
+fn limit_flags(limits: DiffLimits) -> String {
+    let factor = limits.rtt_factor.to_string();
+    let min = Duration::from_nanos(limits.rtt_min_ns.cast_unsigned());
+    let min = humantime::format_duration(min).to_string().replace(' ', "");
+    let given = [
+        (factor != RTT_FACTOR).then(|| format!(" --rtt-factor {factor}")),
+        (min != RTT_MIN).then(|| format!(" --rtt-min {min}")),
+    ];
+    given.into_iter().flatten().collect()
 }
 
 /// The two runs, and how much they have in common.
@@ -222,7 +238,7 @@ fn whole_subnets(diff: &RunDiff, all: bool, flags: &str, screen: Screen) -> Bloc
     let mut title = vec![format!("Whole subnets ({})", grouped(count as i64))];
     if count > limit {
         title[0] = format!("Whole subnets ({limit} of {})", grouped(count as i64));
-        title.push(format!("all: {}", command(diff, flags, " --all")));
+        title.push(format!("all: {}", command(diff, flags)));
     }
     let mut block = flow(&title, 2, screen.width);
     let shown = &diff.whole_subnets[..count.min(limit)];
@@ -332,5 +348,29 @@ fn title(kind: ChangeKind) -> &'static str {
         ChangeKind::OtherAddress => "Other address",
         ChangeKind::Slower => "RTT longer",
         ChangeKind::Faster => "RTT shorter",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_for_all_has_the_limits_that_are_not_the_defaults() {
+        for (rtt_factor, rtt_min_ns, flags) in [
+            (2.0, 5_000_000, ""),
+            (1.5, 5_000_000, " --rtt-factor 1.5"),
+            (2.0, 0, " --rtt-min 0s"),
+            (3.0, 1_020_000_000, " --rtt-factor 3 --rtt-min 1s20ms"),
+        ] {
+            let limits = DiffLimits {
+                rtt_factor,
+                rtt_min_ns,
+            };
+            assert_eq!(limit_flags(limits), flags);
+            let min = flags.split_once("--rtt-min ").map_or("5ms", |(_, min)| min);
+            let min = humantime::parse_duration(min).unwrap();
+            assert_eq!(min.as_nanos(), u128::from(rtt_min_ns.cast_unsigned()));
+        }
     }
 }

@@ -16,7 +16,9 @@ use crate::{
     ended_run::{no_run_yet, usage},
     report::{
         layout::{Block, Screen},
-        values, write_json,
+        values,
+        words::counted,
+        write_json,
     },
 };
 
@@ -39,7 +41,11 @@ pub(crate) struct HistoryArgs {
     pub(crate) database: DatabaseArgs,
 }
 
-pub(crate) fn history(args: &HistoryArgs, mut layers: Layers) -> Result<Exit, Failure> {
+pub(crate) fn history(
+    args: &HistoryArgs,
+    mut layers: Layers,
+    quiet: bool,
+) -> Result<Exit, Failure> {
     let database = DatabaseSettings::resolve(&args.database, &mut layers);
     layers.finish()?;
     let reader = Reader::open(&database.path)?;
@@ -51,9 +57,9 @@ pub(crate) fn history(args: &HistoryArgs, mut layers: Layers) -> Result<Exit, Fa
         let network = args.target.parse::<IpNet>().map_err(|_| {
             usage("a network is ADDRESS/PREFIX, such as 10.0.5.0/24 or 2001:db8::/64")
         })?;
-        subnet_history(args, &reader, network.trunc(), flags)?;
+        subnet_history(args, &reader, network.trunc(), flags, quiet)?;
     } else {
-        target_history(args, &reader, flags)?;
+        target_history(args, &reader, flags, quiet)?;
     }
     Ok(Exit::Complete)
 }
@@ -63,24 +69,34 @@ fn subnet_history(
     reader: &Reader,
     network: IpNet,
     flags: &str,
+    quiet: bool,
 ) -> Result<(), Failure> {
-    let runs = reader.subnet_runs(network)?;
-    if runs.is_empty() {
+    let found = reader.subnet_runs(network)?;
+    if found.runs.is_empty() {
+        let pruned = pruned(found.runs_pruned);
         return Err(usage(format_args!(
-            "no run has a target in {network}: pingfleet hosts{flags} lists the targets"
+            "no run has a target in {network}{}: pingfleet hosts{flags} lists the targets",
+            pruned.map_or(String::new(), |pruned| format!(" ({pruned})"))
         )));
     }
     if args.json {
+        note_pruned(found.runs_pruned, quiet);
         let mut out = io::stdout().lock();
-        let written = runs
+        let written = found
+            .runs
             .iter()
             .try_for_each(|run| write_json(&mut out, subnet::fields(run)));
         return printed(written);
     }
-    print(&subnet::blocks(network, &runs, Screen::of_stdout()))
+    print(&subnet::blocks(network, &found, Screen::of_stdout()))
 }
 
-fn target_history(args: &HistoryArgs, reader: &Reader, flags: &str) -> Result<(), Failure> {
+fn target_history(
+    args: &HistoryArgs,
+    reader: &Reader,
+    flags: &str,
+    quiet: bool,
+) -> Result<(), Failure> {
     let Some(found) = reader.target_runs(&args.target)? else {
         let similar = reader.similar_targets(&args.target)?;
         let hint = if similar.is_empty() {
@@ -94,6 +110,7 @@ fn target_history(args: &HistoryArgs, reader: &Reader, flags: &str) -> Result<()
         )));
     };
     if args.json {
+        note_pruned(found.runs_pruned, quiet);
         let mut out = io::stdout().lock();
         let written = found.rows.iter().try_for_each(|row| {
             let fields: [Value; REPORT_COLUMNS.len()] = values(row);
@@ -108,6 +125,20 @@ fn target_history(args: &HistoryArgs, reader: &Reader, flags: &str) -> Result<()
         &summaries,
         Screen::of_stdout(),
     ))
+}
+
+/// How many runs are pruned, if any.
+fn pruned(runs: usize) -> Option<String> {
+    let verb = if runs == 1 { "is" } else { "are" };
+    (runs > 0).then(|| format!("{} {verb} pruned", counted(runs as i64, "run")))
+}
+
+/// Says beside JSON that runs are missing there.
+fn note_pruned(runs: usize, quiet: bool) {
+    if let (Some(pruned), false) = (pruned(runs), quiet) {
+        // If standard error is closed, nobody can read it.
+        drop(writeln!(io::stderr(), "{pruned}, and left out"));
+    }
 }
 
 fn print(blocks: &[Block]) -> Result<(), Failure> {

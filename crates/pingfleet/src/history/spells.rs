@@ -43,8 +43,16 @@ pub(super) fn spells(found: &TargetRuns) -> Vec<Spell> {
 /// What is known of the target, by time: the rows, and the changes of runs whose rows are gone.
 fn observations(found: &TargetRuns) -> BTreeMap<i64, StatusKind> {
     let mut observations = BTreeMap::new();
-    if let (Some(first), Some(latest)) = (found.changes.first(), &found.latest) {
-        observations.insert(latest.first_seen_us, first.old);
+    if let Some(latest) = &found.latest {
+        if let Some(first) = found.changes.first() {
+            observations.insert(latest.first_seen_us, first.old);
+        }
+        match StatusKind::from_name(&latest.row.status) {
+            None | Some(StatusKind::Unknown) => {}
+            Some(status) => {
+                observations.insert(latest.changed_at_us, status);
+            }
+        }
     }
     for change in &found.changes {
         observations.insert(change.changed_at_us, change.new);
@@ -65,7 +73,7 @@ pub(super) fn micros(time: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use pingfleet_store::{ReportRow, StatusChange};
+    use pingfleet_store::{HostRow, ReportRow, StatusChange};
 
     use super::*;
 
@@ -98,6 +106,7 @@ mod tests {
             latest: None,
             rows,
             runs_without: 0,
+            runs_pruned: 0,
             changes,
         }
     }
@@ -149,5 +158,28 @@ mod tests {
             changed(5, StatusKind::Down, StatusKind::Up),
         ];
         assert_eq!(minutes(&found(&["up"], changes)), [(3, Some(5))]);
+    }
+    #[test]
+    fn a_spell_of_runs_whose_rows_are_gone_begins_with_the_newest_status() {
+        for (status, expected) in [
+            ("down", [(2, None)].as_slice()),
+            ("up", &[]),
+            ("unknown", &[(20, None)]),
+        ] {
+            let mut found = found(&[], Vec::new());
+            let newest = row(20, "down");
+            let changed_at_us = micros(&row(2, status).probed_at).unwrap();
+            found.latest = Some(HostRow {
+                row: row(20, status),
+                first_seen_us: changed_at_us,
+                last_up_us: None,
+                changed_at_us,
+                changes_30d: 0,
+            });
+            if status != "up" {
+                found.rows.push(newest);
+            }
+            assert_eq!(minutes(&found), expected, "{status}");
+        }
     }
 }

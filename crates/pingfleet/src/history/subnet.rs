@@ -1,11 +1,11 @@
 //! The history of a subnet on a screen and as JSON. No I/O.
 
 use ipnet::IpNet;
-use pingfleet_store::{RunState, StatusCounts, SubnetRun};
+use pingfleet_store::{RunState, StatusCounts, SubnetRun, SubnetRuns};
 use pingfleet_wire::StatusKind;
 use serde_json::{Value, json};
 
-use super::{counts, level};
+use super::{counts, level, pruned};
 use crate::report::{
     layout::{Block, Line, Screen, columns, cut, flow},
     words::{Clock, counted, grouped, percent},
@@ -37,7 +37,8 @@ fn share(counts: &StatusCounts) -> Option<f64> {
 }
 
 /// The share that is up in each run, the newest first.
-pub(super) fn blocks(network: IpNet, runs: &[SubnetRun], screen: Screen) -> Vec<Block> {
+pub(super) fn blocks(network: IpNet, found: &SubnetRuns, screen: Screen) -> Vec<Block> {
+    let runs = &found.runs;
     let clock = Clock::now();
     let mut items = vec![network.to_string()];
     if let Some(newest) = runs.first() {
@@ -48,6 +49,7 @@ pub(super) fn blocks(network: IpNet, runs: &[SubnetRun], screen: Screen) -> Vec<
         ));
         items.push(format!("up {}", up(&newest.counts)));
     }
+    items.extend(pruned(found.runs_pruned));
     let mut head = flow(&items, 2, screen.width);
     if screen.has_bars && runs.len() > 1 {
         let shares = runs.iter().take(screen.width.saturating_sub(4)).rev();

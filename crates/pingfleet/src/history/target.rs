@@ -4,7 +4,7 @@ use pingfleet_store::{ReportRow, RunState, RunSummary, TargetRuns};
 use pingfleet_wire::StatusKind;
 
 use super::{
-    level,
+    level, pruned,
     spells::{Spell, micros, spells},
 };
 use crate::{
@@ -86,6 +86,7 @@ fn head(target: &str, found: &TargetRuns, clock: &Clock, screen: Screen) -> Bloc
             counted(found.runs_without as i64, "run")
         ));
     }
+    items.extend(pruned(found.runs_pruned));
     let items: Vec<_> = items
         .into_iter()
         .map(|item| cut(&item, screen.width.saturating_sub(2)))

@@ -8,7 +8,7 @@ use pingfleet_store::{HostPages, HostRow};
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::report::{
-    layout::{Line, Screen, cut},
+    layout::{Line, Screen, cut, escaped},
     push_status,
     words::{Clock, grouped, three_digits, why},
 };
@@ -196,11 +196,11 @@ fn fitted(widths: [usize; COLUMNS.len()], screen: usize) -> [usize; COLUMNS.len(
 pub(crate) fn labels(json: &str) -> String {
     let Ok(labels) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json)
     else {
-        return json.to_owned();
+        return escaped(json).into_owned();
     };
     let labels = labels.iter().map(|(key, value)| match value.as_str() {
         Some(value) => format!("{key}={value}"),
         None => format!("{key}={value}"),
     });
-    labels.collect::<Vec<_>>().join(" ")
+    escaped(&labels.collect::<Vec<_>>().join(" ")).into_owned()
 }

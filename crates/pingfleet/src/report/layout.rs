@@ -2,6 +2,7 @@
 //! the terminal is.
 
 use std::{
+    borrow::Cow,
     env,
     io::{self, IsTerminal as _},
 };
@@ -72,10 +73,14 @@ impl Line {
         line
     }
 
-    /// Adds a text of which `painted` is the form with colours.
+    /// Adds a text of which `painted` is the form with colours. What could control a terminal is escaped.
     pub(crate) fn push(&mut self, text: &str, painted: &str) {
-        self.width += text.width();
-        self.text.push_str(painted);
+        let safe = escaped(text);
+        self.width += safe.width();
+        match &safe {
+            Cow::Borrowed(_) => self.text.push_str(painted),
+            Cow::Owned(safe) => self.text.push_str(&painted.replace(text, safe)),
+        }
     }
 
     pub(crate) fn pad(&mut self, width: usize) {
@@ -141,6 +146,31 @@ pub(crate) fn wrapped(sentence: &str, indent: usize, width: usize) -> Block {
         }
     }
     lines
+}
+
+/// A text of unknown origin in a form that is safe for a terminal: control characters, and marks that change the
+/// direction of the text or cannot be seen, are escaped.
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    let is_unsafe = |letter: char| {
+        letter.is_control()
+            || matches!(
+                letter,
+                '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            )
+    };
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::new();
+    for letter in text.chars() {
+        if is_unsafe(letter) {
+            safe.extend(letter.escape_default());
+        } else {
+            safe.push(letter);
+        }
+    }
+    Cow::Owned(safe)
 }
 
 /// A text cut to a width, with a sign that it was cut.
@@ -247,6 +277,21 @@ mod tests {
         assert_eq!(beside(blocks.clone(), 29).len(), 2);
         assert_eq!(beside(blocks.clone(), 18).len(), 3);
         assert_eq!(beside(blocks, 30).len(), 1);
+    }
+
+    #[test]
+    fn what_controls_a_terminal_is_escaped_and_colours_stay() {
+        for (text, safe) in [
+            ("é 日本 👩\u{200d}💻", "é 日本 👩\u{200d}💻"),
+            ("a\u{1b}[2J\tb", r"a\u{1b}[2J\tb"),
+            ("\u{202e}x\u{2066}\u{9b}", r"\u{202e}x\u{2066}\u{9b}"),
+        ] {
+            assert_eq!(escaped(text), safe);
+            let mut line = Line::new("  ");
+            line.push(text, &format!("\u{1b}[1m{text}\u{1b}[0m"));
+            assert_eq!(line.text(), format!("  \u{1b}[1m{safe}\u{1b}[0m"));
+            assert_eq!(line.width(), 2 + safe.width());
+        }
     }
 
     #[test]

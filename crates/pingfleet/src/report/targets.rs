@@ -8,7 +8,7 @@ use pingfleet_store::{REPORT_COLUMNS, Reader, ReportRow};
 use serde::Serializer as _;
 use serde_json::{Value, json};
 
-use super::ReportArgs;
+use super::{ReportArgs, layout::escaped};
 
 /// Rows of one table. A longer report is printed as several tables, so that memory stays bounded.
 const TABLE_ROWS: usize = 5000;
@@ -106,14 +106,14 @@ impl Tables {
             _ => row.target.clone(),
         };
         self.table.add_row([
-            target,
+            escaped(&target).into_owned(),
             row.status.clone(),
             format!("{}/{}", row.received, row.sent),
             millis(row.rtt_ms[0]),
             millis(row.rtt_ms[1]),
             millis(row.rtt_ms[2]),
-            row.worker.clone().unwrap_or_default(),
-            row.reason.clone().unwrap_or_default(),
+            escaped(row.worker.as_deref().unwrap_or_default()).into_owned(),
+            escaped(row.reason.as_deref().unwrap_or_default()).into_owned(),
         ]);
         self.rows += 1;
         if self.rows == TABLE_ROWS {

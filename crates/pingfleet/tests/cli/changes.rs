@@ -132,8 +132,12 @@ fn json_has_one_change_on_a_line_and_the_text_counts_them() -> anyhow::Result<()
         );
         assert!(count(kind) > 0);
     }
-    // Every change stands there: by its target, or by its subnet.
-    for change in &changes {
+    every_change_stands_in(&text, &changes)
+}
+
+/// Every change stands there: by its target, or by its subnet.
+fn every_change_stands_in(text: &str, changes: &[Value]) -> anyhow::Result<()> {
+    for change in changes {
         let name = if change["whole_subnet"] == json!(true) {
             &change["subnet"]
         } else {
@@ -151,6 +155,39 @@ fn json_has_one_change_on_a_line_and_the_text_counts_them() -> anyhow::Result<()
             whole.contains(&format!("\"{subnet}\"")),
             "{subnet}: {whole:?}"
         );
+    }
+    Ok(())
+}
+
+#[test]
+fn labels_and_reasons_cannot_control_the_terminal() -> anyhow::Result<()> {
+    let dir = generated(2100, 2)?;
+    Connection::open(dir.path("pingfleet.db"))?.execute_batch(
+        r#"UPDATE labels SET labels = '{"a\u001b[2Jb":"c\u001b]0;x\u0007\u202ed"}';
+           UPDATE results SET reason = char(27) || '[2J' || char(8238) WHERE status = 6;
+           UPDATE runs SET source = char(27) || '[2J' || run"#,
+    )?;
+    let target = dir.sqlite3(
+        "pingfleet.db",
+        "SELECT target FROM latest WHERE labels IS NOT NULL AND status = 'down' LIMIT 1",
+    )?;
+    let wide = dir.pingfleet(&["hosts"])?.ends_with(0).stdout;
+    let label = r"a\u{1b}[2Jb=c\u{1b}]0;x\u{7}\u{202e}d";
+    assert!(wide.contains(label), "{wide}");
+    for arguments in [
+        ["hosts"].as_slice(),
+        &["history", &target],
+        &["diff", "1", "2", "--all"],
+        &["diff"],
+        &["report"],
+        &["report", "--targets"],
+        &["runs"],
+    ] {
+        let shown = dir.pingfleet(arguments)?;
+        let text = [shown.stdout.as_str(), &shown.stderr].concat();
+        assert!(text.contains(r"\u{1b}[2J"), "{arguments:?}: {text}");
+        let is_harmless = |letter: char| letter == '\n' || !letter.is_control();
+        assert!(text.chars().all(is_harmless) && !text.contains('\u{202e}'));
     }
     Ok(())
 }

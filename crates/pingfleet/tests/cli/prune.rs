@@ -103,6 +103,9 @@ fn a_pruned_run_says_so_wherever_its_rows_are_asked_for() -> anyhow::Result<()> 
         &["resume", "1"],
         &["retry", "1"],
         &["retry", "1", "--only", "down"],
+        &["diff", "1", "2"],
+        &["diff", "2", "1"],
+        &["diff", "1"],
     ] {
         dir.pingfleet(arguments)?.fails(
             3,
@@ -115,6 +118,10 @@ fn a_pruned_run_says_so_wherever_its_rows_are_asked_for() -> anyhow::Result<()> 
         "{report:#?}"
     );
     assert!(report.stdout.contains("✕ down"), "{report:#?}");
+    dir.pingfleet(&["diff"])?
+        .fails(3, &["run 2 is the only complete one of ", "not pruned"]);
+    let report_of_2 = dir.pingfleet(&["report", "2"])?.ends_with(0).stdout;
+    assert!(!report_of_2.contains("pingfleet diff"), "{report_of_2}");
     let json = dir
         .pingfleet(&["report", "1", "--json"])?
         .ends_with(0)
@@ -137,6 +144,39 @@ fn a_pruned_run_says_so_wherever_its_rows_are_asked_for() -> anyhow::Result<()> 
         &["report", "2", "--targets"],
     ] {
         dir.pingfleet(arguments)?.ends_with(0);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_history_counts_the_pruned_runs_apart() -> anyhow::Result<()> {
+    let dir = with_targets_of_an_older_run(600, 4)?;
+    let [old, new] = [(3, 0), (4, 1)].map(|(run, chunk)| {
+        dir.sqlite3(
+            "pingfleet.db",
+            &format!(
+                "SELECT target FROM report WHERE run = {run} AND target IN
+                    (SELECT name FROM results WHERE run = {run} AND chunk = {chunk}) LIMIT 1"
+            ),
+        )
+    });
+    let (old, new) = (old?, new?);
+    let whole = dir.pingfleet(&["history", "10.0.0.0/8"])?.ends_with(0);
+    assert!(!whole.stdout.contains("pruned"), "{whole:#?}");
+    dir.pingfleet(&["prune", "--keep", "1", "-q"])?.ends_with(0);
+    // Run 3 still has rows that `latest` shows.
+    for (target, rows, pruned) in [
+        ("10.0.0.0/8", 1, "3 runs are pruned"),
+        (&old, 1, "2 runs are pruned"),
+        (&new, 1, "3 runs are pruned"),
+    ] {
+        let text = dir.pingfleet(&["history", target])?.ends_with(0).stdout;
+        assert!(text.contains(pruned), "{text}");
+        let json = dir.pingfleet(&["history", target, "--json"])?.ends_with(0);
+        assert!(json.stderr.contains(pruned), "{json:#?}");
+        assert_eq!(json.json()?.len(), rows);
+        let quiet = dir.pingfleet(&["-q", "history", target, "--json"])?;
+        assert_eq!(quiet.ends_with(0).stderr, "");
     }
     Ok(())
 }

@@ -325,7 +325,7 @@ impl Iterator for Pairs<'_> {
 
 impl Reader {
     /// The newest complete run, or `after` if it is given, and the complete run before it of the same source. Runs that
-    /// repeat targets of another run do not count. `None` if there are no two.
+    /// repeat targets of another run, and pruned runs, do not count. `None` if there are no two.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -333,21 +333,23 @@ impl Reader {
         self.read(|connection| {
             let sql = "SELECT max(b.run), a.run FROM runs a JOIN runs b ON b.source = a.source AND b.run < a.run
                  WHERE b.state = 'complete' AND b.parent_run IS NULL AND a.run = coalesce(?1, (
-                     SELECT max(run) FROM runs WHERE state = 'complete' AND parent_run IS NULL))
+                     SELECT max(run) FROM runs WHERE state = 'complete' AND parent_run IS NULL
+                     AND run NOT IN (SELECT run FROM pruned_runs)))
+                 AND a.run NOT IN (SELECT run FROM pruned_runs) AND b.run NOT IN (SELECT run FROM pruned_runs)
                  GROUP BY a.run";
             let found = connection.query_row(sql, [after], |row| Ok((row.get(0)?, row.get(1)?)));
             Ok(found.optional()?)
         })
     }
 
-    /// The newest complete run of the source of run `before` that is newer than it.
+    /// The newest complete run of the source of run `before` that is newer than it, and not pruned.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn newest_run_of_its_source(&self, before: i64) -> Result<Option<i64>, StoreError> {
         self.read(|connection| {
             let sql = "SELECT max(run) FROM runs WHERE state = 'complete' AND parent_run IS NULL AND run > ?1
-                 AND source = (SELECT source FROM runs WHERE run = ?1)";
+                 AND source = (SELECT source FROM runs WHERE run = ?1) AND run NOT IN (SELECT run FROM pruned_runs)";
             Ok(connection.query_row(sql, [before], |row| row.get(0))?)
         })
     }
@@ -355,8 +357,11 @@ impl Reader {
     /// Compares two runs. Scans both, at the same time, and writes about 30 bytes a row into temporary files.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`], [`StoreError::TemporaryFile`].
+    /// [`StoreError::NoSuchRun`], [`StoreError::Pruned`], [`StoreError::Sqlite`], [`StoreError::TemporaryFile`].
     pub fn diff(&self, before: i64, after: i64, limits: DiffLimits) -> Result<RunDiff, StoreError> {
+        for run in [before, after] {
+            self.summary(run)?.refuse_pruned()?;
+        }
         let [first, second] = thread::scope(|scope| {
             let reading =
                 [before, after].map(|run| scope.spawn(move || SortedRows::read(self, run)));
@@ -366,9 +371,13 @@ impl Reader {
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
         });
+        let (before, after) = (self.summary(before)?, self.summary(after)?);
+        // They may have been pruned while they were read.
+        before.refuse_pruned()?;
+        after.refuse_pruned()?;
         let mut diff = RunDiff {
-            before: self.summary(before)?,
-            after: self.summary(after)?,
+            before,
+            after,
             counts: [0; ChangeKind::ALL.len()],
             in_both: 0,
             unknown: 0,

@@ -5,6 +5,7 @@
 //! scanned, several at a time, until it is found. A scan is cheap, because only the columns of the key are decoded.
 
 use std::{
+    collections::HashSet,
     num::NonZero,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -49,10 +50,21 @@ pub struct TargetRuns {
     pub latest: Option<HostRow>,
     /// Its rows, the newest run first.
     pub rows: Vec<ReportRow>,
-    /// Runs that have no row of it.
+    /// Runs that have no row of it, without those that are pruned.
     pub runs_without: usize,
+    /// Pruned runs that have no row of it: whether they had one is not known.
+    pub runs_pruned: usize,
     /// The changes of its status, the oldest first. They may be older than the rows.
     pub changes: Vec<StatusChange>,
+}
+
+/// A subnet over all runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubnetRuns {
+    /// The runs that have targets of the subnet, the newest first.
+    pub runs: Vec<SubnetRun>,
+    /// Pruned runs: they are left out, because they lack rows.
+    pub runs_pruned: usize,
 }
 
 /// The targets of a subnet in one run.
@@ -91,9 +103,15 @@ impl Reader {
         if latest.is_none() && rows.is_empty() {
             return Ok(None);
         }
+        // Read after the rows: a run that is pruned meanwhile counts as pruned.
+        let pruned = self.read(pruned_runs)?;
+        let has_row = |run: i64| rows.iter().any(|row| row.run == run);
+        let lacking = runs.iter().filter(|(run, _)| !has_row(*run));
+        let runs_pruned = lacking.filter(|(run, _)| pruned.contains(run)).count();
         Ok(Some(TargetRuns {
             latest,
-            runs_without: runs.len() - rows.len(),
+            runs_without: runs.len() - rows.len() - runs_pruned,
+            runs_pruned,
             rows,
             changes,
         }))
@@ -108,20 +126,27 @@ impl Reader {
         })
     }
 
-    /// The targets of a subnet in each run that has any, the newest run first. Scans all runs, on up to four threads.
+    /// The targets of a subnet in each run that has any and is not pruned. Scans these runs, on up to four threads.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn subnet_runs(&self, subnet: IpNet) -> Result<Vec<SubnetRun>, StoreError> {
+    pub fn subnet_runs(&self, subnet: IpNet) -> Result<SubnetRuns, StoreError> {
         let mut summaries = self.summaries()?;
         summaries.reverse();
+        summaries.retain(|summary| summary.pruned.is_none());
         let runs: Vec<i64> = summaries.iter().map(|summary| summary.run).collect();
         let counts = self.for_each_run(&runs, |connection, run| counts(connection, run, subnet))?;
+        // Read after the rows, of which a run that is pruned meanwhile lacks some.
+        let pruned = self.read(pruned_runs)?;
         let found = summaries.into_iter().zip(counts);
-        Ok(found
-            .filter(|(_, counts)| counts.total() > 0)
+        let runs = found
+            .filter(|(summary, counts)| counts.total() > 0 && !pruned.contains(&summary.run))
             .map(|(summary, counts)| SubnetRun { summary, counts })
-            .collect())
+            .collect();
+        Ok(SubnetRuns {
+            runs,
+            runs_pruned: pruned.len(),
+        })
     }
 
     /// Runs a query for each run, on several threads, and returns the answers in the order of the runs.
@@ -223,6 +248,12 @@ fn runs_newest_first(connection: &Connection) -> Result<Vec<(i64, bool)>, StoreE
     let mut statement =
         connection.prepare("SELECT run, finished_at_us IS NOT NULL FROM runs ORDER BY run DESC")?;
     let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn pruned_runs(connection: &mut Connection) -> Result<HashSet<i64>, StoreError> {
+    let mut statement = connection.prepare("SELECT run FROM pruned_runs")?;
+    let rows = statement.query_map((), |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

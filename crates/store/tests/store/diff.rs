@@ -1,6 +1,9 @@
 //! The difference of two runs equals what a full join in plain SQL gives.
 
-use std::{collections::BTreeMap, net::Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context, Result, ensure};
 use pingfleet_store::{ChangeKind, DiffLimits, Reader, RunDiff, StoreError, TargetChange};
@@ -17,7 +20,10 @@ use tempfile::TempDir;
 
 use crate::sample::options;
 
-const PAIRS: i64 = 1000;
+/// Random pairs of targets, and how many of them stand side by side in two runs: to open the database costs more than
+/// to compare twelve targets.
+const PAIRS: usize = 1000;
+const PAIRS_OF_A_RUN: usize = 20;
 const LIMITS: DiffLimits = DiffLimits {
     rtt_factor: 2.0,
     rtt_min_ns: 5_000_000,
@@ -32,11 +38,15 @@ struct Row {
     rtt_ns: Option<i64>,
 }
 
-/// Twelve targets in few subnets, so that whole subnets change: IPv4, IPv6, and names whose address may change.
-fn row(number: usize) -> impl Strategy<Value = Row> {
-    let ipv4 = |number: usize| SqlValue::Integer(((10_i64 << 24) | number as i64) - (1 << 31));
-    let ipv6 = |number: usize| {
-        SqlValue::Text(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, number as u16).to_string())
+/// One of twelve targets in few subnets, so that whole subnets change: IPv4, IPv6, and names whose address may change.
+/// Another `group` has other subnets.
+fn row(group: usize, number: usize) -> impl Strategy<Value = Row> {
+    let ipv4 = move |number: usize| {
+        SqlValue::Integer(((10_i64 << 24) | ((group << 8) | number) as i64) - (1 << 31))
+    };
+    let ipv6 = move |number: usize| {
+        let group = group as u16;
+        SqlValue::Text(Ipv6Addr::new(0x2001, 0xdb8, 0, group, 0, 0, 0, number as u16).to_string())
     };
     let status = select(vec![0_u8, 0, 0, 1, 2, 3, 4, 5, 6, 6]);
     let rtt = select(vec![
@@ -47,7 +57,7 @@ fn row(number: usize) -> impl Strategy<Value = Row> {
         40_000_000,
     ]);
     (status, rtt, any::<Index>()).prop_map(move |(status, rtt, moved)| {
-        let name = (number % 3 == 2).then(|| format!("host-{number}.example"));
+        let name = (number % 3 == 2).then(|| format!("host-{group}-{number}.example"));
         let address = match (&name, number % 2) {
             (Some(_), _) if status == 3 => None,
             (Some(_), _) => Some(ipv4(number + 100 * moved.index(2))),
@@ -63,9 +73,9 @@ fn row(number: usize) -> impl Strategy<Value = Row> {
     })
 }
 
-/// A run of some of the targets, in any order. In one of three all targets have the status of the first one.
-fn run() -> impl Strategy<Value = Vec<Row>> {
-    let rows = (0..12).map(row).collect::<Vec<_>>();
+/// Some of the targets of a group, each with its place in any order. In one of three all have the status of the first one.
+fn rows(group: usize) -> impl Strategy<Value = Vec<(Row, u32)>> {
+    let rows = (0..12).map(|number| row(group, number)).collect::<Vec<_>>();
     (
         rows,
         vec(any::<u32>(), 12),
@@ -81,11 +91,21 @@ fn run() -> impl Strategy<Value = Vec<Row>> {
                 }
                 row
             });
-            let mut rows: Vec<_> = rows.zip(order).zip(present).collect();
-            rows.sort_by_key(|((_, order), _)| *order);
-            let present = rows.into_iter().filter(|(_, is_present)| *is_present);
-            present.map(|((row, _), _)| row).collect()
+            let rows = rows.zip(order).zip(present);
+            let present = rows.filter(|(_, is_present)| *is_present);
+            present.map(|(row, _)| row).collect()
         })
+}
+
+/// The rows of a run of several groups.
+fn run(runner: &mut TestRunner) -> Result<Vec<Row>> {
+    let mut all = Vec::new();
+    for group in 0..PAIRS_OF_A_RUN {
+        let rows = rows(group).new_tree(runner).map_err(anyhow::Error::msg)?;
+        all.extend(rows.current());
+    }
+    all.sort_by_key(|(_, order)| *order);
+    Ok(all.into_iter().map(|(row, _)| row).collect())
 }
 
 fn insert(transaction: &Transaction<'_>, run: i64, state: &str, rows: &[Row]) -> Result<()> {
@@ -177,14 +197,9 @@ fn the_difference_of_1000_random_pairs_is_that_of_a_full_join() -> Result<()> {
     let mut connection = Connection::open(&path)?;
     let mut runner = TestRunner::deterministic();
     let transaction = connection.transaction()?;
-    for pair in 0..PAIRS {
-        for run_number in [2 * pair + 1, 2 * pair + 2] {
-            let rows = run()
-                .new_tree(&mut runner)
-                .map_err(anyhow::Error::msg)?
-                .current();
-            insert(&transaction, run_number, "complete", &rows)?;
-        }
+    let run_pairs = (PAIRS / PAIRS_OF_A_RUN) as i64;
+    for run_number in 1..=2 * run_pairs {
+        insert(&transaction, run_number, "complete", &run(&mut runner)?)?;
     }
     transaction.execute_batch(
         "INSERT INTO chunks (run, chunk, targets, state) SELECT DISTINCT run, chunk, 5, 3 FROM results",
@@ -192,7 +207,7 @@ fn the_difference_of_1000_random_pairs_is_that_of_a_full_join() -> Result<()> {
     transaction.commit()?;
     let reader = Reader::open(&path)?;
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-    for pair in 0..PAIRS {
+    for pair in 0..run_pairs {
         let (before, after) = (2 * pair + 1, 2 * pair + 2);
         let mut diff = reader.diff(before, after, LIMITS)?;
         let found = changes(&mut diff)?;
@@ -233,7 +248,7 @@ fn check_whole_subnets(diff: &RunDiff, changes: &[TargetChange]) -> Result<()> {
 }
 
 #[test]
-fn a_run_of_many_pages_and_files_is_compared_whole() -> Result<()> {
+fn generated_runs_are_compared_whole() -> Result<()> {
     let folder = TempDir::new()?;
     let path = folder.path().join("fleet.db");
     let generated = GeneratedRuns {
@@ -264,10 +279,60 @@ fn a_run_of_many_pages_and_files_is_compared_whole() -> Result<()> {
     ensure!(diff.unknown == unknown && unknown > 0 && diff.in_both == 2100);
     // A run against itself.
     ensure!(reader.diff(3, 3, LIMITS)?.total() == 0);
+    // Pruned runs are no runs to compare.
+    for (pruned, pair) in [(2, Some((1, 3))), (3, None)] {
+        connection.execute("INSERT INTO pruned_runs VALUES (?1, 0, NULL)", [pruned])?;
+        ensure!(reader.runs_to_compare(None)? == pair);
+        ensure!(reader.runs_to_compare(Some(pruned))?.is_none());
+        let newest = pair.map(|(_, newest)| newest);
+        ensure!(reader.newest_run_of_its_source(1)? == newest);
+        for (before, after) in [(1, pruned), (pruned, 1)] {
+            let refused = reader.diff(before, after, LIMITS);
+            ensure!(matches!(refused, Err(StoreError::Pruned { .. })));
+        }
+    }
     ensure!(matches!(
-        reader.diff(3, 9, LIMITS),
+        reader.diff(1, 9, LIMITS),
         Err(StoreError::NoSuchRun { .. })
     ));
+    Ok(())
+}
+
+#[test]
+fn a_run_of_several_pages_and_a_file_is_compared_whole() -> Result<()> {
+    // Pages have 50,000 rows, and a file 250,000.
+    const TARGETS: i64 = 260_000;
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    drop(options(&path).open()?);
+    let mut connection = Connection::open(&path)?;
+    let transaction = connection.transaction()?;
+    for (run, targets) in [(1, TARGETS), (2, 60_000)] {
+        insert(&transaction, run, "complete", &[])?;
+        // In the second run the targets are in the opposite order, and one of a thousand is down.
+        transaction.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?2)
+             INSERT INTO results (run, chunk, position, status, sent, received, attempts, probed_after_us, address)
+             SELECT ?1, i / 1000, i % 1000, iif(?1 = 2 AND i % 1000 = 0, 6, 0), 1, 0, 1, 0,
+                iif(?1 = 1, i, ?2 - 1 - i) FROM n",
+            (run, targets),
+        )?;
+    }
+    transaction.commit()?;
+    let mut diff = Reader::open(&path)?.diff(1, 2, LIMITS)?;
+    let count = |kind: ChangeKind| diff.counts[kind as usize];
+    ensure!(count(ChangeKind::StoppedAnswering) == 60 && count(ChangeKind::Disappeared) == 200_000);
+    ensure!(diff.total() == 200_060 && diff.in_both == 60_000);
+    let found = diff.changes()?.collect::<Result<Vec<_>, _>>()?;
+    // In the order of the addresses, of which the first one is 128.0.0.0.
+    let addresses: Vec<u32> = found
+        .iter()
+        .map(|change| Ok(change.target.parse::<Ipv4Addr>()?.to_bits() - (1 << 31)))
+        .collect::<Result<_>>()?;
+    let expected = (0..60)
+        .map(|i| 1000 * i + 999)
+        .chain(60_000..TARGETS as u32);
+    ensure!(addresses.into_iter().eq(expected));
     Ok(())
 }
 

@@ -130,9 +130,14 @@ fn a_subnet_is_counted_in_each_run() -> Result<()> {
         ("10.3.0.0/24", "10.3.0.*"),
         ("2001:db8:0:9::/64", "2001:db8:0:9::*"),
     ] {
-        let runs = reader.subnet_runs(subnet.parse()?)?;
-        ensure!(runs.len() == RUNS as usize && runs.is_sorted_by_key(|run| -run.summary.run));
-        for run in &runs {
+        let found = reader.subnet_runs(subnet.parse()?)?;
+        let runs = &found.runs;
+        ensure!(
+            found.runs_pruned == 0
+                && runs.len() == RUNS as usize
+                && runs.is_sorted_by_key(|run| -run.summary.run)
+        );
+        for run in runs {
             for (status, count) in run.counts.iter() {
                 let sql = format!(
                     "SELECT count(*) FROM report WHERE run = {} AND status = '{}' AND address GLOB '{pattern}'",
@@ -145,7 +150,36 @@ fn a_subnet_is_counted_in_each_run() -> Result<()> {
             ensure!(run.counts.total() > 0);
         }
     }
-    ensure!(reader.subnet_runs("192.0.2.0/24".parse()?)?.is_empty());
+    let other = reader.subnet_runs("192.0.2.0/24".parse()?)?;
+    ensure!(other.runs.is_empty());
+    Ok(())
+}
+
+#[test]
+fn pruned_runs_are_left_out_of_a_subnet_and_counted_apart_for_a_target() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    // Run 1 has lost all rows, and run 2 those of one chunk; run 3 never had that chunk.
+    connection.execute_batch(
+        "INSERT INTO pruned_runs VALUES (1, 0, NULL), (2, 0, NULL);
+         DELETE FROM results WHERE run = 1 OR (run IN (2, 3) AND chunk = 0)",
+    )?;
+    let found = reader.subnet_runs("10.0.0.0/8".parse()?)?;
+    let runs: Vec<_> = found.runs.iter().map(|run| run.summary.run).collect();
+    ensure!((runs.as_slice(), found.runs_pruned) == ([6, 5, 4, 3].as_slice(), 2));
+    for (chunk, rows, without, pruned) in [(0, 3, 1, 2), (3, 5, 0, 1)] {
+        let target = &texts(
+            &connection,
+            &format!(
+                "SELECT p.target FROM report p JOIN results r ON r.run = p.run AND coalesce(r.name, '') = p.target
+                 WHERE r.run = 6 AND r.chunk = {chunk} AND r.name IS NOT NULL LIMIT 1"
+            ),
+        )?[0];
+        let found = reader.target_runs(target)?.context("a target")?;
+        ensure!(
+            (found.rows.len(), found.runs_without, found.runs_pruned) == (rows, without, pruned),
+            "{target}: {found:#?}"
+        );
+    }
     Ok(())
 }
 

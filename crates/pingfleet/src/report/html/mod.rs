@@ -86,5 +86,42 @@ fn render(reader: &Reader, run: i64, flags: &str) -> Result<String, PageError> {
     let page = page
         .render()
         .map_err(|error| PageError::Draw(error.into()))?;
-    Ok(page + "\n")
+    Ok(escape_forbidden(page) + "\n")
+}
+
+/// Escapes what no XML document may have: a label or the name of a file can have any character.
+///
+/// Source: XML 1.0, section 2.2.
+fn escape_forbidden(page: String) -> String {
+    let is_forbidden = |letter: char| {
+        (letter < ' ' && !matches!(letter, '\t' | '\n' | '\r'))
+            || matches!(letter, '\u{fffe}' | '\u{ffff}')
+    };
+    if !page.contains(is_forbidden) {
+        return page;
+    }
+    let mut escaped = String::with_capacity(page.len());
+    for letter in page.chars() {
+        if is_forbidden(letter) {
+            escaped.extend(letter.escape_default());
+        } else {
+            escaped.push(letter);
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_xml_forbids_is_escaped_and_nothing_else() {
+        let allowed = "<p>\t\r\n é 日 👩\u{200d}💻 \u{202e}\u{9b}\u{fffd}</p>";
+        assert_eq!(escape_forbidden(allowed.to_owned()), allowed);
+        assert_eq!(
+            escape_forbidden("a\0\u{1b}[2J\u{ffff}é".to_owned()),
+            r"a\u{0}\u{1b}[2J\u{ffff}é"
+        );
+    }
 }
