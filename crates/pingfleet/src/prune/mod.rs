@@ -262,7 +262,7 @@ impl Pruning<'_> {
     /// Vacuums if that is wanted, and prints the sum.
     fn conclude(mut self, args: &PruneArgs, choice: &Choice) -> Result<Exit, Failure> {
         let did_nothing = self.pruned == 0 && self.removed == 0;
-        if !self.quiet && !(did_nothing && !self.failed.is_empty()) {
+        if !self.quiet && (!did_nothing || self.failed.is_empty()) {
             let sum = if did_nothing {
                 format!("nothing to prune: {}", choice.why_nothing(args.rule()))
             } else {
