@@ -14,7 +14,7 @@ use std::{
 use rusqlite::OptionalExtension;
 use tokio_util::sync::CancellationToken;
 
-use crate::{RunSummary, StoreError, Writer, now_us, runs::run_span};
+use crate::{Reader, RunSummary, StoreError, Writer, now_us, runs::run_span};
 
 /// The migration that adds the table of pruned runs.
 pub(crate) const PRUNED_RUNS: &str = "
@@ -106,18 +106,32 @@ impl Writer {
         Ok(is_marked)
     }
 
-    /// The pruned runs that still have rows: those that `latest` shows, or showed, and what an interrupted call left.
-    /// One search by key for each pruned run.
+    /// The pruned runs that have rows to remove: those that `latest` showed before, and what an interrupted call left. One
+    /// pass over the rows that are left of pruned runs, and one over `latest` if there are any.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn pruned_runs_with_rows(&self) -> Result<Vec<i64>, StoreError> {
+    pub fn pruned_runs_to_clean(&self, reader: &Reader) -> Result<Vec<i64>, StoreError> {
         let mut statement = self.connection.prepare(
-            "SELECT p.run FROM pruned_runs p
+            "SELECT p.run, (SELECT count(*) FROM results r WHERE r.run = p.run),
+                    EXISTS (SELECT 1 FROM plan l WHERE l.run = p.run)
+                    OR EXISTS (SELECT 1 FROM chunks c WHERE c.run = p.run
+                        AND NOT EXISTS (SELECT 1 FROM results r WHERE r.run = c.run AND r.chunk = c.chunk))
+             FROM pruned_runs p
              WHERE EXISTS (SELECT 1 FROM chunks c WHERE c.run = p.run) ORDER BY p.run",
         )?;
-        let runs = statement.query_map((), |row| row.get(0))?;
-        Ok(runs.collect::<Result<_, _>>()?)
+        let runs = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let runs: Vec<(i64, i64, bool)> = runs.collect::<Result<_, _>>()?;
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let in_latest = reader.latest_counts()?;
+        let is_left = |run, rows| in_latest.get(&run).copied().unwrap_or(0) != rows;
+        Ok(runs
+            .into_iter()
+            .filter(|(run, rows, is_begun)| *is_begun || is_left(*run, *rows))
+            .map(|(run, ..)| run)
+            .collect())
     }
 
     /// Removes the rows of a run that is marked as pruned, except for those that `latest` shows, with its plan. Between

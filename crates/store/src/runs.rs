@@ -4,7 +4,12 @@ use rusqlite::Connection;
 use tracing::Span;
 use uuid::Uuid;
 
-use crate::{FileLock, StoreError, Writer, chunk_state::chunk_state, now_us, run_summary::run_id};
+use crate::{
+    FileLock, StoreError, Writer,
+    chunk_state::chunk_state,
+    now_us,
+    run_summary::{run_id, summary},
+};
 
 /// The span of the master's log lines about a run: with its number `run` and its id `run_id`. It is an error span: no
 /// level of the log leaves it out.
@@ -46,11 +51,12 @@ impl Writer {
     /// long for the write lock. `finished_at_us` is set when that is done; until then the writer completes it.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchRun`], [`StoreError::Sqlite`]: the run is not cancelled.
+    /// [`StoreError::NoSuchRun`], [`StoreError::Pruned`], [`StoreError::Sqlite`]: the run is not cancelled.
     pub fn cancel_run(&mut self, run: i64) -> Result<bool, StoreError> {
         let span = run_span(run, self.summary(run)?.run_id);
         let _entered = span.enter();
         let changed = self.write(|transaction| {
+            summary(transaction, run)?.refuse_pruned()?;
             Ok(transaction.execute(
                 "UPDATE runs SET state = 'cancelled', finished_at_us = NULL
                  WHERE run = ?1 AND state IN ('running', 'incomplete')",

@@ -233,7 +233,8 @@ pub(crate) fn check_parquet(otherwise: &str) -> Result<(), Failure> {
 }
 
 /// Writes all rows of a run as one Parquet file, which appears whole or not at all, and counts the rows that can be read
-/// back from it. `stop` interrupts it.
+/// back from it. When the run has another number of rows than it counts, that number is returned, and there is no new
+/// file. `stop` interrupts it.
 ///
 /// # Errors
 /// [`Exit::System`] when the file cannot be written, or does not have the rows that were written; [`Exit::Interrupted`].
@@ -256,6 +257,9 @@ pub(crate) fn write_parquet_file(
         Ok(()) => {}
         Err(WriteError::Store(error)) => return Err(error.into()),
         Err(WriteError::Output(error)) => return Err(output.failure(&error)),
+    }
+    if metadata.rows as i64 != summary.settled() {
+        return Ok(metadata.rows);
     }
     output.finish()?;
     let found = parquet::read_rows(file).map_err(|error| {

@@ -43,32 +43,34 @@ impl Archive {
         folder.join(format!("run-{}-{}.parquet", summary.run, summary.run_id))
     }
 
-    /// Writes all rows of a run, and reads them back. Replaces what an interrupted call left. Returns the file. The
-    /// caller has the run's lock.
+    /// Writes all rows of a run, and reads them back. Replaces what an interrupted call left. Returns the file, or how many
+    /// rows the run has when it counts another number: then there is no new file. The caller has the run's lock.
     ///
     /// # Errors
-    /// [`Exit::System`] when the file cannot be written, or the run does not have the rows that it counts;
-    /// [`Exit::Interrupted`].
+    /// [`Exit::System`] when the file cannot be written; [`Exit::Interrupted`].
     pub(super) fn write(
         &self,
         reader: Reader,
         summary: &RunSummary,
         stop: &CancellationToken,
-    ) -> Result<String, Failure> {
+    ) -> Result<Result<String, u64>, Failure> {
         let file = Self::file_in(&self.folder, summary);
         remove_unfinished(&file).map_err(|error| cannot_write(&file, &error))?;
         let rows = write_parquet_file(reader, summary, &file, stop)?;
-        if rows as i64 == summary.settled() {
-            return Ok(file.display().to_string());
+        if rows as i64 != summary.settled() {
+            return Ok(Err(rows));
         }
-        let run = summary.run;
-        Err(Failure::new(
-            Exit::System,
-            format_args!(
-                "run {run} counts {} rows and has {rows}: it is not pruned; `pingfleet verify {run}` shows why",
-                summary.settled()
-            ),
-        ))
+        Ok(Ok(file.display().to_string()))
+    }
+
+    /// Removes the file of a run that is not marked as pruned.
+    ///
+    /// # Errors
+    /// [`Exit::System`].
+    pub(super) fn remove(file: &str) -> Result<(), Failure> {
+        fs::remove_file(file).map_err(|error| {
+            Failure::new(Exit::System, format_args!("cannot remove {file}: {error}"))
+        })
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) enum Rule {
 pub(super) struct Choice {
     /// Those that are pruned, the oldest first.
     pub(super) runs: Vec<RunSummary>,
-    /// Those that are kept because they have no final state.
+    /// Those that are kept because they have no final state, or can be retried.
     open: Vec<RunSummary>,
     /// All runs, and those that were pruned before.
     all: usize,
@@ -47,6 +47,7 @@ impl Choice {
         let (runs, open) = old.partition(|summary| {
             summary.finished_at.is_some()
                 && !matches!(summary.state, RunState::Planning | RunState::Running)
+                && !can_be_retried(summary)
         });
         let pruned = summaries.iter().filter(|summary| summary.pruned.is_some());
         Self {
@@ -67,6 +68,10 @@ impl Choice {
                 }
                 RunState::Cancelled => format!(
                     "run {run} was cancelled, and `latest` does not have its rows yet: it is kept until `pingfleet cancel{flags} {run}` ends that"
+                ),
+                _ if can_be_retried(summary) => format!(
+                    "run {run} has {} that can be sent again: it is kept until `pingfleet retry{flags} {run}` or `pingfleet cancel{flags} {run}`",
+                    counted(summary.chunks_dead, "dead chunk")
                 ),
                 _ => format!(
                     "run {run} can still be resumed: it is kept until `pingfleet resume{flags} {run}` or `pingfleet cancel{flags} {run}`"
@@ -94,4 +99,9 @@ impl Choice {
         };
         format!("the database has {all}{before}{age}")
     }
+}
+
+/// Whether `retry` can send chunks of the run again.
+fn can_be_retried(summary: &RunSummary) -> bool {
+    summary.chunks_dead > 0 && summary.state != RunState::Cancelled
 }

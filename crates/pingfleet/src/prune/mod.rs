@@ -16,7 +16,9 @@ use std::{
 
 use clap::{ArgGroup, Args};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, Stop, printed, run_async};
-use pingfleet_store::{DatabaseSettings, FileLock, Reader, RemovedRows, StoreError, Writer};
+use pingfleet_store::{
+    DatabaseSettings, FileLock, Reader, RemovedRows, RunSummary, StoreError, Writer,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -42,7 +44,7 @@ Examples:
 A pruned run stays in `pingfleet runs` and in the view run_summary with all its
 counts. Its rows go, except for those that `latest` shows: the newest row of
 each target, and since when it has its status, are never lost. A run in
-progress, or one that can still be resumed, is kept.
+progress, or one that can still be resumed or retried, is kept.
 
 --archive writes the rows of each run to DIR/run-N-UUID.parquet before they are
 removed. DuckDB and pandas read the folder as one table: docs/queries.md.
@@ -120,9 +122,10 @@ fn prune_runs(
         quiet,
         removed: 0,
         pruned: 0,
+        failed: Vec::new(),
     };
     // What an interrupted call left, and what `latest` showed until a newer run had the target.
-    for run in pruning.writer.pruned_runs_with_rows()? {
+    for run in pruning.writer.pruned_runs_to_clean(&reader)? {
         pruning.remove_rows(run)?;
     }
     for chosen in &choice.runs {
@@ -178,6 +181,8 @@ struct Pruning<'a> {
     removed: u64,
     /// Runs that were pruned.
     pruned: i64,
+    /// A message for each run whose rows are not those that it counts.
+    failed: Vec<String>,
 }
 
 impl Pruning<'_> {
@@ -200,18 +205,19 @@ impl Pruning<'_> {
             // Another call was faster.
             return Ok(());
         }
-        let archived =
-            match &self.archive {
-                Some(archive) => Some(archive.write(reader, &summary, self.stop).map_err(
-                    |error| match error.exit {
-                        Exit::Interrupted => self.interrupted(),
-                        _ => error,
-                    },
-                )?),
-                None => None,
-            };
+        let archived = match self.archive_rows(reader, &summary)? {
+            Ok(file) => file,
+            Err(rows) => {
+                self.failed.push(format!(
+                    "run {run} counts {} rows and has {rows}: it is not pruned; `pingfleet verify {run}` shows why",
+                    summary.settled()
+                ));
+                return Ok(());
+            }
+        };
         let marked = self.writer.mark_pruned(&summary, archived.as_deref());
         if !marked.map_err(|error| self.failure(error))? {
+            archived.as_deref().map_or(Ok(()), Archive::remove)?;
             self.note(&format!(
                 "run {run} changed meanwhile: it is kept; prune again"
             ));
@@ -227,6 +233,23 @@ impl Pruning<'_> {
         printed(writeln!(io::stdout(), "run {run}: {removed}{place}"))
     }
 
+    /// Writes the file of a run if that is wanted. Returns its name, or how many rows the run has when it counts another
+    /// number.
+    fn archive_rows(
+        &self,
+        reader: Reader,
+        summary: &RunSummary,
+    ) -> Result<Result<Option<String>, u64>, Failure> {
+        let Some(archive) = &self.archive else {
+            return Ok(Ok(None));
+        };
+        match archive.write(reader, summary, self.stop) {
+            Ok(written) => Ok(written.map(Some)),
+            Err(error) if error.exit == Exit::Interrupted => Err(self.interrupted()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn remove_rows(&mut self, run: i64) -> Result<RemovedRows, Failure> {
         let rows = self
             .writer
@@ -238,8 +261,9 @@ impl Pruning<'_> {
 
     /// Vacuums if that is wanted, and prints the sum.
     fn conclude(mut self, args: &PruneArgs, choice: &Choice) -> Result<Exit, Failure> {
-        if !self.quiet {
-            let sum = if self.pruned == 0 && self.removed == 0 {
+        let did_nothing = self.pruned == 0 && self.removed == 0;
+        if !self.quiet && (!did_nothing || self.failed.is_empty()) {
+            let sum = if did_nothing {
                 format!("nothing to prune: {}", choice.why_nothing(args.rule()))
             } else {
                 format!(
@@ -257,7 +281,10 @@ impl Pruning<'_> {
             }
         }
         self.writer.close()?;
-        Ok(Exit::Complete)
+        if self.failed.is_empty() {
+            return Ok(Exit::Complete);
+        }
+        Err(Failure::new(Exit::System, self.failed.join("; ")))
     }
 
     /// After the stop signal a database that stays locked is no failure of its own.

@@ -5,8 +5,8 @@ use std::io;
 use jiff::Timestamp;
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{
-    NotUp, PlannedProbing, REPORT_COLUMNS, ReportRow, RunOverview, RunWorker, SubnetCounts,
-    TargetHistory, TargetRtt,
+    NotUp, PlannedProbing, REPORT_COLUMNS, ReportRow, RunChanges, RunOverview, RunSummary,
+    RunWorker, SubnetCounts, TargetHistory, TargetRtt,
 };
 use serde_json::{Map, Value, json};
 
@@ -29,13 +29,6 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
         changes,
     } = overview;
     let loss = (*requests > 0).then(|| 100.0 * (requests - replies) as f64 / *requests as f64);
-    let counts = summary.counts.iter();
-    let statuses: Map<_, _> = counts
-        .map(|(status, count)| (status.name().to_owned(), json!(count)))
-        .collect();
-    let reasons = reasons.iter().map(
-        |(status, reason, targets)| json!({"status": status, "reason": reason, "targets": targets}),
-    );
     let (pruned_at, archive) = match &summary.pruned {
         Some(pruned) => (Some(&pruned.pruned_at), pruned.archive.as_ref()),
         None => (None, None),
@@ -53,7 +46,7 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
         ("probing", probing.as_ref().map_or(Value::Null, settings)),
         ("targets", json!(summary.targets)),
         ("settled", json!(summary.settled())),
-        ("statuses", Value::Object(statuses)),
+        ("statuses", statuses(summary)),
         ("chunks", json!(summary.chunks)),
         ("chunks_done", json!(summary.chunks_done)),
         ("chunks_dead", json!(summary.chunks_dead)),
@@ -66,23 +59,36 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
         ("replies", json!(replies)),
         ("loss_pct", json!(loss)),
         ("rtt", rtt.as_ref().map_or(Value::Null, times)),
-        ("reasons", reasons.collect()),
+        ("reasons", reasons.iter().map(reason).collect()),
         ("not_up", not_up.iter().map(silent).collect()),
         ("worst_subnets", worst_subnets.iter().map(subnet).collect()),
         ("slowest", slowest.iter().map(row_fields).collect()),
         ("workers", workers.iter().map(worker).collect()),
         (
             "changes",
-            changes.map_or(Value::Null, |changes| {
-                json!({
-                    "changed_not_up": changes.changed_not_up,
-                    "changed_up": changes.changed_up,
-                    "first_seen": changes.first_seen,
-                })
-            }),
+            changes.as_ref().map_or(Value::Null, since_before),
         ),
     ];
     printed(write_json(&mut io::stdout().lock(), fields))
+}
+
+/// The count of each status.
+fn statuses(summary: &RunSummary) -> Value {
+    let counts = summary.counts.iter();
+    let statuses = counts.map(|(status, count)| (status.name().to_owned(), json!(count)));
+    Value::Object(statuses.collect())
+}
+
+fn reason((status, reason, targets): &(&'static str, Option<String>, i64)) -> Value {
+    json!({"status": status, "reason": reason, "targets": targets})
+}
+
+fn since_before(changes: &RunChanges) -> Value {
+    json!({
+        "changed_not_up": changes.changed_not_up,
+        "changed_up": changes.changed_up,
+        "first_seen": changes.first_seen,
+    })
 }
 
 fn settings(planned: &PlannedProbing) -> Value {

@@ -87,6 +87,10 @@ pub(super) fn progress(overview: &RunOverview, flags: &str) -> Option<Advice> {
             Advice::new(format!("In progress: {far}. This is what is known so far."))
         }
         RunState::Cancelled => Advice::new(format!("It was cancelled: {far}.")),
+        // No command sends its chunks again.
+        RunState::Incomplete if summary.pruned.is_some() => {
+            Advice::new(format!("It is incomplete: {far}."))
+        }
         RunState::Incomplete if summary.chunks_dead > 0 => Advice::run(
             format!(
                 "It is incomplete: {far}. {} came back from workers too often. Send again:",

@@ -19,7 +19,10 @@ pub(super) fn print(reader: &Reader, run: i64, flags: &str) -> Result<(), Failur
     let overview = reader.overview(run)?;
     let has_rows = overview.summary.pruned.is_none();
     let few = if has_rows && overview.summary.targets <= FEW_TARGETS {
-        Some(reader.report(run, &ReportFilter::default()).next_page()?)
+        let rows = reader.report(run, &ReportFilter::default()).next_page()?;
+        // It may have been pruned meanwhile.
+        reader.summary(run)?.refuse_pruned()?;
+        Some(rows)
     } else {
         None
     };

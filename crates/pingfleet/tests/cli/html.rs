@@ -215,6 +215,28 @@ fn a_page_without_ipv4_or_without_answers_says_so() -> Result<()> {
 }
 
 #[test]
+fn the_page_of_a_pruned_run_has_no_charts_and_no_map() -> Result<()> {
+    let dir = generated(600, 2)?;
+    let page = |run: &str| {
+        let printed = dir.pingfleet(&["report", run, "--html", "-"])?;
+        anyhow::Ok(printed.ends_with(0).stdout)
+    };
+    // The control: the page of a run with rows has both.
+    let parts = ["Answers over time", "id=\"map\""];
+    let before = page("1")?;
+    for part in parts {
+        assert!(before.contains(part), "{part}");
+    }
+    dir.pingfleet(&["prune", "--keep", "1"])?.ends_with(0);
+    let pruned = page("1")?;
+    assert!(pruned.contains("Its rows were pruned at"), "{pruned}");
+    for part in parts {
+        assert!(!pruned.contains(part), "{part}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_file_is_whole_or_is_not_there() -> Result<()> {
     let dir = generated(40, 1)?;
     let printed = dir

@@ -16,6 +16,8 @@ mod next_command;
 mod output;
 mod permission;
 mod prune;
+#[cfg(feature = "parquet")]
+mod prune_archive;
 mod queries;
 mod report;
 mod retry;

@@ -1,23 +1,16 @@
-//! `prune`: rows of old runs go, and nothing else; killed at any moment, no row is lost.
+//! `prune`: rows of old runs go, and nothing else.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs;
 
-use anyhow::{Context, ensure};
-use pingfleet_store::{Durability, OpenOptions, Reader};
+use anyhow::Context;
+use pingfleet_store::{Durability, OpenOptions};
 use pingfleet_testbed::{GeneratedRuns, SmallDisk};
-use rusqlite::Connection;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::rig::{Finished, TestDir, built};
+use crate::rig::TestDir;
 
 /// A folder with a generated database, whose runs have the same targets.
-fn generated(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
+pub(crate) fn generated(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
     let dir = TestDir::new()?;
     let generated = GeneratedRuns {
         targets,
@@ -29,7 +22,7 @@ fn generated(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
 }
 
 /// The same, in which the targets of the first chunk were probed the last time by the run before the newest one.
-fn with_targets_of_an_older_run(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
+pub(crate) fn with_targets_of_an_older_run(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
     let dir = generated(targets, runs)?;
     dir.sqlite3(
         "pingfleet.db",
@@ -54,7 +47,7 @@ fn summaries(dir: &TestDir) -> anyhow::Result<[String; 2]> {
 }
 
 /// How many rows each table has of each run.
-fn rows_left(dir: &TestDir, table: &str) -> anyhow::Result<String> {
+pub(crate) fn rows_left(dir: &TestDir, table: &str) -> anyhow::Result<String> {
     let sql = format!(
         "SELECT group_concat(run || ':' || rows, ' ') FROM
             (SELECT run, count(*) AS rows FROM {table} GROUP BY run ORDER BY run)"
@@ -106,6 +99,7 @@ fn a_pruned_run_says_so_wherever_its_rows_are_asked_for() -> anyhow::Result<()> 
         &["diff", "1", "2"],
         &["diff", "2", "1"],
         &["diff", "1"],
+        &["cancel", "1"],
     ] {
         dir.pingfleet(arguments)?.fails(
             3,
@@ -276,6 +270,26 @@ fn a_run_in_progress_or_one_that_can_be_resumed_is_kept() -> anyhow::Result<()> 
 }
 
 #[test]
+fn a_run_with_dead_chunks_is_kept_and_a_pruned_one_is_not_to_be_retried() -> anyhow::Result<()> {
+    let dir = generated(600, 2)?;
+    let dead = "UPDATE runs SET state = 'incomplete', chunks_dead = 1, chunks_done = chunks_done - 1 WHERE run = 1";
+    dir.sqlite3("pingfleet.db", dead)?;
+    let kept = dir.pingfleet(&["prune", "--keep", "1"])?.ends_with(0);
+    let note = "run 1 has 1 dead chunk that can be sent again: it is kept until `pingfleet retry 1` or `pingfleet cancel 1`";
+    assert!(kept.stderr.contains(note), "{kept:#?}");
+    assert_eq!(rows_left(&dir, "results")?, "1:600 2:600");
+    // An older version pruned such a run.
+    dir.sqlite3(
+        "pingfleet.db",
+        "INSERT INTO pruned_runs VALUES (1, 1, NULL)",
+    )?;
+    let report = dir.pingfleet(&["report", "1"])?.ends_with(0);
+    assert!(report.stdout.contains("It is incomplete"), "{report:#?}");
+    assert!(!report.stdout.contains("pingfleet retry"), "{report:#?}");
+    Ok(())
+}
+
+#[test]
 fn a_dry_run_changes_nothing() -> anyhow::Result<()> {
     let dir = generated(600, 3)?;
     let before = dir.files()?;
@@ -387,250 +401,4 @@ fn a_build_without_parquet_removes_nothing_that_was_to_be_archived() -> anyhow::
         );
     assert_eq!(dir.files()?, before);
     Ok(())
-}
-
-#[cfg(feature = "parquet")]
-mod archived {
-    use super::*;
-
-    const PRUNE: [&str; 5] = ["prune", "--keep", "1", "--archive", "archive"];
-
-    /// Runs archives.py: every row of `before` is once in the archive or the database of each folder.
-    fn check(dir: &TestDir, before: &Path, folders: &[&Path]) -> anyhow::Result<Finished> {
-        let folder = built("pingfleet")?;
-        let folder = folder.ancestors().nth(2).context("the build folder")?;
-        let python = folder.join("test-python/bin/python");
-        ensure!(
-            python.exists(),
-            "no {}: scripts/test makes it",
-            python.display()
-        );
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/archives.py");
-        let names: Vec<_> = [before]
-            .iter()
-            .chain(folders)
-            .map(|path| path.display().to_string())
-            .collect();
-        let line = format!("{} {script} {}", python.display(), names.join(" "));
-        dir.shell(&line)
-    }
-
-    /// A copy of a database in a folder of its own.
-    fn copy(before: &Path, dir: &TestDir, name: &str) -> anyhow::Result<std::path::PathBuf> {
-        let folder = dir.path(name);
-        fs::create_dir(&folder)?;
-        fs::copy(before, folder.join("pingfleet.db"))?;
-        Ok(folder)
-    }
-
-    #[test]
-    fn an_archive_is_one_table_for_duckdb_and_pandas_and_has_every_value() -> anyhow::Result<()> {
-        let dir = with_targets_of_an_older_run(600, 3)?;
-        let before = dir.path("before.db");
-        fs::copy(dir.path("pingfleet.db"), &before)?;
-        let pruned = dir.pingfleet(&PRUNE)?.ends_with(0);
-        let file = "archive/run-1-";
-        assert!(pruned.stdout.contains(file), "{pruned:#?}");
-        let checked = check(&dir, &before, &[&dir.path(".")])?.ends_with(0);
-        assert!(
-            checked
-                .stdout
-                .contains("1200 rows archived, 600 in the database"),
-            "{checked:#?}"
-        );
-        // Every command that lacks the rows names the file.
-        let exported = dir
-            .pingfleet(&["export", "1"])?
-            .fails(3, &["they are in /", file]);
-        let name = exported
-            .stderr
-            .trim_end()
-            .rsplit(' ')
-            .next()
-            .context("a word")?;
-        assert!(Path::new(name).is_file(), "{exported:#?}");
-        let report = dir
-            .pingfleet(&["report", "1", "--json"])?
-            .ends_with(0)
-            .json()?;
-        assert_eq!(report[0]["archive"], json!(name));
-        // Control: a row that is missing, twice or different is found.
-        let connection = Connection::open(dir.path("pingfleet.db"))?;
-        for (change, message) in [
-            (
-                "DELETE FROM results WHERE run = 3 AND chunk = 1 AND position = 7",
-                "1 rows are missing",
-            ),
-            (
-                "UPDATE results SET sent = sent + 1 WHERE run = 3 AND chunk = 1 AND position = 8",
-                "or differ",
-            ),
-        ] {
-            connection.execute_batch(&format!("PRAGMA foreign_keys = OFF; {change}"))?;
-            let checked = check(&dir, &before, &[&dir.path(".")])?.ends_with(1);
-            assert!(checked.stderr.contains(message), "{checked:#?}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn killed_at_any_moment_and_repeated_every_row_is_there_once() -> anyhow::Result<()> {
-        let dir = with_targets_of_an_older_run(500, 4)?;
-        let before = dir.path("before.db");
-        fs::rename(dir.path("pingfleet.db"), &before)?;
-        let start = |folder: &Path| {
-            let mut command = Command::new(built("pingfleet")?);
-            command.args(PRUNE).current_dir(folder).env_clear();
-            command.stdout(Stdio::null()).stderr(Stdio::null());
-            anyhow::Ok(command.spawn()?)
-        };
-        let whole = copy(&before, &dir, "whole")?;
-        let began = Instant::now();
-        ensure!(start(&whole)?.wait()?.success());
-        let takes = began.elapsed();
-        let mut folders = vec![whole];
-        let mut killed = 0;
-        let mut in_between = 0;
-        for round in 0..50_u32 {
-            let folder = copy(&before, &dir, &format!("killed-{round}"))?;
-            let mut child = start(&folder)?;
-            // Spread over all of its time, with a part that no clock divides.
-            thread::sleep(
-                takes.mul_f64(f64::from(round) / 50.0)
-                    + Duration::from_micros(u64::from(round * 377 % 1000)),
-            );
-            child.kill()?;
-            let died = child.wait()?.code().is_none();
-            killed += u32::from(died);
-            let pruned = Reader::open(&folder.join("pingfleet.db"))?
-                .summaries()?
-                .iter()
-                .filter(|summary| summary.pruned.is_some())
-                .count();
-            in_between += u32::from(died && pruned > 0);
-            ensure!(start(&folder)?.wait()?.success(), "round {round}");
-            folders.push(folder);
-        }
-        // Otherwise this test shows nothing.
-        ensure!(
-            killed > 10 && in_between > 0,
-            "{killed} killed, {in_between} in between"
-        );
-        let folders: Vec<_> = folders.iter().map(std::path::PathBuf::as_path).collect();
-        for some in folders.chunks(10) {
-            let checked = check(&dir, &before, some)?.ends_with(0);
-            let right = checked
-                .stdout
-                .matches("1500 rows archived, 500 in the database");
-            assert_eq!(right.count(), some.len(), "{checked:#?}");
-        }
-        for folder in &folders {
-            let left = fs::read_dir(folder.join("archive"))?.count();
-            ensure!(left == 3, "{} has {left} files", folder.display());
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn rows_that_are_removed_before_they_are_archived_are_missed() -> anyhow::Result<()> {
-        // The control of the test above: another order of the same steps, ended in between.
-        let dir = generated(600, 3)?;
-        let before = dir.path("before.db");
-        fs::copy(dir.path("pingfleet.db"), &before)?;
-        let path = dir.path("pingfleet.db");
-        let mut store = OpenOptions {
-            path: path.clone(),
-            durability: Durability::Off,
-            create: false,
-            check: false,
-        }
-        .open()?;
-        let summary = Reader::open(&path)?.summary(1)?;
-        ensure!(store.mark_pruned(&summary, None)?);
-        store.remove_pruned_rows(1, &tokio_util::sync::CancellationToken::new())?;
-        drop(store);
-        dir.pingfleet(&PRUNE)?.ends_with(0);
-        let checked = check(&dir, &before, &[&dir.path(".")])?.ends_with(1);
-        assert!(
-            checked.stderr.contains("600 rows are missing"),
-            "{checked:#?}"
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn an_interrupted_prune_says_how_it_continues() -> anyhow::Result<()> {
-        let dir = generated(600, 3)?;
-        let before = dir.path("before.db");
-        fs::copy(dir.path("pingfleet.db"), &before)?;
-        let path = dir.path("pingfleet.db");
-        // Nobody can write: the first run is archived, and cannot be marked as pruned.
-        let mut lock = Connection::open(&path)?;
-        let transaction =
-            lock.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let child = Command::new(built("pingfleet")?)
-            .args(PRUNE)
-            .current_dir(dir.path("."))
-            .env_clear()
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let archive = dir.path("archive");
-        let is_archived = || {
-            let names = fs::read_dir(&archive).into_iter().flatten().flatten();
-            names
-                .map(|file| file.file_name())
-                .any(|name| name.to_string_lossy().starts_with("run-1-"))
-        };
-        while !is_archived() {
-            thread::yield_now();
-        }
-        let pid = child.id().to_string();
-        ensure!(
-            Command::new("kill")
-                .args(["-INT", &pid])
-                .status()?
-                .success()
-        );
-        // It ends when it has waited for the lock.
-        let ended = child.wait_with_output()?;
-        drop(transaction);
-        let message = String::from_utf8(ended.stderr)?;
-        assert_eq!(ended.status.code(), Some(130), "{message}");
-        assert!(message.contains("The same command continues"), "{message}");
-        dir.pingfleet(&PRUNE)?.ends_with(0);
-        check(&dir, &before, &[&dir.path(".")])?.ends_with(0);
-        Ok(())
-    }
-
-    #[test]
-    fn an_archive_that_cannot_be_written_costs_no_row() -> anyhow::Result<()> {
-        let dir = generated(6000, 3)?;
-        dir.write("file", "")?;
-        let before = dir.files()?;
-        for (archive, part) in [
-            ("file", "directory"),
-            ("file/below", "directory"),
-            ("/proc/x", "cannot write"),
-        ] {
-            dir.pingfleet(&["prune", "--keep", "1", "--archive", archive])?
-                .fails(4, &["cannot write", archive, part]);
-        }
-        let disk = SmallDisk::new(256)?;
-        disk.fill(16 * 1024)?;
-        let archive = disk.path().to_str().context("a plain name")?;
-        dir.pingfleet(&["prune", "--keep", "1", "--archive", archive])?
-            .fails(4, &["cannot write", archive, "No space left"]);
-        // Only what filled it.
-        let left: Vec<_> = fs::read_dir(disk.path())?.collect::<Result<_, _>>()?;
-        assert_eq!(left.len(), 1, "{left:?}");
-        assert_eq!(dir.files()?, before);
-        // A run that does not have the rows that it counts is not removed.
-        dir.sqlite3("pingfleet.db", "UPDATE runs SET up = up + 1 WHERE run = 1")?;
-        dir.pingfleet(&PRUNE)?.fails(
-            4,
-            &["run 1 counts 6001 rows and has 6000", "pingfleet verify 1"],
-        );
-        assert_eq!(rows_left(&dir, "results")?, "1:6000 2:6000 3:6000");
-        Ok(())
-    }
 }

@@ -163,8 +163,6 @@ fn read(
     if summary.pruned.is_none() {
         rows.read(reader, run)?;
         latest.read(reader, run)?;
-        // It may have been pruned meanwhile.
-        reader.summary(run)?.refuse_pruned()?;
     }
     let changes = (summary.finished_at.is_some() && latest.rows == rows.count)
         .then_some(latest.changes)
@@ -175,8 +173,14 @@ fn read(
         rows.not_up.iter().map(|key| (*key, None)).collect()
     };
     let keys: Vec<RowKey> = not_up.iter().map(|(key, _)| *key).collect();
-    let shown = reader.read(|connection| rows_by_key(connection, run, &keys))?;
+    // Each key has a row, or this is an error.
+    let shown = reader.read(|connection| rows_by_key(connection, run, &keys));
     let slowest = rows.slowest();
+    let slowest = reader.read(|connection| rows_by_key(connection, run, &slowest));
+    // After all was read: it may have been pruned meanwhile.
+    if summary.pruned.is_none() {
+        reader.summary(run)?.refuse_pruned()?;
+    }
     let detail = rows.detail.take();
     let overview = RunOverview {
         summary,
@@ -187,9 +191,9 @@ fn read(
         rtt: rows.rtt(),
         reasons: rows.reasons(),
         worst_subnets: rows.worst_subnets(),
-        slowest: reader.read(|connection| rows_by_key(connection, run, &slowest))?,
+        slowest: slowest?,
         workers: rows.workers(),
-        not_up: shown
+        not_up: shown?
             .into_iter()
             .zip(not_up)
             .map(|(row, (_, history))| NotUp { row, history })

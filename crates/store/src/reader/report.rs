@@ -76,7 +76,7 @@ pub(crate) type RowKey = (i64, i64);
 /// It comes before each row.
 pub(crate) const FIRST_KEY: RowKey = (-1, -1);
 
-/// The rows with these keys, in this order. Each is one index lookup.
+/// The rows with these keys, in this order: one for each key, or an error. Each is one index lookup.
 pub(crate) fn rows_by_key(
     connection: &Connection,
     run: i64,

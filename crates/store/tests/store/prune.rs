@@ -44,11 +44,17 @@ fn a_late_result_of_a_pruned_run_is_put_aside() -> Result<()> {
     ensure!(reader.latest_counts()?.get(&run) == Some(&4));
     let rows = store.remove_pruned_rows(run, &stop)?;
     ensure!((rows.removed, rows.kept) == (0, 4), "{rows:?}");
-    ensure!(store.pruned_runs_with_rows()? == [run]);
+    // Nothing of it is to be removed before `latest` shows other rows.
+    ensure!(store.pruned_runs_to_clean(&reader)?.is_empty());
     rusqlite::Connection::open(&path)?.execute_batch("DELETE FROM latest_rows")?;
+    ensure!(store.pruned_runs_to_clean(&reader)? == [run]);
+    ensure!(matches!(
+        store.cancel_run(run),
+        Err(StoreError::Pruned { .. })
+    ));
     let rows = store.remove_pruned_rows(run, &stop)?;
     ensure!((rows.removed, rows.kept) == (4, 0), "{rows:?}");
-    ensure!(store.pruned_runs_with_rows()?.is_empty());
+    ensure!(store.pruned_runs_to_clean(&reader)?.is_empty());
     stop.cancel();
     let stopped = store.remove_pruned_rows(run, &stop);
     ensure!(

@@ -78,7 +78,10 @@ fn render(reader: &Reader, run: i64, flags: &str) -> Result<String, PageError> {
     let (overview, detail) = reader.overview_with_detail(run)?;
     let has_rows = overview.summary.pruned.is_none();
     let few = if has_rows && overview.summary.targets <= FEW_TARGETS {
-        Some(reader.report(run, &ReportFilter::default()).next_page()?)
+        let rows = reader.report(run, &ReportFilter::default()).next_page()?;
+        // It may have been pruned meanwhile.
+        reader.summary(run)?.refuse_pruned()?;
+        Some(rows)
     } else {
         None
     };

@@ -47,7 +47,8 @@ pub(super) struct Page<'a> {
     not_up: Option<NotUpSection>,
     /// All targets of a run of a few, in the place of everything else.
     few: Option<Table>,
-    map: MapSection,
+    /// None for a run whose rows were pruned.
+    map: Option<MapSection>,
     written: Moment,
     zone: String,
     version: &'static str,
@@ -89,6 +90,7 @@ impl<'a> Page<'a> {
         let clock = Clock::now();
         let to_do = summary.targets - summary.settled();
         let subnets = sections::subnets(detail);
+        let has_rows = summary.pruned.is_none();
         Ok(Self {
             run: summary.run,
             state: summary.state.name(),
@@ -104,7 +106,11 @@ impl<'a> Page<'a> {
             bar_text: bar_text(overview),
             to_do: (to_do > 0).then(|| grouped(to_do)),
             changes: sentences::changes(overview),
-            charts: sections::charts(overview, detail)?,
+            charts: if has_rows {
+                sections::charts(overview, detail)?
+            } else {
+                Vec::new()
+            },
             rtt: round_trips(overview),
             subnets_note: sections::subnets_note(detail),
             subnets,
@@ -112,7 +118,7 @@ impl<'a> Page<'a> {
             workers: sections::workers(overview),
             not_up: sections::not_up(overview, &clock, flags),
             few: few.map(|rows| sections::few(rows, &clock)),
-            map: MapSection::new(detail)?,
+            map: has_rows.then(|| MapSection::new(detail)).transpose()?,
             written: Moment::new(&clock.now_utc(), &clock),
             zone: clock.zone(),
             version: env!("CARGO_PKG_VERSION"),
