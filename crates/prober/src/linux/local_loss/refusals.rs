@@ -388,13 +388,13 @@ mod tests {
             known_until: Some(known_until),
             ..known(true, false)
         };
-        for (known_until, verdict) in [(start - ms(1), Verdict::Wait), (start, Verdict::SendFailed)]
-        {
+        let before = start.checked_sub(ms(1)).expect("a moment before");
+        for (known_until, verdict) in [(before, Verdict::Wait), (start, Verdict::SendFailed)] {
             let route = since(known_until);
             assert_eq!(used.judge(&refused, request, false, route, end), verdict);
         }
         let later = start + MAX_SLOW_WAIT;
-        let route = since(start - ms(1));
+        let route = since(before);
         let verdict = used.judge(&refused, request, false, route, later);
         assert_eq!(verdict, Verdict::SendFailed);
     }
