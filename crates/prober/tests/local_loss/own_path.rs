@@ -2,6 +2,7 @@
 //! moment again and again, or for good. Nothing of that is an answer of the network.
 
 use std::{
+    fmt::Write,
     num::NonZeroU32,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -421,7 +422,7 @@ fn targets_that_a_route_begins_to_refuse_are_unknown_while_others_are_up() -> an
                 IpVersion::V4 => (format!("10.9{number}.0.0/16"), format!("10.9{number}.0.0")),
                 IpVersion::V6 => (format!("fd00:9{number}::/64"), format!("fd00:9{number}::")),
             };
-            refuse += &format!("{ip} route add {kind} {prefix}\n");
+            writeln!(refuse, "{ip} route add {kind} {prefix}")?;
             targets.extend(addresses(&first, SILENT));
         }
         targets.extend(
