@@ -73,7 +73,7 @@ pub(super) fn head(overview: &RunOverview, clock: &Clock, screen: Screen) -> Blo
     block
 }
 
-/// A sentence of [`sentences`](super::sentences), wrapped.
+/// A sentence of [`sentences`], wrapped.
 pub(super) fn advice(advice: Option<&Advice>, width: usize) -> Block {
     advice.map_or_else(Block::new, |advice| wrapped(&advice.to_string(), 2, width))
 }
