@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     ended_run::{no_run_yet, usage},
     report::{
-        layout::{Block, Screen},
+        layout::{self, Screen},
         values,
         words::counted,
         write_json,
@@ -88,7 +88,7 @@ fn subnet_history(
             .try_for_each(|run| write_json(&mut out, subnet::fields(run)));
         return printed(written);
     }
-    print(&subnet::blocks(network, &found, Screen::of_stdout()))
+    layout::print(&subnet::blocks(network, &found, Screen::of_stdout()))
 }
 
 fn target_history(
@@ -119,7 +119,7 @@ fn target_history(
         return printed(written);
     }
     let summaries = reader.summaries()?;
-    print(&target::blocks(
+    layout::print(&target::blocks(
         &args.target,
         &found,
         &summaries,
@@ -139,20 +139,6 @@ fn note_pruned(runs: usize, quiet: bool) {
         // If standard error is closed, nobody can read it.
         drop(writeln!(io::stderr(), "{pruned}, and left out"));
     }
-}
-
-fn print(blocks: &[Block]) -> Result<(), Failure> {
-    let mut text = String::new();
-    for (at, block) in blocks.iter().filter(|block| !block.is_empty()).enumerate() {
-        if at > 0 {
-            text.push('\n');
-        }
-        for line in block {
-            text.push_str(line.text());
-            text.push('\n');
-        }
-    }
-    printed(io::stdout().lock().write_all(text.as_bytes()))
 }
 
 /// A value among others as a sign of one column, from low to high.

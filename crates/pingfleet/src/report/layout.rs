@@ -4,10 +4,11 @@
 use std::{
     borrow::Cow,
     env,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
 };
 
 use anstyle::Style;
+use pingfleet_settings::{Failure, printed};
 use terminal_size::{Width, terminal_size_of};
 use unicode_width::UnicodeWidthStr as _;
 
@@ -106,6 +107,21 @@ impl Line {
 
 /// Lines below one another.
 pub(crate) type Block = Vec<Line>;
+
+/// Prints blocks with an empty line between two of them; empty ones are left out.
+pub(crate) fn print(blocks: &[Block]) -> Result<(), Failure> {
+    let mut text = String::new();
+    for block in blocks.iter().filter(|block| !block.is_empty()) {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        for line in block {
+            text.push_str(line.text());
+            text.push('\n');
+        }
+    }
+    printed(io::stdout().lock().write_all(text.as_bytes()))
+}
 
 /// Items on one line, or on more where the width demands it. Further lines are indented.
 pub(crate) fn flow(items: &[String], indent: usize, width: usize) -> Block {

@@ -1,12 +1,10 @@
 //! The summary of a run on one screen. What is wrong comes before what is normal.
 
-use std::io::{self, Write};
-
-use pingfleet_settings::{Failure, printed};
+use pingfleet_settings::Failure;
 use pingfleet_store::{Reader, ReportFilter, ReportRow, RunOverview};
 
 use super::{
-    layout::{Block, Screen, beside, wrapped},
+    layout::{self, Block, Screen, beside, wrapped},
     named_targets, sections, sentences,
     words::Clock,
 };
@@ -29,17 +27,7 @@ pub(super) fn print(reader: &Reader, run: i64, flags: &str) -> Result<(), Failur
     let earlier = reader.runs_to_compare(Some(run))?.map(|(before, _)| before);
     let screen = Screen::of_stdout();
     let blocks = blocks(&overview, few.as_deref(), earlier, flags, screen);
-    let mut text = String::new();
-    for (at, block) in blocks.iter().filter(|block| !block.is_empty()).enumerate() {
-        if at > 0 {
-            text.push('\n');
-        }
-        for line in block {
-            text.push_str(line.text());
-            text.push('\n');
-        }
-    }
-    printed(io::stdout().lock().write_all(text.as_bytes()))
+    layout::print(&blocks)
 }
 
 fn blocks(

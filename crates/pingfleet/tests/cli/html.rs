@@ -3,24 +3,12 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use pingfleet_testbed::GeneratedRuns;
 use rusqlite::Connection;
 
-use crate::rig::TestDir;
+use crate::{rig::TestDir, screens::generated};
 
 /// Text that would run or reorder if it were not escaped.
 const HOSTILE: &str = "'\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u{202e}&amp;";
-
-fn generated(targets: u32, runs: u32) -> Result<TestDir> {
-    let dir = TestDir::new()?;
-    let generated = GeneratedRuns {
-        targets,
-        runs,
-        seed: 7,
-    };
-    generated.write(&dir.path("pingfleet.db"))?;
-    Ok(dir)
-}
 
 /// Writes the page of the latest run, and reads it.
 fn page(dir: &TestDir) -> Result<String> {

@@ -4,24 +4,12 @@ use std::fs;
 
 use anyhow::Context;
 use pingfleet_store::{Durability, OpenOptions};
-use pingfleet_testbed::{GeneratedRuns, SmallDisk};
+use pingfleet_testbed::SmallDisk;
 use serde_json::Value;
 
-use crate::rig::TestDir;
+use crate::{rig::TestDir, screens::generated};
 
-/// A folder with a generated database, whose runs have the same targets.
-pub(crate) fn generated(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
-    let dir = TestDir::new()?;
-    let generated = GeneratedRuns {
-        targets,
-        runs,
-        seed: 7,
-    };
-    generated.write(&dir.path("pingfleet.db"))?;
-    Ok(dir)
-}
-
-/// The same, in which the targets of the first chunk were probed the last time by the run before the newest one.
+/// A folder with a generated database, in which the targets of the first chunk were probed the last time by the run before the newest one.
 pub(crate) fn with_targets_of_an_older_run(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
     let dir = generated(targets, runs)?;
     dir.sqlite3(

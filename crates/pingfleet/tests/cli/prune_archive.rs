@@ -15,8 +15,9 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
 use crate::{
-    prune::{generated, rows_left, with_targets_of_an_older_run},
+    prune::{rows_left, with_targets_of_an_older_run},
     rig::{Finished, TestDir, built},
+    screens::generated,
 };
 
 const PRUNE: [&str; 5] = ["prune", "--keep", "1", "--archive", "archive"];
