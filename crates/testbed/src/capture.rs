@@ -113,10 +113,12 @@ impl Echo {
         };
         let peer = if is_request { 16..20 } else { 12..16 };
         let peer: [u8; 4] = packet.get(peer)?.try_into().ok()?;
+        let peer = Ipv4Addr::from(peer);
         let number = icmp.get(4..8)?.try_into().ok()?;
-        is_icmp.then(|| Self {
+        // What a program sends to its own machine passes no link, and a packet socket has it twice.
+        (is_icmp && !peer.is_loopback()).then_some(Self {
             is_request,
-            peer: peer.into(),
+            peer,
             number,
             at,
         })

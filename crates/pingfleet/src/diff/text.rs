@@ -6,6 +6,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use pingfleet_report::words::{Clock, counted, grouped, millis, wait, why};
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{
     ChangeKind, DiffLimits, FoundTarget, RunDiff, RunState, RunSummary, StoreError, TargetChange,
@@ -15,7 +16,6 @@ use super::{RTT_FACTOR, RTT_MIN};
 use crate::report::{
     layout::{Block, Line, Screen, cut, flow, wrapped},
     push_status,
-    words::{Clock, counted, grouped, millis, wait, why},
 };
 
 /// Changes of a kind, and whole subnets, that are listed without `--all`.

@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 use ipnet::IpNet;
+use pingfleet_report::words::counted;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{DatabaseSettings, REPORT_COLUMNS, Reader};
 use serde_json::{Value, json};
@@ -16,9 +17,7 @@ use crate::{
     ended_run::{no_run_yet, usage},
     report::{
         layout::{self, Screen},
-        values,
-        words::counted,
-        write_json,
+        values, write_json,
     },
 };
 

@@ -1,15 +1,13 @@
 //! The history of a subnet on a screen and as JSON. No I/O.
 
 use ipnet::IpNet;
+use pingfleet_report::words::{Clock, counted, grouped, percent};
 use pingfleet_store::{RunState, StatusCounts, SubnetRun, SubnetRuns};
 use pingfleet_wire::StatusKind;
 use serde_json::{Value, json};
 
 use super::{counts, level, pruned};
-use crate::report::{
-    layout::{Block, Line, Screen, columns, cut, flow},
-    words::{Clock, counted, grouped, percent},
-};
+use crate::report::layout::{Block, Line, Screen, columns, cut, flow};
 
 /// The fields of a run.
 pub(super) fn fields(run: &SubnetRun) -> impl Iterator<Item = (&'static str, Value)> {

@@ -1,5 +1,6 @@
 //! The history of a target on a screen. No I/O.
 
+use pingfleet_report::words::{Clock, counted, length, three_digits, why};
 use pingfleet_store::{ReportRow, RunState, RunSummary, TargetRuns};
 use pingfleet_wire::StatusKind;
 
@@ -12,7 +13,6 @@ use crate::{
     report::{
         layout::{Block, Line, Screen, cut, flow},
         push_status,
-        words::{Clock, counted, length, three_digits, why},
     },
 };
 

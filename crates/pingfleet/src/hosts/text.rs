@@ -3,6 +3,7 @@
 
 use std::io::{self, BufWriter, Write};
 
+use pingfleet_report::words::{Clock, grouped, three_digits, why};
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{HostPages, HostRow};
 use unicode_width::UnicodeWidthStr as _;
@@ -10,7 +11,6 @@ use unicode_width::UnicodeWidthStr as _;
 use crate::report::{
     layout::{Line, Screen, cut, escaped},
     push_status,
-    words::{Clock, grouped, three_digits, why},
 };
 
 /// Rows whose columns have the same widths.

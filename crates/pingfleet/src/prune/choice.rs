@@ -2,9 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use pingfleet_report::words::counted;
 use pingfleet_store::{RunState, RunSummary};
-
-use crate::report::counted;
 
 /// What makes a run old.
 #[derive(Debug, Clone, Copy)]

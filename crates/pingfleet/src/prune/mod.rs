@@ -15,6 +15,7 @@ use std::{
 };
 
 use clap::{ArgGroup, Args};
+use pingfleet_report::words::counted;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, Stop, printed, run_async};
 use pingfleet_store::{
     DatabaseSettings, FileLock, Reader, RemovedRows, RunSummary, StoreError, Writer,
@@ -25,7 +26,7 @@ use self::{
     archive::Archive,
     choice::{Choice, Rule},
 };
-use crate::{export::check_parquet, report::counted};
+use crate::export::check_parquet;
 
 /// Files that are open: the database twice with its companions, an archive file, and the runtime's.
 const FILES: u64 = 32;

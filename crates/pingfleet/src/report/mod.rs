@@ -6,10 +6,8 @@ mod json;
 pub(crate) mod layout;
 mod named_targets;
 mod sections;
-mod sentences;
 mod summary;
 mod targets;
-pub(crate) mod words;
 
 use std::path::PathBuf;
 
@@ -20,7 +18,6 @@ use pingfleet_store::{DatabaseSettings, Reader, RowOrder};
 pub(crate) use self::{
     sections::push_status,
     targets::{table, values, write_json},
-    words::counted,
 };
 use crate::filter::FilterArgs;
 

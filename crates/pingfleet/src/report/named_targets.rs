@@ -1,12 +1,14 @@
 //! The targets that the summary names, with what was found. No I/O.
 
-use pingfleet_store::{NotUp, ReportRow, RunOverview, TargetHistory};
+use pingfleet_report::{
+    sentences::{all_not_up, since},
+    words::{Clock, counted, grouped, three_digits, why},
+};
+use pingfleet_store::{NotUp, ReportRow, RunOverview};
 
 use super::{
     layout::{Block, Line, Screen, cut, flow},
     sections::push_status,
-    sentences::all_not_up,
-    words::{Clock, counted, grouped, three_digits, why},
 };
 
 /// From this width on a target that did not answer takes one line, otherwise two.
@@ -90,24 +92,6 @@ fn not_up_rows(not_up: &[NotUp], clock: Option<&Clock>, screen: Screen) -> Block
         }
     }
     block
-}
-
-/// Since when a target does not answer. `time` writes microseconds since 1970-01-01 UTC.
-pub(super) fn since(found: &NotUp, time: impl Fn(i64) -> String) -> String {
-    let Some(history) = found.history else {
-        return String::new();
-    };
-    let TargetHistory {
-        probed_at_us,
-        last_up_us,
-        first_seen_us,
-        ..
-    } = history;
-    match last_up_us {
-        Some(last_up) => format!("up until {}", time(last_up)),
-        None if first_seen_us == probed_at_us => "new".to_owned(),
-        None => format!("never up since {}", time(first_seen_us)),
-    }
 }
 
 /// The table of a run of few targets.

@@ -1,14 +1,14 @@
 //! The parts of the summary. No I/O.
 
 use anstyle::{AnsiColor, Style};
-use pingfleet_store::RunOverview;
-use pingfleet_wire::StatusKind;
-
-use super::{
-    layout::{Block, Line, Screen, columns, cut, flow, wrapped},
+use pingfleet_report::{
     sentences::{self, Advice},
     words::{Clock, duration, grouped, millis, percent, sign, three_digits},
 };
+use pingfleet_store::RunOverview;
+use pingfleet_wire::StatusKind;
+
+use super::layout::{Block, Line, Screen, columns, cut, flow, wrapped};
 
 /// Rows of each small table.
 const SMALL_ROWS: usize = 5;

@@ -1,29 +1,18 @@
 //! The summary of a run on one screen. What is wrong comes before what is normal.
 
+use pingfleet_report::{few_targets, sentences, words::Clock};
 use pingfleet_settings::Failure;
-use pingfleet_store::{Reader, ReportFilter, ReportRow, RunOverview};
+use pingfleet_store::{Reader, ReportRow, RunOverview};
 
 use super::{
     layout::{self, Block, Screen, beside, wrapped},
-    named_targets, sections, sentences,
-    words::Clock,
+    named_targets, sections,
 };
-
-/// A run of at most this many targets is shown as a list of them.
-pub(super) const FEW_TARGETS: i64 = 10;
 
 /// Prints the summary of a run. `flags` are those of the commands that it names.
 pub(super) fn print(reader: &Reader, run: i64, flags: &str) -> Result<(), Failure> {
     let overview = reader.overview(run)?;
-    let has_rows = overview.summary.pruned.is_none();
-    let few = if has_rows && overview.summary.targets <= FEW_TARGETS {
-        let rows = reader.report(run, &ReportFilter::default()).next_page()?;
-        // It may have been pruned meanwhile.
-        reader.summary(run)?.refuse_pruned()?;
-        Some(rows)
-    } else {
-        None
-    };
+    let few = few_targets(reader, &overview)?;
     let earlier = reader.runs_to_compare(Some(run))?.map(|(before, _)| before);
     let screen = Screen::of_stdout();
     let blocks = blocks(&overview, few.as_deref(), earlier, flags, screen);

@@ -3,27 +3,27 @@
 use askama::Template;
 use pingfleet_wire::StatusKind;
 
-use crate::report::words::{Clock, grouped, percent, sign, three_digits};
+use crate::words::{Clock, grouped, percent, sign, three_digits};
 
 /// A table with a heading for each column. Two classes of it are known to the page: `sortable` and `searchable`.
 #[derive(Debug, Template)]
 #[template(path = "table.html")]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// What the table shows, for those who cannot see where it stands.
-    pub(super) caption: &'static str,
-    pub(super) class: &'static str,
-    pub(super) columns: Vec<Column>,
-    pub(super) rows: Vec<Vec<Cell>>,
+    pub(crate) caption: &'static str,
+    pub(crate) class: &'static str,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) rows: Vec<Vec<Cell>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Column {
-    pub(super) name: &'static str,
-    pub(super) is_number: bool,
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
+    pub(crate) is_number: bool,
 }
 
 /// A column of texts.
-pub(super) const fn text(name: &'static str) -> Column {
+pub(crate) const fn text(name: &'static str) -> Column {
     Column {
         name,
         is_number: false,
@@ -31,7 +31,7 @@ pub(super) const fn text(name: &'static str) -> Column {
 }
 
 /// A column of numbers.
-pub(super) const fn number(name: &'static str) -> Column {
+pub(crate) const fn number(name: &'static str) -> Column {
     Column {
         name,
         is_number: true,
@@ -40,7 +40,7 @@ pub(super) const fn number(name: &'static str) -> Column {
 
 /// What stands in a cell.
 #[derive(Debug)]
-pub(super) enum Cell {
+pub(crate) enum Cell {
     Text(String),
     /// An address or a name.
     Target(String),
@@ -51,17 +51,17 @@ pub(super) enum Cell {
 }
 
 impl Cell {
-    pub(super) fn count(count: i64) -> Self {
+    pub(crate) fn count(count: i64) -> Self {
         Self::Number(grouped(count), count as f64)
     }
 
-    pub(super) fn percent(part: i64, whole: i64) -> Self {
+    pub(crate) fn percent(part: i64, whole: i64) -> Self {
         let share = part as f64 / whole.max(1) as f64;
         Self::Number(percent(part, whole), share)
     }
 
     /// A value with three digits; a dash for what was not measured.
-    pub(super) fn measured(value: Option<f64>) -> Self {
+    pub(crate) fn measured(value: Option<f64>) -> Self {
         value.map_or_else(
             || Self::Number("–".to_owned(), -1.0),
             |value| Self::Number(three_digits(value), value),
@@ -71,9 +71,9 @@ impl Cell {
 
 /// A status with its sign and its class in the style sheet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct StatusText {
-    pub(super) sign: &'static str,
-    pub(super) name: &'static str,
+pub(crate) struct StatusText {
+    pub(crate) sign: &'static str,
+    pub(crate) name: &'static str,
 }
 
 impl From<StatusKind> for StatusText {
@@ -87,14 +87,14 @@ impl From<StatusKind> for StatusText {
 
 /// A time in the time zone of this machine, and in UTC.
 #[derive(Debug)]
-pub(super) struct Moment {
-    pub(super) local: String,
-    pub(super) utc: String,
+pub(crate) struct Moment {
+    pub(crate) local: String,
+    pub(crate) utc: String,
 }
 
 impl Moment {
     /// Of a time in RFC 3339, UTC.
-    pub(super) fn new(utc: &str, clock: &Clock) -> Self {
+    pub(crate) fn new(utc: &str, clock: &Clock) -> Self {
         Self {
             local: clock.full(utc),
             utc: utc.to_owned(),

@@ -4,7 +4,8 @@ use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
 use pingfleet_wire::StatusKind;
 
 /// The sign of a status, which stands before its name.
-pub(super) fn sign(status: StatusKind) -> &'static str {
+#[must_use]
+pub fn sign(status: StatusKind) -> &'static str {
     match status {
         StatusKind::Up => "●",
         StatusKind::Late => "◐",
@@ -17,7 +18,8 @@ pub(super) fn sign(status: StatusKind) -> &'static str {
 }
 
 /// A number with a comma between thousands.
-pub(crate) fn grouped(number: i64) -> String {
+#[must_use]
+pub fn grouped(number: i64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -30,13 +32,15 @@ pub(crate) fn grouped(number: i64) -> String {
 }
 
 /// "1 target", "2 targets".
-pub(crate) fn counted(count: i64, noun: &str) -> String {
+#[must_use]
+pub fn counted(count: i64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", grouped(count))
 }
 
 /// A value with three significant digits: "0.042", "2.61", "31.2", "1,024".
-pub(crate) fn three_digits(value: f64) -> String {
+#[must_use]
+pub fn three_digits(value: f64) -> String {
     // From these on a rounded value has a digit more before the point.
     if value >= 99.95 {
         grouped(value.round() as i64)
@@ -50,12 +54,14 @@ pub(crate) fn three_digits(value: f64) -> String {
 }
 
 /// Nanoseconds as milliseconds.
-pub(crate) fn millis(nanos: i64) -> String {
+#[must_use]
+pub fn millis(nanos: i64) -> String {
     three_digits(nanos as f64 / 1_000_000.0)
 }
 
 /// A share in percent. Only what is none or all of it is 0.0 or 100.0.
-pub(crate) fn percent(part: i64, whole: i64) -> String {
+#[must_use]
+pub fn percent(part: i64, whole: i64) -> String {
     let share = 100.0 * part as f64 / whole.max(1) as f64;
     if part > 0 && share < 0.05 {
         "<0.1 %".to_owned()
@@ -67,7 +73,8 @@ pub(crate) fn percent(part: i64, whole: i64) -> String {
 }
 
 /// A length of time: "0.42 s", "2 min 40 s", "3 h 5 min".
-pub(crate) fn duration(seconds: f64) -> String {
+#[must_use]
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as i64;
     match whole {
         ..10 => format!("{seconds:.1} s"),
@@ -78,7 +85,8 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 /// A long time in its two largest units: "40 s", "12 min", "5 h 20 min", "2 days 4 h", "31 days".
-pub(crate) fn length(micros: i64) -> String {
+#[must_use]
+pub fn length(micros: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
@@ -108,7 +116,8 @@ pub(crate) fn length(micros: i64) -> String {
 }
 
 /// A wait as short as it can be: "1 s", "2.25 s", "200 ms".
-pub(crate) fn wait(wait: std::time::Duration) -> String {
+#[must_use]
+pub fn wait(wait: std::time::Duration) -> String {
     let millis = wait.as_millis();
     if millis < 1000 {
         format!("{millis} ms")
@@ -118,12 +127,14 @@ pub(crate) fn wait(wait: std::time::Duration) -> String {
 }
 
 /// The clock of this machine, to write times as a person reads them.
-pub(crate) struct Clock {
+pub struct Clock {
     now: ZonedDateTime,
 }
 
 impl Clock {
-    pub(crate) fn now() -> Self {
+    /// The time zone of this machine, and the time now.
+    #[must_use]
+    pub fn now() -> Self {
         Self {
             now: Timestamp::now().to_zoned_datetime(TimeZone::system()),
         }
@@ -131,33 +142,39 @@ impl Clock {
 
     /// A time in microseconds since 1970-01-01 UTC, in the time zone of this machine: without the date if it is today, and without the clock if
     /// it is in another year.
-    pub(crate) fn minute(&self, micros: i64) -> String {
+    #[must_use]
+    pub fn minute(&self, micros: i64) -> String {
         self.write(Timestamp::from_microsecond(micros).ok(), "%H:%M", "")
     }
 
     /// The same, always with the clock.
-    pub(crate) fn moment(&self, micros: i64) -> String {
+    #[must_use]
+    pub fn moment(&self, micros: i64) -> String {
         let time = Timestamp::from_microsecond(micros).ok();
         self.write(time, "%H:%M", " %H:%M")
     }
 
     /// How long ago a time in microseconds since 1970-01-01 UTC is.
-    pub(crate) fn since(&self, micros: i64) -> String {
+    #[must_use]
+    pub fn since(&self, micros: i64) -> String {
         length(self.now.timestamp().as_microsecond() - micros)
     }
 
     /// The same to the second and always with the clock, for a time in RFC 3339.
-    pub(crate) fn second(&self, time: &str) -> String {
+    #[must_use]
+    pub fn second(&self, time: &str) -> String {
         self.write(time.parse().ok(), "%H:%M:%S", " %H:%M:%S")
     }
 
     /// Date and clock, for what is read on another day. The time is in RFC 3339.
-    pub(super) fn full(&self, time: &str) -> String {
+    #[must_use]
+    pub fn full(&self, time: &str) -> String {
         self.date_and_clock(time.parse().ok(), "%-d %b %Y %H:%M:%S")
     }
 
     /// The same to the minute, for microseconds since 1970-01-01 UTC.
-    pub(super) fn full_minute(&self, micros: i64) -> String {
+    #[must_use]
+    pub fn full_minute(&self, micros: i64) -> String {
         self.date_and_clock(Timestamp::from_microsecond(micros).ok(), "%-d %b %Y %H:%M")
     }
 
@@ -172,7 +189,8 @@ impl Clock {
     }
 
     /// The time now, in RFC 3339, UTC.
-    pub(super) fn now_utc(&self) -> String {
+    #[must_use]
+    pub fn now_utc(&self) -> String {
         self.now
             .timestamp()
             .strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -180,7 +198,8 @@ impl Clock {
     }
 
     /// The time zone of this machine as its distance from UTC, such as `+01:00`.
-    pub(super) fn zone(&self) -> String {
+    #[must_use]
+    pub fn zone(&self) -> String {
         self.now.strftime("%:z").to_string()
     }
 
@@ -200,7 +219,8 @@ impl Clock {
 }
 
 /// The status and the reason of a row as a phrase.
-pub(crate) fn why(status: &str, reason: Option<&str>, sent: i64) -> String {
+#[must_use]
+pub fn why(status: &str, reason: Option<&str>, sent: i64) -> String {
     let reason = reason.unwrap_or_default();
     match status {
         "down" => down(reason, sent),
@@ -262,7 +282,8 @@ fn errno_text(reason: &str) -> &str {
 }
 
 /// The causes of local loss in words.
-pub(crate) fn local_losses(reason: &str) -> String {
+#[must_use]
+pub fn local_losses(reason: &str) -> String {
     let causes = reason.split(',').map(|cause| match cause {
         "socket_drops" => "receive buffer full",
         "send_path" => "the way out failed",

@@ -8,22 +8,20 @@ use pingfleet_store::{ReportRow, RunDetail, RunOverview, RunState};
 use pingfleet_wire::StatusKind;
 use sha2::{Digest as _, Sha256};
 
-use super::{
+use crate::{
     sections::{self, Chart, MapSection, NotUpSection},
-    table::{Moment, StatusText, Table},
-};
-use crate::report::{
     sentences::{self, Advice},
+    table::{Moment, StatusText, Table},
     words::{Clock, counted, duration, grouped, millis, percent},
 };
 
 /// The only script of the page.
-const SCRIPT: &str = include_str!("../../../templates/script.js");
+const SCRIPT: &str = include_str!("../templates/script.js");
 
 /// A page. Its `render` gives the HTML, which is well-formed XML as well.
 #[derive(Template)]
 #[template(path = "report.html")]
-pub(super) struct Page<'a> {
+pub(crate) struct Page<'a> {
     run: i64,
     state: &'static str,
     state_status: StatusText,
@@ -80,12 +78,12 @@ struct StatusPart {
 
 impl<'a> Page<'a> {
     /// The page of a run. `few` are all of its rows, if they are a few. `flags` are those of the commands that it names.
-    pub(super) fn new(
+    pub(crate) fn new(
         overview: &'a RunOverview,
         detail: &RunDetail,
         few: Option<&[ReportRow]>,
         flags: &str,
-    ) -> Result<Self, Box<dyn Error>> {
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let summary = &overview.summary;
         let clock = Clock::now();
         let to_do = summary.targets - summary.settled();

@@ -5,15 +5,12 @@ use std::error::Error;
 use pingfleet_store::{NotUp, ReportRow, RunDetail, RunOverview, StatusCounts};
 use pingfleet_wire::StatusKind;
 
-use super::{
+use crate::{
     charts,
     map::{Maps, PrefixMap, Shade},
     picture,
+    sentences::{all_not_up, since},
     table::{Cell, Moment, Table, number, text},
-};
-use crate::report::{
-    named_targets::since,
-    sentences::all_not_up,
     words::{Clock, counted, duration, grouped, sign, why},
 };
 
@@ -24,21 +21,21 @@ const MAX_SUBNETS: usize = 100;
 const MAP_SIDE: f64 = 512.0;
 
 /// A chart with its numbers.
-pub(super) struct Chart {
-    pub(super) id: &'static str,
-    pub(super) title: &'static str,
-    pub(super) unit: String,
+pub(crate) struct Chart {
+    pub(crate) id: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) unit: String,
     /// What the lines mean.
-    pub(super) key: &'static str,
-    pub(super) svg: String,
-    pub(super) table: Table,
+    pub(crate) key: &'static str,
+    pub(crate) svg: String,
+    pub(crate) table: Table,
 }
 
 /// The charts of a run that has answers.
-pub(super) fn charts(
+pub(crate) fn charts(
     overview: &RunOverview,
     detail: &RunDetail,
-) -> Result<Vec<Chart>, Box<dyn Error>> {
+) -> Result<Vec<Chart>, Box<dyn Error + Send + Sync>> {
     let mut found = Vec::new();
     if let Some(rtt) = &overview.rtt {
         found.push(Chart {
@@ -184,14 +181,14 @@ fn by_status<'a>(
 }
 
 /// The subnets with the largest share that is not up.
-pub(super) fn subnets(detail: &RunDetail) -> Option<Table> {
+pub(crate) fn subnets(detail: &RunDetail) -> Option<Table> {
     let worst = detail.subnets.iter().take(MAX_SUBNETS);
     let rows = worst.map(|found| (found.subnet.to_string(), &found.counts));
     (!detail.subnets.is_empty()).then(|| by_status("sortable", "Status by subnet", "subnet", rows))
 }
 
 /// How many subnets there are, and how many are shown.
-pub(super) fn subnets_note(detail: &RunDetail) -> String {
+pub(crate) fn subnets_note(detail: &RunDetail) -> String {
     let all = detail.subnets.len();
     let shown = all.min(MAX_SUBNETS);
     let kind = "/24 and /64; worst first";
@@ -203,7 +200,7 @@ pub(super) fn subnets_note(detail: &RunDetail) -> String {
 }
 
 /// The targets with the longest round trips.
-pub(super) fn slowest(overview: &RunOverview) -> Option<Table> {
+pub(crate) fn slowest(overview: &RunOverview) -> Option<Table> {
     let rows = overview.slowest.iter().map(|row| {
         vec![
             Cell::Target(row.target.clone()),
@@ -226,7 +223,7 @@ pub(super) fn slowest(overview: &RunOverview) -> Option<Table> {
 }
 
 /// The workers of the run.
-pub(super) fn workers(overview: &RunOverview) -> Option<Table> {
+pub(crate) fn workers(overview: &RunOverview) -> Option<Table> {
     let rows = overview.workers.iter().map(|worker| {
         vec![
             Cell::Text(worker.worker.clone().unwrap_or_else(|| "–".to_owned())),
@@ -249,15 +246,15 @@ pub(super) fn workers(overview: &RunOverview) -> Option<Table> {
 }
 
 /// The targets that are not up.
-pub(super) struct NotUpSection {
-    pub(super) note: String,
+pub(crate) struct NotUpSection {
+    pub(crate) note: String,
     /// The command that lists all, if not all are here.
-    pub(super) command: Option<String>,
-    pub(super) table: Table,
+    pub(crate) command: Option<String>,
+    pub(crate) table: Table,
 }
 
 /// The targets that are not up, at most [`RunDetail::MAX_NOT_UP`].
-pub(super) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str) -> Option<NotUpSection> {
+pub(crate) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str) -> Option<NotUpSection> {
     let total = not_up_of(&overview.summary.counts);
     let shown = overview.not_up.len() as i64;
     let has_past = overview
@@ -332,7 +329,7 @@ fn kind(row: &ReportRow) -> StatusKind {
 }
 
 /// All targets of a run of a few.
-pub(super) fn few(rows: &[ReportRow], clock: &Clock) -> Table {
+pub(crate) fn few(rows: &[ReportRow], clock: &Clock) -> Table {
     let mut columns = ROW_COLUMNS.map(text).to_vec();
     columns.insert(2, number("mean RTT, ms"));
     columns.insert(3, number("answered"));
@@ -356,40 +353,40 @@ pub(super) fn few(rows: &[ReportRow], clock: &Clock) -> Table {
 }
 
 /// The map, or why there is none.
-pub(super) struct MapSection {
-    pub(super) note: String,
-    pub(super) maps: Vec<MapPicture>,
-    pub(super) legend: Vec<LegendItem>,
-    pub(super) table: Option<Table>,
+pub(crate) struct MapSection {
+    pub(crate) note: String,
+    pub(crate) maps: Vec<MapPicture>,
+    pub(crate) legend: Vec<LegendItem>,
+    pub(crate) table: Option<Table>,
 }
 
 /// A picture with labels over it, in units of its drawing.
-pub(super) struct MapPicture {
-    pub(super) prefix: String,
+pub(crate) struct MapPicture {
+    pub(crate) prefix: String,
     /// For a small map: how many of its targets are not up.
-    pub(super) caption: Option<String>,
-    pub(super) width: f64,
-    pub(super) height: f64,
-    pub(super) url: String,
-    pub(super) labels: Vec<MapLabel>,
+    pub(crate) caption: Option<String>,
+    pub(crate) width: f64,
+    pub(crate) height: f64,
+    pub(crate) url: String,
+    pub(crate) labels: Vec<MapLabel>,
 }
 
-pub(super) struct MapLabel {
-    pub(super) text: String,
-    pub(super) x: f64,
-    pub(super) y: f64,
-    pub(super) width: f64,
-    pub(super) height: f64,
+pub(crate) struct MapLabel {
+    pub(crate) text: String,
+    pub(crate) x: f64,
+    pub(crate) y: f64,
+    pub(crate) width: f64,
+    pub(crate) height: f64,
 }
 
 /// A colour of the map with its words.
-pub(super) struct LegendItem {
-    pub(super) colour: String,
-    pub(super) text: String,
+pub(crate) struct LegendItem {
+    pub(crate) colour: String,
+    pub(crate) text: String,
 }
 
 impl MapSection {
-    pub(super) fn new(detail: &RunDetail) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn new(detail: &RunDetail) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let Some(found) = Maps::of(detail) else {
             let note = if detail.subnets.is_empty() {
                 "No address is known yet, so there is no map."
@@ -431,7 +428,10 @@ impl MapSection {
 }
 
 impl MapPicture {
-    fn new(map: &PrefixMap, counts: Option<&StatusCounts>) -> Result<Self, Box<dyn Error>> {
+    fn new(
+        map: &PrefixMap,
+        counts: Option<&StatusCounts>,
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let scale = MAP_SIDE / f64::from(map.width.max(map.height));
         let labels = map.parts.iter().map(|(prefix, area)| MapLabel {
             text: prefix.to_string(),

@@ -28,40 +28,40 @@ const TILE_BITS: u8 = 8;
 
 /// A rectangle of cells; the origin is the top left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Area {
-    pub(super) x: u32,
-    pub(super) y: u32,
-    pub(super) width: u32,
-    pub(super) height: u32,
+pub(crate) struct Area {
+    pub(crate) x: u32,
+    pub(crate) y: u32,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
 }
 
 /// A map of one prefix.
 #[derive(Debug)]
-pub(super) struct PrefixMap {
-    pub(super) prefix: Ipv4Net,
+pub(crate) struct PrefixMap {
+    pub(crate) prefix: Ipv4Net,
     /// Pixels.
-    pub(super) width: u32,
-    pub(super) height: u32,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
     /// Row by row, a [`Shade`] for each pixel.
-    pub(super) pixels: Vec<u8>,
+    pub(crate) pixels: Vec<u8>,
     /// Its parts that have targets, as areas of its pixels. None for a small map.
-    pub(super) parts: Vec<(Ipv4Net, Area)>,
+    pub(crate) parts: Vec<(Ipv4Net, Area)>,
 }
 
 /// What is drawn of a run.
 #[derive(Debug)]
-pub(super) struct Maps {
+pub(crate) struct Maps {
     /// The length of the prefix that a pixel stands for.
-    pub(super) cell: u8,
+    pub(crate) cell: u8,
     /// One map, or several small ones.
-    pub(super) drawn: Vec<PrefixMap>,
+    pub(crate) drawn: Vec<PrefixMap>,
     /// The statuses by prefix: of the parts of one map, or of each small map.
-    pub(super) prefixes: Vec<(Ipv4Net, StatusCounts)>,
+    pub(crate) prefixes: Vec<(Ipv4Net, StatusCounts)>,
 }
 
 /// What a pixel shows; also its index in the palette.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shade {
+pub(crate) enum Shade {
     /// No target with a result.
     NotProbed,
     /// Every target answered.
@@ -75,9 +75,9 @@ pub(super) enum Shade {
 }
 
 impl Shade {
-    pub(super) const COUNT: usize = 4 + StatusKind::ALL.len();
+    pub(crate) const COUNT: usize = 4 + StatusKind::ALL.len();
 
-    pub(super) fn index(self) -> u8 {
+    pub(crate) fn index(self) -> u8 {
         match self {
             Self::NotProbed => 0,
             Self::Answered => 1,
@@ -88,7 +88,7 @@ impl Shade {
     }
 
     /// Of an address, or of all targets of a network.
-    pub(super) fn of(counts: &StatusCounts) -> Self {
+    pub(crate) fn of(counts: &StatusCounts) -> Self {
         let total = counts.total();
         let not_up = total - counts.answered();
         // An address that answered late is shown as such; among others it is one that answered.
@@ -115,7 +115,7 @@ type CountsByPrefix = BTreeMap<u32, StatusCounts>;
 
 impl Maps {
     /// What is drawn of a run. None when it has no IPv4 address.
-    pub(super) fn of(detail: &RunDetail) -> Option<Self> {
+    pub(crate) fn of(detail: &RunDetail) -> Option<Self> {
         let networks = of_subnets(detail, 24);
         let first = *networks.keys().next()?;
         let last = *networks.keys().next_back()?;

@@ -2,16 +2,18 @@
 
 use std::fmt;
 
-use pingfleet_store::{RunOverview, RunState, RunSummary};
+use pingfleet_store::{NotUp, RunOverview, RunState, RunSummary, TargetHistory};
 use pingfleet_wire::StatusKind;
 
-use super::words::{Clock, counted, grouped, local_losses, percent, wait, why};
+use crate::words::{Clock, counted, grouped, local_losses, percent, wait, why};
 
 /// A sentence, and the command that helps.
 #[derive(Debug)]
-pub(super) struct Advice {
-    pub(super) text: String,
-    pub(super) command: Option<String>,
+pub struct Advice {
+    /// The sentence.
+    pub text: String,
+    /// The command, as it can be typed.
+    pub command: Option<String>,
 }
 
 impl Advice {
@@ -41,7 +43,8 @@ impl fmt::Display for Advice {
 }
 
 /// How the targets are probed, and how many they are.
-pub(super) fn settings(overview: &RunOverview) -> Vec<String> {
+#[must_use]
+pub fn settings(overview: &RunOverview) -> Vec<String> {
     let mut how = Vec::new();
     if let Some(planned) = &overview.probing {
         let probing = &planned.probing;
@@ -68,7 +71,8 @@ pub(super) fn settings(overview: &RunOverview) -> Vec<String> {
 }
 
 /// For a run that is not complete: how far it is, and what to do.
-pub(super) fn progress(overview: &RunOverview, flags: &str) -> Option<Advice> {
+#[must_use]
+pub fn progress(overview: &RunOverview, flags: &str) -> Option<Advice> {
     let summary = &overview.summary;
     let RunSummary { run, targets, .. } = *summary;
     let settled = summary.settled();
@@ -107,7 +111,8 @@ pub(super) fn progress(overview: &RunOverview, flags: &str) -> Option<Advice> {
 }
 
 /// For a run whose rows were removed: where they are.
-pub(super) fn pruned(overview: &RunOverview, clock: &Clock) -> Option<Advice> {
+#[must_use]
+pub fn pruned(overview: &RunOverview, clock: &Clock) -> Option<Advice> {
     let pruned = overview.summary.pruned.as_ref()?;
     let place = match &pruned.archive {
         Some(file) => format!("They are in {file}"),
@@ -120,7 +125,8 @@ pub(super) fn pruned(overview: &RunOverview, clock: &Clock) -> Option<Advice> {
 }
 
 /// When no target is up: the likely cause on this machine, from the most frequent reason.
-pub(super) fn cause(overview: &RunOverview, flags: &str) -> Option<Advice> {
+#[must_use]
+pub fn cause(overview: &RunOverview, flags: &str) -> Option<Advice> {
     let settled = overview.summary.settled();
     let (status, reason, count) = overview.reasons.first()?;
     if overview.summary.counts.answered() > 0 {
@@ -186,7 +192,8 @@ fn likely_cause(status: &str, reason: Option<&str>) -> (String, bool) {
 }
 
 /// Why targets are `unknown`, and where.
-pub(super) fn unknown(overview: &RunOverview, flags: &str) -> Option<Advice> {
+#[must_use]
+pub fn unknown(overview: &RunOverview, flags: &str) -> Option<Advice> {
     let count = overview.summary.counts[StatusKind::Unknown];
     let reasons = overview
         .reasons
@@ -226,7 +233,8 @@ pub(super) fn unknown(overview: &RunOverview, flags: &str) -> Option<Advice> {
 }
 
 /// How many targets are not up, and where most of a subnet is not.
-pub(super) fn not_up(overview: &RunOverview, flags: &str) -> Option<Advice> {
+#[must_use]
+pub fn not_up(overview: &RunOverview, flags: &str) -> Option<Advice> {
     let counts = &overview.summary.counts;
     let not_up = counts.total() - counts.answered();
     if not_up == 0 {
@@ -255,13 +263,15 @@ pub(super) fn not_up(overview: &RunOverview, flags: &str) -> Option<Advice> {
 }
 
 /// The command that lists all targets that are not up.
-pub(super) fn all_not_up(overview: &RunOverview, flags: &str) -> String {
+#[must_use]
+pub fn all_not_up(overview: &RunOverview, flags: &str) -> String {
     let run = overview.summary.run;
     format!("pingfleet report{flags} {run} --where 'received = 0'")
 }
 
 /// What changed since the targets were probed before.
-pub(super) fn changes(overview: &RunOverview) -> Option<String> {
+#[must_use]
+pub fn changes(overview: &RunOverview) -> Option<String> {
     let changes = overview.changes?;
     if changes.first_seen == overview.summary.settled() {
         return None;
@@ -283,7 +293,8 @@ pub(super) fn changes(overview: &RunOverview) -> Option<String> {
 }
 
 /// That nothing is wrong.
-pub(super) fn all_answered(overview: &RunOverview) -> Advice {
+#[must_use]
+pub fn all_answered(overview: &RunOverview) -> Advice {
     let counts = &overview.summary.counts;
     Advice::new(match (counts.total(), counts[StatusKind::Late]) {
         (1, 0) => "The target answered in time.".to_owned(),
@@ -294,4 +305,23 @@ pub(super) fn all_answered(overview: &RunOverview) -> Advice {
             grouped(late)
         ),
     })
+}
+
+/// Since when a target does not answer. `time` writes microseconds since 1970-01-01 UTC.
+#[must_use]
+pub fn since(found: &NotUp, time: impl Fn(i64) -> String) -> String {
+    let Some(history) = found.history else {
+        return String::new();
+    };
+    let TargetHistory {
+        probed_at_us,
+        last_up_us,
+        first_seen_us,
+        ..
+    } = history;
+    match last_up_us {
+        Some(last_up) => format!("up until {}", time(last_up)),
+        None if first_seen_us == probed_at_us => "new".to_owned(),
+        None => format!("never up since {}", time(first_seen_us)),
+    }
 }

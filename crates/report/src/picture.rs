@@ -7,10 +7,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pingfleet_wire::StatusKind;
 use png::{BitDepth, ColorType, Compression, Encoder, EncodingError};
 
-use super::map::{PrefixMap, Shade};
+use crate::map::{PrefixMap, Shade};
 
 /// Red, green, blue and opacity of a shade.
-pub(super) const fn colour(shade: Shade) -> [u8; 4] {
+pub(crate) const fn colour(shade: Shade) -> [u8; 4] {
     match shade {
         Shade::NotProbed => [128, 138, 150, 48],
         Shade::Answered => [40, 180, 140, 105],
@@ -46,7 +46,7 @@ const SHADES: [Shade; Shade::COUNT] = {
 ///
 /// # Errors
 /// Those of the encoder; a picture of these sizes has none.
-pub(super) fn data_url(map: &PrefixMap) -> Result<String, EncodingError> {
+pub(crate) fn data_url(map: &PrefixMap) -> Result<String, EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, map.width, map.height);
     encoder.set_color(ColorType::Indexed);

@@ -24,10 +24,10 @@ use plotters::{
     },
 };
 
-use crate::report::words::{grouped, millis, three_digits};
+use crate::words::{grouped, millis, three_digits};
 
 /// The drawing failed; on a string it cannot.
-pub(super) type ChartError = DrawingAreaErrorKind<io::Error>;
+pub(crate) type ChartError = DrawingAreaErrorKind<io::Error>;
 
 /// Width and height in pixels, of a chart beside another one and of one that has a row of its own.
 const HALF: (u32, u32) = (620, 200);
@@ -203,7 +203,7 @@ fn milliseconds(log: f64) -> String {
 }
 
 /// Targets by their mean round-trip time, with lines at the percentiles.
-pub(super) fn histogram(bins: &[RttBin], rtt: &TargetRtt) -> Result<String, ChartError> {
+pub(crate) fn histogram(bins: &[RttBin], rtt: &TargetRtt) -> Result<String, ChartError> {
     let (Some(first), Some(last)) = (bins.first(), bins.last()) else {
         return Ok(String::new());
     };
@@ -258,7 +258,7 @@ pub(super) fn histogram(bins: &[RttBin], rtt: &TargetRtt) -> Result<String, Char
 }
 
 /// The share of the targets that answered within a time.
-pub(super) fn cumulative(bins: &[RttBin]) -> Result<String, ChartError> {
+pub(crate) fn cumulative(bins: &[RttBin]) -> Result<String, ChartError> {
     let (Some(first), Some(last)) = (bins.first(), bins.last()) else {
         return Ok(String::new());
     };
@@ -281,7 +281,7 @@ pub(super) fn cumulative(bins: &[RttBin]) -> Result<String, ChartError> {
 }
 
 /// The unit of a span of time on an axis, and its seconds.
-pub(super) fn time_unit(seconds: f64) -> (&'static str, f64) {
+pub(crate) fn time_unit(seconds: f64) -> (&'static str, f64) {
     match seconds {
         ..=300.0 => ("seconds", 1.0),
         ..=14_400.0 => ("minutes", 60.0),
@@ -291,7 +291,7 @@ pub(super) fn time_unit(seconds: f64) -> (&'static str, f64) {
 }
 
 /// Targets a second that answered, as an area, and that did not, as a dashed line.
-pub(super) fn timeline(bins: &[TimeBin]) -> Result<String, ChartError> {
+pub(crate) fn timeline(bins: &[TimeBin]) -> Result<String, ChartError> {
     let Some(last) = bins.last() else {
         return Ok(String::new());
     };
@@ -391,7 +391,7 @@ mod tests {
             not_up: 1,
         }])
         .unwrap();
-        let sheet = include_str!("../../../templates/style.css");
+        let sheet = include_str!("../templates/style.css");
         for drawn in [timeline, cumulative(&bins(&[1, 2, 3])).unwrap()] {
             for attribute in ["fill=\"#", "stroke=\"#"] {
                 for colour in drawn.split(attribute).skip(1) {
