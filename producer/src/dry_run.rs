@@ -53,7 +53,8 @@ pub fn dry_run(
     let most = count * u64::from(probing.most_requests());
     writeln!(
         out,
-        "{fewest} requests when all answer, {most} when none does"
+        "{fewest} {} when all answer, {most} when none does",
+        if fewest == 1 { "request" } else { "requests" }
     )?;
     let seconds = |time: Duration| {
         humantime::format_duration(Duration::from_millis(time.as_millis() as u64)).to_string()

@@ -114,6 +114,8 @@ impl<G: KeyGroup> Args for Flags<G> {
                 .long(flag.long)
                 .short(flag.short)
                 .value_name(flag.value)
+                // Then the message says what the value may be.
+                .allow_negative_numbers(true)
                 .help(key.help())
                 .help_heading(G::HEADING)
                 .global(G::GLOBAL);

@@ -51,7 +51,7 @@ fn all_problems_of_all_layers_are_reported_at_once_with_their_places() -> anyhow
         ("pingfleet", ["sweep"].as_slice(), "10 problems"),
         ("producer", &[], "12 problems"),
     ] {
-        let arguments = [arguments, &["127.0.0.1", "--rate", "0", "-p", "3"]].concat();
+        let arguments = [arguments, &["127.0.0.1", "--rate", "-1", "-p", "3"]].concat();
         let mut call = dir
             .call(program, &arguments)?
             .env("PINGFLEET_PROBING__RETRYS", "3")
@@ -70,7 +70,7 @@ fn all_problems_of_all_layers_are_reported_at_once_with_their_places() -> anyhow
                 "pingfleet.toml: nothing.a: no such setting",
                 "PINGFLEET_PROBING__RETRYS: no such setting",
                 "PINGFLEET_PROBING__BACKOFF: \"0.5\"",
-                "--rate: \"0\"",
+                "--rate: \"-1\"",
                 "--interval: \"3\"",
             ],
         );

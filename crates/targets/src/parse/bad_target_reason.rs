@@ -20,7 +20,9 @@ pub enum BadTargetReason {
     ManyWords,
     #[error("longer than {MAX_LINE_BYTES} bytes")]
     LongLine,
-    #[error("contains a NUL byte (UTF-16 without a byte order mark? save it as UTF-8)")]
+    #[error(
+        "contains a NUL byte (a compressed or binary file, or UTF-16 without a byte order mark? save it as UTF-8)"
+    )]
     Nul,
     #[error("not valid UTF-8")]
     NotUtf8,

@@ -42,7 +42,8 @@ pub(crate) fn check(name: &str) -> Result<(), BadTargetReason> {
         return Err(failed_address(name, &labels().collect::<Vec<_>>()));
     }
     // No top-level domain is a number (RFC 3696, section 2), so this is an address that went wrong.
-    if labels().next_back().is_some_and(is_number) {
+    let is_numeric = |label| is_number(label) || is_hexadecimal(label);
+    if labels().next_back().is_some_and(is_numeric) {
         return Err(BadTargetReason::NumericName);
     }
     Ok(())
@@ -50,6 +51,12 @@ pub(crate) fn check(name: &str) -> Result<(), BadTargetReason> {
 
 fn is_number(label: &str) -> bool {
     label.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// As some programs read an address: `0x7f000001` is 127.0.0.1 for `inet_aton`.
+fn is_hexadecimal(label: &str) -> bool {
+    let digits = label.strip_prefix("0x").or(label.strip_prefix("0X"));
+    digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Why a text of digits and dots is not an IPv4 address.
