@@ -11,6 +11,7 @@ mod history;
 mod hosts;
 mod one_process;
 mod prune;
+mod read_ahead;
 mod report;
 mod resume;
 mod retry;

@@ -17,6 +17,7 @@ mod latest_counts;
 pub(crate) mod overview;
 pub(crate) mod report;
 mod row_order;
+pub(crate) mod stored_rows;
 mod target_key;
 pub(crate) mod verify;
 
@@ -33,7 +34,7 @@ use uuid::Uuid;
 pub use self::{
     condition::Condition,
     diff::{ChangeKind, DiffLimits, FoundTarget, RunDiff, TargetChange, WholeSubnet},
-    export::{ExportPage, ExportPages, ExportRow},
+    export::ExportPages,
     filter::ReportFilter,
     history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
     hosts::{HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS},
@@ -43,6 +44,7 @@ pub use self::{
     },
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     row_order::RowOrder,
+    stored_rows::{ExportPage, ExportRow},
     verify::{Verification, VerifyFinding},
 };
 use crate::{
