@@ -10,6 +10,7 @@ mod filter;
 mod history;
 mod hosts;
 mod one_process;
+mod page;
 mod prune;
 mod read_ahead;
 mod report;

@@ -9,6 +9,7 @@ mod export;
 mod filters;
 mod help;
 mod html;
+mod html_diff;
 mod linked;
 mod logging;
 mod machine;
