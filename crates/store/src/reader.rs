@@ -37,7 +37,7 @@ pub use self::{
     export::ExportPages,
     filter::ReportFilter,
     history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
-    hosts::{HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS},
+    hosts::{HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS},
     overview::{
         NotUp, RttBin, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
         TargetHistory, TargetRtt, TimeBin,

@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 use jiff::{Timestamp, Unit};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{
-    DatabaseSettings, HostFilter, HostOrder, HostRow, LATEST_COLUMNS, REPORT_COLUMNS, Reader,
-    now_us,
+    DatabaseSettings, HostFilter, HostOrder, HostPage, HostRow, LATEST_COLUMNS, REPORT_COLUMNS,
+    Reader, now_us,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The pages of a list of targets.
-type HostPages<'a> = Pages<'a, Vec<HostRow>>;
+type HostPages<'a> = Pages<'a, HostPage>;
 
 /// Arguments of `pingfleet hosts`.
 #[derive(Debug, Args)]
@@ -92,7 +92,7 @@ pub(crate) fn hosts(args: &HostsArgs, mut layers: Layers, quiet: bool) -> Result
     };
     let mut pages = reader.hosts(&filter, args.sort.into())?;
     let next = || pages.next_page();
-    let listed = read_ahead(next, Vec::is_empty, &stop, |pages| {
+    let listed = read_ahead(next, HostPage::is_empty, &stop, |pages| {
         if args.json {
             print_json(pages)
         } else {
@@ -136,8 +136,8 @@ fn print_json(pages: HostPages<'_>) -> Result<usize, Failure> {
         let page = page?;
         listed += page.len();
         let written = page
-            .iter()
-            .try_for_each(|host| write_json(&mut out, fields(host)));
+            .hosts()
+            .try_for_each(|host| write_json(&mut out, fields(&host)));
         if written.is_err() {
             printed(written)?;
             return Ok(listed);

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 
 use pingfleet_report::words::{Clock, grouped, three_digits, why};
 use pingfleet_settings::{Failure, printed};
-use pingfleet_store::HostRow;
+use pingfleet_store::{HostPage, HostRow};
 
 use super::HostPages;
 use crate::report::{
@@ -62,9 +62,7 @@ pub(super) fn print(pages: HostPages<'_>) -> Result<usize, Failure> {
     let mut listed = 0;
     for page in pages {
         let page = page?;
-        let written = page
-            .chunks(TABLE_ROWS)
-            .try_for_each(|rows| table.write(&mut out, rows));
+        let written = table.write_page(&mut out, &page);
         listed += page.len();
         if written.is_err() {
             printed(written)?;
@@ -81,6 +79,17 @@ struct HostTable {
 }
 
 impl HostTable {
+    fn write_page(&self, out: &mut impl Write, page: &HostPage) -> io::Result<()> {
+        let mut hosts = page.hosts();
+        loop {
+            let rows: Vec<_> = hosts.by_ref().take(TABLE_ROWS).collect();
+            if rows.is_empty() {
+                return Ok(());
+            }
+            self.write(out, &rows)?;
+        }
+    }
+
     fn write(&self, out: &mut impl Write, hosts: &[HostRow]) -> io::Result<()> {
         let mut heading = COLUMNS.map(|(heading, _)| heading.to_owned());
         if !self.shows_since() {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use super::{
     filter::{FilterSql, ReportFilter},
     report::{REPORT_COLUMNS, ReportRow},
-    stored_rows::{self, Place},
+    stored_rows::{self, ExportPage, Place},
     target_key::TargetKey,
 };
 use crate::{
@@ -19,13 +19,14 @@ use crate::{
 /// The columns of the view `latest` behind [`REPORT_COLUMNS`], in order. A test compares them with the view.
 pub const LATEST_COLUMNS: [&str; 4] = ["first_seen", "last_up", "changed_at", "changes_30d"];
 
-/// Rows of one page. They lie in `results` in another order, so a large page reads few pages of the file twice.
-const PAGE_ROWS: usize = 50_000;
+/// Rows of one page. They lie in `results` in another order, so a large page reads few pages of the file twice. Each takes
+/// about 400 bytes.
+const PAGE_ROWS: usize = 100_000;
 
 /// Rows of a page of keys.
 const PAGE_KEYS: usize = 100_000;
 
-/// The page cache while a page is read, in KiB (negative in SQLite's own notation).
+/// The page cache while rows are read in another order than they are stored, in KiB (negative in SQLite's own notation).
 const CACHE_KIB: i64 = 64 * 1024;
 
 /// Which targets to read.
@@ -125,33 +126,63 @@ impl StoredHost {
     }
 }
 
-/// The same targets with their newest rows. One search by key for each chunk at least, in the order of the plan.
-fn with_rows(connection: &Connection, hosts: &[StoredHost]) -> Result<Vec<HostRow>, StoreError> {
-    let mut places: Vec<_> = hosts.iter().map(|host| host.place).collect();
-    places.sort_unstable();
-    let page = stored_rows::rows_at(connection, &places)?;
-    let rows: Vec<_> = page.rows().collect();
-    let mut run_ids = HashMap::new();
-    for [run, ..] in page.places() {
-        if !run_ids.contains_key(run) {
-            let sql = "SELECT run_id FROM runs WHERE run = ?1";
-            let run_id: String = connection.query_row(sql, [run], |row| row.get(0))?;
-            run_ids.insert(*run, run_id);
+/// Some targets, which need neither the database nor an allocation for each value.
+#[derive(Debug, Default)]
+pub struct HostPage {
+    hosts: Vec<StoredHost>,
+    /// Their rows, in the order of the plan.
+    rows: ExportPage,
+    run_ids: HashMap<i64, String>,
+}
+
+impl HostPage {
+    /// The targets with their newest rows, which are read in the order of the plan.
+    fn new(connection: &Connection, hosts: Vec<StoredHost>) -> Result<Self, StoreError> {
+        let mut places: Vec<_> = hosts.iter().map(|host| host.place).collect();
+        places.sort_unstable();
+        let rows = stored_rows::rows_at(connection, &places)?;
+        let mut run_ids = HashMap::new();
+        for [run, ..] in rows.places() {
+            if !run_ids.contains_key(run) {
+                let sql = "SELECT run_id FROM runs WHERE run = ?1";
+                let run_id: String = connection.query_row(sql, [run], |row| row.get(0))?;
+                run_ids.insert(*run, run_id);
+            }
         }
-    }
-    let with_row = |host: &StoredHost| {
-        // As the view, which joins the tables: without a row there is no target.
-        let row = &rows[page.places().binary_search(&host.place).ok()?];
-        let run = host.place[0];
-        Some(HostRow {
-            row: row.in_run(run, &run_ids[&run])?,
-            first_seen_us: host.first_seen_us,
-            last_up_us: host.last_up_us,
-            changed_at_us: host.changed_at_us,
-            changes_30d: host.changes_30d,
+        Ok(Self {
+            hosts,
+            rows,
+            run_ids,
         })
-    };
-    Ok(hosts.iter().filter_map(with_row).collect())
+    }
+
+    /// How many targets it has. 0 only at the end.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether it is the end.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The targets in the wanted order.
+    pub fn hosts(&self) -> impl Iterator<Item = HostRow> {
+        self.hosts.iter().filter_map(|host| {
+            // As the view, which joins the tables: without a row there is no target.
+            let row = self.rows.row_at(host.place)?;
+            let [run, ..] = host.place;
+            Some(HostRow {
+                row: row.in_run(run, self.run_ids.get(&run)?)?,
+                first_seen_us: host.first_seen_us,
+                last_up_us: host.last_up_us,
+                changed_at_us: host.changed_at_us,
+                changes_30d: host.changes_30d,
+            })
+        })
+    }
 }
 
 /// The newest row of a target. One search by key.
@@ -180,47 +211,49 @@ impl HostPages<'_> {
     ///
     /// # Errors
     /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
-    pub fn next_page(&mut self) -> Result<Vec<HostRow>, StoreError> {
+    pub fn next_page(&mut self) -> Result<HostPage, StoreError> {
         loop {
             let keys = self.sorted.as_mut();
             let keys: Option<Vec<_>> = keys.map(|keys| keys.take(PAGE_ROWS).collect());
-            let (last, hosts) = self.reader.read(|connection| {
-                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            let (last, page) = self.reader.read(|connection| {
+                if self.query.stored.is_none() {
+                    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+                }
                 let snapshot = connection.transaction()?;
                 let hosts = match &keys {
                     Some(keys) => stored_hosts(&snapshot, keys)?,
                     None => self.query.stored_page(&snapshot, &self.after)?,
                 };
                 let last = hosts.last().map(|host| host.key.clone());
-                Ok((last, with_rows(&snapshot, &hosts)?))
+                Ok((last, HostPage::new(&snapshot, hosts)?))
             })?;
             let is_last = keys.map_or(last.is_none(), |keys| keys.is_empty());
             if let Some(last) = last {
                 self.after = last;
             }
             // As an empty page is the end, one without a row is passed over.
-            if is_last || !hosts.is_empty() {
-                return Ok(hosts);
+            if is_last || !page.is_empty() {
+                return Ok(page);
             }
         }
     }
 }
 
-/// The targets with these keys, in their order. Each is one search by key.
+/// The targets with these keys, in their order. Each is one search by key, in the order of the keys.
 fn stored_hosts(
     connection: &Connection,
     keys: &[TargetKey],
 ) -> Result<Vec<StoredHost>, StoreError> {
+    let mut ascending: Vec<_> = (0..keys.len()).collect();
+    ascending.sort_unstable_by_key(|at| &keys[*at]);
     let mut statement = connection.prepare(STORED_LATEST_ROW)?;
-    let mut hosts = Vec::new();
-    for key in keys {
-        hosts.extend(
-            statement
-                .query_row([key], StoredHost::from_row)
-                .optional()?,
-        );
+    let mut hosts: Vec<_> = keys.iter().map(|_| None).collect();
+    for at in ascending {
+        hosts[at] = statement
+            .query_row([&keys[at]], StoredHost::from_row)
+            .optional()?;
     }
-    Ok(hosts)
+    Ok(hosts.into_iter().flatten().collect())
 }
 
 /// The statement of a page.

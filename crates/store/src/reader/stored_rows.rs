@@ -17,8 +17,9 @@ use crate::address::shown_address;
 const COLUMNS: &str = "r.run, r.chunk, r.position, r.status, r.sent, r.received, r.attempts, r.probed_after_us, \
     r.address, r.rtt_avg_ns, r.rtt_min_ns, r.rtt_max_ns, r.rtt_stddev_ns, r.name, r.reason";
 
-/// Rows that are passed over before the next key is searched: a search costs about as much as some steps.
-const MAX_PASSED: usize = 4;
+/// Rows that are passed over to the next key, at most; one that is farther away is searched. A search costs about as much
+/// as so many steps.
+const MAX_STEPS: i64 = 8;
 
 /// The key of a row of `results` or `labels`: run, chunk and position.
 pub(crate) type Place = [i64; 3];
@@ -170,6 +171,12 @@ impl ExportPage {
         &self.places
     }
 
+    /// The row at a place.
+    pub(super) fn row_at(&self, place: Place) -> Option<ExportRow<'_>> {
+        let at = self.places.binary_search(&place).ok()?;
+        Some(self.shown(&self.rows[at]))
+    }
+
     fn shown(&self, row: &StoredRow) -> ExportRow<'_> {
         let text = |span: &Span| &self.text[span.start as usize..span.end as usize];
         ExportRow {
@@ -314,7 +321,7 @@ pub(crate) fn rows_at(connection: &Connection, places: &[Place]) -> rusqlite::Re
 
 /// Calls `found` with the rows that have one of these keys, which ascend, and with the index of the key. The statement
 /// has the key in its first columns; its rows ascend, and the first one is that of its parameters or one behind it. Rows
-/// near one another are read in one pass.
+/// that are near one another in the last column of the key are read in one pass.
 fn for_each_key<const N: usize>(
     statement: &mut Statement<'_>,
     keys: &[[i64; N]],
@@ -326,8 +333,7 @@ fn for_each_key<const N: usize>(
             statement.raw_bind_parameter(parameter, value)?;
         }
         let mut rows = statement.raw_query();
-        let mut passed = 0;
-        while at < keys.len() && passed <= MAX_PASSED {
+        loop {
             let Some(row) = rows.next()? else {
                 return Ok(());
             };
@@ -338,13 +344,18 @@ fn for_each_key<const N: usize>(
             if keys.get(at) == Some(&key) {
                 found(at, row)?;
                 at += 1;
-                passed = 0;
-            } else {
-                passed += 1;
+            }
+            if !keys.get(at).is_some_and(|next| is_near(&key, next)) {
+                break;
             }
         }
     }
     Ok(())
+}
+
+/// Whether a few steps lead from a key to a later one: as many as rows are between them, which the last column bounds.
+fn is_near<const N: usize>(key: &[i64; N], next: &[i64; N]) -> bool {
+    key[..N - 1] == next[..N - 1] && next[N - 1] - key[N - 1] <= MAX_STEPS
 }
 
 /// The key in the first columns of a row.

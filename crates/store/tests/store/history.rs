@@ -37,7 +37,7 @@ fn listed(reader: &Reader, filter: &HostFilter, order: HostOrder) -> Result<Vec<
         if page.is_empty() {
             return Ok(hosts);
         }
-        hosts.extend(page);
+        hosts.extend(page.hosts());
     }
 }
 
