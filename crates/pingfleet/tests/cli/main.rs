@@ -15,6 +15,7 @@ mod logging;
 mod machine;
 mod next_command;
 mod output;
+mod pager;
 mod permission;
 mod prune;
 #[cfg(feature = "parquet")]
