@@ -1,6 +1,8 @@
 //! What the report of a run says: in words, for the terminal and for a browser, and as one HTML page that needs no network.
 
+pub mod changes;
 mod charts;
+mod diff_page;
 mod map;
 mod page;
 mod picture;
@@ -12,10 +14,10 @@ pub mod words;
 use std::error::Error;
 
 use askama::Template as _;
-use pingfleet_store::{Reader, ReportFilter, ReportRow, RunOverview, StoreError};
+use pingfleet_store::{Reader, ReportFilter, ReportRow, RunDiff, RunOverview, StoreError};
 use thiserror::Error;
 
-use crate::page::Page;
+use crate::{diff_page::DiffPage, page::Page};
 
 /// A run of at most this many targets is shown as a list of them.
 const FEW_TARGETS: i64 = 10;
@@ -59,6 +61,22 @@ pub fn page(reader: &Reader, run: i64, flags: &str) -> Result<String, PageError>
     let (overview, detail) = reader.overview_with_detail(run)?;
     let few = few_targets(reader, &overview)?;
     let page = Page::new(&overview, &detail, few.as_deref(), flags).map_err(PageError::Draw)?;
+    let page = page
+        .render()
+        .map_err(|error| PageError::Draw(error.into()))?;
+    Ok(escape_forbidden(page) + "\n")
+}
+
+/// The page of the difference of two runs, as [`page`]. `command` lists all changes.
+///
+/// # Errors
+/// [`PageError`]; [`StoreError::TemporaryFile`] when the sorted rows cannot be read again.
+pub fn diff_page(reader: &Reader, diff: &mut RunDiff, command: &str) -> Result<String, PageError> {
+    let probing = [
+        reader.planned_probing(diff.before.run)?,
+        reader.planned_probing(diff.after.run)?,
+    ];
+    let page = DiffPage::new(diff, &probing, command).map_err(StoreError::TemporaryFile)?;
     let page = page
         .render()
         .map_err(|error| PageError::Draw(error.into()))?;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The only script of the page.
-const SCRIPT: &str = include_str!("../templates/script.js");
+pub(crate) const SCRIPT: &str = include_str!("../templates/script.js");
 
 /// A page. Its `render` gives the HTML, which is well-formed XML as well.
 #[derive(Template)]
@@ -141,7 +141,7 @@ fn bar_text(overview: &RunOverview) -> String {
 }
 
 /// The status whose colour and sign a state has.
-fn state_status(state: RunState) -> StatusKind {
+pub(crate) fn state_status(state: RunState) -> StatusKind {
     match state {
         RunState::Complete => StatusKind::Up,
         RunState::Planning | RunState::Running => StatusKind::Late,

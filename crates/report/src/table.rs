@@ -69,11 +69,12 @@ impl Cell {
     }
 }
 
-/// A status with its sign and its class in the style sheet.
+/// A status, or a kind of change, with its sign and its class in the style sheet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StatusText {
     pub(crate) sign: &'static str,
     pub(crate) name: &'static str,
+    pub(crate) class: &'static str,
 }
 
 impl From<StatusKind> for StatusText {
@@ -81,6 +82,7 @@ impl From<StatusKind> for StatusText {
         Self {
             sign: sign(status),
             name: status.name(),
+            class: status.name(),
         }
     }
 }

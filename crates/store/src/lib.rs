@@ -47,10 +47,11 @@ pub use planned_probing::PlannedProbing;
 pub use prune::{PrunedRun, RemovedRows};
 pub use reader::{
     ChangeKind, Condition, DiffLimits, ExportPage, ExportPages, ExportRow, FoundTarget, HostFilter,
-    HostOrder, HostPages, HostRow, LATEST_COLUMNS, NotUp, REPORT_COLUMNS, Reader, ReportFilter,
-    ReportPages, ReportRow, RowOrder, RttBin, RunChanges, RunDetail, RunDiff, RunOverview,
-    RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetRuns, SubnetStatuses, TargetChange,
-    TargetHistory, TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet,
+    HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS, NotUp, REPORT_COLUMNS, Reader,
+    ReportFilter, ReportPages, ReportRow, RowOrder, RttBin, RunChanges, RunDetail, RunDiff,
+    RunOverview, RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetRuns, SubnetStatuses,
+    TargetChange, TargetHistory, TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding,
+    WholeSubnet,
 };
 pub use retry::EarlierTarget;
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};

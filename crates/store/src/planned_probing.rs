@@ -6,7 +6,7 @@ use pingfleet_wire::{Family, Probing};
 use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
-use crate::{StoreError, Writer};
+use crate::{Reader, StoreError, Writer};
 
 /// How the targets of a run are probed, and how large its chunks are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +157,22 @@ impl Writer {
         PlannedProbing::from_json(&json).map_err(|error| StoreError::BadPlan {
             run,
             reason: format!("its probing settings cannot be read: {error}"),
+        })
+    }
+}
+
+impl Reader {
+    /// How the targets of a run were probed. None if its settings cannot be read. One index lookup.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn planned_probing(&self, run: i64) -> Result<Option<PlannedProbing>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT probing FROM runs WHERE run = ?1";
+            let json: Option<String> = connection
+                .query_row(sql, [run], |row| row.get(0))
+                .optional()?;
+            Ok(json.and_then(|json| PlannedProbing::from_json(&json).ok()))
         })
     }
 }

@@ -17,6 +17,7 @@ mod latest_counts;
 pub(crate) mod overview;
 pub(crate) mod report;
 mod row_order;
+pub(crate) mod stored_rows;
 mod target_key;
 pub(crate) mod verify;
 
@@ -33,16 +34,17 @@ use uuid::Uuid;
 pub use self::{
     condition::Condition,
     diff::{ChangeKind, DiffLimits, FoundTarget, RunDiff, TargetChange, WholeSubnet},
-    export::{ExportPage, ExportPages, ExportRow},
+    export::ExportPages,
     filter::ReportFilter,
     history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
-    hosts::{HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS},
+    hosts::{HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS},
     overview::{
         NotUp, RttBin, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
         TargetHistory, TargetRtt, TimeBin,
     },
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     row_order::RowOrder,
+    stored_rows::{ExportPage, ExportRow},
     verify::{Verification, VerifyFinding},
 };
 use crate::{

@@ -79,24 +79,6 @@ pub(crate) const REPORT_PAGE: &str =
 pub(crate) const REPORT_ROW: &str =
     concat!(rows_of_run!(), " AND r.chunk = ?2 AND r.position = ?3");
 
-/// The columns of [`EXPORT_PAGE`] that an export reads: the key, and what is stored of a row.
-pub(crate) const EXPORT_COLUMNS: &str = "row_chunk, row_position, row_status, row_sent, row_received, row_attempts, \
-    row_after_us, row_address, row_avg_ns, row_min_ns, row_max_ns, row_stddev_ns, row_name, row_reason, row_worker, \
-    row_started_us, row_labels";
-
-/// The rows of run ?1 behind the key (?2, ?3): [`EXPORT_COLUMNS`], and the columns of `report` for a condition on them.
-pub(crate) const EXPORT_PAGE: &str = concat!(
-    "SELECT r.chunk AS row_chunk, r.position AS row_position, r.status AS row_status, r.sent AS row_sent,
-       r.received AS row_received, r.attempts AS row_attempts, r.probed_after_us AS row_after_us,
-       r.address AS row_address, r.rtt_avg_ns AS row_avg_ns, r.rtt_min_ns AS row_min_ns, r.rtt_max_ns AS row_max_ns,
-       r.rtt_stddev_ns AS row_stddev_ns, r.name AS row_name, r.reason AS row_reason, c.worker AS row_worker,
-       c.started_at_us AS row_started_us, l.labels AS row_labels, ",
-    report_columns!(),
-    " FROM results r ",
-    report_joins!(),
-    " WHERE r.run = ?1 AND (r.chunk, r.position) > (?2, ?3)"
-);
-
 /// What `latest` adds to the columns of `report`, but the changes.
 macro_rules! latest_columns {
     () => {
@@ -128,14 +110,23 @@ macro_rules! changes_30d {
     };
 }
 
-/// The rows of `latest`: their key, their times as they are stored, and the columns of the view.
+/// The key of a row of `latest_rows t`, its place in `results`, and its times as they are stored.
+macro_rules! stored_latest {
+    () => {
+        "t.target AS row_target, t.run AS row_run, t.chunk AS row_chunk, t.position AS row_position,
+       t.first_seen_us AS row_first_seen_us,
+       CASE WHEN t.status <= 1 THEN t.probed_at_us ELSE t.last_up_us END AS row_last_up_us,
+       coalesce(t.changed_at_us, t.first_seen_us) AS row_changed_us,
+       "
+    };
+}
+
+/// The rows of `latest`: what is stored of them, and the columns of the view.
 macro_rules! rows_of_latest {
     () => {
         concat!(
-            "SELECT t.target AS row_target, t.first_seen_us AS row_first_seen_us,
-       CASE WHEN t.status <= 1 THEN t.probed_at_us ELSE t.last_up_us END AS row_last_up_us,
-       coalesce(t.changed_at_us, t.first_seen_us) AS row_changed_us,
-       ",
+            "SELECT ",
+            stored_latest!(),
             report_columns!(),
             ",
        ",
@@ -151,7 +142,23 @@ macro_rules! rows_of_latest {
 /// Those behind the key ?1.
 pub(crate) const LATEST_PAGE: &str = concat!(rows_of_latest!(), " WHERE t.target > ?1");
 
-/// The one with the key ?1.
+/// The same rows as they are stored, with their changes, without a look at another row.
+pub(crate) const STORED_LATEST_PAGE: &str = concat!(
+    "SELECT ",
+    stored_latest!(),
+    changes_30d!(),
+    " FROM latest_rows t WHERE t.target > ?1"
+);
+
+/// That with the key ?1.
+pub(crate) const STORED_LATEST_ROW: &str = concat!(
+    "SELECT ",
+    stored_latest!(),
+    changes_30d!(),
+    " FROM latest_rows t WHERE t.target = ?1"
+);
+
+/// The row of `latest` with the key ?1.
 pub(crate) const LATEST_ROW: &str = concat!(rows_of_latest!(), " WHERE t.target = ?1");
 
 const V1: &str = concat!(

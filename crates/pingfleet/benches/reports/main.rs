@@ -1,6 +1,6 @@
 //! How fast the commands that read a large database are: 24 runs of 1,000,000 targets, of which a quarter is not up.
 //!
-//! `cargo bench -p pingfleet --bench reports`. It prints the time and the memory of each command beside what is promised,
+//! `cargo bench -p pingfleet --bench reports --features parquet`. It prints the time and the memory of each command beside what is promised,
 //! and fails when a command fails, not when one is slow: other work of the machine makes it slow. The database is
 //! generated once, and kept in the target folder.
 
@@ -97,6 +97,28 @@ const PROMISES: [Promise; 9] = [
     },
 ];
 
+/// An export of a run to a file, and what is promised of it.
+struct ExportPromise {
+    ending: &'static str,
+    min_rows_per_s: f64,
+    max_bytes_per_row: Option<f64>,
+}
+
+const MAX_EXPORT_MIB: u64 = 200;
+
+const EXPORTS: [ExportPromise; 2] = [
+    ExportPromise {
+        ending: "jsonl",
+        min_rows_per_s: 400_000.0,
+        max_bytes_per_row: None,
+    },
+    ExportPromise {
+        ending: "parquet",
+        min_rows_per_s: 300_000.0,
+        max_bytes_per_row: Some(16.0),
+    },
+];
+
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let database = database(&arguments)?;
@@ -113,6 +135,17 @@ fn main() -> anyhow::Result<()> {
     );
     for promise in &PROMISES {
         measure(promise, &database, arguments.rounds)?;
+    }
+    println!(
+        "\n{:26}{:>24}{:>10}{:>12}{:>10}",
+        "export to a file", "rows/s", "promised", "MiB", "promised"
+    );
+    for promise in &EXPORTS {
+        if promise.ending == "parquet" && !cfg!(feature = "parquet") {
+            println!("{:26}needs --features parquet", promise.ending);
+            continue;
+        }
+        measure_export(promise, &database, &arguments)?;
     }
     Ok(())
 }
@@ -143,49 +176,100 @@ fn database(arguments: &Arguments) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn measure(promise: &Promise, database: &Path, rounds: u32) -> anyhow::Result<()> {
-    let mut seconds = Vec::new();
-    let mut kib = 0;
-    let mut bytes = 0;
-    for _ in 0..rounds.max(1) {
-        let began = Instant::now();
-        let output = Command::new("/usr/bin/time")
-            .args(["--format", "%M", env!("CARGO_BIN_EXE_pingfleet")])
-            .args(promise.arguments)
-            .arg("--db")
-            .arg(database)
-            .stdin(Stdio::null())
-            .output()
-            .context("no /usr/bin/time: apt-get install time")?;
-        seconds.push(began.elapsed().as_secs_f64());
-        let text = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{:?}: {text}", promise.arguments);
-        bytes = output.stdout.len();
-        kib = kib.max(
-            text.trim()
+/// What some runs of a command took.
+struct Measured {
+    /// Sorted.
+    seconds: Vec<f64>,
+    /// The most memory of them.
+    kib: u64,
+    stdout_bytes: usize,
+}
+
+impl Measured {
+    fn new(arguments: &[&str], database: &Path, rounds: u32) -> anyhow::Result<Self> {
+        let mut measured = Self {
+            seconds: Vec::new(),
+            kib: 0,
+            stdout_bytes: 0,
+        };
+        for _ in 0..rounds.max(1) {
+            let began = Instant::now();
+            let output = Command::new("/usr/bin/time")
+                .args(["--format", "%M", env!("CARGO_BIN_EXE_pingfleet")])
+                .args(arguments)
+                .arg("--db")
+                .arg(database)
+                .stdin(Stdio::null())
+                .output()
+                .context("no /usr/bin/time: apt-get install time")?;
+            measured.seconds.push(began.elapsed().as_secs_f64());
+            let text = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "{arguments:?}: {text}");
+            measured.stdout_bytes = output.stdout.len();
+            let kib = text
+                .trim()
                 .parse::<u64>()
-                .with_context(|| text.to_string())?,
-        );
+                .with_context(|| text.to_string())?;
+            measured.kib = measured.kib.max(kib);
+        }
+        measured.seconds.sort_unstable_by(f64::total_cmp);
+        Ok(measured)
     }
-    seconds.sort_unstable_by(f64::total_cmp);
-    let (first, last) = (seconds[0], seconds[seconds.len() - 1]);
-    let spread = format!(
-        "{:.2} ({first:.2} to {last:.2})",
-        seconds[seconds.len() / 2]
-    );
+
+    /// The shortest, the median and the longest time.
+    fn times(&self) -> [f64; 3] {
+        let times = &self.seconds;
+        [times[0], times[times.len() / 2], times[times.len() - 1]]
+    }
+}
+
+fn measure(promise: &Promise, database: &Path, rounds: u32) -> anyhow::Result<()> {
+    let measured = Measured::new(promise.arguments, database, rounds)?;
+    let [first, median, last] = measured.times();
     println!(
-        "{:26}{spread:>24}{:>10}{:>12}{:>10}",
+        "{:26}{:>24}{:>10}{:>12}{:>10}",
         promise.arguments.join(" "),
+        format!("{median:.2} ({first:.2} to {last:.2})"),
         format!("<= {}", promise.max_seconds),
-        kib >> 10,
+        measured.kib >> 10,
         format!("<= {}", promise.max_mib)
     );
     if promise.arguments == PAGE {
         println!(
-            "{:24}{bytes:>24}{:>10}",
+            "{:24}{:>24}{:>10}",
             "  bytes of the page",
+            measured.stdout_bytes,
             format!("< {MAX_PAGE_BYTES}")
         );
     }
     Ok(())
+}
+
+fn measure_export(
+    promise: &ExportPromise,
+    database: &Path,
+    arguments: &Arguments,
+) -> anyhow::Result<()> {
+    let file = database.with_extension(promise.ending);
+    let path = file.to_str().context("a path in UTF-8")?;
+    let measured = Measured::new(&["-q", "export", "-o", path], database, arguments.rounds)?;
+    let rows = f64::from(arguments.targets);
+    let [first, median, last] = measured.times().map(|seconds| rows / seconds);
+    println!(
+        "{:26}{:>24}{:>10}{:>12}{:>10}",
+        promise.ending,
+        format!("{median:.0} ({last:.0} to {first:.0})"),
+        format!(">= {}", promise.min_rows_per_s),
+        measured.kib >> 10,
+        format!("<= {MAX_EXPORT_MIB}")
+    );
+    println!(
+        "{:26}{:>24.1}{:>10}",
+        "  bytes a row",
+        fs::metadata(&file)?.len() as f64 / rows,
+        promise
+            .max_bytes_per_row
+            .map_or("-".to_owned(), |bytes| format!("<= {bytes}"))
+    );
+    Ok(fs::remove_file(&file)?)
 }

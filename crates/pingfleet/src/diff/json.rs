@@ -2,11 +2,11 @@
 
 use std::io::{self, BufWriter, Write as _};
 
+use pingfleet_report::changes::left_out;
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{FoundTarget, RunDiff, StoreError, TargetChange};
 use serde_json::{Value, json};
 
-use super::text::left_out;
 use crate::report::write_json;
 
 /// Prints the changes, and on standard error what was not compared.

@@ -3,7 +3,7 @@
 mod json;
 mod text;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
@@ -11,6 +11,7 @@ use pingfleet_store::{DatabaseSettings, DiffLimits, Reader, RunState, RunSummary
 
 use crate::{
     ended_run::{no_run_yet, usage},
+    page,
     report::layout::escaped,
 };
 
@@ -24,6 +25,7 @@ const RTT_MIN: &str = "5ms";
 Examples:
   pingfleet diff
   pingfleet diff 41 42
+  pingfleet diff --html changes.html
   pingfleet diff --exit-code -q --json > changes.jsonl
   pingfleet diff --rtt-factor 3 --rtt-min 20ms
   pingfleet diff --json | jq -r 'select(.change == \"stopped_answering\") | .target'
@@ -51,6 +53,9 @@ pub(crate) struct DiffArgs {
     /// JSON, one change per line
     #[arg(long)]
     json: bool,
+    /// Write the changes as one HTML page to this file; - is standard output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "all"])]
+    html: Option<PathBuf>,
     /// End with 1 if anything changed
     #[arg(long)]
     exit_code: bool,
@@ -67,13 +72,24 @@ pub(crate) fn diff(args: &DiffArgs, mut layers: Layers, quiet: bool) -> Result<E
         rtt_factor: args.rtt_factor,
         rtt_min_ns: i64::try_from(args.rtt_min.as_nanos()).unwrap_or(i64::MAX),
     };
-    let mut diff = reader.diff(before, after, limits)?;
-    if args.json {
-        json::print(&mut diff, quiet)?;
+    let total = if let Some(path) = &args.html {
+        let flags = database.as_flags();
+        page::write(reader, path, |reader| {
+            let mut diff = reader.diff(before, after, limits)?;
+            let command = text::command(&diff, flags);
+            let page = pingfleet_report::diff_page(reader, &mut diff, &command)?;
+            Ok((page, diff.total()))
+        })?
     } else {
-        text::print(&mut diff, args.all, database.as_flags())?;
-    }
-    Ok(if args.exit_code && diff.total() > 0 {
+        let mut diff = reader.diff(before, after, limits)?;
+        if args.json {
+            json::print(&mut diff, quiet)?;
+        } else {
+            text::print(&mut diff, args.all, database.as_flags())?;
+        }
+        diff.total()
+    };
+    Ok(if args.exit_code && total > 0 {
         Exit::SomeDown
     } else {
         Exit::Complete

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use pingfleet_report::words::{Clock, counted, grouped, millis, wait, why};
+use pingfleet_report::{
+    changes::{is_listed, left_out, phrase, sign, single, title},
+    words::{Clock, counted, grouped, millis, wait, why},
+};
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{
     ChangeKind, DiffLimits, FoundTarget, RunDiff, RunState, RunSummary, StoreError, TargetChange,
@@ -95,17 +98,6 @@ fn first_changes(diff: &mut RunDiff) -> io::Result<Vec<(ChangeKind, Vec<TargetCh
     Ok(first)
 }
 
-/// Whether a change is listed by its target, and not by its subnet.
-fn is_listed(change: &TargetChange, kind: ChangeKind) -> bool {
-    change.kind == kind && !change.is_whole_subnet
-}
-
-/// How many changes of a kind are listed by their targets.
-fn single(diff: &RunDiff, kind: ChangeKind) -> i64 {
-    let whole = diff.whole_subnets.iter().filter(|whole| whole.kind == kind);
-    diff.counts[kind as usize] - whole.map(|whole| whole.targets).sum::<i64>()
-}
-
 fn heading(diff: &RunDiff, kind: ChangeKind, flags: &str, screen: Screen) -> Block {
     let (title, total) = (title(kind), single(diff, kind));
     let items = if total as usize > LISTED {
@@ -129,7 +121,7 @@ fn write(out: &mut impl io::Write, has_gap: bool, block: &[Line]) -> io::Result<
 }
 
 /// The command that lists all of the same changes.
-fn command(diff: &RunDiff, flags: &str) -> String {
+pub(super) fn command(diff: &RunDiff, flags: &str) -> String {
     format!(
         "pingfleet diff{flags} {} {} --all{}",
         diff.before.run,
@@ -208,25 +200,6 @@ fn totals(diff: &RunDiff, screen: Screen) -> Block {
             line
         })
         .collect()
-}
-
-/// What was not compared.
-pub(super) fn left_out(diff: &RunDiff) -> impl Iterator<Item = String> + use<> {
-    let unknown = match diff.unknown {
-        0 => None,
-        1 => Some("1 target is".to_owned()),
-        count => Some(format!("{} targets are", grouped(count))),
-    };
-    let unknown = unknown.map(|who| {
-        format!("{who} unknown in one of the runs, so no change is claimed there: the answer may have been lost where it was probed.")
-    });
-    let not_probed = (diff.not_probed > 0).then(|| {
-        format!(
-            "{} of one run may not have been probed in the other one, which is not complete: no change is claimed there.",
-            counted(diff.not_probed, "target")
-        )
-    });
-    unknown.into_iter().chain(not_probed)
 }
 
 fn whole_subnets(diff: &RunDiff, all: bool, flags: &str, screen: Screen) -> Block {
@@ -313,42 +286,18 @@ fn address(found: &FoundTarget) -> &str {
 fn push_kind(line: &mut Line, kind: ChangeKind, screen: Screen) {
     let start = line.width();
     let colour = |colour: AnsiColor| colour.on_default();
-    let (sign, style) = match kind {
-        ChangeKind::StoppedAnswering => ("✕", colour(AnsiColor::Red)),
-        ChangeKind::AnswersAgain => ("●", colour(AnsiColor::Green)),
-        ChangeKind::OtherStatus => ("◐", colour(AnsiColor::Yellow)),
-        ChangeKind::Appeared => ("+", Style::new()),
-        ChangeKind::Disappeared => ("−", colour(AnsiColor::Yellow)),
-        ChangeKind::OtherAddress => ("≠", colour(AnsiColor::Cyan)),
-        ChangeKind::Slower => ("↑", colour(AnsiColor::Yellow)),
-        ChangeKind::Faster => ("↓", Style::new()),
-    };
-    let title = title(kind);
-    let mut words = title[..1].to_lowercase();
-    words.push_str(&title[1..]);
-    let text = format!(
-        "{sign} {}",
-        if title.starts_with("RTT") {
-            title
-        } else {
-            &words
+    let style = match kind {
+        ChangeKind::StoppedAnswering => colour(AnsiColor::Red),
+        ChangeKind::AnswersAgain => colour(AnsiColor::Green),
+        ChangeKind::OtherStatus | ChangeKind::Disappeared | ChangeKind::Slower => {
+            colour(AnsiColor::Yellow)
         }
-    );
+        ChangeKind::OtherAddress => colour(AnsiColor::Cyan),
+        ChangeKind::Appeared | ChangeKind::Faster => Style::new(),
+    };
+    let text = format!("{} {}", sign(kind), phrase(kind));
     line.push(&text, &screen.paint(style, &text));
     line.pad(start + KIND_WIDTH);
-}
-
-fn title(kind: ChangeKind) -> &'static str {
-    match kind {
-        ChangeKind::StoppedAnswering => "Stopped answering",
-        ChangeKind::AnswersAgain => "Answers again",
-        ChangeKind::OtherStatus => "Other status",
-        ChangeKind::Appeared => "Appeared",
-        ChangeKind::Disappeared => "Disappeared",
-        ChangeKind::OtherAddress => "Other address",
-        ChangeKind::Slower => "RTT longer",
-        ChangeKind::Faster => "RTT shorter",
-    }
 }
 
 #[cfg(test)]

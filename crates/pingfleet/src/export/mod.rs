@@ -14,8 +14,6 @@ use std::{
     ffi::OsStr,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
-    sync::mpsc,
-    thread,
 };
 
 use clap::{Args, ValueEnum};
@@ -25,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::metadata::Metadata;
 pub(crate) use self::output::Output;
-use crate::filter::FilterArgs;
+use crate::{
+    filter::FilterArgs,
+    read_ahead::{self, read_ahead},
+};
 
 /// Files that an export has open: the database with its companions, two files that are written, and the runtime's.
 const FILES: u64 = 24;
-
-/// Pages that are read ahead while one is written.
-const PAGES_AHEAD: usize = 2;
 
 /// Arguments of `pingfleet export`.
 #[derive(Debug, Args)]
@@ -122,7 +120,7 @@ impl From<StoreError> for WriteError {
 }
 
 /// The pages of an export.
-type Pages<'a> = &'a mut dyn Iterator<Item = Result<ExportPage, StoreError>>;
+type Pages<'a> = read_ahead::Pages<'a, ExportPage>;
 
 pub(crate) fn export(args: &ExportArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
     let format = Format::of(args)?;
@@ -188,7 +186,9 @@ fn write(
             summary.targets
         ));
     }
-    let written = read_ahead(reader, run, &filter, stop, |pages| match format {
+    let mut pages = reader.export(run, &filter);
+    let next = || pages.next_page();
+    let written = read_ahead(next, ExportPage::is_empty, stop, |pages| match format {
         Format::Jsonl => text::write_json_lines(&summary, pages, &mut metadata, &mut output),
         Format::Csv => text::write_csv(&summary, pages, &mut metadata, &mut output),
         Format::Parquet => parquet::write(&summary, pages, &mut metadata, &mut output),
@@ -250,7 +250,9 @@ pub(crate) fn write_parquet_file(
     let mut metadata = Metadata::new(&reader, summary, &FilterArgs::default());
     let mut output = Output::open(file)?;
     let all = ReportFilter::default();
-    let written = read_ahead(&reader, summary.run, &all, &stop, |pages| {
+    let mut pages = reader.export(summary.run, &all);
+    let next = || pages.next_page();
+    let written = read_ahead(next, ExportPage::is_empty, &stop, |pages| {
         parquet::write(summary, pages, &mut metadata, &mut output)
     });
     match written {
@@ -280,34 +282,6 @@ pub(crate) fn write_parquet_file(
             metadata.rows
         ),
     ))
-}
-
-/// Reads pages on a thread of their own while `write` consumes them.
-fn read_ahead<T>(
-    reader: &Reader,
-    run: i64,
-    filter: &ReportFilter,
-    stop: &CancellationToken,
-    write: impl FnOnce(Pages<'_>) -> T,
-) -> T {
-    let (sender, receiver) = mpsc::sync_channel(PAGES_AHEAD);
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            let mut pages = reader.export(run, filter);
-            loop {
-                let page = pages.next_page();
-                let is_last = page.as_ref().map_or(true, ExportPage::is_empty);
-                // It fails when the consumer has ended early.
-                if sender.send(page).is_err() || is_last {
-                    return;
-                }
-            }
-        });
-        let written = write(&mut receiver.into_iter());
-        // A query that nobody waits for is interrupted.
-        stop.cancel();
-        written
-    })
 }
 
 pub(crate) fn is_stdout(path: &Path) -> bool {

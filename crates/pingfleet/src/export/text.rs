@@ -1,10 +1,6 @@
 //! JSON Lines and CSV. Both have the columns of the view `report`, in its order.
 
-use std::{
-    fmt::Write as _,
-    io::{self, BufWriter, Write},
-    time::{Duration, UNIX_EPOCH},
-};
+use std::io::{self, BufWriter, Write};
 
 use pingfleet_store::{ExportRow, REPORT_COLUMNS, RunSummary};
 use serde::Serialize;
@@ -46,11 +42,7 @@ impl<'a, L> TextRow<'a, L> {
         labels: Option<L>,
     ) -> io::Result<Self> {
         let [rtt_min_ms, rtt_avg_ms, rtt_max_ms, rtt_stddev_ms] = row.rtt_ms();
-        time.clear();
-        if let Some(ms) = row.probed_at_ms {
-            let at = UNIX_EPOCH + Duration::from_millis(ms.unsigned_abs());
-            write!(time, "{}", humantime::format_rfc3339_millis(at)).map_err(io::Error::other)?;
-        }
+        row.write_probed_at(time).map_err(io::Error::other)?;
         Ok(Self {
             run: run.0,
             run_id: run.1,

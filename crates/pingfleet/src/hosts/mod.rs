@@ -11,17 +11,22 @@ use clap::{Args, ValueEnum};
 use jiff::{Timestamp, Unit};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{
-    DatabaseSettings, HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS, REPORT_COLUMNS,
+    DatabaseSettings, HostFilter, HostOrder, HostPage, HostRow, LATEST_COLUMNS, REPORT_COLUMNS,
     Reader, now_us,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::text::labels;
 use crate::{
     ended_run::no_run_yet,
     filter::FilterArgs,
+    read_ahead::{Pages, read_ahead},
     report::{values, write_json},
 };
+
+/// The pages of a list of targets.
+type HostPages<'a> = Pages<'a, HostPage>;
 
 /// Arguments of `pingfleet hosts`.
 #[derive(Debug, Args)]
@@ -73,7 +78,8 @@ impl From<Sort> for HostOrder {
 pub(crate) fn hosts(args: &HostsArgs, mut layers: Layers, quiet: bool) -> Result<Exit, Failure> {
     let database = DatabaseSettings::resolve(&args.database, &mut layers);
     layers.finish()?;
-    let reader = Reader::open(&database.path)?;
+    let stop = CancellationToken::new();
+    let reader = Reader::open(&database.path)?.interrupted_by(stop.clone());
     if reader.summaries()?.is_empty() {
         return Err(no_run_yet(&reader, database.as_flags()));
     }
@@ -84,13 +90,18 @@ pub(crate) fn hosts(args: &HostsArgs, mut layers: Layers, quiet: bool) -> Result
         rows: args.filter.resolve_for_latest(&reader)?,
         probed_before_us,
     };
-    let pages = reader.hosts(&filter, args.sort.into())?;
-    let listed = if args.json {
-        print_json(pages)?
-    } else {
-        text::print(pages)?
-    };
+    let mut pages = reader.hosts(&filter, args.sort.into())?;
+    let next = || pages.next_page();
+    let listed = read_ahead(next, HostPage::is_empty, &stop, |pages| {
+        if args.json {
+            print_json(pages)
+        } else {
+            text::print(pages)
+        }
+    })?;
     if listed == 0 && !quiet {
+        // What it prints needs a reader that is not interrupted.
+        let reader = Reader::open(&database.path)?;
         // If standard error is closed, nobody can read it.
         drop(writeln!(
             io::stderr(),
@@ -118,21 +129,22 @@ fn nothing(args: &HostsArgs, reader: &Reader, flags: &str) -> Result<String, Fai
 }
 
 /// Prints the rows, and returns how many there are.
-fn print_json(mut pages: HostPages<'_>) -> Result<usize, Failure> {
+fn print_json(pages: HostPages<'_>) -> Result<usize, Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut listed = 0;
-    loop {
-        let page = pages.next_page()?;
+    for page in pages {
+        let page = page?;
         listed += page.len();
-        let is_last = page.is_empty();
         let written = page
-            .iter()
-            .try_for_each(|host| write_json(&mut out, fields(host)));
-        if is_last || written.is_err() {
-            printed(written.and_then(|()| out.flush()))?;
+            .hosts()
+            .try_for_each(|host| write_json(&mut out, fields(&host)));
+        if written.is_err() {
+            printed(written)?;
             return Ok(listed);
         }
     }
+    printed(out.flush())?;
+    Ok(listed)
 }
 
 /// The columns of the view `latest`.

@@ -5,11 +5,11 @@ use std::io::{self, BufWriter, Write};
 
 use pingfleet_report::words::{Clock, grouped, three_digits, why};
 use pingfleet_settings::{Failure, printed};
-use pingfleet_store::{HostPages, HostRow};
-use unicode_width::UnicodeWidthStr as _;
+use pingfleet_store::{HostPage, HostRow};
 
+use super::HostPages;
 use crate::report::{
-    layout::{Line, Screen, cut, escaped},
+    layout::{Line, Screen, cut, escaped, width},
     push_status,
 };
 
@@ -53,25 +53,24 @@ const SINCE: usize = 3;
 const STATUS_WIDTH: usize = 13;
 
 /// Prints the rows, and returns how many there are.
-pub(super) fn print(mut pages: HostPages<'_>) -> Result<usize, Failure> {
+pub(super) fn print(pages: HostPages<'_>) -> Result<usize, Failure> {
     let table = HostTable {
         screen: Screen::of_stdout(),
         clock: Clock::now(),
     };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut listed = 0;
-    loop {
-        // Nothing of the database is open while the rows are printed, which a pager may delay.
-        let page = pages.next_page()?;
-        let written = page
-            .chunks(TABLE_ROWS)
-            .try_for_each(|rows| table.write(&mut out, rows));
+    for page in pages {
+        let page = page?;
+        let written = table.write_page(&mut out, &page);
         listed += page.len();
-        if page.is_empty() || written.is_err() {
-            printed(written.and_then(|()| out.flush()))?;
+        if written.is_err() {
+            printed(written)?;
             return Ok(listed);
         }
     }
+    printed(out.flush())?;
+    Ok(listed)
 }
 
 struct HostTable {
@@ -80,6 +79,17 @@ struct HostTable {
 }
 
 impl HostTable {
+    fn write_page(&self, out: &mut impl Write, page: &HostPage) -> io::Result<()> {
+        let mut hosts = page.hosts();
+        loop {
+            let rows: Vec<_> = hosts.by_ref().take(TABLE_ROWS).collect();
+            if rows.is_empty() {
+                return Ok(());
+            }
+            self.write(out, &rows)?;
+        }
+    }
+
     fn write(&self, out: &mut impl Write, hosts: &[HostRow]) -> io::Result<()> {
         let mut heading = COLUMNS.map(|(heading, _)| heading.to_owned());
         if !self.shows_since() {
@@ -88,8 +98,8 @@ impl HostTable {
         let rows: Vec<_> = hosts.iter().map(|host| self.cells(host)).collect();
         let mut widths = [0; COLUMNS.len()];
         for row in rows.iter().chain([&heading]) {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.width().max(*width);
+            for (widest, cell) in widths.iter_mut().zip(row) {
+                *widest = width(cell).max(*widest);
             }
         }
         widths[STATUS] = STATUS_WIDTH;
@@ -115,19 +125,19 @@ impl HostTable {
         let mut line = Line::default();
         let mut start = 0;
         for (at, (cell, (_, right))) in row.iter().zip(COLUMNS).enumerate() {
-            let width = widths[at];
-            if width == 0 {
+            let column = widths[at];
+            if column == 0 {
                 continue;
             }
-            let cell = cut(cell, width);
-            let space = if right { width - cell.width() } else { 0 };
+            let cell = cut(cell, column);
+            let space = if right { column - width(&cell) } else { 0 };
             line.pad(start + space);
             if at == STATUS && !is_heading {
                 push_status(&mut line, &cell, self.screen);
             } else {
                 line.push(&cell, &cell);
             }
-            start += width + 2;
+            start += column + 2;
         }
         line
     }

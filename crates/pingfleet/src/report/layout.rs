@@ -77,7 +77,7 @@ impl Line {
     /// Adds a text of which `painted` is the form with colours. What could control a terminal is escaped.
     pub(crate) fn push(&mut self, text: &str, painted: &str) {
         let safe = escaped(text);
-        self.width += safe.width();
+        self.width += width(&safe);
         match &safe {
             Cow::Borrowed(_) => self.text.push_str(painted),
             Cow::Owned(safe) => self.text.push_str(&painted.replace(text, safe)),
@@ -164,6 +164,20 @@ pub(crate) fn wrapped(sentence: &str, indent: usize, width: usize) -> Block {
     lines
 }
 
+/// The columns that a text takes. Most texts are of ASCII.
+pub(crate) fn width(text: &str) -> usize {
+    if is_plain(text) {
+        text.len()
+    } else {
+        text.width()
+    }
+}
+
+/// Whether all of a text are the printable characters of ASCII.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// A text of unknown origin in a form that is safe for a terminal: control characters, and marks that change the
 /// direction of the text or cannot be seen, are escaped.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
@@ -175,7 +189,7 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
                     | '\u{2060}'..='\u{206f}' | '\u{feff}'
             )
     };
-    if !text.contains(is_unsafe) {
+    if is_plain(text) || !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::new();
@@ -190,13 +204,13 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
 }
 
 /// A text cut to a width, with a sign that it was cut.
-pub(crate) fn cut(text: &str, width: usize) -> String {
-    if text.width() <= width {
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    if width(text) <= most {
         return text.to_owned();
     }
     let mut short = String::new();
     for letter in text.chars() {
-        if short.width() + 2 > width {
+        if short.width() + 2 > most {
             break;
         }
         short.push(letter);

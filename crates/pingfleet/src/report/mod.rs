@@ -1,7 +1,6 @@
 //! `report`: what a person wants to know of a run, on one screen, as one JSON object or as an HTML page, and the list of its
 //! targets.
 
-mod html;
 mod json;
 pub(crate) mod layout;
 mod named_targets;
@@ -19,7 +18,7 @@ pub(crate) use self::{
     sections::push_status,
     targets::{table, values, write_json},
 };
-use crate::filter::FilterArgs;
+use crate::{filter::FilterArgs, page};
 
 /// Arguments of `pingfleet report`.
 #[derive(Debug, Args)]
@@ -108,7 +107,9 @@ pub(crate) fn report(args: &ReportArgs, mut layers: Layers) -> Result<Exit, Fail
         reader.summary(run)?.refuse_pruned()?;
         targets::list(args, &reader, run)?;
     } else if let Some(path) = &args.html {
-        html::write(reader, run, flags, path)?;
+        page::write(reader, path, |reader| {
+            Ok((pingfleet_report::page(reader, run, flags)?, ()))
+        })?;
     } else if args.json {
         json::print(&reader.overview(run)?)?;
     } else {

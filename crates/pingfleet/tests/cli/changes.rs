@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Two runs, the second of which differs in every way: a subnet is silent, another one is new, and one is gone.
-fn changed() -> anyhow::Result<TestDir> {
+pub(crate) fn changed() -> anyhow::Result<TestDir> {
     let dir = generated(2100, 2)?;
     // The addresses of a /24, as the table has them.
     let inside = |subnet: i64| {

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use crate::{rig::TestDir, screens::generated};
 
 /// Text that would run or reorder if it were not escaped.
-const HOSTILE: &str = "'\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u{202e}&amp;";
+pub(crate) const HOSTILE: &str = "'\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u{202e}&amp;";
 
 /// Writes the page of the latest run, and reads it.
 fn page(dir: &TestDir) -> Result<String> {
@@ -20,7 +20,7 @@ fn page(dir: &TestDir) -> Result<String> {
 }
 
 /// What the browser makes of a file, in a network namespace in which there is no interface but a loopback that is down.
-fn document(dir: &TestDir, file: &str) -> Result<String> {
+pub(crate) fn document(dir: &TestDir, file: &str) -> Result<String> {
     let line = format!(
         "exec unshare --net chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage \
          --disable-background-networking --disable-component-update --disable-sync --no-first-run \
@@ -36,7 +36,7 @@ fn document(dir: &TestDir, file: &str) -> Result<String> {
 }
 
 /// The text of the element with an id.
-fn text_of<'a>(document: &'a str, id: &str) -> Result<&'a str> {
+pub(crate) fn text_of<'a>(document: &'a str, id: &str) -> Result<&'a str> {
     let (_, rest) = document
         .split_once(&format!("id=\"{id}\">"))
         .with_context(|| format!("no element {id}"))?;

@@ -9,11 +9,13 @@ mod export;
 mod filters;
 mod help;
 mod html;
+mod html_diff;
 mod linked;
 mod logging;
 mod machine;
 mod next_command;
 mod output;
+mod pager;
 mod permission;
 mod prune;
 #[cfg(feature = "parquet")]

@@ -86,6 +86,12 @@ impl FilterSql {
         format!("SELECT {columns} FROM ({statement}) AS {view} WHERE {condition}")
     }
 
+    /// The filter as conditions on `results r` alone, each behind an AND. None for one that reads other columns as well.
+    pub(crate) fn on_results(&self) -> Option<&str> {
+        // The values are those of labels.
+        (self.condition.is_none() && self.values.is_empty()).then_some(&self.on_tables)
+    }
+
     /// Makes a connection ready for a statement with this filter.
     pub(crate) fn prepare(&self, connection: &Connection) -> Result<(), StoreError> {
         if !self.subnets.is_empty() {

@@ -1,29 +1,32 @@
-//! The rows of the view `latest`, in pages by target.
+//! The rows of the view `latest`, in pages by target. What `latest_rows` has of them is read first, in the order of the
+//! targets; then their rows of `results`, in the order of the plan.
 
-use std::{cmp::Reverse, vec};
+use std::{cmp::Reverse, collections::HashMap, vec};
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::{
     filter::{FilterSql, ReportFilter},
     report::{REPORT_COLUMNS, ReportRow},
+    stored_rows::{self, ExportPage, Place},
     target_key::TargetKey,
 };
 use crate::{
     Reader, StoreError,
-    schema::{LATEST_PAGE, LATEST_ROW},
+    schema::{LATEST_PAGE, LATEST_ROW, STORED_LATEST_PAGE, STORED_LATEST_ROW},
 };
 
 /// The columns of the view `latest` behind [`REPORT_COLUMNS`], in order. A test compares them with the view.
 pub const LATEST_COLUMNS: [&str; 4] = ["first_seen", "last_up", "changed_at", "changes_30d"];
 
-/// Rows of one page. They lie in `results` in another order, so a large page reads few pages of the file twice.
-const PAGE_ROWS: usize = 50_000;
+/// Rows of one page. They lie in `results` in another order, so a large page reads few pages of the file twice. Each takes
+/// about 400 bytes.
+const PAGE_ROWS: usize = 100_000;
 
 /// Rows of a page of keys.
 const PAGE_KEYS: usize = 100_000;
 
-/// The page cache while a page is read, in KiB (negative in SQLite's own notation).
+/// The page cache while rows are read in another order than they are stored, in KiB (negative in SQLite's own notation).
 const CACHE_KIB: i64 = 64 * 1024;
 
 /// Which targets to read.
@@ -76,24 +79,109 @@ pub struct HostRow {
 }
 
 impl HostRow {
-    /// The columns of [`LATEST_PAGE`] that [`Self::from_row`] reads. SQLite computes no other one.
+    /// The columns of [`LATEST_ROW`] that [`Self::from_row`] reads. SQLite computes no other one.
     fn columns() -> String {
         let columns = REPORT_COLUMNS.join(", ");
-        format!(
-            "row_target, {columns}, row_first_seen_us, row_last_up_us, row_changed_us, changes_30d"
-        )
+        format!("{columns}, row_first_seen_us, row_last_up_us, row_changed_us, changes_30d")
     }
 
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<(TargetKey, Self)> {
-        let further = 1 + REPORT_COLUMNS.len();
-        let host = Self {
-            row: ReportRow::from_columns(row, 1)?,
+    /// A row of [`Self::columns`].
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let further = REPORT_COLUMNS.len();
+        Ok(Self {
+            row: ReportRow::from_columns(row, 0)?,
             first_seen_us: row.get(further)?,
             last_up_us: row.get(further + 1)?,
             changed_at_us: row.get(further + 2)?,
             changes_30d: row.get(further + 3)?,
-        };
-        Ok((row.get(0)?, host))
+        })
+    }
+}
+
+/// What `latest_rows` and `status_changes` have of a target.
+#[derive(Debug)]
+struct StoredHost {
+    key: TargetKey,
+    place: Place,
+    first_seen_us: i64,
+    last_up_us: Option<i64>,
+    changed_at_us: i64,
+    changes_30d: i64,
+}
+
+impl StoredHost {
+    /// The columns of a statement on `latest` that [`Self::from_row`] reads.
+    const COLUMNS: &str = "row_target, row_run, row_chunk, row_position, row_first_seen_us, row_last_up_us, \
+        row_changed_us, changes_30d";
+
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            key: row.get(0)?,
+            place: [row.get(1)?, row.get(2)?, row.get(3)?],
+            first_seen_us: row.get(4)?,
+            last_up_us: row.get(5)?,
+            changed_at_us: row.get(6)?,
+            changes_30d: row.get(7)?,
+        })
+    }
+}
+
+/// Some targets, which need neither the database nor an allocation for each value.
+#[derive(Debug, Default)]
+pub struct HostPage {
+    hosts: Vec<StoredHost>,
+    /// Their rows, in the order of the plan.
+    rows: ExportPage,
+    run_ids: HashMap<i64, String>,
+}
+
+impl HostPage {
+    /// The targets with their newest rows, which are read in the order of the plan.
+    fn new(connection: &Connection, hosts: Vec<StoredHost>) -> Result<Self, StoreError> {
+        let mut places: Vec<_> = hosts.iter().map(|host| host.place).collect();
+        places.sort_unstable();
+        let rows = stored_rows::rows_at(connection, &places)?;
+        let mut run_ids = HashMap::new();
+        for [run, ..] in rows.places() {
+            if !run_ids.contains_key(run) {
+                let sql = "SELECT run_id FROM runs WHERE run = ?1";
+                let run_id: String = connection.query_row(sql, [run], |row| row.get(0))?;
+                run_ids.insert(*run, run_id);
+            }
+        }
+        Ok(Self {
+            hosts,
+            rows,
+            run_ids,
+        })
+    }
+
+    /// How many targets it has. 0 only at the end.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether it is the end.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The targets in the wanted order.
+    pub fn hosts(&self) -> impl Iterator<Item = HostRow> {
+        self.hosts.iter().filter_map(|host| {
+            // As the view, which joins the tables: without a row there is no target.
+            let row = self.rows.row_at(host.place)?;
+            let [run, ..] = host.place;
+            Some(HostRow {
+                row: row.in_run(run, self.run_ids.get(&run)?)?,
+                first_seen_us: host.first_seen_us,
+                last_up_us: host.last_up_us,
+                changed_at_us: host.changed_at_us,
+                changes_30d: host.changes_30d,
+            })
+        })
     }
 }
 
@@ -105,7 +193,7 @@ pub(super) fn host(
     let sql = format!("SELECT {} FROM ({LATEST_ROW})", HostRow::columns());
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query_and_then([key], HostRow::from_row)?;
-    Ok(rows.next().transpose()?.map(|(_, host)| host))
+    Ok(rows.next().transpose()?)
 }
 
 /// The pages of [`Reader::hosts`]. Between two of them nothing is open.
@@ -123,34 +211,56 @@ impl HostPages<'_> {
     ///
     /// # Errors
     /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
-    pub fn next_page(&mut self) -> Result<Vec<HostRow>, StoreError> {
-        if let Some(keys) = &mut self.sorted {
-            let keys: Vec<_> = keys.take(PAGE_ROWS).collect();
-            return self.reader.read(|connection| {
-                let hosts = keys.iter().map(|key| host(connection, key));
-                hosts.filter_map(Result::transpose).collect()
-            });
+    pub fn next_page(&mut self) -> Result<HostPage, StoreError> {
+        loop {
+            let keys = self.sorted.as_mut();
+            let keys: Option<Vec<_>> = keys.map(|keys| keys.take(PAGE_ROWS).collect());
+            let (last, page) = self.reader.read(|connection| {
+                if self.query.stored.is_none() {
+                    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+                }
+                let snapshot = connection.transaction()?;
+                let hosts = match &keys {
+                    Some(keys) => stored_hosts(&snapshot, keys)?,
+                    None => self.query.stored_page(&snapshot, &self.after)?,
+                };
+                let last = hosts.last().map(|host| host.key.clone());
+                Ok((last, HostPage::new(&snapshot, hosts)?))
+            })?;
+            let is_last = keys.map_or(last.is_none(), |keys| keys.is_empty());
+            if let Some(last) = last {
+                self.after = last;
+            }
+            // As an empty page is the end, one without a row is passed over.
+            if is_last || !page.is_empty() {
+                return Ok(page);
+            }
         }
-        let rows = self.reader.read(|connection| {
-            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-            self.query.read(
-                connection,
-                &HostRow::columns(),
-                PAGE_ROWS,
-                &self.after,
-                HostRow::from_row,
-            )
-        })?;
-        if let Some((key, _)) = rows.last() {
-            self.after = key.clone();
-        }
-        Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
+}
+
+/// The targets with these keys, in their order. Each is one search by key, in the order of the keys.
+fn stored_hosts(
+    connection: &Connection,
+    keys: &[TargetKey],
+) -> Result<Vec<StoredHost>, StoreError> {
+    let mut ascending: Vec<_> = (0..keys.len()).collect();
+    ascending.sort_unstable_by_key(|at| &keys[*at]);
+    let mut statement = connection.prepare(STORED_LATEST_ROW)?;
+    let mut hosts: Vec<_> = keys.iter().map(|_| None).collect();
+    for at in ascending {
+        hosts[at] = statement
+            .query_row([&keys[at]], StoredHost::from_row)
+            .optional()?;
+    }
+    Ok(hosts.into_iter().flatten().collect())
 }
 
 /// The statement of a page.
 #[derive(Debug)]
 struct HostQuery {
+    /// Without a look at `results`, if the filter needs none.
+    stored: Option<String>,
     statement: String,
     filter: FilterSql,
 }
@@ -163,29 +273,51 @@ impl HostQuery {
         let statuses = filter.rows.statuses.iter();
         let codes: Vec<_> = statuses.map(|status| status.code().to_string()).collect();
         let codes = (!codes.is_empty()).then(|| format!(" AND t.status IN ({})", codes.join(", ")));
-        let statement = [
-            LATEST_PAGE.to_owned(),
-            age.unwrap_or_default(),
-            codes.unwrap_or_default(),
-        ]
-        .concat();
+        let conditions = age.unwrap_or_default() + &codes.unwrap_or_default();
+        let rows = &filter.rows;
+        let is_stored =
+            rows.labels.is_empty() && rows.subnets.is_empty() && rows.condition.is_none();
         Self {
-            statement,
-            filter: filter.rows.sql(2),
+            stored: is_stored.then(|| format!("{STORED_LATEST_PAGE}{conditions}")),
+            statement: format!("{LATEST_PAGE}{conditions}"),
+            filter: rows.sql(2),
         }
     }
 
-    /// Some columns of the rows behind a key.
+    /// The targets behind a key.
+    fn stored_page(
+        &self,
+        connection: &Connection,
+        after: &TargetKey,
+    ) -> Result<Vec<StoredHost>, StoreError> {
+        let selected = self.select(StoredHost::COLUMNS, true);
+        self.read(
+            connection,
+            &selected,
+            PAGE_ROWS,
+            after,
+            StoredHost::from_row,
+        )
+    }
+
+    /// Some columns of the selected rows. `is_stored` says that they are those of [`STORED_LATEST_PAGE`].
+    fn select(&self, columns: &str, is_stored: bool) -> String {
+        match &self.stored {
+            Some(stored) if is_stored => format!("SELECT {columns} FROM ({stored})"),
+            _ => self.filter.select(columns, "latest", &self.statement),
+        }
+    }
+
+    /// The rows behind a key of what [`Self::select`] gives.
     fn read<T>(
         &self,
         connection: &Connection,
-        columns: &str,
+        selected: &str,
         rows: usize,
         after: &TargetKey,
         read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
         self.filter.prepare(connection)?;
-        let selected = self.filter.select(columns, "latest", &self.statement);
         let sql = format!("{selected} ORDER BY row_target LIMIT {rows}");
         let read_page = || {
             let mut statement = connection.prepare(&sql)?;
@@ -228,6 +360,7 @@ impl Reader {
         order: HostOrder,
     ) -> Result<Vec<TargetKey>, StoreError> {
         let columns = format!("row_target, {}", order.column());
+        let selected = query.select(&columns, order != HostOrder::Rtt);
         let read = |row: &Row<'_>| {
             let value: Option<f64> = row.get(1)?;
             let whole = value.map(|value| value.round() as i64);
@@ -238,7 +371,7 @@ impl Reader {
             let after = keys.last().map_or(TargetKey::FIRST, |(_, key)| key.clone());
             let page = self.read(|connection| {
                 connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-                query.read(connection, &columns, PAGE_KEYS, &after, read)
+                query.read(connection, &selected, PAGE_KEYS, &after, read)
             })?;
             if page.is_empty() {
                 break;

@@ -3,8 +3,8 @@
 use std::net::Ipv6Addr;
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{ReportFilter, ReportRow, Transport};
-use pingfleet_wire::{Status, Target};
+use pingfleet_store::{PlannedRun, Reader, ReportFilter, ReportRow, Transport};
+use pingfleet_wire::{Status, StatusKind, Target};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -40,24 +40,72 @@ fn an_export_has_the_values_of_the_view_in_the_same_order() -> Result<()> {
         }
         store.apply(Transport::Sweep, &[delivery(answer)])?;
     }
+    // Labels of some rows, and a clock that was far behind.
+    Connection::open(folder.path().join("fleet.db"))?.execute_batch(
+        "INSERT OR REPLACE INTO labels SELECT run, chunk, position, json_object('at', '' || position) FROM results
+            WHERE position % 7 = 3 OR chunk = 5;
+         UPDATE chunks SET started_at_us = -86400123456 WHERE chunk = 2;
+         UPDATE results SET rtt_min_ns = 1, rtt_max_ns = 123456789, rtt_stddev_ns = 77 WHERE position = 6;
+         UPDATE results SET status = 5, reason = 'stalled', address = NULL WHERE name IS NOT NULL AND position % 5 = 0",
+    )?;
     let wanted = report(&store, planned.run)?;
-    let times = Connection::open_in_memory()?;
-    let mut time =
-        times.prepare("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000.0, 'unixepoch')")?;
+    ensure!(wanted.iter().any(|row| row.probed_at.starts_with("1969-")));
     let reader = reader(&store)?;
-    let run_id = planned.run_id.to_string();
-    let mut pages = reader.export(planned.run, &ReportFilter::default());
-    let (mut found, mut page_count) = (Vec::new(), 0);
+    let condition = Some(reader.report_condition("sent >= 0")?);
+    let by_condition = ReportFilter {
+        condition,
+        ..ReportFilter::default()
+    };
+    let down_or_unknown = ReportFilter {
+        statuses: vec![StatusKind::Down, StatusKind::Unknown],
+        ..ReportFilter::default()
+    };
+    let labelled = ReportFilter {
+        labels: vec![("at".to_owned(), "10".to_owned())],
+        ..ReportFilter::default()
+    };
+    let is_down_or_unknown = |row: &&ReportRow| ["down", "unknown"].contains(&&*row.status);
+    let is_labelled = |row: &&ReportRow| row.labels.as_deref() == Some(r#"{"at":"10"}"#);
+    for (filter, wanted) in [
+        (ReportFilter::default(), wanted.clone()),
+        (by_condition, wanted.clone()),
+        (
+            down_or_unknown,
+            wanted.iter().filter(is_down_or_unknown).cloned().collect(),
+        ),
+        (
+            labelled,
+            wanted.iter().filter(is_labelled).cloned().collect(),
+        ),
+    ] {
+        let found = exported(&reader, &planned, &filter)?;
+        ensure!(!found.is_empty() && found.len() == wanted.len());
+        for (found, wanted) in found.iter().zip(&wanted) {
+            ensure!(found == wanted, "{found:?} is not {wanted:?}");
+        }
+    }
+    Ok(())
+}
+
+/// All rows of all pages.
+fn exported(
+    reader: &Reader,
+    planned: &PlannedRun,
+    filter: &ReportFilter,
+) -> Result<Vec<ReportRow>> {
+    let mut pages = reader.export(planned.run, filter);
+    let mut found = Vec::new();
     loop {
         let page = pages.next_page()?;
         if page.is_empty() {
-            break;
+            return Ok(found);
         }
-        page_count += 1;
         for row in page.rows() {
+            let mut probed_at = String::new();
+            row.write_probed_at(&mut probed_at)?;
             found.push(ReportRow {
                 run: planned.run,
-                run_id: run_id.clone(),
+                run_id: planned.run_id.to_string(),
                 target: row.target.to_owned(),
                 address: row.address.map(str::to_owned),
                 status: row.status.name().to_owned(),
@@ -68,18 +116,9 @@ fn an_export_has_the_values_of_the_view_in_the_same_order() -> Result<()> {
                 rtt_ms: row.rtt_ms(),
                 attempts: row.attempts,
                 worker: row.worker.map(str::to_owned),
-                probed_at: time.query_row([row.probed_at_ms], |row| row.get(0))?,
+                probed_at,
                 labels: row.labels.map(str::to_owned),
             });
         }
     }
-    ensure!(
-        page_count > 1 && found.len() == wanted.len(),
-        "{page_count}, {}",
-        found.len()
-    );
-    for (found, wanted) in found.iter().zip(&wanted) {
-        ensure!(found == wanted, "{found:?} is not {wanted:?}");
-    }
-    Ok(())
 }

@@ -1,12 +1,12 @@
 //! A target over all runs, and the newest row of each target, beside plain SQL.
 
-use std::net::Ipv4Addr;
+use std::{collections::HashMap, net::Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use pingfleet_store::{HostFilter, HostOrder, HostRow, Reader, ReportFilter};
 use pingfleet_testbed::GeneratedRuns;
 use pingfleet_wire::StatusKind;
-use rusqlite::Connection;
+use rusqlite::{Connection, types::Value};
 use tempfile::TempDir;
 
 const RUNS: i64 = 6;
@@ -37,7 +37,7 @@ fn listed(reader: &Reader, filter: &HostFilter, order: HostOrder) -> Result<Vec<
         if page.is_empty() {
             return Ok(hosts);
         }
-        hosts.extend(page);
+        hosts.extend(page.hosts());
     }
 }
 
@@ -267,6 +267,90 @@ fn hosts_are_the_rows_of_latest_in_the_wanted_order() -> Result<()> {
                 _ => (found.changed_at_us - expected.changed_at_us).abs() <= 1000,
             };
             ensure!(is_same, "{found:?} {expected:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A host as the view `latest` has it.
+fn as_in_the_view(connection: &Connection, host: &HostRow) -> Result<Vec<Value>> {
+    let text = |text: &Option<String>| text.clone().map_or(Value::Null, Value::Text);
+    let real = |number: Option<f64>| number.map_or(Value::Null, Value::Real);
+    let time = |us: Option<i64>| -> Result<Value> {
+        let sql = "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', ?1 / 1000000.0, 'unixepoch')";
+        Ok(connection
+            .prepare_cached(sql)?
+            .query_row([us], |row| row.get(0))?)
+    };
+    let row = &host.row;
+    let [min, avg, max, stddev] = row.rtt_ms.map(real);
+    Ok(vec![
+        row.run.into(),
+        row.run_id.clone().into(),
+        row.target.clone().into(),
+        text(&row.address),
+        row.status.clone().into(),
+        text(&row.reason),
+        row.sent.into(),
+        row.received.into(),
+        real(row.loss_pct),
+        min,
+        avg,
+        max,
+        stddev,
+        row.attempts.into(),
+        text(&row.worker),
+        row.probed_at.clone().into(),
+        text(&row.labels),
+        time(Some(host.first_seen_us))?,
+        time(host.last_up_us)?,
+        time(Some(host.changed_at_us))?,
+        host.changes_30d.into(),
+    ])
+}
+
+#[test]
+fn each_value_of_a_host_is_that_of_the_view_however_it_is_read() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    // The newest rows are those of two runs, and a clock was far behind.
+    connection.execute_batch(
+        "UPDATE latest_rows SET run = 5 WHERE chunk = 0;
+         UPDATE chunks SET started_at_us = -86400123456 WHERE chunk = 2;
+         UPDATE status_changes SET changed_at_us = changed_at_us + 1000 * (unixepoch() * 1000 - 1698796800000)",
+    )?;
+    let mut statement = connection.prepare("SELECT * FROM latest")?;
+    let columns = statement.column_count();
+    let rows = statement.query_map((), |row| (0..columns).map(|at| row.get(at)).collect());
+    let view: Vec<Vec<Value>> = rows?.collect::<Result<_, _>>()?;
+    let view: HashMap<_, _> = view
+        .iter()
+        .map(|row| (format!("{:?}", row[2]), row))
+        .collect();
+    let (labels, changes) = (columns - 5, columns - 1);
+    ensure!(
+        view.values()
+            .any(|row| row[labels] != Value::Null && row[changes] != Value::Integer(0))
+    );
+    let condition = Some(reader.latest_condition("sent >= 0")?);
+    let by_condition = HostFilter {
+        rows: ReportFilter {
+            condition,
+            ..ReportFilter::default()
+        },
+        ..HostFilter::default()
+    };
+    for (filter, order) in [
+        (HostFilter::default(), HostOrder::Target),
+        (HostFilter::default(), HostOrder::Changes),
+        (HostFilter::default(), HostOrder::Rtt),
+        (by_condition, HostOrder::Target),
+    ] {
+        let hosts = listed(&reader, &filter, order)?;
+        ensure!(hosts.len() == view.len());
+        for host in &hosts {
+            let found = as_in_the_view(&connection, host)?;
+            let expected = view.get(&format!("{:?}", found[2])).context("a target")?;
+            ensure!(found == **expected, "{found:?} is not {expected:?}");
         }
     }
     Ok(())

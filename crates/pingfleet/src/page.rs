@@ -1,4 +1,4 @@
-//! Writes the page of a run to a file.
+//! Writes a page to a file.
 
 use std::{
     io::{self, Write as _},
@@ -14,26 +14,34 @@ use crate::export::{Output, is_stdout, refuse_database};
 /// Files that are open: the database with its companions, the page, and the runtime's.
 const FILES: u64 = 24;
 
-/// Writes the page of a run to a file, which appears whole or not at all; `-` is standard output. `flags` are those of the
-/// commands that it names.
-pub(super) fn write(reader: Reader, run: i64, flags: &str, path: &Path) -> Result<(), Failure> {
+/// Writes the page that `draw` makes to a file, which appears whole or not at all; `-` is standard output. Returns what
+/// `draw` returns beside it.
+pub(crate) fn write<T>(
+    reader: Reader,
+    path: &Path,
+    draw: impl FnOnce(&Reader) -> Result<(String, T), PageError>,
+) -> Result<T, Failure> {
     refuse_database(path, reader.path())?;
     if is_stdout(path) {
         // Ctrl-C ends the program at once: nothing is left behind.
-        return write_to(&reader, run, flags, path);
+        return write_to(&reader, path, draw);
     }
     run_async(FILES, async {
         let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
         let reader = reader.interrupted_by(stop.token);
-        tokio::task::block_in_place(|| write_to(&reader, run, flags, path))
+        tokio::task::block_in_place(|| write_to(&reader, path, draw))
     })
 }
 
-fn write_to(reader: &Reader, run: i64, flags: &str, path: &Path) -> Result<(), Failure> {
+fn write_to<T>(
+    reader: &Reader,
+    path: &Path,
+    draw: impl FnOnce(&Reader) -> Result<(String, T), PageError>,
+) -> Result<T, Failure> {
     // It is opened before anything is read, so that a path that cannot be written is known at once.
     let mut output = Output::open(path)?;
-    let page = match pingfleet_report::page(reader, run, flags) {
-        Ok(page) => page,
+    let (page, drawn) = match draw(reader) {
+        Ok(drawn) => drawn,
         Err(PageError::Store(StoreError::Interrupted)) => {
             return Err(Failure::new(
                 Exit::Interrupted,
@@ -44,9 +52,10 @@ fn write_to(reader: &Reader, run: i64, flags: &str, path: &Path) -> Result<(), F
         Err(error @ PageError::Draw(_)) => return Err(Failure::system(&error)),
     };
     match output.write_all(page.as_bytes()) {
-        Ok(()) => output.finish(),
+        Ok(()) => output.finish()?,
         // The reader of a pipe has enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(output.failure(&error)),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => return Err(output.failure(&error)),
     }
+    Ok(drawn)
 }
