@@ -26,7 +26,7 @@ pub use key::{AnyKey, DefaultValue, Fixed, Flag, Key, Program, Unset};
 pub use layers::{Layers, SettingsError};
 pub use logging::{LogFormat, Verbosity};
 pub use probing::{ProbingArgs, ProbingSettings};
-pub use runtime::{FILES_FOR_PROBING, FILES_FOR_QUEUES, run_async};
+pub use runtime::{FILES_FOR_PROBING, FILES_FOR_QUEUES, open_files_limit, run_async};
 pub use shell::shell_word;
 pub use stop::Stop;
 pub use text::read_text;
