@@ -176,6 +176,27 @@ impl Writer {
     }
 }
 
+/// The writers that ever wrote to this database: at most one of each transport.
+pub(crate) fn writers(
+    connection: &Connection,
+) -> Result<Vec<(Transport, WriterLiveness)>, StoreError> {
+    let mut statement = connection.prepare(
+        "SELECT transport, seen_us, holder, taken, applied, duplicates, quarantined FROM writers",
+    )?;
+    let rows = statement.query_map((), |row| {
+        let writer = WriterLiveness {
+            seen_us: row.get(1)?,
+            holder: row.get(2)?,
+            taken: row.get(3)?,
+            applied: row.get(4)?,
+            duplicates: row.get(5)?,
+            quarantined: row.get(6)?,
+        };
+        Ok((row.get(0)?, writer))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// All known workers, by name.
 pub(crate) fn workers(connection: &Connection) -> Result<Vec<WorkerRow>, StoreError> {
     let now = now_us();

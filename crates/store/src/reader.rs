@@ -15,6 +15,8 @@ mod history;
 mod hosts;
 mod latest_counts;
 pub(crate) mod overview;
+mod pipeline;
+pub(crate) mod progress;
 pub(crate) mod report;
 mod row_order;
 mod target_key;
@@ -36,11 +38,13 @@ pub use self::{
     export::{ExportPage, ExportPages, ExportRow},
     filter::ReportFilter,
     history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
-    hosts::{HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS},
+    hosts::{HostFilter, HostOrder, HostPages, HostRow, LATEST_COLUMNS, NewestChange},
     overview::{
-        NotUp, RttBin, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
+        NotUp, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
         TargetHistory, TargetRtt, TimeBin,
     },
+    pipeline::{DeadChunk, DeadChunkList, QuarantineList, QuarantinedMessage},
+    progress::RunProgress,
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     row_order::RowOrder,
     verify::{Verification, VerifyFinding},
@@ -226,6 +230,7 @@ impl Reader {
             // The producer may have ended in order since the summary was read.
             let run = summary.run;
             let now = self.read(|connection| run_summary::summary(connection, run))?;
+            summary.window = None;
             if is_produced(&now) {
                 summary.state = RunState::Incomplete;
             } else {
