@@ -5,6 +5,7 @@
 //! result for another database is never acked.
 
 mod batch;
+pub mod page;
 mod session;
 mod settings;
 

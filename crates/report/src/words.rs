@@ -197,6 +197,16 @@ impl Clock {
             .to_string()
     }
 
+    /// A time in microseconds since 1970-01-01 UTC as RFC 3339, UTC.
+    #[must_use]
+    pub fn utc(micros: i64) -> String {
+        let time = Timestamp::from_microsecond(micros).ok();
+        time.map_or_else(
+            || "unknown time".to_owned(),
+            |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        )
+    }
+
     /// The time zone of this machine as its distance from UTC, such as `+01:00`.
     #[must_use]
     pub fn zone(&self) -> String {

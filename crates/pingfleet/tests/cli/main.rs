@@ -10,6 +10,7 @@ mod filters;
 mod help;
 mod html;
 mod linked;
+mod live;
 mod logging;
 mod machine;
 mod next_command;
