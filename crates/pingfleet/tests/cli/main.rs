@@ -27,3 +27,4 @@ mod screens;
 mod settings;
 mod sweeping;
 mod targets;
+mod workers;
