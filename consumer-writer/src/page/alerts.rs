@@ -2,10 +2,10 @@
 
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::{counted, grouped, length};
-use pingfleet_store::{RunState, WorkerRow};
+use pingfleet_store::{RunState, WorkerRow, WorkerState};
 use pingfleet_wire::StatusKind;
 
-use super::{facts::Facts, workers::WorkerState};
+use super::{facts::Facts, workers};
 use crate::WriterState;
 
 /// Lost workers that are named one by one.
@@ -49,7 +49,7 @@ pub(super) fn alerts(facts: &Facts) -> Vec<Alert> {
     }
     broker(facts, &mut alerts);
     writer(facts, &mut alerts);
-    workers(facts, &mut alerts);
+    lost_workers(facts, &mut alerts);
     messages(facts, &mut alerts);
     runs(facts, &mut alerts);
     alerts
@@ -100,12 +100,12 @@ fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
     }
 }
 
-fn workers(facts: &Facts, alerts: &mut Vec<Alert>) {
-    let state = |worker: &WorkerRow| WorkerState::of(worker, facts.listening);
+fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
+    let state = |worker: &WorkerRow| workers::state(worker, facts.listening);
     let lost: Vec<_> = facts
         .workers
         .iter()
-        .filter(|worker| state(worker) == WorkerState::Lost)
+        .filter(|worker| state(worker) == Some(WorkerState::Lost))
         .collect();
     for worker in lost.iter().take(MAX_LOST) {
         let chunks = match worker.in_hand {
@@ -135,9 +135,9 @@ fn workers(facts: &Facts, alerts: &mut Vec<Alert>) {
         ));
     }
     let heard = facts.workers.iter().any(|worker| {
-        matches!(
+        !matches!(
             state(worker),
-            WorkerState::Starting | WorkerState::Live | WorkerState::NotHeard
+            Some(WorkerState::Lost | WorkerState::Draining)
         )
     });
     let is_waiting = facts

@@ -1,10 +1,10 @@
 //! The JSON API, version 1. docs/live-page.md describes its fields.
 
 use pingfleet_report::json::run_fields;
-use pingfleet_store::{RunSummary, WorkerRow};
+use pingfleet_store::{RunSummary, WorkerRow, WorkerState};
 use serde_json::{Map, Value, json};
 
-use super::{facts::Facts, workers::WorkerState};
+use super::{facts::Facts, workers};
 
 /// The most runs in one answer.
 const MAX_RUNS: usize = 1000;
@@ -78,22 +78,16 @@ fn run(summary: &RunSummary) -> Value {
 }
 
 fn worker(row: &WorkerRow, facts: &Facts) -> Value {
-    let losses = row.local_losses;
-    let losses: Map<String, Value> = (0..)
-        .zip(losses.by_cause())
-        .map(|(bit, count)| {
-            (
-                pingfleet_wire::LocalLoss(1 << bit).to_string(),
-                json!(count),
-            )
-        })
+    let losses = row.local_losses.named();
+    let losses: Map<String, Value> = losses
+        .map(|(cause, count)| (cause.to_owned(), json!(count)))
         .collect();
-    let state = match WorkerState::of(row, facts.listening) {
-        WorkerState::Starting => "starting",
-        WorkerState::Live => "live",
-        WorkerState::Draining => "draining",
-        WorkerState::Lost => "lost",
-        WorkerState::NotHeard => "not_heard",
+    let state = match workers::state(row, facts.listening) {
+        Some(WorkerState::Starting) => "starting",
+        Some(WorkerState::Live) => "live",
+        Some(WorkerState::Draining) => "draining",
+        Some(WorkerState::Lost) => "lost",
+        None => "not_heard",
     };
     json!({
         "worker": row.worker,
@@ -104,7 +98,7 @@ fn worker(row: &WorkerRow, facts: &Facts) -> Value {
         "heartbeat_age_s": row.age.as_secs_f64(),
         "in_hand": row.in_hand,
         "oldest_in_hand_s": row.oldest_in_hand.map(|age| age.as_secs_f64()),
-        "requests_per_s": facts.rates.of(row),
+        "requests_per_s": row.requests_per_s,
         "requests": row.requests_sent,
         "replies": row.replies,
         "chunks_done": row.chunks_done,

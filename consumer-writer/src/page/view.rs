@@ -5,15 +5,17 @@ use pingfleet_report::{
     PageError,
     parts::{Rates, rough_times, rows_table, status_of, statuses_part},
     table::{Cell, Moment, StatusText, Table, number, text},
-    words::{Clock, counted, duration, grouped, length, millis, percent, three_digits},
+    words::{
+        Clock, counted, duration, grouped, length, loss_counts, millis, percent, three_digits,
+    },
 };
-use pingfleet_store::{RunState, RunSummary};
+use pingfleet_store::{RunState, RunSummary, WorkerState};
 
 use super::{
     alerts::{Alert, alerts},
     facts::Facts,
     rates::MAX_SINGLE_WORKERS,
-    workers::{WorkerState, losses},
+    workers,
 };
 
 /// The newest runs that are listed.
@@ -108,7 +110,7 @@ pub(super) fn fragments(facts: &Facts) -> (String, Vec<Fragment>) {
         fragment("subnets", "card", subnets(facts)),
         fragment("changes", "card s12", changes(facts, &clock)),
         fragment("not-up", "card s12", not_up(facts, &clock)),
-        fragment("workers", "card s12", workers(facts)),
+        fragment("workers", "card s12", worker_list(facts)),
         fragment("rates", "card chart s12", rates(facts)),
         fragment("pipeline", "card s12", pipeline(facts)),
         fragment("quarantine", "card", quarantine(facts, &clock)),
@@ -299,19 +301,18 @@ fn changes(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
     })
 }
 
-fn workers(facts: &Facts) -> Result<String, PageError> {
+fn worker_list(facts: &Facts) -> Result<String, PageError> {
     if facts.workers.is_empty() {
         return Ok(String::new());
     }
-    let states = facts
+    let states: Vec<_> = facts
         .workers
         .iter()
-        .map(|row| WorkerState::of(row, facts.listening));
-    let lost = states
-        .clone()
-        .filter(|state| *state == WorkerState::Lost)
-        .count();
-    let rows = facts.workers.iter().zip(states).map(|(row, state)| {
+        .map(|row| workers::state(row, facts.listening))
+        .collect();
+    let is_lost = |state: &&Option<WorkerState>| **state == Some(WorkerState::Lost);
+    let lost = states.iter().filter(is_lost).count();
+    let rows = facts.workers.iter().zip(&states).map(|(row, state)| {
         let seconds = |age: std::time::Duration| {
             Cell::Number(length(age.as_micros() as i64), age.as_secs_f64())
         };
@@ -320,14 +321,14 @@ fn workers(facts: &Facts) -> Result<String, PageError> {
             .map_or_else(|| Cell::measured(None), seconds);
         vec![
             Cell::Text(row.worker.clone()),
-            Cell::Status(state.text()),
+            Cell::Status(workers::text(*state)),
             seconds(row.age),
             Cell::count(row.in_hand),
             oldest,
-            Cell::measured(facts.rates.of(row)),
+            Cell::measured(row.requests_per_s),
             Cell::count(row.requests_sent),
             Cell::count(row.replies),
-            Cell::Text(losses(row)),
+            Cell::Text(loss_counts(&row.local_losses)),
             Cell::Text(row.group.clone()),
             Cell::Text(row.version.clone()),
         ]

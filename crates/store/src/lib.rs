@@ -41,7 +41,7 @@ pub use chunks::{
 pub use close::ClosedRun;
 pub use db::DatabaseThread;
 pub use error::StoreError;
-pub use liveness::{LiveWorkers, WorkerRow, WriterLiveness};
+pub use liveness::{Fleet, LiveWorkers, WorkerRow, WorkerState, WriterLiveness};
 pub use lock::FileLock;
 pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};

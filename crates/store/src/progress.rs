@@ -25,6 +25,9 @@ const MAX_TIME_BINS: usize = 240;
 /// How many targets that did not answer are listed.
 const MAX_LAST_NOT_UP: usize = 50;
 
+/// The stored value has a multiple of so many bytes.
+const STORED_STEP: usize = 512;
+
 /// Single addresses are shown as networks of these lengths, like those of a report.
 const V4_SUBNET: u8 = 24;
 const V6_SUBNET: u8 = 64;
@@ -94,8 +97,13 @@ impl StoredProgress {
         }
     }
 
+    /// Its length seldom changes: SQLite overwrites a value of the same length in its place.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        rmp_serde::to_vec(self).expect("a vector takes every byte and all lengths are known")
+        let mut bytes =
+            rmp_serde::to_vec(self).expect("a vector takes every byte and all lengths are known");
+        // Bytes behind the value are not read.
+        bytes.resize(bytes.len().next_multiple_of(STORED_STEP), 0);
+        bytes
     }
 
     /// Counts the targets of a batch that is committed so many microseconds after the start of the run.
@@ -138,6 +146,11 @@ impl StoredProgress {
         newest_first
             .map(|(chunk, position)| (i64::from(*chunk), i64::from(*position)))
             .collect()
+    }
+
+    /// The sum of the round-trip times of [`RunDetail::rtt`], in nanoseconds.
+    pub(crate) fn rtt_sum_ns(&self) -> i64 {
+        self.rtt.sum_ns()
     }
 
     /// What a page draws.

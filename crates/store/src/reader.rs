@@ -50,7 +50,7 @@ pub use self::{
     verify::{Verification, VerifyFinding},
 };
 use crate::{
-    FileLock, RunState, RunSummary, StoreError, WorkerRow, check,
+    FileLock, Fleet, RunState, RunSummary, StoreError, WorkerRow, check,
     header::{self, Access},
     liveness,
     reader::files::FileState,
@@ -213,12 +213,20 @@ impl Reader {
         self.read(|connection| check::quick_check(connection, &self.path))
     }
 
-    /// All known workers, by name.
+    /// The workers of [`Self::fleet`].
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
-        self.read(|connection| liveness::workers(connection))
+        Ok(self.fleet()?.workers)
+    }
+
+    /// All known workers. Reads the tables of workers and of their chunks in hand.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn fleet(&self) -> Result<Fleet, StoreError> {
+        self.read(|connection| liveness::fleet(connection))
     }
 
     /// A run whose producer was killed is incomplete at once. `run_summary` shows that only when the lease has expired.

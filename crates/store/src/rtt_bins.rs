@@ -24,33 +24,46 @@ pub struct RttBin {
 
 /// The number of targets in each bin. The first one has also what is shorter, the last one what is longer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RttCounts(Vec<i64>);
+pub(crate) struct RttCounts {
+    counts: Vec<i64>,
+    /// The sum of the round-trip times, in nanoseconds.
+    sum_ns: i64,
+}
 
 impl Default for RttCounts {
     fn default() -> Self {
-        Self(vec![0; EDGES_NS.len() + 1])
+        Self {
+            counts: vec![0; EDGES_NS.len() + 1],
+            sum_ns: 0,
+        }
     }
 }
 
 impl RttCounts {
     /// Counts a target.
     pub(crate) fn add(&mut self, mean_ns: i64) {
-        self.0[EDGES_NS.partition_point(|edge| *edge <= mean_ns)] += 1;
+        self.counts[EDGES_NS.partition_point(|edge| *edge <= mean_ns)] += 1;
+        self.sum_ns = self.sum_ns.saturating_add(mean_ns);
     }
 
     pub(crate) fn add_all(&mut self, other: &Self) {
-        for (count, more) in self.0.iter_mut().zip(&other.0) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
         }
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
     }
 
     /// Whether it has a count for each bin: not, if it was decoded from something else.
     pub(crate) fn is_whole(&self) -> bool {
-        self.0.len() == EDGES_NS.len() + 1
+        self.counts.len() == EDGES_NS.len() + 1
     }
 
     pub(crate) fn total(&self) -> i64 {
-        self.0.iter().sum()
+        self.counts.iter().sum()
+    }
+
+    pub(crate) fn sum_ns(&self) -> i64 {
+        self.sum_ns
     }
 
     /// The bins without the empty ones at both ends.
@@ -60,7 +73,7 @@ impl RttCounts {
         let ends = EDGES_NS.into_iter().chain([last_edge]);
         let bins: Vec<_> = starts
             .zip(ends)
-            .zip(&self.0)
+            .zip(&self.counts)
             .map(|((from_ns, to_ns), targets)| RttBin {
                 from_ns,
                 to_ns,

@@ -441,6 +441,12 @@ CREATE TABLE run_progress (
 ALTER TABLE runs ADD COLUMN publish_window INTEGER;
 ALTER TABLE runs ADD COLUMN chunks_in_window INTEGER;
 
+-- heartbeat_us: when the last heartbeat came; last_seen_us may be that of a later result. heartbeat_before_us,
+-- requests_before: the heartbeat before it, and requests_sent as of then.
+ALTER TABLE workers ADD COLUMN heartbeat_us INTEGER;
+ALTER TABLE workers ADD COLUMN heartbeat_before_us INTEGER;
+ALTER TABLE workers ADD COLUMN requests_before INTEGER;
+
 CREATE INDEX newest_changes ON status_changes (changed_at_us) WHERE new_status > 1;
 CREATE INDEX quarantine_reasons ON quarantine (queue, reason);
 CREATE INDEX dead_chunks ON chunks (run, settled_at_us) WHERE state = ",

@@ -203,9 +203,12 @@ fn names_of_workers_and_targets_are_text_on_the_page() -> Result<()> {
     let connection = Connection::open(dir.path("pingfleet.db"))?;
     connection.execute("UPDATE runs SET source = ?1", [HOSTILE])?;
     connection.execute(
-        "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, draining,
-             first_seen_us, last_seen_us)
-         VALUES (randomblob(16), ?1, 7, ?1, ?1, 1, 1, 0, 0, unixepoch() * 1000000)",
+        "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, first_seen_us,
+             last_seen_us, draining, chunks_done, targets_done, requests_sent, replies, lost_socket_drops,
+             lost_send_path, lost_stalled, lost_canary, lost_interrupted, lost_link_down, lost_no_route, lost_no_address,
+             lost_gateway_no_arp, lost_local_firewall, lost_rp_filter)
+         VALUES (randomblob(16), ?1, 7, ?1, ?1, 1, 1, 0, unixepoch() * 1000000,
+             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
         [HOSTILE],
     )?;
     let page = Live::writer(&dir, "log")?;

@@ -28,3 +28,4 @@ mod screens;
 mod settings;
 mod sweeping;
 mod targets;
+mod workers;

@@ -14,6 +14,9 @@ use crate::StatusCounts;
 /// Bits of a digit of a number in [`write_number`]; the bit behind them says that another digit follows.
 const DIGIT_BITS: u32 = 7;
 
+/// The bit behind those of the statuses: the cell is the next one of this length.
+const IS_NEXT: u8 = 1 << StatusKind::ALL.len();
+
 /// An address as a number.
 pub(super) trait AddressBits: Copy + Ord + Debug {
     /// Bits of an address.
@@ -163,21 +166,30 @@ impl<A: AddressBits> Cells<A> {
         total
     }
 
-    /// The length, and for each cell: its distance from the one before, which of the statuses it has, and their counts.
+    /// The length, and for each cell: which of the statuses it has and whether it follows the one before at once, otherwise
+    /// its distance from that, and the counts.
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(1 + 4 * self.cells.len());
+        let mut bytes = Vec::with_capacity(1 + 5 * self.cells.len());
         bytes.push(self.length);
         let shift = u32::from(A::BITS - self.length);
-        let number = |first: A| first.to_u128().checked_shr(shift).unwrap_or(0);
         let mut before = 0;
         for cell in &self.cells {
-            let number = number(cell.first);
-            write_number(&mut bytes, number - before);
+            let number = cell.first.to_u128().checked_shr(shift).unwrap_or(0);
+            let distance = number - before;
             before = number;
             let present = cell.counts.iter().enumerate();
-            bytes.push(present.fold(0, |bits, (at, count)| bits | u8::from(*count > 0) << at));
+            let present = present.fold(0, |bits, (at, count)| bits | u8::from(*count > 0) << at);
+            if distance == 1 {
+                bytes.push(present | IS_NEXT);
+            } else {
+                bytes.push(present);
+                if A::BITS > 64 {
+                    write_number(&mut bytes, (distance >> 64) as u64);
+                }
+                write_number(&mut bytes, distance as u64);
+            }
             for count in cell.counts.iter().filter(|count| **count > 0) {
-                write_number(&mut bytes, u128::from(*count));
+                write_number(&mut bytes, u64::from(*count));
             }
         }
         bytes
@@ -188,15 +200,23 @@ impl<A: AddressBits> Cells<A> {
         let shift = u32::from(A::BITS.checked_sub(length)?);
         let mut cells: Vec<Cell<A>> = Vec::with_capacity(bytes.len() / 3);
         let mut number = 0_u128;
-        while !rest.is_empty() {
-            number = number.checked_add(read_number(&mut rest)?)?;
+        while let Some((&bits, after)) = rest.split_first() {
+            rest = after;
+            let mut distance = 1;
+            if bits & IS_NEXT == 0 {
+                let high = if A::BITS > 64 {
+                    read_number(&mut rest)?
+                } else {
+                    0
+                };
+                distance = u128::from(high) << 64 | u128::from(read_number(&mut rest)?);
+            }
+            number = number.checked_add(distance)?;
             let first = number.checked_shl(shift).unwrap_or(0);
             if first.checked_shr(shift).unwrap_or(0) != number {
                 return None;
             }
             let first = A::from_u128(first)?;
-            let (&bits, after) = rest.split_first()?;
-            rest = after;
             let mut counts = [0; StatusKind::ALL.len()];
             for (at, count) in counts.iter_mut().enumerate() {
                 if bits >> at & 1 == 1 {
@@ -226,7 +246,7 @@ impl<'de, A: AddressBits> Deserialize<'de> for Cells<A> {
 }
 
 /// Appends a number, the low digits first (LEB128). Most take one byte.
-fn write_number(bytes: &mut Vec<u8>, mut number: u128) {
+fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >> DIGIT_BITS > 0 {
         bytes.push(number as u8 | 1 << DIGIT_BITS);
         number >>= DIGIT_BITS;
@@ -234,12 +254,12 @@ fn write_number(bytes: &mut Vec<u8>, mut number: u128) {
     bytes.push(number as u8);
 }
 
-fn read_number(rest: &mut &[u8]) -> Option<u128> {
+fn read_number(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for at in 0.. {
         let (&digit, after) = rest.split_first()?;
         *rest = after;
-        let value = u128::from(digit & !(1 << DIGIT_BITS));
+        let value = u64::from(digit & !(1 << DIGIT_BITS));
         let shifted = value.checked_shl(at * DIGIT_BITS)?;
         if shifted >> (at * DIGIT_BITS) != value {
             return None;

@@ -15,6 +15,8 @@ pub struct RunProgress {
     /// at which their results were stored, in at most 240 bins; the subnets are shorter than /24 and /64 when there are over
     /// 4,096 and 1,024; and the addresses are None for more than 4,096.
     pub detail: RunDetail,
+    /// The sum of the mean round-trip times of the targets in [`RunDetail::rtt`], in nanoseconds.
+    pub rtt_sum_ns: i64,
     /// The last targets that did not answer, the newest first, at most 50.
     pub last_not_up: Vec<ReportRow>,
 }
@@ -34,6 +36,7 @@ impl Reader {
             };
             Ok(Some(RunProgress {
                 last_not_up: rows_by_key(&snapshot, run, &progress.last_not_up())?,
+                rtt_sum_ns: progress.rtt_sum_ns(),
                 detail: progress.detail(),
             }))
         })

@@ -150,6 +150,7 @@ fn compare(store: &Writer, run: i64) -> Result<()> {
         ensure!(counted == Counted::default(), "no progress of {counted:?}");
         return Ok(());
     };
+    ensure!(progress.rtt_sum_ns == counted.rtt_ns.iter().sum::<i64>());
     counted.compare(&progress.detail, 24)?;
     let addresses = progress.detail.addresses.context("they are few")?;
     let v4 = counted
