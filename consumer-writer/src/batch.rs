@@ -5,6 +5,7 @@
 use pingfleet_broker::{Delivery, DeliveryTag, QueueKind, QueueName};
 use pingfleet_store::{DecodedDelivery, RawMessage};
 use pingfleet_wire::{Heartbeat, Message as _, ResultChunk, WorkChunk};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Deliveries of one batch, with the tags to ack after its commit.
@@ -12,6 +13,8 @@ use uuid::Uuid;
 pub(crate) struct Batch {
     pub(crate) incoming: Vec<DecodedDelivery>,
     pub(crate) rows: usize,
+    /// When the first delivery was received.
+    pub(crate) first_at: Option<Instant>,
     pub(crate) results: Vec<DeliveryTag>,
     pub(crate) dead: Vec<DeliveryTag>,
     pub(crate) heartbeats: Vec<DeliveryTag>,
@@ -52,6 +55,7 @@ impl Batch {
             return Err(addressed);
         }
         tags.push(tag);
+        self.first_at.get_or_insert_with(Instant::now);
         if let Some(incoming) = incoming {
             if let DecodedDelivery::Result { message, .. } = &incoming {
                 self.rows += message.outcomes.len();

@@ -5,10 +5,11 @@
 //! result for another database is never acked.
 
 mod batch;
+pub mod page;
 mod session;
 mod settings;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, QueueName, Sessions, open_session};
 use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
@@ -74,9 +75,11 @@ pub enum WriterError {
     },
 }
 
-/// What a writer did, published by [`run`] after each commit.
+/// What a writer did, published by [`run`] after each commit and each change of its state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriterSummary {
+    /// What it does now.
+    pub state: WriterState,
     /// Transactions committed with deliveries in them.
     pub batches: u64,
     /// Rows stored.
@@ -87,6 +90,106 @@ pub struct WriterSummary {
     pub duplicates: u64,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
+    /// The last of [`Self::batches`].
+    pub last_commit: LastCommit,
+    /// The times of all commits.
+    pub commit_times: CommitTimes,
+}
+
+/// The last commit of a writer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LastCommit {
+    /// Rows stored.
+    pub rows: u64,
+    /// From the first statement to the end of the commit, with what it waited for another program's lock.
+    pub duration: Duration,
+    /// How long the oldest delivery of the batch had waited at the end of the commit since the writer received it.
+    pub lag: Duration,
+}
+
+/// A histogram of the times of commits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CommitTimes {
+    /// How many commits took at most each of [`Self::BOUNDS`] and longer than the one before, and at the end those that took
+    /// longer than all.
+    pub counts: [u64; Self::BOUNDS.len() + 1],
+    /// The sum of their times.
+    pub sum: Duration,
+}
+
+impl CommitTimes {
+    /// The bounds of the histogram.
+    pub const BOUNDS: [Duration; 10] = [
+        Duration::from_millis(1),
+        Duration::from_micros(2500),
+        Duration::from_millis(5),
+        Duration::from_millis(10),
+        Duration::from_millis(25),
+        Duration::from_millis(50),
+        Duration::from_millis(100),
+        Duration::from_millis(250),
+        Duration::from_secs(1),
+        Duration::from_secs(10),
+    ];
+
+    fn add(&mut self, duration: Duration) {
+        self.counts[Self::BOUNDS.partition_point(|bound| *bound < duration)] += 1;
+        self.sum += duration;
+    }
+}
+
+/// What a writer does now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WriterState {
+    /// It has no session with the broker, and tries to get one.
+    #[default]
+    NoBroker,
+    /// Another writer consumes the results queue.
+    WaitingForOtherWriter,
+    /// A commit has taken over a second.
+    WaitingForDatabase,
+    /// It receives and commits.
+    Connected,
+}
+
+impl WriterState {
+    /// In words.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoBroker => "no broker",
+            Self::WaitingForOtherWriter => "waiting for the other writer",
+            Self::WaitingForDatabase => "waiting for the database",
+            Self::Connected => "connected",
+        }
+    }
+}
+
+/// Publishes the state, if it is another one than before.
+fn set_state(summary: &watch::Sender<WriterSummary>, state: WriterState) {
+    summary.send_if_modified(|summary| std::mem::replace(&mut summary.state, state) != state);
+}
+
+/// How long a commit may take before it counts as waiting.
+const WAITS_AFTER: Duration = Duration::from_secs(1);
+
+/// Awaits something of the database. Meanwhile the writer is [`WriterState::WaitingForDatabase`], if it takes long.
+/// Cancel-safe if that is.
+async fn watch_database<T>(
+    summary: &watch::Sender<WriterSummary>,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    let before = summary.borrow().state;
+    tokio::select! {
+        biased;
+        done = &mut work => return done,
+        () = tokio::time::sleep(WAITS_AFTER) => {}
+    }
+    set_state(summary, WriterState::WaitingForDatabase);
+    let done = work.await;
+    set_state(summary, before);
+    done
 }
 
 /// Drains the queues until `stop`, then commits and acks what it has in hand. Publishes on `summary` what it did so far.
@@ -122,10 +225,12 @@ async fn drain(
     stop: &CancellationToken,
 ) -> Result<(), WriterError> {
     // Consume nothing before a test commit has worked.
-    if !may_commit(db, stop).await? {
+    if !watch_database(summary, may_commit(db, stop)).await? {
         return Ok(());
     }
-    if settings.transport == Transport::Broker && !wait_for_the_other(broker, db, stop).await? {
+    if settings.transport == Transport::Broker
+        && !wait_for_the_other(broker, db, summary, stop).await?
+    {
         return Ok(());
     }
     session::note_writer_alive(db, settings.transport, stop).await?;
@@ -136,7 +241,10 @@ async fn drain(
         let Some(session) = sessions.open(None, stop, open).await? else {
             return Ok(());
         };
-        match session.run(summary, stop).await? {
+        set_state(summary, WriterState::Connected);
+        let ended = session.run(summary, stop).await;
+        set_state(summary, WriterState::NoBroker);
+        match ended? {
             SessionEnd::Stopped => return Ok(()),
             SessionEnd::Lost { error, unsettled } => {
                 sessions.lost(error, unsettled, "unsettled deliveries come again")?;
@@ -158,6 +266,7 @@ async fn may_commit(db: &DatabaseThread, stop: &CancellationToken) -> Result<boo
 async fn wait_for_the_other(
     broker: &dyn Broker,
     db: &DatabaseThread,
+    summary: &watch::Sender<WriterSummary>,
     stop: &CancellationToken,
 ) -> Result<bool, WriterError> {
     let mut seen: Option<Instant> = None;
@@ -170,8 +279,10 @@ async fn wait_for_the_other(
             return Ok(false);
         };
         if depth.consumers == 0 {
+            set_state(summary, WriterState::NoBroker);
             return Ok(true);
         }
+        set_state(summary, WriterState::WaitingForOtherWriter);
         let since = *seen.get_or_insert_with(|| {
             tracing::info!("another writer consumes the results queue; waiting for it to leave");
             Instant::now()

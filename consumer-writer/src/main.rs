@@ -3,14 +3,18 @@
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use consumer_writer::{WriterArgs, WriterError, WriterSettings};
-use pingfleet_broker::{RabbitBroker, RabbitConfig};
+use consumer_writer::{
+    WriterArgs, WriterError, WriterSettings, WriterSummary,
+    page::{self, DashboardSettings, PageSources},
+};
+use pingfleet_broker::{Broker, RabbitBroker, RabbitConfig};
 use pingfleet_settings::{
-    BrokerArgs, CommonArgs, DatabaseArgs, Exit, FILES_FOR_QUEUES, Failure, Stop, Verbosity,
-    main_with, run_async,
+    BrokerArgs, CommonArgs, DashboardKeys, DatabaseArgs, Exit, FILES_FOR_QUEUES, Failure, Flags,
+    Stop, Verbosity, main_with, run_async,
 };
 use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, Transport};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Drains the results of all workers into the database, until SIGTERM
 #[derive(Debug, Parser)]
@@ -20,11 +24,14 @@ use tokio::sync::watch;
 Examples:
   consumer-writer
   consumer-writer --db sweeps.db --batch-size 10000
+  consumer-writer --dashboard off
   PINGFLEET_BROKER__URL=amqp://master@10.0.0.5:5672/%2f consumer-writer"
 )]
 struct Arguments {
     #[command(flatten)]
     writer: WriterArgs,
+    #[command(flatten)]
+    dashboard: Flags<DashboardKeys>,
     #[command(flatten)]
     broker: BrokerArgs,
     #[command(flatten)]
@@ -42,22 +49,48 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "consumer-writer");
     let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
     let settings = arguments.writer.resolve(&mut layers, Transport::Broker);
+    layers.set_flags(&arguments.dashboard);
+    let dashboard = DashboardSettings::resolve(&mut layers);
     layers.finish()?;
-    run_async(FILES_FOR_QUEUES, write(&broker, &database, &settings))
+    let writing = write(&broker, &database, &settings, dashboard.as_ref());
+    run_async(FILES_FOR_QUEUES, writing)
 }
 
-/// Writes until the stop signal.
+/// Writes until the stop signal, and serves the live page meanwhile.
 async fn write(
     broker: &RabbitConfig,
     database: &DatabaseSettings,
     settings: &WriterSettings,
+    dashboard: Option<&DashboardSettings>,
 ) -> Result<Exit, Failure> {
     let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(broker)?);
+    let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::new(broker)?);
     let db = DatabaseThread::open(database.options(true, true)).await?;
     let _lock = FileLock::writer(db.path())?;
-    let ended =
-        consumer_writer::run(broker, &db, settings, watch::Sender::default(), stop.token).await;
+    let server = match dashboard {
+        Some(dashboard) => dashboard.bind().await?,
+        None => None,
+    };
+    let (summary, follow) = watch::channel(WriterSummary::default());
+    let sources = PageSources {
+        database: db.path().to_owned(),
+        broker: Arc::clone(&broker),
+        transport: settings.transport,
+        summary: follow,
+        flags: database.as_flags().to_owned(),
+    };
+    let page_stop = CancellationToken::new();
+    let page = async {
+        if let Some(server) = server {
+            page::serve(server, sources, page_stop.clone()).await;
+        }
+    };
+    let writing = async {
+        let ended = consumer_writer::run(broker, &db, settings, summary, stop.token).await;
+        page_stop.cancel();
+        ended
+    };
+    let (ended, ()) = tokio::join!(writing, page);
     let closed = db.close().await;
     ended.map_err(|error| match error {
         WriterError::Broker(error) => Failure::from(error),

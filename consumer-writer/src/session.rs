@@ -15,7 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{QUEUES, WriterError, WriterSettings, WriterSummary, batch::Batch};
+use crate::{
+    LastCommit, QUEUES, WriterError, WriterSettings, WriterSummary, batch::Batch, watch_database,
+};
 
 /// Prefetch of the results queue. It bounds the memory to 256 MiB with the largest messages. Usual ones take 5 MB.
 const RESULTS_PREFETCH: u16 = 256;
@@ -242,8 +244,17 @@ impl<'a> WriterSession<'a> {
         let batch = std::mem::take(&mut self.batch);
         let mut is_large_run_settled = false;
         if !batch.is_empty() {
-            let applied = commit(self.db, self.settings.transport, batch.incoming, stop).await?;
+            let began = Instant::now();
+            let commit = commit(self.db, self.settings.transport, batch.incoming, stop);
+            let applied = watch_database(summary, commit).await?;
+            let last_commit = LastCommit {
+                rows: applied.rows,
+                duration: began.elapsed(),
+                lag: batch.first_at.map_or(Duration::ZERO, |at| at.elapsed()),
+            };
             summary.send_modify(|summary| {
+                summary.last_commit = last_commit;
+                summary.commit_times.add(last_commit.duration);
                 summary.batches += 1;
                 summary.rows += applied.rows;
                 summary.applied += applied.applied;

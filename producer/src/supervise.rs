@@ -9,7 +9,7 @@ use std::{
 };
 
 use pingfleet_broker::{Broker, QueueName};
-use pingfleet_store::{DatabaseThread, RunState, RunSummary, Transport};
+use pingfleet_store::{DatabaseThread, RunState, RunSummary, Transport, WindowUse};
 use pingfleet_wire::{MAX_PREFETCH, timing::LEASE_RENEWAL_INTERVAL};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -232,8 +232,13 @@ impl<'a> Supervisor<'a> {
         }
         if self.lease_renewed.elapsed() >= LEASE_RENEWAL_INTERVAL {
             self.lease_renewed = Instant::now();
+            let sent = self.published.sent.load(Ordering::Relaxed);
+            let window = WindowUse {
+                size: self.window.size() as i64,
+                in_use: self.window.in_use(sent) as i64,
+            };
             self.db
-                .call_while_busy(move |store| store.renew_lease(run))
+                .call_while_busy(move |store| store.renew_lease(run, Some(window)))
                 .await?;
         }
         self.overdue.look().await?;

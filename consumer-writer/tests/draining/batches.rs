@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use consumer_writer::WriterSummary;
+use consumer_writer::{WriterState, WriterSummary};
 use pingfleet_broker::QueueName;
 use pingfleet_wire::{Message as _, Token};
 use uuid::Uuid;
@@ -96,22 +96,49 @@ async fn a_result_that_comes_again_is_counted_and_changes_nothing() -> Result<()
     rig.assert_complete()
 }
 
+/// Batches, rows, and the outcomes of deliveries.
+fn counts(summary: &WriterSummary) -> [u64; 5] {
+    [
+        summary.batches,
+        summary.rows,
+        summary.applied,
+        summary.duplicates,
+        summary.quarantined,
+    ]
+}
+
 #[tokio::test]
 async fn the_summary_is_published_after_each_commit_and_the_last_one_is_returned() -> Result<()> {
     let rig = Rig::new(3, 3)?;
     let mut writer = rig.start().await?;
-    assert_eq!(
-        *writer.summary.borrow_and_update(),
-        WriterSummary::default()
-    );
-    let mut expected = WriterSummary::default();
+    let connected = |summary: &WriterSummary| summary.state == WriterState::Connected;
+    let ready = within("a session", writer.summary.wait_for(connected)).await??;
+    let mut expected = *ready;
+    drop(ready);
+    assert_eq!(counts(&expected), [0; 5]);
     for chunk in 0..3 {
         rig.put_results([chunk]).await?;
         within("the next summary", writer.summary.changed()).await??;
-        expected.batches += 1;
-        expected.applied += 1;
-        expected.rows += 3;
-        assert_eq!(*writer.summary.borrow_and_update(), expected);
+        let summary = *writer.summary.borrow_and_update();
+        assert_eq!(
+            counts(&summary),
+            [
+                chunk as u64 + 1,
+                3 * (chunk as u64 + 1),
+                chunk as u64 + 1,
+                0,
+                0
+            ]
+        );
+        assert_eq!(summary.last_commit.rows, 3);
+        assert!(summary.last_commit.lag >= summary.last_commit.duration);
+        let times = summary.commit_times;
+        assert_eq!(times.counts.iter().sum::<u64>(), summary.batches);
+        assert_eq!(
+            times.sum,
+            expected.commit_times.sum + summary.last_commit.duration
+        );
+        expected = summary;
         // It was committed before.
         assert_eq!(
             rig.value::<i64>("SELECT count(*) FROM report")?,
@@ -119,6 +146,8 @@ async fn the_summary_is_published_after_each_commit_and_the_last_one_is_returned
         );
     }
     let last = writer.summary.clone();
+    // It has left the broker.
+    expected.state = WriterState::NoBroker;
     assert_eq!(writer.stop().await?, expected);
     assert_eq!(*last.borrow(), expected);
     rig.assert_complete()
@@ -157,14 +186,8 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
     rig.acked(QueueName::RESULTS, bad.len() + 1).await?;
     let summary = writer.stop().await?;
     assert_eq!(
-        summary,
-        WriterSummary {
-            batches: summary.batches,
-            rows: 3,
-            applied: 1,
-            duplicates: 0,
-            quarantined: bad.len() as u64,
-        }
+        counts(&summary),
+        [summary.batches, 3, 1, 0, bad.len() as u64]
     );
     let connection = rig.connection()?;
     for (body, reason) in &bad {

@@ -232,6 +232,15 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// # Errors
     /// Any [`BrokerError`].
     async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError>;
+
+    /// The broker's reason for taking no messages now, if it has one.
+    ///
+    /// # Errors
+    /// [`BrokerError::Forbidden`] when the user may not publish to `queue`, and any other [`BrokerError`].
+    async fn alarm(&self, queue: QueueName) -> Result<Option<String>, BrokerError> {
+        let _ = queue;
+        Ok(None)
+    }
 }
 
 /// A session for publishing. One task owns it.

@@ -152,6 +152,10 @@ impl fmt::Debug for RabbitBroker {
 
 #[async_trait]
 impl Broker for RabbitBroker {
+    async fn alarm(&self, queue: QueueName) -> Result<Option<String>, BrokerError> {
+        RabbitBroker::alarm(self, queue).await
+    }
+
     async fn ensure(&self, queues: &[QueueName]) -> Result<(), BrokerError> {
         let connection = RabbitConnection::open(&self.endpoint).await?;
         topology::ensure(&connection, queues).await?;

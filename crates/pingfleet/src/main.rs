@@ -19,6 +19,7 @@ mod retry;
 mod runs;
 mod sweep;
 mod verify;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,8 @@ enum Command {
     Hosts(hosts::HostsArgs),
     /// Show a target or a subnet over all runs
     History(history::HistoryArgs),
+    /// List the workers: which are live or lost, and what each does
+    Workers(workers::WorkersArgs),
     /// Prove that every target of a run has exactly one final state
     #[command(
         after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3\n  pingfleet verify --database"
@@ -115,6 +118,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Diff(args) => diff::diff(args, layers, quiet),
         Command::Hosts(args) => hosts::hosts(args, layers, quiet),
         Command::History(args) => history::history(args, layers, quiet),
+        Command::Workers(args) => workers::workers(args, layers, quiet),
         Command::Verify(args) => verify::verify(args, layers),
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)

@@ -1,14 +1,18 @@
 //! The three roles in one process over in-process queues. It composes their `run` functions and adds nothing.
 
 use std::{
-    io,
+    io::{self, Write as _},
     pin::{Pin, pin},
     sync::Arc,
 };
 
-use consumer_writer::{WriterArgs, WriterError};
+use consumer_writer::{
+    WriterArgs, WriterError, WriterSummary,
+    page::{self, DashboardSettings, PageSources},
+};
 use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::{Broker, MemoryBroker};
+use pingfleet_http::Server;
 use pingfleet_prober::{
     check_egress, default_prober, probe_threads::ProbeThreads, resolve::Resolver,
 };
@@ -61,6 +65,8 @@ pub(crate) struct Sweep<'a> {
     pub(crate) output: &'a OutputArgs,
     pub(crate) database: &'a DatabaseSettings,
     pub(crate) is_quiet: bool,
+    /// The live page, if there is to be one.
+    pub(crate) dashboard: Option<&'a DashboardSettings>,
 }
 
 /// Carries out the request, prints how it ended, and returns the exit code.
@@ -81,6 +87,20 @@ async fn run_and_conclude(request: RunRequest, sweep: &Sweep<'_>) -> Result<Exit
         ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), &roles.worker)
             .map_err(|error| Failure::system(&error))?;
     check_egress(sweep.probing).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let server = match sweep.dashboard {
+        Some(dashboard) => dashboard.bind().await?,
+        None => None,
+    };
+    if let Some(server) = &server
+        && !sweep.is_quiet
+    {
+        // If standard error is closed, nobody can read it.
+        drop(writeln!(
+            io::stderr(),
+            "live page: http://{}/",
+            server.address()
+        ));
+    }
     let db = DatabaseThread::open(database.options(true, true)).await?;
     let (mut produced, probed, written) = run_roles(
         request,
@@ -89,6 +109,7 @@ async fn run_and_conclude(request: RunRequest, sweep: &Sweep<'_>) -> Result<Exit
         probe_threads,
         &db,
         database,
+        server,
         &stop.token,
     )
     .await?;
@@ -121,6 +142,7 @@ async fn run_roles(
     probe_threads: ProbeThreads,
     db: &DatabaseThread,
     database: &DatabaseSettings,
+    server: Option<Server>,
     stop: &CancellationToken,
 ) -> Result<Outcomes, Failure> {
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
@@ -148,13 +170,29 @@ async fn run_roles(
         stops.writer.cancel();
         probed
     };
+    let (summary, follow) = watch::channel(WriterSummary::default());
+    let sources = PageSources {
+        database: db.path().to_owned(),
+        broker: Arc::clone(&broker),
+        transport: Transport::Sweep,
+        summary: follow,
+        flags: database.as_flags().to_owned(),
+    };
+    let page_stop = CancellationToken::new();
+    let page = async {
+        if let Some(server) = server {
+            page::serve(server, sources, page_stop.clone()).await;
+        }
+    };
     let writing = async {
         let queue = Arc::clone(&broker);
-        let written = write_rows(queue, &roles.writer, database, &stops.writer).await;
+        let written = write_rows(queue, &roles.writer, database, summary, &stops.writer).await;
+        page_stop.cancel();
         stops.producer.cancel();
         stops.worker.cancel();
         written
     };
+    let writing = async { tokio::join!(writing, page).0 };
     join(pin!(producing), pin!(probing), pin!(writing)).await
 }
 
@@ -191,17 +229,11 @@ async fn write_rows(
     broker: Arc<dyn Broker>,
     settings: &consumer_writer::WriterSettings,
     database: &DatabaseSettings,
+    summary: watch::Sender<WriterSummary>,
     stop: &CancellationToken,
 ) -> Result<consumer_writer::WriterSummary, WriterError> {
     let db = DatabaseThread::open(database.options(true, false)).await?;
-    let ended = consumer_writer::run(
-        broker,
-        &db,
-        settings,
-        watch::Sender::default(),
-        stop.clone(),
-    )
-    .await;
+    let ended = consumer_writer::run(broker, &db, settings, summary, stop.clone()).await;
     let closed = db.close().await;
     let summary = ended?;
     closed?;

@@ -93,6 +93,7 @@ pub(crate) fn continue_run(
         output: &args.output,
         database: &database,
         is_quiet: quiet,
+        dashboard: None,
     };
     match settings.transport {
         Transport::Sweep => one_process::run(request, &sweep),

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use pingfleet_report::json::run_fields;
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, printed};
-use pingfleet_store::{Reader, RunSummary};
+use pingfleet_store::Reader;
 use pingfleet_wire::StatusKind;
-use serde_json::{Value, json};
 
 use crate::report::{layout::escaped, table, write_json};
 
@@ -29,7 +29,7 @@ pub(crate) fn runs(args: &RunsArgs, reader: &Reader) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
     if args.json {
         for summary in &summaries {
-            printed(write_json(&mut out, fields(summary)))?;
+            printed(write_json(&mut out, run_fields(summary)))?;
         }
         return Ok(Exit::Complete);
     }
@@ -74,31 +74,4 @@ pub(crate) fn runs(args: &RunsArgs, reader: &Reader) -> Result<Exit, Failure> {
 fn to_the_second(time: &str) -> String {
     time.split_once('.')
         .map_or_else(|| time.to_owned(), |(second, _)| format!("{second}Z"))
-}
-
-fn fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
-    let counts = summary.counts.iter();
-    let pruned = summary.pruned.as_ref();
-    [
-        ("run", json!(summary.run)),
-        ("run_id", json!(summary.run_id.to_string())),
-        ("state", json!(summary.state.name())),
-        ("started_at", json!(summary.started_at)),
-        ("finished_at", json!(summary.finished_at)),
-        ("targets", json!(summary.targets)),
-        ("chunks", json!(summary.chunks)),
-        ("chunks_done", json!(summary.chunks_done)),
-        ("chunks_dead", json!(summary.chunks_dead)),
-    ]
-    .into_iter()
-    .chain(counts.map(|(status, count)| (status.name(), json!(count))))
-    .chain([
-        ("duplicates", json!(summary.duplicates)),
-        ("redelivered", json!(summary.redelivered)),
-        ("transport", json!(summary.transport.name())),
-        ("source", json!(summary.source)),
-        ("parent_run", json!(summary.parent_run)),
-        ("pruned_at", json!(pruned.map(|pruned| &pruned.pruned_at))),
-        ("archive", json!(pruned.map(|pruned| &pruned.archive))),
-    ])
 }

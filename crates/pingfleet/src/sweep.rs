@@ -1,8 +1,9 @@
 //! `sweep`: plans a run and does all of it in one process.
 
 use clap::Args;
+use consumer_writer::page::DashboardSettings;
 use pingfleet_prober::route;
-use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
+use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, keys};
 use pingfleet_store::{DatabaseSettings, Transport};
 use producer::{CheckRoute, OutputArgs, PlanArgs, ProducerSettings, RunRequest};
 
@@ -14,12 +15,16 @@ use crate::one_process::{self, Roles, Sweep};
 Examples:
   pingfleet sweep 10.0.0.0/24
   pingfleet sweep hosts.txt -c 3 --rate unlimited
-  pingfleet sweep 10.0.0.0/16 --exclude 10.0.7.0/24 -u")]
+  pingfleet sweep 10.0.0.0/16 --exclude 10.0.7.0/24 -u
+  pingfleet sweep 10.0.0.0/16 --dashboard")]
 pub(crate) struct SweepArgs {
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
     output: OutputArgs,
+    /// Show a live page in the browser while it runs [default address: 127.0.0.1:8787]
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true)]
+    dashboard: Option<Option<String>>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -35,6 +40,17 @@ pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result
     );
     let roles = Roles::resolve(&mut layers);
     let database = DatabaseSettings::resolve(&args.database, &mut layers);
+    let dashboard = args.dashboard.as_ref().and_then(|address| {
+        if let Some(address) = address {
+            layers.set(&keys::DASHBOARD_LISTEN, "--dashboard", address);
+        }
+        let found = DashboardSettings::resolve(&mut layers);
+        // The flag asks for it, also without an address.
+        found.map(|found| DashboardSettings {
+            is_asked: true,
+            ..found
+        })
+    });
     layers.finish()?;
     let check_route: CheckRoute =
         |address, interface| route::check_route(address.into(), interface);
@@ -52,6 +68,7 @@ pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result
             output: &args.output,
             database: &database,
             is_quiet: quiet,
+            dashboard: dashboard.as_ref(),
         },
     )
 }

@@ -346,6 +346,38 @@ fn short(value: f64) -> String {
     }
 }
 
+/// Rates over time, the newest at the right: a line for each series. The first is filled.
+pub(crate) fn rates(points: &[(f64, Vec<Option<f64>>)]) -> Result<String, ChartError> {
+    let (Some((start, _)), Some((end, last))) = (points.first(), points.last()) else {
+        return Ok(String::new());
+    };
+    let values = points.iter().flat_map(|(_, values)| values);
+    let y_ticks = steps(values.flatten().copied().fold(0.0, f64::max));
+    let length = (end - start).max(1.0);
+    let times = Axis {
+        range: -length..0.0,
+        ticks: steps_of_time(length).into_iter().map(|at| -at).collect(),
+        label: short,
+    };
+    svg(WHOLE, |area| {
+        let mut chart = axes(area, 12, times, Axis::up_to(y_ticks, whole))?;
+        for series in (0..last.len()).rev() {
+            let line = points.iter().filter_map(|(at, values)| {
+                let value = values.get(series).copied().flatten()?;
+                Some((at - end, value))
+            });
+            let line: Vec<_> = line.collect();
+            if series == 0 {
+                let filled = AreaSeries::new(line, 0.0, ACCENT.mix(0.15));
+                chart.draw_series(filled.border_style(ACCENT.stroke_width(2)))?;
+            } else {
+                chart.draw_series(DashedLineSeries::new(line, 6, 4, TICK.stroke_width(1)))?;
+            }
+        }
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

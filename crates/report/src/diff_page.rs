@@ -109,7 +109,7 @@ impl RunHead {
         Self {
             run: summary.run,
             state: StatusText {
-                name: summary.state.name(),
+                word: summary.state.name(),
                 ..StatusText::from(state_status(summary.state))
             },
             started: Moment::new(&summary.started_at, clock),
@@ -256,8 +256,8 @@ impl From<ChangeKind> for StatusText {
     fn from(kind: ChangeKind) -> Self {
         Self {
             sign: changes::sign(kind),
-            name: changes::title(kind),
-            class: match kind {
+            word: changes::title(kind),
+            name: match kind {
                 ChangeKind::StoppedAnswering => StatusKind::Down.name(),
                 ChangeKind::AnswersAgain => StatusKind::Up.name(),
                 ChangeKind::OtherStatus | ChangeKind::OtherAddress => StatusKind::Late.name(),

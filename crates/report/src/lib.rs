@@ -1,14 +1,17 @@
-//! What the report of a run says: in words, for the terminal and for a browser, and as one HTML page that needs no network.
+//! What the report of a run says: in words, for the terminal and for a browser, as one HTML page that needs no network, and
+//! as parts of a page that follows a run.
 
 pub mod changes;
 mod charts;
 mod diff_page;
+pub mod json;
 mod map;
 mod page;
+pub mod parts;
 mod picture;
 mod sections;
 pub mod sentences;
-mod table;
+pub mod table;
 pub mod words;
 
 use std::error::Error;

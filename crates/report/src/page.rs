@@ -4,7 +4,7 @@ use std::error::Error;
 
 use askama::Template;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use pingfleet_store::{ReportRow, RunDetail, RunOverview, RunState};
+use pingfleet_store::{ReportRow, RunDetail, RunOverview, RunState, RunSummary};
 use pingfleet_wire::StatusKind;
 use sha2::{Digest as _, Sha256};
 
@@ -67,13 +67,13 @@ struct Figure {
 }
 
 /// A part of the bar of all targets.
-struct StatusPart {
-    status: StatusText,
-    count: String,
-    share: String,
+pub(crate) struct StatusPart {
+    pub(crate) status: StatusText,
+    pub(crate) count: String,
+    pub(crate) share: String,
     /// Of a bar that is 1000 wide.
-    x: f64,
-    width: f64,
+    pub(crate) x: f64,
+    pub(crate) width: f64,
 }
 
 impl<'a> Page<'a> {
@@ -100,8 +100,8 @@ impl<'a> Page<'a> {
             settings: sentences::settings(overview),
             alerts: alerts(overview, &clock, flags),
             figures: figures(overview),
-            statuses: statuses(overview),
-            bar_text: bar_text(overview),
+            statuses: statuses(summary),
+            bar_text: bar_text(summary),
             to_do: (to_do > 0).then(|| grouped(to_do)),
             changes: sentences::changes(overview),
             charts: if has_rows {
@@ -127,8 +127,7 @@ impl<'a> Page<'a> {
 }
 
 /// What stands on the bar of all targets, for those who cannot see it.
-fn bar_text(overview: &RunOverview) -> String {
-    let summary = &overview.summary;
+pub(crate) fn bar_text(summary: &RunSummary) -> String {
     let counts = summary.counts.iter().filter(|(_, count)| *count > 0);
     let mut parts: Vec<_> = counts
         .map(|(status, count)| format!("{} {}", status.name(), grouped(count)))
@@ -236,8 +235,7 @@ fn figures(overview: &RunOverview) -> Vec<Figure> {
     figures
 }
 
-fn statuses(overview: &RunOverview) -> Vec<StatusPart> {
-    let summary = &overview.summary;
+pub(crate) fn statuses(summary: &RunSummary) -> Vec<StatusPart> {
     let settled = summary.settled();
     let mut x = 0.0;
     let mut parts = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use pingfleet_store::{NotUp, ReportRow, RunDetail, RunOverview, StatusCounts};
+use pingfleet_store::{NotUp, ReportRow, RunDetail, RunOverview, StatusCounts, TargetRtt};
 use pingfleet_wire::StatusKind;
 
 use crate::{
@@ -38,14 +38,7 @@ pub(crate) fn charts(
 ) -> Result<Vec<Chart>, Box<dyn Error + Send + Sync>> {
     let mut found = Vec::new();
     if let Some(rtt) = &overview.rtt {
-        found.push(Chart {
-            id: "histogram",
-            title: "Round-trip times",
-            unit: "mean of each target in milliseconds, logarithmic; targets per bar".to_owned(),
-            key: "",
-            svg: charts::histogram(&detail.rtt, rtt)?,
-            table: rtt_table(detail),
-        });
+        found.push(histogram(detail, rtt)?);
         found.push(Chart {
             id: "curve",
             title: "Answered within",
@@ -56,21 +49,44 @@ pub(crate) fn charts(
         });
     }
     if overview.summary.settled() > 0 {
-        let end = detail.timeline.last();
-        let end = end.map_or(0.0, |bin| bin.from_s + bin.length_s);
-        found.push(Chart {
-            id: "timeline",
-            title: "Answers over time",
-            unit: format!(
-                "targets per second, by when their probing began; {} since the start",
-                charts::time_unit(end).0
-            ),
-            key: "line: answered · dashes: not up",
-            svg: charts::timeline(&detail.timeline)?,
-            table: time_table(detail),
-        });
+        found.push(timeline(detail, "by when their probing began")?);
     }
     Ok(found)
+}
+
+/// The targets by their round-trip time.
+pub(crate) fn histogram(
+    detail: &RunDetail,
+    rtt: &TargetRtt,
+) -> Result<Chart, Box<dyn Error + Send + Sync>> {
+    Ok(Chart {
+        id: "histogram",
+        title: "Round-trip times",
+        unit: "mean of each target in milliseconds, logarithmic; targets per bar".to_owned(),
+        key: "",
+        svg: charts::histogram(&detail.rtt, rtt)?,
+        table: rtt_table(detail),
+    })
+}
+
+/// How many targets were settled over time. `when` says which time of a target counts.
+pub(crate) fn timeline(
+    detail: &RunDetail,
+    when: &str,
+) -> Result<Chart, Box<dyn Error + Send + Sync>> {
+    let end = detail.timeline.last();
+    let end = end.map_or(0.0, |bin| bin.from_s + bin.length_s);
+    Ok(Chart {
+        id: "timeline",
+        title: "Answers over time",
+        unit: format!(
+            "targets per second, {when}; {} since the start",
+            charts::time_unit(end).0
+        ),
+        key: "line: answered · dashes: not up",
+        svg: charts::timeline(&detail.timeline)?,
+        table: time_table(detail),
+    })
 }
 
 fn ms(nanos: i64) -> Cell {
@@ -115,18 +131,18 @@ fn curve_table(detail: &RunDetail) -> Table {
 fn time_table(detail: &RunDetail) -> Table {
     let row = |bin: &pingfleet_store::TimeBin| {
         vec![
-            Cell::Text(duration(bin.from_s)),
-            Cell::Text(duration(bin.length_s)),
+            Cell::Number(duration(bin.from_s), bin.from_s),
+            Cell::Number(duration(bin.length_s), bin.length_s),
             Cell::count(bin.answered),
             Cell::count(bin.not_up),
         ]
     };
     Table {
-        caption: "Targets by the time at which their probing began",
+        caption: "Targets over time",
         class: "",
         columns: vec![
-            text("after"),
-            text("for"),
+            number("after"),
+            number("for"),
             number("answered"),
             number("not up"),
         ],
@@ -292,9 +308,10 @@ pub(crate) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str) -> Opti
     })
 }
 
-const ROW_COLUMNS: [&str; 6] = ["target", "status", "reason", "labels", "worker", "probed"];
+pub(crate) const ROW_COLUMNS: [&str; 6] =
+    ["target", "status", "reason", "labels", "worker", "probed"];
 
-fn row_cells(row: &ReportRow, clock: &Clock) -> Vec<Cell> {
+pub(crate) fn row_cells(row: &ReportRow, clock: &Clock) -> Vec<Cell> {
     let target = match &row.address {
         Some(address) if *address != row.target => format!("{} ({address})", row.target),
         _ => row.target.clone(),

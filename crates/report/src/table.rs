@@ -6,24 +6,31 @@ use pingfleet_wire::StatusKind;
 use crate::words::{Clock, grouped, percent, sign, three_digits};
 
 /// A table with a heading for each column. Two classes of it are known to the page: `sortable` and `searchable`.
-#[derive(Debug, Template)]
+#[derive(Debug, Clone, Template)]
 #[template(path = "table.html")]
-pub(crate) struct Table {
+pub struct Table {
     /// What the table shows, for those who cannot see where it stands.
-    pub(crate) caption: &'static str,
-    pub(crate) class: &'static str,
-    pub(crate) columns: Vec<Column>,
-    pub(crate) rows: Vec<Vec<Cell>>,
+    pub caption: &'static str,
+    /// Its classes in the style sheet and for the script.
+    pub class: &'static str,
+    /// Its columns.
+    pub columns: Vec<Column>,
+    /// Its rows: a cell for each column.
+    pub rows: Vec<Vec<Cell>>,
 }
 
+/// A column of a table.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Column {
-    pub(crate) name: &'static str,
-    pub(crate) is_number: bool,
+pub struct Column {
+    /// Its heading.
+    pub name: &'static str,
+    /// Whether it has numbers, which are at the right.
+    pub is_number: bool,
 }
 
 /// A column of texts.
-pub(crate) const fn text(name: &'static str) -> Column {
+#[must_use]
+pub const fn text(name: &'static str) -> Column {
     Column {
         name,
         is_number: false,
@@ -31,7 +38,8 @@ pub(crate) const fn text(name: &'static str) -> Column {
 }
 
 /// A column of numbers.
-pub(crate) const fn number(name: &'static str) -> Column {
+#[must_use]
+pub const fn number(name: &'static str) -> Column {
     Column {
         name,
         is_number: true,
@@ -39,29 +47,39 @@ pub(crate) const fn number(name: &'static str) -> Column {
 }
 
 /// What stands in a cell.
-#[derive(Debug)]
-pub(crate) enum Cell {
+#[derive(Debug, Clone)]
+pub enum Cell {
+    /// A text.
     Text(String),
     /// An address or a name.
     Target(String),
     /// A number as it is shown, and the value by which it is sorted.
     Number(String, f64),
+    /// A status.
     Status(StatusText),
+    /// A time.
     Time(Moment),
+    /// A text, and the path on this server to which it leads.
+    Link(String, String),
 }
 
 impl Cell {
-    pub(crate) fn count(count: i64) -> Self {
+    /// A whole number.
+    #[must_use]
+    pub fn count(count: i64) -> Self {
         Self::Number(grouped(count), count as f64)
     }
 
-    pub(crate) fn percent(part: i64, whole: i64) -> Self {
+    /// A share in percent.
+    #[must_use]
+    pub fn percent(part: i64, whole: i64) -> Self {
         let share = part as f64 / whole.max(1) as f64;
         Self::Number(percent(part, whole), share)
     }
 
     /// A value with three digits; a dash for what was not measured.
-    pub(crate) fn measured(value: Option<f64>) -> Self {
+    #[must_use]
+    pub fn measured(value: Option<f64>) -> Self {
         value.map_or_else(
             || Self::Number("–".to_owned(), -1.0),
             |value| Self::Number(three_digits(value), value),
@@ -71,10 +89,13 @@ impl Cell {
 
 /// A status, or a kind of change, with its sign and its class in the style sheet.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct StatusText {
-    pub(crate) sign: &'static str,
-    pub(crate) name: &'static str,
-    pub(crate) class: &'static str,
+pub struct StatusText {
+    /// Its sign.
+    pub sign: &'static str,
+    /// Its class in the style sheet: of a status, its name.
+    pub name: &'static str,
+    /// What is written: the name, or the word for a state that has the colour of this status.
+    pub word: &'static str,
 }
 
 impl From<StatusKind> for StatusText {
@@ -82,21 +103,24 @@ impl From<StatusKind> for StatusText {
         Self {
             sign: sign(status),
             name: status.name(),
-            class: status.name(),
+            word: status.name(),
         }
     }
 }
 
 /// A time in the time zone of this machine, and in UTC.
-#[derive(Debug)]
-pub(crate) struct Moment {
-    pub(crate) local: String,
-    pub(crate) utc: String,
+#[derive(Debug, Clone)]
+pub struct Moment {
+    /// Date and clock.
+    pub local: String,
+    /// RFC 3339.
+    pub utc: String,
 }
 
 impl Moment {
     /// Of a time in RFC 3339, UTC.
-    pub(crate) fn new(utc: &str, clock: &Clock) -> Self {
+    #[must_use]
+    pub fn new(utc: &str, clock: &Clock) -> Self {
         Self {
             local: clock.full(utc),
             utc: utc.to_owned(),

@@ -1,7 +1,9 @@
 //! Numbers, times and reasons as a person reads them. No I/O.
 
+use std::cmp::Reverse;
+
 use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
-use pingfleet_wire::StatusKind;
+use pingfleet_wire::{LocalLossCounts, StatusKind};
 
 /// The sign of a status, which stands before its name.
 #[must_use]
@@ -197,6 +199,16 @@ impl Clock {
             .to_string()
     }
 
+    /// A time in microseconds since 1970-01-01 UTC as RFC 3339, UTC.
+    #[must_use]
+    pub fn utc(micros: i64) -> String {
+        let time = Timestamp::from_microsecond(micros).ok();
+        time.map_or_else(
+            || "unknown time".to_owned(),
+            |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        )
+    }
+
     /// The time zone of this machine as its distance from UTC, such as `+01:00`.
     #[must_use]
     pub fn zone(&self) -> String {
@@ -295,6 +307,23 @@ pub fn local_losses(reason: &str) -> String {
     causes.collect::<Vec<_>>().join(", ")
 }
 
+/// What a worker may have lost on its machine, in words, the most frequent cause first: "12 receive buffer full, 1 stalled".
+#[must_use]
+pub fn loss_counts(counts: &LocalLossCounts) -> String {
+    let mut causes: Vec<_> = counts.named().filter(|(_, count)| *count > 0).collect();
+    causes.sort_by_key(|(_, count)| Reverse(*count));
+    let causes = causes.into_iter().map(|(name, count)| {
+        let cause = match name {
+            "stalled" => "stalled".to_owned(),
+            "gateway_no_arp" => "gateway without ARP".to_owned(),
+            "rp_filter" => "reverse path filter".to_owned(),
+            name => local_losses(name).replace('_', " "),
+        };
+        format!("{} {cause}", grouped(count.min(i64::MAX as u64) as i64))
+    });
+    causes.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,6 +346,21 @@ mod tests {
             ["-1,000", "-100", "7"],
             [-1000, -100, 7].map(grouped).each_ref().map(String::as_str)
         );
+    }
+
+    #[test]
+    fn losses_are_in_words_the_most_frequent_first() {
+        let counts = LocalLossCounts {
+            socket_drops: 1200,
+            stalled: 1,
+            link_down: 2,
+            ..LocalLossCounts::default()
+        };
+        assert_eq!(
+            loss_counts(&counts),
+            "1,200 receive buffer full, 2 link down, 1 stalled"
+        );
+        assert_eq!(loss_counts(&LocalLossCounts::default()), "");
     }
 
     #[test]

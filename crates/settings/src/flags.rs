@@ -41,6 +41,14 @@ impl KeyGroup for WriterKeys {
     const KEYS: &'static [&'static dyn AnyKey] = keys::WRITER;
 }
 
+/// The flags of the live page.
+#[derive(Debug, Clone)]
+pub struct DashboardKeys;
+
+impl KeyGroup for DashboardKeys {
+    const KEYS: &'static [&'static dyn AnyKey] = keys::DASHBOARD;
+}
+
 /// The flags of a program that uses a broker.
 #[derive(Debug, Clone)]
 pub struct BrokerKeys;

@@ -4,7 +4,7 @@
 //! One settings file serves all programs, so each program knows all names.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     num::{NonZeroU8, NonZeroU16, NonZeroUsize},
     path::PathBuf,
     time::Duration,
@@ -195,6 +195,37 @@ pub static WRITER_BATCH_INTERVAL: Key<Duration> = Key {
     },
 };
 
+/// The address of the live page.
+pub static DASHBOARD_LISTEN: Key<Option<SocketAddr>, Unset> = Key {
+    name: "dashboard.listen",
+    flag: Some(Flag::new("dashboard", "ADDRESS")),
+    default: Unset(Some("127.0.0.1:8787")),
+    help: "Address and port of the live page, or off",
+    programs: WRITER_PROGRAMS,
+    parse: values::listen_address,
+};
+
+/// A file with the token of the live page.
+pub static DASHBOARD_TOKEN_FILE: Key<PathBuf, Unset> = Key {
+    name: "dashboard.token_file",
+    flag: None,
+    default: Unset(None),
+    help: "File whose first line is the token that visitors of the live page need. Without it the address must be a \
+           loopback one",
+    programs: WRITER_PROGRAMS,
+    parse: values::path,
+};
+
+/// A name under which browsers may open the live page.
+pub static DASHBOARD_NAME: Key<String, Unset> = Key {
+    name: "dashboard.name",
+    flag: None,
+    default: Unset(None),
+    help: "Host name under which browsers may open the live page, besides addresses and localhost",
+    programs: WRITER_PROGRAMS,
+    parse: values::host_name,
+};
+
 /// Requests to each target.
 pub static PROBING_COUNT: Key<u16> = Key {
     name: "probing.count",
@@ -365,6 +396,9 @@ pub const WORKER: &[&dyn AnyKey] = &[
 /// The writer's keys.
 pub const WRITER: &[&dyn AnyKey] = &[&WRITER_BATCH_SIZE, &WRITER_BATCH_INTERVAL];
 
+/// The keys of the live page.
+pub const DASHBOARD: &[&dyn AnyKey] = &[&DASHBOARD_LISTEN, &DASHBOARD_TOKEN_FILE, &DASHBOARD_NAME];
+
 /// The keys of probing.
 pub const PROBING: &[&dyn AnyKey] = &[
     &PROBING_COUNT,
@@ -384,7 +418,7 @@ pub const PROBING: &[&dyn AnyKey] = &[
 
 /// All keys, section by section.
 pub fn all() -> impl Iterator<Item = &'static dyn AnyKey> {
-    [BROKER, STORE, LOG, WORKER, WRITER, PROBING]
+    [BROKER, STORE, LOG, WORKER, WRITER, DASHBOARD, PROBING]
         .into_iter()
         .flatten()
         .copied()
@@ -418,8 +452,8 @@ mod tests {
             // `pingfleet` has no flags for the worker and the writer.
             let offered = all().filter(|key| {
                 let section = key.name().split('.').next();
-                let is_hidden =
-                    *program == Program::Pingfleet && matches!(section, Some("worker" | "writer"));
+                let is_hidden = *program == Program::Pingfleet
+                    && matches!(section, Some("worker" | "writer" | "dashboard"));
                 key.programs().contains(program) && !is_hidden
             });
             let flags: Vec<_> = offered.filter_map(AnyKey::flag).collect();
@@ -433,7 +467,12 @@ mod tests {
         for key in all() {
             let wrong = match key.name() {
                 // Any text is a valid value.
-                "broker.url" | "broker.password" | "broker.password_file" => continue,
+                "broker.url"
+                | "broker.password"
+                | "broker.password_file"
+                | "dashboard.token_file" => {
+                    continue;
+                }
                 "store.path" => "file:fleet.db",
                 "broker.prefix" => "amq.x",
                 "worker.name" | "probing.interface" => "",

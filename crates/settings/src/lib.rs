@@ -21,12 +21,12 @@ mod values;
 
 pub use args::{CommonArgs, DatabaseArgs};
 pub use exit::{Exit, Failure, OPEN_FILES_ADVICE, main_with, printed};
-pub use flags::{BrokerArgs, Flags, KeyGroup, ProbingKeys, WorkerKeys, WriterKeys};
+pub use flags::{BrokerArgs, DashboardKeys, Flags, KeyGroup, ProbingKeys, WorkerKeys, WriterKeys};
 pub use key::{AnyKey, DefaultValue, Fixed, Flag, Key, Program, Unset};
 pub use layers::{Layers, SettingsError};
 pub use logging::{LogFormat, Verbosity};
 pub use probing::{ProbingArgs, ProbingSettings};
-pub use runtime::{FILES_FOR_PROBING, FILES_FOR_QUEUES, run_async};
+pub use runtime::{FILES_FOR_PROBING, FILES_FOR_QUEUES, open_files_limit, run_async};
 pub use shell::shell_word;
 pub use stop::Stop;
 pub use text::read_text;

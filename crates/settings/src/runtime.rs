@@ -38,17 +38,25 @@ pub fn run_async<T>(
     ended
 }
 
+/// How many files this process may have open; none if there is no limit, or no such limit on this system.
+#[must_use]
+pub fn open_files_limit() -> Option<u64> {
+    #[cfg(unix)]
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    let limit = None;
+    limit
+}
+
 /// Checks whether this process may have `needed` files open.
 ///
 /// # Errors
 /// A [`Failure`] that names the limit and the command that raises it.
 #[cfg(unix)]
 fn check_open_files(needed: u64) -> Result<(), Failure> {
-    use rustix::process::{Resource, getrlimit};
-
     use crate::Exit;
 
-    let Some(limit) = getrlimit(Resource::Nofile).current else {
+    let Some(limit) = open_files_limit() else {
         return Ok(());
     };
     let inherited = inherited_files();

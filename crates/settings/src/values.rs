@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
@@ -108,6 +108,31 @@ pub(crate) fn source_address(text: &str) -> Result<IpAddr, String> {
     }
 }
 
+/// Parses an address to listen on with its port, or `off`.
+pub(crate) fn listen_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text.trim() {
+        "off" => Ok(None),
+        other => other.parse().map(Some).map_err(|_| {
+            format!("{text:?} is neither an address with a port, such as 127.0.0.1:8787, nor off")
+        }),
+    }
+}
+
+/// Parses the name of a host (RFC 1123, section 2.1).
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
+    let is_plain = |part: &str| {
+        let mut bytes = part.bytes();
+        !part.is_empty()
+            && part.len() <= 63
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if text.len() <= 253 && text.split('.').all(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not the name of a host"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +145,19 @@ mod tests {
         for bad in ["5", "0", "", "1 banana", "-1s", "nans", "infs", "2h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_has_a_port() {
+        assert_eq!(listen_address("off"), Ok(None));
+        assert_eq!(
+            listen_address("127.0.0.1:8787"),
+            Ok(Some(([127, 0, 0, 1], 8787).into()))
+        );
+        for bad in ["", "on", "127.0.0.1", "8787", "localhost:8787", ":8787"] {
+            assert!(listen_address(bad).is_err(), "{bad}");
+        }
+        assert!(host_name("fleet.example").is_ok() && host_name("a b").is_err());
     }
 
     #[test]

@@ -4,8 +4,12 @@
 //! Invariants: all rows of a chunk come from one result, the first one. The caller acks nothing before `apply` returned.
 
 mod dead_letters;
+mod progress;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use pingfleet_wire::{
     Heartbeat, Message as _, Outcome, ResultChunk, Rtt, StatusKind, Target, WorkChunk,
@@ -19,6 +23,7 @@ use crate::{
     chunk_state::chunk_state,
     close::{self, CloseOutcome},
     liveness, now_us,
+    progress::SettledTargets,
 };
 
 /// How many bytes of a quarantined message are kept.
@@ -156,6 +161,7 @@ struct CounterChanges {
     newly_dead: Option<(Uuid, u64)>,
     duplicates: i64,
     redelivered: i64,
+    settled: SettledTargets,
 }
 
 /// A chunk of the plan with its state.
@@ -269,8 +275,12 @@ impl<'a> BatchWriter<'a> {
             self.settled_round = self.settled_round.max(planned.published_round);
         }
         changes.done.push(message.key.chunk);
-        for outcome in &message.outcomes {
+        for (position, (target, outcome)) in (0..).zip(work.targets.iter().zip(&message.outcomes)) {
             changes.counts.add(outcome.status.kind());
+            let key = (message.key.chunk, position);
+            changes
+                .settled
+                .add(key, probed_address(target, outcome), outcome);
         }
         for (position, (target, outcome)) in work.targets.iter().zip(&message.outcomes).enumerate()
         {
@@ -305,9 +315,9 @@ impl<'a> BatchWriter<'a> {
         target: &Target,
         outcome: &Outcome,
     ) -> Result<(), StoreError> {
-        let (name, address) = match target {
-            Target::Address(address) => (None, Some(*address)),
-            Target::Text(text) => (Some(text.as_str()), outcome.address),
+        let name = match target {
+            Target::Address(_) => None,
+            Target::Text(text) => Some(text.as_str()),
         };
         // The decoder limits the times of a message, so nothing is cut off.
         let signed = |value: u64| value.min(i64::MAX as u64) as i64;
@@ -326,7 +336,7 @@ impl<'a> BatchWriter<'a> {
             outcome.received,
             outcome.attempts,
             signed(outcome.probed_after_us),
-            address.map(stored_address),
+            probed_address(target, outcome).map(stored_address),
             rtt.map(|rtt| signed(rtt.avg_ns)),
             unless_mean(|rtt| rtt.min_ns),
             unless_mean(|rtt| rtt.max_ns),
@@ -427,6 +437,10 @@ impl<'a> BatchWriter<'a> {
                     chunks,
                 });
             }
+            if !changes.done.is_empty() {
+                let done = changes.done.len();
+                progress::count(self.transaction, run, changes.settled, done, self.now)?;
+            }
             if !changes.done.is_empty() || changes.dead != 0 {
                 match close::after(self.transaction, run, &changes.done, self.now)? {
                     CloseOutcome::Open => {}
@@ -454,6 +468,14 @@ impl<'a> BatchWriter<'a> {
                 self.settled_round,
             ))?;
         Ok(self.report)
+    }
+}
+
+/// The address that was probed: of a name, the one that it was resolved to.
+fn probed_address(target: &Target, outcome: &Outcome) -> Option<IpAddr> {
+    match target {
+        Target::Address(address) => Some(*address),
+        Target::Text(_) => outcome.address,
     }
 }
 

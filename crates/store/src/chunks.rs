@@ -260,7 +260,8 @@ impl Writer {
         let now = now_us();
         self.write(|transaction| {
             let open = transaction.execute(
-                "UPDATE runs SET lease_renewed_us = ?2 WHERE run = ?1 AND state = 'running'",
+                "UPDATE runs SET lease_renewed_us = ?2, publish_window = NULL, chunks_in_window = NULL
+                 WHERE run = ?1 AND state = 'running'",
                 (run, now),
             )? > 0;
             if open && republish == Republish::All {

@@ -116,6 +116,14 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// The counters of a run are damaged.
+    #[error("the progress of run {run} cannot be read: {reason}")]
+    BadProgress {
+        /// The run's number.
+        run: i64,
+        /// What is wrong.
+        reason: String,
+    },
     /// SQLite failed.
     #[error("database: {0}")]
     Sqlite(#[from] rusqlite::Error),

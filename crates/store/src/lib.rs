@@ -20,9 +20,11 @@ mod lock;
 mod open;
 mod plan;
 mod planned_probing;
+mod progress;
 mod prune;
 mod reader;
 mod retry;
+mod rtt_bins;
 mod run_lookup;
 mod run_summary;
 mod runs;
@@ -39,23 +41,24 @@ pub use chunks::{
 pub use close::ClosedRun;
 pub use db::DatabaseThread;
 pub use error::StoreError;
-pub use liveness::{LiveWorkers, WorkerRow, WriterLiveness};
+pub use liveness::{Fleet, LiveWorkers, WorkerRow, WorkerState, WriterLiveness};
 pub use lock::FileLock;
 pub use open::{Durability, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
 pub use prune::{PrunedRun, RemovedRows};
 pub use reader::{
-    ChangeKind, Condition, DiffLimits, ExportPage, ExportPages, ExportRow, FoundTarget, HostFilter,
-    HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS, NotUp, REPORT_COLUMNS, Reader,
-    ReportFilter, ReportPages, ReportRow, RowOrder, RttBin, RunChanges, RunDetail, RunDiff,
-    RunOverview, RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetRuns, SubnetStatuses,
-    TargetChange, TargetHistory, TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding,
-    WholeSubnet,
+    ChangeKind, Condition, DeadChunk, DeadChunkList, DiffLimits, ExportPage, ExportPages,
+    ExportRow, FoundTarget, HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS,
+    NewestChange, NotUp, QuarantineList, QuarantinedMessage, REPORT_COLUMNS, Reader, ReportFilter,
+    ReportPages, ReportRow, RowOrder, RunChanges, RunDetail, RunDiff, RunOverview, RunProgress,
+    RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetRuns, SubnetStatuses, TargetChange,
+    TargetHistory, TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet,
 };
 pub use retry::EarlierTarget;
+pub use rtt_bins::RttBin;
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
-pub use runs::run_span;
+pub use runs::{WindowUse, run_span};
 pub use settings::DatabaseSettings;
 
 // The tests in `src` use the sample plans of `tests/store`, which import the crate by its public name.

@@ -2,13 +2,20 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use pingfleet_wire::{ChunkInHand, Heartbeat, LocalLossCounts, timing::WORKER_TIMEOUT};
+use pingfleet_wire::{
+    ChunkInHand, Heartbeat, LocalLossCounts,
+    timing::{WORKER_TIMEOUT, WRITER_TIMEOUT},
+};
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use uuid::Uuid;
 
 use crate::{StoreError, Transport, Writer, now_us};
 
 /// A worker that was last seen longer ago than this is deleted. Each restart of a worker is a new row.
 const WORKER_FORGOTTEN_AFTER: Duration = Duration::from_hours(7 * 24);
+
+/// A worker that was first seen less than this ago and has settled nothing is starting.
+const STARTING_FOR: Duration = Duration::from_secs(10);
 
 /// The writer of one transport, when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +43,62 @@ pub struct LiveWorkers {
     pub prefetch: i64,
 }
 
+/// What a worker does. In the order in which workers are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WorkerState {
+    /// Nothing was heard of it for [`WORKER_TIMEOUT`]. Its chunks go to other workers.
+    Lost,
+    /// It probes, or waits for chunks.
+    Live,
+    /// It was first seen less than 10 s ago, and has settled nothing yet.
+    Starting,
+    /// It stops: it finishes what it has in hand, and takes nothing new.
+    Draining,
+}
+
+impl WorkerState {
+    /// The word for it. What needs attention is in capitals.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Lost => "LOST",
+            Self::Live => "live",
+            Self::Starting => "starting",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// The sign before the word.
+    #[must_use]
+    pub fn sign(self) -> &'static str {
+        match self {
+            Self::Lost => "✕",
+            Self::Live => "●",
+            Self::Starting => "○",
+            Self::Draining => "◐",
+        }
+    }
+}
+
+/// The workers that were seen in the last 7 days, except for those that stopped in order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fleet {
+    /// The moment to which states and ages refer, in microseconds since 1970-01-01 UTC: now; or, when no writer is there to
+    /// receive heartbeats, when the last one was seen.
+    pub as_of_us: i64,
+    /// Since the last writer was seen, if that is too long ago.
+    pub writer_away: Option<Duration>,
+    /// The workers: the lost ones first, and then by name.
+    pub workers: Vec<WorkerRow>,
+}
+
 /// A worker, as its last heartbeat describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WorkerRow {
+    /// Random for each start of the process.
+    pub instance: Uuid,
+    /// What it does.
+    pub state: WorkerState,
     /// Its name.
     pub worker: String,
     /// Process id on its machine.
@@ -55,7 +115,9 @@ pub struct WorkerRow {
     pub rate: Option<i64>,
     /// Whether it is stopping and takes no new chunks.
     pub draining: bool,
-    /// Since it was last seen, by the clock of the master.
+    /// When it was last seen, in microseconds since 1970-01-01 UTC, by the clock of the master.
+    pub last_seen_us: i64,
+    /// Since then.
     pub age: Duration,
     /// Chunks in hand.
     pub in_hand: i64,
@@ -65,6 +127,8 @@ pub struct WorkerRow {
     pub chunks_done: i64,
     /// Targets settled since its start.
     pub targets_done: i64,
+    /// Requests a second between its last two heartbeats. None before the second one, and when it is lost.
+    pub requests_per_s: Option<f64>,
     /// Requests sent since its start.
     pub requests_sent: i64,
     /// Replies to requests of settled targets since its start.
@@ -77,7 +141,20 @@ impl WorkerRow {
     fn read(row: &Row<'_>, now: i64) -> rusqlite::Result<Self> {
         let since = |at: i64| Duration::from_micros((now - at).max(0) as u64);
         let count = |column: &str| row.get::<_, i64>(column).map(|count| count as u64);
+        let last_seen_us = row.get("last_seen_us")?;
+        let is_new = since(row.get("first_seen_us")?) < STARTING_FOR;
+        let state = if since(last_seen_us) >= WORKER_TIMEOUT {
+            WorkerState::Lost
+        } else if row.get("draining")? {
+            WorkerState::Draining
+        } else if is_new && row.get::<_, i64>("chunks_done")? == 0 {
+            WorkerState::Starting
+        } else {
+            WorkerState::Live
+        };
         Ok(Self {
+            instance: row.get("instance")?,
+            state,
             worker: row.get("worker")?,
             pid: row.get("pid")?,
             version: row.get("version")?,
@@ -86,11 +163,13 @@ impl WorkerRow {
             prefetch: row.get("prefetch")?,
             rate: row.get("rate")?,
             draining: row.get("draining")?,
-            age: since(row.get("last_seen_us")?),
+            last_seen_us,
+            age: since(last_seen_us),
             in_hand: row.get("in_hand")?,
             oldest_in_hand: row.get::<_, Option<i64>>("oldest_taken_at_us")?.map(since),
             chunks_done: row.get("chunks_done")?,
             targets_done: row.get("targets_done")?,
+            requests_per_s: requests_per_s(row)?.filter(|_| state != WorkerState::Lost),
             requests_sent: row.get("requests_sent")?,
             replies: row.get("replies")?,
             local_losses: LocalLossCounts {
@@ -176,16 +255,67 @@ impl Writer {
     }
 }
 
-/// All known workers, by name.
-pub(crate) fn workers(connection: &Connection) -> Result<Vec<WorkerRow>, StoreError> {
+/// The writers that ever wrote to this database: at most one of each transport.
+pub(crate) fn writers(
+    connection: &Connection,
+) -> Result<Vec<(Transport, WriterLiveness)>, StoreError> {
+    let mut statement = connection.prepare(
+        "SELECT transport, seen_us, holder, taken, applied, duplicates, quarantined FROM writers",
+    )?;
+    let rows = statement.query_map((), |row| {
+        let writer = WriterLiveness {
+            seen_us: row.get(1)?,
+            holder: row.get(2)?,
+            taken: row.get(3)?,
+            applied: row.get(4)?,
+            duplicates: row.get(5)?,
+            quarantined: row.get(6)?,
+        };
+        Ok((row.get(0)?, writer))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Between the last two heartbeats of a worker.
+fn requests_per_s(row: &Row<'_>) -> rusqlite::Result<Option<f64>> {
+    let (Some(last), Some(before), Some(requests)) = (
+        row.get::<_, Option<i64>>("heartbeat_us")?,
+        row.get::<_, Option<i64>>("heartbeat_before_us")?,
+        row.get::<_, Option<i64>>("requests_before")?,
+    ) else {
+        return Ok(None);
+    };
+    let seconds = (last - before) as f64 / 1_000_000.0;
+    let sent = row.get::<_, i64>("requests_sent")? - requests;
+    Ok((seconds > 0.0 && sent >= 0).then(|| sent as f64 / seconds))
+}
+
+/// All known workers.
+pub(crate) fn fleet(connection: &Connection) -> Result<Fleet, StoreError> {
     let now = now_us();
+    let writer_seen: Option<i64> =
+        connection.query_row("SELECT max(seen_us) FROM writers", (), |row| row.get(0))?;
+    let writer_away = writer_seen
+        .map(|seen| Duration::from_micros((now - seen).max(0) as u64))
+        .filter(|away| *away >= WRITER_TIMEOUT);
+    let as_of_us = match (writer_away, writer_seen) {
+        (Some(_), Some(seen)) => seen,
+        _ => now,
+    };
     let mut statement = connection.prepare(
         "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us
              FROM workers w LEFT JOIN in_hand h ON h.instance = w.instance
              GROUP BY w.instance ORDER BY w.worker, w.first_seen_us",
     )?;
-    let rows = statement.query_map((), |row| WorkerRow::read(row, now))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let rows = statement.query_map((), |row| WorkerRow::read(row, as_of_us))?;
+    let mut workers: Vec<_> = rows.collect::<Result<_, _>>()?;
+    // Stable: otherwise by name.
+    workers.sort_by_key(|worker| worker.state != WorkerState::Lost);
+    Ok(Fleet {
+        as_of_us,
+        writer_away,
+        workers,
+    })
 }
 
 /// Records that the worker of a result is alive. When several rows have that name, the newest one is meant: an older one
@@ -254,14 +384,16 @@ fn store_worker(
                                   chunks_done, targets_done, requests_sent, replies, lost_socket_drops,
                                   lost_send_path, lost_stalled, lost_canary, lost_interrupted, lost_link_down,
                                   lost_no_route, lost_no_address, lost_gateway_no_arp, lost_local_firewall,
-                                  lost_rp_filter)
+                                  lost_rp_filter, heartbeat_us)
              VALUES (:instance, :worker, :pid, :version, :group, :threads, :prefetch, :rate,
                      :now, :now, :draining,
                      :chunks_done, :targets_done, :requests_sent, :replies, :socket_drops,
                      :send_path, :stalled, :canary, :interrupted, :link_down,
                      :no_route, :no_address, :gateway_no_arp, :local_firewall,
-                     :rp_filter)
+                     :rp_filter, :now)
              ON CONFLICT (instance) DO UPDATE SET
+                heartbeat_before_us = heartbeat_us, requests_before = requests_sent,
+                heartbeat_us = excluded.heartbeat_us,
                 worker = excluded.worker, version = excluded.version, worker_group = excluded.worker_group,
                 threads = excluded.threads, prefetch = excluded.prefetch, rate = excluded.rate,
                 last_seen_us = excluded.last_seen_us, draining = excluded.draining,

@@ -15,6 +15,8 @@ mod history;
 mod hosts;
 mod latest_counts;
 pub(crate) mod overview;
+mod pipeline;
+pub(crate) mod progress;
 pub(crate) mod report;
 mod row_order;
 pub(crate) mod stored_rows;
@@ -37,18 +39,20 @@ pub use self::{
     export::ExportPages,
     filter::ReportFilter,
     history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
-    hosts::{HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS},
+    hosts::{HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS, NewestChange},
     overview::{
-        NotUp, RttBin, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
+        NotUp, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
         TargetHistory, TargetRtt, TimeBin,
     },
+    pipeline::{DeadChunk, DeadChunkList, QuarantineList, QuarantinedMessage},
+    progress::RunProgress,
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     row_order::RowOrder,
     stored_rows::{ExportPage, ExportRow},
     verify::{Verification, VerifyFinding},
 };
 use crate::{
-    FileLock, RunState, RunSummary, StoreError, WorkerRow, check,
+    FileLock, Fleet, RunState, RunSummary, StoreError, WorkerRow, check,
     header::{self, Access},
     liveness,
     reader::files::FileState,
@@ -211,12 +215,20 @@ impl Reader {
         self.read(|connection| check::quick_check(connection, &self.path))
     }
 
-    /// All known workers, by name.
+    /// The workers of [`Self::fleet`].
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
-        self.read(|connection| liveness::workers(connection))
+        Ok(self.fleet()?.workers)
+    }
+
+    /// All known workers. Reads the tables of workers and of their chunks in hand.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn fleet(&self) -> Result<Fleet, StoreError> {
+        self.read(|connection| liveness::fleet(connection))
     }
 
     /// A run whose producer was killed is incomplete at once. `run_summary` shows that only when the lease has expired.
@@ -228,6 +240,7 @@ impl Reader {
             // The producer may have ended in order since the summary was read.
             let run = summary.run;
             let now = self.read(|connection| run_summary::summary(connection, run))?;
+            summary.window = None;
             if is_produced(&now) {
                 summary.state = RunState::Incomplete;
             } else {

@@ -12,7 +12,7 @@ use rusqlite::{
 };
 use uuid::Uuid;
 
-use crate::{PrunedRun, StoreError, Writer};
+use crate::{PrunedRun, StoreError, WindowUse, Writer};
 
 /// What carries the messages of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +183,8 @@ pub struct RunSummary {
     pub parent_run: Option<i64>,
     /// Whether its rows were removed: its counts are those that it had.
     pub pruned: Option<PrunedRun>,
+    /// The publish window of the producer that has the run, as of its last sign of life (every 3 s).
+    pub window: Option<WindowUse>,
     /// Whether a producer has the lease, alive or not.
     pub(crate) has_lease: bool,
 }
@@ -205,7 +207,8 @@ impl RunSummary {
         n.source, s.targets, s.chunks, s.chunks_done, n.chunks_dead,
         s.up, s.late, s.unreachable, s.dns_failed, s.send_failed, s.unknown, s.down,
         s.duplicates, s.redelivered, n.lease_renewed_us IS NOT NULL, s.parent_run,
-        strftime('%Y-%m-%dT%H:%M:%fZ', p.pruned_at_us / 1000000.0, 'unixepoch'), p.archive";
+        strftime('%Y-%m-%dT%H:%M:%fZ', p.pruned_at_us / 1000000.0, 'unixepoch'), p.archive,
+        n.publish_window, n.chunks_in_window";
 
     const FROM: &str =
         "run_summary s JOIN runs n ON n.run = s.run LEFT JOIN pruned_runs p ON p.run = s.run";
@@ -231,6 +234,12 @@ impl RunSummary {
             counts: counts.into(),
             duplicates: row.get(19)?,
             redelivered: row.get(20)?,
+            window: match (row.get(25)?, row.get(26)?) {
+                (Some(size), Some(in_use)) if row.get::<_, RunState>(3)? == RunState::Running => {
+                    Some(WindowUse { size, in_use })
+                }
+                _ => None,
+            },
             has_lease: row.get(21)?,
             parent_run: row.get(22)?,
             pruned: match row.get(23)? {

@@ -18,13 +18,22 @@ pub fn run_span(run: i64, run_id: Uuid) -> Span {
     tracing::error_span!("run", run, %run_id)
 }
 
+/// The publish window of a run, in chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowUse {
+    /// How many may be published and not settled.
+    pub size: i64,
+    /// How many are.
+    pub in_use: i64,
+}
+
 impl Writer {
     /// Renews the lease of a run: its producer is alive now. `run_summary` takes the run for abandoned 15 s later.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn renew_lease(&mut self, run: i64) -> Result<(), StoreError> {
-        self.set_lease(run, Some(now_us()))
+    pub fn renew_lease(&mut self, run: i64, window: Option<WindowUse>) -> Result<(), StoreError> {
+        self.set_lease(run, Some(now_us()), window)
     }
 
     /// Gives up the lease of a run: its producer leaves.
@@ -32,14 +41,23 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn release_lease(&mut self, run: i64) -> Result<(), StoreError> {
-        self.set_lease(run, None)
+        self.set_lease(run, None, None)
     }
 
-    fn set_lease(&mut self, run: i64, renewed_us: Option<i64>) -> Result<(), StoreError> {
+    fn set_lease(
+        &mut self,
+        run: i64,
+        renewed_us: Option<i64>,
+        window: Option<WindowUse>,
+    ) -> Result<(), StoreError> {
+        let (size, in_use) = window.map(|window| (window.size, window.in_use)).unzip();
         self.write(|transaction| {
             transaction
-                .prepare_cached("UPDATE runs SET lease_renewed_us = ?2 WHERE run = ?1")?
-                .execute((run, renewed_us))?;
+                .prepare_cached(
+                    "UPDATE runs SET lease_renewed_us = ?2, publish_window = ?3, chunks_in_window = ?4
+                     WHERE run = ?1",
+                )?
+                .execute((run, renewed_us, size, in_use))?;
             Ok(())
         })
     }

@@ -10,7 +10,7 @@ use crate::{address::address_text, chunk_state::chunk_state, prune::PRUNED_RUNS}
 pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
 
 /// The migrations; the n-th one leads to `user_version` n + 1.
-pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS, V4];
 
 // The view `run_summary` has the lease as a number.
 const _: () = assert!(pingfleet_wire::timing::RUN_LEASE.as_secs() == 15);
@@ -431,5 +431,33 @@ SELECT ",
     changes_30d!(),
     latest_joins!(),
     ";
+"
+);
+
+// progress: what `StoredProgress` encodes. A run that an older version began has none.
+// publish_window, chunks_in_window: how many chunks may be published and not settled, and how many are, when the lease was
+// renewed last; NULL when no producer has the run.
+// The indexes are for a page that reads them every second: none of them has a row for each target.
+const V4: &str = concat!(
+    r"
+CREATE TABLE run_progress (
+    run      INTEGER PRIMARY KEY,
+    progress BLOB    NOT NULL
+) STRICT;
+
+ALTER TABLE runs ADD COLUMN publish_window INTEGER;
+ALTER TABLE runs ADD COLUMN chunks_in_window INTEGER;
+
+-- heartbeat_us: when the last heartbeat came; last_seen_us may be that of a later result. heartbeat_before_us,
+-- requests_before: the heartbeat before it, and requests_sent as of then.
+ALTER TABLE workers ADD COLUMN heartbeat_us INTEGER;
+ALTER TABLE workers ADD COLUMN heartbeat_before_us INTEGER;
+ALTER TABLE workers ADD COLUMN requests_before INTEGER;
+
+CREATE INDEX newest_changes ON status_changes (changed_at_us) WHERE new_status > 1;
+CREATE INDEX quarantine_reasons ON quarantine (queue, reason);
+CREATE INDEX dead_chunks ON chunks (run, settled_at_us) WHERE state = ",
+    chunk_state!(Dead),
+    r" AND retrying = 0;
 "
 );

@@ -5,6 +5,7 @@ mod child;
 mod crash;
 mod faults;
 mod migration;
+mod progress_cost;
 mod queries;
 #[path = "../tests/store/sample.rs"]
 mod sample;

@@ -113,6 +113,12 @@ impl LocalLossCounts {
     /// The number of causes.
     pub const CAUSES: usize = 11;
 
+    /// Each cause by its name, such as `socket_drops`, with its count.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let names = LocalLoss::NAMES.into_iter().map(|(_, name)| name);
+        names.zip(self.by_cause())
+    }
+
     /// The counts in the order of the bits of [`LocalLoss`].
     #[must_use]
     pub fn by_cause(&self) -> [u64; Self::CAUSES] {

@@ -9,7 +9,7 @@ use pingfleet_store::{HostPage, HostRow};
 
 use super::HostPages;
 use crate::report::{
-    layout::{Line, Screen, cut, escaped, width},
+    layout::{Line, Screen, cut, escaped, fitted, width},
     push_status,
 };
 
@@ -96,7 +96,7 @@ impl HostTable {
             "FOR".clone_into(&mut heading[SINCE]);
         }
         let rows: Vec<_> = hosts.iter().map(|host| self.cells(host)).collect();
-        let mut widths = [0; COLUMNS.len()];
+        let mut widths = vec![0; COLUMNS.len()];
         for row in rows.iter().chain([&heading]) {
             for (widest, cell) in widths.iter_mut().zip(row) {
                 *widest = width(cell).max(*widest);
@@ -104,11 +104,11 @@ impl HostTable {
         }
         widths[STATUS] = STATUS_WIDTH;
         if self.screen.has_bars {
-            widths = fitted(widths, self.screen.width);
+            widths = fitted(&widths, &BY_IMPORTANCE, self.screen.width);
         }
-        writeln!(out, "{}", self.line(&heading, widths, true).text())?;
+        writeln!(out, "{}", self.line(&heading, &widths, true).text())?;
         rows.iter()
-            .try_for_each(|row| writeln!(out, "{}", self.line(row, widths, false).text()))
+            .try_for_each(|row| writeln!(out, "{}", self.line(row, &widths, false).text()))
     }
 
     /// Whether since when is shown, and not only for how long.
@@ -116,12 +116,7 @@ impl HostTable {
         !self.screen.has_bars || self.screen.width >= WIDE
     }
 
-    fn line(
-        &self,
-        row: &[String; COLUMNS.len()],
-        widths: [usize; COLUMNS.len()],
-        is_heading: bool,
-    ) -> Line {
+    fn line(&self, row: &[String; COLUMNS.len()], widths: &[usize], is_heading: bool) -> Line {
         let mut line = Line::default();
         let mut start = 0;
         for (at, (cell, (_, right))) in row.iter().zip(COLUMNS).enumerate() {
@@ -175,31 +170,6 @@ impl HostTable {
             age
         }
     }
-}
-
-/// The widths that a terminal has room for: 0 for a column that it does not show.
-fn fitted(widths: [usize; COLUMNS.len()], screen: usize) -> [usize; COLUMNS.len()] {
-    let mut shown = [0; COLUMNS.len()];
-    let mut used = 0;
-    for (at, least, most) in BY_IMPORTANCE {
-        let gap = if used > 0 { 2 } else { 0 };
-        let room = screen.saturating_sub(used + gap);
-        let width = match (at, least) {
-            (0, _) => widths[0].min((screen / 3).max(18)),
-            (_, 0) => widths[at],
-            _ => widths[at].min(most).min(room.max(least)),
-        };
-        if width <= room && width > 0 {
-            shown[at] = width;
-            used += gap + width;
-        }
-    }
-    // What is left goes to the reason.
-    let last = COLUMNS.len() - 1;
-    if shown[last] > 0 {
-        shown[last] = widths[last].min(shown[last] + screen.saturating_sub(used));
-    }
-    shown
 }
 
 /// A JSON object of labels as `site=berlin rack=r3`.

@@ -247,6 +247,37 @@ pub(crate) fn columns(heading: &[&str], right: &[bool], rows: &[Vec<String>]) ->
     lines.iter().map(line).collect()
 }
 
+/// The widths of columns that a terminal has room for: 0 for a column that it does not show. `by_importance` has the columns
+/// in the order in which they get their place, with the least and the most of it; 0 is as wide as the widest cell. The
+/// first column gets at most a third; what is left goes to the last one.
+pub(crate) fn fitted(
+    widths: &[usize],
+    by_importance: &[(usize, usize, usize)],
+    screen: usize,
+) -> Vec<usize> {
+    let mut shown = vec![0; widths.len()];
+    let mut used = 0;
+    for (at, least, most) in by_importance.iter().copied() {
+        let gap = if used > 0 { 2 } else { 0 };
+        let room = screen.saturating_sub(used + gap);
+        let width = match (at, least) {
+            (0, _) => widths[0].min((screen / 3).max(18)),
+            (_, 0) => widths[at],
+            _ => widths[at].min(most).min(room.max(least)),
+        };
+        if width <= room && width > 0 {
+            shown[at] = width;
+            used += gap + width;
+        }
+    }
+    if let (Some(last), Some(width)) = (shown.last_mut(), widths.last())
+        && *last > 0
+    {
+        *last = (*width).min(*last + screen.saturating_sub(used));
+    }
+    shown
+}
+
 /// Blocks beside one another as far as the width allows, and the others below.
 pub(crate) fn beside(blocks: Vec<Block>, width: usize) -> Vec<Block> {
     let mut rows: Vec<(Block, usize)> = Vec::new();

@@ -139,7 +139,9 @@ impl TestDir {
             .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("NO_COLOR")
-            .env("PINGFLEET_BROKER__URL", NO_BROKER);
+            .env("PINGFLEET_BROKER__URL", NO_BROKER)
+            // Tests run at the same time, and all pages would have the same port.
+            .env("PINGFLEET_DASHBOARD__LISTEN", "off");
         Call {
             command,
             stdin: Vec::new(),
@@ -163,6 +165,26 @@ impl TestDir {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", call.name))?;
+        Ok(Started(child))
+    }
+
+    /// The same with its standard error in the file `log` of this folder.
+    pub(crate) fn start_with_log(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        log: &str,
+    ) -> anyhow::Result<Started> {
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
+        let mut call = self.prepare(wrapped, program, arguments);
+        let child = call
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.path(log))?)
             .spawn()
             .with_context(|| format!("cannot start {}", call.name))?;
         Ok(Started(child))
@@ -283,6 +305,13 @@ impl Started {
     pub(crate) fn command_line(&self) -> anyhow::Result<String> {
         let line = fs::read(format!("/proc/{}/cmdline", self.0.id()))?;
         Ok(String::from_utf8(line)?.replace('\0', " "))
+    }
+}
+
+impl Started {
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.0.try_wait()?.is_none())
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
 
 use ipnet::IpNet;
 use pingfleet_wire::StatusKind;
-use rusqlite::{Connection, OptionalExtension, types::Value};
+use rusqlite::{
+    Connection, OptionalExtension, Row,
+    types::{FromSqlError, Value},
+};
 
 use super::{
     filter::ReportFilter,
@@ -261,21 +264,24 @@ fn changes(connection: &Connection, key: &TargetKey) -> Result<Vec<StatusChange>
     let mut statement = connection.prepare(
         "SELECT changed_at_us, old_status, new_status FROM status_changes WHERE target = ?1 ORDER BY changed_at_us",
     )?;
-    let kind = |code: u8| StatusKind::ALL.get(usize::from(code)).copied();
-    let rows = statement.query_map([key], |row| {
-        Ok((row.get(0)?, kind(row.get(1)?), kind(row.get(2)?)))
-    })?;
-    let mut changes = Vec::new();
-    for row in rows {
-        if let (changed_at_us, Some(old), Some(new)) = row? {
-            changes.push(StatusChange {
-                changed_at_us,
-                old,
-                new,
-            });
-        }
+    let rows = statement.query_map([key], StatusChange::from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+impl StatusChange {
+    /// From the columns of `status_changes`.
+    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let kind = |column: &str| -> rusqlite::Result<StatusKind> {
+            let code: u8 = row.get(column)?;
+            let kind = StatusKind::ALL.get(usize::from(code)).copied();
+            Ok(kind.ok_or(FromSqlError::OutOfRange(code.into()))?)
+        };
+        Ok(Self {
+            changed_at_us: row.get("changed_at_us")?,
+            old: kind("old_status")?,
+            new: kind("new_status")?,
+        })
     }
-    Ok(changes)
 }
 
 /// Where the newest row of a target is.

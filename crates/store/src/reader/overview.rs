@@ -9,7 +9,8 @@ mod rows;
 
 use rusqlite::{Connection, OptionalExtension};
 
-pub use self::detail::{RttBin, RunDetail, SubnetStatuses, TimeBin};
+pub(crate) use self::detail::sort_worst_first;
+pub use self::detail::{RunDetail, SubnetStatuses, TimeBin};
 use self::{changes::LatestScan, detail::DetailScan, rows::RowScan};
 use super::report::{ReportRow, RowKey, rows_by_key};
 use crate::{PlannedProbing, Reader, RunSummary, StoreError};

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     ChunkState, RunState, RunSummary, StatusCounts, StoreError,
     address::{address_text, stored_address},
+    reader::progress::stored_progress,
     run_summary,
 };
 
@@ -166,6 +167,7 @@ pub(crate) fn verify(connection: &Connection, run: i64) -> Result<Verification, 
     let rows = proof.check_chunks(connection, &mut counts)?;
     proof.find_stray_rows(connection, rows)?;
     proof.compare_counters(&counts);
+    proof.compare_progress(connection)?;
     proof.compare_deliveries(connection)?;
     snapshot.finish()?;
     Ok(proof)
@@ -310,6 +312,21 @@ impl Verification {
             self.add_finding(format!(
                 "{lost} deliveries to the writer ended neither applied, nor as duplicates, nor in quarantine"
             ));
+        }
+        Ok(())
+    }
+
+    /// The counters that a page shows have the sums of those of the run.
+    fn compare_progress(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        match stored_progress(connection, self.summary.run) {
+            Ok(Some(progress)) => {
+                for finding in progress.contradictions(&self.summary.counts) {
+                    self.add_finding(finding);
+                }
+            }
+            Ok(None) => {}
+            Err(error @ StoreError::BadProgress { .. }) => self.add_finding(error.to_string()),
+            Err(error) => return Err(error),
         }
         Ok(())
     }

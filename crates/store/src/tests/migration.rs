@@ -1,11 +1,11 @@
 //! A database of the first schema version is upgraded with its runs.
 
 use anyhow::{Result, ensure};
-use pingfleet_wire::Status;
+use pingfleet_wire::{Status, Target};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::sample::{STARTED_AT_US, delivery, options, result, start};
+use super::sample::{STARTED_AT_US, delivery, options, plan_of, result, start};
 use crate::{
     Reader, StoreError, Transport,
     schema::{APPLICATION_ID, MIGRATIONS},
@@ -31,6 +31,14 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
     let (_planned, works) = start(&mut store, Transport::Broker, &[3])?;
     let outcomes = [Status::Up, Status::DOWN];
     store.apply(Transport::Broker, &[delivery(result(&works[0], &outcomes))])?;
+    // A run that goes on after the upgrade.
+    let other = |number| vec![Target::Text(format!("other-{number}.example"))];
+    let (begun_run, begun) = plan_of(&mut store, Transport::Broker, (0..3).map(other).collect())?;
+    store.start_run(begun_run.run)?;
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&begun[0], &[Status::Up]))],
+    )?;
     store.close()?;
     // The same rows in a database of version 1.
     let connection = Connection::open(&path)?;
@@ -48,7 +56,7 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
         Reader::open(&path),
         Err(StoreError::Older {
             found: 1,
-            needed: 3,
+            needed: 4,
             ..
         })
     ));
@@ -56,6 +64,11 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
     let mut store = options(&path).open()?;
     let reader = Reader::open(&path)?;
     ensure!(reader.verify(1)?.is_complete());
+    store.apply(
+        Transport::Broker,
+        &[delivery(result(&begun[1], &[Status::Up]))],
+    )?;
+    ensure!(reader.verify(2)?.is_consistent() && reader.progress(2)?.is_none());
     let host = reader.target_runs("10.0.0.0")?;
     ensure!(host.is_some_and(|host| host.rows.len() == 1 && host.changes.is_empty()));
     // A run of the same targets, an hour later, in which the first one is down.
@@ -67,6 +80,8 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
         .target_runs("10.0.0.0")?
         .map(|host| host.changes.len());
     ensure!(changes == Some(1), "{changes:?}");
+    // The counters of a run are kept from its first result on.
+    ensure!(reader.progress(1)?.is_none() && reader.progress(3)?.is_some());
     ensure!(
         reader
             .target_runs("10.0.0.1")?

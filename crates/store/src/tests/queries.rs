@@ -98,7 +98,7 @@ fn what_is_asked_of_one_run_walks_over_no_other() -> Result<()> {
                 delivery(result(&works[2], &[Status::Up])),
             ],
         )?;
-        store.renew_lease(run)?;
+        store.renew_lease(run, None)?;
         store.summary(run)?;
         verify(&store.connection, run)?;
         store.done_chunks(run, 0)?;

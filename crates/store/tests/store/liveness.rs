@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use pingfleet_store::{DecodedDelivery, Transport, Writer};
+use pingfleet_store::{DecodedDelivery, Transport, WorkerState, Writer};
 use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, LocalLossCounts, Status, WorkerCounts};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -205,5 +205,88 @@ fn a_lost_worker_has_no_live_prefetch() -> Result<()> {
         "UPDATE workers SET last_seen_us = last_seen_us - 60 * 1000000 WHERE instance = (SELECT min(instance) FROM workers)",
     )?;
     ensure!(store.live_workers()?.prefetch == 21);
+    Ok(())
+}
+
+#[test]
+fn a_worker_starts_lives_drains_and_is_lost() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, clock) = open(&folder)?;
+    let reader = reader(&store)?;
+    let state = || -> Result<WorkerState> {
+        Ok(reader.fleet()?.workers.first().context("a worker")?.state)
+    };
+    let beat = |chunks_done, draining| {
+        let DecodedDelivery::Heartbeat(mut beat) = heartbeat("w", 1, Vec::new()) else {
+            unreachable!("it is one");
+        };
+        beat.counts.chunks_done = chunks_done;
+        beat.draining = draining;
+        beat.in_hand = vec![ChunkInHand::just_taken(ChunkKey {
+            run: Uuid::nil(),
+            chunk: 0,
+        })];
+        DecodedDelivery::Heartbeat(beat)
+    };
+    let move_back = |column: &str, seconds: i64| {
+        clock.execute(
+            &format!("UPDATE workers SET {column} = {column} - ?1 * 1000000"),
+            [seconds],
+        )
+    };
+    store.apply(Transport::Broker, &[beat(0, false)])?;
+    // An hour ahead: a slow test does not count as the passing of time.
+    move_back("first_seen_us", -3600)?;
+    move_back("last_seen_us", -3600)?;
+    ensure!(state()? == WorkerState::Starting);
+    // It is live once it has settled a chunk, or is there for 10 s.
+    move_back("first_seen_us", 3610)?;
+    ensure!(state()? == WorkerState::Live);
+    move_back("first_seen_us", -3610)?;
+    store.apply(Transport::Broker, &[beat(1, false)])?;
+    move_back("last_seen_us", -3600)?;
+    ensure!(state()? == WorkerState::Live);
+    store.apply(Transport::Broker, &[beat(1, true)])?;
+    move_back("last_seen_us", -3600)?;
+    ensure!(state()? == WorkerState::Draining);
+    move_back("last_seen_us", 3630)?;
+    ensure!(state()? == WorkerState::Lost);
+    // As of the time at which the last writer was seen, it was not.
+    store.note_writer_alive(Transport::Broker, "pid 7")?;
+    ensure!(state()? == WorkerState::Lost);
+    clock.execute_batch("UPDATE writers SET seen_us = seen_us - 31 * 1000000")?;
+    ensure!(state()? == WorkerState::Draining && reader.fleet()?.writer_away.is_some());
+    Ok(())
+}
+
+#[test]
+fn lost_workers_come_first_and_a_rate_is_that_between_two_heartbeats() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, clock) = open(&folder)?;
+    let reader = reader(&store)?;
+    for (name, instance) in [("a", 1), ("b", 2), ("c", 3)] {
+        store.apply(Transport::Broker, &[heartbeat(name, instance, Vec::new())])?;
+    }
+    ensure!(
+        reader
+            .workers()?
+            .iter()
+            .all(|worker| worker.requests_per_s.is_none())
+    );
+    clock.execute_batch(
+        "UPDATE workers SET last_seen_us = last_seen_us - 60 * 1000000 WHERE worker = 'b';
+         UPDATE workers SET heartbeat_us = heartbeat_us - 3600 * 1000000, requests_sent = requests_sent - 3600000
+         WHERE worker = 'c'",
+    )?;
+    store.apply(Transport::Broker, &[heartbeat("c", 3, Vec::new())])?;
+    let workers = reader.workers()?;
+    let names: Vec<_> = workers
+        .iter()
+        .map(|worker| worker.worker.as_str())
+        .collect();
+    ensure!(names == ["b", "a", "c"], "{names:?}");
+    // 3.6 million in an hour, and what the test takes.
+    let rate = workers[2].requests_per_s.context("two heartbeats")?;
+    ensure!((900.0..=1000.0).contains(&rate), "{rate}");
     Ok(())
 }

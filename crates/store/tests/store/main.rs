@@ -15,6 +15,8 @@ mod opening;
 mod outbox;
 mod overdue;
 mod overview;
+mod pipeline;
+mod progress;
 mod prune;
 mod reader;
 mod refusals;

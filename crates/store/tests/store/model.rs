@@ -301,7 +301,7 @@ impl Model {
 
     fn compare(&self, store: &mut Writer, run: i64) -> Result<()> {
         // The state must not turn because the machine was slow.
-        store.renew_lease(run)?;
+        store.renew_lease(run, None)?;
         let done: Vec<u32> = (0..)
             .zip(&self.chunks)
             .filter(|(_, chunk)| matches!(chunk, Chunk::Done(_)))

@@ -28,7 +28,9 @@ fn a_late_result_of_a_pruned_run_is_put_aside() -> Result<()> {
     ensure!(!store.mark_pruned(&before, None)?);
     ensure!(reader.summary(run)?.pruned.is_none());
     let now = reader.summary(run)?;
+    ensure!(reader.progress(run)?.is_some());
     ensure!(store.mark_pruned(&now, Some("/archive/run.parquet"))?);
+    ensure!(reader.progress(run)?.is_none());
     // From now on nothing is stored.
     let applied = store.apply(Transport::Broker, &[late(2)])?;
     ensure!(applied.quarantined == 1 && applied.rows == 0, "{applied:?}");

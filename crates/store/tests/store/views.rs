@@ -310,7 +310,7 @@ fn a_run_without_a_lease_is_incomplete() -> Result<()> {
     ensure!(state(&store)? == "running");
     back(20)?;
     ensure!(state(&store)? == "incomplete");
-    store.renew_lease(planned.run)?;
+    store.renew_lease(planned.run, None)?;
     ensure!(state(&store)? == "running");
     store.release_lease(planned.run)?;
     ensure!(state(&store)? == "incomplete");

@@ -10,14 +10,7 @@ use ipnet::IpNet;
 use pingfleet_wire::StatusKind;
 
 use super::rows::{StoredRow, SubnetKey};
-use crate::StatusCounts;
-
-/// The first edge of a bin of round-trip times, in nanoseconds, and the number of decades behind it.
-const FIRST_EDGE_NS: i64 = 1000;
-const DECADES: u32 = 8;
-
-/// The edges of the ten bins of a decade, in hundredths: the rounded preferred numbers R'10 of ISO 3.
-const EDGES: [i64; 10] = [100, 125, 160, 200, 250, 320, 400, 500, 630, 800];
+use crate::{RttBin, StatusCounts, rtt_bins::RttCounts};
 
 /// The most bins of time.
 const MAX_TIME_BINS: u64 = 120;
@@ -61,17 +54,6 @@ pub struct RunDetail {
     pub addresses: Option<Vec<(Ipv4Addr, StatusKind)>>,
 }
 
-/// The targets with a mean round-trip time of at least `from_ns` and less than `to_ns`, in nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RttBin {
-    /// The shortest one.
-    pub from_ns: i64,
-    /// The end, which is the start of the next bin.
-    pub to_ns: i64,
-    /// How many targets.
-    pub targets: i64,
-}
-
 /// The targets whose first request was sent in a span of time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimeBin {
@@ -108,8 +90,7 @@ impl RunDetail {
 pub(super) struct DetailScan {
     started_us: i64,
     bin_us: i64,
-    edges_ns: Vec<i64>,
-    rtt: Vec<i64>,
+    rtt: RttCounts,
     /// Targets that answered, and that did not.
     timeline: Vec<(i64, i64)>,
     subnets: HashMap<SubnetKey, [u32; StatusKind::ALL.len()]>,
@@ -131,16 +112,10 @@ impl DetailScan {
             .find(fits)
             .unwrap_or(days.max(1) * DAY_US);
         let bins = elapsed_us.div_ceil(bin_us).max(1) as usize;
-        let mut edges_ns = Vec::new();
-        for decade in 0..DECADES {
-            let hundredth = FIRST_EDGE_NS / 100 * 10_i64.pow(decade);
-            edges_ns.extend(EDGES.map(|edge| edge * hundredth));
-        }
         Self {
             started_us,
             bin_us: bin_us as i64,
-            rtt: vec![0; edges_ns.len() + 1],
-            edges_ns,
+            rtt: RttCounts::default(),
             timeline: vec![(0, 0); bins],
             subnets: HashMap::new(),
             addresses: Some(Vec::new()),
@@ -154,7 +129,7 @@ impl DetailScan {
     pub(super) fn add(&mut self, row: &StoredRow, began_us: i64) {
         let status = StatusKind::ALL[usize::from(row.status)];
         if let Some([mean, ..]) = row.rtt_ns {
-            self.rtt[self.edges_ns.partition_point(|edge| *edge <= mean)] += 1;
+            self.rtt.add(mean);
         }
         let last = self.timeline.len() as i64 - 1;
         let bin = (began_us - self.started_us).div_euclid(self.bin_us);
@@ -201,62 +176,35 @@ impl DetailScan {
             addresses.reverse();
             addresses
         });
+        let subnets = self.subnets.iter().map(|(key, counts)| SubnetStatuses {
+            subnet: key.network(),
+            counts: counts.map(i64::from).into(),
+        });
+        let mut subnets: Vec<_> = subnets.collect();
+        sort_worst_first(&mut subnets);
         RunDetail {
-            rtt: self.rtt_bins(),
+            rtt: self.rtt.bins(),
             timeline: timeline.collect(),
-            subnets: self.subnets_worst_first(),
+            subnets,
             addresses,
         }
     }
+}
 
-    fn rtt_bins(&self) -> Vec<RttBin> {
-        let last_edge = FIRST_EDGE_NS * 10_i64.pow(DECADES);
-        let starts = std::iter::once(0).chain(self.edges_ns.iter().copied());
-        let ends = self.edges_ns.iter().copied().chain([last_edge]);
-        let bins: Vec<_> = starts
-            .zip(ends)
-            .zip(&self.rtt)
-            .map(|((from_ns, to_ns), targets)| RttBin {
-                from_ns,
-                to_ns,
-                targets: *targets,
-            })
-            .collect();
-        let first = bins.iter().position(|bin| bin.targets > 0);
-        let last = bins.iter().rposition(|bin| bin.targets > 0);
-        first
-            .zip(last)
-            .map_or_else(Vec::new, |(first, last)| bins[first..=last].to_vec())
-    }
-
-    fn subnets_worst_first(self) -> Vec<SubnetStatuses> {
-        let mut subnets: Vec<_> = self
-            .subnets
-            .into_iter()
-            .map(|(key, counts)| {
-                let counts = StatusCounts::from(counts.map(i64::from));
-                (key, counts)
-            })
-            .collect();
-        subnets.sort_unstable_by(|(one_key, one), (other_key, other)| {
-            let not_up = |counts: &StatusCounts| counts.total() - counts.answered();
-            let is_small =
-                |counts: &StatusCounts| counts.total() < super::RunOverview::MIN_SUBNET_TARGETS;
-            // not_up / total, without a division.
-            let [left, right] =
-                [(other, one), (one, other)].map(|(share, by)| not_up(share) * by.total());
-            is_small(one)
-                .cmp(&is_small(other))
-                .then(left.cmp(&right))
-                .then(not_up(other).cmp(&not_up(one)))
-                .then(one_key.cmp(other_key))
-        });
-        subnets
-            .into_iter()
-            .map(|(key, counts)| SubnetStatuses {
-                subnet: key.network(),
-                counts,
-            })
-            .collect()
-    }
+/// Those with the largest share of targets that did not answer first; those with few targets come after the others.
+pub(crate) fn sort_worst_first(subnets: &mut [SubnetStatuses]) {
+    subnets.sort_unstable_by(|one, other| {
+        let not_up = |subnet: &SubnetStatuses| subnet.counts.total() - subnet.counts.answered();
+        let is_small = |subnet: &SubnetStatuses| {
+            subnet.counts.total() < super::RunOverview::MIN_SUBNET_TARGETS
+        };
+        // not_up / total, without a division.
+        let [left, right] =
+            [(other, one), (one, other)].map(|(share, by)| not_up(share) * by.counts.total());
+        is_small(one)
+            .cmp(&is_small(other))
+            .then(left.cmp(&right))
+            .then(not_up(other).cmp(&not_up(one)))
+            .then(one.subnet.cmp(&other.subnet))
+    });
 }

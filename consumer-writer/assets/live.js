@@ -1,0 +1,184 @@
+'use strict';
+// Keeps the page as the server has it: takes the sections that changed, and changes only what differs in them, so that
+// the focus, open details, the place in a list, the order of a table and a filter stay as the reader left them.
+(function () {
+  const kept = new Set(['open', 'hidden', 'aria-sort', 'data-kept']);
+  const connection = document.getElementById('connection');
+  let version = null;
+  let stream = null;
+
+  function morph(old, fresh) {
+    if (old.isEqualNode(fresh) || (old.dataset && 'kept' in old.dataset)) { return; }
+    if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) { old.replaceWith(fresh); return; }
+    if (old.nodeType === Node.TEXT_NODE) { old.data = fresh.data; return; }
+    for (const { name } of Array.from(old.attributes)) {
+      if (!fresh.hasAttribute(name) && !kept.has(name)) { old.removeAttribute(name); }
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (old.getAttribute(name) !== value && !kept.has(name)) { old.setAttribute(name, value); }
+    }
+    if (old.nodeName === 'TBODY') { morphRows(old, fresh); return; }
+    const now = Array.from(old.childNodes);
+    Array.from(fresh.childNodes).forEach(function (child, at) {
+      if (at < now.length) { morph(now[at], child); } else { old.append(child); }
+    });
+    now.slice(fresh.childNodes.length).forEach(function (child) { if (child.parentNode === old) { child.remove(); } });
+  }
+
+  // Rows are known by their first cell, and by their number among those with the same one.
+  function byKey(rows) {
+    const found = new Map();
+    for (const row of rows) {
+      let key = row.cells[0].textContent;
+      while (found.has(key)) { key += '+'; }
+      found.set(key, row);
+    }
+    return found;
+  }
+
+  function morphRows(old, fresh) {
+    const isSorted = old.parentNode.querySelector('th[aria-sort]');
+    const known = byKey(old.rows);
+    const wanted = byKey(Array.from(fresh.rows));
+    let at = 0;
+    for (const [key, row] of wanted) {
+      const mine = known.get(key) || row;
+      if (mine === row) { old.append(row); } else { morph(mine, row); }
+      if (!isSorted && old.rows[at] !== mine) { old.insertBefore(mine, old.rows[at]); }
+      known.delete(key);
+      at += 1;
+    }
+    known.forEach(function (row) { row.remove(); });
+  }
+
+  function cellKey(row, column) {
+    const cell = row.cells[column];
+    return cell.dataset.value || cell.textContent;
+  }
+
+  function sort(table) {
+    const headings = Array.from(table.tHead.rows[0].cells);
+    const column = headings.findIndex(function (heading) { return heading.hasAttribute('aria-sort'); });
+    if (column === -1) { return; }
+    const falls = headings[column].getAttribute('aria-sort') === 'descending';
+    const order = new Intl.Collator('en', { numeric: true });
+    const rows = Array.from(table.tBodies[0].rows);
+    const before = rows.slice();
+    rows.sort(function (one, other) {
+      const [a, b] = [cellKey(one, column), cellKey(other, column)];
+      const difference = Number(a) - Number(b);
+      const result = Number.isNaN(difference) ? order.compare(a, b) : difference;
+      return falls ? -result : result;
+    });
+    if (rows.some(function (row, at) { return row !== before[at]; })) { table.tBodies[0].append(...rows); }
+  }
+
+  function filter(section) {
+    const field = section.querySelector('input.filter');
+    if (!field) { return; }
+    field.hidden = false;
+    const wanted = field.value.toLowerCase();
+    for (const row of section.querySelectorAll('tbody tr')) {
+      row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    }
+  }
+
+  function makeSortable(table) {
+    if ('kept' in table.tHead.dataset) { return; }
+    table.tHead.dataset.kept = '';
+    Array.from(table.tHead.rows[0].cells).forEach(function (heading, column, headings) {
+      const button = document.createElement('button');
+      button.type = 'button';
+      button.textContent = heading.textContent;
+      heading.replaceChildren(button);
+      button.addEventListener('click', function () {
+        const falls = heading.getAttribute('aria-sort') === 'ascending';
+        Array.from(table.tHead.rows[0].cells).forEach(function (other) { other.removeAttribute('aria-sort'); });
+        heading.setAttribute('aria-sort', falls ? 'descending' : 'ascending');
+        sort(table);
+      });
+    });
+  }
+
+  // The charts over time show the numbers of the table beside them.
+  const plots = {};
+  const shapes = {
+    timeline: function (row) { return [row[0] + row[1] / 2, row[2] / row[1], row[3] / row[1]]; },
+    rates: function (row) { return row.map(function (value, at) { return at > 0 && value === -1 ? null : value; }); },
+  };
+
+  function draw(id) {
+    const section = document.getElementById(id);
+    const holder = section.querySelector('.plot');
+    const table = section.querySelector('details table');
+    if (!holder || !table || !window.uPlot) { delete plots[id]; return; }
+    const points = Array.from(table.tBodies[0].rows, function (row) {
+      return shapes[id](Array.from(row.cells, function (cell) { return Number(cell.dataset.value); }));
+    });
+    if (points.length < 2) { return; }
+    const data = points[0].map(function (_, column) { return points.map(function (point) { return point[column]; }); });
+    const colours = getComputedStyle(document.documentElement);
+    const colour = function (name) { return colours.getPropertyValue('--' + name).trim(); };
+    const names = id === 'timeline' ? ['answered/s', 'not up/s']
+      : Array.from(table.tHead.rows[0].cells).slice(1).map(function (cell) { return cell.textContent; });
+    const width = Math.max(holder.clientWidth, 280);
+    const isNew = !plots[id] || plots[id].root.parentNode !== holder || plots[id].series.length !== data.length;
+    if (isNew) {
+      holder.replaceChildren();
+      holder.dataset.kept = '';
+      const axis = { stroke: colour('dim'), grid: { stroke: colour('line'), width: 1 }, ticks: { show: false } };
+      plots[id] = new window.uPlot({
+        width: width, height: 200, scales: { x: { time: false } }, cursor: { drag: { setScale: false } },
+        axes: [axis, Object.assign({ size: 60 }, axis)],
+        series: [{ label: 'seconds' }].concat(names.map(function (name, at) {
+          return at === 0 ? { label: name, stroke: colour('accent'), width: 2, fill: colour('accent') + '22' }
+            : { label: name, stroke: colour(id === 'timeline' ? 'down' : 'dim'), width: 1.5, dash: [6, 4] };
+        })),
+        bands: names.length === 3 ? [{ series: [3, 2], fill: colour('accent') + '22' }] : [],
+      }, data, holder);
+    } else {
+      plots[id].setSize({ width: width, height: 200 });
+      plots[id].setData(data);
+    }
+  }
+
+  function settle(section) {
+    section.querySelectorAll('table.sortable').forEach(function (table) { makeSortable(table); sort(table); });
+    filter(section);
+    if (shapes[section.id]) { draw(section.id); }
+  }
+
+  function take(event) {
+    const news = JSON.parse(event.data);
+    if (version && version !== news.version) { location.reload(); return; }
+    version = news.version;
+    document.title = news.title;
+    for (const [id, html] of Object.entries(news.parts)) {
+      const section = document.getElementById(id);
+      if (!section) { continue; }
+      const fresh = section.cloneNode(false);
+      fresh.innerHTML = html;
+      morph(section, fresh);
+      settle(section);
+    }
+  }
+
+  function connect() {
+    stream = new EventSource('/events');
+    stream.onmessage = take;
+    stream.onopen = function () { connection.textContent = ''; };
+    stream.onerror = function () {
+      connection.textContent = 'No connection to the writer; trying again. The numbers are the last ones.';
+      if (stream.readyState === EventSource.CLOSED) { setTimeout(connect, 5000); }
+    };
+  }
+
+  document.querySelectorAll('main > section').forEach(settle);
+  document.addEventListener('input', function (event) {
+    if (event.target.matches('input.filter')) { filter(event.target.closest('section')); }
+  });
+  const recolour = function () { Object.keys(plots).forEach(function (id) { delete plots[id]; draw(id); }); };
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', recolour);
+  addEventListener('resize', recolour);
+  connect();
+})();

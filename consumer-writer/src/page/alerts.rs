@@ -1,0 +1,206 @@
+//! What is wrong, in sentences with what to do. No I/O.
+
+use pingfleet_broker::QueueKind;
+use pingfleet_report::words::{counted, grouped, length};
+use pingfleet_store::{RunState, WorkerRow, WorkerState};
+use pingfleet_wire::StatusKind;
+
+use super::{facts::Facts, workers};
+use crate::WriterState;
+
+/// Lost workers that are named one by one.
+const MAX_LOST: usize = 3;
+
+/// A line on what is wrong.
+#[derive(Debug)]
+pub(super) struct Alert {
+    pub(super) status: StatusKind,
+    pub(super) title: String,
+    pub(super) text: String,
+    /// The command that helps.
+    pub(super) command: Option<String>,
+}
+
+impl Alert {
+    fn new(status: StatusKind, title: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            title: title.into(),
+            text: text.into(),
+            command: None,
+        }
+    }
+
+    fn run(mut self, command: String) -> Self {
+        self.command = Some(command);
+        self
+    }
+}
+
+/// Everything that is wrong, the worst first.
+pub(super) fn alerts(facts: &Facts) -> Vec<Alert> {
+    let mut alerts = Vec::new();
+    if let Some(error) = &facts.error {
+        alerts.push(Alert::new(
+            StatusKind::Down,
+            "The database cannot be read",
+            format!("{error}. The numbers below are the last ones that were read."),
+        ));
+    }
+    broker(facts, &mut alerts);
+    writer(facts, &mut alerts);
+    lost_workers(facts, &mut alerts);
+    messages(facts, &mut alerts);
+    runs(facts, &mut alerts);
+    alerts
+}
+
+fn broker(facts: &Facts, alerts: &mut Vec<Alert>) {
+    if let Some(error) = &facts.queues.error {
+        alerts.push(Alert::new(
+            StatusKind::Down,
+            "The broker is away",
+            format!("{error} Nothing is lost: all programs try again, and go on by themselves."),
+        ));
+    }
+    if let Some(alarm) = &facts.queues.alarm {
+        alerts.push(
+            Alert::new(
+                StatusKind::Unreachable,
+                "The broker takes no messages",
+                format!(
+                    "It has an alarm: {alarm}. Nothing is lost. Free memory or disk on its machine; it goes on by itself. \
+                     Its alarms:"
+                ),
+            )
+            .run("rabbitmq-diagnostics alarms".to_owned()),
+        );
+    }
+}
+
+fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
+    match facts.writer.state {
+        WriterState::WaitingForDatabase => alerts.push(Alert::new(
+            StatusKind::Unreachable,
+            "The writer waits for the database",
+            "A commit has taken over a second: another program holds the write lock, or the disk is slow or full. \
+             Results wait in their queue, and nothing is lost. End the other program, or free space.",
+        )),
+        WriterState::WaitingForOtherWriter => alerts.push(Alert::new(
+            StatusKind::Unreachable,
+            "Another writer has the results queue",
+            "This one waits until it leaves, 30 s at most. Only one writer may run for each broker.",
+        )),
+        WriterState::NoBroker if facts.queues.error.is_none() => alerts.push(Alert::new(
+            StatusKind::Late,
+            "The writer is connecting",
+            "It has no session with the broker yet.",
+        )),
+        WriterState::NoBroker | WriterState::Connected => {}
+    }
+}
+
+fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
+    let state = |worker: &WorkerRow| workers::state(worker, facts.listening);
+    let lost: Vec<_> = facts
+        .workers
+        .iter()
+        .filter(|worker| state(worker) == Some(WorkerState::Lost))
+        .collect();
+    for worker in lost.iter().take(MAX_LOST) {
+        let chunks = match worker.in_hand {
+            0 => "It had no chunk in hand.".to_owned(),
+            1 => "The chunk that it had in hand goes to another worker; nothing is missing."
+                .to_owned(),
+            count => format!(
+                "The {} chunks that it had in hand go to other workers; nothing is missing.",
+                grouped(count)
+            ),
+        };
+        let title = format!("Worker {} is lost", worker.worker);
+        let silence = length(worker.age.as_micros() as i64);
+        let text = format!("No heartbeat for {silence}. {chunks} On its machine:");
+        alerts.push(
+            Alert::new(StatusKind::Down, title, text)
+                .run("systemctl status ping-worker".to_owned()),
+        );
+    }
+    if lost.len() > MAX_LOST {
+        let others = counted((lost.len() - MAX_LOST) as i64, "more worker");
+        let text = "The table of workers has since when.";
+        alerts.push(Alert::new(
+            StatusKind::Down,
+            format!("{others} are lost"),
+            text,
+        ));
+    }
+    let heard = facts.workers.iter().any(|worker| {
+        !matches!(
+            state(worker),
+            Some(WorkerState::Lost | WorkerState::Draining)
+        )
+    });
+    let is_waiting = facts
+        .current
+        .as_ref()
+        .is_some_and(|run| run.state == RunState::Running && run.outstanding() > 0);
+    if is_waiting && !heard && facts.listening >= pingfleet_wire::timing::HEARTBEAT_INTERVAL * 2 {
+        let ready = facts
+            .queues
+            .depths
+            .iter()
+            .find(|(kind, _)| *kind == QueueKind::Work);
+        let waiting = ready.map_or(0, |(_, depth)| depth.ready);
+        let text = format!(
+            "{} in the work queue, and no worker takes them. Start one on any machine that reaches the broker:",
+            if waiting == 1 {
+                "1 chunk waits".to_owned()
+            } else {
+                format!("{} chunks wait", grouped(waiting.into()))
+            }
+        );
+        alerts.push(
+            Alert::new(StatusKind::Down, "No worker is live", text).run("ping-worker".to_owned()),
+        );
+    }
+}
+
+/// Messages that were not applied.
+fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
+    let dead = &facts.dead;
+    if let Some(newest) = dead.newest.first() {
+        let title = if dead.total == 1 {
+            "1 chunk is dead".to_owned()
+        } else {
+            format!("{} chunks are dead", grouped(dead.total))
+        };
+        let text = format!(
+            "They came back from workers too often ({}), so their targets have no result. Send them again:",
+            newest.reason
+        );
+        let command = format!("pingfleet retry{} {}", facts.flags, newest.run);
+        alerts.push(Alert::new(StatusKind::Unreachable, title, text).run(command));
+    }
+    let quarantine = &facts.quarantine;
+    if let Some((queue, reason, count)) = quarantine.reasons.first() {
+        alerts.push(Alert::new(
+            StatusKind::Unreachable,
+            format!("{} in quarantine", counted(quarantine.total, "message")),
+            format!(
+                "They could not be applied. The most frequent reason, {} from {queue}: {reason}. A worker of another \
+                 version, or another program, publishes them. Their chunks are probed again.",
+                grouped(*count)
+            ),
+        ));
+    }
+}
+
+fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
+    let Some(run) = &facts.current else { return };
+    if run.state == RunState::Incomplete && run.chunks_dead < run.chunks - run.chunks_done {
+        let text = "Its producer ended before the run was done. Continue it:";
+        let title = format!("Run {} is incomplete", run.run);
+        let command = format!("pingfleet resume{} {}", facts.flags, run.run);
+        alerts.push(Alert::new(StatusKind::Unreachable, title, text).run(command));
+    }
+}

@@ -1,0 +1,587 @@
+//! The fragments of the page: each is the content of one section, and goes to all tabs when it changed. No I/O.
+
+use askama::Template;
+use pingfleet_report::{
+    PageError,
+    parts::{Rates, rough_times, rows_table, status_of, statuses_part},
+    table::{Cell, Moment, StatusText, Table, number, text},
+    words::{
+        Clock, counted, duration, grouped, length, loss_counts, millis, percent, three_digits,
+    },
+};
+use pingfleet_store::{RunState, RunSummary, WorkerState};
+
+use super::{
+    alerts::{Alert, alerts},
+    facts::Facts,
+    rates::MAX_SINGLE_WORKERS,
+    workers,
+};
+
+/// The newest runs that are listed.
+const MAX_RUNS: usize = 20;
+
+/// One section.
+#[derive(Debug)]
+pub(super) struct Fragment {
+    pub(super) id: &'static str,
+    pub(super) class: &'static str,
+    /// Empty when there is nothing to show.
+    pub(super) html: String,
+}
+
+/// The page with all fragments.
+#[derive(Template)]
+#[template(path = "page.html")]
+pub(super) struct LivePage<'a> {
+    pub(super) title: &'a str,
+    pub(super) fragments: &'a [Fragment],
+}
+
+#[derive(Template)]
+#[template(path = "alerts.html")]
+struct AlertsPart {
+    alerts: Vec<(StatusText, Alert)>,
+}
+
+#[derive(Template)]
+#[template(path = "run.html")]
+struct RunPart<'a> {
+    run: &'a RunSummary,
+    state: StatusText,
+    started: Moment,
+    took: String,
+    report: bool,
+    figures: Vec<(String, String)>,
+    statuses: String,
+}
+
+#[derive(Template)]
+#[template(path = "empty.html")]
+struct EmptyPart<'a> {
+    flags: &'a str,
+    has_broker: bool,
+}
+
+/// A heading with a table.
+#[derive(Template)]
+#[template(path = "list.html")]
+struct ListPart {
+    title: &'static str,
+    note: String,
+    is_tall: bool,
+    is_filtered: bool,
+    table: Table,
+}
+
+#[derive(Template)]
+#[template(path = "pipeline.html")]
+struct PipelinePart {
+    items: Vec<(&'static str, String)>,
+    database: String,
+}
+
+#[derive(Template)]
+#[template(path = "stamp.html")]
+struct StampPart {
+    now: Moment,
+}
+
+/// The title of the tab, and all fragments.
+pub(super) fn fragments(facts: &Facts) -> (String, Vec<Fragment>) {
+    let clock = Clock::now();
+    let fragment = |id, class, html: Result<String, PageError>| Fragment {
+        id,
+        class,
+        html: html.unwrap_or_else(|error| {
+            tracing::error!(%error, section = id, "a section of the live page cannot be drawn");
+            "This section cannot be drawn; the log of the writer has the reason.".to_owned()
+        }),
+    };
+    let parts = &facts.run.parts;
+    let ready = |html: &String| Ok(html.clone());
+    let fragments = vec![
+        fragment("stamp", "dim s12", stamp(&clock)),
+        fragment("alerts", "s12", draw_alerts(facts)),
+        fragment("run", "card s12", run(facts, &clock)),
+        fragment("timeline", "card chart", ready(&parts.timeline)),
+        fragment("histogram", "card chart", ready(&parts.histogram)),
+        fragment("map", "card", ready(&parts.map)),
+        fragment("subnets", "card", subnets(facts)),
+        fragment("changes", "card s12", changes(facts, &clock)),
+        fragment("not-up", "card s12", not_up(facts, &clock)),
+        fragment("workers", "card s12", worker_list(facts)),
+        fragment("rates", "card chart s12", rates(facts)),
+        fragment("pipeline", "card s12", pipeline(facts)),
+        fragment("quarantine", "card", quarantine(facts, &clock)),
+        fragment("dead", "card", dead(facts, &clock)),
+        fragment("runs", "card s12", runs(facts, &clock)),
+    ];
+    (title(facts), fragments)
+}
+
+fn draw(part: &impl Template) -> Result<String, PageError> {
+    part.render().map_err(|error| PageError::Draw(error.into()))
+}
+
+/// Few words, for a tab among others.
+fn title(facts: &Facts) -> String {
+    match &facts.current {
+        Some(run) if run.state == RunState::Running => {
+            let far = percent(run.settled(), run.targets);
+            format!("{far} \u{b7} run {} \u{b7} pingfleet", run.run)
+        }
+        Some(run) => format!("run {} {} \u{b7} pingfleet", run.run, run.state.name()),
+        None => "pingfleet".to_owned(),
+    }
+}
+
+fn stamp(clock: &Clock) -> Result<String, PageError> {
+    let utc = clock.now_utc();
+    let now = Moment {
+        local: clock.second(&utc),
+        utc,
+    };
+    draw(&StampPart { now })
+}
+
+fn draw_alerts(facts: &Facts) -> Result<String, PageError> {
+    let alerts = alerts(facts).into_iter();
+    let alerts: Vec<_> = alerts.map(|alert| (alert.status.into(), alert)).collect();
+    if alerts.is_empty() {
+        return Ok(String::new());
+    }
+    draw(&AlertsPart { alerts })
+}
+
+fn run(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
+    let Some(run) = &facts.current else {
+        return draw(&EmptyPart {
+            flags: &facts.flags,
+            has_broker: facts.transport == Some(pingfleet_store::Transport::Broker),
+        });
+    };
+    let took = if run.finished_at.is_some() {
+        "took"
+    } else {
+        "for"
+    };
+    draw(&RunPart {
+        run,
+        state: status_of(run.state),
+        started: Moment {
+            local: clock.second(&run.started_at),
+            utc: run.started_at.clone(),
+        },
+        took: format!("{took} {}", duration(run.elapsed_s)),
+        report: run.settled() > 0,
+        figures: figures(facts, run),
+        statuses: statuses_part(run)?,
+    })
+}
+
+/// The numbers in large letters, each with what it is.
+fn figures(facts: &Facts, run: &RunSummary) -> Vec<(String, String)> {
+    let (settled, answered) = (run.settled(), run.counts.answered());
+    let mut figures = vec![(
+        percent(settled, run.targets),
+        format!(
+            "done: {} of {}",
+            grouped(settled),
+            counted(run.targets, "target")
+        ),
+    )];
+    if run.state == RunState::Running {
+        let left = run.targets - settled;
+        let rate = facts.run.settled_per_s.filter(|rate| *rate > 0.0);
+        figures.push(match rate {
+            Some(rate) => (
+                duration(left as f64 / rate),
+                "left, at this rate".to_owned(),
+            ),
+            None => (
+                "\u{2013}".to_owned(),
+                "left: the rate is not known yet".to_owned(),
+            ),
+        });
+        let rate = rate.map_or_else(|| "\u{2013}".to_owned(), three_digits);
+        figures.push((rate, "targets/s, in the last seconds".to_owned()));
+    }
+    figures.push((
+        percent(answered, settled),
+        format!("answered: {} of {}", grouped(answered), grouped(settled)),
+    ));
+    figures.push((grouped(settled - answered), "not up".to_owned()));
+    if let Some(rtt) = rough_times(&facts.run.rtt) {
+        figures.push((
+            format!("\u{2264} {} ms", millis(rtt.p50_ns)),
+            format!("median RTT; 99 %: \u{2264} {} ms", millis(rtt.p99_ns)),
+        ));
+    }
+    figures
+}
+
+fn subnets(facts: &Facts) -> Result<String, PageError> {
+    let Some((note, table)) = &facts.run.parts.subnets else {
+        return Ok(String::new());
+    };
+    draw(&ListPart {
+        title: "Subnets",
+        note: note.clone(),
+        is_tall: true,
+        is_filtered: false,
+        table: table.clone(),
+    })
+}
+
+fn not_up(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
+    let rows = &facts.run.last_not_up;
+    let (Some(run), false) = (&facts.current, rows.is_empty()) else {
+        return Ok(String::new());
+    };
+    let all = run.settled() - run.counts.answered();
+    draw(&ListPart {
+        title: "Not up in this run",
+        note: format!(
+            "the last {} of {}; all: pingfleet report{} {} --where 'received = 0'",
+            grouped(rows.len() as i64),
+            grouped(all),
+            facts.flags,
+            run.run
+        ),
+        is_tall: true,
+        is_filtered: false,
+        table: rows_table(rows, clock),
+    })
+}
+
+/// What is not up now, the newest changes first.
+fn changes(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
+    if facts.changes.is_empty() {
+        return Ok(String::new());
+    }
+    let rows = facts.changes.iter().map(|found| {
+        let row = &found.host.row;
+        let since = found.change.changed_at_us;
+        let before = found.host.last_up_us.map_or_else(
+            || "never up".to_owned(),
+            |up| format!("up until {}", clock.moment(up)),
+        );
+        vec![
+            Cell::Target(row.target.clone()),
+            Cell::Status(found.change.new.into()),
+            Cell::Text(pingfleet_report::words::why(
+                &row.status,
+                row.reason.as_deref(),
+                row.sent,
+            )),
+            Cell::Time(Moment {
+                local: clock.moment(since),
+                utc: Clock::utc(since),
+            }),
+            Cell::Text(before),
+        ]
+    });
+    draw(&ListPart {
+        title: "Not up now",
+        note: format!(
+            "newest changes first; all: pingfleet hosts{} --sort changed",
+            facts.flags
+        ),
+        is_tall: true,
+        is_filtered: false,
+        table: Table {
+            caption: "Targets that are not up now",
+            class: "sortable",
+            columns: ["target", "status", "reason", "since", "before"]
+                .map(text)
+                .to_vec(),
+            rows: rows.collect(),
+        },
+    })
+}
+
+fn worker_list(facts: &Facts) -> Result<String, PageError> {
+    if facts.workers.is_empty() {
+        return Ok(String::new());
+    }
+    let states: Vec<_> = facts
+        .workers
+        .iter()
+        .map(|row| workers::state(row, facts.listening))
+        .collect();
+    let is_lost = |state: &&Option<WorkerState>| **state == Some(WorkerState::Lost);
+    let lost = states.iter().filter(is_lost).count();
+    let rows = facts.workers.iter().zip(&states).map(|(row, state)| {
+        let seconds = |age: std::time::Duration| {
+            Cell::Number(length(age.as_micros() as i64), age.as_secs_f64())
+        };
+        let oldest = row
+            .oldest_in_hand
+            .map_or_else(|| Cell::measured(None), seconds);
+        vec![
+            Cell::Text(row.worker.clone()),
+            Cell::Status(workers::text(*state)),
+            seconds(row.age),
+            Cell::count(row.in_hand),
+            oldest,
+            Cell::measured(row.requests_per_s),
+            Cell::count(row.requests_sent),
+            Cell::count(row.replies),
+            Cell::Text(loss_counts(&row.local_losses)),
+            Cell::Text(row.group.clone()),
+            Cell::Text(row.version.clone()),
+        ]
+    });
+    draw(&ListPart {
+        title: "Workers",
+        note: format!(
+            "{}, {lost} lost; rates between the last two heartbeats",
+            counted(facts.workers.len() as i64, "worker")
+        ),
+        is_tall: facts.workers.len() > MAX_SINGLE_WORKERS,
+        is_filtered: facts.workers.len() > 10,
+        table: Table {
+            caption: "Workers",
+            class: "sortable",
+            columns: vec![
+                text("worker"),
+                text("state"),
+                number("last heartbeat"),
+                number("chunks in hand"),
+                number("oldest"),
+                number("requests/s"),
+                number("requests"),
+                number("replies"),
+                text("lost on its machine"),
+                text("group"),
+                text("version"),
+            ],
+            rows: rows.collect(),
+        },
+    })
+}
+
+fn rates(facts: &Facts) -> Result<String, PageError> {
+    let is_many = facts.workers.len() > MAX_SINGLE_WORKERS;
+    let points = facts.rates.points(is_many);
+    let is_known = points
+        .iter()
+        .any(|(_, values)| values.iter().any(Option::is_some));
+    if !is_known {
+        return Ok(String::new());
+    }
+    let (title, key, names): (_, _, &[&str]) = if is_many {
+        (
+            "Requests per second of a worker",
+            "line: median \u{b7} dashes: 10th and 90th percentile of the workers",
+            &["median", "10 %", "90 %"],
+        )
+    } else {
+        ("Requests per second", "", &["requests/s"])
+    };
+    let whose = if is_many {
+        "the workers"
+    } else {
+        "all workers together"
+    };
+    Rates {
+        title,
+        unit: format!("{whose}, the last ten minutes; seconds"),
+        key,
+        names,
+        points: &points,
+    }
+    .part()
+}
+
+fn pipeline(facts: &Facts) -> Result<String, PageError> {
+    let writer = &facts.writer;
+    let depths = facts.queues.depths.iter().map(|(kind, depth)| {
+        let name = match kind.name() {
+            "work" => "work queue, ready",
+            "results" => "results queue, ready",
+            "dead" => "dead letters, ready",
+            _ => "heartbeats, ready",
+        };
+        (name, grouped(depth.ready.into()))
+    });
+    let mut items: Vec<_> = depths.collect();
+    if let Some(window) = facts.current.as_ref().and_then(|run| run.window) {
+        let used = format!(
+            "{} of {} chunks",
+            grouped(window.in_use),
+            grouped(window.size)
+        );
+        items.push(("publish window", used));
+    }
+    let milliseconds = |time: std::time::Duration| format!("{} ms", millis(time.as_nanos() as i64));
+    let commit = writer.last_commit;
+    let last = if writer.batches == 0 {
+        "none yet".to_owned()
+    } else {
+        let rows = counted(commit.rows as i64, "row");
+        format!("{rows} in {}", milliseconds(commit.duration))
+    };
+    let lag = if writer.batches == 0 {
+        "\u{2013}".to_owned()
+    } else {
+        milliseconds(commit.lag)
+    };
+    let (duplicates, quarantined) = facts
+        .liveness
+        .as_ref()
+        .map_or((0, 0), |writer| (writer.duplicates, writer.quarantined));
+    items.extend([
+        ("writer", writer.state.text().to_owned()),
+        ("writer, behind", lag),
+        ("last commit", last),
+        ("rows since its start", grouped(writer.rows as i64)),
+        ("duplicates", grouped(duplicates)),
+        ("put into quarantine", grouped(quarantined)),
+        ("dead chunks", grouped(facts.dead.total)),
+        ("broker", broker_state(facts)),
+    ]);
+    draw(&PipelinePart {
+        items,
+        database: facts.database.display().to_string(),
+    })
+}
+
+fn broker_state(facts: &Facts) -> String {
+    let queues = &facts.queues;
+    if queues.error.is_some() {
+        "\u{2715} away".to_owned()
+    } else if queues.alarm.is_some() {
+        "\u{25b2} alarm".to_owned()
+    } else if facts.transport == Some(pingfleet_store::Transport::Sweep) {
+        "none: one process".to_owned()
+    } else {
+        "\u{25cf} no alarm".to_owned()
+    }
+}
+
+fn time(micros: i64, clock: &Clock) -> Cell {
+    Cell::Time(Moment {
+        local: clock.moment(micros),
+        utc: Clock::utc(micros),
+    })
+}
+
+fn quarantine(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
+    let found = &facts.quarantine;
+    if found.newest.is_empty() {
+        return Ok(String::new());
+    }
+    let rows = found.newest.iter().map(|message| {
+        vec![
+            time(message.received_at_us, clock),
+            Cell::Text(message.queue.clone()),
+            Cell::Text(message.reason.clone()),
+            Cell::count(message.length),
+        ]
+    });
+    draw(&ListPart {
+        title: "Quarantine",
+        note: format!("the newest of {}", counted(found.total, "message")),
+        is_tall: true,
+        is_filtered: false,
+        table: Table {
+            caption: "Messages in quarantine",
+            class: "sortable",
+            columns: vec![
+                text("received"),
+                text("queue"),
+                text("reason"),
+                number("bytes"),
+            ],
+            rows: rows.collect(),
+        },
+    })
+}
+
+fn dead(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
+    let found = &facts.dead;
+    if found.newest.is_empty() {
+        return Ok(String::new());
+    }
+    let rows = found.newest.iter().map(|chunk| {
+        vec![
+            time(chunk.dead_at_us, clock),
+            Cell::count(chunk.run),
+            Cell::count(chunk.chunk.into()),
+            Cell::count(chunk.targets),
+            Cell::Text(chunk.reason.clone()),
+        ]
+    });
+    draw(&ListPart {
+        title: "Dead chunks",
+        note: format!("the newest of {}", counted(found.total, "chunk")),
+        is_tall: true,
+        is_filtered: false,
+        table: Table {
+            caption: "Dead chunks",
+            class: "sortable",
+            columns: vec![
+                text("dead since"),
+                number("run"),
+                number("chunk"),
+                number("targets"),
+                text("reason"),
+            ],
+            rows: rows.collect(),
+        },
+    })
+}
+
+fn runs(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
+    if facts.runs.is_empty() {
+        return Ok(String::new());
+    }
+    let rows = facts.runs.iter().take(MAX_RUNS).map(|run| {
+        let state = StatusText {
+            word: run.state.name(),
+            ..status_of(run.state)
+        };
+        let not_up = run.settled() - run.counts.answered();
+        vec![
+            Cell::Link(
+                format!("run {}", run.run),
+                format!("/runs/{}/report", run.run),
+            ),
+            Cell::Status(state),
+            Cell::Time(Moment::new(&run.started_at, clock)),
+            Cell::Number(duration(run.elapsed_s), run.elapsed_s),
+            Cell::count(run.targets),
+            Cell::count(run.counts.answered()),
+            Cell::count(not_up),
+            Cell::Text(run.source.clone()),
+        ]
+    });
+    let shown = facts.runs.len().min(MAX_RUNS) as i64;
+    draw(&ListPart {
+        title: "Runs",
+        note: format!(
+            "the last {} of {}, each with its report",
+            grouped(shown),
+            grouped(facts.runs.len() as i64)
+        ),
+        is_tall: false,
+        is_filtered: false,
+        table: Table {
+            caption: "Runs",
+            class: "sortable",
+            columns: vec![
+                text("report"),
+                text("state"),
+                text("started"),
+                number("time"),
+                number("targets"),
+                number("answered"),
+                number("not up"),
+                text("targets as given"),
+            ],
+            rows: rows.collect(),
+        },
+    })
+}

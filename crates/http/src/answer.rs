@@ -1,0 +1,111 @@
+//! Answers: errors in words, and what a browser keeps.
+
+use axum::{
+    body::{Body, Bytes},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+        header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
+    },
+};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+/// An answer of the server.
+pub type Answer = Response<Body>;
+
+/// An answer with a body of one type.
+pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Answer {
+    let mut answer = Response::new(body.into());
+    *answer.status_mut() = status;
+    set(&mut answer, CONTENT_TYPE, content_type);
+    answer
+}
+
+/// An error in words: `{"error": "..."}` below `/api/`, else text.
+#[must_use]
+pub fn failed(status: StatusCode, path: &str, sentence: &str) -> Answer {
+    if path.starts_with("/api/") {
+        let text = json!({ "error": sentence }).to_string() + "\n";
+        answer(status, "application/json", text)
+    } else {
+        answer(status, "text/plain; charset=utf-8", format!("{sentence}\n"))
+    }
+}
+
+/// A body that a browser keeps, and asks for each time whether it is still the same (RFC 9110, section 8.8.3). The tag is
+/// a weak one, because the body may be compressed on its way.
+#[must_use]
+pub fn kept(request: &HeaderMap, content_type: &'static str, body: Bytes) -> Answer {
+    let hash = Sha256::digest(&body);
+    let tag: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let tag = format!("W/\"{tag}\"");
+    let known = request.get_all(IF_NONE_MATCH).iter();
+    let mut known = known.filter_map(|tags| tags.to_str().ok());
+    let is_known = known.any(|tags| tags.split(',').any(|known| known.trim() == tag));
+    let mut answer = if is_known {
+        let mut unchanged = Answer::default();
+        *unchanged.status_mut() = StatusCode::NOT_MODIFIED;
+        unchanged
+    } else {
+        answer(StatusCode::OK, content_type, body)
+    };
+    let tag = HeaderValue::try_from(tag).expect("a tag has hexadecimal digits only");
+    answer.headers_mut().insert(ETAG, tag);
+    set(&mut answer, CACHE_CONTROL, "no-cache");
+    answer
+}
+
+/// Whether a client accepts gzip (RFC 9110, section 12.5.3).
+pub(crate) fn accepts_gzip(request: &HeaderMap) -> bool {
+    let lists = request.get_all(ACCEPT_ENCODING).iter();
+    let lists = lists.filter_map(|list| list.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let is_gzip = parts
+            .next()
+            .is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let weight = parts.find_map(|part| part.strip_prefix("q="));
+        is_gzip && weight.is_none_or(|weight| weight.parse().is_ok_and(|weight: f32| weight > 0.0))
+    })
+}
+
+/// Sets a header.
+pub(crate) fn set(answer: &mut Answer, name: HeaderName, value: &'static str) {
+    answer
+        .headers_mut()
+        .insert(name, HeaderValue::from_static(value));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_used_only_when_it_is_accepted() {
+        for (accepted, is_gzip) in [
+            ("gzip", true),
+            ("deflate, GZIP;q=0.5, br", true),
+            ("gzip;q=0", false),
+            ("br", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+            assert_eq!(accepts_gzip(&headers), is_gzip, "{accepted}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_body_that_the_browser_has_is_not_sent_again() {
+        let mut headers = HeaderMap::new();
+        let first = kept(&headers, "text/css", Bytes::from_static(b"a{}"));
+        let tag = first.headers()[ETAG].clone();
+        assert_eq!(first.status(), StatusCode::OK);
+        headers.insert(IF_NONE_MATCH, tag);
+        let again = kept(&headers, "text/css", Bytes::from_static(b"a{}"));
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+        let changed = kept(&headers, "text/css", Bytes::from_static(b"b{}"));
+        assert_eq!(changed.status(), StatusCode::OK);
+    }
+}

@@ -1,0 +1,201 @@
+//! The table of workers on a screen. What is wrong stands above it. On a narrow screen the columns that matter less are
+//! left out; off a terminal all are there, and nothing is cut.
+
+use std::io::{self, Write as _};
+
+use anstyle::{AnsiColor, Style};
+use pingfleet_report::words::{Clock, counted, grouped, length, loss_counts, three_digits};
+use pingfleet_settings::{Failure, printed};
+use pingfleet_store::{Fleet, WorkerRow, WorkerState};
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::report::layout::{self, Block, Line, Screen, cut, fitted, wrapped};
+
+/// What an empty list means.
+pub(super) const NO_WORKERS: &str = "no worker was seen in the last 7 days. Start one on this machine or another: ping-worker --broker URL. \
+     (A worker shows up when a writer receives its heartbeat: consumer-writer)";
+
+/// The columns: the heading, and whether it is aligned to the right.
+const COLUMNS: [(&str, bool); 14] = [
+    ("WORKER", false),
+    ("STATE", false),
+    ("SEEN", true),
+    ("IN HAND", true),
+    ("OLDEST", true),
+    ("REQ/s", true),
+    ("REQUESTS", true),
+    ("REPLIES", true),
+    ("GROUP", false),
+    ("VERSION", false),
+    ("THREADS", true),
+    ("PREFETCH", true),
+    ("CEILING/s", true),
+    ("LOST HERE", false),
+];
+
+/// As [`fitted`] wants them.
+const BY_IMPORTANCE: [(usize, usize, usize); 14] = [
+    (0, 0, 0),
+    (STATE, 0, 0),
+    (2, 0, 0),
+    (3, 0, 0),
+    (5, 0, 0),
+    (13, 12, 30),
+    (6, 0, 0),
+    (7, 0, 0),
+    (4, 0, 0),
+    (8, 0, 0),
+    (9, 0, 0),
+    (12, 0, 0),
+    (10, 0, 0),
+    (11, 0, 0),
+];
+
+const STATE: usize = 1;
+
+/// Sentences about single workers; the table has the others.
+const MAX_SENTENCES: usize = 3;
+
+/// Prints the table.
+pub(super) fn print(fleet: &Fleet) -> Result<(), Failure> {
+    layout::print(&blocks(fleet, Screen::of_stdout()))
+}
+
+/// Prints it in the place of what is on the terminal, without what does not fit.
+pub(super) fn redraw(fleet: &Fleet) -> Result<(), Failure> {
+    // ECMA-48: the cursor goes home, and what is behind it is erased.
+    printed(write!(io::stdout(), "\x1b[H\x1b[2J"))?;
+    let mut blocks = blocks(fleet, Screen::of_stdout());
+    if fleet.workers.is_empty() {
+        blocks.push(vec![Line::new(NO_WORKERS)]);
+    }
+    layout::print(&blocks)?;
+    printed(io::stdout().flush())
+}
+
+fn blocks(fleet: &Fleet, screen: Screen) -> Vec<Block> {
+    vec![sentences(fleet, screen), table(fleet, screen)]
+}
+
+/// What is wrong, each with what to do.
+fn sentences(fleet: &Fleet, screen: Screen) -> Block {
+    let mut sentences = Vec::new();
+    if let Some(away) = fleet.writer_away {
+        sentences.push(format!(
+            "No writer is running: the last one was seen {} ago, and states and ages are as of then. Start it: consumer-writer",
+            length(away.as_micros() as i64)
+        ));
+    }
+    let lost = fleet.workers.iter();
+    let lost: Vec<_> = lost
+        .filter(|worker| worker.state == WorkerState::Lost)
+        .collect();
+    for worker in lost.iter().take(MAX_SENTENCES) {
+        sentences.push(of_lost(worker));
+    }
+    if lost.len() > MAX_SENTENCES {
+        sentences.push(format!(
+            "{} more are lost.",
+            grouped((lost.len() - MAX_SENTENCES) as i64)
+        ));
+    }
+    let lines = sentences.iter();
+    lines
+        .flat_map(|sentence| wrapped(sentence, 2, screen.width))
+        .collect()
+}
+
+fn of_lost(worker: &WorkerRow) -> String {
+    let silent = format!(
+        "{}: no heartbeat for {} (since {}).",
+        worker.worker,
+        length(worker.age.as_micros() as i64),
+        Clock::now().moment(worker.last_seen_us)
+    );
+    if worker.in_hand == 0 {
+        return format!("{silent} It had no chunk in hand. Does its machine run?");
+    }
+    format!(
+        "{silent} The broker gives the {} that it had in hand to other workers; none is lost. Does its machine run?",
+        counted(worker.in_hand, "chunk")
+    )
+}
+
+fn table(fleet: &Fleet, screen: Screen) -> Block {
+    if fleet.workers.is_empty() {
+        return Vec::new();
+    }
+    let heading: Vec<_> = COLUMNS
+        .iter()
+        .map(|(heading, _)| (*heading).to_owned())
+        .collect();
+    let rows: Vec<_> = fleet.workers.iter().map(cells).collect();
+    let mut widths: Vec<usize> = heading.iter().map(|cell| cell.width()).collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.width().max(*width);
+        }
+    }
+    if screen.has_bars {
+        widths = fitted(&widths, &BY_IMPORTANCE, screen.width);
+    }
+    let rows = fleet.workers.iter().zip(&rows);
+    let rows = rows.map(|(worker, row)| line(row, &widths, Some(worker.state), screen));
+    std::iter::once(line(&heading, &widths, None, screen))
+        .chain(rows)
+        .collect()
+}
+
+/// A row, or without a state the heading.
+fn line(row: &[String], widths: &[usize], state: Option<WorkerState>, screen: Screen) -> Line {
+    let mut line = Line::default();
+    let mut start = 0;
+    for (at, (cell, (_, right))) in row.iter().zip(COLUMNS).enumerate() {
+        let width = widths[at];
+        if width == 0 {
+            continue;
+        }
+        let cell = cut(cell, width);
+        let space = if right { width - cell.width() } else { 0 };
+        line.pad(start + space);
+        let painted = match state {
+            Some(state) if at == STATE => screen.paint(style(state), &cell),
+            _ => cell.clone(),
+        };
+        line.push(&cell, &painted);
+        start += width + 2;
+    }
+    line
+}
+
+fn style(state: WorkerState) -> Style {
+    match state {
+        WorkerState::Lost => AnsiColor::Red.on_default().bold(),
+        WorkerState::Live => AnsiColor::Green.on_default(),
+        WorkerState::Starting | WorkerState::Draining => AnsiColor::Yellow.on_default(),
+    }
+}
+
+fn cells(worker: &WorkerRow) -> Vec<String> {
+    let none = || "-".to_owned();
+    let age = |age: std::time::Duration| length(age.as_micros() as i64);
+    vec![
+        worker.worker.clone(),
+        format!("{} {}", worker.state.sign(), worker.state.word()),
+        age(worker.age),
+        grouped(worker.in_hand),
+        worker.oldest_in_hand.map_or_else(none, age),
+        worker.requests_per_s.map_or_else(none, three_digits),
+        grouped(worker.requests_sent),
+        grouped(worker.replies),
+        worker.group.clone(),
+        worker.version.clone(),
+        worker.threads.to_string(),
+        worker.prefetch.to_string(),
+        worker.rate.map_or_else(|| "unlimited".to_owned(), grouped),
+        match loss_counts(&worker.local_losses) {
+            losses if losses.is_empty() => none(),
+            losses => losses,
+        },
+    ]
+}

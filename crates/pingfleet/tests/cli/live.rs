@@ -1,0 +1,275 @@
+//! The live page of `consumer-writer` and of `pingfleet sweep`, with a real browser and without a script.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::{
+    rig::{Started, TestDir},
+    screens::generated,
+};
+
+const STATUSES: [&str; 7] = [
+    "up",
+    "late",
+    "unreachable",
+    "dns_failed",
+    "send_failed",
+    "unknown",
+    "down",
+];
+
+/// Text that would run if it were not escaped.
+const HOSTILE: &str = "<script>document.title='owned'</script>'\"&amp;";
+
+/// A running page.
+struct Live<'a> {
+    dir: &'a TestDir,
+    address: String,
+    _program: Started,
+}
+
+impl<'a> Live<'a> {
+    /// Starts a program that serves a page on a free port, and waits until it does.
+    fn start(dir: &'a TestDir, program: &str, arguments: &[&str], log: &str) -> Result<Self> {
+        let mut started = dir.start_with_log(program, arguments, log)?;
+        loop {
+            let text = fs::read_to_string(dir.path(log))?;
+            if let Some((_, rest)) = text.split_once("http://") {
+                if let Some((address, _)) = rest.split_once('/') {
+                    return Ok(Self {
+                        dir,
+                        address: address.to_owned(),
+                        _program: started,
+                    });
+                }
+            }
+            ensure!(started.is_running()?, "{program} ended: {text}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A writer without a broker: it serves what the database has.
+    fn writer(dir: &'a TestDir, log: &str) -> Result<Self> {
+        Self::start(dir, "consumer-writer", &["--dashboard", "127.0.0.1:0"], log)
+    }
+
+    /// The answer to a request, with its headers.
+    fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        let address = &self.address;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn json(&self, path: &str) -> Result<Value> {
+        let answer = self.get(path)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("a body")?;
+        Ok(serde_json::from_str(body)?)
+    }
+
+    /// What a browser shows after a while, when the page and its stream have settled.
+    fn in_a_browser(&self) -> Result<String> {
+        let line = format!(
+            "exec chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run \
+             --disable-background-networking --disable-component-update --disable-sync \
+             --user-data-dir=profile --timeout=4000 --dump-dom http://{}/",
+            self.address
+        );
+        let finished = self.dir.shell(&line)?;
+        ensure!(
+            finished.code == Some(0) && finished.stdout.contains("</html>"),
+            "no page from chromium (apt-get install chromium): {finished:#?}"
+        );
+        Ok(finished.stdout)
+    }
+}
+
+/// The text of the element with an id.
+fn text_of<'a>(document: &'a str, id: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("id=\"{id}\">"))?;
+    rest.split('<').next()
+}
+
+/// The count of each status, as a document shows it. One that is not shown is 0.
+fn shown(document: &str) -> Result<Vec<i64>> {
+    let counts = STATUSES.map(|status| {
+        let text = text_of(document, &format!("count-{status}")).unwrap_or("0");
+        text.replace(',', "")
+            .parse()
+            .with_context(|| text.to_owned())
+    });
+    counts.into_iter().collect()
+}
+
+/// The count of each status in the rows of a run.
+fn counted(dir: &TestDir, run: i64) -> Result<Vec<i64>> {
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    let count = |status| {
+        let sql = "SELECT count(*) FROM report WHERE run = ?1 AND status = ?2";
+        Ok(connection.query_row(sql, (run, status), |row| row.get(0))?)
+    };
+    STATUSES.into_iter().map(count).collect()
+}
+
+#[test]
+fn the_page_with_and_without_a_script_has_the_numbers_of_the_database() -> Result<()> {
+    let dir = generated(2100, 2)?;
+    let page = Live::writer(&dir, "log")?;
+    let plain = page.get("/")?;
+    let live = page.in_a_browser()?;
+    let counted = counted(&dir, 2)?;
+    assert_eq!(shown(&plain)?, counted);
+    assert_eq!(shown(&live)?, counted);
+    assert_eq!(text_of(&live, "state"), Some("complete"));
+    // The script ran: it makes the headings to sort by. Without it the page loads itself again.
+    assert!(live.contains("<button type=\"button\">report</button>"));
+    assert!(!plain.contains("<button") && plain.contains("http-equiv=\"refresh\""));
+    // The control: another number is noticed.
+    let other = plain.replace("count-up\">", "count-up\">1");
+    assert_ne!(shown(&other)?, counted);
+    // Everything that a page loads is on this server.
+    for attribute in [" src=\"", " href=\""] {
+        for value in plain.split(attribute).skip(1) {
+            let is_here = value.starts_with('/') || value.starts_with('#');
+            assert!(
+                is_here || value.starts_with("data:image/png"),
+                "{value:.60}"
+            );
+        }
+    }
+    let report = page.get("/runs/2/report")?;
+    assert!(report.contains("<title>pingfleet: run 2, complete</title>"));
+    assert!(page.get("/runs/9/report")?.starts_with("HTTP/1.1 404"));
+    Ok(())
+}
+
+#[test]
+fn numbers_change_while_a_sweep_runs_and_end_as_the_database_has_them() -> Result<()> {
+    let dir = TestDir::new()?;
+    let page = Live::writer(&dir, "log")?;
+    let empty = page.get("/")?;
+    assert!(empty.contains("This database has no run."), "{empty}");
+    let sweep = [
+        "sweep",
+        "127.0.0.0/24",
+        "--rate",
+        "100",
+        "--chunk-size",
+        "5",
+        "--dashboard=127.0.0.1:0",
+    ];
+    let own = Live::start(&dir, "pingfleet", &sweep, "sweep-log")?;
+    let mut seen = BTreeSet::new();
+    let mut own_seen = BTreeSet::new();
+    loop {
+        let runs = page.json("/api/v1/runs")?;
+        let run = &runs[0];
+        seen.extend(run["up"].as_i64());
+        if run["state"] == "complete" {
+            break;
+        }
+        // The page of the sweep ends with it.
+        if let Ok(plain) = own.get("/") {
+            own_seen.insert(shown(&plain).unwrap_or_default());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(seen.len() > 2, "{seen:?}");
+    assert!(own_seen.len() > 1, "{own_seen:?}");
+    let counted = counted(&dir, 1)?;
+    assert_eq!(counted.iter().sum::<i64>(), 254);
+    assert_eq!(shown(&page.get("/")?)?, counted);
+    assert_eq!(shown(&page.in_a_browser()?)?, counted);
+    Ok(())
+}
+
+#[test]
+fn names_of_workers_and_targets_are_text_on_the_page() -> Result<()> {
+    let dir = generated(300, 1)?;
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    connection.execute("UPDATE runs SET source = ?1", [HOSTILE])?;
+    connection.execute(
+        "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, first_seen_us,
+             last_seen_us, draining, chunks_done, targets_done, requests_sent, replies, lost_socket_drops,
+             lost_send_path, lost_stalled, lost_canary, lost_interrupted, lost_link_down, lost_no_route, lost_no_address,
+             lost_gateway_no_arp, lost_local_firewall, lost_rp_filter)
+         VALUES (randomblob(16), ?1, 7, ?1, ?1, 1, 1, 0, unixepoch() * 1000000,
+             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+        [HOSTILE],
+    )?;
+    let page = Live::writer(&dir, "log")?;
+    let plain = page.get("/")?;
+    let live = page.in_a_browser()?;
+    let escaped = "&#60;script&#62;document.title=&#39;owned&#39;&#60;/script&#62;";
+    assert!(plain.matches(escaped).count() >= 4, "{plain}");
+    for document in [&plain, &live] {
+        assert_eq!(document.matches("<script").count(), 2, "{document}");
+        assert!(!document.contains("<title>owned"));
+    }
+    // The control: what is not escaped would be an element.
+    let open = plain.replacen(escaped, HOSTILE, 1);
+    assert_eq!(open.matches("<script").count(), 3);
+    Ok(())
+}
+
+#[test]
+fn the_writer_goes_on_without_a_page_unless_it_was_asked_for_one() -> Result<()> {
+    let dir = TestDir::new()?;
+    let page = Live::writer(&dir, "log")?;
+    let other = TestDir::new()?;
+    let taken = ["--dashboard", page.address.as_str()];
+    let finished = other.call("consumer-writer", &taken)?.end()?;
+    finished.fails(4, &["another program uses it"]);
+    let open = ["--dashboard", "0.0.0.0:0"];
+    let finished = other.call("consumer-writer", &open)?.end()?;
+    finished.fails(3, &["visitors need a token"]);
+    let wrong = ["--dashboard", "8787"];
+    let finished = other.call("consumer-writer", &wrong)?.end()?;
+    finished.fails(3, &["is neither an address with a port"]);
+    Ok(())
+}
+
+#[test]
+fn the_api_answers_in_pages_and_in_words() -> Result<()> {
+    let dir = generated(40, 3)?;
+    let page = Live::writer(&dir, "log")?;
+    let numbers = |path: &str| -> Result<Vec<i64>> {
+        let runs = page.json(path)?;
+        let runs = runs.as_array().context("a list")?;
+        Ok(runs.iter().filter_map(|run| run["run"].as_i64()).collect())
+    };
+    assert_eq!(numbers("/api/v1/runs")?, [3, 2, 1]);
+    assert_eq!(numbers("/api/v1/runs?limit=1&before=3")?, [2]);
+    let printed = dir.pingfleet(&["runs", "--json"])?.ends_with(0).json()?;
+    let answered = page.json("/api/v1/runs/3")?;
+    assert_eq!(Some(&answered), printed.iter().find(|run| run["run"] == 3));
+    for (path, code, part) in [
+        ("/api/v1/runs?limit=x", "400", "limit=x is not a number"),
+        ("/api/v1/runs/9", "404", "There is no run 9."),
+        ("/api/v1/nothing", "404", "nothing under this address"),
+    ] {
+        let answer = page.get(path)?;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{answer}");
+        assert!(
+            answer.contains("{\"error\":") && answer.contains(part),
+            "{answer}"
+        );
+    }
+    assert!(page.json("/api/v1/workers")?.is_array());
+    assert!(page.json("/api/v1/queues")?["writer"].is_object());
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! Adds a batch to the counters of its run.
+
+use rusqlite::Connection;
+
+use crate::{
+    StoreError,
+    progress::{SettledTargets, StoredProgress},
+};
+
+/// Counts the targets that a batch settled, and stores the sum. `done` chunks of the run became done with it, which are in
+/// its counters already.
+pub(super) fn count(
+    connection: &Connection,
+    run: i64,
+    settled: SettledTargets,
+    done: usize,
+    now: i64,
+) -> Result<(), StoreError> {
+    let (started_us, progress) = connection
+        .prepare_cached(
+            "SELECT n.started_at_us, n.chunks_done, p.progress
+             FROM runs n LEFT JOIN run_progress p ON p.run = n.run WHERE n.run = ?1",
+        )?
+        .query_row([run], |row| {
+            let is_first = row.get::<_, i64>(1)? == done as i64;
+            let progress = match row.get_ref(2)?.as_blob_or_null()? {
+                Some(stored) => Some(StoredProgress::decode(stored)),
+                // What was settled before is not known of a run that an older version began.
+                None => is_first.then(|| Ok(StoredProgress::default())),
+            };
+            Ok((row.get::<_, i64>(0)?, progress))
+        })?;
+    let Some(progress) = progress else {
+        return Ok(());
+    };
+    let mut progress = progress.map_err(|reason| StoreError::BadProgress { run, reason })?;
+    progress.add(settled, now - started_us);
+    connection
+        .prepare_cached(
+            "INSERT INTO run_progress (run, progress) VALUES (?1, ?2)
+             ON CONFLICT (run) DO UPDATE SET progress = excluded.progress",
+        )?
+        .execute((run, progress.encode()))?;
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! What went wrong between the queues and the rows: quarantine, and dead chunks. All of it is bounded.
+
+use std::{cmp::Reverse, collections::HashMap};
+
+use rusqlite::Connection;
+
+use crate::{Reader, StoreError, Transport, WriterLiveness, chunk_state::chunk_state, liveness};
+
+/// Messages or chunks that are listed.
+const LISTED: usize = 20;
+
+/// Dead chunks whose reasons are counted.
+const MAX_COUNTED: i64 = 10_000;
+
+/// The messages in quarantine: at most 10,000.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QuarantineList {
+    /// How many there are.
+    pub total: i64,
+    /// How many have the same queue and reason, the most frequent first, at most 20. Numbers and ids in a reason are
+    /// replaced by `N`.
+    pub reasons: Vec<(String, String, i64)>,
+    /// The newest ones, newest first, at most 20.
+    pub newest: Vec<QuarantinedMessage>,
+}
+
+/// A message that could not be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantinedMessage {
+    /// When, in microseconds since 1970-01-01 UTC.
+    pub received_at_us: i64,
+    /// The queue from which it came.
+    pub queue: String,
+    /// Why.
+    pub reason: String,
+    /// Its length in bytes.
+    pub length: i64,
+}
+
+/// Dead chunks of the runs that are not finished, and of the last run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadChunkList {
+    /// How many there are.
+    pub total: i64,
+    /// How many of the first 10,000 have the same reason, the most frequent first, at most 20.
+    pub reasons: Vec<(String, i64)>,
+    /// The newest ones, newest first, at most 20.
+    pub newest: Vec<DeadChunk>,
+}
+
+/// A chunk that the broker gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadChunk {
+    /// The run's number.
+    pub run: i64,
+    /// The number of the chunk.
+    pub chunk: u32,
+    /// Its targets.
+    pub targets: i64,
+    /// When it became dead, in microseconds since 1970-01-01 UTC.
+    pub dead_at_us: i64,
+    /// The broker's reason.
+    pub reason: String,
+}
+
+impl Reader {
+    /// The messages in quarantine. Reads an index of at most 10,000 entries.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn quarantine(&self) -> Result<QuarantineList, StoreError> {
+        self.read(|connection| quarantine(connection))
+    }
+
+    /// The dead chunks of the runs that are not finished, and of the last run. Reads at most 10,000 chunks by an index.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn dead_chunks(&self) -> Result<DeadChunkList, StoreError> {
+        self.read(|connection| dead_chunks(connection))
+    }
+
+    /// The writers that ever wrote to this database, when each was last seen, and what it took: at most one of each
+    /// transport.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn writers(&self) -> Result<Vec<(Transport, WriterLiveness)>, StoreError> {
+        self.read(|connection| liveness::writers(connection))
+    }
+}
+
+fn quarantine(connection: &Connection) -> Result<QuarantineList, StoreError> {
+    let mut list = QuarantineList::default();
+    let mut by_reason: HashMap<(String, String), i64> = HashMap::new();
+    let mut statement = connection
+        .prepare("SELECT queue, reason, count(*) FROM quarantine GROUP BY queue, reason")?;
+    let mut rows = statement.query(())?;
+    while let Some(row) = rows.next()? {
+        let (queue, reason, count): (_, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        list.total += count;
+        *by_reason.entry((queue, general(&reason))).or_default() += count;
+    }
+    let reasons = by_reason.into_iter();
+    list.reasons = reasons
+        .map(|((queue, reason), count)| (queue, reason, count))
+        .collect();
+    list.reasons
+        .sort_unstable_by(|one, other| (Reverse(one.2), one).cmp(&(Reverse(other.2), other)));
+    list.reasons.truncate(LISTED);
+    let newest = connection
+        .prepare("SELECT received_at_us, queue, reason, length FROM quarantine ORDER BY id DESC LIMIT ?1")?
+        .query_map([LISTED as i64], |row| {
+            Ok(QuarantinedMessage {
+                received_at_us: row.get(0)?,
+                queue: row.get(1)?,
+                reason: row.get(2)?,
+                length: row.get(3)?,
+            })
+        })?
+        .collect::<Result<_, _>>()?;
+    list.newest = newest;
+    Ok(list)
+}
+
+/// A reason without the numbers and ids of one message: `wrong token for chunk N of run N`.
+fn general(reason: &str) -> String {
+    let words = reason.split(' ').map(|word| {
+        if word.contains(|letter: char| letter.is_ascii_digit()) {
+            "N"
+        } else {
+            word
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The runs whose dead chunks are read, with the number of these: by the indexes of unfinished runs, and the last run.
+const RUNS: &str = "SELECT run, chunks_dead FROM runs WHERE state = 'running' AND chunks_dead > 0
+    UNION SELECT run, chunks_dead FROM runs WHERE run = (SELECT max(run) FROM runs) AND chunks_dead > 0";
+
+const CHUNKS: &str = concat!(
+    "SELECT chunk, targets, coalesce(settled_at_us, 0), coalesce(dead_reason, '') FROM chunks
+     WHERE run = ?1 AND state = ",
+    chunk_state!(Dead),
+    " AND retrying = 0 ORDER BY settled_at_us DESC LIMIT ?2"
+);
+
+fn dead_chunks(connection: &Connection) -> Result<DeadChunkList, StoreError> {
+    let runs: Vec<(i64, i64)> = connection
+        .prepare(RUNS)?
+        .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut list = DeadChunkList::default();
+    let mut by_reason: HashMap<String, i64> = HashMap::new();
+    let mut left = MAX_COUNTED;
+    let mut chunks = connection.prepare(CHUNKS)?;
+    for (run, dead) in runs.into_iter().rev() {
+        list.total += dead;
+        let found = chunks.query_map((run, left), |row| {
+            Ok(DeadChunk {
+                run,
+                chunk: row.get(0)?,
+                targets: row.get(1)?,
+                dead_at_us: row.get(2)?,
+                reason: row.get(3)?,
+            })
+        })?;
+        for (at, chunk) in found.enumerate() {
+            let chunk = chunk?;
+            left -= 1;
+            *by_reason.entry(chunk.reason.clone()).or_default() += 1;
+            if at < LISTED {
+                list.newest.push(chunk);
+            }
+        }
+    }
+    list.newest
+        .sort_by_key(|chunk| Reverse((chunk.dead_at_us, chunk.run, chunk.chunk)));
+    list.newest.truncate(LISTED);
+    list.reasons = by_reason.into_iter().collect();
+    list.reasons
+        .sort_unstable_by(|one, other| (Reverse(one.1), &one.0).cmp(&(Reverse(other.1), &other.0)));
+    list.reasons.truncate(LISTED);
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_general_reason_has_no_number_of_one_message() {
+        for (reason, expected) in [
+            (
+                "wrong token for chunk 5 of run 3",
+                "wrong token for chunk N of run N",
+            ),
+            ("no run 01980000-0000-7000-8000-000000000001", "no run N"),
+            ("malformed", "malformed"),
+        ] {
+            assert_eq!(general(reason), expected);
+        }
+    }
+}
