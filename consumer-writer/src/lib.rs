@@ -90,7 +90,7 @@ pub struct WriterSummary {
     pub duplicates: u64,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
-    /// The last of [`Self::batches`].
+    /// The last of [`Self::batches`] that had results or dead chunks.
     pub last_commit: LastCommit,
     /// The times of all commits.
     pub commit_times: CommitTimes,
@@ -146,7 +146,7 @@ pub enum WriterState {
     NoBroker,
     /// Another writer consumes the results queue.
     WaitingForOtherWriter,
-    /// A commit has taken over a second.
+    /// The database has taken over a second: another program has its lock, the disk is slow, or a large run is closed.
     WaitingForDatabase,
     /// It receives and commits.
     Connected,

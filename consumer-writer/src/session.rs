@@ -133,7 +133,7 @@ impl<'a> WriterSession<'a> {
         let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // An earlier writer or session may have ended before it closed a large run.
-        close_settled_runs(self.db, self.settings.transport, stop).await?;
+        self.close_settled_runs(summary, stop).await?;
         loop {
             if self.is_full() {
                 self.flush(summary, stop).await?;
@@ -144,7 +144,10 @@ impl<'a> WriterSession<'a> {
                 biased;
                 () = stop.cancelled() => break,
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
-                _ = sign.tick() => note_writer_alive(self.db, self.settings.transport, stop).await?,
+                _ = sign.tick() => {
+                    let noted = note_writer_alive(self.db, self.settings.transport, stop);
+                    watch_database(summary, noted).await?;
+                }
                 // Heartbeats and dead letters first: they are few, and the results would starve them.
                 delivery = self.heartbeats.next() => self.take(QueueName::HEARTBEATS, delivery?),
                 delivery = self.dead.next() => self.take(QueueName::DEAD, delivery?),
@@ -253,7 +256,10 @@ impl<'a> WriterSession<'a> {
                 lag: batch.first_at.map_or(Duration::ZERO, |at| at.elapsed()),
             };
             summary.send_modify(|summary| {
-                summary.last_commit = last_commit;
+                // Heartbeats come every few seconds, and would hide what results need.
+                if applied.applied + applied.duplicates + applied.quarantined > 0 {
+                    summary.last_commit = last_commit;
+                }
                 summary.commit_times.add(last_commit.duration);
                 summary.batches += 1;
                 summary.rows += applied.rows;
@@ -277,9 +283,18 @@ impl<'a> WriterSession<'a> {
         self.dead.ack(&batch.dead).await?;
         self.heartbeats.ack(&batch.heartbeats).await?;
         if is_large_run_settled {
-            close_settled_runs(self.db, self.settings.transport, stop).await?;
+            self.close_settled_runs(summary, stop).await?;
         }
         Ok(())
+    }
+
+    async fn close_settled_runs(
+        &self,
+        summary: &watch::Sender<WriterSummary>,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        let closed = close_settled_runs(self.db, self.settings.transport, stop);
+        watch_database(summary, closed).await
     }
 }
 

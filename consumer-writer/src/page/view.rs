@@ -262,14 +262,18 @@ fn changes(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
     }
     let rows = facts.changes.iter().map(|found| {
         let row = &found.host.row;
-        let since = found.change.changed_at_us;
+        let since = found.host.changed_at_us;
+        let status = StatusKind::from_name(&row.status);
         let before = found.host.last_up_us.map_or_else(
             || "never up".to_owned(),
             |up| format!("up until {}", clock.moment(up)),
         );
         vec![
             Cell::Target(row.target.clone()),
-            Cell::Status(found.change.new.into()),
+            status.map_or_else(
+                || Cell::Text(row.status.clone()),
+                |status| Cell::Status(status.into()),
+            ),
             Cell::Text(pingfleet_report::words::why(
                 &row.status,
                 row.reason.as_deref(),

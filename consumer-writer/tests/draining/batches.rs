@@ -118,8 +118,9 @@ async fn the_summary_is_published_after_each_commit_and_the_last_one_is_returned
     assert_eq!(counts(&expected), [0; 5]);
     for chunk in 0..3 {
         rig.put_results([chunk]).await?;
-        within("the next summary", writer.summary.changed()).await??;
-        let summary = *writer.summary.borrow_and_update();
+        // It also says when a commit takes long.
+        let committed = |summary: &WriterSummary| summary.batches == chunk as u64 + 1;
+        let summary = *within("the commit", writer.summary.wait_for(committed)).await??;
         assert_eq!(
             counts(&summary),
             [

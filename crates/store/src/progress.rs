@@ -22,6 +22,10 @@ const MAX_V6_CELLS: usize = 1024;
 /// The most bins of the timeline. When a further one is needed, all become twice as long.
 const MAX_TIME_BINS: usize = 240;
 
+/// The longest time between two commits that the timeline shows. A longer pause, in which nothing probed the run, is shown
+/// as one of this length: a chunk that is sent again after a week leaves the curve of the run as it was.
+const MAX_PAUSE_US: i64 = 15 * 60 * 1_000_000;
+
 /// How many targets that did not answer are listed.
 const MAX_LAST_NOT_UP: usize = 50;
 
@@ -39,8 +43,12 @@ pub(crate) struct StoredProgress {
     rtt: RttCounts,
     /// The length of a bin of [`Self::timeline`] is 2 to the power of this, in seconds.
     bin_exponent: u8,
-    /// Targets that answered, and that did not, by the time of their commit since the start of the run.
+    /// Targets that answered, and that did not, by the time of their commit since the start of the run, without
+    /// what exceeds [`MAX_PAUSE_US`] between two commits.
     timeline: Vec<(i64, i64)>,
+    /// The last commit, in microseconds since the start of the run, and its place on the timeline.
+    last_commit_us: i64,
+    timeline_us: i64,
     v4: Cells<u32>,
     v6: Cells<u128>,
     /// Targets without an address: names that were not resolved.
@@ -90,11 +98,15 @@ impl StoredProgress {
     /// When it is not what [`Self::encode`] wrote.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let progress: Self = rmp_serde::from_slice(bytes).map_err(|error| error.to_string())?;
-        if progress.rtt.is_whole() && progress.bin_exponent < 64 {
-            Ok(progress)
-        } else {
-            Err("it has other bins".to_owned())
-        }
+        let mut bins = progress.timeline.iter();
+        let is_sound = progress.rtt.is_whole()
+            && progress.bin_exponent < 32
+            && progress.timeline.len() <= MAX_TIME_BINS
+            && bins.all(|(answered, not_up)| *answered >= 0 && *not_up >= 0)
+            && progress.timeline_us >= 0;
+        is_sound
+            .then_some(progress)
+            .ok_or_else(|| "it has other bins".to_owned())
     }
 
     /// Its length seldom changes: SQLite overwrites a value of the same length in its place.
@@ -122,9 +134,12 @@ impl StoredProgress {
         self.last_not_up.drain(..too_many);
     }
 
-    /// The bin of this moment. A clock that was set back counts as the start.
+    /// The bin of a commit at this moment. A clock that was set back counts as no time.
     fn time_bin(&mut self, since_start_us: i64) -> &mut (i64, i64) {
-        let seconds = since_start_us.max(0) / 1_000_000;
+        let pause = since_start_us.saturating_sub(self.last_commit_us);
+        self.last_commit_us = since_start_us;
+        self.timeline_us += pause.clamp(0, MAX_PAUSE_US);
+        let seconds = self.timeline_us / 1_000_000;
         while seconds >> self.bin_exponent >= MAX_TIME_BINS as i64 {
             self.bin_exponent += 1;
             let pair = |pair: &[(i64, i64)]| {
@@ -157,11 +172,17 @@ impl StoredProgress {
     pub(crate) fn detail(&self) -> RunDetail {
         let length_s = (1_u64 << self.bin_exponent) as f64;
         let timeline = self.timeline.iter().enumerate();
-        let timeline = timeline.map(|(at, (answered, not_up))| TimeBin {
-            from_s: at as f64 * length_s,
-            length_s,
-            answered: *answered,
-            not_up: *not_up,
+        let end_s = self.timeline_us as f64 / 1_000_000.0;
+        let timeline = timeline.map(|(at, (answered, not_up))| {
+            let from_s = at as f64 * length_s;
+            // The last one goes on. In a fraction of a second a rate means nothing.
+            let past_s = (end_s - from_s).clamp(length_s.min(1.0), length_s);
+            TimeBin {
+                from_s,
+                length_s: past_s,
+                answered: *answered,
+                not_up: *not_up,
+            }
         });
         let v4 = subnets(&self.v4, V4_SUBNET, |bits| Ipv4Addr::from_bits(bits).into());
         let v6 = subnets(&self.v6, V6_SUBNET, |bits| Ipv6Addr::from_bits(bits).into());
@@ -234,4 +255,76 @@ fn subnets<A: AddressBits>(
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_US: i64 = 1_000_000;
+
+    fn one_answer() -> SettledTargets {
+        SettledTargets {
+            answered: 1,
+            ..SettledTargets::default()
+        }
+    }
+
+    /// Commits at these seconds since the start of the run.
+    fn committed_at(seconds: impl IntoIterator<Item = i64>) -> StoredProgress {
+        let mut progress = StoredProgress::default();
+        for second in seconds {
+            progress.add(one_answer(), second * SECOND_US);
+        }
+        progress
+    }
+
+    #[test]
+    fn bins_become_twice_as_long_and_lose_nothing() {
+        let progress = committed_at(0..1000);
+        assert_eq!(progress.bin_exponent, 3);
+        let timeline = progress.detail().timeline;
+        assert_eq!(timeline.len(), 125);
+        assert!(timeline.iter().all(|bin| bin.answered == 8));
+        // The last bin began 7 s before the last commit.
+        let lengths: Vec<_> = timeline.iter().map(|bin| bin.length_s).collect();
+        assert_eq!(lengths[..124], [8.0; 124]);
+        assert!((lengths[124] - 7.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_chunk_that_comes_a_week_later_leaves_the_curve_as_it_was() {
+        let week = 7 * 24 * 3600;
+        let timeline = committed_at((0..300).chain([week])).detail().timeline;
+        let answered: i64 = timeline.iter().map(|bin| bin.answered).sum();
+        assert_eq!(answered, 301);
+        let bins = timeline.iter().filter(|bin| bin.answered > 0).count();
+        assert!(bins > 30, "{bins} bins");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_or_forward_moves_nothing_to_the_start() {
+        for jump in [-3600, 1_800_000_000] {
+            let timeline = committed_at((1..=100).chain((101..=200).map(|at| at + jump)))
+                .detail()
+                .timeline;
+            let half = timeline.len() / 3;
+            let first: i64 = timeline[..half].iter().map(|bin| bin.answered).sum();
+            assert!(
+                (1..=110).contains(&first),
+                "{first} after a jump of {jump} s"
+            );
+        }
+    }
+
+    #[test]
+    fn other_bins_are_refused() {
+        let whole = committed_at([1, 2, 3]);
+        assert_eq!(StoredProgress::decode(&whole.encode()), Ok(whole.clone()));
+        let damaged = StoredProgress {
+            timeline: vec![(0, -1)],
+            ..whole
+        };
+        assert!(StoredProgress::decode(&damaged.encode()).is_err());
+    }
 }

@@ -437,7 +437,7 @@ SELECT ",
 // progress: what `StoredProgress` encodes. A run that an older version began has none.
 // publish_window, chunks_in_window: how many chunks may be published and not settled, and how many are, when the lease was
 // renewed last; NULL when no producer has the run.
-// The indexes are for a page that reads them every second: none of them has a row for each target.
+// The indexes are for a page that reads them every few seconds: none of them has a row for each target that is up.
 const V4: &str = concat!(
     r"
 CREATE TABLE run_progress (
@@ -454,7 +454,7 @@ ALTER TABLE workers ADD COLUMN heartbeat_us INTEGER;
 ALTER TABLE workers ADD COLUMN heartbeat_before_us INTEGER;
 ALTER TABLE workers ADD COLUMN requests_before INTEGER;
 
-CREATE INDEX newest_changes ON status_changes (changed_at_us) WHERE new_status > 1;
+CREATE INDEX newest_not_up ON latest_rows (coalesce(changed_at_us, first_seen_us)) WHERE status > 1;
 CREATE INDEX quarantine_reasons ON quarantine (queue, reason);
 CREATE INDEX dead_chunks ON chunks (run, settled_at_us) WHERE state = ",
     chunk_state!(Dead),

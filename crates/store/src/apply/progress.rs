@@ -1,6 +1,7 @@
 //! Adds a batch to the counters of its run.
 
 use rusqlite::Connection;
+use tracing::warn;
 
 use crate::{
     StoreError,
@@ -8,7 +9,7 @@ use crate::{
 };
 
 /// Counts the targets that a batch settled, and stores the sum. `done` chunks of the run became done with it, which are in
-/// its counters already.
+/// its counters already. Counters that cannot be read are removed: the run has none from then on.
 pub(super) fn count(
     connection: &Connection,
     run: i64,
@@ -33,7 +34,19 @@ pub(super) fn count(
     let Some(progress) = progress else {
         return Ok(());
     };
-    let mut progress = progress.map_err(|reason| StoreError::BadProgress { run, reason })?;
+    let mut progress = match progress {
+        Ok(progress) => progress,
+        // They only repeat what the rows say, which must not wait for them.
+        Err(reason) => {
+            warn!(
+                run,
+                reason,
+                "the counters of a run that the live page shows cannot be read, and are removed; its rows are not affected"
+            );
+            connection.execute("DELETE FROM run_progress WHERE run = ?1", [run])?;
+            return Ok(());
+        }
+    };
     progress.add(settled, now - started_us);
     connection
         .prepare_cached(

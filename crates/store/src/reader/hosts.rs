@@ -186,44 +186,39 @@ impl HostPage {
     }
 }
 
-/// The newest change of a target that does not answer.
+/// A target that did not answer when it was probed last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewestChange {
     /// The target as it is now.
     pub host: HostRow,
-    /// What changed.
-    pub change: StatusChange,
+    /// The last change of its status. None if it had no other one.
+    pub change: Option<StatusChange>,
 }
 
-/// How many of the newest changes are looked at: a target may be up again since.
-const MAX_CHANGES_LOOKED_AT: usize = 2000;
-
 impl Reader {
-    /// The newest changes to a status that is not up, newest first, of targets that are not up now and did not change since:
-    /// at most `limit`, among the last 2,000 such changes. Two or three searches by key for each.
+    /// The targets that are not up now, those with the newest change of their status first, or when they were seen first:
+    /// at most `limit`. Two searches by key for each.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn newest_changes(&self, limit: usize) -> Result<Vec<NewestChange>, StoreError> {
         self.read(|connection| {
             let mut newest = connection.prepare(
-                "SELECT target, changed_at_us, old_status, new_status FROM status_changes
-                 WHERE new_status > 1 ORDER BY changed_at_us DESC LIMIT ?1",
+                "SELECT target FROM latest_rows WHERE status > 1
+                 ORDER BY coalesce(changed_at_us, first_seen_us) DESC LIMIT ?1",
             )?;
-            let mut is_last = connection.prepare(
-                "SELECT 1 FROM latest_rows t WHERE t.target = ?1 AND t.status > 1
-                   AND NOT EXISTS (SELECT 1 FROM status_changes s WHERE s.target = ?1 AND s.changed_at_us > ?2)",
+            let mut last_change = connection.prepare(
+                "SELECT changed_at_us, old_status, new_status FROM status_changes WHERE target = ?1
+                 ORDER BY changed_at_us DESC LIMIT 1",
             )?;
-            let mut rows = newest.query([MAX_CHANGES_LOOKED_AT as i64])?;
+            let mut rows = newest.query([limit as i64])?;
             let mut changes = Vec::new();
-            while changes.len() < limit
-                && let Some(row) = rows.next()?
-            {
+            while let Some(row) = rows.next()? {
                 let target: TargetKey = row.get(0)?;
-                let change = StatusChange::from_row(row)?;
-                if is_last.exists((&target, change.changed_at_us))?
-                    && let Some(host) = host(connection, &target)?
-                {
+                if let Some(host) = host(connection, &target)? {
+                    let change = last_change
+                        .query_row([&target], StatusChange::from_row)
+                        .optional()?;
                     changes.push(NewestChange { host, change });
                 }
             }

@@ -10,7 +10,7 @@ use crate::{Reader, StoreError, Transport, WriterLiveness, chunk_state::chunk_st
 const LISTED: usize = 20;
 
 /// Dead chunks whose reasons are counted.
-const MAX_COUNTED: i64 = 10_000;
+const MAX_COUNTED: i64 = 1000;
 
 /// The messages in quarantine: at most 10,000.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct QuarantinedMessage {
 pub struct DeadChunkList {
     /// How many there are.
     pub total: i64,
-    /// How many of the first 10,000 have the same reason, the most frequent first, at most 20.
+    /// How many of the first 1,000 have the same reason, the most frequent first, at most 20.
     pub reasons: Vec<(String, i64)>,
     /// The newest ones, newest first, at most 20.
     pub newest: Vec<DeadChunk>,
@@ -72,7 +72,7 @@ impl Reader {
         self.read(|connection| quarantine(connection))
     }
 
-    /// The dead chunks of the runs that are not finished, and of the last run. Reads at most 10,000 chunks by an index.
+    /// The dead chunks of the runs that are not finished, and of the last run. Reads at most 1,000 chunks by an index.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -137,7 +137,8 @@ fn general(reason: &str) -> String {
 
 /// The runs whose dead chunks are read, with the number of these: by the indexes of unfinished runs, and the last run.
 const RUNS: &str = "SELECT run, chunks_dead FROM runs WHERE state = 'running' AND chunks_dead > 0
-    UNION SELECT run, chunks_dead FROM runs WHERE run = (SELECT max(run) FROM runs) AND chunks_dead > 0";
+    UNION SELECT run, chunks_dead FROM runs WHERE run = (SELECT max(run) FROM runs) AND chunks_dead > 0
+    ORDER BY run DESC";
 
 const CHUNKS: &str = concat!(
     "SELECT chunk, targets, coalesce(settled_at_us, 0), coalesce(dead_reason, '') FROM chunks
@@ -155,7 +156,7 @@ fn dead_chunks(connection: &Connection) -> Result<DeadChunkList, StoreError> {
     let mut by_reason: HashMap<String, i64> = HashMap::new();
     let mut left = MAX_COUNTED;
     let mut chunks = connection.prepare(CHUNKS)?;
-    for (run, dead) in runs.into_iter().rev() {
+    for (run, dead) in runs {
         list.total += dead;
         let found = chunks.query_map((run, left), |row| {
             Ok(DeadChunk {

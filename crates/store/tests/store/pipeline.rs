@@ -121,21 +121,25 @@ fn the_newest_changes_are_those_of_targets_that_are_not_up_now() -> Result<()> {
         .map(|found| {
             (
                 found.host.row.target,
-                hours(found.change.changed_at_us),
-                found.change.new,
+                hours(found.host.changed_at_us),
+                found
+                    .change
+                    .map(|change| (hours(change.changed_at_us), change.new)),
             )
         })
         .collect();
+    // 10.0.0.1 is unknown since the last run, and was down before.
     let expected = [
-        ("10.0.0.4", 3),
-        ("host-2.example", 3),
-        ("10.0.0.1", 2),
-        ("10.0.0.0", 1),
+        ("10.0.0.4", 3, 3),
+        ("host-2.example", 3, 3),
+        ("10.0.0.1", 3, 2),
+        ("10.0.0.0", 1, 1),
     ];
-    ensure!(
-        found == expected.map(|(target, hour)| (target.to_owned(), hour, StatusKind::Down)),
-        "{found:?}"
-    );
+    let expected = expected.map(|(target, since, changed)| {
+        let change = Some((changed, StatusKind::Down));
+        (target.to_owned(), since, change)
+    });
+    ensure!(found == expected, "{found:?}");
     ensure!(reader.newest_changes(1)?.len() == 1);
     Ok(())
 }

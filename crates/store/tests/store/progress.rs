@@ -300,6 +300,28 @@ fn a_batch_that_is_not_counted_is_found() -> Result<()> {
     Ok(())
 }
 
+/// Counters that cannot be read hold up no result.
+#[test]
+fn damaged_counters_are_removed_and_the_rows_are_stored() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let mut store = options(&path).open()?;
+    let targets = (0..3).map(|chunk| vec![target(4 * chunk + 2), target(4 * chunk + 3)]);
+    let (planned, works) = plan_of(&mut store, Transport::Broker, targets.collect())?;
+    store.start_run(planned.run)?;
+    store.apply(Transport::Broker, &[message(&works[0], 0)])?;
+    let other = Connection::open(&path)?;
+    other.execute_batch("UPDATE run_progress SET progress = x'93'")?;
+    for number in [1, 2] {
+        store.apply(Transport::Broker, &[message(&works[number], number)])?;
+    }
+    let reader = reader(&store)?;
+    ensure!(reader.progress(planned.run)?.is_none());
+    let report = reader.verify(planned.run)?;
+    ensure!(report.is_complete(), "{:?}", report.findings);
+    Ok(())
+}
+
 /// More addresses than there are cells: the prefixes become shorter, and nothing is lost.
 #[test]
 fn many_addresses_are_counted_by_shorter_prefixes() -> Result<()> {
