@@ -10,6 +10,7 @@ use pingfleet_report::{
     },
 };
 use pingfleet_store::{RunState, RunSummary, WorkerState};
+use pingfleet_wire::StatusKind;
 
 use super::{
     alerts::{Alert, alerts},
