@@ -203,8 +203,7 @@ fn targets(diff: &RunDiff, listed: &[TargetChange], command: &str) -> Option<Sec
             text("after"),
             number("RTT before, ms"),
             number("RTT after, ms"),
-            text("address"),
-            text("reason"),
+            text("detail"),
         ],
         rows: listed.iter().map(cells).collect(),
     };
@@ -223,32 +222,33 @@ fn cells(change: &TargetChange) -> Vec<Cell> {
         let nanos = found.and_then(|found| found.rtt_avg_ns);
         Cell::measured(nanos.map(|nanos| nanos as f64 / 1_000_000.0))
     };
-    let reason = after.or(before).filter(|found| found.rtt_avg_ns.is_none());
+    let address = |found: Option<&FoundTarget>| found.and_then(|found| found.address.clone());
+    let (old, new) = (address(before), address(after));
+    let target = match (&old, &new) {
+        (Some(old), Some(new)) if old != new => change.target.clone(),
+        _ => match new.as_ref().or(old.as_ref()) {
+            Some(address) if *address != change.target => format!("{} ({address})", change.target),
+            _ => change.target.clone(),
+        },
+    };
+    let silent = after.or(before).filter(|found| found.rtt_avg_ns.is_none());
+    let detail = match (change.kind, silent) {
+        (ChangeKind::OtherAddress, _) => {
+            let text = |address: Option<String>| address.unwrap_or_else(|| "–".to_owned());
+            format!("{} → {}", text(old), text(new))
+        }
+        (_, Some(found)) => why(found.status.name(), found.reason.as_deref(), 0),
+        (_, None) => String::new(),
+    };
     vec![
-        Cell::Target(change.target.clone()),
+        Cell::Target(target),
         Cell::Status(change.kind.into()),
         status(before),
         status(after),
         rtt(before),
         rtt(after),
-        Cell::Target(address(change)),
-        Cell::Text(reason.map_or_else(String::new, |found| {
-            why(found.status.name(), found.reason.as_deref(), 0)
-        })),
+        Cell::Text(detail),
     ]
-}
-
-/// The address of a name, with both if it changed; nothing for a target that is an address itself.
-fn address(change: &TargetChange) -> String {
-    let of = |found: &Option<FoundTarget>| found.as_ref().and_then(|found| found.address.clone());
-    let (before, after) = (of(&change.before), of(&change.after));
-    match (before, after) {
-        (Some(before), Some(after)) if before != after => format!("{before} → {after}"),
-        (before, after) => after
-            .or(before)
-            .filter(|address| *address != change.target)
-            .unwrap_or_default(),
-    }
 }
 
 /// A kind of change with its sign, its words and the class of a status.

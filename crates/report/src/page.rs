@@ -29,6 +29,8 @@ pub(crate) struct Page<'a> {
     started: Moment,
     took: String,
     seed: Option<u64>,
+    /// The run whose targets it probes again.
+    parent_run: Option<i64>,
     settings: Vec<String>,
     alerts: Vec<Alert>,
     figures: Vec<Figure>,
@@ -97,6 +99,7 @@ impl<'a> Page<'a> {
             started: Moment::new(&summary.started_at, &clock),
             took: took(overview),
             seed: overview.seed,
+            parent_run: summary.parent_run,
             settings: sentences::settings(overview),
             alerts: alerts(overview, &clock, flags),
             figures: figures(overview),

@@ -62,9 +62,9 @@ fn the_log_can_be_emptied_while_a_pager_is_open() -> Result<()> {
         ensure!(log.metadata()?.len() == 0);
         // It is still there, and prints the rest.
         ensure!(child.0.try_wait()?.is_none(), "{arguments:?} has ended");
-        let mut rest = Vec::new();
-        stdout.read_to_end(&mut rest)?;
-        ensure!(rest.iter().filter(|byte| **byte == b'\n').count() >= TARGETS as usize);
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest)?;
+        ensure!(rest.lines().count() >= TARGETS as usize);
         ensure!(child.0.wait()?.success());
     }
     // The control: a read transaction that stays open keeps the log.

@@ -78,6 +78,10 @@ fn a_retry_has_the_targets_of_these_statuses_with_order_labels_and_settings() ->
         report.stdout.contains("dns_failed, down of run 1"),
         "{report:#?}"
     );
+    for (run, is_retry) in [("1", false), ("2", true)] {
+        let page = dir.pingfleet(&["report", run, "--html", "-"])?.ends_with(0);
+        assert_eq!(page.stdout.contains("retry of run 1"), is_retry, "{run}");
+    }
     let report = dir.pingfleet(&["report", "--json"])?.ends_with(0).json()?;
     assert_eq!(report[0]["parent_run"], json!(1));
     let runs = dir.pingfleet(&["runs", "--json"])?.ends_with(0).json()?;
