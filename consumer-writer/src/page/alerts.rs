@@ -346,7 +346,7 @@ mod tests {
         for number in 0..9 {
             facts
                 .workers
-                .push(lost(&format!("w{number}"), Duration::from_secs(60)));
+                .push(lost(&format!("w{number}"), Duration::from_mins(1)));
         }
         assert!(text(&facts).contains("6 more workers are lost"));
     }

@@ -4,7 +4,6 @@ use pingfleet_store::RunSummary;
 use serde_json::{Value, json};
 
 /// The fields of a run, as `pingfleet runs --json` prints them.
-#[must_use]
 pub fn run_fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, Value)> {
     let counts = summary.counts.iter();
     let pruned = summary.pruned.as_ref();
