@@ -1,5 +1,7 @@
 //! What is wrong, in sentences with what to do. No I/O.
 
+use std::time::Duration;
+
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::{counted, grouped, length};
 use pingfleet_store::{RunState, WorkerRow, WorkerState};
@@ -7,6 +9,9 @@ use pingfleet_wire::StatusKind;
 
 use super::{facts::Facts, workers};
 use crate::WriterState;
+
+/// What happened longer ago than this is in the tables only.
+const RECENT: Duration = Duration::from_hours(24);
 
 /// Lost workers that are named one by one.
 const MAX_LOST: usize = 3;
@@ -105,7 +110,7 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
     let lost: Vec<_> = facts
         .workers
         .iter()
-        .filter(|worker| state(worker) == Some(WorkerState::Lost))
+        .filter(|worker| state(worker) == Some(WorkerState::Lost) && worker.age < RECENT)
         .collect();
     for worker in lost.iter().take(MAX_LOST) {
         let chunks = match worker.in_hand {
@@ -182,7 +187,12 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
         alerts.push(Alert::new(StatusKind::Unreachable, title, text).run(command));
     }
     let quarantine = &facts.quarantine;
-    if let Some((queue, reason, count)) = quarantine.reasons.first() {
+    let newest = quarantine.newest.first();
+    let is_recent = newest
+        .is_some_and(|newest| facts.now_us - newest.received_at_us < RECENT.as_micros() as i64);
+    if let Some((queue, reason, count)) = quarantine.reasons.first()
+        && is_recent
+    {
         alerts.push(Alert::new(
             StatusKind::Unreachable,
             format!("{} in quarantine", counted(quarantine.total, "message")),
@@ -202,5 +212,142 @@ fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
         let title = format!("Run {} is incomplete", run.run);
         let command = format!("pingfleet resume{} {}", facts.flags, run.run);
         alerts.push(Alert::new(StatusKind::Unreachable, title, text).run(command));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pingfleet_store::{DeadChunk, QuarantinedMessage};
+    use pingfleet_wire::{LocalLossCounts, timing::WORKER_TIMEOUT};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A writer that is well.
+    fn well() -> Facts {
+        let mut facts = Facts {
+            listening: WORKER_TIMEOUT,
+            now_us: 1_000_000_000_000_000,
+            ..Facts::default()
+        };
+        facts.writer.state = WriterState::Connected;
+        facts
+    }
+
+    fn lost(name: &str, age: Duration) -> WorkerRow {
+        WorkerRow {
+            instance: Uuid::nil(),
+            state: WorkerState::Lost,
+            worker: name.to_owned(),
+            pid: 1,
+            version: "1".to_owned(),
+            group: "default".to_owned(),
+            threads: 1,
+            prefetch: 1,
+            rate: None,
+            draining: false,
+            last_seen_us: 0,
+            age,
+            in_hand: 19,
+            oldest_in_hand: None,
+            chunks_done: 1,
+            targets_done: 1,
+            requests_per_s: None,
+            requests_sent: 1,
+            replies: 1,
+            local_losses: LocalLossCounts::default(),
+        }
+    }
+
+    /// What is wrong, as text.
+    fn text(facts: &Facts) -> String {
+        let alerts = alerts(facts).into_iter();
+        let lines = alerts.map(|alert| {
+            let command = alert.command.unwrap_or_default();
+            format!("{}: {} {command}\n", alert.title, alert.text)
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn a_pipeline_that_is_well_has_no_alert() {
+        assert_eq!(text(&well()), "");
+    }
+
+    #[test]
+    fn every_abnormal_state_says_what_to_do() {
+        let mut facts = well();
+        facts.error = Some("no such file".to_owned());
+        assert!(text(&facts).contains("no such file"));
+        facts = well();
+        facts.queues.error = Some("It cannot be reached: start it.".to_owned());
+        assert!(text(&facts).contains("broker is away: It cannot be reached: start it."));
+        facts = well();
+        facts.queues.alarm = Some("low on disk".to_owned());
+        assert!(
+            text(&facts).contains("low on disk") && text(&facts).contains("diagnostics alarms")
+        );
+        facts = well();
+        facts.writer.state = WriterState::WaitingForDatabase;
+        assert!(text(&facts).contains("End the other program, or free space."));
+        facts = well();
+        facts.dead.total = 2;
+        facts.dead.newest.push(DeadChunk {
+            run: 4,
+            chunk: 1,
+            targets: 250,
+            dead_at_us: 0,
+            reason: "delivery_limit".to_owned(),
+        });
+        assert!(
+            text(&facts).contains("2 chunks are dead")
+                && text(&facts).contains("pingfleet retry 4")
+        );
+    }
+
+    #[test]
+    fn messages_in_quarantine_are_reported_for_a_day() {
+        let mut facts = well();
+        facts.quarantine.total = 3;
+        facts.quarantine.reasons = vec![("results".to_owned(), "wrong token".to_owned(), 3)];
+        facts.quarantine.newest.push(QuarantinedMessage {
+            received_at_us: facts.now_us - 1_000_000,
+            queue: "results".to_owned(),
+            reason: "wrong token".to_owned(),
+            length: 10,
+        });
+        assert!(text(&facts).contains("3 messages in quarantine"));
+        facts.now_us += 2 * RECENT.as_micros() as i64;
+        assert_eq!(text(&facts), "");
+    }
+
+    #[test]
+    fn a_silent_worker_is_lost_only_if_the_writer_listened() {
+        let mut facts = well();
+        facts
+            .workers
+            .push(lost("berlin-2", Duration::from_secs(118)));
+        let found = text(&facts);
+        assert!(
+            found.contains("Worker berlin-2 is lost: No heartbeat for 1 min."),
+            "{found}"
+        );
+        assert!(found.contains("The 19 chunks that it had in hand go to other workers"));
+        facts.listening = Duration::from_secs(29);
+        assert_eq!(text(&facts), "");
+        facts.listening = WORKER_TIMEOUT;
+        facts.workers[0].age = RECENT;
+        assert_eq!(text(&facts), "");
+    }
+
+    #[test]
+    fn many_lost_workers_are_counted() {
+        let mut facts = well();
+        for number in 0..9 {
+            facts
+                .workers
+                .push(lost(&format!("w{number}"), Duration::from_mins(1)));
+        }
+        assert!(text(&facts).contains("6 more workers are lost"));
     }
 }

@@ -131,7 +131,13 @@ impl Source {
             Some(run) if !is_due => Some(reader.summary(run.run)?),
             _ => None,
         };
-        let is_changed = known.map(|run| run.state) != now.as_ref().map(|run| run.state);
+        let newest = match reader.find_run("latest") {
+            Ok(run) => Some(run),
+            Err(StoreError::NoSuchRun { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let is_changed = newest != self.facts.runs.first().map(|run| run.run)
+            || known.map(|run| run.state) != now.as_ref().map(|run| run.state);
         if is_due || is_changed {
             self.slow_at = Some(Instant::now());
             self.read_slow(&reader)?;

@@ -84,6 +84,6 @@ mod tests {
         let points = rates.points(true);
         assert_eq!(points.len(), MAX_POINTS);
         assert!(points.iter().all(|(_, values)| values.len() == 3));
-        assert_eq!(points[1].0 - points[0].0, POINT_SECONDS);
+        assert!((points[1].0 - points[0].0 - POINT_SECONDS).abs() < 0.001);
     }
 }

@@ -121,12 +121,11 @@ async fn events(State(site): Shared, request: Request) -> Answer {
                 } else {
                     None
                 };
-                let snapshot = match known {
-                    Some(known) => known,
-                    None => {
-                        follow.changed().await.ok()?;
-                        follow.borrow_and_update().clone()?
-                    }
+                let snapshot = if let Some(known) = known {
+                    known
+                } else {
+                    follow.changed().await.ok()?;
+                    follow.borrow_and_update().clone()?
                 };
                 if let Some(event) = changes(&snapshot, &mut sent) {
                     return Some((event, (follow, sent, false)));

@@ -157,6 +157,9 @@ fn draw_alerts(facts: &Facts) -> Result<String, PageError> {
 
 fn run(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
     let Some(run) = &facts.current else {
+        if facts.error.is_some() {
+            return Ok(String::new());
+        }
         return draw(&EmptyPart {
             flags: &facts.flags,
             has_broker: facts.transport == Some(pingfleet_store::Transport::Broker),
@@ -461,6 +464,8 @@ fn broker_state(facts: &Facts) -> String {
         "\u{25b2} alarm".to_owned()
     } else if facts.transport == Some(pingfleet_store::Transport::Sweep) {
         "none: one process".to_owned()
+    } else if queues.depths.is_empty() {
+        "? not known yet".to_owned()
     } else {
         "\u{25cf} no alarm".to_owned()
     }

@@ -1,6 +1,6 @@
 //! An HTTP server for one machine's administrators: the live page of the writer, and the metrics of the roles.
 //!
-//! Every request passes [`access`](crate::access) first: a browser that was led here by another site gets nothing, and
+//! Every request passes the checks of `access.rs` first: a browser that was led here by another site gets nothing, and
 //! nothing can be changed. Every resource that a client can hold is bounded: connections, headers, event streams, and the
 //! time that a client may take to send a request or to read an answer. No database and no broker.
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use pingfleet_settings::read_text;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -43,7 +44,7 @@ impl Token {
     fn new(token: &str) -> Self {
         Self {
             token: hash(b"token", token),
-            cookie: hex(&hash(b"cookie", token)),
+            cookie: URL_SAFE_NO_PAD.encode(hash(b"cookie", token)),
         }
     }
 
@@ -57,7 +58,7 @@ impl Token {
         given.as_bytes().ct_eq(self.cookie.as_bytes()).into()
     }
 
-    /// The value of the cookie: 64 hexadecimal digits.
+    /// The value of the cookie: letters, digits, `-` and `_`.
     pub(crate) fn cookie(&self) -> &str {
         &self.cookie
     }
@@ -69,10 +70,6 @@ fn hash(purpose: &[u8], text: &str) -> Hash {
     hasher.update([0]);
     hasher.update(text);
     hasher.finalize().into()
-}
-
-fn hex(hash: &Hash) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl Site {
 
     /// Asks for a path with these headers besides.
     async fn get(&self, path: &str, headers: &[&str]) -> Result<String> {
-        let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+        let headers = [headers, &[""]].concat().join("\r\n");
         self.send(&format!(
             "GET {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n"
         ))

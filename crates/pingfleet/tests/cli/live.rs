@@ -167,7 +167,7 @@ fn numbers_change_while_a_sweep_runs_and_end_as_the_database_has_them() -> Resul
         "sweep",
         "127.0.0.0/24",
         "--rate",
-        "100",
+        "40",
         "--chunk-size",
         "5",
         "--dashboard=127.0.0.1:0",
