@@ -4,13 +4,14 @@ use rusqlite::Connection;
 
 use crate::{
     StoreError,
-    progress::{SettledTargets, StoredProgress},
+    progress::{LastProgress, SettledTargets, StoredProgress},
 };
 
 /// Counts the targets that a batch settled, and stores the sum. `done` chunks of the run became done with it, which are in
 /// its counters already.
 pub(super) fn count(
     connection: &Connection,
+    last: &mut LastProgress,
     run: i64,
     settled: SettledTargets,
     done: usize,
@@ -24,7 +25,7 @@ pub(super) fn count(
         .query_row([run], |row| {
             let is_first = row.get::<_, i64>(1)? == done as i64;
             let progress = match row.get_ref(2)?.as_blob_or_null()? {
-                Some(stored) => Some(StoredProgress::decode(stored)),
+                Some(stored) => Some(last.take(run, stored)),
                 // What was settled before is not known of a run that an older version began.
                 None => is_first.then(|| Ok(StoredProgress::default())),
             };
@@ -40,6 +41,6 @@ pub(super) fn count(
             "INSERT INTO run_progress (run, progress) VALUES (?1, ?2)
              ON CONFLICT (run) DO UPDATE SET progress = excluded.progress",
         )?
-        .execute((run, progress.encode()))?;
+        .execute((run, last.keep(run, progress)))?;
     Ok(())
 }
