@@ -229,7 +229,7 @@ impl StoredProgress {
             timeline: timeline.collect(),
             subnets,
             addresses: (self.v4.length == u32::BITS as u8)
-                .then(|| self.v4.cells.iter().filter_map(address).collect()),
+                .then(|| self.v4.sorted.iter().filter_map(address).collect()),
         }
     }
 
@@ -273,7 +273,7 @@ fn subnets<A: AddressBits>(
     let length = cells.length.min(longest);
     let same =
         |one: &Cell<A>, other: &Cell<A>| one.first.first_of(length) == other.first.first_of(length);
-    let of_subnet = cells.cells.chunk_by(same);
+    let of_subnet = cells.sorted.chunk_by(same);
     of_subnet
         .map(|of_subnet| {
             let mut counts = StatusCounts::default();

@@ -92,14 +92,14 @@ impl<A> Cell<A> {
 pub(super) struct Cells<A> {
     /// The length of their prefixes.
     pub(super) length: u8,
-    pub(super) cells: Vec<Cell<A>>,
+    pub(super) sorted: Vec<Cell<A>>,
     /// Where each cell is; empty when that is not known.
     places: HashMap<A, u32>,
 }
 
 impl<A: PartialEq> PartialEq for Cells<A> {
     fn eq(&self, other: &Self) -> bool {
-        self.length == other.length && self.cells == other.cells
+        self.length == other.length && self.sorted == other.sorted
     }
 }
 
@@ -109,7 +109,7 @@ impl<A: AddressBits> Default for Cells<A> {
     fn default() -> Self {
         Self {
             length: A::BITS,
-            cells: Vec::new(),
+            sorted: Vec::new(),
             places: HashMap::new(),
         }
     }
@@ -119,44 +119,44 @@ impl<A: AddressBits> Cells<A> {
     /// Counts targets: address, and status. There are at most `max_cells` cells afterwards. Linear in the number of targets,
     /// and in that of the cells when some are new.
     pub(super) fn add(&mut self, targets: &[(A, StatusKind)], max_cells: usize) {
-        if self.places.len() != self.cells.len() {
+        if self.places.len() != self.sorted.len() {
             self.note_places();
         }
-        let sorted = self.cells.len();
+        let before = self.sorted.len();
         for (address, status) in targets {
             let first = address.first_of(self.length);
-            let next = self.cells.len() as u32;
+            let next = self.sorted.len() as u32;
             let place = *self.places.entry(first).or_insert(next);
             if place == next {
-                self.cells.push(Cell {
+                self.sorted.push(Cell {
                     first,
                     counts: [0; StatusKind::ALL.len()],
                 });
             }
-            let count = &mut self.cells[place as usize].counts[usize::from(status.code())];
+            let count = &mut self.sorted[place as usize].counts[usize::from(status.code())];
             *count = count.saturating_add(1);
         }
-        if self.cells.len() > sorted {
-            self.cells.sort_unstable_by_key(|cell| cell.first);
+        if self.sorted.len() > before {
+            self.sorted.sort_unstable_by_key(|cell| cell.first);
             self.places.clear();
         }
-        while self.cells.len() > max_cells && self.length > 0 {
+        while self.sorted.len() > max_cells && self.length > 0 {
             self.shorten();
         }
     }
 
     fn note_places(&mut self) {
-        let places = (0..).zip(&self.cells);
+        let places = (0..).zip(&self.sorted);
         self.places = places.map(|(place, cell)| (cell.first, place)).collect();
     }
 
     /// Merges the cells into those of shorter prefixes.
     fn shorten(&mut self) {
         self.length = self.length.saturating_sub(A::STEP);
-        for cell in &mut self.cells {
+        for cell in &mut self.sorted {
             cell.first = cell.first.first_of(self.length);
         }
-        self.cells.dedup_by(|next, cell| {
+        self.sorted.dedup_by(|next, cell| {
             let is_same = next.first == cell.first;
             if is_same {
                 cell.add_all(next);
@@ -168,7 +168,7 @@ impl<A: AddressBits> Cells<A> {
     /// The number of targets with each status.
     pub(super) fn total(&self) -> StatusCounts {
         let mut total = StatusCounts::default();
-        for cell in &self.cells {
+        for cell in &self.sorted {
             total += cell.counts();
         }
         total
@@ -177,11 +177,11 @@ impl<A: AddressBits> Cells<A> {
     /// The length, and for each cell: which of the statuses it has and whether it follows the one before at once, otherwise
     /// its distance from that, and the counts.
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(1 + 5 * self.cells.len());
+        let mut bytes = Vec::with_capacity(1 + 5 * self.sorted.len());
         bytes.push(self.length);
         let shift = u32::from(A::BITS - self.length);
         let mut before = 0;
-        for cell in &self.cells {
+        for cell in &self.sorted {
             let number = cell.first.to_u128().checked_shr(shift).unwrap_or(0);
             let distance = number - before;
             before = number;
@@ -238,7 +238,7 @@ impl<A: AddressBits> Cells<A> {
         }
         Some(Self {
             length,
-            cells,
+            sorted: cells,
             places: HashMap::new(),
         })
     }
@@ -306,7 +306,7 @@ mod tests {
                 let cells = counts.into_iter().map(cell).collect();
                 return Cells {
                     length,
-                    cells,
+                    sorted: cells,
                     ..Cells::default()
                 };
             }
