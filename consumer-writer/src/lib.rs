@@ -9,7 +9,7 @@ pub mod page;
 mod session;
 mod settings;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, QueueName, Sessions, open_session};
 use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
@@ -179,7 +179,8 @@ async fn watch_database<T>(
     summary: &watch::Sender<WriterSummary>,
     work: impl Future<Output = T>,
 ) -> T {
-    let mut work = pin!(work);
+    // On the heap: the futures of a writer are large.
+    let mut work = Box::pin(work);
     let before = summary.borrow().state;
     tokio::select! {
         biased;
@@ -242,7 +243,7 @@ async fn drain(
             return Ok(());
         };
         set_state(summary, WriterState::Connected);
-        let ended = session.run(summary, stop).await;
+        let ended = Box::pin(session.run(summary, stop)).await;
         set_state(summary, WriterState::NoBroker);
         match ended? {
             SessionEnd::Stopped => return Ok(()),

@@ -124,9 +124,9 @@ async fn the_summary_is_published_after_each_commit_and_the_last_one_is_returned
         assert_eq!(
             counts(&summary),
             [
-                chunk as u64 + 1,
-                3 * (chunk as u64 + 1),
-                chunk as u64 + 1,
+                u64::from(chunk) + 1,
+                3 * (u64::from(chunk) + 1),
+                u64::from(chunk) + 1,
                 0,
                 0
             ]

@@ -5,16 +5,14 @@
 
 mod dead_letters;
 mod progress;
+mod quarantine;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use pingfleet_wire::{
     Heartbeat, Message as _, Outcome, ResultChunk, Rtt, StatusKind, Target, WorkChunk,
 };
-use rusqlite::{Connection, OptionalExtension, Statement, Transaction};
+use rusqlite::{OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
 use crate::{
@@ -23,14 +21,8 @@ use crate::{
     chunk_state::chunk_state,
     close::{self, CloseOutcome},
     liveness, now_us,
-    progress::SettledTargets,
+    progress::{LastProgress, SettledTargets, probed_address},
 };
-
-/// How many bytes of a quarantined message are kept.
-const QUARANTINED_BYTES: usize = 64 << 10;
-
-/// How many quarantined messages are kept. The oldest are deleted first, so a flood cannot fill the disk.
-const QUARANTINED_MESSAGES: i64 = 10_000;
 
 /// A delivery, decoded as far as possible.
 #[derive(Debug, Clone)]
@@ -135,8 +127,10 @@ impl Writer {
         batch: &[DecodedDelivery],
     ) -> Result<Applied, StoreError> {
         let database = self.database;
-        self.write(|transaction| {
-            let mut writer = BatchWriter::new(transaction, database)?;
+        // Put back after a success only.
+        let mut last = std::mem::take(&mut self.last_progress);
+        let applied = self.write(|transaction| {
+            let mut writer = BatchWriter::new(transaction, database, &mut last)?;
             // Counted independently, so `verify` can check taken = applied + duplicates + quarantined.
             let taken = batch
                 .iter()
@@ -146,7 +140,9 @@ impl Writer {
                 writer.take(incoming)?;
             }
             writer.finish(transport, taken)
-        })
+        })?;
+        self.last_progress = last;
+        Ok(applied)
     }
 }
 
@@ -186,10 +182,15 @@ struct BatchWriter<'a> {
     /// The largest publish round of a chunk that this batch settled.
     settled_round: i64,
     insert: Statement<'a>,
+    last_progress: &'a mut LastProgress,
 }
 
 impl<'a> BatchWriter<'a> {
-    fn new(transaction: &'a Transaction<'a>, database: Uuid) -> Result<Self, StoreError> {
+    fn new(
+        transaction: &'a Transaction<'a>,
+        database: Uuid,
+        last_progress: &'a mut LastProgress,
+    ) -> Result<Self, StoreError> {
         Ok(Self {
             transaction,
             database,
@@ -198,6 +199,7 @@ impl<'a> BatchWriter<'a> {
             changes: BTreeMap::new(),
             report: Applied::default(),
             settled_round: 0,
+            last_progress,
             insert: transaction.prepare(
                 "INSERT INTO results (run, chunk, position, status, sent, received, attempts, probed_after_us,
                     address, rtt_avg_ns, rtt_min_ns, rtt_max_ns, rtt_stddev_ns, name, reason)
@@ -235,7 +237,7 @@ impl<'a> BatchWriter<'a> {
             Disposition::Duplicate => self.report.duplicates += 1,
             Disposition::Quarantined { raw, reason } => {
                 self.report.quarantined += 1;
-                quarantine(self.transaction, self.now, raw, &reason)?;
+                quarantine::keep(self.transaction, self.now, raw, &reason)?;
             }
             Disposition::Uncounted => {}
         }
@@ -275,13 +277,9 @@ impl<'a> BatchWriter<'a> {
             self.settled_round = self.settled_round.max(planned.published_round);
         }
         changes.done.push(message.key.chunk);
-        for (position, (target, outcome)) in (0..).zip(work.targets.iter().zip(&message.outcomes)) {
-            changes.counts.add(outcome.status.kind());
-            let key = (message.key.chunk, position);
-            changes
-                .settled
-                .add(key, probed_address(target, outcome), outcome);
-        }
+        changes.counts += changes
+            .settled
+            .add(message.key.chunk, &work.targets, &message.outcomes);
         for (position, (target, outcome)) in work.targets.iter().zip(&message.outcomes).enumerate()
         {
             self.insert_row(&planned, message, position, target, outcome)?;
@@ -439,7 +437,8 @@ impl<'a> BatchWriter<'a> {
             }
             if !changes.done.is_empty() {
                 let done = changes.done.len();
-                progress::count(self.transaction, run, changes.settled, done, self.now)?;
+                let last = &mut *self.last_progress;
+                progress::count(self.transaction, last, run, changes.settled, done, self.now)?;
             }
             if !changes.done.is_empty() || changes.dead != 0 {
                 match close::after(self.transaction, run, &changes.done, self.now)? {
@@ -471,14 +470,6 @@ impl<'a> BatchWriter<'a> {
     }
 }
 
-/// The address that was probed: of a name, the one that it was resolved to.
-fn probed_address(target: &Target, outcome: &Outcome) -> Option<IpAddr> {
-    match target {
-        Target::Address(address) => Some(*address),
-        Target::Text(_) => outcome.address,
-    }
-}
-
 fn decode_plan(planned: &PlannedChunk) -> Result<WorkChunk, StoreError> {
     let work = WorkChunk::decode(&planned.work).map_err(|error| StoreError::BadPlan {
         run: planned.run,
@@ -492,23 +483,4 @@ fn decode_plan(planned: &PlannedChunk) -> Result<WorkChunk, StoreError> {
             reason: "a chunk's count of targets is not that of its work message".to_owned(),
         })
     }
-}
-
-fn quarantine(
-    connection: &Connection,
-    now: i64,
-    raw: &RawMessage,
-    reason: &str,
-) -> Result<(), StoreError> {
-    let kept = &raw.body[..raw.body.len().min(QUARANTINED_BYTES)];
-    connection
-        .prepare_cached(
-            "INSERT INTO quarantine (received_at_us, queue, reason, length, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute((now, raw.queue, reason, raw.body.len() as i64, kept))?;
-    let id = connection.last_insert_rowid();
-    connection
-        .prepare_cached("DELETE FROM quarantine WHERE id <= ?1")?
-        .execute([id - QUARANTINED_MESSAGES])?;
-    Ok(())
 }

@@ -15,6 +15,7 @@ use crate::{
     StoreError, check,
     header::{self, Access, OpenFile},
     now_us,
+    progress::LastProgress,
     schema::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION},
 };
 
@@ -68,6 +69,7 @@ impl OpenOptions {
             database: Uuid::nil(),
             identity: header::identity(&self.path),
             keeps_temporary_files_in_memory: false,
+            last_progress: LastProgress::default(),
             _opened: opened,
         };
         self.configure(&mut store)
@@ -176,6 +178,8 @@ pub struct Writer {
     identity: Option<header::Identity>,
     /// Whether SQLite keeps its temporary files in memory, because their folder had no room.
     keeps_temporary_files_in_memory: bool,
+    /// The counters that were stored last.
+    pub(crate) last_progress: LastProgress,
     // Stands after the connection, so that it is dropped after it.
     _opened: OpenFile,
 }

@@ -6,7 +6,7 @@ mod cells;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use pingfleet_wire::{Outcome, StatusKind};
+use pingfleet_wire::{Outcome, StatusKind, Target};
 use serde::{Deserialize, Serialize};
 
 use self::cells::{AddressBits, Cell, Cells};
@@ -57,6 +57,37 @@ pub(crate) struct StoredProgress {
     last_not_up: Vec<(u32, u32)>,
 }
 
+/// The counters that a writer stored last, so that they need not be decoded again.
+#[derive(Debug, Default)]
+pub(crate) struct LastProgress {
+    run: i64,
+    stored: Vec<u8>,
+    progress: StoredProgress,
+}
+
+impl LastProgress {
+    /// The counters that these bytes of a run stand for. They are compared with those that were stored last, which may not
+    /// have been committed.
+    ///
+    /// # Errors
+    /// When they are not what [`StoredProgress::encode`] wrote.
+    pub(crate) fn take(&mut self, run: i64, stored: &[u8]) -> Result<StoredProgress, String> {
+        if self.run == run && self.stored == stored {
+            self.stored.clear();
+            return Ok(std::mem::take(&mut self.progress));
+        }
+        StoredProgress::decode(stored)
+    }
+
+    /// Encodes counters, and keeps them. Returns the bytes to store.
+    pub(crate) fn keep(&mut self, run: i64, progress: StoredProgress) -> &[u8] {
+        self.run = run;
+        self.stored = progress.encode();
+        self.progress = progress;
+        &self.stored
+    }
+}
+
 /// The targets that one batch settled, of one run.
 #[derive(Debug, Default)]
 pub(crate) struct SettledTargets {
@@ -69,9 +100,31 @@ pub(crate) struct SettledTargets {
     last_not_up: Vec<(u32, u32)>,
 }
 
+/// The address that was probed: of a name, the one that it was resolved to.
+pub(crate) fn probed_address(target: &Target, outcome: &Outcome) -> Option<IpAddr> {
+    match target {
+        Target::Address(address) => Some(*address),
+        Target::Text(_) => outcome.address,
+    }
+}
+
 impl SettledTargets {
-    /// Counts a target, with the address that was probed.
-    pub(crate) fn add(&mut self, key: (u32, u32), address: Option<IpAddr>, outcome: &Outcome) {
+    /// Counts the targets of a chunk. Returns how many have each status.
+    pub(crate) fn add(
+        &mut self,
+        chunk: u32,
+        targets: &[Target],
+        outcomes: &[Outcome],
+    ) -> StatusCounts {
+        let mut counts = StatusCounts::default();
+        for (position, (target, outcome)) in (0..).zip(targets.iter().zip(outcomes)) {
+            counts.add(outcome.status.kind());
+            self.add_target((chunk, position), target, outcome);
+        }
+        counts
+    }
+
+    fn add_target(&mut self, key: (u32, u32), target: &Target, outcome: &Outcome) {
         let status = outcome.status.kind();
         if let Some(rtt) = &outcome.rtt {
             self.rtt.add(rtt.avg_ns.min(i64::MAX as u64) as i64);
@@ -85,7 +138,7 @@ impl SettledTargets {
             }
             self.last_not_up.push(key);
         }
-        match address {
+        match probed_address(target, outcome) {
             Some(IpAddr::V4(address)) => self.v4.push((address.to_bits(), status)),
             Some(IpAddr::V6(address)) => self.v6.push((address.to_bits(), status)),
             None => self.without_address.add(status),
@@ -124,8 +177,8 @@ impl StoredProgress {
         let (answered, not_up) = self.time_bin(since_start_us);
         *answered += settled.answered;
         *not_up += settled.not_up;
-        self.v4.add(settled.v4, MAX_V4_CELLS);
-        self.v6.add(settled.v6, MAX_V6_CELLS);
+        self.v4.add(&settled.v4, MAX_V4_CELLS);
+        self.v6.add(&settled.v6, MAX_V6_CELLS);
         for (status, more) in settled.without_address.iter() {
             self.without_address[usize::from(status.code())] += more;
         }
@@ -197,7 +250,7 @@ impl StoredProgress {
             timeline: timeline.collect(),
             subnets,
             addresses: (self.v4.length == u32::BITS as u8)
-                .then(|| self.v4.cells.iter().filter_map(address).collect()),
+                .then(|| self.v4.sorted.iter().filter_map(address).collect()),
         }
     }
 
@@ -241,7 +294,7 @@ fn subnets<A: AddressBits>(
     let length = cells.length.min(longest);
     let same =
         |one: &Cell<A>, other: &Cell<A>| one.first.first_of(length) == other.first.first_of(length);
-    let of_subnet = cells.cells.chunk_by(same);
+    let of_subnet = cells.sorted.chunk_by(same);
     of_subnet
         .map(|of_subnet| {
             let mut counts = StatusCounts::default();

@@ -5,13 +5,14 @@ use tracing::warn;
 
 use crate::{
     StoreError,
-    progress::{SettledTargets, StoredProgress},
+    progress::{LastProgress, SettledTargets, StoredProgress},
 };
 
 /// Counts the targets that a batch settled, and stores the sum. `done` chunks of the run became done with it, which are in
 /// its counters already. Counters that cannot be read are removed: the run has none from then on.
 pub(super) fn count(
     connection: &Connection,
+    last: &mut LastProgress,
     run: i64,
     settled: SettledTargets,
     done: usize,
@@ -25,7 +26,7 @@ pub(super) fn count(
         .query_row([run], |row| {
             let is_first = row.get::<_, i64>(1)? == done as i64;
             let progress = match row.get_ref(2)?.as_blob_or_null()? {
-                Some(stored) => Some(StoredProgress::decode(stored)),
+                Some(stored) => Some(last.take(run, stored)),
                 // What was settled before is not known of a run that an older version began.
                 None => is_first.then(|| Ok(StoredProgress::default())),
             };
@@ -53,6 +54,6 @@ pub(super) fn count(
             "INSERT INTO run_progress (run, progress) VALUES (?1, ?2)
              ON CONFLICT (run) DO UPDATE SET progress = excluded.progress",
         )?
-        .execute((run, progress.encode()))?;
+        .execute((run, last.keep(run, progress)))?;
     Ok(())
 }

@@ -3,8 +3,9 @@
 //! Invariant: the cells are sorted, each has a target, and all have the longest common length at which there are not more
 //! than the limit. So they do not depend on the order in which the targets came.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, hash::Hash};
 
+use hashbrown::HashMap;
 use pingfleet_wire::StatusKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_bytes::ByteBuf;
@@ -18,7 +19,7 @@ const DIGIT_BITS: u32 = 7;
 const IS_NEXT: u8 = 1 << StatusKind::ALL.len();
 
 /// An address as a number.
-pub(super) trait AddressBits: Copy + Ord + Debug {
+pub(super) trait AddressBits: Copy + Ord + Hash + Debug {
     /// Bits of an address.
     const BITS: u8;
     /// By how much the prefixes become shorter when there are too many cells.
@@ -87,68 +88,75 @@ impl<A> Cell<A> {
 }
 
 /// The cells of one address family.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Cells<A> {
     /// The length of their prefixes.
     pub(super) length: u8,
-    pub(super) cells: Vec<Cell<A>>,
+    pub(super) sorted: Vec<Cell<A>>,
+    /// Where each cell is; empty when that is not known.
+    places: HashMap<A, u32>,
 }
+
+impl<A: PartialEq> PartialEq for Cells<A> {
+    fn eq(&self, other: &Self) -> bool {
+        self.length == other.length && self.sorted == other.sorted
+    }
+}
+
+impl<A: Eq> Eq for Cells<A> {}
 
 impl<A: AddressBits> Default for Cells<A> {
     fn default() -> Self {
         Self {
             length: A::BITS,
-            cells: Vec::new(),
+            sorted: Vec::new(),
+            places: HashMap::new(),
         }
     }
 }
 
 impl<A: AddressBits> Cells<A> {
-    /// Counts targets: address, and status. There are at most `max_cells` cells afterwards. Linear in the number of cells.
-    pub(super) fn add(&mut self, mut targets: Vec<(A, StatusKind)>, max_cells: usize) {
-        for (address, _) in &mut targets {
-            *address = address.first_of(self.length);
+    /// Counts targets: address, and status. There are at most `max_cells` cells afterwards. Linear in the number of targets,
+    /// and in that of the cells when some are new.
+    pub(super) fn add(&mut self, targets: &[(A, StatusKind)], max_cells: usize) {
+        if self.places.len() != self.sorted.len() {
+            self.note_places();
         }
-        targets.sort_unstable_by_key(|(first, _)| *first);
-        let mut new: Vec<Cell<A>> = Vec::new();
-        let mut at = 0;
-        for of_cell in targets.chunk_by(|one, other| one.0 == other.0) {
-            let mut cell = Cell {
-                first: of_cell[0].0,
-                counts: [0; StatusKind::ALL.len()],
-            };
-            for (_, status) in of_cell {
-                cell.counts[usize::from(status.code())] += 1;
+        let before = self.sorted.len();
+        for (address, status) in targets {
+            let first = address.first_of(self.length);
+            let next = self.sorted.len() as u32;
+            let place = *self.places.entry(first).or_insert(next);
+            if place == next {
+                self.sorted.push(Cell {
+                    first,
+                    counts: [0; StatusKind::ALL.len()],
+                });
             }
-            while self
-                .cells
-                .get(at)
-                .is_some_and(|known| known.first < cell.first)
-            {
-                at += 1;
-            }
-            match self.cells.get_mut(at) {
-                Some(known) if known.first == cell.first => known.add_all(&cell),
-                _ => new.push(cell),
-            }
+            let count = &mut self.sorted[place as usize].counts[usize::from(status.code())];
+            *count = count.saturating_add(1);
         }
-        if !new.is_empty() {
-            self.cells.append(&mut new);
-            // Stable: two sorted runs are merged.
-            self.cells.sort_by_key(|cell| cell.first);
+        if self.sorted.len() > before {
+            self.sorted.sort_unstable_by_key(|cell| cell.first);
+            self.places.clear();
         }
-        while self.cells.len() > max_cells && self.length > 0 {
+        while self.sorted.len() > max_cells && self.length > 0 {
             self.shorten();
         }
+    }
+
+    fn note_places(&mut self) {
+        let places = (0..).zip(&self.sorted);
+        self.places = places.map(|(place, cell)| (cell.first, place)).collect();
     }
 
     /// Merges the cells into those of shorter prefixes.
     fn shorten(&mut self) {
         self.length = self.length.saturating_sub(A::STEP);
-        for cell in &mut self.cells {
+        for cell in &mut self.sorted {
             cell.first = cell.first.first_of(self.length);
         }
-        self.cells.dedup_by(|next, cell| {
+        self.sorted.dedup_by(|next, cell| {
             let is_same = next.first == cell.first;
             if is_same {
                 cell.add_all(next);
@@ -160,7 +168,7 @@ impl<A: AddressBits> Cells<A> {
     /// The number of targets with each status.
     pub(super) fn total(&self) -> StatusCounts {
         let mut total = StatusCounts::default();
-        for cell in &self.cells {
+        for cell in &self.sorted {
             total += cell.counts();
         }
         total
@@ -169,11 +177,11 @@ impl<A: AddressBits> Cells<A> {
     /// The length, and for each cell: which of the statuses it has and whether it follows the one before at once, otherwise
     /// its distance from that, and the counts.
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(1 + 5 * self.cells.len());
+        let mut bytes = Vec::with_capacity(1 + 5 * self.sorted.len());
         bytes.push(self.length);
         let shift = u32::from(A::BITS - self.length);
         let mut before = 0;
-        for cell in &self.cells {
+        for cell in &self.sorted {
             let number = cell.first.to_u128().checked_shr(shift).unwrap_or(0);
             let distance = number - before;
             before = number;
@@ -228,7 +236,11 @@ impl<A: AddressBits> Cells<A> {
             }
             cells.push(Cell { first, counts });
         }
-        Some(Self { length, cells })
+        Some(Self {
+            length,
+            sorted: cells,
+            places: HashMap::new(),
+        })
     }
 }
 
@@ -292,7 +304,11 @@ mod tests {
             if counts.len() <= max_cells {
                 let cell = |(first, counts)| Cell { first, counts };
                 let cells = counts.into_iter().map(cell).collect();
-                return Cells { length, cells };
+                return Cells {
+                    length,
+                    sorted: cells,
+                    ..Cells::default()
+                };
             }
             length -= A::STEP;
         }
@@ -302,7 +318,7 @@ mod tests {
         for max_cells in [1, 3, 20] {
             let mut cells = Cells::default();
             for batch in targets.chunks(batch) {
-                cells.add(batch.to_vec(), max_cells);
+                cells.add(batch, max_cells);
                 let stored = Cells::from_bytes(&cells.to_bytes());
                 assert_eq!(stored.as_ref(), Some(&cells));
             }

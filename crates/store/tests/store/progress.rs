@@ -196,7 +196,10 @@ enum Fault {
     Killed,
 }
 
-fn scenario() -> impl Strategy<Value = (Vec<Vec<u32>>, Vec<(Vec<usize>, Fault)>)> {
+/// The seeds of the targets of each chunk, and the batches: their chunks, and what happens to them.
+type Scenario = (Vec<Vec<u32>>, Vec<(Vec<usize>, Fault)>);
+
+fn scenario() -> impl Strategy<Value = Scenario> {
     let fault =
         prop_oneof![4 => Just(Fault::None), 1 => Just(Fault::Failed), 1 => Just(Fault::Killed)];
     vec(vec(0..400_u32, 1..40), 1..8).prop_flat_map(move |chunks| {

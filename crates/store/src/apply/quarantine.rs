@@ -1,0 +1,32 @@
+//! Keeps messages that could not be applied.
+
+use rusqlite::Connection;
+
+use super::RawMessage;
+use crate::StoreError;
+
+/// How many bytes of a quarantined message are kept.
+const QUARANTINED_BYTES: usize = 64 << 10;
+
+/// How many quarantined messages are kept. The oldest are deleted first, so a flood cannot fill the disk.
+const QUARANTINED_MESSAGES: i64 = 10_000;
+
+/// Puts a message aside.
+pub(super) fn keep(
+    connection: &Connection,
+    now: i64,
+    raw: &RawMessage,
+    reason: &str,
+) -> Result<(), StoreError> {
+    let kept = &raw.body[..raw.body.len().min(QUARANTINED_BYTES)];
+    connection
+        .prepare_cached(
+            "INSERT INTO quarantine (received_at_us, queue, reason, length, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute((now, raw.queue, reason, raw.body.len() as i64, kept))?;
+    let id = connection.last_insert_rowid();
+    connection
+        .prepare_cached("DELETE FROM quarantine WHERE id <= ?1")?
+        .execute([id - QUARANTINED_MESSAGES])?;
+    Ok(())
+}
