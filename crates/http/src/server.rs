@@ -78,7 +78,6 @@ impl Server {
         let access = Access {
             name: settings.name.clone(),
             token,
-            port: address.port(),
         };
         Ok(Self {
             listener,

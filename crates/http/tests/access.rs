@@ -8,7 +8,7 @@
 mod site;
 
 use anyhow::{Context as _, Result};
-use site::{header, site, status, wide};
+use site::{header, page, site, status, wide};
 
 const TOKEN: &str = "0123456789abcdef-token";
 
@@ -75,6 +75,47 @@ async fn another_origin_gets_nothing() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_page_of_another_site_can_lead_here_and_use_nothing() -> Result<()> {
+    let site = site(wide(), None).await?;
+    let get = async |headers: &str| {
+        let lines = ["Host: localhost", headers];
+        site.get("/", &lines).await.map(|answer| status(&answer))
+    };
+    for foreign in ["cross-site", "same-site", "unknown"] {
+        for (mode, destination) in [
+            ("no-cors", "image"),
+            ("no-cors", "script"),
+            ("navigate", "iframe"),
+            ("navigate", "object"),
+            ("cors", "document"),
+        ] {
+            let headers = format!(
+                "Sec-Fetch-Site: {foreign}\r\nSec-Fetch-Mode: {mode}\r\nSec-Fetch-Dest: {destination}"
+            );
+            assert_eq!(get(&headers).await?, 403, "{headers}");
+        }
+        let bare = format!("Sec-Fetch-Site: {foreign}");
+        assert_eq!(get(&bare).await?, 403, "{bare}");
+        // The control: a link.
+        let link = format!("{bare}\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document");
+        assert_eq!(get(&link).await?, 200, "{link}");
+    }
+    assert_eq!(
+        get("Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site").await?,
+        403
+    );
+    // The control: a page of this server, a typed address, and a program.
+    for own in [
+        "Sec-Fetch-Site: same-origin",
+        "Sec-Fetch-Site: none",
+        "X: y",
+    ] {
+        assert_eq!(get(own).await?, 200, "{own}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn only_get_and_head_are_answered_and_bodies_are_refused() -> Result<()> {
     let site = site(wide(), None).await?;
     for method in [
@@ -113,6 +154,9 @@ async fn every_answer_has_the_headers_that_bind_a_browser() -> Result<()> {
         assert_eq!(header(&answer, "x-content-type-options")?, "nosniff");
         assert_eq!(header(&answer, "referrer-policy")?, "no-referrer");
         assert_eq!(header(&answer, "cache-control")?, "no-store");
+        for name in ["cross-origin-resource-policy", "cross-origin-opener-policy"] {
+            assert_eq!(header(&answer, name)?, "same-origin");
+        }
     }
     Ok(())
 }
@@ -154,10 +198,7 @@ async fn a_token_is_asked_for_once() -> Result<()> {
     let bearer = format!("Authorization: Bearer {TOKEN}");
     assert_eq!(status(&site.get("/", &[host, &bearer]).await?), 200);
     let visit = site.get(&format!("/?run=4&token={TOKEN}"), &[host]).await?;
-    assert_eq!(
-        (status(&visit), header(&visit, "location")?),
-        (303, "/?run=4")
-    );
+    assert_eq!((status(&visit), leads_to(&visit)?), (200, "/?run=4"));
     let cookie = header(&visit, "set-cookie")?;
     assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict") && !cookie.contains(TOKEN));
     let cookie = cookie.split(';').next().context("a cookie")?;
@@ -166,16 +207,108 @@ async fn a_token_is_asked_for_once() -> Result<()> {
     // The control: a digit more.
     let wrong = format!("Cookie: {cookie}0");
     assert_eq!(status(&site.get("/", &[host, &wrong]).await?), 401);
-    // The address cannot lead to another site.
-    let away = site
-        .get(&format!("//evil.example/?token={TOKEN}"), &[host])
-        .await?;
-    assert_eq!(header(&away, "location")?, "/evil.example/");
     // The token does not help another host.
     let path = format!("/?token={TOKEN}");
     assert_eq!(
         status(&site.get(&path, &["Host: evil.example"]).await?),
         421
     );
+    Ok(())
+}
+
+/// Where the answer to a first visit leads: by itself, and by its link.
+fn leads_to(answer: &str) -> Result<&str> {
+    let between = |start: &str| {
+        let rest = answer.split_once(start)?.1;
+        rest.split_once('"').map(|(address, _)| address)
+    };
+    let address = between("content=\"0;url=").with_context(|| answer.to_owned())?;
+    assert_eq!(between("href=\""), Some(address));
+    Ok(address)
+}
+
+#[tokio::test]
+async fn the_first_visit_leads_to_the_same_address_of_this_server() -> Result<()> {
+    let site = site(wide(), Some(TOKEN)).await?;
+    for (before, after) in [
+        ("/?token=TOKEN", "/"),
+        ("/runs?a=1+2&token=TOKEN&b=%26", "/runs?a=1+2&#38;b=%26"),
+        ("/?token=wrong&token=TOKEN&&c", "/?&#38;c"),
+        ("/a\"b?a='&token=TOKEN", "/a&#34;b?a=&#39;"),
+        // Browsers would read each of these as another host.
+        ("//evil.example/?token=TOKEN", "/evil.example/"),
+        ("/\\evil.example/?token=TOKEN", "/evil.example/"),
+        ("/\\/\\evil.example/?token=TOKEN", "/evil.example/"),
+        ("/a\\b?c\\d&token=TOKEN", "/a%5Cb?c%5Cd"),
+    ] {
+        let path = before.replace("TOKEN", TOKEN);
+        let answer = site.get(&path, &["Host: localhost"]).await?;
+        assert_eq!(
+            (status(&answer), leads_to(&answer)?),
+            (200, after),
+            "{before}"
+        );
+        assert!(!answer.contains(TOKEN) && header(&answer, "set-cookie").is_ok());
+        // The control: without the token it leads nowhere.
+        let answer = site
+            .get(&before.replace("TOKEN", "no"), &["Host: localhost"])
+            .await?;
+        assert_eq!(status(&answer), 401, "{answer}");
+        assert!(!answer.contains("url=") && header(&answer, "set-cookie").is_err());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_of_base64_is_right_as_it_is_and_encoded() -> Result<()> {
+    let token = "ab+/cd+efghijklmnopq+w==";
+    let site = site(wide(), Some(token)).await?;
+    for (given, expected) in [
+        (token, 200),
+        ("ab%2B%2Fcd%2Befghijklmnopq%2Bw%3D%3D", 200),
+        ("ab%2b/cd+efghijklmnopq+w==", 200),
+        // The controls: other characters, and one less.
+        ("ab%20/cd%20efghijklmnopq%20w==", 401),
+        ("ab-/cd-efghijklmnopq-w==", 401),
+        ("ab+/cd+efghijklmnopq+w=", 401),
+        ("ab%252B%252Fcd%252Befghijklmnopq%252Bw==", 401),
+    ] {
+        let answer = site
+            .get(&format!("/?token={given}"), &["Host: localhost"])
+            .await?;
+        assert_eq!(status(&answer), expected, "{given}");
+    }
+    let bearer = format!("Authorization: Bearer {token}");
+    assert_eq!(
+        status(&site.get("/", &["Host: localhost", &bearer]).await?),
+        200
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_who_may_see_nothing_keeps_no_connection() -> Result<()> {
+    let with_token = site(wide(), Some(TOKEN)).await?;
+    let open = site(wide(), None).await?;
+    for (site, request, expected) in [
+        (&with_token, "GET / HTTP/1.1\r\nHost: localhost", 401),
+        (
+            &open,
+            "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example",
+            403,
+        ),
+        (&open, "POST / HTTP/1.1\r\nHost: localhost", 405),
+        (&open, "GET / HTTP/1.1\r\nHost: evil.example", 421),
+    ] {
+        // It is read until the server closes the connection, which it would not do for an hour.
+        let answer = site.send(&format!("{request}\r\n\r\n")).await?;
+        assert_eq!(status(&answer), expected, "{answer}");
+        assert_eq!(header(&answer, "connection")?, "close");
+    }
+    // The control: who may see the page can ask again.
+    let mut connection = open.connect().await?;
+    for _ in 0..3 {
+        assert_eq!(status(&page(&mut connection).await?), 200);
+    }
     Ok(())
 }
