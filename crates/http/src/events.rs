@@ -37,7 +37,7 @@ pub struct EventStreams {
 }
 
 impl EventStreams {
-    /// Streams that end when `stop` is cancelled.
+    /// Streams within these limits of a server, which end when `stop` is cancelled.
     #[must_use]
     pub fn new(limits: &Limits, stop: CancellationToken) -> Self {
         Self {

@@ -93,6 +93,12 @@ impl Server {
         self.address
     }
 
+    /// The limits of its settings, for its event streams.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Whether visitors need the token.
     #[must_use]
     pub fn needs_token(&self) -> bool {

@@ -73,7 +73,7 @@ pub async fn site(limits: Limits, token: Option<&str>) -> Result<Site> {
     let server = Server::bind(&settings).await?;
     let address = server.address();
     let stop = CancellationToken::new();
-    let streams = EventStreams::new(&limits, stop.clone());
+    let streams = EventStreams::new(server.limits(), stop.clone());
     let (ends, ended_streams) = mpsc::unbounded_channel();
     let open = streams.clone();
     let events = move |request: Request| {
