@@ -133,7 +133,11 @@ impl<'a> WriterSession<'a> {
         let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // An earlier writer or session may have ended before it closed a large run.
-        self.close_settled_runs(summary, stop).await?;
+        watch_database(
+            summary,
+            close_settled_runs(self.db, self.settings.transport, stop),
+        )
+        .await?;
         loop {
             if self.is_full() {
                 self.flush(summary, stop).await?;
@@ -283,18 +287,13 @@ impl<'a> WriterSession<'a> {
         self.dead.ack(&batch.dead).await?;
         self.heartbeats.ack(&batch.heartbeats).await?;
         if is_large_run_settled {
-            self.close_settled_runs(summary, stop).await?;
+            watch_database(
+                summary,
+                close_settled_runs(self.db, self.settings.transport, stop),
+            )
+            .await?;
         }
         Ok(())
-    }
-
-    async fn close_settled_runs(
-        &self,
-        summary: &watch::Sender<WriterSummary>,
-        stop: &CancellationToken,
-    ) -> Result<(), WriterError> {
-        let closed = close_settled_runs(self.db, self.settings.transport, stop);
-        watch_database(summary, closed).await
     }
 }
 

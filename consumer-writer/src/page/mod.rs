@@ -45,7 +45,7 @@ pub struct PageSources {
 /// Serves the page until `stop`.
 pub async fn serve(server: Server, sources: PageSources, stop: CancellationToken) {
     let (depths, queues) = watch::channel(queues::Queues::default());
-    let streams = EventStreams::new(stop.clone());
+    let streams = EventStreams::new(server.limits(), stop.clone());
     let look = Arc::new(Look::new(streams));
     let source = Source::new(&sources, queues, stop.clone());
     let routes = routes::routes(Arc::clone(&look), &sources, &stop);

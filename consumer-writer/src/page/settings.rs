@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pingfleet_http::{HttpSettings, ServeError, Server};
+use pingfleet_http::{HttpSettings, Limits, ServeError, Server};
 use pingfleet_settings::{Failure, Layers, keys};
 
 /// The address of the writer's page, if none is set.
@@ -30,6 +30,7 @@ impl DashboardSettings {
                 flag: "--dashboard",
                 name,
                 token_file,
+                limits: Limits::default(),
             },
             is_asked: listen.is_some(),
         })

@@ -1,20 +1,23 @@
-//! Who may see a page: checks of the method, the Host, the Origin and the token, before any route.
+//! Who may see a page: checks of the method, the Host, the Origin, `Sec-Fetch-Site` and the token, before any route.
 //!
 //! A page of another site can make the browser of an administrator send requests to this machine, and can give its own
 //! name the address of this machine (DNS rebinding). Then the Host is that name, which is refused. An address cannot be
 //! rebound.
+//!
+//! An image, a script or a frame of another site is asked for without an Origin. Browsers say so in `Sec-Fetch-Site`
+//! (<https://www.w3.org/TR/fetch-metadata/>) when the address is `localhost`, loopback or HTTPS. Elsewhere they do not,
+//! and then `Cross-Origin-Resource-Policy` and `frame-ancestors` keep the answer from the page that asked for it.
 
 use std::{net::IpAddr, sync::Arc};
 
+use askama::Template;
 use axum::{
-    body::Body,
     extract::{Request, State},
     http::{
-        HeaderMap, HeaderValue, Method, StatusCode, Uri,
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
         header::{
             ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, COOKIE, HOST,
-            LOCATION, ORIGIN, REFERRER_POLICY, SET_COOKIE, WWW_AUTHENTICATE,
-            X_CONTENT_TYPE_OPTIONS,
+            ORIGIN, REFERRER_POLICY, SET_COOKIE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
         },
         uri::Authority,
     },
@@ -24,7 +27,7 @@ use http_body::Body as _;
 use url::form_urlencoded;
 
 use crate::{
-    answer::{Answer, failed, set},
+    answer::{Answer, answer, failed, set},
     token::Token,
 };
 
@@ -32,11 +35,36 @@ use crate::{
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// Where a request comes from, and what it is for.
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// Headers that every answer has, for the browser: only pages of this server may use it.
+const BOUNDS: [(HeaderName, &str); 4] = [
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+];
+
+/// The answer to the first visit with the token: it leads on to the address without the token.
+#[derive(Template)]
+#[template(path = "visit.html")]
+struct Visit {
+    address: String,
+}
+
 /// What requests must have.
 pub(crate) struct Access {
     pub(crate) name: Option<String>,
     pub(crate) token: Option<Token>,
-    pub(crate) port: u16,
 }
 
 /// Answers what is refused, passes on the rest, and adds the headers that every answer has.
@@ -60,42 +88,48 @@ pub(crate) async fn check(
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
     }
-    set(&mut answer, X_CONTENT_TYPE_OPTIONS, "nosniff");
-    set(&mut answer, REFERRER_POLICY, "no-referrer");
+    for (name, value) in BOUNDS {
+        set(&mut answer, name, value);
+    }
+    answer
+}
+
+/// An error after which the connection ends, so that clients who may see nothing do not keep one.
+fn refused(status: StatusCode, path: &str, sentence: &str) -> Answer {
+    let mut answer = failed(status, path, sentence);
+    set(&mut answer, CONNECTION, "close");
     answer
 }
 
 /// Refuses a request with a body. The rest of the body is not read: the connection ends.
 fn without_body(path: &str) -> Answer {
-    let mut answer = failed(
+    refused(
         StatusCode::PAYLOAD_TOO_LARGE,
         path,
         "Requests have no body here.",
-    );
-    set(&mut answer, CONNECTION, "close");
-    answer
+    )
 }
 
 impl Access {
     fn refuse(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Answer> {
         let path = uri.path();
         let Some(host) = self.host(uri, headers) else {
-            return Some(failed(
+            return Some(refused(
                 StatusCode::MISDIRECTED_REQUEST,
                 path,
                 "This page is not known under that name. Open it by the address of this machine, as localhost, or under \
                  the name that dashboard.name sets.",
             ));
         };
-        if !is_of_same_host(headers, &host) {
-            return Some(failed(
+        if !is_of_same_host(headers, &host) || is_part_of_other_site(headers) {
+            return Some(refused(
                 StatusCode::FORBIDDEN,
                 path,
                 "Another site asked for this page, so it is not shown.",
             ));
         }
         if *method != Method::GET && *method != Method::HEAD {
-            let mut answer = failed(
+            let mut answer = refused(
                 StatusCode::METHOD_NOT_ALLOWED,
                 path,
                 "Nothing can be changed here: the only methods are GET and HEAD.",
@@ -104,7 +138,7 @@ impl Access {
             return Some(answer);
         }
         let token = self.token.as_ref()?;
-        self.refuse_without(token, uri, headers)
+        refuse_without(token, uri, headers)
     }
 
     /// The host that the request is for, if there is exactly one and it is allowed (RFC 9112, section 3.2).
@@ -126,83 +160,102 @@ impl Access {
         };
         (is_allowed(&header) && is_allowed(authority)).then_some(header)
     }
+}
 
-    /// Answers a request that lacks the token, and the first one that has it in its address.
-    fn refuse_without(&self, token: &Token, uri: &Uri, headers: &HeaderMap) -> Option<Answer> {
-        let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-            let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-            scheme
-                .eq_ignore_ascii_case("bearer")
-                .then_some(token.trim())
-        });
-        if bearer.is_some_and(|given| token.is(given)) || self.has_cookie(token, headers) {
-            return self.shed_token(token, uri);
-        }
-        if let Some(answer) = self.shed_token(token, uri) {
-            return Some(answer);
-        }
-        let mut answer = failed(
-            StatusCode::UNAUTHORIZED,
-            uri.path(),
-            "This page needs a token: open it once with ?token=TOKEN behind its address. The token is the first line of \
+/// Answers a request that lacks the token, and the first one that has it in its address.
+fn refuse_without(token: &Token, uri: &Uri, headers: &HeaderMap) -> Option<Answer> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then_some(token.trim())
+    });
+    if bearer.is_some_and(|given| token.is(given)) || has_cookie(token, headers) {
+        return first_visit(token, uri);
+    }
+    if let Some(answer) = first_visit(token, uri) {
+        return Some(answer);
+    }
+    let mut answer = refused(
+        StatusCode::UNAUTHORIZED,
+        uri.path(),
+        "This page needs a token: open it once with ?token=TOKEN behind its address. The token is the first line of \
              the file that dashboard.token_file names on the master. Programs send it as `Authorization: Bearer TOKEN`.",
-        );
-        set(&mut answer, WWW_AUTHENTICATE, "Bearer");
-        Some(answer)
-    }
+    );
+    set(&mut answer, WWW_AUTHENTICATE, "Bearer");
+    Some(answer)
+}
 
-    /// When the address has the right token: a redirect to the same address without it, with the cookie.
-    fn shed_token(&self, token: &Token, uri: &Uri) -> Option<Answer> {
-        let mut is_right = false;
-        let mut rest = form_urlencoded::Serializer::new(String::new());
-        let mut is_bare = true;
-        for (name, value) in form_urlencoded::parse(uri.query()?.as_bytes()) {
-            if name == "token" {
-                is_right |= token.is(&value);
-            } else {
-                rest.append_pair(&name, &value);
-                is_bare = false;
-            }
-        }
-        if !is_right {
-            return None;
-        }
-        // Two slashes at the start would name another host.
-        let path = format!("/{}", uri.path().trim_start_matches('/'));
-        let target = if is_bare {
-            path
-        } else {
-            format!("{path}?{}", rest.finish())
-        };
-        let cookie = format!(
-            "{}={}; Path=/; HttpOnly; SameSite=Strict",
-            self.cookie_name(),
-            token.cookie()
-        );
-        let mut answer = Answer::new(Body::empty());
-        *answer.status_mut() = StatusCode::SEE_OTHER;
-        for (name, value) in [(LOCATION, target), (SET_COOKIE, cookie)] {
-            let value = HeaderValue::try_from(value).ok()?;
-            answer.headers_mut().insert(name, value);
-        }
-        Some(answer)
+/// When the address has the right token: a page with the cookie, which leads to the same address without the token.
+///
+/// A redirect would belong to the visit that another site's link began, and `SameSite=Strict` withholds the cookie
+/// from all of that visit. What a page of this server opens is of the same site.
+fn first_visit(token: &Token, uri: &Uri) -> Option<Answer> {
+    let pairs = uri.query()?.split('&');
+    let (tokens, rest): (Vec<_>, Vec<_>) = pairs.partition(|pair| is_token_pair(pair));
+    if !tokens.into_iter().any(|pair| is_right_pair(token, pair)) {
+        return None;
     }
+    let cookie = format!(
+        "{}={}; Path=/; HttpOnly; SameSite=Strict",
+        token.cookie_name(),
+        token.cookie()
+    );
+    let page = Visit {
+        address: local_address(uri.path(), &rest.join("&")),
+    };
+    let mut answer = answer(
+        StatusCode::OK,
+        "text/html; charset=utf-8",
+        page.render().expect("text is written to a string"),
+    );
+    let cookie = HeaderValue::try_from(cookie).expect("a cookie has letters and digits only");
+    answer.headers_mut().insert(SET_COOKIE, cookie);
+    Some(answer)
+}
 
-    fn has_cookie(&self, token: &Token, headers: &HeaderMap) -> bool {
-        let cookies = headers.get_all(COOKIE).iter();
-        let cookies = cookies.filter_map(|cookies| cookies.to_str().ok());
-        cookies
-            .flat_map(|cookies| cookies.split(';'))
-            .any(|cookie| {
-                let (name, value) = cookie.trim().split_once('=').unwrap_or_default();
-                name == self.cookie_name() && token.is_cookie(value)
-            })
-    }
+/// An address of this server. Browsers read a backslash as a slash, and two slashes at the start as another host.
+fn local_address(path: &str, query: &str) -> String {
+    let path = path.trim_start_matches(['/', '\\']);
+    let question = if query.is_empty() { "" } else { "?" };
+    format!("/{path}{question}{query}").replace('\\', "%5C")
+}
 
-    /// A browser sends a cookie to all ports of a host, so its name has the port.
-    fn cookie_name(&self) -> String {
-        format!("pingfleet_{}", self.port)
-    }
+/// Whether a part of the query is named `token`.
+fn is_token_pair(pair: &str) -> bool {
+    form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name == "token")
+}
+
+/// Whether the token is the value as it stands, or as it was before a program encoded it. `+` is itself: no token has
+/// a blank.
+fn is_right_pair(token: &Token, pair: &str) -> bool {
+    let raw = pair.split_once('=').unwrap_or_default().1;
+    let pair = pair.replace('+', "%2B");
+    let mut decoded = form_urlencoded::parse(pair.as_bytes());
+    token.is(raw) || decoded.any(|(_, value)| token.is(&value))
+}
+
+fn has_cookie(token: &Token, headers: &HeaderMap) -> bool {
+    let cookies = headers.get_all(COOKIE).iter();
+    let cookies = cookies.filter_map(|cookies| cookies.to_str().ok());
+    cookies
+        .flat_map(|cookies| cookies.split(';'))
+        .any(|cookie| {
+            let (name, value) = cookie.trim().split_once('=').unwrap_or_default();
+            name == token.cookie_name() && token.is_cookie(value)
+        })
+}
+
+/// Whether a page of another site asks for a part of itself: an image, a script, a frame. Following a link from there
+/// is allowed.
+fn is_part_of_other_site(headers: &HeaderMap) -> bool {
+    let is = |name: &HeaderName, expected: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().is_some_and(|value| value == expected) && values.next().is_none()
+    };
+    let is_own = !headers.contains_key(&SITE) || is(&SITE, "same-origin") || is(&SITE, "none");
+    let is_link = is(&MODE, "navigate") && is(&DESTINATION, "document");
+    !is_own && !is_link
 }
 
 /// Whether the request comes from a page of the same host, or from no page.

@@ -4,6 +4,7 @@
 use std::{
     io::{self, Write as _},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -18,24 +19,31 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::{Answer, accepts_gzip, answer, failed, set};
+use crate::{
+    Limits,
+    answer::{Answer, accepts_gzip, answer, failed, set},
+};
 
-/// The most event streams at once, one for each open tab. What is beyond them is refused with 503.
-pub const MAX_EVENT_STREAMS: usize = 64;
+/// What a stream without an event has from time to time. Browsers skip it.
+const COMMENT: &str = ": nothing new\n\n";
 
 /// The event streams of one server.
 #[derive(Debug, Clone)]
 pub struct EventStreams {
+    most: usize,
+    silence: Duration,
     permits: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl EventStreams {
-    /// Streams that end when `stop` is cancelled.
+    /// Streams within these limits of a server, which end when `stop` is cancelled.
     #[must_use]
-    pub fn new(stop: CancellationToken) -> Self {
+    pub fn new(limits: &Limits, stop: CancellationToken) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
+            most: limits.event_streams,
+            silence: limits.stream_silence,
+            permits: Arc::new(Semaphore::new(limits.event_streams)),
             stop,
         }
     }
@@ -43,7 +51,7 @@ impl EventStreams {
     /// How many are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        MAX_EVENT_STREAMS - self.permits.available_permits()
+        self.most - self.permits.available_permits()
     }
 
     /// Answers with a stream of events; 503 if there are too many. `events` gives the data of each, of which no line may
@@ -67,13 +75,18 @@ impl EventStreams {
         let events = Box::pin(events.take_until(stop.cancelled_owned()));
         // A tab tries again after 2 s when its stream ends.
         let first = stream::iter(["retry: 2000\n\n".to_owned()]);
-        let texts = first.chain(events.map(|data| format!("data: {data}\n\n")));
+        let texts = first.chain(without_silence(events, self.silence));
+        // What ends the stream is one more item, behind which a compressed stream has its trailer.
+        let texts = texts.map(Some).chain(stream::iter([None]));
         let chunks = texts.scan((encoder, permit), |(encoder, _permit), text| {
-            let chunk = match encoder {
-                Some(encoder) => compress(encoder, &text).map(Bytes::from),
-                None => Ok(Bytes::from(text)),
+            let chunk = match (encoder.as_mut(), text) {
+                (Some(encoder), Some(text)) => Some(compress(encoder, &text).map(Bytes::from)),
+                (Some(_), None) => encoder
+                    .take()
+                    .map(|encoder| encoder.finish().map(Bytes::from)),
+                (None, text) => text.map(Bytes::from).map(Ok),
             };
-            std::future::ready(Some(chunk))
+            std::future::ready(chunk)
         });
         let mut answer = answer(
             StatusCode::OK,
@@ -88,6 +101,20 @@ impl EventStreams {
     }
 }
 
+/// The events as text, with a comment after each silence of this length.
+fn without_silence(
+    events: impl Stream<Item = String> + Unpin,
+    silence: Duration,
+) -> impl Stream<Item = String> {
+    stream::unfold(events, move |mut events| async move {
+        let text = match tokio::time::timeout(silence, events.next()).await {
+            Ok(data) => format!("data: {}\n\n", data?),
+            Err(_) => COMMENT.to_owned(),
+        };
+        Some((text, events))
+    })
+}
+
 /// Compresses one event so that the client can read all of it at once (`Z_SYNC_FLUSH`).
 fn compress(encoder: &mut GzEncoder<Vec<u8>>, text: &str) -> io::Result<Vec<u8>> {
     encoder.write_all(text.as_bytes())?;
@@ -99,7 +126,70 @@ fn compress(encoder: &mut GzEncoder<Vec<u8>>, text: &str) -> io::Result<Vec<u8>>
 mod tests {
     use std::io::Read as _;
 
+    use axum::{body::to_bytes, http::header::ACCEPT_ENCODING};
+
     use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn streams(stream_silence: Duration, stop: &CancellationToken) -> EventStreams {
+        let limits = Limits {
+            stream_silence,
+            ..Limits::default()
+        };
+        EventStreams::new(&limits, stop.clone())
+    }
+
+    #[tokio::test]
+    async fn a_compressed_stream_is_whole_when_the_server_stops() {
+        let stop = CancellationToken::new();
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, "gzip".parse().unwrap());
+        let last = stop.clone();
+        // The stop comes while the next event is waited for.
+        let events =
+            stream::iter(["first", "second"].map(str::to_owned)).chain(stream::once(async move {
+                last.cancel();
+                std::future::pending().await
+            }));
+        let answer = streams(HOUR, &stop).answer(&headers, "/events", events);
+        let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        let read = |bytes: &[u8]| {
+            let mut text = String::new();
+            let mut decoder = flate2::read::GzDecoder::new(bytes);
+            decoder.read_to_string(&mut text).map(|_| text)
+        };
+        let text = read(&body).unwrap();
+        assert_eq!(text, "retry: 2000\n\ndata: first\n\ndata: second\n\n");
+        // The control: without the last byte of the trailer it is not whole.
+        assert!(read(&body[..body.len() - 1]).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_events_has_comments() {
+        let stop = CancellationToken::new();
+        let streams = streams(Duration::from_millis(1), &stop);
+        let silent = streams.answer(&HeaderMap::new(), "/events", stream::pending());
+        let mut chunks = silent.into_body().into_data_stream();
+        for expected in ["retry: 2000\n\n", COMMENT, COMMENT] {
+            assert_eq!(chunks.next().await.unwrap().unwrap(), expected);
+        }
+        assert_eq!(streams.open(), 1);
+        stop.cancel();
+        while let Some(chunk) = chunks.next().await {
+            assert_eq!(chunk.unwrap(), COMMENT);
+        }
+        assert_eq!(streams.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stream_with_events_has_no_comments() {
+        let streams = streams(HOUR, &CancellationToken::new());
+        let events = stream::iter(["1".to_owned(), "2".to_owned()]);
+        let answer = streams.answer(&HeaderMap::new(), "/events", events);
+        let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        assert_eq!(body, "retry: 2000\n\ndata: 1\n\ndata: 2\n\n");
+    }
 
     #[test]
     fn every_event_can_be_read_when_it_was_sent() {

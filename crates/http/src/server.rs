@@ -1,6 +1,6 @@
 //! The server: a listener, its connections, and their limits.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use hyper::server::conn::http1;
@@ -9,11 +9,9 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use pingfleet_settings::open_files_limit;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
 };
 use tokio_io_timeout::TimeoutStream;
@@ -21,32 +19,28 @@ use tokio_util::sync::CancellationToken;
 use tower_http::compression::CompressionLayer;
 
 use crate::{
-    HttpSettings, ServeError,
+    HttpSettings, Limits, ServeError,
     access::{Access, check},
+    connections::{Connections, Permit},
     token::Token,
 };
-
-/// The most connections at once; a further one is closed at once. Fewer where the process may open few files.
-pub const MAX_CONNECTIONS: usize = 256;
-
-/// Open files that the rest of the program may need.
-const OTHER_FILES: u64 = 96;
 
 /// The most bytes of a request's line and headers, and its most headers.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 
-/// How long a client may take to send a request, or to send the next one on the same connection.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a client may take nothing of an answer.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// What the kernel keeps of an answer that the client does not take.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// How long answers may take at the end.
-const STOP_WAIT: Duration = Duration::from_secs(2);
+/// When the kernel asks whether a silent client is still there, and how often before it ends the connection.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(15))
+    .with_interval(Duration::from_secs(5))
+    .with_retries(3);
+
+/// How long what was sent may lack its acknowledgement (`TCP_USER_TIMEOUT`, RFC 5482).
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// The pause after the system refused a connection: it has no files or no memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -56,6 +50,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     access: Arc<Access>,
+    limits: Limits,
 }
 
 impl Server {
@@ -83,12 +78,12 @@ impl Server {
         let access = Access {
             name: settings.name.clone(),
             token,
-            port: address.port(),
         };
         Ok(Self {
             listener,
             address,
             access: Arc::new(access),
+            limits: settings.limits,
         })
     }
 
@@ -98,13 +93,20 @@ impl Server {
         self.address
     }
 
+    /// The limits of its settings, for its event streams.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Whether visitors need the token.
     #[must_use]
     pub fn needs_token(&self) -> bool {
         self.access.token.is_some()
     }
 
-    /// Serves these routes until `stop`. Then it accepts no connection, and gives answers 2 s to end.
+    /// Serves these routes until `stop`. Then it accepts no connection, and gives answers some time to end
+    /// ([`Limits::stop_wait`]).
     pub async fn serve(self, routes: Router, stop: CancellationToken) {
         let routes = routes
             .layer(CompressionLayer::new())
@@ -112,10 +114,10 @@ impl Server {
         let service = TowerToHyperService::new(routes);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(REQUEST_TIMEOUT)
+            .header_read_timeout(self.limits.request_timeout)
             .max_buf_size(MAX_HEADER_BYTES)
             .max_headers(MAX_HEADERS);
-        let permits = Arc::new(Semaphore::new(most_connections(open_files_limit())));
+        let most = Connections::new(&self.limits);
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         loop {
@@ -129,11 +131,12 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                Ok((stream, peer)) => {
+                    let Some(permit) = most.admit(peer.ip()) else {
                         continue;
                     };
-                    let connection = http.serve_connection(limited(stream), service.clone());
+                    let stream = limited(stream, self.limits.write_timeout);
+                    let connection = http.serve_connection(stream, service.clone());
                     connections.spawn(hold(permit, graceful.watch(connection)));
                 }
                 Err(error) => {
@@ -143,7 +146,7 @@ impl Server {
             }
         }
         drop(self.listener);
-        let ended = tokio::time::timeout(STOP_WAIT, graceful.shutdown()).await;
+        let ended = tokio::time::timeout(self.limits.stop_wait, graceful.shutdown()).await;
         if ended.is_err() {
             tracing::debug!("clients of the page still took their answers at the end");
         }
@@ -151,18 +154,31 @@ impl Server {
     }
 }
 
-/// A connection that ends when its client takes nothing.
-fn limited(stream: TcpStream) -> TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>> {
-    if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
-        tracing::debug!(%error, "send buffer of a connection not limited");
+/// A connection that ends when its client takes nothing, or is gone.
+fn limited(
+    stream: TcpStream,
+    write_timeout: Duration,
+) -> TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>> {
+    if let Err(error) = limit_socket(&stream) {
+        tracing::debug!(%error, "socket of a connection not limited");
     }
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    stream.set_write_timeout(Some(write_timeout));
     TokioIo::new(Box::pin(stream))
 }
 
+/// Bounds what the kernel keeps of an answer, and how long it keeps a connection whose client is gone.
+fn limit_socket(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
+}
+
 /// Serves a connection while it has its permit.
-async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = hyper::Result<()>>) {
+async fn hold(permit: Permit, connection: impl Future<Output = hyper::Result<()>>) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "connection to the page ended early");
     }
@@ -177,23 +193,27 @@ fn log_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// The most connections of a process that may open so many files.
-fn most_connections(files: Option<u64>) -> usize {
-    files.map_or(MAX_CONNECTIONS, |files| {
-        let share = files.saturating_sub(OTHER_FILES) / 2;
-        usize::try_from(share).map_or(MAX_CONNECTIONS, |share| share.clamp(4, MAX_CONNECTIONS))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn connections_leave_files_for_the_rest_of_the_program() {
-        assert_eq!(most_connections(None), MAX_CONNECTIONS);
-        assert_eq!(most_connections(Some(1 << 20)), MAX_CONNECTIONS);
-        assert_eq!(most_connections(Some(128)), 16);
-        assert_eq!(most_connections(Some(64)), 4);
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_connection_whose_client_is_gone_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let socket = SockRef::from(&stream);
+        // The control: the system's own settings.
+        assert!(!socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        limit_socket(&stream).unwrap();
+        assert!(socket.keepalive().unwrap());
+        let seconds = Duration::from_secs;
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), seconds(15));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), seconds(5));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(seconds(20)));
     }
 }

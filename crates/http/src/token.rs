@@ -1,9 +1,13 @@
 //! The token of visitors. It is kept as a hash only, and compared in constant time.
 
-use std::path::Path;
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read as _},
+    path::Path,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use pingfleet_settings::read_text;
+use encoding_rs::UTF_8;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -15,11 +19,18 @@ const MIN_LENGTH: usize = 16;
 /// The most bytes of its file, so that a wrong path does not fill the memory.
 const MAX_FILE_BYTES: u64 = 4096;
 
+/// What separates the parts of an address. A token with one of these would be cut there.
+const SEPARATORS: [char; 3] = ['&', '#', '%'];
+
+/// How to make a token that is long enough and has no special characters.
+const ADVICE: &str = "`openssl rand -hex 32` makes a good token";
+
 type Hash = [u8; 32];
 
 /// A token, and the cookie that a browser has after its first visit. The cookie does not reveal the token.
 pub(crate) struct Token {
-    token: Hash,
+    hash: Hash,
+    cookie_name: String,
     cookie: String,
 }
 
@@ -27,30 +38,37 @@ impl Token {
     /// Reads the first line of a file.
     pub(crate) fn read(path: &Path) -> Result<Self, ServeError> {
         let wrong = |why: String| ServeError::TokenFile(format!("{}: {why}", path.display()));
-        let length = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
-        if length.len() > MAX_FILE_BYTES {
-            return Err(wrong(format!("has more than {MAX_FILE_BYTES} bytes")));
-        }
-        let text = read_text(path).map_err(|error| wrong(error.to_string()))?;
+        let bytes = read_file(path).map_err(|error| wrong(error.to_string()))?;
+        // PowerShell writes UTF-16. What is malformed becomes a character that no token has.
+        let (text, ..) = UTF_8.decode(&bytes);
         let token = text.lines().next().unwrap_or_default().trim();
         if token.chars().count() < MIN_LENGTH {
             return Err(wrong(format!(
-                "its first line has fewer than {MIN_LENGTH} characters; `openssl rand -hex 16` makes a good token"
+                "its first line has fewer than {MIN_LENGTH} characters; {ADVICE}"
+            )));
+        }
+        if !token.chars().all(is_of_token) {
+            return Err(wrong(format!(
+                "its first line has a blank, `&`, `#`, `%` or a character that is not visible ASCII, which an address \
+                 cannot carry as it is; {ADVICE}"
             )));
         }
         Ok(Self::new(token))
     }
 
     fn new(token: &str) -> Self {
+        let [first, second, third, fourth, ..] = hash(b"name", token);
+        let name = u32::from_be_bytes([first, second, third, fourth]);
         Self {
-            token: hash(b"token", token),
+            hash: hash(b"token", token),
+            cookie_name: format!("pingfleet_{name:08x}"),
             cookie: URL_SAFE_NO_PAD.encode(hash(b"cookie", token)),
         }
     }
 
     /// Whether this is the token.
     pub(crate) fn is(&self, given: &str) -> bool {
-        hash(b"token", given).ct_eq(&self.token).into()
+        hash(b"token", given).ct_eq(&self.hash).into()
     }
 
     /// Whether this is the value of the cookie.
@@ -62,6 +80,60 @@ impl Token {
     pub(crate) fn cookie(&self) -> &str {
         &self.cookie
     }
+
+    /// The name of the cookie. A browser sends a cookie to all ports of a host, and behind tunnels several masters are
+    /// `localhost` at the same port, so the name comes from the token: 32 bits of another hash than the value's.
+    pub(crate) fn cookie_name(&self) -> &str {
+        &self.cookie_name
+    }
+}
+
+/// Reads a regular file of bounded size, or one that a link leads to. A pipe would wait for a writer, and a device may
+/// have no end.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    // Before it is opened, because opening a pipe waits; and after, because the file may be another one by then.
+    check_file(&fs::metadata(path)?)?;
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    check_file(&metadata)?;
+    if others_may_read(&metadata) {
+        tracing::warn!(
+            path = %path.display(),
+            "other users of this machine may read the token: make the file readable to its owner only (chmod 600)"
+        );
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let text = format!("has more than {MAX_FILE_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(bytes)
+}
+
+fn check_file(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let text = "is no regular file";
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+/// Whether the group or all users may read a file.
+#[cfg(unix)]
+fn others_may_read(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    metadata.permissions().mode() & 0o044 != 0
+}
+
+/// Windows keeps lists of users instead of such bits.
+#[cfg(not(unix))]
+fn others_may_read(_: &Metadata) -> bool {
+    false
+}
+
+fn is_of_token(character: char) -> bool {
+    character.is_ascii_graphic() && !SEPARATORS.contains(&character)
 }
 
 fn hash(purpose: &[u8], text: &str) -> Hash {
@@ -96,9 +168,90 @@ mod tests {
 
     #[test]
     fn a_file_without_a_token_is_refused() {
-        for text in ["", "\n0123456789abcdef", "short\n", &"x".repeat(5000)] {
-            assert!(read(text).is_err(), "{text:.20}");
+        for text in [
+            "",
+            "\n0123456789abcdef",
+            "short\n",
+            &"x".repeat(4097),
+            "0123456789 abcdef",
+            "0123456789abcdef&",
+            "0123456789abcdef#",
+            "0123456789%20abcdef",
+            "0123456789abcdef\u{e4}",
+            "0123456789\u{7f}abcdef",
+        ] {
+            let error = read(text).err().unwrap().to_string();
+            assert!(error.contains("has"), "{text:.20}: {error}");
         }
+        let advised = read("0123456789abcdef&").err().unwrap().to_string();
+        assert!(advised.contains("openssl rand -hex 32"), "{advised}");
         assert!(Token::read(Path::new("/nonexistent/token")).is_err());
+        // The control: what base64 makes, a file of the greatest size, and a file of PowerShell.
+        assert!(read("ab+/cdefghijklmnopqrstuvwxyz==\r\n").is_ok());
+        assert!(read(&"x".repeat(4096)).is_ok());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let wide = "\u{feff}0123456789abcdef".encode_utf16();
+        let bytes: Vec<u8> = wide.flat_map(u16::to_le_bytes).collect();
+        fs::write(&path, bytes).unwrap();
+        assert!(Token::read(&path).unwrap().is("0123456789abcdef"));
+    }
+
+    #[test]
+    fn the_cookie_of_each_token_has_its_own_name() {
+        let first = read("0123456789abcdef").unwrap();
+        let second = read("0123456789abcdeg").unwrap();
+        assert_ne!(first.cookie_name(), second.cookie_name());
+        let digits = first.cookie_name().strip_prefix("pingfleet_").unwrap();
+        let shown = u32::from_str_radix(digits, 16).unwrap().to_be_bytes();
+        // The name shows no part of the value, nor of the hash that tokens are compared with.
+        let value = URL_SAFE_NO_PAD.decode(first.cookie()).unwrap();
+        assert!(digits.len() == 8 && !value.starts_with(&shown) && !first.hash.starts_with(&shown));
+        // The control: the same token has the same name after a restart.
+        let again = read("0123456789abcdef").unwrap();
+        assert_eq!(first.cookie_name(), again.cookie_name());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_a_device_and_a_folder_are_no_token_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for path in [
+            pipe.as_path(),
+            Path::new("/dev/zero"),
+            Path::new("/dev/null"),
+            folder.path(),
+        ] {
+            let error = Token::read(path).err().unwrap().to_string();
+            assert!(error.contains("is no regular file"), "{error}");
+        }
+        // The control: a link to a file.
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "0123456789abcdef\n").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(Token::read(&link).unwrap().is("0123456789abcdef"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_token_file_that_others_may_read_is_noticed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        fs::write(&path, "0123456789abcdef").unwrap();
+        for (mode, noticed) in [
+            (0o600, false),
+            (0o400, false),
+            (0o640, true),
+            (0o604, true),
+            (0o644, true),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!(others_may_read(&metadata), noticed, "{mode:o}");
+        }
     }
 }

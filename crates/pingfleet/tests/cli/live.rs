@@ -43,14 +43,13 @@ impl<'a> Live<'a> {
         let mut started = dir.start_with_log(program, arguments, log)?;
         loop {
             let text = fs::read_to_string(dir.path(log))?;
-            if let Some((_, rest)) = text.split_once("http://") {
-                if let Some((address, _)) = rest.split_once('/') {
-                    return Ok(Self {
-                        dir,
-                        address: address.to_owned(),
-                        _program: started,
-                    });
-                }
+            let address = text.split_once("http://").map(|(_, rest)| rest);
+            if let Some((address, _)) = address.and_then(|rest| rest.split_once('/')) {
+                return Ok(Self {
+                    dir,
+                    address: address.to_owned(),
+                    _program: started,
+                });
             }
             ensure!(started.is_running()?, "{program} ended: {text}");
             std::thread::sleep(Duration::from_millis(20));
