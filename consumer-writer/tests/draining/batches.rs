@@ -119,7 +119,7 @@ async fn the_summary_is_published_after_each_commit_and_the_last_one_is_returned
     for chunk in 0..3 {
         rig.put_results([chunk]).await?;
         // It also says when a commit takes long.
-        let committed = |summary: &WriterSummary| summary.batches == chunk as u64 + 1;
+        let committed = |summary: &WriterSummary| summary.batches == u64::from(chunk) + 1;
         let summary = *within("the commit", writer.summary.wait_for(committed)).await??;
         assert_eq!(
             counts(&summary),

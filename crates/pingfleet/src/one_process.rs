@@ -102,17 +102,8 @@ async fn run_and_conclude(request: RunRequest, sweep: &Sweep<'_>) -> Result<Exit
         ));
     }
     let db = DatabaseThread::open(database.options(true, true)).await?;
-    let (mut produced, probed, written) = run_roles(
-        request,
-        settings,
-        roles,
-        probe_threads,
-        &db,
-        database,
-        server,
-        &stop.token,
-    )
-    .await?;
+    let running = run_roles(request, sweep, probe_threads, &db, server, &stop.token);
+    let (mut produced, probed, written) = Box::pin(running).await?;
     let mut updated = Ok(());
     if let Ok(produced) = &mut produced {
         // The writer stored more rows after the producer ended.
@@ -137,14 +128,18 @@ async fn run_and_conclude(request: RunRequest, sweep: &Sweep<'_>) -> Result<Exit
 /// Runs the three roles to their end.
 async fn run_roles(
     request: RunRequest,
-    settings: &ProducerSettings,
-    roles: &Roles,
+    sweep: &Sweep<'_>,
     probe_threads: ProbeThreads,
     db: &DatabaseThread,
-    database: &DatabaseSettings,
     server: Option<Server>,
     stop: &CancellationToken,
 ) -> Result<Outcomes, Failure> {
+    let Sweep {
+        settings,
+        roles,
+        database,
+        ..
+    } = *sweep;
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(MAX_QUEUED));
     let stops = Stops {
         producer: stop.child_token(),

@@ -23,8 +23,8 @@ pub(crate) struct SweepArgs {
     #[command(flatten)]
     output: OutputArgs,
     /// Show a live page in the browser while it runs [default address: 127.0.0.1:8787]
-    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true)]
-    dashboard: Option<Option<String>>,
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    dashboard: Option<String>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -40,18 +40,17 @@ pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result
     );
     let roles = Roles::resolve(&mut layers);
     let database = DatabaseSettings::resolve(&args.database, &mut layers);
-    let dashboard = args.dashboard.as_ref().and_then(|address| {
-        if let Some(address) = address {
-            layers.set(&keys::DASHBOARD_LISTEN, "--dashboard", address);
-        }
-        let found = DashboardSettings::resolve(&mut layers);
-        // The flag asks for it, also without an address.
-        found.map(|found| DashboardSettings {
-            is_asked: true,
-            ..found
-        })
-    });
+    let dashboard = args
+        .dashboard
+        .as_deref()
+        .and_then(|address| dashboard(address, &mut layers));
     layers.finish()?;
+    if args.dashboard.is_some() && dashboard.is_none() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--dashboard: dashboard.listen is off; give an address, such as --dashboard=127.0.0.1:8787",
+        ));
+    }
     let check_route: CheckRoute =
         |address, interface| route::check_route(address.into(), interface);
     let targets = producer::read_targets_of_this_machine(&args.plan, &settings, check_route)?;
@@ -71,4 +70,17 @@ pub(crate) fn sweep(args: &SweepArgs, mut layers: Layers, quiet: bool) -> Result
             dashboard: dashboard.as_ref(),
         },
     )
+}
+
+/// The live page at this address, or at that of the settings if it is empty. None when it is off.
+fn dashboard(address: &str, layers: &mut Layers) -> Option<DashboardSettings> {
+    if !address.is_empty() {
+        layers.set(&keys::DASHBOARD_LISTEN, "--dashboard", address);
+    }
+    let found = DashboardSettings::resolve(layers)?;
+    // The flag asks for it, also without an address.
+    Some(DashboardSettings {
+        is_asked: true,
+        ..found
+    })
 }

@@ -1,6 +1,6 @@
 //! The page of the difference of two runs: what the template shows. No I/O but the temporary files of the difference.
 
-use std::io;
+use std::{io, time::Duration};
 
 use askama::Template;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -12,7 +12,7 @@ use crate::{
     changes,
     page::{SCRIPT, state_status},
     table::{Cell, Moment, StatusText, Table, number, text},
-    words::{Clock, counted, grouped, why},
+    words::{Clock, counted, grouped, wait, why},
 };
 
 /// Changes in the list of targets, and whole subnets, at most.
@@ -30,6 +30,9 @@ pub(crate) struct DiffPage<'a> {
     in_both: String,
     total: String,
     unknown: String,
+    /// By how much a round-trip time must differ.
+    rtt_factor: f64,
+    rtt_min: String,
     kinds: Vec<KindCount>,
     settings: Option<Table>,
     subnets: Option<Section>,
@@ -85,6 +88,8 @@ impl<'a> DiffPage<'a> {
             in_both: grouped(diff.in_both),
             total: grouped(diff.total()),
             unknown: grouped(diff.unknown),
+            rtt_factor: diff.limits.rtt_factor,
+            rtt_min: wait(Duration::from_nanos(diff.limits.rtt_min_ns.cast_unsigned())),
             kinds: kinds
                 .map(|kind| KindCount {
                     change: kind.into(),

@@ -54,6 +54,7 @@ pub use reader::{
     ReportPages, ReportRow, RowOrder, RunChanges, RunDetail, RunDiff, RunOverview, RunProgress,
     RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetRuns, SubnetStatuses, TargetChange,
     TargetHistory, TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet,
+    view_time,
 };
 pub use retry::EarlierTarget;
 pub use rtt_bins::RttBin;

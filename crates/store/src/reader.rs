@@ -48,7 +48,7 @@ pub use self::{
     progress::RunProgress,
     report::{REPORT_COLUMNS, ReportPages, ReportRow},
     row_order::RowOrder,
-    stored_rows::{ExportPage, ExportRow},
+    stored_rows::{ExportPage, ExportRow, view_time},
     verify::{Verification, VerifyFinding},
 };
 use crate::{

@@ -8,11 +8,10 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use jiff::{Timestamp, Unit};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{
     DatabaseSettings, HostFilter, HostOrder, HostPage, HostRow, LATEST_COLUMNS, REPORT_COLUMNS,
-    Reader, now_us,
+    Reader, now_us, view_time,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -150,18 +149,11 @@ fn print_json(pages: HostPages<'_>) -> Result<usize, Failure> {
 /// The columns of the view `latest`.
 pub(crate) fn fields(host: &HostRow) -> impl Iterator<Item = (&'static str, Value)> {
     let further = [
-        json!(time(host.first_seen_us)),
-        json!(host.last_up_us.and_then(time)),
-        json!(time(host.changed_at_us)),
+        json!(view_time(host.first_seen_us)),
+        json!(host.last_up_us.and_then(view_time)),
+        json!(view_time(host.changed_at_us)),
         json!(host.changes_30d),
     ];
     let columns = REPORT_COLUMNS.into_iter().zip(values(&host.row));
     columns.chain(LATEST_COLUMNS.into_iter().zip(further))
-}
-
-/// As the view writes it: RFC 3339 in UTC, rounded to milliseconds.
-fn time(micros: i64) -> Option<String> {
-    let time = Timestamp::from_microsecond(micros).ok()?;
-    let rounded = time.round(Unit::Millisecond).unwrap_or(time);
-    Some(format!("{rounded:.3}"))
 }

@@ -264,20 +264,21 @@ impl Pair {
             Self::After(_) => return [Some(ChangeKind::Appeared), None],
             Self::Both(before, after) => (before, after),
         };
+        if before.is_unknown() || after.is_unknown() {
+            return [None, None];
+        }
         let is_other_address = matches!(
             (&before.name_address, &after.name_address),
             (Some(before), Some(after)) if before != after
         );
-        let first = if before.is_unknown() || after.is_unknown() {
-            None
-        } else if before.status != after.status {
+        let first = if before.status == after.status {
+            shift(before.rtt_avg_ns, after.rtt_avg_ns, limits)
+        } else {
             Some(match (before.answered(), after.answered()) {
                 (true, false) => ChangeKind::StoppedAnswering,
                 (false, true) => ChangeKind::AnswersAgain,
                 _ => ChangeKind::OtherStatus,
             })
-        } else {
-            shift(before.rtt_avg_ns, after.rtt_avg_ns, limits)
         };
         [first, is_other_address.then_some(ChangeKind::OtherAddress)]
     }

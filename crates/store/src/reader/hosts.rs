@@ -176,7 +176,7 @@ impl HostPage {
             let row = self.rows.row_at(host.place)?;
             let [run, ..] = host.place;
             Some(HostRow {
-                row: row.in_run(run, self.run_ids.get(&run)?)?,
+                row: row.in_run(run, self.run_ids.get(&run)?),
                 first_seen_us: host.first_seen_us,
                 last_up_us: host.last_up_us,
                 changed_at_us: host.changed_at_us,

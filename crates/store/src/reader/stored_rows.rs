@@ -6,7 +6,7 @@ use std::{
     ops::Range,
 };
 
-use jiff::{Timestamp, tz::Offset};
+use jiff::{SignedDuration, civil};
 use pingfleet_wire::StatusKind;
 use rusqlite::{Connection, Row, Statement, types::ValueRef};
 
@@ -76,31 +76,13 @@ impl ExportRow<'_> {
     /// None of its own: those of writing to a text.
     pub fn write_probed_at(&self, text: &mut String) -> fmt::Result {
         text.clear();
-        let time = self
-            .probed_at_ms
-            .and_then(|ms| Timestamp::from_millisecond(ms).ok());
-        let Some(time) = time else {
-            return Ok(());
-        };
-        let time = Offset::UTC.to_datetime(time);
-        write!(
-            text,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            time.year(),
-            time.month(),
-            time.day(),
-            time.hour(),
-            time.minute(),
-            time.second(),
-            time.millisecond(),
-        )
+        self.probed_at_ms.map_or(Ok(()), |ms| write_time(text, ms))
     }
 
-    /// The row with its run. None without a time that SQLite knows.
-    pub(super) fn in_run(&self, run: i64, run_id: &str) -> Option<ReportRow> {
-        let mut probed_at = String::new();
-        self.write_probed_at(&mut probed_at).ok()?;
-        self.probed_at_ms.map(|_| ReportRow {
+    /// The row with its run.
+    pub(super) fn in_run(&self, run: i64, run_id: &str) -> ReportRow {
+        let probed_at = self.probed_at_ms.map(time_text);
+        ReportRow {
             run,
             run_id: run_id.to_owned(),
             target: self.target.to_owned(),
@@ -113,9 +95,10 @@ impl ExportRow<'_> {
             rtt_ms: self.rtt_ms(),
             attempts: self.attempts,
             worker: self.worker.map(str::to_owned),
-            probed_at,
+            // Empty without a time that SQLite knows: no worker sends one.
+            probed_at: probed_at.unwrap_or_default(),
             labels: self.labels.map(str::to_owned),
-        })
+        }
     }
 }
 
@@ -375,6 +358,38 @@ fn missing(row: &Row<'_>, column: usize) -> rusqlite::Error {
     rusqlite::Error::InvalidColumnType(column, name, rusqlite::types::Type::Null)
 }
 
+/// Microseconds since 1970-01-01 UTC as the views write them: RFC 3339 in UTC, to the millisecond. None for a time that
+/// SQLite does not know.
+#[must_use]
+pub fn view_time(us: i64) -> Option<String> {
+    rounded_ms(us).map(time_text)
+}
+
+fn time_text(ms: i64) -> String {
+    let mut text = String::with_capacity(24);
+    // A text takes everything.
+    write_time(&mut text, ms).unwrap_or_default();
+    text
+}
+
+/// Writes a time of [`KNOWN_TIMES_MS`].
+fn write_time(text: &mut String, ms: i64) -> fmt::Result {
+    let time = civil::date(1970, 1, 1)
+        .at(0, 0, 0, 0)
+        .saturating_add(SignedDuration::from_millis(ms));
+    write!(
+        text,
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        time.year(),
+        time.month(),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.millisecond(),
+    )
+}
+
 /// Microseconds since 1970-01-01 UTC in milliseconds, rounded as SQLite's `strftime` rounds `us / 1000000.0`: it adds a
 /// half to the number of milliseconds of the Julian day. None for a time that `strftime` does not know.
 fn rounded_ms(us: i64) -> Option<i64> {
@@ -416,6 +431,7 @@ mod tests {
             us in prop_oneof![
                 -220_000_000_000_000_000_i64..260_000_000_000_000_000,
                 -100_000_000_000_000_i64..2_000_000_000_000_000,
+                253_402_200_000_000_000_i64..253_402_301_000_000_000,
             ],
         ) {
             let connection = Connection::open_in_memory().unwrap();

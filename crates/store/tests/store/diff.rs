@@ -163,7 +163,7 @@ fn full_join(connection: &Connection, before: i64, after: i64) -> Result<Vec<Fou
             WHEN max(br, ar) > 2 * min(br, ar) AND abs(br - ar) > 5
                 THEN iif(ar > br, 'rtt_longer', 'rtt_shorter') END AS kind FROM p WHERE kind IS NOT NULL
         UNION ALL
-        SELECT target, 'other_address' FROM p WHERE ba <> aa";
+        SELECT target, 'other_address' FROM p WHERE ba <> aa AND 'unknown' NOT IN (bs, \"as\")";
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query((before, after))?;
     let mut found = Vec::new();
