@@ -7,7 +7,7 @@ use pingfleet_report::words::{counted, grouped, length};
 use pingfleet_store::{RunState, WorkerRow, WorkerState};
 use pingfleet_wire::StatusKind;
 
-use super::{facts::Facts, workers};
+use super::{facts::Facts, queues::ProblemKind, workers};
 use crate::WriterState;
 
 /// What happened longer ago than this is in the tables only.
@@ -61,14 +61,17 @@ pub(super) fn alerts(facts: &Facts) -> Vec<Alert> {
 }
 
 fn broker(facts: &Facts, alerts: &mut Vec<Alert>) {
-    if let Some(error) = &facts.queues.error {
-        alerts.push(Alert::new(
-            StatusKind::Down,
-            "The broker is away",
-            format!("{error} Nothing is lost: all programs try again, and go on by themselves."),
-        ));
+    if let Some(problem) = &facts.queues.problem {
+        let text = match problem.kind {
+            ProblemKind::Away => format!(
+                "{} Nothing is lost: all programs try again, and go on by themselves.",
+                problem.text
+            ),
+            _ => problem.text.clone(),
+        };
+        alerts.push(Alert::new(StatusKind::Down, problem.title(), text));
     }
-    if let Some(alarm) = &facts.queues.alarm {
+    if let Some(alarm) = facts.queues.alarm.reason() {
         alerts.push(
             Alert::new(
                 StatusKind::Unreachable,
@@ -96,7 +99,7 @@ fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
             "Another writer has the results queue",
             "This one waits until it leaves, 30 s at most. Only one writer may run for each broker.",
         )),
-        WriterState::NoBroker if facts.queues.error.is_none() => alerts.push(Alert::new(
+        WriterState::NoBroker if facts.queues.problem.is_none() => alerts.push(Alert::new(
             StatusKind::Late,
             "The writer is connecting",
             "It has no session with the broker yet.",
@@ -221,7 +224,10 @@ mod tests {
     use pingfleet_wire::{LocalLossCounts, timing::WORKER_TIMEOUT};
     use uuid::Uuid;
 
-    use super::*;
+    use super::{
+        super::queues::{Alarm, Problem},
+        *,
+    };
 
     /// A writer that is well.
     fn well() -> Facts {
@@ -280,10 +286,13 @@ mod tests {
         facts.error = Some("no such file".to_owned());
         assert!(text(&facts).contains("no such file"));
         facts = well();
-        facts.queues.error = Some("It cannot be reached: start it.".to_owned());
+        facts.queues.problem = Some(Problem {
+            kind: ProblemKind::Away,
+            text: "It cannot be reached: start it.".to_owned(),
+        });
         assert!(text(&facts).contains("broker is away: It cannot be reached: start it."));
         facts = well();
-        facts.queues.alarm = Some("low on disk".to_owned());
+        facts.queues.alarm = Alarm::Raised("low on disk".to_owned());
         assert!(
             text(&facts).contains("low on disk") && text(&facts).contains("diagnostics alarms")
         );

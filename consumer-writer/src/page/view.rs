@@ -1,6 +1,7 @@
 //! The fragments of the page: each is the content of one section, and goes to all tabs when it changed. No I/O.
 
 use askama::Template;
+use pingfleet_broker::QueueKind;
 use pingfleet_report::{
     PageError,
     parts::{Rates, rough_times, rows_table, status_of, statuses_part},
@@ -15,6 +16,7 @@ use pingfleet_wire::StatusKind;
 use super::{
     alerts::{Alert, alerts},
     facts::Facts,
+    queues::{Alarm, ProblemKind},
     rates::MAX_SINGLE_WORKERS,
     workers,
 };
@@ -405,16 +407,16 @@ fn rates(facts: &Facts) -> Result<String, PageError> {
 
 fn pipeline(facts: &Facts) -> Result<String, PageError> {
     let writer = &facts.writer;
-    let depths = facts.queues.depths.iter().map(|(kind, depth)| {
-        let name = match kind.name() {
-            "work" => "work queue, ready",
-            "results" => "results queue, ready",
-            "dead" => "dead letters, ready",
-            _ => "heartbeats, ready",
+    let depths = facts.queues.depths.iter();
+    let depths = depths.map(|(kind, depth)| (queue_name(*kind), grouped(depth.ready.into())));
+    let missing = facts.queues.missing.iter().map(|kind| {
+        let who = match kind {
+            QueueKind::Work => "not there yet; a worker or a producer declares it when it starts",
+            _ => "not there yet; the writer declares it when it connects",
         };
-        (name, grouped(depth.ready.into()))
+        (queue_name(*kind), who.to_owned())
     });
-    let mut items: Vec<_> = depths.collect();
+    let mut items: Vec<_> = depths.chain(missing).collect();
     if let Some(window) = facts.current.as_ref().and_then(|run| run.window) {
         let used = format!(
             "{} of {} chunks",
@@ -456,18 +458,29 @@ fn pipeline(facts: &Facts) -> Result<String, PageError> {
     })
 }
 
+fn queue_name(kind: QueueKind) -> &'static str {
+    match kind.name() {
+        "work" => "work queue, ready",
+        "results" => "results queue, ready",
+        "dead" => "dead letters, ready",
+        _ => "heartbeats, ready",
+    }
+}
+
 fn broker_state(facts: &Facts) -> String {
     let queues = &facts.queues;
-    if queues.error.is_some() {
-        "\u{2715} away".to_owned()
-    } else if queues.alarm.is_some() {
-        "\u{25b2} alarm".to_owned()
-    } else if facts.transport == Some(pingfleet_store::Transport::Sweep) {
-        "none: one process".to_owned()
-    } else if queues.depths.is_empty() {
-        "? not known yet".to_owned()
-    } else {
-        "\u{25cf} no alarm".to_owned()
+    if facts.transport == Some(pingfleet_store::Transport::Sweep) {
+        return "none: one process".to_owned();
+    }
+    match (&queues.problem, &queues.alarm) {
+        (Some(problem), _) if problem.kind == ProblemKind::Away => "\u{2715} away".to_owned(),
+        (Some(problem), _) => format!("\u{2715} {}", problem.title()),
+        (None, Alarm::Raised(_)) => "\u{25b2} alarm".to_owned(),
+        (None, Alarm::Clear(_)) => "\u{25cf} no alarm".to_owned(),
+        (None, Alarm::NotKnown(None)) => "? not known yet".to_owned(),
+        (None, Alarm::NotKnown(Some(reason))) => {
+            format!("? whether it has an alarm is not known: {reason}")
+        }
     }
 }
 
