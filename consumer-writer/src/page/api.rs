@@ -82,7 +82,7 @@ fn worker(row: &WorkerRow, facts: &Facts) -> Value {
     let losses: Map<String, Value> = losses
         .map(|(cause, count)| (cause.to_owned(), json!(count)))
         .collect();
-    let state = match workers::state(row, facts.listening) {
+    let state = match workers::state(row, facts.heard) {
         Some(WorkerState::Starting) => "starting",
         Some(WorkerState::Live) => "live",
         Some(WorkerState::Draining) => "draining",

@@ -103,7 +103,8 @@ impl Look {
 pub(super) async fn follow(mut source: Source, look: Arc<Look>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut unwatched = 0;
+    // The first reading is at once, before this writer is in the database.
+    let mut unwatched = UNWATCHED_INTERVALS - 1;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

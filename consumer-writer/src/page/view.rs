@@ -24,6 +24,9 @@ use super::{
 /// The newest runs that are listed.
 const MAX_RUNS: usize = 20;
 
+/// Stands for a number that is not known.
+const UNKNOWN: &str = "\u{2013}";
+
 /// One section.
 #[derive(Debug)]
 pub(super) struct Fragment {
@@ -199,19 +202,33 @@ fn figures(facts: &Facts, run: &RunSummary) -> Vec<(String, String)> {
     )];
     if run.state == RunState::Running {
         let left = run.targets - settled;
-        let rate = facts.run.settled_per_s.filter(|rate| *rate > 0.0);
-        figures.push(match rate {
-            Some(rate) => (
-                duration(left as f64 / rate),
-                "left, at this rate".to_owned(),
+        let (time, rate) = match facts.pace {
+            Some(pace) if pace.settled_per_s > 0.0 => (
+                (
+                    duration(left as f64 / pace.settled_per_s),
+                    "left, at this rate".to_owned(),
+                ),
+                (
+                    three_digits(pace.settled_per_s),
+                    format!("targets/s, in the last {} s", pace.over.as_secs()),
+                ),
+            ),
+            Some(pace) => (
+                (UNKNOWN.to_owned(), "left: nothing is settled".to_owned()),
+                (
+                    "0".to_owned(),
+                    format!("targets/s: nothing settled for {} s", pace.over.as_secs()),
+                ),
             ),
             None => (
-                "\u{2013}".to_owned(),
-                "left: the rate is not known yet".to_owned(),
+                (
+                    UNKNOWN.to_owned(),
+                    "left: the rate is not known yet".to_owned(),
+                ),
+                (UNKNOWN.to_owned(), "targets/s".to_owned()),
             ),
-        });
-        let rate = rate.map_or_else(|| "\u{2013}".to_owned(), three_digits);
-        figures.push((rate, "targets/s, in the last seconds".to_owned()));
+        };
+        figures.extend([time, rate]);
     }
     figures.push((
         percent(answered, settled),
@@ -318,7 +335,7 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
     let states: Vec<_> = facts
         .workers
         .iter()
-        .map(|row| workers::state(row, facts.listening))
+        .map(|row| workers::state(row, facts.heard))
         .collect();
     let is_lost = |state: &&Option<WorkerState>| **state == Some(WorkerState::Lost);
     let lost = states.iter().filter(is_lost).count();
@@ -506,7 +523,11 @@ fn quarantine(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
     });
     draw(&ListPart {
         title: "Quarantine",
-        note: format!("the newest of {}", counted(found.total, "message")),
+        note: format!(
+            "the newest of {}; a program of another version, or a foreign one, published them; their chunks are probed \
+             again",
+            counted(found.total, "message")
+        ),
         is_tall: true,
         is_filtered: false,
         table: Table {
