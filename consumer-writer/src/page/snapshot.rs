@@ -114,7 +114,7 @@ pub(super) async fn follow(source: impl Fn() -> Source, look: Arc<Look>, stop: C
         }
         let is_watched = look.is_watched();
         unwatched = if is_watched { 0 } else { unwatched + 1 };
-        if unwatched % UNWATCHED_INTERVALS > 0 {
+        if !unwatched.is_multiple_of(UNWATCHED_INTERVALS) {
             continue;
         }
         let making = tokio::task::spawn_blocking(move || {
