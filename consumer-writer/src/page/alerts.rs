@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::{counted, grouped, length};
-use pingfleet_store::{RunState, WorkerRow, WorkerState};
+use pingfleet_store::{RunState, Transport, WorkerRow, WorkerState};
 use pingfleet_wire::StatusKind;
 
-use super::{facts::Facts, workers};
+use super::{facts::Facts, queues::ProblemKind, workers};
 use crate::WriterState;
 
 /// What happened longer ago than this is in the tables only.
 const RECENT: Duration = Duration::from_hours(24);
+
+/// Quarantined messages that were received longer ago than this are in their table only.
+const RECENT_MESSAGE: Duration = Duration::from_hours(1);
 
 /// Lost workers that are named one by one.
 const MAX_LOST: usize = 3;
@@ -55,20 +58,24 @@ pub(super) fn alerts(facts: &Facts) -> Vec<Alert> {
     broker(facts, &mut alerts);
     writer(facts, &mut alerts);
     lost_workers(facts, &mut alerts);
+    no_worker(facts, &mut alerts);
     messages(facts, &mut alerts);
     runs(facts, &mut alerts);
     alerts
 }
 
 fn broker(facts: &Facts, alerts: &mut Vec<Alert>) {
-    if let Some(error) = &facts.queues.error {
-        alerts.push(Alert::new(
-            StatusKind::Down,
-            "The broker is away",
-            format!("{error} Nothing is lost: all programs try again, and go on by themselves."),
-        ));
+    if let Some(problem) = &facts.queues.problem {
+        let text = match problem.kind {
+            ProblemKind::Away => format!(
+                "{} Nothing is lost: all programs try again, and go on by themselves.",
+                problem.text
+            ),
+            _ => problem.text.clone(),
+        };
+        alerts.push(Alert::new(StatusKind::Down, problem.title(), text));
     }
-    if let Some(alarm) = &facts.queues.alarm {
+    if let Some(alarm) = facts.queues.alarm.reason() {
         alerts.push(
             Alert::new(
                 StatusKind::Unreachable,
@@ -96,7 +103,7 @@ fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
             "Another writer has the results queue",
             "This one waits until it leaves, 30 s at most. Only one writer may run for each broker.",
         )),
-        WriterState::NoBroker if facts.queues.error.is_none() => alerts.push(Alert::new(
+        WriterState::NoBroker if facts.queues.problem.is_none() => alerts.push(Alert::new(
             StatusKind::Late,
             "The writer is connecting",
             "It has no session with the broker yet.",
@@ -106,20 +113,19 @@ fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
 }
 
 fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
-    let state = |worker: &WorkerRow| workers::state(worker, facts.listening);
     let lost: Vec<_> = facts
         .workers
         .iter()
-        .filter(|worker| state(worker) == Some(WorkerState::Lost) && worker.age < RECENT)
+        .filter(|worker| workers::state(worker, facts.heard) == Some(WorkerState::Lost))
+        .filter(|worker| worker.age < RECENT && !is_started_again(worker, facts))
         .collect();
     for worker in lost.iter().take(MAX_LOST) {
         let chunks = match worker.in_hand {
             0 => "It had no chunk in hand.".to_owned(),
-            1 => "The chunk that it had in hand goes to another worker; nothing is missing."
-                .to_owned(),
             count => format!(
-                "The {} chunks that it had in hand go to other workers; nothing is missing.",
-                grouped(count)
+                "It had {} in hand: other workers probe what is in the work queue, and `pingfleet resume` what belongs \
+                 to a sweep.",
+                counted(count, "chunk")
             ),
         };
         let title = format!("Worker {} is lost", worker.worker);
@@ -132,42 +138,65 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
     }
     if lost.len() > MAX_LOST {
         let others = counted((lost.len() - MAX_LOST) as i64, "more worker");
+        let verb = if lost.len() == MAX_LOST + 1 {
+            "is"
+        } else {
+            "are"
+        };
         let text = "The table of workers has since when.";
         alerts.push(Alert::new(
             StatusKind::Down,
-            format!("{others} are lost"),
+            format!("{others} {verb} lost"),
             text,
         ));
     }
-    let heard = facts.workers.iter().any(|worker| {
-        !matches!(
-            state(worker),
-            Some(WorkerState::Lost | WorkerState::Draining)
-        )
+}
+
+/// Whether a worker of the same name is there: a service manager started it again, as a new instance.
+fn is_started_again(lost: &WorkerRow, facts: &Facts) -> bool {
+    facts.workers.iter().any(|worker| {
+        worker.worker == lost.worker
+            && worker.instance != lost.instance
+            && worker.last_seen_us > lost.last_seen_us
+            && matches!(worker.state, WorkerState::Live | WorkerState::Starting)
+    })
+}
+
+/// Whether the writer has received for long enough to know that no worker takes chunks.
+fn is_without_workers(facts: &Facts) -> bool {
+    facts.is_fleet_known
+        && facts.workers.iter().all(|worker| {
+            matches!(
+                workers::state(worker, facts.heard),
+                Some(WorkerState::Lost | WorkerState::Draining)
+            )
+        })
+}
+
+fn no_worker(facts: &Facts, alerts: &mut Vec<Alert>) {
+    let is_waiting = facts.current.as_ref().is_some_and(|run| {
+        let is_unfinished = matches!(run.state, RunState::Running | RunState::Incomplete);
+        is_unfinished && run.transport == Transport::Broker && run.outstanding() > 0
     });
-    let is_waiting = facts
-        .current
-        .as_ref()
-        .is_some_and(|run| run.state == RunState::Running && run.outstanding() > 0);
-    if is_waiting && !heard && facts.listening >= pingfleet_wire::timing::HEARTBEAT_INTERVAL * 2 {
-        let ready = facts
-            .queues
-            .depths
-            .iter()
-            .find(|(kind, _)| *kind == QueueKind::Work);
-        let waiting = ready.map_or(0, |(_, depth)| depth.ready);
-        let text = format!(
-            "{} in the work queue, and no worker takes them. Start one on any machine that reaches the broker:",
-            if waiting == 1 {
-                "1 chunk waits".to_owned()
-            } else {
-                format!("{} chunks wait", grouped(waiting.into()))
-            }
-        );
-        alerts.push(
-            Alert::new(StatusKind::Down, "No worker is live", text).run("ping-worker".to_owned()),
-        );
+    if !is_waiting || !is_without_workers(facts) {
+        return;
     }
+    let depths = &facts.queues.depths;
+    let ready = depths.iter().find(|(kind, _)| *kind == QueueKind::Work);
+    let waiting = match ready {
+        Some((_, depth)) if depth.ready == 1 => "1 chunk waits in the work queue".to_owned(),
+        Some((_, depth)) if depth.ready > 1 => {
+            let count = grouped(depth.ready.into());
+            format!("{count} chunks wait in the work queue")
+        }
+        _ => "The run has chunks left".to_owned(),
+    };
+    let text = format!(
+        "{waiting}, and no worker takes them. Start one on any machine that reaches the broker:"
+    );
+    alerts.push(
+        Alert::new(StatusKind::Down, "No worker is live", text).run("ping-worker".to_owned()),
+    );
 }
 
 /// Messages that were not applied.
@@ -187,19 +216,21 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
         alerts.push(Alert::new(StatusKind::Unreachable, title, text).run(command));
     }
     let quarantine = &facts.quarantine;
-    let newest = quarantine.newest.first();
-    let is_recent = newest
-        .is_some_and(|newest| facts.now_us - newest.received_at_us < RECENT.as_micros() as i64);
-    if let Some((queue, reason, count)) = quarantine.reasons.first()
-        && is_recent
-    {
+    let Some(newest) = quarantine.newest.first() else {
+        return;
+    };
+    let age_us = facts.now_us - newest.received_at_us;
+    if age_us < RECENT_MESSAGE.as_micros() as i64 {
         alerts.push(Alert::new(
             StatusKind::Unreachable,
-            format!("{} in quarantine", counted(quarantine.total, "message")),
+            "Messages go into quarantine",
             format!(
-                "They could not be applied. The most frequent reason, {} from {queue}: {reason}. A worker of another \
+                "The last one {} ago, from {}: {}. There are {} in all. They could not be applied: a worker of another \
                  version, or another program, publishes them. Their chunks are probed again.",
-                grouped(*count)
+                length(age_us.max(0)),
+                newest.queue,
+                newest.reason,
+                grouped(quarantine.total)
             ),
         ));
     }
@@ -207,7 +238,12 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
 
 fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
     let Some(run) = &facts.current else { return };
-    if run.state == RunState::Incomplete && run.chunks_dead < run.chunks - run.chunks_done {
+    // A run without a worker needs a worker first.
+    let has_workers = run.transport != Transport::Broker || !is_without_workers(facts);
+    if run.state == RunState::Incomplete
+        && has_workers
+        && run.chunks_dead < run.chunks - run.chunks_done
+    {
         let text = "Its producer ended before the run was done. Continue it:";
         let title = format!("Run {} is incomplete", run.run);
         let command = format!("pingfleet resume{} {}", facts.flags, run.run);
@@ -218,15 +254,18 @@ fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
 #[cfg(test)]
 mod tests {
     use pingfleet_store::{DeadChunk, QuarantinedMessage};
-    use pingfleet_wire::{LocalLossCounts, timing::WORKER_TIMEOUT};
+    use pingfleet_wire::LocalLossCounts;
     use uuid::Uuid;
 
-    use super::*;
+    use super::{
+        super::queues::{Alarm, Problem},
+        *,
+    };
 
     /// A writer that is well.
     fn well() -> Facts {
         let mut facts = Facts {
-            listening: WORKER_TIMEOUT,
+            is_fleet_known: true,
             now_us: 1_000_000_000_000_000,
             ..Facts::default()
         };
@@ -280,10 +319,13 @@ mod tests {
         facts.error = Some("no such file".to_owned());
         assert!(text(&facts).contains("no such file"));
         facts = well();
-        facts.queues.error = Some("It cannot be reached: start it.".to_owned());
+        facts.queues.problem = Some(Problem {
+            kind: ProblemKind::Away,
+            text: "It cannot be reached: start it.".to_owned(),
+        });
         assert!(text(&facts).contains("broker is away: It cannot be reached: start it."));
         facts = well();
-        facts.queues.alarm = Some("low on disk".to_owned());
+        facts.queues.alarm = Alarm::Raised("low on disk".to_owned());
         assert!(
             text(&facts).contains("low on disk") && text(&facts).contains("diagnostics alarms")
         );
@@ -306,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_in_quarantine_are_reported_for_a_day() {
+    fn messages_in_quarantine_are_reported_for_an_hour() {
         let mut facts = well();
         facts.quarantine.total = 3;
         facts.quarantine.reasons = vec![("results".to_owned(), "wrong token".to_owned(), 3)];
@@ -316,8 +358,8 @@ mod tests {
             reason: "wrong token".to_owned(),
             length: 10,
         });
-        assert!(text(&facts).contains("3 messages in quarantine"));
-        facts.now_us += 2 * RECENT.as_micros() as i64;
+        assert!(text(&facts).contains("from results: wrong token. There are 3 in all."));
+        facts.now_us += RECENT_MESSAGE.as_micros() as i64;
         assert_eq!(text(&facts), "");
     }
 
@@ -332,12 +374,32 @@ mod tests {
             found.contains("Worker berlin-2 is lost: No heartbeat for 1 min."),
             "{found}"
         );
-        assert!(found.contains("The 19 chunks that it had in hand go to other workers"));
-        facts.listening = Duration::from_secs(29);
+        assert!(found.contains("It had 19 chunks in hand"));
+        // It was heard until a break began.
+        facts.heard.break_age = Some(Duration::from_secs(100));
         assert_eq!(text(&facts), "");
-        facts.listening = WORKER_TIMEOUT;
+        // It was lost before that.
+        facts.heard.break_age = Some(Duration::from_secs(80));
+        assert!(text(&facts).contains("berlin-2 is lost"));
+        facts.heard.break_age = None;
         facts.workers[0].age = RECENT;
         assert_eq!(text(&facts), "");
+    }
+
+    #[test]
+    fn a_worker_that_was_started_again_makes_no_alert() {
+        let mut facts = well();
+        facts.workers.push(lost("berlin-2", Duration::from_mins(1)));
+        facts.workers.push(WorkerRow {
+            instance: Uuid::max(),
+            state: WorkerState::Live,
+            last_seen_us: 1,
+            age: Duration::from_secs(1),
+            ..lost("berlin-2", Duration::from_mins(1))
+        });
+        assert_eq!(text(&facts), "");
+        facts.workers[1].worker = "berlin-3".to_owned();
+        assert!(text(&facts).contains("berlin-2 is lost"));
     }
 
     #[test]

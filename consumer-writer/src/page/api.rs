@@ -4,7 +4,7 @@ use pingfleet_report::json::run_fields;
 use pingfleet_store::{RunSummary, WorkerRow, WorkerState};
 use serde_json::{Map, Value, json};
 
-use super::{facts::Facts, workers};
+use super::{facts::Facts, queues::Alarm, workers};
 
 /// The most runs in one answer.
 const MAX_RUNS: usize = 1000;
@@ -82,7 +82,7 @@ fn worker(row: &WorkerRow, facts: &Facts) -> Value {
     let losses: Map<String, Value> = losses
         .map(|(cause, count)| (cause.to_owned(), json!(count)))
         .collect();
-    let state = match workers::state(row, facts.listening) {
+    let state = match workers::state(row, facts.heard) {
         Some(WorkerState::Starting) => "starting",
         Some(WorkerState::Live) => "live",
         Some(WorkerState::Draining) => "draining",
@@ -117,8 +117,9 @@ fn queues(facts: &Facts) -> Value {
     let writer = &facts.writer;
     json!({
         "queues": depths.collect::<Vec<_>>(),
-        "broker_error": facts.queues.error,
-        "broker_alarm": facts.queues.alarm,
+        "broker_error": facts.queues.problem.as_ref().map(|problem| &problem.text),
+        "broker_alarm": facts.queues.alarm.reason(),
+        "broker_alarm_known": !matches!(facts.queues.alarm, Alarm::NotKnown(_)),
         "writer": {
             "state": writer.state.text(),
             "rows": writer.rows,

@@ -11,13 +11,18 @@ use pingfleet_report::{
     parts::{RunParts, run_parts},
 };
 use pingfleet_store::{
-    DeadChunkList, NewestChange, QuarantineList, Reader, ReportRow, RttBin, RunState, RunSummary,
-    StoreError, Transport, WorkerRow, WriterLiveness, now_us,
+    DeadChunkList, Fleet, NewestChange, QuarantineList, Reader, ReportRow, RttBin, RunState,
+    RunSummary, StoreError, Transport, WorkerRow, WriterLiveness, now_us,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{PageSources, queues::Queues, rates::Rates};
+use super::{
+    PageSources,
+    queues::{Alarm, Queues},
+    rates::{Pace, Rates, SettledPoints},
+    workers::{Heard, LastBreak, Silence},
+};
 use crate::{WriterState, WriterSummary};
 
 /// How often charts, the map, lists and the older runs are read.
@@ -31,8 +36,6 @@ const MAX_CHANGES: usize = 50;
 pub(super) struct RunFacts {
     pub(super) parts: RunParts,
     pub(super) rtt: Vec<RttBin>,
-    /// Targets per second in the last seconds, if it is running.
-    pub(super) settled_per_s: Option<f64>,
     pub(super) last_not_up: Vec<ReportRow>,
 }
 
@@ -45,10 +48,14 @@ pub(super) struct Facts {
     /// The newest run that is in progress, or the newest one.
     pub(super) current: Option<RunSummary>,
     pub(super) run: RunFacts,
+    /// How fast the targets of the current run are settled.
+    pub(super) pace: Option<Pace>,
     pub(super) workers: Vec<WorkerRow>,
     pub(super) rates: Rates,
-    /// For how long the writer has received heartbeats without a break.
-    pub(super) listening: Duration,
+    /// What was heard of the workers.
+    pub(super) heard: Heard,
+    /// Whether the writer has received heartbeats for long enough to know which workers there are.
+    pub(super) is_fleet_known: bool,
     pub(super) changes: Vec<NewestChange>,
     pub(super) quarantine: QuarantineList,
     pub(super) dead: DeadChunkList,
@@ -69,10 +76,13 @@ pub(super) struct Source {
     summary: watch::Receiver<WriterSummary>,
     queues: watch::Receiver<Queues>,
     began: Instant,
-    connected_since: Option<Instant>,
+    began_us: i64,
+    /// None before the first reading.
+    last_break: Option<LastBreak>,
+    /// When the broker was last known to have no alarm.
+    clear_us: Option<i64>,
     slow_at: Option<Instant>,
-    /// When how many targets of a run were settled.
-    settled: Option<(i64, Instant, i64)>,
+    settled: SettledPoints,
     pub(super) facts: Facts,
 }
 
@@ -88,9 +98,11 @@ impl Source {
             summary: sources.summary.clone(),
             queues,
             began: Instant::now(),
-            connected_since: None,
+            began_us: now_us(),
+            last_break: None,
+            clear_us: None,
             slow_at: None,
-            settled: None,
+            settled: SettledPoints::default(),
             facts: Facts {
                 database: sources.database.clone(),
                 transport: Some(sources.transport),
@@ -113,12 +125,22 @@ impl Source {
     }
 
     fn try_read_workers(&mut self) -> Result<(), StoreError> {
-        self.note_connected();
+        self.note_pipeline();
         let reader = self.reader()?;
-        let workers = reader.workers()?;
+        if self.last_break.is_none() {
+            let before = reader.writers()?.into_iter();
+            let before = before.filter(|(carried, _)| Some(*carried) == self.facts.transport);
+            let before = before.map(|(_, writer)| writer.seen_us);
+            // A newer time is that of this writer.
+            let before = before.filter(|seen| *seen < self.began_us).max();
+            self.last_break = Some(LastBreak::new(before));
+        }
+        let fleet = reader.fleet()?;
+        let now_us = now_us();
+        self.note_heard(&fleet, now_us);
+        self.facts.workers = workers_now(fleet, now_us);
         let now = self.began.elapsed().as_secs_f64();
-        self.facts.rates.take(&workers, now);
-        self.facts.workers = workers;
+        self.facts.rates.take(&self.facts.workers, now);
         Ok(())
     }
 
@@ -146,8 +168,6 @@ impl Source {
             self.facts.current = Some(now);
         }
         self.facts.now_us = now_us();
-        self.facts.writer = *self.summary.borrow();
-        self.facts.queues = self.queues.borrow().clone();
         Ok(())
     }
 
@@ -164,13 +184,11 @@ impl Source {
                 Err(StoreError::BadProgress { .. }) => None,
                 found => found?,
             };
-            let settled_per_s = self.facts.run.settled_per_s;
             self.facts.run = match found {
                 Some(found) => RunFacts {
                     parts: run_parts(&found.detail)?,
                     rtt: found.detail.rtt,
                     last_not_up: found.last_not_up,
-                    settled_per_s,
                 },
                 None => RunFacts::default(),
             };
@@ -188,36 +206,41 @@ impl Source {
         Ok(())
     }
 
-    /// Notes how many targets of the current run are settled, and the rate since about five seconds ago.
+    /// Notes how many targets of the current run are settled.
     fn note_settled(&mut self, run: &RunSummary) {
-        let now = Instant::now();
-        let settled = run.settled();
-        match self.settled {
-            Some((of, at, before)) if of == run.run => {
-                let passed = now.duration_since(at);
-                if passed >= SLOW_INTERVAL {
-                    let rate = (settled - before) as f64 / passed.as_secs_f64();
-                    self.facts.run.settled_per_s = Some(rate.max(0.0));
-                    self.settled = Some((run.run, now, settled));
-                }
-            }
-            _ => {
-                self.settled = Some((run.run, now, settled));
-                self.facts.run.settled_per_s = None;
-            }
-        }
+        let now = self.began.elapsed();
+        self.settled.take(run.run, run.settled(), now);
+        self.facts.pace = self.settled.pace();
     }
 
-    /// Notes since when the writer receives heartbeats.
-    fn note_connected(&mut self) {
-        let is_connected = self.summary.borrow().state == WriterState::Connected;
-        self.connected_since = match self.connected_since {
-            Some(since) if is_connected => Some(since),
-            _ => is_connected.then(Instant::now),
+    /// Takes what is known without the database.
+    fn note_pipeline(&mut self) {
+        self.facts.writer = *self.summary.borrow();
+        self.facts.queues = self.queues.borrow().clone();
+    }
+
+    /// Notes whether the writer receives heartbeats now.
+    fn note_heard(&mut self, fleet: &Fleet, now_us: i64) {
+        let queues = &self.facts.queues;
+        if let Alarm::Clear(at_us) = queues.alarm {
+            self.clear_us = Some(at_us);
+        }
+        let silence = match self.facts.writer.state {
+            WriterState::NoBroker | WriterState::WaitingForOtherWriter => Some(Silence::NoSession),
+            WriterState::WaitingForDatabase => Some(Silence::Database),
+            WriterState::Connected => {
+                let is_blocked = queues.alarm.reason().is_some();
+                is_blocked.then_some(Silence::Alarm(self.clear_us))
+            }
         };
-        self.facts.listening = self
-            .connected_since
-            .map_or(Duration::ZERO, |since| since.elapsed());
+        let last_break = self.last_break.get_or_insert_default();
+        last_break.note(silence, now_us);
+        let break_age = last_break.age(now_us);
+        self.facts.heard = Heard {
+            break_age,
+            is_away: fleet.writer_away.is_some(),
+        };
+        self.facts.is_fleet_known = last_break.is_over(now_us);
     }
 
     /// The reader. It holds no connection between two calls.
@@ -230,4 +253,18 @@ impl Source {
         self.reader = Some(Arc::clone(&reader));
         Ok(reader)
     }
+}
+
+/// The workers with their ages now. While the writer is away, their last rates say nothing about now.
+fn workers_now(fleet: Fleet, now_us: i64) -> Vec<WorkerRow> {
+    let mut workers = fleet.workers;
+    if fleet.writer_away.is_some() {
+        let gap = Duration::from_micros((now_us - fleet.as_of_us).max(0) as u64);
+        for worker in &mut workers {
+            worker.age += gap;
+            worker.oldest_in_hand = worker.oldest_in_hand.map(|age| age + gap);
+            worker.requests_per_s = None;
+        }
+    }
+    workers
 }

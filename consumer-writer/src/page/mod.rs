@@ -7,6 +7,7 @@
 mod alerts;
 mod api;
 mod facts;
+mod pipeline;
 mod queues;
 mod rates;
 mod routes;
@@ -47,7 +48,6 @@ pub async fn serve(server: Server, sources: PageSources, stop: CancellationToken
     let (depths, queues) = watch::channel(queues::Queues::default());
     let streams = EventStreams::new(server.limits(), stop.clone());
     let look = Arc::new(Look::new(streams));
-    let source = Source::new(&sources, queues, stop.clone());
     let routes = routes::routes(Arc::clone(&look), &sources, &stop);
     let mut tasks = JoinSet::new();
     tasks.spawn(queues::follow(
@@ -57,6 +57,8 @@ pub async fn serve(server: Server, sources: PageSources, stop: CancellationToken
         depths,
         stop.clone(),
     ));
+    let token = stop.clone();
+    let source = move || Source::new(&sources, queues.clone(), token.clone());
     tasks.spawn(snapshot::follow(source, look, stop.clone()));
     server.serve(routes, stop).await;
     while let Some(ended) = tasks.join_next().await {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, QueueDepth, QueueKind, QueueName};
-use pingfleet_store::Transport;
+use pingfleet_store::{Transport, now_us};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -21,12 +21,61 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is known of the queues.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Queues {
-    /// Each queue with how full it is.
+    /// Each queue that is there, with how full it is.
     pub(super) depths: Vec<(QueueKind, QueueDepth)>,
-    /// Why it is not known how full they are, with what the user can do.
-    pub(super) error: Option<String>,
+    /// The queues that are not there yet. A program declares those that it uses when it starts.
+    pub(super) missing: Vec<QueueKind>,
+    /// Why it is not known how full they are.
+    pub(super) problem: Option<Problem>,
+    pub(super) alarm: Alarm,
+}
+
+/// Why the queues cannot be read.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    pub(super) kind: ProblemKind,
+    /// The error, with what the user can do.
+    pub(super) text: String,
+}
+
+/// What the user has to fix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProblemKind {
+    /// The broker is not reached, or does not answer. Programs go on by themselves when it does.
+    Away,
+    /// The broker refuses the login.
+    Login,
+    /// The broker does not permit it.
+    Forbidden,
+    /// Another setting is wrong.
+    Other,
+}
+
+/// Whether the broker takes messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Alarm {
+    /// It was not asked yet, or could not be asked: then the reason.
+    NotKnown(Option<String>),
+    /// It had no alarm at a time in microseconds since 1970-01-01 UTC.
+    Clear(i64),
+    /// It takes no messages, for this reason.
+    Raised(String),
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self::NotKnown(None)
+    }
+}
+
+impl Alarm {
     /// The broker's reason for taking no messages.
-    pub(super) alarm: Option<String>,
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Raised(reason) => Some(reason),
+            Self::NotKnown(_) | Self::Clear(_) => None,
+        }
+    }
 }
 
 /// Reads the depths until `stop`, while somebody looks.
@@ -40,31 +89,24 @@ pub(super) async fn follow(
     let mut asked: Option<Instant> = None;
     loop {
         if look.is_watched() {
-            let is_due = asked.is_none_or(|at| at.elapsed() >= ALARM_INTERVAL);
-            let is_alarm_due = transport == Transport::Broker && is_due;
-            let known = found.borrow().alarm.clone();
-            let read = tokio::select! {
+            let mut now = tokio::select! {
                 () = stop.cancelled() => return,
-                read = tokio::time::timeout(ANSWER_TIMEOUT, depths(&*broker)) => read,
+                now = read(&*broker) => now,
             };
-            let mut now = Queues::default();
-            match read {
-                Ok(Ok(depths)) => now.depths = depths,
-                Ok(Err(error)) => now.error = Some(in_words(&error)),
-                Err(_) => now.error = Some("The broker does not answer.".to_owned()),
-            }
-            now.alarm = if is_alarm_due && now.error.is_none() {
+            if now.problem.is_some() {
+                // Asked at once when the broker is back.
+                asked = None;
+            } else if transport == Transport::Broker
+                && asked.is_none_or(|at| at.elapsed() >= ALARM_INTERVAL)
+            {
                 asked = Some(Instant::now());
-                tokio::select! {
+                now.alarm = tokio::select! {
                     () = stop.cancelled() => return,
-                    alarm = tokio::time::timeout(ANSWER_TIMEOUT, broker.alarm(QueueName::RESULTS)) => {
-                        // Who may not publish learns of no alarm.
-                        alarm.ok().and_then(Result::ok).flatten()
-                    }
-                }
+                    alarm = alarm(&*broker) => alarm,
+                };
             } else {
-                known.filter(|_| now.error.is_none())
-            };
+                now.alarm = found.borrow().alarm.clone();
+            }
             found.send_replace(now);
         }
         tokio::select! {
@@ -74,18 +116,76 @@ pub(super) async fn follow(
     }
 }
 
-async fn depths(broker: &dyn Broker) -> Result<Vec<(QueueKind, QueueDepth)>, BrokerError> {
-    let mut depths = Vec::new();
-    for queue in QueueName::ALL {
-        depths.push((queue.kind, broker.depth(queue).await?));
+/// How full the queues are. Each is read on its own: the writer does not declare the work queue.
+async fn read(broker: &dyn Broker) -> Queues {
+    let mut queues = Queues::default();
+    let reading = async {
+        for queue in QueueName::ALL {
+            match broker.depth(queue).await {
+                Ok(depth) => queues.depths.push((queue.kind, depth)),
+                Err(BrokerError::NoTopology { .. }) => queues.missing.push(queue.kind),
+                Err(error) => {
+                    let problem = Problem::new(&error);
+                    let is_of_this_queue =
+                        matches!(problem.kind, ProblemKind::Forbidden | ProblemKind::Other);
+                    queues.problem.get_or_insert(problem);
+                    if !is_of_this_queue {
+                        break;
+                    }
+                }
+            }
+        }
+    };
+    if tokio::time::timeout(ANSWER_TIMEOUT, reading).await.is_err() {
+        queues.problem = Some(Problem {
+            kind: ProblemKind::Away,
+            text: "The broker does not answer.".to_owned(),
+        });
     }
-    Ok(depths)
+    if let Some(problem) = &queues.problem
+        && problem.kind == ProblemKind::Away
+    {
+        // The rest of a reading is not shown as if it were all.
+        queues.depths.clear();
+        queues.missing.clear();
+    }
+    queues
 }
 
-/// An error with what the user can do about it.
-fn in_words(error: &BrokerError) -> String {
-    match error.advice() {
-        Some(advice) => format!("{error}: {advice}."),
-        None => format!("{error}."),
+/// Asks the broker for its alarm. A user who may not publish gets no answer.
+async fn alarm(broker: &dyn Broker) -> Alarm {
+    match tokio::time::timeout(ANSWER_TIMEOUT, broker.alarm(QueueName::RESULTS)).await {
+        Ok(Ok(Some(reason))) => Alarm::Raised(reason),
+        Ok(Ok(None)) => Alarm::Clear(now_us()),
+        Ok(Err(error)) => Alarm::NotKnown(Some(error.to_string())),
+        Err(_) => Alarm::NotKnown(Some("the broker does not answer".to_owned())),
+    }
+}
+
+impl Problem {
+    fn new(error: &BrokerError) -> Self {
+        let kind = match error {
+            BrokerError::Login { .. } => ProblemKind::Login,
+            BrokerError::Forbidden { .. } => ProblemKind::Forbidden,
+            BrokerError::OtherTopology { .. } | BrokerError::Url(_) => ProblemKind::Other,
+            BrokerError::Unreachable { .. }
+            | BrokerError::Lost(_)
+            | BrokerError::NoTopology { .. } => ProblemKind::Away,
+        };
+        let text = match error.advice() {
+            Some(advice) => format!("{error}: {advice}."),
+            None => format!("{error}."),
+        };
+        Self { kind, text }
+    }
+
+    /// Few words.
+    pub(super) fn title(&self) -> &'static str {
+        match self.kind {
+            ProblemKind::Away => "The broker is away",
+            ProblemKind::Login => "The broker refuses the login",
+            ProblemKind::Forbidden => "The broker does not permit it",
+            ProblemKind::Other => "The queues cannot be used",
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! The rates of the workers over the last minutes. They are kept in memory only.
+//! The rates of the workers over the last minutes, and that of the current run. They are kept in memory only.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use pingfleet_store::WorkerRow;
 
@@ -63,9 +63,89 @@ fn spread(mut rates: Vec<f64>) -> Vec<Option<f64>> {
     vec![sum, at(0.5), at(0.1), at(0.9)]
 }
 
+/// The rate of a run is that of this time. The count of settled targets grows by whole chunks.
+const PACE_TIME: Duration = Duration::from_mins(1);
+
+/// No rate is given for a shorter time.
+const MIN_PACE_TIME: Duration = Duration::from_secs(5);
+
+/// Points before a longer pause say nothing about now: nobody looked.
+const MAX_PAUSE: Duration = Duration::from_secs(15);
+
+/// How fast the targets of a run are settled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Pace {
+    /// Targets per second.
+    pub(super) settled_per_s: f64,
+    /// The time that it is taken over.
+    pub(super) over: Duration,
+}
+
+/// How many targets of a run were settled at the times of the last minute, since some start.
+#[derive(Debug, Default)]
+pub(super) struct SettledPoints {
+    run: i64,
+    points: VecDeque<(Duration, i64)>,
+}
+
+impl SettledPoints {
+    /// Takes the number of settled targets at a time.
+    pub(super) fn take(&mut self, run: i64, settled: i64, now: Duration) {
+        let is_paused = self
+            .points
+            .back()
+            .is_some_and(|(at, _)| now.saturating_sub(*at) > MAX_PAUSE);
+        if run != self.run || is_paused {
+            self.points.clear();
+        }
+        self.run = run;
+        self.points.push_back((now, settled));
+        while let Some((at, _)) = self.points.front()
+            && now.saturating_sub(*at) > PACE_TIME
+        {
+            self.points.pop_front();
+        }
+    }
+
+    /// The rate between the first point and the last one. None while they are too close.
+    pub(super) fn pace(&self) -> Option<Pace> {
+        let (first, last) = (self.points.front()?, self.points.back()?);
+        let over = last.0.saturating_sub(first.0);
+        let settled = (last.1 - first.1).max(0);
+        (over >= MIN_PACE_TIME).then(|| Pace {
+            settled_per_s: settled as f64 / over.as_secs_f64(),
+            over,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rate_of_a_run_is_that_of_the_last_minute_and_may_be_zero() {
+        let mut points = SettledPoints::default();
+        let second = Duration::from_secs;
+        let rate = |points: &SettledPoints| points.pace().map(|pace| pace.settled_per_s);
+        points.take(1, 0, second(0));
+        points.take(1, 250, second(4));
+        assert_eq!(rate(&points), None);
+        points.take(1, 250, second(10));
+        assert_eq!(rate(&points), Some(25.0));
+        for at in 11..=80 {
+            points.take(1, 250, second(at));
+        }
+        assert_eq!(rate(&points), Some(0.0));
+        assert_eq!(points.pace().map(|pace| pace.over), Some(PACE_TIME));
+        // Nobody looked for a while, and then another run is the current one.
+        points.take(1, 9000, second(100));
+        assert_eq!(rate(&points), None);
+        points.take(1, 9050, second(110));
+        assert_eq!(rate(&points), Some(5.0));
+        points.take(2, 10, second(111));
+        assert_eq!(rate(&points), None);
+    }
 
     #[test]
     fn the_spread_of_many_rates_and_of_none() {

@@ -99,11 +99,13 @@ impl Look {
     }
 }
 
-/// Makes snapshots until `stop`.
-pub(super) async fn follow(mut source: Source, look: Arc<Look>, stop: CancellationToken) {
+/// Makes snapshots until `stop`. `source` makes what they are read from.
+pub(super) async fn follow(source: impl Fn() -> Source, look: Arc<Look>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut unwatched = 0;
+    let mut reading = source();
+    // The first reading is at once, before this writer is in the database.
+    let mut unwatched = UNWATCHED_INTERVALS - 1;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -112,22 +114,28 @@ pub(super) async fn follow(mut source: Source, look: Arc<Look>, stop: Cancellati
         }
         let is_watched = look.is_watched();
         unwatched = if is_watched { 0 } else { unwatched + 1 };
-        if unwatched % UNWATCHED_INTERVALS > 0 {
+        if !unwatched.is_multiple_of(UNWATCHED_INTERVALS) {
             continue;
         }
-        let made = tokio::task::spawn_blocking(move || {
-            let snapshot = is_watched.then(|| take(&mut source));
+        let making = tokio::task::spawn_blocking(move || {
+            let snapshot = is_watched.then(|| take(&mut reading));
             if snapshot.is_none() {
-                source.read_workers();
+                reading.read_workers();
             }
-            (source, snapshot)
+            (reading, snapshot)
         });
+        let made = tokio::select! {
+            // `stop` interrupts the reading too, but not its wait for a locked database.
+            () = stop.cancelled() => return,
+            made = making => made,
+        };
         let snapshot;
-        (source, snapshot) = match made.await {
+        (reading, snapshot) = match made {
             Ok(made) => made,
             Err(error) => {
-                tracing::error!(%error, "the live page cannot be made");
-                return;
+                tracing::error!(%error, "a snapshot of the live page failed; the next one starts anew");
+                reading = source();
+                continue;
             }
         };
         if let Some(snapshot) = snapshot {

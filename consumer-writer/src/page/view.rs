@@ -15,12 +15,13 @@ use pingfleet_wire::StatusKind;
 use super::{
     alerts::{Alert, alerts},
     facts::Facts,
+    pipeline::{dead, pipeline, quarantine, runs},
     rates::MAX_SINGLE_WORKERS,
     workers,
 };
 
-/// The newest runs that are listed.
-const MAX_RUNS: usize = 20;
+/// Stands for a number that is not known.
+pub(super) const UNKNOWN: &str = "\u{2013}";
 
 /// One section.
 #[derive(Debug)]
@@ -67,19 +68,12 @@ struct EmptyPart<'a> {
 /// A heading with a table.
 #[derive(Template)]
 #[template(path = "list.html")]
-struct ListPart {
-    title: &'static str,
-    note: String,
-    is_tall: bool,
-    is_filtered: bool,
-    table: Table,
-}
-
-#[derive(Template)]
-#[template(path = "pipeline.html")]
-struct PipelinePart {
-    items: Vec<(&'static str, String)>,
-    database: String,
+pub(super) struct ListPart {
+    pub(super) title: &'static str,
+    pub(super) note: String,
+    pub(super) is_tall: bool,
+    pub(super) is_filtered: bool,
+    pub(super) table: Table,
 }
 
 #[derive(Template)]
@@ -102,7 +96,7 @@ pub(super) fn fragments(facts: &Facts) -> (String, Vec<Fragment>) {
     let parts = &facts.run.parts;
     let ready = |html: &String| Ok(html.clone());
     let fragments = vec![
-        fragment("stamp", "dim s12", stamp(&clock)),
+        fragment("stamp", "dim s12", stamp(facts, &clock)),
         fragment("alerts", "s12", draw_alerts(facts)),
         fragment("run", "card s12", run(facts, &clock)),
         fragment("timeline", "card chart", ready(&parts.timeline)),
@@ -121,7 +115,7 @@ pub(super) fn fragments(facts: &Facts) -> (String, Vec<Fragment>) {
     (title(facts), fragments)
 }
 
-fn draw(part: &impl Template) -> Result<String, PageError> {
+pub(super) fn draw(part: &impl Template) -> Result<String, PageError> {
     part.render().map_err(|error| PageError::Draw(error.into()))
 }
 
@@ -137,8 +131,12 @@ fn title(facts: &Facts) -> String {
     }
 }
 
-fn stamp(clock: &Clock) -> Result<String, PageError> {
-    let utc = clock.now_utc();
+/// The time of the facts. None were read at first if the database cannot be read.
+fn stamp(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
+    if facts.now_us == 0 {
+        return Ok(String::new());
+    }
+    let utc = Clock::utc(facts.now_us);
     let now = Moment {
         local: clock.second(&utc),
         utc,
@@ -197,19 +195,33 @@ fn figures(facts: &Facts, run: &RunSummary) -> Vec<(String, String)> {
     )];
     if run.state == RunState::Running {
         let left = run.targets - settled;
-        let rate = facts.run.settled_per_s.filter(|rate| *rate > 0.0);
-        figures.push(match rate {
-            Some(rate) => (
-                duration(left as f64 / rate),
-                "left, at this rate".to_owned(),
+        let (time, rate) = match facts.pace {
+            Some(pace) if pace.settled_per_s > 0.0 => (
+                (
+                    duration(left as f64 / pace.settled_per_s),
+                    "left, at this rate".to_owned(),
+                ),
+                (
+                    three_digits(pace.settled_per_s),
+                    format!("targets/s, in the last {} s", pace.over.as_secs()),
+                ),
+            ),
+            Some(pace) => (
+                (UNKNOWN.to_owned(), "left: nothing is settled".to_owned()),
+                (
+                    "0".to_owned(),
+                    format!("targets/s: nothing settled for {} s", pace.over.as_secs()),
+                ),
             ),
             None => (
-                "\u{2013}".to_owned(),
-                "left: the rate is not known yet".to_owned(),
+                (
+                    UNKNOWN.to_owned(),
+                    "left: the rate is not known yet".to_owned(),
+                ),
+                (UNKNOWN.to_owned(), "targets/s".to_owned()),
             ),
-        });
-        let rate = rate.map_or_else(|| "\u{2013}".to_owned(), three_digits);
-        figures.push((rate, "targets/s, in the last seconds".to_owned()));
+        };
+        figures.extend([time, rate]);
     }
     figures.push((
         percent(answered, settled),
@@ -316,7 +328,7 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
     let states: Vec<_> = facts
         .workers
         .iter()
-        .map(|row| workers::state(row, facts.listening))
+        .map(|row| workers::state(row, facts.heard))
         .collect();
     let is_lost = |state: &&Option<WorkerState>| **state == Some(WorkerState::Lost);
     let lost = states.iter().filter(is_lost).count();
@@ -401,197 +413,4 @@ fn rates(facts: &Facts) -> Result<String, PageError> {
         points: &points,
     }
     .part()
-}
-
-fn pipeline(facts: &Facts) -> Result<String, PageError> {
-    let writer = &facts.writer;
-    let depths = facts.queues.depths.iter().map(|(kind, depth)| {
-        let name = match kind.name() {
-            "work" => "work queue, ready",
-            "results" => "results queue, ready",
-            "dead" => "dead letters, ready",
-            _ => "heartbeats, ready",
-        };
-        (name, grouped(depth.ready.into()))
-    });
-    let mut items: Vec<_> = depths.collect();
-    if let Some(window) = facts.current.as_ref().and_then(|run| run.window) {
-        let used = format!(
-            "{} of {} chunks",
-            grouped(window.in_use),
-            grouped(window.size)
-        );
-        items.push(("publish window", used));
-    }
-    let milliseconds = |time: std::time::Duration| format!("{} ms", millis(time.as_nanos() as i64));
-    let commit = writer.last_commit;
-    let last = if writer.batches == 0 {
-        "none yet".to_owned()
-    } else {
-        let rows = counted(commit.rows as i64, "row");
-        format!("{rows} in {}", milliseconds(commit.duration))
-    };
-    let lag = if writer.batches == 0 {
-        "\u{2013}".to_owned()
-    } else {
-        milliseconds(commit.lag)
-    };
-    let (duplicates, quarantined) = facts
-        .liveness
-        .as_ref()
-        .map_or((0, 0), |writer| (writer.duplicates, writer.quarantined));
-    items.extend([
-        ("writer", writer.state.text().to_owned()),
-        ("writer, behind", lag),
-        ("last commit", last),
-        ("rows since its start", grouped(writer.rows as i64)),
-        ("duplicates", grouped(duplicates)),
-        ("put into quarantine", grouped(quarantined)),
-        ("dead chunks", grouped(facts.dead.total)),
-        ("broker", broker_state(facts)),
-    ]);
-    draw(&PipelinePart {
-        items,
-        database: facts.database.display().to_string(),
-    })
-}
-
-fn broker_state(facts: &Facts) -> String {
-    let queues = &facts.queues;
-    if queues.error.is_some() {
-        "\u{2715} away".to_owned()
-    } else if queues.alarm.is_some() {
-        "\u{25b2} alarm".to_owned()
-    } else if facts.transport == Some(pingfleet_store::Transport::Sweep) {
-        "none: one process".to_owned()
-    } else if queues.depths.is_empty() {
-        "? not known yet".to_owned()
-    } else {
-        "\u{25cf} no alarm".to_owned()
-    }
-}
-
-fn time(micros: i64, clock: &Clock) -> Cell {
-    Cell::Time(Moment {
-        local: clock.moment(micros),
-        utc: Clock::utc(micros),
-    })
-}
-
-fn quarantine(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
-    let found = &facts.quarantine;
-    if found.newest.is_empty() {
-        return Ok(String::new());
-    }
-    let rows = found.newest.iter().map(|message| {
-        vec![
-            time(message.received_at_us, clock),
-            Cell::Text(message.queue.clone()),
-            Cell::Text(message.reason.clone()),
-            Cell::count(message.length),
-        ]
-    });
-    draw(&ListPart {
-        title: "Quarantine",
-        note: format!("the newest of {}", counted(found.total, "message")),
-        is_tall: true,
-        is_filtered: false,
-        table: Table {
-            caption: "Messages in quarantine",
-            class: "sortable",
-            columns: vec![
-                text("received"),
-                text("queue"),
-                text("reason"),
-                number("bytes"),
-            ],
-            rows: rows.collect(),
-        },
-    })
-}
-
-fn dead(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
-    let found = &facts.dead;
-    if found.newest.is_empty() {
-        return Ok(String::new());
-    }
-    let rows = found.newest.iter().map(|chunk| {
-        vec![
-            time(chunk.dead_at_us, clock),
-            Cell::count(chunk.run),
-            Cell::count(chunk.chunk.into()),
-            Cell::count(chunk.targets),
-            Cell::Text(chunk.reason.clone()),
-        ]
-    });
-    draw(&ListPart {
-        title: "Dead chunks",
-        note: format!("the newest of {}", counted(found.total, "chunk")),
-        is_tall: true,
-        is_filtered: false,
-        table: Table {
-            caption: "Dead chunks",
-            class: "sortable",
-            columns: vec![
-                text("dead since"),
-                number("run"),
-                number("chunk"),
-                number("targets"),
-                text("reason"),
-            ],
-            rows: rows.collect(),
-        },
-    })
-}
-
-fn runs(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
-    if facts.runs.is_empty() {
-        return Ok(String::new());
-    }
-    let rows = facts.runs.iter().take(MAX_RUNS).map(|run| {
-        let state = StatusText {
-            word: run.state.name(),
-            ..status_of(run.state)
-        };
-        let not_up = run.settled() - run.counts.answered();
-        vec![
-            Cell::Link(
-                format!("run {}", run.run),
-                format!("/runs/{}/report", run.run),
-            ),
-            Cell::Status(state),
-            Cell::Time(Moment::new(&run.started_at, clock)),
-            Cell::Number(duration(run.elapsed_s), run.elapsed_s),
-            Cell::count(run.targets),
-            Cell::count(run.counts.answered()),
-            Cell::count(not_up),
-            Cell::Text(run.source.clone()),
-        ]
-    });
-    let shown = facts.runs.len().min(MAX_RUNS) as i64;
-    draw(&ListPart {
-        title: "Runs",
-        note: format!(
-            "the last {} of {}, each with its report",
-            grouped(shown),
-            grouped(facts.runs.len() as i64)
-        ),
-        is_tall: false,
-        is_filtered: false,
-        table: Table {
-            caption: "Runs",
-            class: "sortable",
-            columns: vec![
-                text("report"),
-                text("state"),
-                text("started"),
-                number("time"),
-                number("targets"),
-                number("answered"),
-                number("not up"),
-                text("targets as given"),
-            ],
-            rows: rows.collect(),
-        },
-    })
 }
