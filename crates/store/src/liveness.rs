@@ -17,8 +17,8 @@ const WORKER_FORGOTTEN_AFTER: Duration = Duration::from_hours(7 * 24);
 /// A worker that was first seen less than this ago and has settled nothing is starting.
 const STARTING_FOR: Duration = Duration::from_secs(10);
 
-/// A heartbeat is the base of a rate when the next one is received this much later. Of several that were received at once,
-/// as after a restart of the writer, only the first one's moment tells something.
+/// A heartbeat becomes the base of a rate when the next one is received this much later. Several that are received
+/// together, as after a restart of the writer, do not say when they were sent.
 const RATE_BASE_AGE: Duration = Duration::from_millis(HEARTBEAT_INTERVAL.as_millis() as u64 / 2);
 
 /// The writer of one transport, when it was last seen.
