@@ -4,8 +4,10 @@
 (function () {
   const kept = new Set(['open', 'hidden', 'aria-sort', 'data-kept']);
   const connection = document.getElementById('connection');
+  const spoken = document.getElementById('spoken');
   let version = null;
   let stream = null;
+  let heard = Date.now();
 
   function morph(old, fresh) {
     if (old.isEqualNode(fresh) || (old.dataset && 'kept' in old.dataset)) { return; }
@@ -100,73 +102,42 @@
     });
   }
 
-  // The charts over time show the numbers of the table beside them.
-  const plots = {};
-  const shapes = {
-    timeline: function (row) { return [row[0] + row[1] / 2, row[2] / row[1], row[3] / row[1]]; },
-    rates: function (row) { return row.map(function (value, at) { return at > 0 && value === -1 ? null : value; }); },
-  };
-
-  function draw(id) {
-    const section = document.getElementById(id);
-    const holder = section.querySelector('.plot');
-    const table = section.querySelector('details table');
-    if (!holder || !table || !window.uPlot) { delete plots[id]; return; }
-    const points = Array.from(table.tBodies[0].rows, function (row) {
-      return shapes[id](Array.from(row.cells, function (cell) { return Number(cell.dataset.value); }));
-    });
-    if (points.length < 2) { return; }
-    const data = points[0].map(function (_, column) { return points.map(function (point) { return point[column]; }); });
-    const colours = getComputedStyle(document.documentElement);
-    const colour = function (name) { return colours.getPropertyValue('--' + name).trim(); };
-    const names = id === 'timeline' ? ['answered/s', 'not up/s']
-      : Array.from(table.tHead.rows[0].cells).slice(1).map(function (cell) { return cell.textContent; });
-    const width = Math.max(holder.clientWidth, 280);
-    const isNew = !plots[id] || plots[id].root.parentNode !== holder || plots[id].series.length !== data.length;
-    if (isNew) {
-      holder.replaceChildren();
-      holder.dataset.kept = '';
-      const axis = { stroke: colour('dim'), grid: { stroke: colour('line'), width: 1 }, ticks: { show: false } };
-      plots[id] = new window.uPlot({
-        width: width, height: 200, scales: { x: { time: false } }, cursor: { drag: { setScale: false } },
-        axes: [axis, Object.assign({ size: 60 }, axis)],
-        series: [{ label: 'seconds' }].concat(names.map(function (name, at) {
-          return at === 0 ? { label: name, stroke: colour('accent'), width: 2, fill: colour('accent') + '22' }
-            : { label: name, stroke: colour(id === 'timeline' ? 'down' : 'dim'), width: 1.5, dash: [6, 4] };
-        })),
-        bands: names.length === 3 ? [{ series: [3, 2], fill: colour('accent') + '22' }] : [],
-      }, data, holder);
-    } else {
-      plots[id].setSize({ width: width, height: 200 });
-      plots[id].setData(data);
-    }
-  }
-
   function settle(section) {
     section.querySelectorAll('table.sortable').forEach(function (table) { makeSortable(table); sort(table); });
     filter(section);
-    if (shapes[section.id]) { draw(section.id); }
+    charts.draw(section);
+  }
+
+  // For a screen reader: what an alert is about, when that changes; not its ages, which change all the time.
+  function speak() {
+    const titles = Array.from(document.querySelectorAll('#alerts b'), function (title) { return title.textContent; });
+    const text = titles.join('. ');
+    if (spoken.textContent !== text) { spoken.textContent = text; }
   }
 
   function take(event) {
     const news = JSON.parse(event.data);
     if (version && version !== news.version) { location.reload(); return; }
     version = news.version;
+    heard = Date.now();
+    connection.textContent = '';
     document.title = news.title;
     for (const [id, html] of Object.entries(news.parts)) {
       const section = document.getElementById(id);
       if (!section) { continue; }
       const fresh = section.cloneNode(false);
       fresh.innerHTML = html;
+      charts.expect(id, fresh);
       morph(section, fresh);
       settle(section);
     }
+    speak();
   }
 
   function connect() {
     stream = new EventSource('/events');
     stream.onmessage = take;
-    stream.onopen = function () { connection.textContent = ''; };
+    stream.onopen = function () { heard = Date.now(); connection.textContent = ''; };
     stream.onerror = function () {
       connection.textContent = 'No connection to the writer; trying again. The numbers are the last ones.';
       if (stream.readyState === EventSource.CLOSED) { setTimeout(connect, 5000); }
@@ -177,8 +148,11 @@
   document.addEventListener('input', function (event) {
     if (event.target.matches('input.filter')) { filter(event.target.closest('section')); }
   });
-  const recolour = function () { Object.keys(plots).forEach(function (id) { delete plots[id]; draw(id); }); };
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', recolour);
-  addEventListener('resize', recolour);
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', charts.redraw);
+  addEventListener('resize', charts.redraw);
+  setInterval(function () {
+    const isSilent = stream.readyState === EventSource.OPEN && Date.now() - heard > 15000;
+    if (isSilent) { connection.textContent = 'No news from the writer for 15 s. The numbers are the last ones.'; }
+  }, 5000);
   connect();
 })();

@@ -25,6 +25,7 @@ use super::{
 };
 
 const LIVE_STYLE: &str = include_str!("../../assets/live.css");
+const CHARTS: &str = include_str!("../../assets/charts.js");
 const SCRIPT: &str = include_str!("../../assets/live.js");
 const PLOT_SCRIPT: &str = include_str!("../../assets/uplot.js");
 const PLOT_STYLE: &str = include_str!("../../assets/uplot.css");
@@ -46,8 +47,9 @@ struct Site {
     database: PathBuf,
     flags: String,
     stop: CancellationToken,
-    /// The newest reports of finished runs. The lock is held while one is made, so there is one at a time.
-    reports: Mutex<VecDeque<(i64, Bytes)>>,
+    /// The newest reports of finished runs. Who makes one holds the lock until it is made, even if the visitor has left: so
+    /// there is one at a time.
+    reports: Arc<Mutex<VecDeque<(i64, Bytes)>>>,
 }
 
 type Shared = State<Arc<Site>>;
@@ -59,7 +61,7 @@ pub(super) fn routes(look: Arc<Look>, sources: &PageSources, stop: &Cancellation
         database: sources.database.clone(),
         flags: sources.flags.clone(),
         stop: stop.clone(),
-        reports: Mutex::default(),
+        reports: Arc::default(),
     };
     Router::new()
         .route("/", get(page))
@@ -158,7 +160,7 @@ async fn asset(Path(name): Path<String>, request: Request) -> Answer {
     let (content_type, text) = match name.as_str() {
         "style.css" => (CSS, [STYLE, LIVE_STYLE].concat()),
         "uplot.css" => (CSS, PLOT_STYLE.to_owned()),
-        "live.js" => (JS, SCRIPT.to_owned()),
+        "live.js" => (JS, [CHARTS, SCRIPT].concat()),
         "uplot.js" => (JS, PLOT_SCRIPT.to_owned()),
         _ => return nothing(request).await,
     };
@@ -177,16 +179,23 @@ async fn report(State(site): Shared, Path(run): Path<String>, request: Request) 
     let Ok(run) = run.parse::<i64>() else {
         return no_run();
     };
-    let mut reports = site.reports.lock().await;
+    let mut reports = Arc::clone(&site.reports).lock_owned().await;
     let known = reports.iter().find(|(known, _)| *known == run);
     let page = if let Some((_, page)) = known {
         page.clone()
     } else {
         let (database, flags, stop) =
             (site.database.clone(), site.flags.clone(), site.stop.clone());
-        let made = tokio::task::spawn_blocking(move || make_report(&database, run, &flags, stop));
-        let (page, is_final) = match made.await {
-            Ok(Ok(made)) => made,
+        let made = tokio::task::spawn_blocking(move || {
+            let (page, is_final) = make_report(&database, run, &flags, stop)?;
+            if is_final {
+                reports.truncate(MAX_REPORTS - 1);
+                reports.push_front((run, page.clone()));
+            }
+            Ok(page)
+        });
+        match made.await {
+            Ok(Ok(page)) => page,
             Ok(Err(PageError::Store(StoreError::NoSuchRun { .. }))) => return no_run(),
             Ok(Err(error)) => {
                 tracing::warn!(%error, run, "no report for the live page");
@@ -196,14 +205,8 @@ async fn report(State(site): Shared, Path(run): Path<String>, request: Request) 
                 tracing::error!(%error, run, "no report for the live page");
                 return not_ready(&path);
             }
-        };
-        if is_final {
-            reports.truncate(MAX_REPORTS - 1);
-            reports.push_front((run, page.clone()));
         }
-        page
     };
-    drop(reports);
     let answer = kept(request.headers(), "text/html; charset=utf-8", page);
     with_policy(answer, REPORT_POLICY)
 }

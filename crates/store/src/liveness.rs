@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use pingfleet_wire::{
     ChunkInHand, Heartbeat, LocalLossCounts,
-    timing::{WORKER_TIMEOUT, WRITER_TIMEOUT},
+    timing::{HEARTBEAT_INTERVAL, WORKER_TIMEOUT, WRITER_TIMEOUT},
 };
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use uuid::Uuid;
@@ -16,6 +16,10 @@ const WORKER_FORGOTTEN_AFTER: Duration = Duration::from_hours(7 * 24);
 
 /// A worker that was first seen less than this ago and has settled nothing is starting.
 const STARTING_FOR: Duration = Duration::from_secs(10);
+
+/// A heartbeat becomes the base of a rate when the next one is received this much later. Several that are received
+/// together, as after a restart of the writer, do not say when they were sent.
+const RATE_BASE_AGE: Duration = Duration::from_millis(HEARTBEAT_INTERVAL.as_millis() as u64 / 2);
 
 /// The writer of one transport, when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,10 +87,11 @@ impl WorkerState {
 /// The workers that were seen in the last 7 days, except for those that stopped in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fleet {
-    /// The moment to which states and ages refer, in microseconds since 1970-01-01 UTC: now; or, when no writer is there to
-    /// receive heartbeats, when the last one was seen.
+    /// The moment to which states and ages refer, in microseconds since 1970-01-01 UTC: now; or, when the broker's writer is
+    /// not there to receive heartbeats, when it was last seen. Those of a worker that was seen later refer to now: it is one
+    /// of a sweep, which has a writer of its own.
     pub as_of_us: i64,
-    /// Since the last writer was seen, if that is too long ago.
+    /// Since the broker's writer was seen, if that is too long ago.
     pub writer_away: Option<Duration>,
     /// The workers: the lost ones first, and then by name.
     pub workers: Vec<WorkerRow>,
@@ -276,7 +281,7 @@ pub(crate) fn writers(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Between the last two heartbeats of a worker.
+/// Between the last heartbeat of a worker and its base.
 fn requests_per_s(row: &Row<'_>) -> rusqlite::Result<Option<f64>> {
     let (Some(last), Some(before), Some(requests)) = (
         row.get::<_, Option<i64>>("heartbeat_us")?,
@@ -293,8 +298,10 @@ fn requests_per_s(row: &Row<'_>) -> rusqlite::Result<Option<f64>> {
 /// All known workers.
 pub(crate) fn fleet(connection: &Connection) -> Result<Fleet, StoreError> {
     let now = now_us();
-    let writer_seen: Option<i64> =
-        connection.query_row("SELECT max(seen_us) FROM writers", (), |row| row.get(0))?;
+    let writer_seen: Option<i64> = connection
+        .prepare("SELECT seen_us FROM writers WHERE transport = ?1")?
+        .query_row([Transport::Broker.name()], |row| row.get(0))
+        .optional()?;
     let writer_away = writer_seen
         .map(|seen| Duration::from_micros((now - seen).max(0) as u64))
         .filter(|away| *away >= WRITER_TIMEOUT);
@@ -307,7 +314,11 @@ pub(crate) fn fleet(connection: &Connection) -> Result<Fleet, StoreError> {
              FROM workers w LEFT JOIN in_hand h ON h.instance = w.instance
              GROUP BY w.instance ORDER BY w.worker, w.first_seen_us",
     )?;
-    let rows = statement.query_map((), |row| WorkerRow::read(row, as_of_us))?;
+    let rows = statement.query_map((), |row| {
+        let seen_after_us = row.get::<_, i64>("last_seen_us")? - as_of_us;
+        let is_of_a_sweep = seen_after_us >= WRITER_TIMEOUT.as_micros() as i64;
+        WorkerRow::read(row, if is_of_a_sweep { now } else { as_of_us })
+    })?;
     let mut workers: Vec<_> = rows.collect::<Result<_, _>>()?;
     // Stable: otherwise by name.
     workers.sort_by_key(|worker| worker.state != WorkerState::Lost);
@@ -392,7 +403,8 @@ fn store_worker(
                      :no_route, :no_address, :gateway_no_arp, :local_firewall,
                      :rp_filter, :now)
              ON CONFLICT (instance) DO UPDATE SET
-                heartbeat_before_us = heartbeat_us, requests_before = requests_sent,
+                heartbeat_before_us = iif(:now - heartbeat_us >= :base_age, heartbeat_us, heartbeat_before_us),
+                requests_before = iif(:now - heartbeat_us >= :base_age, requests_sent, requests_before),
                 heartbeat_us = excluded.heartbeat_us,
                 worker = excluded.worker, version = excluded.version, worker_group = excluded.worker_group,
                 threads = excluded.threads, prefetch = excluded.prefetch, rate = excluded.rate,
@@ -416,6 +428,7 @@ fn store_worker(
             ":prefetch": heartbeat.prefetch,
             ":rate": heartbeat.rate.map(NonZeroU32::get),
             ":now": now,
+            ":base_age": RATE_BASE_AGE.as_micros() as i64,
             ":draining": heartbeat.draining,
             ":chunks_done": counts.chunks_done as i64,
             ":targets_done": counts.targets_done as i64,

@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use pingfleet_report::words::{Clock, counted, grouped, length, loss_counts, three_digits};
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{Fleet, WorkerRow, WorkerState};
+use terminal_size::{Height, terminal_size_of};
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::report::layout::{self, Block, Line, Screen, cut, fitted, wrapped};
@@ -69,8 +70,30 @@ pub(super) fn redraw(fleet: &Fleet) -> Result<(), Failure> {
     if fleet.workers.is_empty() {
         blocks.push(vec![Line::new(NO_WORKERS)]);
     }
+    if let Some((_, Height(height))) = terminal_size_of(io::stdout()) {
+        cut_to_height(&mut blocks, usize::from(height));
+    }
     layout::print(&blocks)?;
     printed(io::stdout().flush())
+}
+
+/// Leaves out workers for which the terminal has no line. The cursor stands on its last line.
+fn cut_to_height(blocks: &mut [Block], height: usize) {
+    let Some((table, above)) = blocks.split_last_mut() else {
+        return;
+    };
+    // Behind a block is an empty line.
+    let above = above.iter().filter(|block| !block.is_empty());
+    let above: usize = above.map(|block| block.len() + 1).sum();
+    let room = height.saturating_sub(above + 1);
+    if table.len() > room {
+        // The heading stays.
+        let shown = room.saturating_sub(1).max(1);
+        let more = table.len() - shown;
+        table.truncate(shown);
+        let more = format!("{} more: pingfleet workers", grouped(more as i64));
+        table.push(Line::new(&more));
+    }
 }
 
 fn blocks(fleet: &Fleet, screen: Screen) -> Vec<Block> {

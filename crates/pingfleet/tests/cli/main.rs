@@ -12,6 +12,7 @@ mod html;
 mod html_diff;
 mod linked;
 mod live;
+mod live_relay;
 mod logging;
 mod machine;
 mod next_command;

@@ -290,3 +290,58 @@ fn lost_workers_come_first_and_a_rate_is_that_between_two_heartbeats() -> Result
     ensure!((900.0..=1000.0).contains(&rate), "{rate}");
     Ok(())
 }
+
+#[test]
+fn heartbeats_that_are_received_at_once_do_not_change_the_base_of_a_rate() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, clock) = open(&folder)?;
+    let reader = reader(&store)?;
+    let rate = || -> Result<Option<f64>> {
+        let workers = reader.workers()?;
+        Ok(workers.first().context("a worker")?.requests_per_s)
+    };
+    let beat = |requests_sent| {
+        let DecodedDelivery::Heartbeat(mut beat) = heartbeat("w", 1, Vec::new()) else {
+            unreachable!("it makes heartbeats");
+        };
+        beat.counts.requests_sent = requests_sent;
+        DecodedDelivery::Heartbeat(beat)
+    };
+    // Two in one batch: nothing says how long it took.
+    store.apply(Transport::Broker, &[beat(0), beat(5_000)])?;
+    ensure!(rate()?.is_none());
+    // The writer was away for an hour, and receives what the worker sent in that time.
+    clock.execute_batch("UPDATE workers SET heartbeat_us = heartbeat_us - 3600 * 1000000")?;
+    let batch = [beat(1_205_000), beat(2_405_000), beat(3_605_000)];
+    store.apply(Transport::Broker, &batch)?;
+    // 3.6 million in an hour, and what the test takes.
+    let found = rate()?.context("a base")?;
+    ensure!((900.0..=1000.0).contains(&found), "{found}");
+    Ok(())
+}
+
+#[test]
+fn the_writer_of_a_sweep_is_not_the_broker_s_writer() -> Result<()> {
+    let folder = TempDir::new()?;
+    let (mut store, clock) = open(&folder)?;
+    let reader = reader(&store)?;
+    let state = || -> Result<WorkerState> {
+        Ok(reader.fleet()?.workers.first().context("a worker")?.state)
+    };
+    store.note_writer_alive(Transport::Sweep, "pid 7")?;
+    store.apply(Transport::Sweep, &[heartbeat("w", 1, Vec::new())])?;
+    ensure!(state()? == WorkerState::Live);
+    // The sweep was killed a minute ago: no writer is missing, and its worker is lost.
+    clock.execute_batch(
+        "UPDATE writers SET seen_us = seen_us - 60 * 1000000;
+         UPDATE workers SET last_seen_us = last_seen_us - 60 * 1000000",
+    )?;
+    ensure!(reader.fleet()?.writer_away.is_none() && state()? == WorkerState::Lost);
+    // It stays lost when the broker's writer was away before the sweep began.
+    store.note_writer_alive(Transport::Broker, "pid 8")?;
+    clock.execute_batch(
+        "UPDATE writers SET seen_us = seen_us - 3600 * 1000000 WHERE transport = 'broker'",
+    )?;
+    ensure!(reader.fleet()?.writer_away.is_some() && state()? == WorkerState::Lost);
+    Ok(())
+}
