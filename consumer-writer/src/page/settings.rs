@@ -45,9 +45,9 @@ impl DashboardSettings {
         match bound {
             Ok(server) => {
                 tracing::info!(
-                    address = %server.address(),
+                    url = %format_args!("http://{}/", server.address()),
                     needs_token = server.needs_token(),
-                    "live page ready: http://{}/", server.address()
+                    "live page ready"
                 );
                 Ok(Some(server))
             }

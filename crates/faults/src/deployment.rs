@@ -259,6 +259,8 @@ impl Deployment {
             command.env("PINGFLEET_BROKER__URL", rabbit.url());
         }
         command.env("PINGFLEET_BROKER__PREFIX", &self.prefix);
+        // Deployments run side by side, and all would take the same port.
+        command.env("PINGFLEET_DASHBOARD__LISTEN", "off");
         for (name, value) in &*self.environment.borrow() {
             command.env(name, value);
         }

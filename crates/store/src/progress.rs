@@ -265,7 +265,7 @@ impl StoredProgress {
         let mut found = Vec::new();
         if by_network != *counts {
             found.push(format!(
-                "the progress counts {by_network} targets by status and network, the run {counts}"
+                "the progress counts {by_network} by status and network, the run {counts}"
             ));
         }
         if (answered, not_up) != wanted {

@@ -132,9 +132,14 @@ impl From<[i64; StatusKind::ALL.len()]> for StatusCounts {
     }
 }
 
+/// Those that occur: `(up 12, down 3)`.
 impl fmt::Display for StatusCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
+        let found = self.iter().filter(|(_, count)| *count != 0);
+        let texts: Vec<_> = found
+            .map(|(status, count)| format!("{} {count}", status.name()))
+            .collect();
+        write!(f, "({})", texts.join(", "))
     }
 }
 

@@ -9,7 +9,7 @@ const DRY: [&str; 4] = ["sweep", "--dry-run", "--no-shuffle", "127.0.0.1"];
 fn requests(stdout: &str) -> Option<u32> {
     let line = stdout
         .lines()
-        .find(|line| line.contains("requests when all answer"))?;
+        .find(|line| line.contains(" when all answer"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 

@@ -260,7 +260,7 @@ fn a_run_without_a_finished_plan_is_not_proven_complete() -> anyhow::Result<()> 
     // The state after a producer was killed before it stored its first chunk.
     dir.sqlite3(
         "pingfleet.db",
-        "DELETE FROM results; DELETE FROM chunks; DELETE FROM plan;
+        "DELETE FROM results; DELETE FROM chunks; DELETE FROM plan; DELETE FROM run_progress;
          UPDATE runs SET state = 'planning', targets = 0, chunks = 0, chunks_done = 0, up = 0, finished_at_us = NULL",
     )?;
     let proof = dir.pingfleet(&["verify"])?.ends_with(5);
