@@ -6,6 +6,7 @@ mod charts;
 mod diff_page;
 pub mod json;
 mod map;
+mod map_section;
 mod page;
 pub mod parts;
 mod picture;

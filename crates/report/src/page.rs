@@ -9,7 +9,8 @@ use pingfleet_wire::StatusKind;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    sections::{self, Chart, MapSection, NotUpSection},
+    map_section::MapSection,
+    sections::{self, Chart, NotUpSection},
     sentences::{self, Advice},
     table::{Moment, StatusText, Table},
     words::{Clock, counted, duration, grouped, millis, percent},

@@ -5,8 +5,9 @@ use pingfleet_store::{ReportRow, RttBin, RunDetail, RunState, RunSummary, Target
 
 use crate::{
     PageError, charts,
+    map_section::MapSection,
     page::{StatusPart, bar_text, state_status, statuses},
-    sections::{self, Chart, MapSection, ROW_COLUMNS, row_cells},
+    sections::{self, Chart, ROW_COLUMNS, row_cells},
     table::{Cell, StatusText, Table, number, text},
     words::{Clock, duration, grouped, three_digits},
 };
