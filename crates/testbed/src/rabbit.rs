@@ -276,15 +276,12 @@ impl Rabbit {
     }
 
     fn boot(&mut self) -> anyhow::Result<()> {
-        let pid_file = self.folder.path.join("pid");
-        if pid_file.exists() {
-            // A killed node leaves its file, and the wait below would look for that process.
-            fs::remove_file(&pid_file)?;
-        }
         let mut server = self.script("rabbitmq-server");
-        self.node = Some(OwnedProcess::spawn(&mut server)?);
+        let node = self.node.insert(OwnedProcess::spawn(&mut server)?);
+        // Not by its file: between its creation and its first byte the wait would fail.
+        let process = node.process.id().to_string();
         let timeout = BOOT_TIMEOUT_S.to_string();
-        let waited = self.ctl(&["wait", &pid_file.to_string_lossy(), "--timeout", &timeout]);
+        let waited = self.ctl(&["wait", "--pid", &process, "--timeout", &timeout]);
         if let Err(error) = waited {
             bail!("RabbitMQ does not start: {error:#}\n{}", self.end_of_log());
         }

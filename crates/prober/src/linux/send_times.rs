@@ -19,6 +19,10 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a stamp may take: a request may wait until a link address is resolved, which takes 3 s at most.
 const STAMP_WAIT: Duration = Duration::from_secs(5);
 
+/// The most requests in one call. What stalls a call makes the round trips of its later requests too long, and the moment
+/// before the next call is certain again.
+const REQUESTS_PER_CALL: usize = 8;
+
 /// How many samples are compared.
 const SAMPLES: usize = 8;
 
@@ -151,10 +155,11 @@ impl SendTimes {
 
 /// Where the call ends that begins with request `first` of a batch: a request that is to be sampled has one of its own.
 pub(super) fn end_of_call(first: usize, batch: usize, sample: Option<usize>) -> usize {
+    let end = batch.min(first + REQUESTS_PER_CALL);
     match sample {
         Some(at) if at == first => first + 1,
-        Some(at) if at > first => at,
-        _ => batch,
+        Some(at) if at > first => end.min(at),
+        _ => end,
     }
 }
 
@@ -307,10 +312,10 @@ mod tests {
             }
             ends
         };
-        assert_eq!(calls(20, None), [20]);
-        assert_eq!(calls(20, Some(0)), [1, 20]);
-        assert_eq!(calls(20, Some(10)), [10, 11, 20]);
-        assert_eq!(calls(20, Some(19)), [19, 20]);
+        assert_eq!(calls(20, None), [8, 16, 20]);
+        assert_eq!(calls(20, Some(0)), [1, 9, 17, 20]);
+        assert_eq!(calls(20, Some(10)), [8, 10, 11, 19, 20]);
+        assert_eq!(calls(20, Some(19)), [8, 16, 19, 20]);
         assert_eq!(calls(1, Some(0)), [1]);
     }
 }
