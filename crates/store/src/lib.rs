@@ -48,8 +48,8 @@ pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
 pub use prune::{PrunedRun, RemovedRows};
 pub use reader::{
-    ChangeKind, Condition, DeadChunk, DeadChunkList, DiffLimits, ExportPage, ExportPages,
-    ExportRow, FoundTarget, HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS,
+    ChangeKind, Condition, DeadChunk, DeadChunkList, DiffLimits, ExportPage, ExportPart, ExportParts,
+    ExportRow, FoundTarget, HostFilter, HostOrder, HostPage, HostPart, HostParts, HostRow, LATEST_COLUMNS,
     NewestChange, NotUp, QuarantineList, QuarantinedMessage, REPORT_COLUMNS, Reader, ReportFilter,
     ReportPages, ReportRow, RowOrder, RunChanges, RunDetail, RunDiff, RunOverview, RunProgress,
     RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetRuns, SubnetStatuses, TargetChange,
