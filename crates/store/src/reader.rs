@@ -39,7 +39,9 @@ pub use self::{
     export::{ExportPart, ExportParts},
     filter::ReportFilter,
     history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
-    hosts::{HostFilter, HostOrder, HostPage, HostPart, HostParts, HostRow, LATEST_COLUMNS, NewestChange},
+    hosts::{
+        HostFilter, HostOrder, HostPage, HostPart, HostParts, HostRow, LATEST_COLUMNS, NewestChange,
+    },
     overview::{
         NotUp, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
         TargetHistory, TargetRtt, TimeBin,

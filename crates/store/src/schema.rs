@@ -143,10 +143,8 @@ macro_rules! rows_of_latest {
 }
 
 /// Those behind the key ?1, up to the key ?2.
-pub(crate) const LATEST_RANGE: &str = concat!(
-    rows_of_latest!(),
-    " WHERE t.target > ?1 AND t.target <= ?2"
-);
+pub(crate) const LATEST_RANGE: &str =
+    concat!(rows_of_latest!(), " WHERE t.target > ?1 AND t.target <= ?2");
 
 /// The same rows as they are stored, with their changes, without a look at another row.
 pub(crate) const STORED_LATEST_RANGE: &str = concat!(

@@ -10,8 +10,8 @@ use std::{
 use clap::{Args, ValueEnum};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{
-    DatabaseSettings, HostFilter, HostOrder, HostPage, HostPart, HostRow, LATEST_COLUMNS, REPORT_COLUMNS,
-    Reader, now_us, view_time,
+    DatabaseSettings, HostFilter, HostOrder, HostPage, HostPart, HostRow, LATEST_COLUMNS,
+    REPORT_COLUMNS, Reader, now_us, view_time,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

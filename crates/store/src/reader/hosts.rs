@@ -99,7 +99,6 @@ impl HostRow {
 /// What `latest_rows` and `status_changes` have of a target.
 #[derive(Debug)]
 struct StoredHost {
-    key: TargetKey,
     place: Place,
     first_seen_us: i64,
     last_up_us: Option<i64>,
@@ -109,17 +108,16 @@ struct StoredHost {
 
 impl StoredHost {
     /// The columns of a statement on `latest` that [`Self::from_row`] reads.
-    const COLUMNS: &str = "row_target, row_run, row_chunk, row_position, row_first_seen_us, row_last_up_us, \
+    const COLUMNS: &str = "row_run, row_chunk, row_position, row_first_seen_us, row_last_up_us, \
         row_changed_us, changes_30d";
 
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            key: row.get(0)?,
-            place: [row.get(1)?, row.get(2)?, row.get(3)?],
-            first_seen_us: row.get(4)?,
-            last_up_us: row.get(5)?,
-            changed_at_us: row.get(6)?,
-            changes_30d: row.get(7)?,
+            place: [row.get(0)?, row.get(1)?, row.get(2)?],
+            first_seen_us: row.get(3)?,
+            last_up_us: row.get(4)?,
+            changed_at_us: row.get(5)?,
+            changes_30d: row.get(6)?,
         })
     }
 }
@@ -439,9 +437,11 @@ impl Reader {
         let Some(first) = after.take() else {
             return Ok(None);
         };
-        let sql = "SELECT target FROM latest_rows WHERE target > ?1 ORDER BY target LIMIT 1 OFFSET ?2";
+        let sql =
+            "SELECT target FROM latest_rows WHERE target > ?1 ORDER BY target LIMIT 1 OFFSET ?2";
         *after = self.read(|connection| {
-            let last = connection.query_row(sql, (&first, PART_TARGETS as i64 - 1), |row| row.get(0));
+            let last =
+                connection.query_row(sql, (&first, PART_TARGETS as i64 - 1), |row| row.get(0));
             Ok(last.optional()?)
         })?;
         Ok(Some(TargetRange {
