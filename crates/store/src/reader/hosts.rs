@@ -20,8 +20,8 @@ use crate::{
 /// The columns of the view `latest` behind [`REPORT_COLUMNS`], in order. A test compares them with the view.
 pub const LATEST_COLUMNS: [&str; 4] = ["first_seen", "last_up", "changed_at", "changes_30d"];
 
-/// Targets of one part. They lie in `results` in another order, so a large part reads few pages of the file twice. Each
-/// that is selected takes about 400 bytes.
+/// Targets of one part: those that are selected, as far as `latest_rows` says it. They lie in `results` in another order, so
+/// a large part reads few pages of the file twice. Each takes about 400 bytes.
 const PART_TARGETS: usize = 50_000;
 
 /// The page cache while rows are read in another order than they are stored, in KiB (negative in SQLite's own notation).
@@ -271,7 +271,7 @@ impl<'r> Iterator for HostParts<'r> {
     fn next(&mut self) -> Option<Self::Item> {
         let keys = match &mut self.keys {
             PartKeys::Behind(after) => {
-                let range = self.reader.next_range(after).transpose()?;
+                let range = self.query.next_range(self.reader, after).transpose()?;
                 range.map(SomeKeys::Range)
             }
             PartKeys::Sorted(keys) => {
@@ -295,7 +295,9 @@ impl HostPart<'_> {
     /// [`StoreError::Interrupted`].
     pub fn read(self) -> Result<HostPage, StoreError> {
         self.reader.read(|connection| {
-            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            if self.query.stored.is_none() {
+                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            }
             let snapshot = connection.transaction()?;
             let hosts = match &self.keys {
                 SomeKeys::List(keys) => stored_hosts(&snapshot, keys)?,
@@ -333,6 +335,8 @@ struct HostQuery {
     /// Without a look at `results`, if the filter needs none.
     stored: Option<String>,
     statement: String,
+    /// Those on `latest_rows t`, each behind an AND.
+    conditions: String,
     filter: FilterSql,
 }
 
@@ -351,8 +355,33 @@ impl HostQuery {
         Self {
             stored: is_stored.then(|| format!("{STORED_LATEST_RANGE}{conditions}")),
             statement: format!("{LATEST_RANGE}{conditions}"),
+            conditions,
             filter: rows.sql(3),
         }
+    }
+
+    /// The next [`PART_TARGETS`] targets behind a key, which becomes the last one of them. None at the end.
+    fn next_range(
+        &self,
+        reader: &Reader,
+        after: &mut Option<TargetKey>,
+    ) -> Result<Option<TargetRange>, StoreError> {
+        let Some(first) = after.take() else {
+            return Ok(None);
+        };
+        let sql = format!(
+            "SELECT target FROM latest_rows t WHERE target > ?1{} ORDER BY target LIMIT 1 OFFSET ?2",
+            self.conditions
+        );
+        *after = reader.read(|connection| {
+            let offset = PART_TARGETS as i64 - 1;
+            let last = connection.query_row(&sql, (&first, offset), |row| row.get(0));
+            Ok(last.optional()?)
+        })?;
+        Ok(Some(TargetRange {
+            after: first,
+            last: after.clone(),
+        }))
     }
 
     /// Some columns of the selected rows. `is_stored` says that they are those of [`STORED_LATEST_RANGE`].
@@ -422,7 +451,7 @@ impl Reader {
         };
         let mut keys: Vec<(Reverse<Option<i64>>, TargetKey)> = Vec::new();
         let mut after = Some(TargetKey::FIRST);
-        while let Some(range) = self.next_range(&mut after)? {
+        while let Some(range) = query.next_range(self, &mut after)? {
             keys.extend(self.read(|connection| {
                 connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
                 query.read(connection, &selected, &range, read)
@@ -430,23 +459,5 @@ impl Reader {
         }
         keys.sort_unstable();
         Ok(keys.into_iter().map(|(_, key)| key).collect())
-    }
-
-    /// The next [`PART_TARGETS`] targets behind a key, which becomes the last one of them. None at the end.
-    fn next_range(&self, after: &mut Option<TargetKey>) -> Result<Option<TargetRange>, StoreError> {
-        let Some(first) = after.take() else {
-            return Ok(None);
-        };
-        let sql =
-            "SELECT target FROM latest_rows WHERE target > ?1 ORDER BY target LIMIT 1 OFFSET ?2";
-        *after = self.read(|connection| {
-            let last =
-                connection.query_row(sql, (&first, PART_TARGETS as i64 - 1), |row| row.get(0));
-            Ok(last.optional()?)
-        })?;
-        Ok(Some(TargetRange {
-            after: first,
-            last: after.clone(),
-        }))
     }
 }
