@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::{counted, grouped, length};
-use pingfleet_store::{RunState, Transport, WorkerRow, WorkerState};
+use pingfleet_store::{RunState, RunSummary, Transport, WorkerRow, WorkerState};
 use pingfleet_wire::StatusKind;
 
 use super::{facts::Facts, queues::ProblemKind, workers};
@@ -15,6 +15,10 @@ const RECENT: Duration = Duration::from_hours(24);
 
 /// Quarantined messages that were received longer ago than this are in their table only.
 const RECENT_MESSAGE: Duration = Duration::from_hours(1);
+
+/// How long nothing must be settled until chunks that are nowhere count as missing: longer than a result takes from a
+/// worker's hand to the database.
+const MISSING: Duration = Duration::from_secs(15);
 
 /// Lost workers that are named one by one.
 const MAX_LOST: usize = 3;
@@ -59,6 +63,7 @@ pub(super) fn alerts(facts: &Facts) -> Vec<Alert> {
     writer(facts, &mut alerts);
     lost_workers(facts, &mut alerts);
     no_worker(facts, &mut alerts);
+    missing_chunks(facts, &mut alerts);
     messages(facts, &mut alerts);
     runs(facts, &mut alerts);
     alerts
@@ -199,6 +204,40 @@ fn no_worker(facts: &Facts, alerts: &mut Vec<Alert>) {
     );
 }
 
+/// Chunks of a run in progress that were purged, or whose queue was deleted.
+fn missing_chunks(facts: &Facts, alerts: &mut Vec<Alert>) {
+    let is_running = |run: &&RunSummary| run.state == RunState::Running;
+    let window = facts.current.as_ref().filter(is_running);
+    let published = window
+        .and_then(|run| run.window)
+        .map_or(0, |window| window.in_use);
+    if published > 0 && are_nowhere(facts) {
+        let title = format!("{} missing", counted(published, "chunk"));
+        let text = "They are published, and neither in a queue nor in a worker's hand: somebody has purged or deleted a \
+             queue. Nothing is lost: the producer publishes them again by itself.";
+        alerts.push(Alert::new(StatusKind::Unreachable, title, text));
+    }
+}
+
+/// Whether both queues are empty, no worker has a chunk in hand, and nothing has been settled for [`MISSING`].
+fn are_nowhere(facts: &Facts) -> bool {
+    let is_empty = |wanted| {
+        let depths = &facts.queues.depths;
+        depths
+            .iter()
+            .any(|(kind, depth)| *kind == wanted && depth.ready == 0)
+    };
+    let has_none = |worker: &WorkerRow| {
+        worker.in_hand == 0 || workers::state(worker, facts.heard) == Some(WorkerState::Lost)
+    };
+    is_empty(QueueKind::Work)
+        && is_empty(QueueKind::Results)
+        && facts.workers.iter().all(has_none)
+        && facts
+            .pace
+            .is_some_and(|pace| pace.settled_per_s == 0.0 && pace.over >= MISSING)
+}
+
 /// Messages that were not applied.
 fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
     let dead = &facts.dead;
@@ -253,12 +292,16 @@ fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
 
 #[cfg(test)]
 mod tests {
+    use pingfleet_broker::QueueDepth;
     use pingfleet_store::{DeadChunk, QuarantinedMessage};
     use pingfleet_wire::LocalLossCounts;
     use uuid::Uuid;
 
     use super::{
-        super::queues::{Alarm, Problem},
+        super::{
+            queues::{Alarm, Problem},
+            rates::Pace,
+        },
         *,
     };
 
@@ -345,6 +388,49 @@ mod tests {
             text(&facts).contains("2 chunks are dead")
                 && text(&facts).contains("pingfleet retry 4")
         );
+    }
+
+    #[test]
+    fn chunks_are_missing_when_they_are_in_no_queue_and_in_no_hand() {
+        let mut facts = well();
+        let empty = QueueDepth {
+            ready: 0,
+            consumers: 1,
+        };
+        let depths = [QueueKind::Work, QueueKind::Results].map(|kind| (kind, empty));
+        facts.queues.depths = depths.to_vec();
+        let still = Pace {
+            settled_per_s: 0.0,
+            over: MISSING,
+        };
+        facts.pace = Some(still);
+        facts.workers.push(lost("berlin-2", Duration::from_mins(1)));
+        assert!(are_nowhere(&facts));
+        facts.workers[0].state = WorkerState::Live;
+        assert!(!are_nowhere(&facts), "a worker has them");
+        facts.workers.clear();
+        for queue in 0..2 {
+            facts.queues.depths[queue].1.ready = 1;
+            assert!(!are_nowhere(&facts), "they are in a queue");
+            facts.queues.depths[queue].1.ready = 0;
+        }
+        for pace in [
+            None,
+            Some(Pace {
+                settled_per_s: 0.1,
+                ..still
+            }),
+            Some(Pace {
+                over: MISSING / 2,
+                ..still
+            }),
+        ] {
+            facts.pace = pace;
+            assert!(!are_nowhere(&facts), "it goes on");
+        }
+        facts.pace = Some(still);
+        facts.queues.depths.clear();
+        assert!(!are_nowhere(&facts), "the depths are not known");
     }
 
     #[test]

@@ -29,6 +29,7 @@ const CHARTS: &str = include_str!("../../assets/charts.js");
 const SCRIPT: &str = include_str!("../../assets/live.js");
 const PLOT_SCRIPT: &str = include_str!("../../assets/uplot.js");
 const PLOT_STYLE: &str = include_str!("../../assets/uplot.css");
+const ICON: &str = include_str!("../../assets/icon.svg");
 
 /// Reports of finished runs that are kept.
 const MAX_REPORTS: usize = 4;
@@ -162,6 +163,7 @@ async fn asset(Path(name): Path<String>, request: Request) -> Answer {
         "uplot.css" => (CSS, PLOT_STYLE.to_owned()),
         "live.js" => (JS, [CHARTS, SCRIPT].concat()),
         "uplot.js" => (JS, PLOT_SCRIPT.to_owned()),
+        "icon.svg" => ("image/svg+xml", ICON.to_owned()),
         _ => return nothing(request).await,
     };
     kept(request.headers(), content_type, text.into())

@@ -63,6 +63,7 @@ struct RunPart<'a> {
 struct EmptyPart<'a> {
     flags: &'a str,
     has_broker: bool,
+    needs_worker: bool,
 }
 
 /// A heading with a table.
@@ -158,9 +159,12 @@ fn run(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
         if facts.error.is_some() {
             return Ok(String::new());
         }
+        let has_broker = facts.transport == Some(pingfleet_store::Transport::Broker);
+        let is_live = |worker| workers::state(worker, facts.heard) == Some(WorkerState::Live);
         return draw(&EmptyPart {
             flags: &facts.flags,
-            has_broker: facts.transport == Some(pingfleet_store::Transport::Broker),
+            has_broker,
+            needs_worker: has_broker && !facts.workers.iter().any(is_live),
         });
     };
     let took = if run.finished_at.is_some() {

@@ -40,11 +40,13 @@ pub fn counted(count: i64, noun: &str) -> String {
     format!("{} {noun}{plural}", grouped(count))
 }
 
-/// A value with three significant digits: "0.042", "2.61", "31.2", "1,024".
+/// A value with three significant digits: "0", "0.042", "2.61", "31.2", "1,024".
 #[must_use]
 pub fn three_digits(value: f64) -> String {
     // From these on a rounded value has a digit more before the point.
-    if value >= 99.95 {
+    if value == 0.0 {
+        "0".to_owned()
+    } else if value >= 99.95 {
         grouped(value.round() as i64)
     } else if value >= 9.995 {
         format!("{value:.1}")
@@ -331,7 +333,7 @@ mod tests {
     #[test]
     fn numbers_have_three_digits_and_thousands_are_grouped() {
         for (value, text) in [
-            (0.0, "0.000"),
+            (0.0, "0"),
             (0.0421, "0.042"),
             (0.9996, "1.00"),
             (2.614, "2.61"),
