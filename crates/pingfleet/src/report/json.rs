@@ -8,6 +8,7 @@ use pingfleet_store::{
     NotUp, PlannedProbing, REPORT_COLUMNS, ReportRow, RunChanges, RunOverview, RunSummary,
     RunWorker, SubnetCounts, TargetHistory, TargetRtt,
 };
+use pingfleet_wire::Family;
 use serde_json::{Map, Value, json};
 
 use super::targets::{values, write_json};
@@ -91,8 +92,14 @@ fn since_before(changes: &RunChanges) -> Value {
     })
 }
 
-fn settings(planned: &PlannedProbing) -> Value {
+/// How the targets of a run are probed.
+pub(crate) fn settings(planned: &PlannedProbing) -> Value {
     let probing = &planned.probing;
+    let family = match probing.family {
+        Family::Any => "any",
+        Family::V4 => "v4",
+        Family::V6 => "v6",
+    };
     let timeouts = (0..probing.most_requests()).map(|request| probing.wait(request).as_secs_f64());
     json!({
         "count": probing.count,
@@ -101,6 +108,10 @@ fn settings(planned: &PlannedProbing) -> Value {
         "timeouts_s": timeouts.skip(usize::from(probing.count) - 1).collect::<Vec<_>>(),
         "late_window_s": probing.late_window.as_secs_f64(),
         "size_bytes": probing.size,
+        "ttl": probing.ttl,
+        "source_address": probing.source,
+        "interface": probing.interface,
+        "family": family,
         "rate_per_s": probing.rate,
         "chunk_size": planned.chunk_size,
     })
