@@ -1,7 +1,7 @@
 //! The rows of the view `latest`, in pages by target. What `latest_rows` has of them is read first, in the order of the
 //! targets; then their rows of `results`, in the order of the plan.
 
-use std::{cmp::Reverse, collections::HashMap, vec};
+use std::{cmp::Reverse, collections::HashMap};
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
@@ -9,7 +9,7 @@ use super::{
     filter::{FilterSql, ReportFilter},
     history::StatusChange,
     report::{REPORT_COLUMNS, ReportRow},
-    stored_rows::{self, ExportPage, Place},
+    stored_rows::{self, ExportPage, ExportRow, Place},
     target_key::TargetKey,
 };
 use crate::{
@@ -20,9 +20,16 @@ use crate::{
 /// The columns of the view `latest` behind [`REPORT_COLUMNS`], in order. A test compares them with the view.
 pub const LATEST_COLUMNS: [&str; 4] = ["first_seen", "last_up", "changed_at", "changes_30d"];
 
-/// Rows of one page. They lie in `results` in another order, so a large page reads few pages of the file twice. Each takes
-/// about 400 bytes.
+/// Rows of one page, at most. They lie in `results` in another order, so a large page reads few pages of the file twice.
+/// Each takes about 350 bytes, and its texts.
 const PAGE_ROWS: usize = 100_000;
+
+/// Bytes that the texts of a page may have. A page with more is read again with half of the rows.
+const MAX_PAGE_TEXT: usize = 16 * 1024 * 1024;
+
+/// Rows of `results` that are read before the bytes of the page are looked at again. A row has a name of at most 255 bytes
+/// and labels of some KB, at most.
+const PART_ROWS: usize = 5000;
 
 /// Rows of a page of keys.
 const PAGE_KEYS: usize = 100_000;
@@ -131,49 +138,65 @@ impl StoredHost {
 #[derive(Debug, Default)]
 pub struct HostPage {
     hosts: Vec<StoredHost>,
-    /// Their rows, in the order of the plan.
-    rows: ExportPage,
+    /// Their rows, in the order of the plan. No part is empty.
+    parts: Vec<ExportPage>,
     run_ids: HashMap<i64, String>,
 }
 
 impl HostPage {
-    /// The targets with their newest rows, which are read in the order of the plan.
-    fn new(connection: &Connection, hosts: Vec<StoredHost>) -> Result<Self, StoreError> {
+    /// The targets with their newest rows, which are read in the order of the plan. None when their texts take more than
+    /// [`MAX_PAGE_TEXT`].
+    fn new(connection: &Connection, hosts: Vec<StoredHost>) -> Result<Option<Self>, StoreError> {
         let mut places: Vec<_> = hosts.iter().map(|host| host.place).collect();
         places.sort_unstable();
-        let rows = stored_rows::rows_at(connection, &places)?;
+        let mut parts: Vec<ExportPage> = Vec::new();
+        let mut text_bytes = 0;
+        for places in places.chunks(PART_ROWS) {
+            let part = stored_rows::rows_at(connection, places)?;
+            text_bytes += part.text_bytes();
+            if text_bytes > MAX_PAGE_TEXT && hosts.len() > 1 {
+                return Ok(None);
+            }
+            parts.extend(Some(part).filter(|part| !part.is_empty()));
+        }
         let mut run_ids = HashMap::new();
-        for [run, ..] in rows.places() {
+        for [run, ..] in parts.iter().flat_map(ExportPage::places) {
             if !run_ids.contains_key(run) {
                 let sql = "SELECT run_id FROM runs WHERE run = ?1";
                 let run_id: String = connection.query_row(sql, [run], |row| row.get(0))?;
                 run_ids.insert(*run, run_id);
             }
         }
-        Ok(Self {
+        Ok(Some(Self {
             hosts,
-            rows,
+            parts,
             run_ids,
-        })
+        }))
     }
 
     /// How many targets it has. 0 only at the end.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.parts.iter().map(ExportPage::len).sum()
     }
 
     /// Whether it is the end.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.parts.is_empty()
+    }
+
+    fn row_at(&self, place: Place) -> Option<ExportRow<'_>> {
+        let is_before = |part: &ExportPage| part.places().last() < Some(&place);
+        let part = self.parts.partition_point(is_before);
+        self.parts.get(part)?.row_at(place)
     }
 
     /// The targets in the wanted order.
     pub fn hosts(&self) -> impl Iterator<Item = HostRow> {
         self.hosts.iter().filter_map(|host| {
             // As the view, which joins the tables: without a row there is no target.
-            let row = self.rows.row_at(host.place)?;
+            let row = self.row_at(host.place)?;
             let [run, ..] = host.place;
             Some(HostRow {
                 row: row.in_run(run, self.run_ids.get(&run)?),
@@ -244,8 +267,10 @@ pub struct HostPages<'r> {
     reader: &'r Reader,
     query: HostQuery,
     after: TargetKey,
-    /// The keys of the rows that are not read yet, where the rows are sorted.
-    sorted: Option<vec::IntoIter<TargetKey>>,
+    /// The keys of the rows where the rows are sorted, and how many of them are read.
+    sorted: Option<(Vec<TargetKey>, usize)>,
+    /// Rows of a page, at most.
+    page_rows: usize,
 }
 
 impl HostPages<'_> {
@@ -255,21 +280,33 @@ impl HostPages<'_> {
     /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
     pub fn next_page(&mut self) -> Result<HostPage, StoreError> {
         loop {
-            let keys = self.sorted.as_mut();
-            let keys: Option<Vec<_>> = keys.map(|keys| keys.take(PAGE_ROWS).collect());
-            let (last, page) = self.reader.read(|connection| {
+            let found = self.reader.read(|connection| {
                 if self.query.stored.is_none() {
                     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
                 }
                 let snapshot = connection.transaction()?;
-                let hosts = match &keys {
+                let hosts = match self.next_keys() {
                     Some(keys) => stored_hosts(&snapshot, keys)?,
-                    None => self.query.stored_page(&snapshot, &self.after)?,
+                    None => self
+                        .query
+                        .stored_page(&snapshot, &self.after, self.page_rows)?,
                 };
-                let last = hosts.last().map(|host| host.key.clone());
-                Ok((last, HostPage::new(&snapshot, hosts)?))
+                let (last, count) = (hosts.last().map(|host| host.key.clone()), hosts.len());
+                let page = HostPage::new(&snapshot, hosts)?;
+                Ok(page.map(|page| (last, page)).ok_or(count))
             })?;
-            let is_last = keys.map_or(last.is_none(), |keys| keys.is_empty());
+            let (last, page) = match found {
+                Ok(found) => found,
+                Err(too_many) => {
+                    self.page_rows = too_many / 2;
+                    continue;
+                }
+            };
+            let read = self.next_keys().map(<[_]>::len);
+            let is_last = read.map_or(last.is_none(), |read| read == 0);
+            if let (Some((_, done)), Some(read)) = (&mut self.sorted, read) {
+                *done += read;
+            }
             if let Some(last) = last {
                 self.after = last;
             }
@@ -278,6 +315,13 @@ impl HostPages<'_> {
                 return Ok(page);
             }
         }
+    }
+
+    /// The keys of the next page, where the rows are sorted.
+    fn next_keys(&self) -> Option<&[TargetKey]> {
+        let (keys, done) = self.sorted.as_ref()?;
+        let left = &keys[*done..];
+        Some(&left[..left.len().min(self.page_rows)])
     }
 }
 
@@ -331,15 +375,10 @@ impl HostQuery {
         &self,
         connection: &Connection,
         after: &TargetKey,
+        rows: usize,
     ) -> Result<Vec<StoredHost>, StoreError> {
         let selected = self.select(StoredHost::COLUMNS, true);
-        self.read(
-            connection,
-            &selected,
-            PAGE_ROWS,
-            after,
-            StoredHost::from_row,
-        )
+        self.read(connection, &selected, rows, after, StoredHost::from_row)
     }
 
     /// Some columns of the selected rows. `is_stored` says that they are those of [`STORED_LATEST_PAGE`].
@@ -386,13 +425,14 @@ impl Reader {
         let query = HostQuery::new(filter);
         let sorted = match order {
             HostOrder::Target => None,
-            order => Some(self.sorted_hosts(&query, order)?.into_iter()),
+            order => Some((self.sorted_hosts(&query, order)?, 0)),
         };
         Ok(HostPages {
             reader: self,
             query,
             after: TargetKey::FIRST,
             sorted,
+            page_rows: PAGE_ROWS,
         })
     }
 
