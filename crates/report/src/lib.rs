@@ -4,6 +4,7 @@
 pub mod changes;
 mod charts;
 mod diff_page;
+mod hilbert;
 pub mod json;
 mod map;
 mod map_section;
