@@ -17,6 +17,7 @@ use proptest::{
 };
 use rusqlite::{Connection, Transaction, params, types::Value as SqlValue};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use crate::sample::options;
 
@@ -361,5 +362,33 @@ fn what_an_incomplete_run_has_not_probed_did_not_disappear() -> Result<()> {
             .iter()
             .all(|change| change.kind != ChangeKind::Disappeared)
     );
+    Ok(())
+}
+
+#[test]
+fn a_pass_over_the_sorted_rows_can_be_interrupted() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let generated = GeneratedRuns {
+        targets: 2100,
+        runs: 2,
+        seed: 7,
+    };
+    generated.write(&path)?;
+    let stop = CancellationToken::new();
+    let reader = Reader::open(&path)?.interrupted_by(stop.clone());
+    let mut diff = reader.diff(1, 2, LIMITS)?;
+    // The control: without the signal it comes to its end.
+    ensure!(changes(&mut diff)?.len() as i64 == diff.total());
+    let mut pass = diff.changes()?;
+    ensure!(pass.next().is_some_and(|change| change.is_ok()));
+    stop.cancel();
+    let error = pass
+        .find_map(std::result::Result::err)
+        .context("it came to its end")?;
+    ensure!(matches!(
+        StoreError::from_sorted_rows(error),
+        StoreError::Interrupted
+    ));
     Ok(())
 }
