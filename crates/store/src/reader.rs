@@ -13,6 +13,7 @@ mod files;
 mod filter;
 mod history;
 mod hosts;
+mod last_bytes;
 mod latest_counts;
 pub(crate) mod overview;
 mod pipeline;
@@ -41,8 +42,8 @@ pub use self::{
     history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
     hosts::{HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS, NewestChange},
     overview::{
-        NotUp, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
-        TargetHistory, TargetRtt, TimeBin,
+        NotUp, RunChanges, RunDetail, RunOverview, RunWorker, SameOutcome, SubnetCounts,
+        SubnetNotUp, SubnetStatuses, TargetHistory, TargetRtt, TimeBin,
     },
     pipeline::{DeadChunk, DeadChunkList, QuarantineList, QuarantinedMessage},
     progress::RunProgress,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::whole_subnets::WholeSubnet;
 use self::{
     sorted_rows::{DiffRow, SortedRows, SortedRowsIter},
-    whole_subnets::SubnetTallies,
+    whole_subnets::{SubnetTallies, subnet_of},
 };
 use crate::{Reader, RunState, RunSummary, StoreError};
 
@@ -106,7 +106,7 @@ pub struct TargetChange {
     pub before: Option<FoundTarget>,
     /// In the second run. None if it disappeared.
     pub after: Option<FoundTarget>,
-    /// The /24 or /64 of its address.
+    /// The /24 or /64 of its address, or the part of it that changed as a whole.
     pub subnet: Option<IpNet>,
     /// Whether the whole subnet changed like this: see [`WholeSubnet`].
     pub is_whole_subnet: bool,
@@ -199,21 +199,17 @@ impl RunDiff {
 
     fn change(&self, pair: &Pair, kind: ChangeKind) -> TargetChange {
         let row = pair.newest();
-        let subnet = row.subnet();
-        let is_whole = |subnet: IpNet| {
-            let key = |whole: &WholeSubnet| (whole.subnet, whole.kind);
-            self.whole_subnets
-                .binary_search_by_key(&(subnet, kind), key)
-                .is_ok()
-        };
+        let whole = row
+            .address()
+            .and_then(|address| subnet_of(&self.whole_subnets, address, kind));
         let (before, after) = pair.sides();
         TargetChange {
             target: row.target.clone().into(),
             kind,
             before: before.map(DiffRow::found),
             after: after.map(DiffRow::found),
-            subnet,
-            is_whole_subnet: subnet.is_some_and(is_whole),
+            subnet: whole.or_else(|| row.subnet()),
+            is_whole_subnet: whole.is_some(),
         }
     }
 
