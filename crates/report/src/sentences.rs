@@ -295,15 +295,12 @@ pub fn changes(overview: &RunOverview) -> Option<String> {
 /// How the targets of a subnet in which none answered did not answer.
 #[must_use]
 pub fn subnet_not_up(found: &SubnetNotUp) -> String {
-    let what = match &found.same {
-        Some(same) => why(same.status.name(), same.reason.as_deref(), same.sent),
-        None => {
-            let counts = found.counts.iter().filter(|(_, count)| *count > 0);
-            let counts =
-                counts.map(|(status, count)| format!("{} {}", grouped(count), status.name()));
-            counts.collect::<Vec<_>>().join(", ")
-        }
-    };
+    let counts = found.counts.iter().filter(|(_, count)| *count > 0);
+    let counts = counts.map(|(status, count)| format!("{} {}", grouped(count), status.name()));
+    let what = found.same.as_ref().map_or_else(
+        || counts.collect::<Vec<_>>().join(", "),
+        |same| why(same.status.name(), same.reason.as_deref(), same.sent),
+    );
     format!("all {}: {what}", counted(found.counts.total(), "target"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use pingfleet_wire::StatusKind;
 
 use super::{
@@ -21,6 +21,9 @@ const SILENT: [StatusKind; 3] = [
     StatusKind::Down,
 ];
 
+/// Different outcomes of a /24 or /64 that are told apart, beside those of each status that are not.
+const MAX_OUTCOMES: usize = 8;
+
 /// The largest prefix, at most a /24 or a /64, in which no target answered and none is `unknown`: at least eight addresses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SubnetNotUp {
@@ -28,7 +31,7 @@ pub struct SubnetNotUp {
     pub subnet: IpNet,
     /// Its addresses by status; of IPv6, its targets.
     pub counts: StatusCounts,
-    /// What is the same for all targets of its /24 or /64 that did not answer. None if they differ.
+    /// What is the same for all its targets. None if they differ.
     pub same: Option<SameOutcome>,
     /// When the first of its targets was probed first, when the last one was up last, and when the last one changed. None
     /// when [`RunOverview::changes`](super::RunOverview) is.
@@ -46,102 +49,115 @@ pub struct SameOutcome {
     pub sent: i64,
 }
 
+/// The targets of a /24 or /64 that did not answer in the same way.
+#[derive(Debug)]
+struct SilentTargets {
+    status: StatusKind,
+    /// None for all ways that are not told apart.
+    outcome: Option<SameOutcome>,
+    /// Those of a /24.
+    addresses: LastBytes,
+    targets: u32,
+}
+
 /// The targets of a /24 or /64.
 #[derive(Debug, Default)]
 pub(super) struct SubnetScan {
     pub(super) targets: u32,
     pub(super) not_up: u32,
-    /// Of a /24, the addresses with each status of [`SILENT`], and all others.
-    silent: [LastBytes; SILENT.len()],
+    silent: Vec<SilentTargets>,
+    /// The addresses of a /24 with another status.
     others: LastBytes,
-    /// Of a /64, how many there are.
-    silent_counts: [u32; SILENT.len()],
-    /// Of the silent ones, until two of them differ.
-    same: Option<Box<SameOutcome>>,
-    differs: bool,
 }
 
 impl SubnetScan {
     pub(super) fn add(&mut self, address: IpAddr, row: &StoredRow) {
         self.targets += 1;
         self.not_up += u32::from(row.status > StatusKind::Late.code());
-        let kind = SILENT.iter().position(|kind| kind.code() == row.status);
-        match (address, kind) {
-            (IpAddr::V4(address), Some(kind)) => {
-                self.silent[kind].add(address);
-            }
-            (IpAddr::V4(address), None) => {
+        let status = SILENT.into_iter().find(|kind| kind.code() == row.status);
+        let Some(status) = status else {
+            if let IpAddr::V4(address) = address {
                 self.others.add(address);
             }
-            (IpAddr::V6(_), Some(kind)) => self.silent_counts[kind] += 1,
-            (IpAddr::V6(_), None) => {}
-        }
-        if let Some(kind) = kind
-            && !self.differs
-        {
-            self.compare(SILENT[kind], row);
+            return;
+        };
+        let same = self.targets_like(status, row);
+        same.targets += 1;
+        if let IpAddr::V4(address) = address {
+            same.addresses.add(address);
         }
     }
 
-    fn compare(&mut self, status: StatusKind, row: &StoredRow) {
-        match &self.same {
-            Some(same) => {
-                let is_same =
-                    (same.status, &same.reason, same.sent) == (status, &row.reason, row.sent);
-                self.differs = !is_same;
-            }
-            None => {
-                self.same = Some(Box::new(SameOutcome {
+    /// The targets with this outcome.
+    fn targets_like(&mut self, status: StatusKind, row: &StoredRow) -> &mut SilentTargets {
+        let is_like = |found: &SilentTargets| {
+            let is_same =
+                |outcome: &SameOutcome| (&outcome.reason, outcome.sent) == (&row.reason, row.sent);
+            found.status == status && found.outcome.as_ref().is_some_and(is_same)
+        };
+        let mut at = self.silent.iter().position(is_like);
+        let is_full = self.silent.len() >= MAX_OUTCOMES;
+        if at.is_none() && is_full {
+            let is_any = |found: &SilentTargets| found.status == status && found.outcome.is_none();
+            at = self.silent.iter().position(is_any);
+        }
+        let at = at.unwrap_or_else(|| {
+            self.silent.push(SilentTargets {
+                status,
+                outcome: (!is_full).then(|| SameOutcome {
                     status,
                     reason: row.reason.clone(),
                     sent: row.sent,
-                }));
-            }
-        }
+                }),
+                addresses: LastBytes::default(),
+                targets: 0,
+            });
+            self.silent.len() - 1
+        });
+        &mut self.silent[at]
     }
 
     fn prefixes_not_up(&self, key: SubnetKey) -> Vec<SubnetNotUp> {
-        let shown = |subnet, counts| SubnetNotUp {
-            subnet,
-            counts,
-            same: self.same.as_deref().filter(|_| !self.differs).cloned(),
-            history: None,
-        };
         match key.network() {
             IpNet::V4(network) => {
-                let silent = self
-                    .silent
-                    .into_iter()
-                    .fold(LastBytes::default(), |all, one| all | one);
-                let prefixes = silent.prefixes_without(&self.others, network, MIN_ADDRESSES);
-                let prefixes = prefixes.into_iter();
-                prefixes
-                    .map(|prefix| shown(prefix.into(), self.counts_in(prefix)))
-                    .collect()
+                let addresses = self.silent.iter().map(|found| found.addresses);
+                let all = addresses.fold(LastBytes::default(), |all, one| all | one);
+                let prefixes = all.prefixes_without(&self.others, network, MIN_ADDRESSES);
+                let shown = prefixes.into_iter().map(|prefix| {
+                    self.shown(prefix.into(), |found| found.addresses.count_in(prefix))
+                });
+                shown.collect()
             }
             network @ IpNet::V6(_) => {
-                let silent: u32 = self.silent_counts.iter().sum();
+                let silent: u32 = self.silent.iter().map(|found| found.targets).sum();
                 let is_whole = silent == self.targets && silent >= MIN_ADDRESSES;
-                let counts = counts(self.silent_counts);
-                is_whole
-                    .then(|| shown(network, counts))
-                    .into_iter()
-                    .collect()
+                let shown = is_whole.then(|| self.shown(network, |found| found.targets));
+                shown.into_iter().collect()
             }
         }
     }
 
-    fn counts_in(&self, prefix: Ipv4Net) -> StatusCounts {
-        counts(self.silent.map(|addresses| addresses.count_in(prefix)))
+    /// A prefix with what it has of each outcome.
+    fn shown(&self, subnet: IpNet, count: impl Fn(&SilentTargets) -> u32) -> SubnetNotUp {
+        let mut counts = [0; StatusKind::ALL.len()];
+        let mut outcomes = Vec::new();
+        for found in &self.silent {
+            let count = count(found);
+            counts[usize::from(found.status.code())] += i64::from(count);
+            if count > 0 {
+                outcomes.push(&found.outcome);
+            }
+        }
+        SubnetNotUp {
+            subnet,
+            counts: counts.into(),
+            same: match outcomes.as_slice() {
+                [outcome] => (*outcome).clone(),
+                _ => None,
+            },
+            history: None,
+        }
     }
-}
-
-fn counts(silent: [u32; SILENT.len()]) -> StatusCounts {
-    let mut counts = [0; StatusKind::ALL.len()];
-    for (kind, count) in SILENT.into_iter().zip(silent) {
-        counts[usize::from(kind.code())] = i64::from(count);
-    }
-    counts.into()
 }
 
 /// All such prefixes of a run.
