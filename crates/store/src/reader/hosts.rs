@@ -1,41 +1,31 @@
-//! The rows of the view `latest`, in pages by target. What `latest_rows` has of them is read first, in the order of the
-//! targets; then their rows of `results`, in the order of the plan.
+//! The rows of the view `latest`. What `latest_rows` has of some targets is read first, in their order; then their rows of
+//! `results`, in the order of the plan.
 
-use std::{cmp::Reverse, collections::HashMap};
+mod parts;
+
+use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
+pub use self::parts::{HostPart, HostParts};
 use super::{
-    filter::{FilterSql, ReportFilter},
+    filter::ReportFilter,
     history::StatusChange,
     report::{REPORT_COLUMNS, ReportRow},
     stored_rows::{self, ExportPage, ExportRow, Place},
     target_key::TargetKey,
 };
-use crate::{
-    Reader, StoreError,
-    schema::{LATEST_PAGE, LATEST_ROW, STORED_LATEST_PAGE, STORED_LATEST_ROW},
-};
+use crate::{Reader, StoreError, schema::LATEST_ROW};
 
 /// The columns of the view `latest` behind [`REPORT_COLUMNS`], in order. A test compares them with the view.
 pub const LATEST_COLUMNS: [&str; 4] = ["first_seen", "last_up", "changed_at", "changes_30d"];
 
-/// Rows of one page, at most. They lie in `results` in another order, so a large page reads few pages of the file twice.
-/// Each takes about 350 bytes, and its texts.
-const PAGE_ROWS: usize = 100_000;
-
-/// Bytes that the texts of a page may have. A page with more is read again with half of the rows.
+/// Bytes that the texts of a page may have. Of a part with more, a page has so many targets as fit.
 const MAX_PAGE_TEXT: usize = 16 * 1024 * 1024;
 
 /// Rows of `results` that are read before the bytes of the page are looked at again. A row has a name of at most 255 bytes
 /// and labels of some KB, at most.
-const PART_ROWS: usize = 5000;
-
-/// Rows of a page of keys.
-const PAGE_KEYS: usize = 100_000;
-
-/// The page cache while rows are read in another order than they are stored, in KiB (negative in SQLite's own notation).
-const CACHE_KIB: i64 = 64 * 1024;
+const ROWS_BETWEEN_LOOKS: usize = 5000;
 
 /// Which targets to read.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -109,7 +99,6 @@ impl HostRow {
 /// What `latest_rows` and `status_changes` have of a target.
 #[derive(Debug)]
 struct StoredHost {
-    key: TargetKey,
     place: Place,
     first_seen_us: i64,
     last_up_us: Option<i64>,
@@ -119,17 +108,16 @@ struct StoredHost {
 
 impl StoredHost {
     /// The columns of a statement on `latest` that [`Self::from_row`] reads.
-    const COLUMNS: &str = "row_target, row_run, row_chunk, row_position, row_first_seen_us, row_last_up_us, \
+    const COLUMNS: &str = "row_run, row_chunk, row_position, row_first_seen_us, row_last_up_us, \
         row_changed_us, changes_30d";
 
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            key: row.get(0)?,
-            place: [row.get(1)?, row.get(2)?, row.get(3)?],
-            first_seen_us: row.get(4)?,
-            last_up_us: row.get(5)?,
-            changed_at_us: row.get(6)?,
-            changes_30d: row.get(7)?,
+            place: [row.get(0)?, row.get(1)?, row.get(2)?],
+            first_seen_us: row.get(3)?,
+            last_up_us: row.get(4)?,
+            changed_at_us: row.get(5)?,
+            changes_30d: row.get(6)?,
         })
     }
 }
@@ -138,29 +126,29 @@ impl StoredHost {
 #[derive(Debug, Default)]
 pub struct HostPage {
     hosts: Vec<StoredHost>,
-    /// Their rows, in the order of the plan. No part is empty.
-    parts: Vec<ExportPage>,
+    /// Their rows, in the order of the plan.
+    rows: Vec<ExportPage>,
     run_ids: HashMap<i64, String>,
 }
 
 impl HostPage {
     /// The targets with their newest rows, which are read in the order of the plan. None when their texts take more than
-    /// [`MAX_PAGE_TEXT`].
+    /// [`MAX_PAGE_TEXT`], unless it is one target.
     fn new(connection: &Connection, hosts: Vec<StoredHost>) -> Result<Option<Self>, StoreError> {
         let mut places: Vec<_> = hosts.iter().map(|host| host.place).collect();
         places.sort_unstable();
-        let mut parts: Vec<ExportPage> = Vec::new();
+        let mut rows: Vec<ExportPage> = Vec::new();
         let mut text_bytes = 0;
-        for places in places.chunks(PART_ROWS) {
-            let part = stored_rows::rows_at(connection, places)?;
-            text_bytes += part.text_bytes();
+        for places in places.chunks(ROWS_BETWEEN_LOOKS) {
+            let some = stored_rows::rows_at(connection, places)?;
+            text_bytes += some.text_bytes();
             if text_bytes > MAX_PAGE_TEXT && hosts.len() > 1 {
                 return Ok(None);
             }
-            parts.extend(Some(part).filter(|part| !part.is_empty()));
+            rows.push(some);
         }
         let mut run_ids = HashMap::new();
-        for [run, ..] in parts.iter().flat_map(ExportPage::places) {
+        for [run, ..] in rows.iter().flat_map(ExportPage::places) {
             if !run_ids.contains_key(run) {
                 let sql = "SELECT run_id FROM runs WHERE run = ?1";
                 let run_id: String = connection.query_row(sql, [run], |row| row.get(0))?;
@@ -169,27 +157,27 @@ impl HostPage {
         }
         Ok(Some(Self {
             hosts,
-            parts,
+            rows,
             run_ids,
         }))
     }
 
-    /// How many targets it has. 0 only at the end.
+    /// How many targets it has.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.parts.iter().map(ExportPage::len).sum()
+        self.rows.iter().map(ExportPage::len).sum()
     }
 
-    /// Whether it is the end.
+    /// Whether it has none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.len() == 0
     }
 
     fn row_at(&self, place: Place) -> Option<ExportRow<'_>> {
-        let is_before = |part: &ExportPage| part.places().last() < Some(&place);
-        let part = self.parts.partition_point(is_before);
-        self.parts.get(part)?.row_at(place)
+        let is_before = |rows: &ExportPage| rows.places().last() < Some(&place);
+        let at = self.rows.partition_point(is_before);
+        self.rows.get(at)?.row_at(place)
     }
 
     /// The targets in the wanted order.
@@ -259,208 +247,4 @@ pub(super) fn host(
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query_and_then([key], HostRow::from_row)?;
     Ok(rows.next().transpose()?)
-}
-
-/// The pages of [`Reader::hosts`]. Between two of them nothing is open.
-#[derive(Debug)]
-pub struct HostPages<'r> {
-    reader: &'r Reader,
-    query: HostQuery,
-    after: TargetKey,
-    /// The keys of the rows where the rows are sorted, and how many of them are read.
-    sorted: Option<(Vec<TargetKey>, usize)>,
-    /// Rows of a page, at most.
-    page_rows: usize,
-}
-
-impl HostPages<'_> {
-    /// The next page. Empty at the end.
-    ///
-    /// # Errors
-    /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
-    pub fn next_page(&mut self) -> Result<HostPage, StoreError> {
-        loop {
-            let found = self.reader.read(|connection| {
-                if self.query.stored.is_none() {
-                    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-                }
-                let snapshot = connection.transaction()?;
-                let hosts = match self.next_keys() {
-                    Some(keys) => stored_hosts(&snapshot, keys)?,
-                    None => self
-                        .query
-                        .stored_page(&snapshot, &self.after, self.page_rows)?,
-                };
-                let (last, count) = (hosts.last().map(|host| host.key.clone()), hosts.len());
-                let page = HostPage::new(&snapshot, hosts)?;
-                Ok(page.map(|page| (last, page)).ok_or(count))
-            })?;
-            let (last, page) = match found {
-                Ok(found) => found,
-                Err(too_many) => {
-                    self.page_rows = too_many / 2;
-                    continue;
-                }
-            };
-            let read = self.next_keys().map(<[_]>::len);
-            let is_last = read.map_or(last.is_none(), |read| read == 0);
-            if let (Some((_, done)), Some(read)) = (&mut self.sorted, read) {
-                *done += read;
-            }
-            if let Some(last) = last {
-                self.after = last;
-            }
-            // As an empty page is the end, one without a row is passed over.
-            if is_last || !page.is_empty() {
-                return Ok(page);
-            }
-        }
-    }
-
-    /// The keys of the next page, where the rows are sorted.
-    fn next_keys(&self) -> Option<&[TargetKey]> {
-        let (keys, done) = self.sorted.as_ref()?;
-        let left = &keys[*done..];
-        Some(&left[..left.len().min(self.page_rows)])
-    }
-}
-
-/// The targets with these keys, in their order. Each is one search by key, in the order of the keys.
-fn stored_hosts(
-    connection: &Connection,
-    keys: &[TargetKey],
-) -> Result<Vec<StoredHost>, StoreError> {
-    let mut ascending: Vec<_> = (0..keys.len()).collect();
-    ascending.sort_unstable_by_key(|at| &keys[*at]);
-    let mut statement = connection.prepare(STORED_LATEST_ROW)?;
-    let mut hosts: Vec<_> = keys.iter().map(|_| None).collect();
-    for at in ascending {
-        hosts[at] = statement
-            .query_row([&keys[at]], StoredHost::from_row)
-            .optional()?;
-    }
-    Ok(hosts.into_iter().flatten().collect())
-}
-
-/// The statement of a page.
-#[derive(Debug)]
-struct HostQuery {
-    /// Without a look at `results`, if the filter needs none.
-    stored: Option<String>,
-    statement: String,
-    filter: FilterSql,
-}
-
-impl HostQuery {
-    fn new(filter: &HostFilter) -> Self {
-        let age = filter.probed_before_us;
-        let age = age.map(|before| format!(" AND t.probed_at_us < {before}"));
-        // Without a look at the rows of `results`.
-        let statuses = filter.rows.statuses.iter();
-        let codes: Vec<_> = statuses.map(|status| status.code().to_string()).collect();
-        let codes = (!codes.is_empty()).then(|| format!(" AND t.status IN ({})", codes.join(", ")));
-        let conditions = age.unwrap_or_default() + &codes.unwrap_or_default();
-        let rows = &filter.rows;
-        let is_stored =
-            rows.labels.is_empty() && rows.subnets.is_empty() && rows.condition.is_none();
-        Self {
-            stored: is_stored.then(|| format!("{STORED_LATEST_PAGE}{conditions}")),
-            statement: format!("{LATEST_PAGE}{conditions}"),
-            filter: rows.sql(2),
-        }
-    }
-
-    /// The targets behind a key.
-    fn stored_page(
-        &self,
-        connection: &Connection,
-        after: &TargetKey,
-        rows: usize,
-    ) -> Result<Vec<StoredHost>, StoreError> {
-        let selected = self.select(StoredHost::COLUMNS, true);
-        self.read(connection, &selected, rows, after, StoredHost::from_row)
-    }
-
-    /// Some columns of the selected rows. `is_stored` says that they are those of [`STORED_LATEST_PAGE`].
-    fn select(&self, columns: &str, is_stored: bool) -> String {
-        match &self.stored {
-            Some(stored) if is_stored => format!("SELECT {columns} FROM ({stored})"),
-            _ => self.filter.select(columns, "latest", &self.statement),
-        }
-    }
-
-    /// The rows behind a key of what [`Self::select`] gives.
-    fn read<T>(
-        &self,
-        connection: &Connection,
-        selected: &str,
-        rows: usize,
-        after: &TargetKey,
-        read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Vec<T>, StoreError> {
-        self.filter.prepare(connection)?;
-        let sql = format!("{selected} ORDER BY row_target LIMIT {rows}");
-        let read_page = || {
-            let mut statement = connection.prepare(&sql)?;
-            self.filter.bind(&mut statement, &[])?;
-            statement.raw_bind_parameter(1, after)?;
-            let rows = statement.raw_query().mapped(&read);
-            rows.collect::<Result<_, _>>()
-        };
-        read_page().map_err(|error| self.filter.explain(error))
-    }
-}
-
-impl Reader {
-    /// The newest row of each target that a filter selects, page by page. In another order than that of the targets, the
-    /// rows are read twice, and their keys are kept in memory: about 60 bytes each.
-    ///
-    /// # Errors
-    /// As [`HostPages::next_page`].
-    pub fn hosts(
-        &self,
-        filter: &HostFilter,
-        order: HostOrder,
-    ) -> Result<HostPages<'_>, StoreError> {
-        let query = HostQuery::new(filter);
-        let sorted = match order {
-            HostOrder::Target => None,
-            order => Some((self.sorted_hosts(&query, order)?, 0)),
-        };
-        Ok(HostPages {
-            reader: self,
-            query,
-            after: TargetKey::FIRST,
-            sorted,
-            page_rows: PAGE_ROWS,
-        })
-    }
-
-    fn sorted_hosts(
-        &self,
-        query: &HostQuery,
-        order: HostOrder,
-    ) -> Result<Vec<TargetKey>, StoreError> {
-        let columns = format!("row_target, {}", order.column());
-        let selected = query.select(&columns, order != HostOrder::Rtt);
-        let read = |row: &Row<'_>| {
-            let value: Option<f64> = row.get(1)?;
-            let whole = value.map(|value| value.round() as i64);
-            Ok((Reverse(whole), row.get::<_, TargetKey>(0)?))
-        };
-        let mut keys: Vec<(Reverse<Option<i64>>, TargetKey)> = Vec::new();
-        loop {
-            let after = keys.last().map_or(TargetKey::FIRST, |(_, key)| key.clone());
-            let page = self.read(|connection| {
-                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-                query.read(connection, &selected, PAGE_KEYS, &after, read)
-            })?;
-            if page.is_empty() {
-                break;
-            }
-            keys.extend(page);
-        }
-        keys.sort_unstable();
-        Ok(keys.into_iter().map(|(_, key)| key).collect())
-    }
 }

@@ -97,8 +97,11 @@ fn read_a_run(reader: &Reader, run: i64) -> Result<()> {
     for filter in filters(reader, false)? {
         let mut pages = reader.report(run, &filter);
         ensure!(drain(|| Ok(pages.next_page()?.is_empty()))? > 0);
-        let mut pages = reader.export(run, &filter);
-        ensure!(drain(|| Ok(pages.next_page()?.is_empty()))? > 0);
+        let mut exported = 0;
+        for part in reader.export(run, &filter) {
+            exported += part?.read()?.len();
+        }
+        ensure!(exported > 0);
         for order in [RowOrder::Rtt, RowOrder::Loss, RowOrder::Target] {
             let mut pages = reader.sorted_report(run, &filter, order)?;
             ensure!(drain(|| Ok(pages.next_page()?.is_empty()))? > 0);
@@ -129,13 +132,13 @@ fn read_over_time(reader: &Reader) -> Result<()> {
                     rows: rows.clone(),
                     probed_before_us,
                 };
-                let mut pages = reader.hosts(&filter, order)?;
-                let pages = drain(|| {
-                    let page = pages.next_page()?;
+                let mut listed = 0;
+                for part in reader.hosts(&filter, order)? {
+                    let (page, _) = part?.read()?;
+                    listed += page.len();
                     targets.extend(page.hosts().take(1).map(|host| host.row.target));
-                    Ok(page.is_empty())
-                })?;
-                ensure!(pages > 0, "{filter:?}");
+                }
+                ensure!(listed > 0, "{filter:?}");
             }
         }
     }
