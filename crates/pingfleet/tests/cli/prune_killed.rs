@@ -66,7 +66,12 @@ impl Phase {
         let mut statement = database.prepare(sql)?;
         let marked = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let marked: Vec<(i64, i64, i64)> = marked.collect::<Result<_, _>>()?;
-        if names.iter().any(|name| name.ends_with(".part")) {
+        let is_unfinished = |name: &String| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|ending| ending == "part")
+        };
+        if names.iter().any(is_unfinished) {
             return Ok(Some(Self::Writing));
         }
         if names.len() > marked.len() {

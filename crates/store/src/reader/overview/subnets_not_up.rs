@@ -21,7 +21,7 @@ const SILENT: [StatusKind; 3] = [
     StatusKind::Down,
 ];
 
-/// Different outcomes of a /24 or /64 that are told apart, beside those of each status that are not.
+/// Different outcomes of a /24 or /64 that are counted apart; all others are counted together, by status.
 const MAX_OUTCOMES: usize = 8;
 
 /// The largest prefix, at most a /24 or a /64, in which no target answered and none is `unknown`: at least eight addresses.
@@ -53,7 +53,7 @@ pub struct SameOutcome {
 #[derive(Debug)]
 struct SilentTargets {
     status: StatusKind,
-    /// None for all ways that are not told apart.
+    /// None for all outcomes that are counted together.
     outcome: Option<SameOutcome>,
     /// Those of a /24.
     addresses: LastBytes,
