@@ -8,7 +8,10 @@ use pingfleet_store::{Reader, RunState, RunSummary};
 use pingfleet_wire::{Status, StatusKind};
 use producer::{EarlierTargets, RunRequest};
 
-use crate::resume::{EarlierRun, ResumeArgs, continue_run};
+use crate::{
+    report::layout::Screen,
+    resume::{EarlierRun, ResumeArgs, continue_run},
+};
 
 /// Arguments of `pingfleet retry`.
 #[derive(Debug, Args)]
@@ -83,11 +86,11 @@ fn again(
     let count: i64 = statuses.iter().map(|status| summary.counts[*status]).sum();
     if count == 0 {
         if !quiet {
-            printed(writeln!(
-                io::stdout(),
+            let nothing = Screen::of_stdout().sentence(&format!(
                 "no target of run {run} is {}: there is nothing to retry",
                 names.join(" or ")
-            ))?;
+            ));
+            printed(writeln!(io::stdout(), "{nothing}"))?;
         }
         return Ok(None);
     }
@@ -106,11 +109,11 @@ fn note_missing_rows(summary: &RunSummary, flags: &str, quiet: bool) {
     let missing = summary.targets - summary.settled();
     if missing > 0 && !quiet {
         let run = summary.run;
-        // If standard error is closed, nobody can read it.
-        drop(writeln!(
-            io::stderr(),
+        let note = Screen::of_stderr().sentence(&format!(
             "{missing} of {} targets of run {run} have no result and are not retried: see `pingfleet verify{flags} {run}`",
             summary.targets
         ));
+        // If standard error is closed, nobody can read it.
+        drop(writeln!(io::stderr(), "{note}"));
     }
 }

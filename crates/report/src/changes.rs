@@ -78,6 +78,31 @@ pub fn single(diff: &RunDiff, kind: ChangeKind) -> i64 {
     diff.counts[kind as usize] - whole.map(|whole| whole.targets).sum::<i64>()
 }
 
+/// The source of both runs, or those of the first and the second one.
+#[must_use]
+pub fn sources(diff: &RunDiff) -> Vec<&str> {
+    let mut sources = vec![diff.before.source.as_str(), &diff.after.source];
+    sources.dedup();
+    sources
+}
+
+/// That settings cannot be compared because those of a run cannot be read.
+pub(crate) fn unread_settings(
+    diff: &RunDiff,
+    probing: &[Option<PlannedProbing>; 2],
+) -> Option<String> {
+    let (before, after) = (diff.before.run, diff.after.run);
+    let who = match probing {
+        [Some(_), Some(_)] => return None,
+        [None, Some(_)] => format!("run {before}"),
+        [Some(_), None] => format!("run {after}"),
+        [None, None] => format!("runs {before} and {after}"),
+    };
+    Some(format!(
+        "How the targets of {who} were probed cannot be read, because another version of pingfleet wrote it: these settings are not compared."
+    ))
+}
+
 /// What differs in how the two runs were made: what it is, and its value in each of them.
 pub(crate) fn settings(
     diff: &RunDiff,

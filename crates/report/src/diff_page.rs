@@ -24,7 +24,8 @@ const MAX_SUBNETS: usize = 1000;
 #[template(path = "diff.html")]
 pub(crate) struct DiffPage<'a> {
     runs: [RunHead; 2],
-    source: &'a str,
+    /// That of both runs, or first that of the first one.
+    sources: Vec<&'a str>,
     nothing: bool,
     left_out: Vec<String>,
     in_both: String,
@@ -35,6 +36,8 @@ pub(crate) struct DiffPage<'a> {
     rtt_min: String,
     kinds: Vec<KindCount>,
     settings: Option<Table>,
+    /// Which settings are not compared.
+    unread_settings: Option<String>,
     subnets: Option<Section>,
     changes: Option<Section>,
     written: Moment,
@@ -82,7 +85,7 @@ impl<'a> DiffPage<'a> {
             .filter(|kind| diff.counts[*kind as usize] > 0);
         Ok(Self {
             runs: [&diff.before, &diff.after].map(|run| RunHead::new(run, &clock)),
-            source: &diff.after.source,
+            sources: changes::sources(diff),
             nothing: diff.total() == 0,
             left_out: changes::left_out(diff).collect(),
             in_both: grouped(diff.in_both),
@@ -98,6 +101,7 @@ impl<'a> DiffPage<'a> {
                 })
                 .collect(),
             settings: settings(diff, probing),
+            unread_settings: changes::unread_settings(diff, probing),
             subnets: subnets(diff, command),
             changes: targets(diff, &listed, command),
             written: Moment::new(&clock.now_utc(), &clock),

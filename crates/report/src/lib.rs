@@ -4,6 +4,7 @@
 pub mod changes;
 mod charts;
 mod diff_page;
+mod hilbert;
 pub mod json;
 mod map;
 mod map_section;
@@ -74,13 +75,13 @@ pub fn page(reader: &Reader, run: i64, flags: &str) -> Result<String, PageError>
 /// The page of the difference of two runs, as [`page`]. `command` lists all changes.
 ///
 /// # Errors
-/// [`PageError`]; [`StoreError::TemporaryFile`] when the sorted rows cannot be read again.
+/// [`PageError`]; [`StoreError::TemporaryFile`] when the sorted rows cannot be read again; [`StoreError::Interrupted`].
 pub fn diff_page(reader: &Reader, diff: &mut RunDiff, command: &str) -> Result<String, PageError> {
     let probing = [
         reader.planned_probing(diff.before.run)?,
         reader.planned_probing(diff.after.run)?,
     ];
-    let page = DiffPage::new(diff, &probing, command).map_err(StoreError::TemporaryFile)?;
+    let page = DiffPage::new(diff, &probing, command).map_err(StoreError::from_sorted_rows)?;
     let page = page
         .render()
         .map_err(|error| PageError::Draw(error.into()))?;

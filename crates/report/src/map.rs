@@ -1,15 +1,12 @@
 //! The map: IPv4 addresses on a Hilbert curve, as pictures of one pixel a cell. No I/O.
-//!
-//! The curve is that of the census maps of the Internet (<https://xkcd.com/195/>,
-//! <https://github.com/measurement-factory/ipv4-heatmap>):
-//! 0.0.0.0/8 is at the top left, 64.0.0.0/2 at the bottom left, 128.0.0.0/2 at the bottom right, and 224.0.0.0/3 at the top
-//! right. A part of it is never turned, so that each prefix looks the same on every map.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use ipnet::{IpNet, Ipv4Net};
 use pingfleet_store::{RunDetail, StatusCounts};
 use pingfleet_wire::StatusKind;
+
+use crate::hilbert::{Area, area_in, prefix_of};
 
 /// The longest prefix whose map has a pixel for each address.
 const ADDRESS_PREFIX: u8 = RunDetail::ADDRESS_PREFIX as u8;
@@ -26,15 +23,6 @@ const SMALL_MAP: usize = 32 * 32;
 const MAX_TILES: usize = RunDetail::ADDRESS_SUBNETS;
 const TILE_BITS: u8 = 8;
 
-/// A rectangle of cells; the origin is the top left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Area {
-    pub(crate) x: u32,
-    pub(crate) y: u32,
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-}
-
 /// A map of one prefix.
 #[derive(Debug)]
 pub(crate) struct PrefixMap {
@@ -44,8 +32,19 @@ pub(crate) struct PrefixMap {
     pub(crate) height: u32,
     /// Row by row, a [`Shade`] for each pixel.
     pub(crate) pixels: Vec<u8>,
-    /// Its parts that have targets, as areas of its pixels. None for a small map.
-    pub(crate) parts: Vec<(Ipv4Net, Area)>,
+    /// Its parts that have targets. None for a small map.
+    pub(crate) parts: Vec<MapPart>,
+}
+
+/// A part of a map: one of some cells of equal size in which it is divided.
+#[derive(Debug)]
+pub(crate) struct MapPart {
+    /// The smallest prefix that has all of its targets, as far as they are known.
+    pub(crate) prefix: Ipv4Net,
+    /// The area of this prefix in pixels of the map.
+    pub(crate) area: Area,
+    /// The area of the whole part.
+    pub(crate) room: Area,
 }
 
 /// What is drawn of a run.
@@ -159,16 +158,60 @@ impl Maps {
         // Four by four parts, or four by two; only prefixes of even lengths are squares.
         let part = length + 4 - length % 2;
         let mut map = PrefixMap::draw(extent, cell, cells);
-        let parts = named(counts(detail, part), part);
-        map.parts = parts
-            .iter()
-            .map(|(prefix, _)| (*prefix, area_in(*prefix, extent, cell)))
-            .collect();
+        let known = KnownAddresses::of(detail);
+        let mut prefixes = Vec::new();
+        for (room, counts) in named(counts(detail, part), part) {
+            let prefix = known.smallest_prefix(room);
+            map.parts.push(MapPart {
+                prefix,
+                area: area_in(prefix, extent, cell),
+                room: area_in(room, extent, cell),
+            });
+            prefixes.push((prefix, counts));
+        }
         Self {
             cell,
             drawn: vec![map],
-            prefixes: parts,
+            prefixes,
         }
+    }
+}
+
+/// The targets' addresses in order, or the first ones of their /24 where the addresses are not known.
+struct KnownAddresses {
+    sorted: Vec<u32>,
+    /// The bits that are not known.
+    unknown: u32,
+}
+
+impl KnownAddresses {
+    fn of(detail: &RunDetail) -> Self {
+        match &detail.addresses {
+            Some(addresses) => Self {
+                sorted: addresses
+                    .iter()
+                    .map(|(address, _)| address.to_bits())
+                    .collect(),
+                unknown: 0,
+            },
+            None => Self {
+                sorted: of_subnets(detail, 24).into_keys().collect(),
+                unknown: 0xff,
+            },
+        }
+    }
+
+    /// The smallest prefix that has all targets of a part of the map.
+    fn smallest_prefix(&self, part: Ipv4Net) -> Ipv4Net {
+        let (start, end) = (part.network().to_bits(), part.broadcast().to_bits());
+        let first = self.sorted.partition_point(|address| *address < start);
+        let behind = self.sorted.partition_point(|address| *address <= end);
+        let inside = &self.sorted[first..behind];
+        let (Some(first), Some(last)) = (inside.first(), inside.last()) else {
+            return part;
+        };
+        let length = (first ^ (last | self.unknown)).leading_zeros() as u8;
+        prefix_of(*first, length.max(part.prefix_len()))
     }
 }
 
@@ -224,65 +267,14 @@ fn named(counts: CountsByPrefix, length: u8) -> Vec<(Ipv4Net, StatusCounts)> {
     named.collect()
 }
 
-/// The prefix of this length that has an address.
-fn prefix_of(address: u32, length: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::from_bits(address), length).trunc()
-}
-
-/// The area of a prefix on the map of another one that has it, in pixels of prefixes of the length `cell`, which is even.
-fn area_in(prefix: Ipv4Net, map: Ipv4Net, cell: u8) -> Area {
-    let side = 1 << ((32 - cell) / 2);
-    let inner = area(prefix);
-    let outer = area(map);
-    Area {
-        x: (inner.x - outer.x) / side,
-        y: (inner.y - outer.y) / side,
-        width: (inner.width / side).max(1),
-        height: (inner.height / side).max(1),
-    }
-}
-
-/// The area of a prefix on the map of all addresses, in pixels of one address.
-fn area(prefix: Ipv4Net) -> Area {
-    let length = prefix.prefix_len();
-    if length % 2 == 1 {
-        // Two squares beside or below one another.
-        let halves = [prefix.network(), prefix.broadcast()];
-        let [one, other] = halves.map(|address| area(prefix_of(address.to_bits(), length + 1)));
-        let side = one.width;
-        return Area {
-            x: one.x.min(other.x),
-            y: one.y.min(other.y),
-            width: one.x.abs_diff(other.x) + side,
-            height: one.y.abs_diff(other.y) + side,
-        };
-    }
-    let side = 1_u32 << ((32 - length) / 2);
-    let (x, y) = position(prefix.network());
-    Area {
-        x: x & !(side - 1),
-        y: y & !(side - 1),
-        width: side,
-        height: side,
-    }
-}
-
-/// The column and the row of an address on the map of all addresses.
-fn position(address: Ipv4Addr) -> (u32, u32) {
-    let (x, y) = fast_hilbert::h2xy::<u16>(address.to_bits(), 16);
-    (x.into(), y.into())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use pingfleet_store::SubnetStatuses;
 
     use super::*;
-
-    fn quarter(text: &str) -> (bool, bool) {
-        let (x, y) = position(text.parse().unwrap());
-        (x >= 1 << 15, y >= 1 << 15)
-    }
+    use crate::hilbert::position;
 
     /// Targets at these addresses, all in small numbers.
     fn detail(targets: &[(Ipv4Addr, StatusKind)]) -> RunDetail {
@@ -315,54 +307,6 @@ mod tests {
     }
 
     #[test]
-    fn the_map_lies_as_the_census_maps_do() {
-        let left_top = (false, false);
-        assert_eq!(position(Ipv4Addr::UNSPECIFIED), (0, 0));
-        assert_eq!(quarter("10.0.0.0"), left_top);
-        assert_eq!(quarter("100.0.0.0"), (false, true));
-        assert_eq!(quarter("172.16.0.0"), (true, true));
-        assert_eq!(quarter("192.168.0.0"), (true, false));
-        assert_eq!(position(Ipv4Addr::BROADCAST), (u16::MAX.into(), 0));
-        // The first row of the maps that show each /8 as a square begins with 0, 1, 14, 15, 16, 19.
-        for (column, network) in [
-            0, 1, 14, 15, 16, 19, 20, 21, 234, 235, 236, 239, 240, 241, 254, 255,
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let square = area(Ipv4Net::new_assert(Ipv4Addr::new(network, 0, 0, 0), 8));
-            assert_eq!((square.x >> 12, square.y), (column as u32, 0), "{network}");
-        }
-    }
-
-    #[test]
-    fn neighbours_on_the_map_are_neighbours_in_number() {
-        for first in [0_u32, 0x0a00_0000, 0x7f00_00ff, 0xc0a8_0fff] {
-            for number in first..first + 1000 {
-                let (x, y) = position(Ipv4Addr::from_bits(number));
-                let (next_x, next_y) = position(Ipv4Addr::from_bits(number + 1));
-                assert_eq!(x.abs_diff(next_x) + y.abs_diff(next_y), 1);
-            }
-        }
-    }
-
-    #[test]
-    fn a_prefix_of_an_odd_length_is_two_squares() {
-        for (prefix, half) in [("10.0.0.0/9", 10), ("10.128.0.0/23", 24), ("0.0.0.0/1", 2)] {
-            let prefix: Ipv4Net = prefix.parse().unwrap();
-            let whole = area(prefix);
-            let side = 1 << ((32 - half) / 2);
-            let sides = [whole.width, whole.height];
-            assert_eq!(sides.iter().sum::<u32>(), 3 * side, "{prefix}: {whole:?}");
-            for address in [prefix.network(), prefix.broadcast()] {
-                let (x, y) = position(address);
-                assert!((whole.x..whole.x + whole.width).contains(&x));
-                assert!((whole.y..whole.y + whole.height).contains(&y));
-            }
-        }
-    }
-
-    #[test]
     fn a_map_is_cropped_and_has_each_address_at_its_place() {
         let down: Ipv4Addr = "10.0.5.17".parse().unwrap();
         let mut targets = up(0x0a00_0500..0x0a00_0600);
@@ -388,12 +332,50 @@ mod tests {
             assert_eq!(*shade, expected.index(), "{at}");
         }
         assert_eq!(map.parts.len(), 16);
-        let pixels: u32 = map
-            .parts
-            .iter()
-            .map(|(_, part)| part.width * part.height)
-            .sum();
-        assert_eq!(pixels, 256);
+        let rooms = map.parts.iter().map(|part| part.room);
+        assert_eq!(rooms.map(|room| room.width * room.height).sum::<u32>(), 256);
+    }
+
+    #[test]
+    fn a_part_is_named_by_the_smallest_prefix_that_has_its_targets() {
+        let first = u32::from(Ipv4Addr::new(10, 9, 0, 0));
+        let names = |targets: &[(Ipv4Addr, StatusKind)]| {
+            let maps = Maps::of(&detail(targets)).unwrap();
+            let [map] = maps.drawn.as_slice() else {
+                panic!("{maps:?}")
+            };
+            for part in &map.parts {
+                let (area, room) = (part.area, part.room);
+                assert!(area.x >= room.x && area.x + area.width <= room.x + room.width);
+                assert!(area.y >= room.y && area.y + area.height <= room.y + room.height);
+            }
+            let parts = map.parts.iter().map(|part| part.prefix);
+            assert!(parts.eq(maps.prefixes.iter().map(|(prefix, _)| *prefix)));
+            let names = map.parts.iter().map(|part| part.prefix.to_string());
+            names.collect::<Vec<_>>()
+        };
+        // Hosts of a /24, of a /28 and of a /30, and one alone, on a map of a /22 with parts of a /26.
+        let mut targets = up(first + 1..first + 255);
+        targets.extend(up(first + 0x211..first + 0x21f));
+        targets.extend(up([first + 0x281, first + 0x282, first + 0x3ff]));
+        assert_eq!(
+            names(&targets),
+            [
+                "10.9.0.0/26",
+                "10.9.0.64/26",
+                "10.9.0.128/26",
+                "10.9.0.192/26",
+                "10.9.2.16/28",
+                "10.9.2.128/30",
+                "10.9.3.255/32",
+            ]
+        );
+        // Beyond a /12 only the /24 of a target are known.
+        let mut wide = up((first..first + 0x0020_0000).step_by(64));
+        wide.retain(|(address, _)| !(16..20).contains(&address.octets()[1]));
+        wide.extend(up([u32::from(Ipv4Addr::new(10, 17, 5, 1))]));
+        let names = names(&wide);
+        assert!(names.contains(&"10.17.5.0/24".to_owned()), "{names:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use pingfleet_store::{RunDetail, StatusCounts};
 use pingfleet_wire::StatusKind;
 
 use crate::{
-    map::{Maps, PrefixMap, Shade},
+    map::{MapPart, Maps, PrefixMap, Shade},
     picture,
     sections::{by_status, not_up_of},
     table::Table,
@@ -15,6 +15,11 @@ use crate::{
 
 /// The longer side of a map in the units of its drawing, in which its labels have 11.
 const MAP_SIDE: f64 = 512.0;
+
+/// The width of a letter of a label, the height of its line with the space above, and the space beside it.
+const LETTER: f64 = 6.7;
+const LINE: f64 = 13.0;
+const MARGIN: f64 = 4.0;
 
 /// The map, or why there is none.
 pub(crate) struct MapSection {
@@ -35,12 +40,38 @@ pub(crate) struct MapPicture {
     pub(crate) labels: Vec<MapLabel>,
 }
 
+/// A prefix: its frame, and where its name begins.
 pub(crate) struct MapLabel {
     pub(crate) text: String,
     pub(crate) x: f64,
     pub(crate) y: f64,
     pub(crate) width: f64,
     pub(crate) height: f64,
+    pub(crate) text_x: f64,
+    pub(crate) text_y: f64,
+}
+
+impl MapLabel {
+    fn new(part: &MapPart, scale: f64) -> Self {
+        let text = part.prefix.to_string();
+        let MapPart { area, room, .. } = *part;
+        let [x, y, width, height] =
+            [area.x, area.y, area.width, area.height].map(|pixels| f64::from(pixels) * scale);
+        // A small frame may have no room for its name, and the part has.
+        let last_x = f64::from(room.x + room.width) * scale - LETTER * text.len() as f64 - MARGIN;
+        let last_y = f64::from(room.y + room.height) * scale - LINE;
+        Self {
+            text_x: (x + MARGIN)
+                .min(last_x)
+                .max(f64::from(room.x) * scale + MARGIN),
+            text_y: y.min(last_y).max(f64::from(room.y) * scale) + LINE,
+            text,
+            x,
+            y,
+            width,
+            height,
+        }
+    }
 }
 
 /// A colour of the map with its words.
@@ -97,13 +128,7 @@ impl MapPicture {
         counts: Option<&StatusCounts>,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let scale = MAP_SIDE / f64::from(map.width.max(map.height));
-        let labels = map.parts.iter().map(|(prefix, area)| MapLabel {
-            text: prefix.to_string(),
-            x: f64::from(area.x) * scale,
-            y: f64::from(area.y) * scale,
-            width: f64::from(area.width) * scale,
-            height: f64::from(area.height) * scale,
-        });
+        let labels = map.parts.iter().map(|part| MapLabel::new(part, scale));
         Ok(Self {
             prefix: map.prefix.to_string(),
             caption: counts.map(|counts| {

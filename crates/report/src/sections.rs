@@ -283,7 +283,7 @@ pub(crate) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str) -> Opti
     let cells = |found: &NotUp| {
         let mut cells = row_cells(&found.row, clock);
         if has_past {
-            cells.push(Cell::Text(since(found, |us| clock.full_minute(us))));
+            cells.push(Cell::Text(since(found.history, |us| clock.full_minute(us))));
         }
         cells
     };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pingfleet_store::{NotUp, RunOverview, RunState, RunSummary, TargetHistory};
+use pingfleet_store::{RunOverview, RunState, RunSummary, SubnetNotUp, TargetHistory};
 use pingfleet_wire::StatusKind;
 
 use crate::words::{Clock, counted, grouped, local_losses, percent, wait, why};
@@ -292,6 +292,18 @@ pub fn changes(overview: &RunOverview) -> Option<String> {
     ))
 }
 
+/// How the targets of a subnet in which none answered did not answer.
+#[must_use]
+pub fn subnet_not_up(found: &SubnetNotUp) -> String {
+    let counts = found.counts.iter().filter(|(_, count)| *count > 0);
+    let counts = counts.map(|(status, count)| format!("{} {}", grouped(count), status.name()));
+    let what = found.same.as_ref().map_or_else(
+        || counts.collect::<Vec<_>>().join(", "),
+        |same| why(same.status.name(), same.reason.as_deref(), same.sent),
+    );
+    format!("all {}: {what}", counted(found.counts.total(), "target"))
+}
+
 /// That nothing is wrong.
 #[must_use]
 pub fn all_answered(overview: &RunOverview) -> Advice {
@@ -307,10 +319,10 @@ pub fn all_answered(overview: &RunOverview) -> Advice {
     })
 }
 
-/// Since when a target does not answer. `time` writes microseconds since 1970-01-01 UTC.
+/// Since when a target or a subnet does not answer. `time` writes microseconds since 1970-01-01 UTC.
 #[must_use]
-pub fn since(found: &NotUp, time: impl Fn(i64) -> String) -> String {
-    let Some(history) = found.history else {
+pub fn since(history: Option<TargetHistory>, time: impl Fn(i64) -> String) -> String {
+    let Some(history) = history else {
         return String::new();
     };
     let TargetHistory {

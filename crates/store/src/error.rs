@@ -161,6 +161,16 @@ impl StoreError {
         }
     }
 
+    /// Why sorted rows could not be written or read again.
+    #[must_use]
+    pub fn from_sorted_rows(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::Interrupted {
+            Self::Interrupted
+        } else {
+            Self::TemporaryFile(error)
+        }
+    }
+
     /// Whether a disk is full, or SQLite has no folder for temporary files.
     pub(crate) fn is_out_of_space(&self) -> bool {
         let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else {

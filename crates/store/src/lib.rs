@@ -52,9 +52,9 @@ pub use reader::{
     ExportParts, ExportRow, FoundTarget, HostFilter, HostOrder, HostPage, HostPart, HostParts,
     HostRow, LATEST_COLUMNS, NewestChange, NotUp, QuarantineList, QuarantinedMessage,
     REPORT_COLUMNS, Reader, ReportFilter, ReportPages, ReportRow, RowOrder, RunChanges, RunDetail,
-    RunDiff, RunOverview, RunProgress, RunWorker, StatusChange, SubnetCounts, SubnetRun,
-    SubnetRuns, SubnetStatuses, TargetChange, TargetHistory, TargetRtt, TargetRuns, TimeBin,
-    Verification, VerifyFinding, WholeSubnet, view_time,
+    RunDiff, RunOverview, RunProgress, RunWorker, SameOutcome, StatusChange, SubnetCounts,
+    SubnetNotUp, SubnetRun, SubnetRuns, SubnetStatuses, TargetChange, TargetHistory, TargetRtt,
+    TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet, view_time,
 };
 pub use retry::EarlierTarget;
 pub use rtt_bins::RttBin;

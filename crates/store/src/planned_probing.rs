@@ -175,6 +175,20 @@ impl Reader {
             Ok(json.and_then(|json| PlannedProbing::from_json(&json).ok()))
         })
     }
+
+    /// The seed of the random order of a run. None if its order is that of its source. One index lookup.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn seed(&self, run: i64) -> Result<Option<u64>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT seed FROM runs WHERE run = ?1";
+            let seed: Option<Option<i64>> = connection
+                .query_row(sql, [run], |row| row.get(0))
+                .optional()?;
+            Ok(seed.flatten().map(i64::cast_unsigned))
+        })
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod files;
 mod filter;
 mod history;
 mod hosts;
+mod last_bytes;
 mod latest_counts;
 pub(crate) mod overview;
 mod pipeline;
@@ -43,8 +44,8 @@ pub use self::{
         HostFilter, HostOrder, HostPage, HostPart, HostParts, HostRow, LATEST_COLUMNS, NewestChange,
     },
     overview::{
-        NotUp, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
-        TargetHistory, TargetRtt, TimeBin,
+        NotUp, RunChanges, RunDetail, RunOverview, RunWorker, SameOutcome, SubnetCounts,
+        SubnetNotUp, SubnetStatuses, TargetHistory, TargetRtt, TimeBin,
     },
     pipeline::{DeadChunk, DeadChunkList, QuarantineList, QuarantinedMessage},
     progress::RunProgress,
@@ -82,6 +83,9 @@ pub struct Reader {
     path: PathBuf,
     database: Uuid,
     interrupt: Option<CancellationToken>,
+    /// Where each statement that it runs is sent, for the tests that look at their plans.
+    #[cfg(test)]
+    statements: Option<std::sync::mpsc::Sender<String>>,
 }
 
 impl Reader {
@@ -95,6 +99,8 @@ impl Reader {
             path: path.to_owned(),
             database: Uuid::nil(),
             interrupt: None,
+            #[cfg(test)]
+            statements: None,
         };
         reader.database = reader.try_read(|connection| database_uuid(connection))?;
         Ok(reader)
@@ -105,6 +111,29 @@ impl Reader {
     pub fn interrupted_by(mut self, token: CancellationToken) -> Self {
         self.interrupt = Some(token);
         self
+    }
+
+    /// Sends each statement that it runs.
+    #[cfg(test)]
+    pub(crate) fn with_statements_to(mut self, sender: std::sync::mpsc::Sender<String>) -> Self {
+        self.statements = Some(sender);
+        self
+    }
+
+    #[cfg(test)]
+    fn send_statements(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        use rusqlite::trace::{TraceEvent, TraceEventCodes};
+        if let Some(sender) = self.statements.clone() {
+            let send = move |event: TraceEvent<'_>| {
+                if let TraceEvent::Stmt(statement, _) = event {
+                    sender
+                        .send(statement.sql().into_owned())
+                        .expect("the test listens");
+                }
+            };
+            connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(send))?;
+        }
+        Ok(())
     }
 
     /// The file.
@@ -332,6 +361,8 @@ impl Reader {
             let is_cancelled = move || token.is_cancelled();
             connection.progress_handler(INSTRUCTIONS_BETWEEN_LOOKS, Some(is_cancelled))?;
         }
+        #[cfg(test)]
+        self.send_statements(&mut connection)?;
         query(&mut connection).map_err(|error| match error {
             StoreError::Sqlite(source)
                 if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>

@@ -7,5 +7,6 @@ mod faults;
 mod migration;
 mod progress_cost;
 mod queries;
+mod reader_plans;
 #[path = "../tests/store/sample.rs"]
 mod sample;

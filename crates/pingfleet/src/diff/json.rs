@@ -19,8 +19,8 @@ pub(super) fn print(diff: &mut RunDiff, quiet: bool) -> Result<(), Failure> {
     }
     let (before, after) = (diff.before.run, diff.after.run);
     let mut out = BufWriter::new(io::stdout().lock());
-    for change in diff.changes().map_err(StoreError::TemporaryFile)? {
-        let change = change.map_err(StoreError::TemporaryFile)?;
+    for change in diff.changes().map_err(StoreError::from_sorted_rows)? {
+        let change = change.map_err(StoreError::from_sorted_rows)?;
         if let Err(error) = write_json(&mut out, fields(&change, before, after)) {
             return printed(Err(error));
         }

@@ -31,8 +31,8 @@ Examples:
   pingfleet diff --json | jq -r 'select(.change == \"stopped_answering\") | .target'
 
 A target that is `unknown` in one of the runs is no change: its answer may have been
-lost on the machine that probed. Where all of a /24 or /64 changed in the same way, the
-text names the subnet and not its targets.")]
+lost on the machine that probed. Where all of a subnet changed in the same way (a /24, a
+/64, or a part of a /24), the text names the subnet and not its targets.")]
 pub(crate) struct DiffArgs {
     /// The first run: a number, the beginning of a UUID, or `latest`
     /// [default: the complete run of the same source before B]

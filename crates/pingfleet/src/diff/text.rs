@@ -7,7 +7,7 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use pingfleet_report::{
-    changes::{is_listed, left_out, phrase, sign, single, title},
+    changes::{is_listed, left_out, phrase, sign, single, sources, title},
     words::{Clock, counted, grouped, millis, wait, why},
 };
 use pingfleet_settings::{Failure, printed};
@@ -68,7 +68,7 @@ pub(super) fn print(diff: &mut RunDiff, all: bool, flags: &str) -> Result<(), Fa
         })
     } else {
         first_changes(diff)
-            .map_err(StoreError::TemporaryFile)?
+            .map_err(StoreError::from_sorted_rows)?
             .iter()
             .filter(|(_, changes)| !changes.is_empty())
             .try_for_each(|(kind, changes)| {
@@ -155,17 +155,12 @@ fn head(diff: &RunDiff, clock: &Clock, screen: Screen) -> Block {
             clock.second(&summary.started_at)
         )
     };
+    let source = sources(diff).join(", then ");
     let mut items = vec![
         format!("From {}", run(&diff.before)),
         format!("to {}", run(&diff.after)),
-        cut(&diff.after.source, screen.width.saturating_sub(4)),
+        cut(&source, screen.width.saturating_sub(4)),
     ];
-    if diff.before.source != diff.after.source {
-        items[2] = cut(
-            &format!("{}, then {}", diff.before.source, diff.after.source),
-            screen.width.saturating_sub(4),
-        );
-    }
     items.push(format!("{} in both", counted(diff.in_both, "target")));
     flow(&items, 2, screen.width)
 }

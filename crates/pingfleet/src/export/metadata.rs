@@ -6,16 +6,17 @@ use std::{
     time::SystemTime,
 };
 
-use pingfleet_store::{Reader, RunSummary};
+use pingfleet_store::{Reader, RunSummary, StoreError};
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
-use crate::filter::FilterArgs;
+use crate::{filter::FilterArgs, report::settings};
 
 /// Version of the columns and their meaning. It grows when one is removed or changes its meaning, not when one is added.
 pub(super) const FORMAT_VERSION: u32 = 1;
 
-/// One object of JSON. Times are RFC 3339, UTC.
+/// One object of JSON. Times are RFC 3339, UTC. docs/export.md has its fields.
 #[derive(Debug, Serialize)]
 pub(super) struct Metadata {
     /// [`FORMAT_VERSION`].
@@ -33,6 +34,12 @@ pub(super) struct Metadata {
     source: String,
     started_at: String,
     finished_at: Option<String>,
+    /// The run whose targets this one probes again.
+    parent_run: Option<i64>,
+    /// The settings of probing, as those of `report --json`. None if a version wrote them that has other settings.
+    probing: Option<Value>,
+    /// The seed of the random order. None if the order is that of the source.
+    seed: Option<u64>,
     targets: i64,
     /// Targets with each status, of the whole run.
     statuses: BTreeMap<&'static str, i64>,
@@ -42,9 +49,14 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    pub(super) fn new(reader: &Reader, summary: &RunSummary, filter: &FilterArgs) -> Self {
+    pub(super) fn new(
+        reader: &Reader,
+        summary: &RunSummary,
+        filter: &FilterArgs,
+    ) -> Result<Self, StoreError> {
         let counts = summary.counts.iter();
-        Self {
+        let probing = reader.planned_probing(summary.run)?;
+        Ok(Self {
             format_version: FORMAT_VERSION,
             program: "pingfleet",
             program_version: env!("CARGO_PKG_VERSION"),
@@ -57,13 +69,16 @@ impl Metadata {
             source: summary.source.clone(),
             started_at: summary.started_at.clone(),
             finished_at: summary.finished_at.clone(),
+            parent_run: summary.parent_run,
+            probing: probing.as_ref().map(settings),
+            seed: reader.seed(summary.run)?,
             targets: summary.targets,
             statuses: counts
                 .map(|(status, count)| (status.name(), count))
                 .collect(),
             filter: filter.clone(),
             rows: 0,
-        }
+        })
     }
 
     /// Writes it as indented JSON.

@@ -174,7 +174,7 @@ fn write(
     let filter = args.filter.resolve(reader)?;
     let summary = reader.summary(run)?;
     summary.refuse_pruned()?;
-    let mut metadata = Metadata::new(reader, &summary, &args.filter);
+    let mut metadata = Metadata::new(reader, &summary, &args.filter)?;
     // Both are opened before anything is read, so that a path that cannot be written is known at once.
     let mut output = Output::open(&args.output)?;
     let mut about = args.metadata.as_deref().map(Output::open).transpose()?;
@@ -246,7 +246,7 @@ pub(crate) fn write_parquet_file(
     // Its end interrupts the reading of this run only.
     let stop = stop.child_token();
     let reader = reader.interrupted_by(stop.clone());
-    let mut metadata = Metadata::new(&reader, summary, &FilterArgs::default());
+    let mut metadata = Metadata::new(&reader, summary, &FilterArgs::default())?;
     let mut output = Output::open(file)?;
     let all = ReportFilter::default();
     let parts = reader.export(summary.run, &all);

@@ -42,6 +42,18 @@ impl Output {
         })
     }
 
+    /// Brings all of a file to the disk, so that only its name is missing.
+    ///
+    /// # Errors
+    /// [`Exit::System`].
+    pub(crate) fn sync(&mut self) -> Result<(), Failure> {
+        let synced = self.flush().and_then(|()| match &self.sink {
+            Sink::Temporary(file, _) => file.as_file().sync_all(),
+            Sink::Stdout(_) | Sink::Device(_) => Ok(()),
+        });
+        synced.map_err(|error| self.failure(&error))
+    }
+
     /// Makes the file appear under its name, once all of it is on disk.
     ///
     /// # Errors

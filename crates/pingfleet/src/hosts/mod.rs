@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{
     DatabaseSettings, HostFilter, HostOrder, HostPage, HostPart, HostRow, LATEST_COLUMNS,
-    REPORT_COLUMNS, Reader, now_us, view_time,
+    REPORT_COLUMNS, Reader, StoreError, now_us, view_time,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The pages of a list of targets.
-type HostPages<'a> = Pages<'a, HostPage>;
+type HostPages<'a> = &'a mut dyn Iterator<Item = Result<HostPage, StoreError>>;
 
 /// Arguments of `pingfleet hosts`.
 #[derive(Debug, Args)]
@@ -91,10 +91,11 @@ pub(crate) fn hosts(args: &HostsArgs, mut layers: Layers, quiet: bool) -> Result
     };
     let parts = reader.hosts(&filter, args.sort.into())?;
     let listed = read_ahead(parts, HostPart::read, &stop, |pages| {
+        let mut whole = WholeParts { pages, rest: None };
         if args.json {
-            print_json(pages)
+            print_json(&mut whole)
         } else {
-            text::print(pages)
+            text::print(&mut whole)
         }
     })?;
     if listed == 0 && !quiet {
@@ -110,12 +111,33 @@ pub(crate) fn hosts(args: &HostsArgs, mut layers: Layers, quiet: bool) -> Result
     Ok(Exit::Complete)
 }
 
+/// All pages of the parts. What does not fit into the page of a part is read when that page is written.
+struct WholeParts<'a, 'r> {
+    pages: Pages<'a, (HostPage, Option<HostPart<'r>>)>,
+    rest: Option<HostPart<'r>>,
+}
+
+impl Iterator for WholeParts<'_, '_> {
+    type Item = Result<HostPage, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let read = match self.rest.take() {
+            Some(rest) => rest.read(),
+            None => self.pages.next()?,
+        };
+        Some(read.map(|(page, rest)| {
+            self.rest = rest;
+            page
+        }))
+    }
+}
+
 /// What an empty list means.
 fn nothing(args: &HostsArgs, reader: &Reader, flags: &str) -> Result<String, Failure> {
     let is_selected = args.filter.is_given() || args.stale.is_some();
     let mut parts = reader.hosts(&HostFilter::default(), HostOrder::Target)?;
     let has_hosts = match parts.next().transpose()? {
-        Some(part) => !part.read()?.is_empty(),
+        Some(part) => !part.read()?.0.is_empty(),
         None => false,
     };
     Ok(if is_selected && has_hosts {

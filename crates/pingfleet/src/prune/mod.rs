@@ -26,7 +26,7 @@ use self::{
     archive::Archive,
     choice::{Choice, Rule},
 };
-use crate::export::check_parquet;
+use crate::{export::check_parquet, report::layout::Screen};
 
 /// Files that are open: the database twice with its companions, an archive file, and the runtime's.
 const FILES: u64 = 32;
@@ -158,7 +158,7 @@ fn dry_run(
         counted(choice.runs.len() as i64, "run"),
         counted(total, "row")
     ));
-    printed(writeln!(io::stdout(), "{}", lines.join("\n")))?;
+    lines.iter().try_for_each(|line| print(line))?;
     Ok(Exit::Complete)
 }
 
@@ -231,7 +231,7 @@ impl Pruning<'_> {
         }
         let removed = rows_of(rows.removed as i64, "removed", rows.kept as i64);
         let place = archived.map_or(String::new(), |file| format!("; all are in {file}"));
-        printed(writeln!(io::stdout(), "run {run}: {removed}{place}"))
+        print(&format!("run {run}: {removed}{place}"))
     }
 
     /// Writes the file of a run if that is wanted. Returns its name, or how many rows the run has when it counts another
@@ -273,12 +273,12 @@ impl Pruning<'_> {
                     counted(self.removed as i64, "row")
                 )
             };
-            printed(writeln!(io::stdout(), "{sum}"))?;
+            print(&sum)?;
         }
         if args.vacuum {
             let sizes = vacuum::vacuum(&mut self.writer)?;
             if !self.quiet {
-                printed(writeln!(io::stdout(), "{sizes}"))?;
+                print(&sizes)?;
             }
         }
         self.writer.close()?;
@@ -315,10 +315,17 @@ impl Pruning<'_> {
     }
 }
 
-/// Prints lines beside the data.
-fn say(lines: &[String]) {
-    for line in lines {
+/// Prints a sentence, which fits a terminal.
+fn print(sentence: &str) -> Result<(), Failure> {
+    let sentence = Screen::of_stdout().sentence(sentence);
+    printed(writeln!(io::stdout(), "{sentence}"))
+}
+
+/// Prints sentences beside the data.
+fn say(sentences: &[String]) {
+    let screen = Screen::of_stderr();
+    for sentence in sentences {
         // If standard error is closed, nobody can read it.
-        drop(writeln!(io::stderr(), "{line}"));
+        drop(writeln!(io::stderr(), "{}", screen.sentence(sentence)));
     }
 }

@@ -5,9 +5,10 @@ use std::io;
 use jiff::Timestamp;
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{
-    NotUp, PlannedProbing, REPORT_COLUMNS, ReportRow, RunChanges, RunOverview, RunSummary,
-    RunWorker, SubnetCounts, TargetHistory, TargetRtt,
+    NotUp, PlannedProbing, REPORT_COLUMNS, ReportRow, RunChanges, RunOverview, RunWorker,
+    StatusCounts, SubnetCounts, SubnetNotUp, TargetHistory, TargetRtt,
 };
+use pingfleet_wire::Family;
 use serde_json::{Map, Value, json};
 
 use super::targets::{values, write_json};
@@ -25,6 +26,8 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
         worst_subnets,
         slowest,
         workers,
+        subnets_not_up,
+        subnets_not_up_count,
         not_up,
         changes,
     } = overview;
@@ -46,7 +49,7 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
         ("probing", probing.as_ref().map_or(Value::Null, settings)),
         ("targets", json!(summary.targets)),
         ("settled", json!(summary.settled())),
-        ("statuses", statuses(summary)),
+        ("statuses", statuses(&summary.counts)),
         ("chunks", json!(summary.chunks)),
         ("chunks_done", json!(summary.chunks_done)),
         ("chunks_dead", json!(summary.chunks_dead)),
@@ -60,6 +63,11 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
         ("loss_pct", json!(loss)),
         ("rtt", rtt.as_ref().map_or(Value::Null, times)),
         ("reasons", reasons.iter().map(reason).collect()),
+        (
+            "subnets_not_up",
+            subnets_not_up.iter().map(subnet_not_up).collect(),
+        ),
+        ("subnets_not_up_count", json!(subnets_not_up_count)),
         ("not_up", not_up.iter().map(silent).collect()),
         ("worst_subnets", worst_subnets.iter().map(subnet).collect()),
         ("slowest", slowest.iter().map(row_fields).collect()),
@@ -73,9 +81,10 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
 }
 
 /// The count of each status.
-fn statuses(summary: &RunSummary) -> Value {
-    let counts = summary.counts.iter();
-    let statuses = counts.map(|(status, count)| (status.name().to_owned(), json!(count)));
+fn statuses(counts: &StatusCounts) -> Value {
+    let statuses = counts
+        .iter()
+        .map(|(status, count)| (status.name().to_owned(), json!(count)));
     Value::Object(statuses.collect())
 }
 
@@ -91,8 +100,14 @@ fn since_before(changes: &RunChanges) -> Value {
     })
 }
 
-fn settings(planned: &PlannedProbing) -> Value {
+/// How the targets of a run are probed.
+pub(crate) fn settings(planned: &PlannedProbing) -> Value {
     let probing = &planned.probing;
+    let family = match probing.family {
+        Family::Any => "any",
+        Family::V4 => "v4",
+        Family::V6 => "v6",
+    };
     let timeouts = (0..probing.most_requests()).map(|request| probing.wait(request).as_secs_f64());
     json!({
         "count": probing.count,
@@ -101,6 +116,10 @@ fn settings(planned: &PlannedProbing) -> Value {
         "timeouts_s": timeouts.skip(usize::from(probing.count) - 1).collect::<Vec<_>>(),
         "late_window_s": probing.late_window.as_secs_f64(),
         "size_bytes": probing.size,
+        "ttl": probing.ttl,
+        "source_address": probing.source,
+        "interface": probing.interface,
+        "family": family,
         "rate_per_s": probing.rate,
         "chunk_size": planned.chunk_size,
     })
@@ -127,19 +146,39 @@ fn row_fields(row: &ReportRow) -> Map<String, Value> {
 
 fn silent(not_up: &NotUp) -> Value {
     let mut fields = row_fields(&not_up.row);
+    fields.extend(times_of(not_up.history));
+    fields.into()
+}
+
+fn subnet_not_up(found: &SubnetNotUp) -> Value {
+    let same = found.same.as_ref();
+    let mut fields = Map::new();
+    fields.insert("subnet".to_owned(), json!(found.subnet.to_string()));
+    fields.insert("targets".to_owned(), json!(found.counts.total()));
+    fields.insert("statuses".to_owned(), statuses(&found.counts));
+    fields.insert(
+        "status".to_owned(),
+        json!(same.map(|same| same.status.name())),
+    );
+    let reason = same.and_then(|same| same.reason.as_deref());
+    fields.insert("reason".to_owned(), json!(reason));
+    fields.extend(times_of(found.history));
+    fields.into()
+}
+
+/// The times of a target or a subnet; null where they are not known.
+fn times_of(history: Option<TargetHistory>) -> [(String, Value); 3] {
     let time = |pick: fn(&TargetHistory) -> Option<i64>| {
-        let micros = not_up.history.as_ref().and_then(pick)?;
+        let micros = history.as_ref().and_then(pick)?;
         let time = Timestamp::from_microsecond(micros).ok()?;
         Some(format!("{time:.3}"))
     };
-    for (name, value) in [
+    [
         ("first_seen", time(|history| Some(history.first_seen_us))),
         ("last_up", time(|history| history.last_up_us)),
         ("changed_at", time(|history| Some(history.changed_at_us))),
-    ] {
-        fields.insert(name.to_owned(), json!(value));
-    }
-    fields.into()
+    ]
+    .map(|(name, time)| (name.to_owned(), json!(time)))
 }
 
 fn subnet(counts: &SubnetCounts) -> Value {

@@ -9,7 +9,7 @@ use std::{
 
 use anstyle::Style;
 use pingfleet_settings::{Failure, printed};
-use terminal_size::{Width, terminal_size_of};
+use terminal_size::{Height, Width, terminal_size_of};
 use unicode_width::UnicodeWidthStr as _;
 
 /// Columns of an output that is no terminal, and the range for one that is.
@@ -33,14 +33,24 @@ impl Screen {
     /// The standard output.
     pub(crate) fn of_stdout() -> Self {
         let stdout = io::stdout();
-        if !stdout.is_terminal() {
+        Self::new(stdout.is_terminal(), terminal_size_of(&stdout))
+    }
+
+    /// The standard error.
+    pub(crate) fn of_stderr() -> Self {
+        let stderr = io::stderr();
+        Self::new(stderr.is_terminal(), terminal_size_of(&stderr))
+    }
+
+    fn new(is_terminal: bool, size: Option<(Width, Height)>) -> Self {
+        if !is_terminal {
             return Self {
                 width: DEFAULT_WIDTH,
                 has_bars: false,
                 has_colour: false,
             };
         }
-        let width = terminal_size_of(&stdout).map_or(DEFAULT_WIDTH, |(Width(width), _)| {
+        let width = size.map_or(DEFAULT_WIDTH, |(Width(width), _)| {
             usize::from(width).clamp(WIDTHS.0, WIDTHS.1)
         });
         Self {
@@ -48,6 +58,24 @@ impl Screen {
             has_bars: true,
             has_colour: env::var_os("NO_COLOR").is_none(),
         }
+    }
+
+    /// A sentence: wrapped between its words on a terminal, and on one line otherwise. A command in backticks stays on one
+    /// line.
+    pub(crate) fn sentence(self, sentence: &str) -> String {
+        const NO_BREAK_SPACE: &str = "\u{a0}";
+        if !self.has_bars {
+            return sentence.to_owned();
+        }
+        let parts = (0..).zip(sentence.split('`'));
+        let kept = parts.map(|(at, part)| match at % 2 {
+            0 => part.to_owned(),
+            _ => part.replace(' ', NO_BREAK_SPACE),
+        });
+        let kept: Vec<_> = kept.collect();
+        let lines = wrapped(&kept.join("`"), 2, self.width);
+        let lines: Vec<_> = lines.iter().map(Line::text).collect();
+        lines.join("\n").replace(NO_BREAK_SPACE, " ")
     }
 
     /// A text in a style.

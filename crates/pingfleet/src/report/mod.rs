@@ -15,6 +15,7 @@ use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers};
 use pingfleet_store::{DatabaseSettings, Reader, RowOrder};
 
 pub(crate) use self::{
+    json::settings,
     sections::push_status,
     targets::{table, values, write_json},
 };

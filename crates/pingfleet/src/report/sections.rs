@@ -18,7 +18,7 @@ const MAX_BAR: usize = 50;
 const BEFORE_BAR: usize = 40;
 
 /// The column of a status with its sign, and the space behind it.
-const STATUS_WIDTH: usize = 15;
+pub(super) const STATUS_WIDTH: usize = 15;
 
 /// The colour of a status on a terminal. Only what needs attention has one.
 fn style(status: StatusKind) -> Style {

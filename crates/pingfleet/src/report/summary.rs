@@ -51,6 +51,7 @@ fn blocks(
     }
     blocks.push(changes);
     blocks.extend(beside(sections::small_tables(overview, width), width));
+    blocks.push(named_targets::subnets_not_up(overview, &clock, screen));
     blocks.push(named_targets::not_up(overview, &clock, flags, screen));
     blocks
 }

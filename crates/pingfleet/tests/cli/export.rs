@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -189,6 +189,71 @@ fn metadata_has_the_run_its_state_the_filters_and_the_number_of_rows() -> anyhow
         ),
     ] {
         assert_eq!(about[field], value, "{field} of {about:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn metadata_has_the_settings_and_the_seed_and_each_field_is_documented() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    let sweep = [
+        "sweep",
+        "127.0.0.0/29",
+        "--seed",
+        "18446744073709551615",
+        "-c",
+        "2",
+    ];
+    let flags = [
+        "-p",
+        "20ms",
+        "-t",
+        "700ms",
+        "--ttl",
+        "9",
+        "--chunk-size",
+        "3",
+    ];
+    dir.pingfleet(&[&sweep[..], &flags].concat())?.ends_with(0);
+    dir.pingfleet(&["retry", "--only", "up"])?.ends_with(0);
+    let about = |run: &str| -> anyhow::Result<Value> {
+        let export = ["export", run, "-o", "a.csv", "--metadata", "a.json"];
+        dir.pingfleet(&export)?.ends_with(0);
+        Ok(serde_json::from_slice(&fs::read(dir.path("a.json"))?)?)
+    };
+    let (first, second) = (about("1")?, about("2")?);
+    assert_eq!(first["seed"], json!(u64::MAX));
+    for (field, value) in [
+        ("count", json!(2)),
+        ("interval_s", json!(0.02)),
+        ("ttl", json!(9)),
+        ("family", json!("any")),
+        ("chunk_size", json!(3)),
+    ] {
+        assert_eq!(first["probing"][field], value, "{field} of {first:#}");
+    }
+    let report = dir.pingfleet(&["report", "1", "--json"])?.ends_with(0);
+    assert_eq!(report.json()?[0]["probing"], first["probing"]);
+    assert_eq!(
+        (&first["parent_run"], &second["parent_run"]),
+        (&Value::Null, &json!(1))
+    );
+    // The control: a retry has its own order, and settings that cannot be read are null.
+    assert_eq!(second["seed"], Value::Null);
+    dir.sqlite3(
+        "pingfleet.db",
+        "UPDATE runs SET probing = '{}' WHERE run = 2",
+    )?;
+    assert_eq!(about("2")?["probing"], Value::Null);
+    let documents = ["export.md", "report-json.md"].map(|name| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        fs::read_to_string(folder.join(name))
+    });
+    let [of_export, of_report] = documents;
+    for (object, document) in [(&first, of_export?), (&first["probing"], of_report?)] {
+        for field in object.as_object().context("an object")?.keys() {
+            assert!(document.contains(&format!("`{field}`")), "{field}");
+        }
     }
     Ok(())
 }

@@ -59,7 +59,8 @@ def parquet_by_pyarrow(file):
 
     footer = pyarrow.parquet.read_metadata(file).metadata
     assert footer[b"pingfleet.format_version"] == b"1", footer
-    assert json.loads(footer[b"pingfleet.metadata"])["state"], footer
+    about = json.loads(footer[b"pingfleet.metadata"])
+    assert about["state"] and {"probing", "seed"} <= about.keys(), footer
     table = pyarrow.parquet.read_table(file)
     types = {field.name: field.type for field in table.schema}
     assert types["probed_at"] == pyarrow.timestamp("us", tz="UTC"), types

@@ -16,7 +16,7 @@ use crate::{
 /// Writes the page of the newest two runs, and reads it.
 fn page(dir: &TestDir) -> Result<String> {
     let finished = dir
-        .pingfleet(&["diff", "--html", "page.html"])?
+        .pingfleet(&["diff", "1", "2", "--html", "page.html"])?
         .ends_with(0);
     ensure!(finished.stdout.is_empty(), "{finished:#?}");
     Ok(fs::read_to_string(dir.path("page.html"))?)
@@ -90,6 +90,40 @@ fn the_page_has_the_numbers_of_the_json_in_a_browser_without_a_network() -> Resu
     let other = document.replace(&format!("id=\"total\">{total}<"), "id=\"total\">1<");
     assert!(has_the_numbers(&other, &changes, &unknown).is_err());
     assert!(has_the_numbers(&document, &changes[1..], &unknown).is_err());
+    Ok(())
+}
+
+#[test]
+fn the_page_names_both_sources_and_the_runs_whose_settings_cannot_be_read() -> Result<()> {
+    let dir = changed()?;
+    let header = |page: &str| -> Result<String> {
+        let header = page
+            .split_once("<header>")
+            .and_then(|(_, rest)| rest.split_once("</header>"));
+        Ok(header.context("a header")?.0.to_owned())
+    };
+    // The control: one source, and settings that can be read.
+    let same = page(&dir)?;
+    assert_eq!(header(&same)?.matches("inventory.csv").count(), 1, "{same}");
+    assert!(!same.contains("id=\"settings\"") && !same.contains("cannot be read"));
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    connection.execute_batch("UPDATE runs SET source = 'second.csv' WHERE run = 2")?;
+    let other = header(&page(&dir)?)?;
+    assert!(
+        other.contains("<bdi>inventory.csv</bdi>, then <bdi>second.csv</bdi>"),
+        "{other}"
+    );
+    for (sql, who) in [
+        ("UPDATE runs SET probing = '{}' WHERE run = 1", "run 1"),
+        ("UPDATE runs SET probing = '{}'", "runs 1 and 2"),
+    ] {
+        connection.execute_batch(sql)?;
+        let shown = page(&dir)?;
+        let sentence = format!("How the targets of {who} were probed cannot be read");
+        assert!(shown.contains(&sentence), "{who}: {shown}");
+        // What can be compared still is.
+        assert!(shown.contains("<bdi>second.csv</bdi>"));
+    }
     Ok(())
 }
 
@@ -174,5 +208,36 @@ fn the_page_of_a_difference_is_well_formed_and_whole_or_not_there() -> Result<()
         unchanged.pingfleet(&arguments)?.fails(code, &[part]);
     }
     assert_eq!(unchanged.files()?, before);
+    Ok(())
+}
+
+#[test]
+fn a_page_that_is_interrupted_at_the_last_moment_is_not_there() -> Result<()> {
+    let dir = changed()?;
+    dir.write("page.html", "older")?;
+    let before = dir.files()?;
+    // The signal comes when all of it is written and goes to the disk, where it is held for some seconds.
+    let program = "sh -c 'echo $$ > pid; exec pingfleet \"$@\"' sh";
+    let hold =
+        "strace -f -qq -o /dev/null -e trace=fsync -e inject=fsync:delay_enter=5000000:when=1";
+    let wait = "until tail -c 8 .page.html.*.part | grep -q '</html>'; do :; done 2>/dev/null";
+    for command in ["diff", "report"] {
+        for (signal, code) in [("kill -INT $(cat pid);", 130), ("", 0)] {
+            let line =
+                format!("{hold} {program} {command} --html page.html & {wait}; {signal} wait $!");
+            let finished = dir.shell(&line)?.ends_with(code);
+            fs::remove_file(dir.path("pid"))?;
+            if code == 0 {
+                // The control: without the signal the page is there.
+                let page = fs::read_to_string(dir.path("page.html"))?;
+                ensure!(page.ends_with("</html>\n"), "{command}: {page}");
+                dir.write("page.html", "older")?;
+            } else {
+                let message = "error: interrupted: page.html is not written";
+                ensure!(finished.stderr.contains(message), "{finished:#?}");
+            }
+            ensure!(dir.files()? == before, "{command}");
+        }
+    }
     Ok(())
 }

@@ -22,6 +22,8 @@ mod permission;
 mod prune;
 #[cfg(feature = "parquet")]
 mod prune_archive;
+#[cfg(feature = "parquet")]
+mod prune_killed;
 mod queries;
 mod report;
 mod retry;

@@ -7,7 +7,10 @@ use pingfleet_store::{Durability, OpenOptions};
 use pingfleet_testbed::SmallDisk;
 use serde_json::Value;
 
-use crate::{rig::TestDir, screens::generated};
+use crate::{
+    rig::TestDir,
+    screens::{generated, matches_its_snapshot_on_copies},
+};
 
 /// A folder with a generated database, in which the targets of the first chunk were probed the last time by the run before the newest one.
 pub(crate) fn with_targets_of_an_older_run(targets: u32, runs: u32) -> anyhow::Result<TestDir> {
@@ -275,6 +278,27 @@ fn a_run_with_dead_chunks_is_kept_and_a_pruned_one_is_not_to_be_retried() -> any
     assert!(report.stdout.contains("It is incomplete"), "{report:#?}");
     assert!(!report.stdout.contains("pingfleet retry"), "{report:#?}");
     Ok(())
+}
+
+/// Runs of which the first can be sent again, and the third has rows that `latest` shows.
+fn with_all_kinds() -> anyhow::Result<TestDir> {
+    let dir = with_targets_of_an_older_run(1600, 4)?;
+    let dead = "UPDATE runs SET state = 'incomplete', chunks_dead = 1, chunks_done = chunks_done - 1 WHERE run = 1";
+    dir.sqlite3("pingfleet.db", dead)?;
+    Ok(dir)
+}
+
+#[test]
+fn what_was_removed_fits_each_width() -> anyhow::Result<()> {
+    let dir = with_all_kinds()?;
+    matches_its_snapshot_on_copies(&dir, "prune", "prune --keep 1", str::to_owned)
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn what_would_be_removed_fits_each_width() -> anyhow::Result<()> {
+    let command = "prune --keep 1 --dry-run --archive archive";
+    crate::screens::matches_its_snapshot(&with_all_kinds()?, "prune-dry-run", command)
 }
 
 #[test]

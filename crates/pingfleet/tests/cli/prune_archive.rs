@@ -23,7 +23,7 @@ use crate::{
 const PRUNE: [&str; 5] = ["prune", "--keep", "1", "--archive", "archive"];
 
 /// Runs archives.py: every row of `before` is once in the archive or the database of each folder.
-fn check(dir: &TestDir, before: &Path, folders: &[&Path]) -> anyhow::Result<Finished> {
+pub(crate) fn check(dir: &TestDir, before: &Path, folders: &[&Path]) -> anyhow::Result<Finished> {
     let folder = built("pingfleet")?;
     let folder = folder.ancestors().nth(2).context("the build folder")?;
     let python = folder.join("test-python/bin/python");
@@ -43,7 +43,7 @@ fn check(dir: &TestDir, before: &Path, folders: &[&Path]) -> anyhow::Result<Fini
 }
 
 /// A copy of a database in a folder of its own.
-fn copy(before: &Path, dir: &TestDir, name: &str) -> anyhow::Result<std::path::PathBuf> {
+pub(crate) fn copy(before: &Path, dir: &TestDir, name: &str) -> anyhow::Result<PathBuf> {
     let folder = dir.path(name);
     fs::create_dir(&folder)?;
     fs::copy(before, folder.join("pingfleet.db"))?;
@@ -160,7 +160,7 @@ fn has_file(archive: &Path, run: u32) -> bool {
         .any(|name| name.to_string_lossy().starts_with(&prefix))
 }
 
-fn start(folder: &Path) -> anyhow::Result<Child> {
+pub(crate) fn start(folder: &Path) -> anyhow::Result<Child> {
     let mut command = Command::new(built("pingfleet")?);
     command.args(PRUNE).current_dir(folder).env_clear();
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -168,7 +168,11 @@ fn start(folder: &Path) -> anyhow::Result<Child> {
 }
 
 /// Repeats `prune` in each folder. Then every row of `before` is once in the archive or the database.
-fn repeated_it_completes(dir: &TestDir, before: &Path, folders: &[PathBuf]) -> anyhow::Result<()> {
+pub(crate) fn repeated_it_completes(
+    dir: &TestDir,
+    before: &Path,
+    folders: &[PathBuf],
+) -> anyhow::Result<()> {
     for folder in folders {
         ensure!(start(folder)?.wait()?.success(), "{}", folder.display());
         let left = fs::read_dir(folder.join("archive"))?.count();
@@ -205,25 +209,6 @@ fn killed_in_each_step_and_repeated_every_row_is_there_once() -> anyhow::Result<
             .is_some();
         ensure!(is_pruned != matches!(seen, Seen::File), "{seen:?} {run}");
         Connection::open(&database)?.execute_batch("DROP TRIGGER stall")?;
-        folders.push(folder);
-    }
-    repeated_it_completes(&dir, &before, &folders)
-}
-
-#[test]
-fn killed_at_any_moment_and_repeated_every_row_is_there_once() -> anyhow::Result<()> {
-    let dir = with_targets_of_an_older_run(1500, 4)?;
-    let before = dir.path("before.db");
-    fs::rename(dir.path("pingfleet.db"), &before)?;
-    let mut folders = Vec::new();
-    for (run, seen) in (1..=3).flat_map(|run| Seen::ALL.map(|seen| (run, seen))) {
-        // How many of these moments are in the middle of something is not known: the test above knows.
-        let folder = copy(&before, &dir, &format!("{seen:?}-{run}"))?;
-        let mut child = start(&folder)?;
-        seen.wait_for(&folder, run, &mut child)?;
-        thread::sleep(Duration::from_micros(u64::from(run) * 377));
-        child.kill()?;
-        child.wait()?;
         folders.push(folder);
     }
     repeated_it_completes(&dir, &before, &folders)

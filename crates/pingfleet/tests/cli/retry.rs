@@ -4,7 +4,10 @@ use anyhow::Context;
 use pingfleet_testbed::Rabbit;
 use serde_json::{Value, json};
 
-use crate::rig::{Call, TestDir};
+use crate::{
+    rig::{Call, TestDir},
+    screens::{matches_its_snapshot, matches_its_snapshot_on_copies},
+};
 
 /// Two targets of run 1 become down, as if nobody had answered.
 const TWO_DOWN: &str = "
@@ -116,6 +119,49 @@ fn without_a_target_of_these_statuses_no_run_is_made() -> anyhow::Result<()> {
     assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""));
     assert_eq!(dir.files()?, before);
     Ok(())
+}
+
+/// The screen with other words for what is different in each run: its UUID, how long it took, and its rate.
+fn without_times(screen: &str) -> String {
+    let line = |line: &str| {
+        let parts = match line.split_once(" complete (") {
+            Some((before, _)) => (before, " complete (UUID)"),
+            None => match line.split_once(" in ") {
+                Some((before, after)) if after.ends_with("targets/s)") => {
+                    (before, " in N s (N targets/s)")
+                }
+                _ => (line, ""),
+            },
+        };
+        format!("{}{}\n", parts.0, parts.1)
+    };
+    screen.lines().map(line).collect()
+}
+
+#[test]
+fn a_retry_and_what_it_does_not_retry_fit_each_width() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    let hosts = [
+        "127.0.0.1",
+        "127.0.0.3",
+        "127.0.0.4",
+        "127.0.0.5",
+        "127.0.0.9",
+    ];
+    let sweep = [&["sweep", "--no-shuffle"], hosts.as_slice()].concat();
+    dir.pingfleet(&sweep)?.ends_with(0);
+    // One of them has no result.
+    dir.sqlite3(
+        "pingfleet.db",
+        &format!("{TWO_DOWN} DELETE FROM results WHERE position = 0; UPDATE runs SET up = up - 1"),
+    )?;
+    let retry = "retry --only down,unknown";
+    matches_its_snapshot_on_copies(&dir, "retry", retry, without_times)?;
+    matches_its_snapshot(
+        &dir,
+        "retry-nothing",
+        "retry --only late,unreachable,unknown",
+    )
 }
 
 #[test]

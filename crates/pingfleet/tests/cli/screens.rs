@@ -34,25 +34,52 @@ pub(crate) fn on_a_terminal(
     Ok(dir.shell(&line)?.ends_with(0).stdout.replace("\r\n", "\n"))
 }
 
+/// The widths of the terminals; none is no terminal.
+const SCREENS: [Option<u32>; 4] = [Some(60), Some(80), Some(140), None];
+
 /// Compares the output of a command at all widths with the expected one. How many days ago something was changes with the
 /// day, so these numbers are not compared.
 pub(crate) fn matches_its_snapshot(dir: &TestDir, name: &str, command: &str) -> anyhow::Result<()> {
-    let mut screens = Vec::new();
-    for columns in [60, 80, 140] {
-        let screen = on_a_terminal(dir, command, columns, "NO_COLOR=1")?;
-        let widest = screen.lines().map(|line| line.chars().count()).max();
-        assert!(widest <= Some(columns as usize), "{columns}: {screen}");
-        screens.push(format!("== {columns} columns\n{screen}"));
+    let screens = SCREENS.map(|columns| screen(dir, command, columns));
+    let screens: String = screens.into_iter().collect::<anyhow::Result<_>>()?;
+    is_expected(name, &without_ages(&screens))
+}
+
+/// The same for a command that changes the database: each time it gets a copy. `same` replaces what is different each
+/// time.
+pub(crate) fn matches_its_snapshot_on_copies(
+    dir: &TestDir,
+    name: &str,
+    command: &str,
+    same: impl Fn(&str) -> String,
+) -> anyhow::Result<()> {
+    let mut screens = String::new();
+    for columns in SCREENS {
+        let copy = TestDir::new()?;
+        fs::copy(dir.path("pingfleet.db"), copy.path("pingfleet.db"))?;
+        screens += &same(&screen(&copy, command, columns)?);
     }
-    let arguments: Vec<_> = command.split(' ').collect();
-    let piped = dir.call("pingfleet", &arguments)?.env("TZ", "UTC").end()?;
-    let piped = piped.ends_with(0).stdout;
-    let screens = [screens.concat(), format!("== no terminal\n{piped}")].concat();
-    let screens = without_ages(&screens);
+    is_expected(name, &screens)
+}
+
+/// What a command prints, with its heading.
+fn screen(dir: &TestDir, command: &str, columns: Option<u32>) -> anyhow::Result<String> {
+    let Some(columns) = columns else {
+        let arguments: Vec<_> = command.split(' ').collect();
+        let piped = dir.call("pingfleet", &arguments)?.env("TZ", "UTC").end()?;
+        return Ok(format!("== no terminal\n{}", piped.ends_with(0).stdout));
+    };
+    let screen = on_a_terminal(dir, command, columns, "NO_COLOR=1")?;
+    let widest = screen.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(columns as usize), "{columns}: {screen}");
+    Ok(format!("== {columns} columns\n{screen}"))
+}
+
+fn is_expected(name: &str, screens: &str) -> anyhow::Result<()> {
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cli/snapshots/{name}.txt"));
     if env::var_os("UPDATE_SNAPSHOTS").is_some() {
-        fs::write(&file, &screens)?;
+        fs::write(&file, screens)?;
     }
     let expected = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     assert_eq!(screens, expected, "{name}");

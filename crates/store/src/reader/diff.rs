@@ -11,13 +11,17 @@ use std::{io, thread};
 use ipnet::IpNet;
 use pingfleet_wire::StatusKind;
 use rusqlite::OptionalExtension;
+use tokio_util::sync::CancellationToken;
 
 pub use self::whole_subnets::WholeSubnet;
 use self::{
     sorted_rows::{DiffRow, SortedRows, SortedRowsIter},
-    whole_subnets::SubnetTallies,
+    whole_subnets::{SubnetTallies, subnet_of},
 };
 use crate::{Reader, RunState, RunSummary, StoreError};
+
+/// After how many targets a pass over the sorted rows looks whether it was interrupted: about 1 ms.
+const PAIRS_BETWEEN_LOOKS: u64 = 1000;
 
 /// From when on another round-trip time is a change. Both must be exceeded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,7 +106,7 @@ pub struct TargetChange {
     pub before: Option<FoundTarget>,
     /// In the second run. None if it disappeared.
     pub after: Option<FoundTarget>,
-    /// The /24 or /64 of its address.
+    /// The /24 or /64 of its address, or the part of it that changed as a whole.
     pub subnet: Option<IpNet>,
     /// Whether the whole subnet changed like this: see [`WholeSubnet`].
     pub is_whole_subnet: bool,
@@ -128,6 +132,7 @@ pub struct RunDiff {
     /// From when on another round-trip time is a change.
     pub limits: DiffLimits,
     rows: [SortedRows; 2],
+    interrupt: Option<CancellationToken>,
 }
 
 impl RunDiff {
@@ -140,7 +145,8 @@ impl RunDiff {
     /// The changes, in the order of the targets: IPv4 addresses by their number, and then all others by their text.
     ///
     /// # Errors
-    /// When a temporary file cannot be read.
+    /// When a temporary file cannot be read; [`io::ErrorKind::Interrupted`] when the token of [`Reader::interrupted_by`] is
+    /// cancelled. [`StoreError::from_sorted_rows`] is the error of a caller.
     pub fn changes(&mut self) -> io::Result<impl Iterator<Item = io::Result<TargetChange>>> {
         // The position in a file is shared, so there is one iterator at a time.
         let diff: &Self = self;
@@ -168,6 +174,8 @@ impl RunDiff {
         Ok(Pairs {
             before: before.merged()?.peekable(),
             after: after.merged()?.peekable(),
+            interrupt: self.interrupt.as_ref(),
+            read: 0,
         })
     }
 
@@ -191,21 +199,17 @@ impl RunDiff {
 
     fn change(&self, pair: &Pair, kind: ChangeKind) -> TargetChange {
         let row = pair.newest();
-        let subnet = row.subnet();
-        let is_whole = |subnet: IpNet| {
-            let key = |whole: &WholeSubnet| (whole.subnet, whole.kind);
-            self.whole_subnets
-                .binary_search_by_key(&(subnet, kind), key)
-                .is_ok()
-        };
+        let whole = row
+            .address()
+            .and_then(|address| subnet_of(&self.whole_subnets, address, kind));
         let (before, after) = pair.sides();
         TargetChange {
             target: row.target.clone().into(),
             kind,
             before: before.map(DiffRow::found),
             after: after.map(DiffRow::found),
-            subnet,
-            is_whole_subnet: subnet.is_some_and(is_whole),
+            subnet: whole.or_else(|| row.subnet()),
+            is_whole_subnet: whole.is_some(),
         }
     }
 
@@ -300,6 +304,9 @@ fn shift(before: Option<i64>, after: Option<i64>, limits: DiffLimits) -> Option<
 struct Pairs<'d> {
     before: std::iter::Peekable<SortedRowsIter<'d>>,
     after: std::iter::Peekable<SortedRowsIter<'d>>,
+    interrupt: Option<&'d CancellationToken>,
+    /// Pairs that were read.
+    read: u64,
 }
 
 impl Iterator for Pairs<'_> {
@@ -307,6 +314,11 @@ impl Iterator for Pairs<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         use std::cmp::Ordering::{Equal, Greater, Less};
+        let looks = self.read.is_multiple_of(PAIRS_BETWEEN_LOOKS);
+        if looks && self.interrupt.is_some_and(CancellationToken::is_cancelled) {
+            return Some(Err(io::ErrorKind::Interrupted.into()));
+        }
+        self.read += 1;
         let order = match (self.before.peek(), self.after.peek()) {
             (None, None) => return None,
             (Some(Ok(before)), Some(Ok(after))) => before.target.cmp(&after.target),
@@ -358,7 +370,8 @@ impl Reader {
     /// Compares two runs. Scans both, at the same time, and writes about 30 bytes a row into temporary files.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchRun`], [`StoreError::Pruned`], [`StoreError::Sqlite`], [`StoreError::TemporaryFile`].
+    /// [`StoreError::NoSuchRun`], [`StoreError::Pruned`], [`StoreError::Sqlite`], [`StoreError::TemporaryFile`],
+    /// [`StoreError::Interrupted`].
     pub fn diff(&self, before: i64, after: i64, limits: DiffLimits) -> Result<RunDiff, StoreError> {
         for run in [before, after] {
             self.summary(run)?.refuse_pruned()?;
@@ -386,8 +399,9 @@ impl Reader {
             whole_subnets: Vec::new(),
             rows: [first?, second?],
             limits,
+            interrupt: self.interrupt.clone(),
         };
-        diff.count().map_err(StoreError::TemporaryFile)?;
+        diff.count().map_err(StoreError::from_sorted_rows)?;
         Ok(diff)
     }
 }

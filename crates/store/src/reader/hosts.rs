@@ -1,31 +1,31 @@
-//! The rows of the view `latest`, in parts by target, of which several may be read at once. What `latest_rows` has of a part
-//! is read first, in the order of the targets; then their rows of `results`, in the order of the plan.
+//! The rows of the view `latest`. What `latest_rows` has of some targets is read first, in their order; then their rows of
+//! `results`, in the order of the plan.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc, vec};
+mod parts;
+
+use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
+pub use self::parts::{HostPart, HostParts};
 use super::{
-    filter::{FilterSql, ReportFilter},
+    filter::ReportFilter,
     history::StatusChange,
     report::{REPORT_COLUMNS, ReportRow},
-    stored_rows::{self, ExportPage, Place},
-    target_key::{TargetKey, TargetRange},
+    stored_rows::{self, ExportPage, ExportRow, Place},
+    target_key::TargetKey,
 };
-use crate::{
-    Reader, StoreError,
-    schema::{LATEST_RANGE, LATEST_ROW, STORED_LATEST_RANGE, STORED_LATEST_ROW},
-};
+use crate::{Reader, StoreError, schema::LATEST_ROW};
 
 /// The columns of the view `latest` behind [`REPORT_COLUMNS`], in order. A test compares them with the view.
 pub const LATEST_COLUMNS: [&str; 4] = ["first_seen", "last_up", "changed_at", "changes_30d"];
 
-/// Targets of one part: those that are selected, as far as `latest_rows` says it. They lie in `results` in another order, so
-/// a large part reads few pages of the file twice. Each takes about 400 bytes.
-const PART_TARGETS: usize = 50_000;
+/// Bytes that the texts of a page may have. Of a part with more, a page has so many targets as fit.
+const MAX_PAGE_TEXT: usize = 16 * 1024 * 1024;
 
-/// The page cache while rows are read in another order than they are stored, in KiB (negative in SQLite's own notation).
-const CACHE_KIB: i64 = 64 * 1024;
+/// Rows of `results` that are read before the bytes of the page are looked at again. A row has a name of at most 255 bytes
+/// and labels of some KB, at most.
+const ROWS_BETWEEN_LOOKS: usize = 5000;
 
 /// Which targets to read.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -127,48 +127,64 @@ impl StoredHost {
 pub struct HostPage {
     hosts: Vec<StoredHost>,
     /// Their rows, in the order of the plan.
-    rows: ExportPage,
+    rows: Vec<ExportPage>,
     run_ids: HashMap<i64, String>,
 }
 
 impl HostPage {
-    /// The targets with their newest rows, which are read in the order of the plan.
-    fn new(connection: &Connection, hosts: Vec<StoredHost>) -> Result<Self, StoreError> {
+    /// The targets with their newest rows, which are read in the order of the plan. None when their texts take more than
+    /// [`MAX_PAGE_TEXT`], unless it is one target.
+    fn new(connection: &Connection, hosts: Vec<StoredHost>) -> Result<Option<Self>, StoreError> {
         let mut places: Vec<_> = hosts.iter().map(|host| host.place).collect();
         places.sort_unstable();
-        let rows = stored_rows::rows_at(connection, &places)?;
+        let mut rows: Vec<ExportPage> = Vec::new();
+        let mut text_bytes = 0;
+        for places in places.chunks(ROWS_BETWEEN_LOOKS) {
+            let some = stored_rows::rows_at(connection, places)?;
+            text_bytes += some.text_bytes();
+            if text_bytes > MAX_PAGE_TEXT && hosts.len() > 1 {
+                return Ok(None);
+            }
+            rows.push(some);
+        }
         let mut run_ids = HashMap::new();
-        for [run, ..] in rows.places() {
+        for [run, ..] in rows.iter().flat_map(ExportPage::places) {
             if !run_ids.contains_key(run) {
                 let sql = "SELECT run_id FROM runs WHERE run = ?1";
                 let run_id: String = connection.query_row(sql, [run], |row| row.get(0))?;
                 run_ids.insert(*run, run_id);
             }
         }
-        Ok(Self {
+        Ok(Some(Self {
             hosts,
             rows,
             run_ids,
-        })
+        }))
     }
 
-    /// How many targets it has. 0 only at the end.
+    /// How many targets it has.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.iter().map(ExportPage::len).sum()
     }
 
-    /// Whether it is the end.
+    /// Whether it has none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
+    }
+
+    fn row_at(&self, place: Place) -> Option<ExportRow<'_>> {
+        let is_before = |rows: &ExportPage| rows.places().last() < Some(&place);
+        let at = self.rows.partition_point(is_before);
+        self.rows.get(at)?.row_at(place)
     }
 
     /// The targets in the wanted order.
     pub fn hosts(&self) -> impl Iterator<Item = HostRow> {
         self.hosts.iter().filter_map(|host| {
             // As the view, which joins the tables: without a row there is no target.
-            let row = self.rows.row_at(host.place)?;
+            let row = self.row_at(host.place)?;
             let [run, ..] = host.place;
             Some(HostRow {
                 row: row.in_run(run, self.run_ids.get(&run)?),
@@ -231,234 +247,4 @@ pub(super) fn host(
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query_and_then([key], HostRow::from_row)?;
     Ok(rows.next().transpose()?)
-}
-
-/// The parts of [`Reader::hosts`], in the wanted order. Nothing is open between two of them.
-#[derive(Debug)]
-pub struct HostParts<'r> {
-    reader: &'r Reader,
-    query: Arc<HostQuery>,
-    keys: PartKeys,
-}
-
-/// The keys that no part has yet.
-#[derive(Debug)]
-enum PartKeys {
-    /// Those behind this one. None when there are no more.
-    Behind(Option<TargetKey>),
-    /// These, which are sorted by something else.
-    Sorted(vec::IntoIter<TargetKey>),
-}
-
-/// Some targets.
-#[derive(Debug)]
-pub struct HostPart<'r> {
-    reader: &'r Reader,
-    query: Arc<HostQuery>,
-    keys: SomeKeys,
-}
-
-#[derive(Debug)]
-enum SomeKeys {
-    Range(TargetRange),
-    List(Vec<TargetKey>),
-}
-
-impl<'r> Iterator for HostParts<'r> {
-    type Item = Result<HostPart<'r>, StoreError>;
-
-    /// The next part. Fails as [`Reader::open`].
-    fn next(&mut self) -> Option<Self::Item> {
-        let keys = match &mut self.keys {
-            PartKeys::Behind(after) => {
-                let range = self.query.next_range(self.reader, after).transpose()?;
-                range.map(SomeKeys::Range)
-            }
-            PartKeys::Sorted(keys) => {
-                let keys: Vec<_> = keys.take(PART_TARGETS).collect();
-                Ok(SomeKeys::List((!keys.is_empty()).then_some(keys)?))
-            }
-        };
-        Some(keys.map(|keys| HostPart {
-            reader: self.reader,
-            query: Arc::clone(&self.query),
-            keys,
-        }))
-    }
-}
-
-impl HostPart<'_> {
-    /// Its targets that the filter selects, in their order: their rows of one moment.
-    ///
-    /// # Errors
-    /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row;
-    /// [`StoreError::Interrupted`].
-    pub fn read(self) -> Result<HostPage, StoreError> {
-        self.reader.read(|connection| {
-            if self.query.stored.is_none() {
-                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-            }
-            let snapshot = connection.transaction()?;
-            let hosts = match &self.keys {
-                SomeKeys::List(keys) => stored_hosts(&snapshot, keys)?,
-                SomeKeys::Range(range) => {
-                    let selected = self.query.select(StoredHost::COLUMNS, true);
-                    let query = &self.query;
-                    query.read(&snapshot, &selected, range, StoredHost::from_row)?
-                }
-            };
-            HostPage::new(&snapshot, hosts)
-        })
-    }
-}
-
-/// The targets with these keys, in their order. Each is one search by key, in the order of the keys.
-fn stored_hosts(
-    connection: &Connection,
-    keys: &[TargetKey],
-) -> Result<Vec<StoredHost>, StoreError> {
-    let mut ascending: Vec<_> = (0..keys.len()).collect();
-    ascending.sort_unstable_by_key(|at| &keys[*at]);
-    let sql = format!("SELECT {} FROM ({STORED_LATEST_ROW})", StoredHost::COLUMNS);
-    let mut statement = connection.prepare(&sql)?;
-    let mut hosts: Vec<_> = keys.iter().map(|_| None).collect();
-    for at in ascending {
-        hosts[at] = statement
-            .query_row([&keys[at]], StoredHost::from_row)
-            .optional()?;
-    }
-    Ok(hosts.into_iter().flatten().collect())
-}
-
-/// The statement of a page.
-#[derive(Debug)]
-struct HostQuery {
-    /// Without a look at `results`, if the filter needs none.
-    stored: Option<String>,
-    statement: String,
-    /// Those on `latest_rows t`, each behind an AND.
-    conditions: String,
-    filter: FilterSql,
-}
-
-impl HostQuery {
-    fn new(filter: &HostFilter) -> Self {
-        let age = filter.probed_before_us;
-        let age = age.map(|before| format!(" AND t.probed_at_us < {before}"));
-        // Without a look at the rows of `results`.
-        let statuses = filter.rows.statuses.iter();
-        let codes: Vec<_> = statuses.map(|status| status.code().to_string()).collect();
-        let codes = (!codes.is_empty()).then(|| format!(" AND t.status IN ({})", codes.join(", ")));
-        let conditions = age.unwrap_or_default() + &codes.unwrap_or_default();
-        let rows = &filter.rows;
-        let is_stored =
-            rows.labels.is_empty() && rows.subnets.is_empty() && rows.condition.is_none();
-        Self {
-            stored: is_stored.then(|| format!("{STORED_LATEST_RANGE}{conditions}")),
-            statement: format!("{LATEST_RANGE}{conditions}"),
-            conditions,
-            filter: rows.sql(3),
-        }
-    }
-
-    /// The next [`PART_TARGETS`] targets behind a key, which becomes the last one of them. None at the end.
-    fn next_range(
-        &self,
-        reader: &Reader,
-        after: &mut Option<TargetKey>,
-    ) -> Result<Option<TargetRange>, StoreError> {
-        let Some(first) = after.take() else {
-            return Ok(None);
-        };
-        let sql = format!(
-            "SELECT target FROM latest_rows t WHERE target > ?1{} ORDER BY target LIMIT 1 OFFSET ?2",
-            self.conditions
-        );
-        *after = reader.read(|connection| {
-            let offset = PART_TARGETS as i64 - 1;
-            let last = connection.query_row(&sql, (&first, offset), |row| row.get(0));
-            Ok(last.optional()?)
-        })?;
-        Ok(Some(TargetRange {
-            after: first,
-            last: after.clone(),
-        }))
-    }
-
-    /// Some columns of the selected rows. `is_stored` says that they are those of [`STORED_LATEST_RANGE`].
-    fn select(&self, columns: &str, is_stored: bool) -> String {
-        match &self.stored {
-            Some(stored) if is_stored => format!("SELECT {columns} FROM ({stored})"),
-            _ => self.filter.select(columns, "latest", &self.statement),
-        }
-    }
-
-    /// The rows of some targets of what [`Self::select`] gives.
-    fn read<T>(
-        &self,
-        connection: &Connection,
-        selected: &str,
-        range: &TargetRange,
-        read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Vec<T>, StoreError> {
-        self.filter.prepare(connection)?;
-        let sql = format!("{selected} ORDER BY row_target");
-        let read_range = || {
-            let mut statement = connection.prepare(&sql)?;
-            self.filter.bind(&mut statement, &[])?;
-            statement.raw_bind_parameter(1, &range.after)?;
-            statement.raw_bind_parameter(2, range.last()?)?;
-            let rows = statement.raw_query().mapped(&read);
-            rows.collect::<Result<_, _>>()
-        };
-        read_range().map_err(|error| self.filter.explain(error))
-    }
-}
-
-impl Reader {
-    /// The newest row of each target that a filter selects, part by part. In another order than that of the targets, the
-    /// rows are read twice, and their keys are kept in memory: about 60 bytes each.
-    ///
-    /// # Errors
-    /// As [`HostPart::read`].
-    pub fn hosts(
-        &self,
-        filter: &HostFilter,
-        order: HostOrder,
-    ) -> Result<HostParts<'_>, StoreError> {
-        let query = HostQuery::new(filter);
-        let keys = match order {
-            HostOrder::Target => PartKeys::Behind(Some(TargetKey::FIRST)),
-            order => PartKeys::Sorted(self.sorted_hosts(&query, order)?.into_iter()),
-        };
-        Ok(HostParts {
-            reader: self,
-            query: Arc::new(query),
-            keys,
-        })
-    }
-
-    fn sorted_hosts(
-        &self,
-        query: &HostQuery,
-        order: HostOrder,
-    ) -> Result<Vec<TargetKey>, StoreError> {
-        let columns = format!("row_target, {}", order.column());
-        let selected = query.select(&columns, order != HostOrder::Rtt);
-        let read = |row: &Row<'_>| {
-            let value: Option<f64> = row.get(1)?;
-            let whole = value.map(|value| value.round() as i64);
-            Ok((Reverse(whole), row.get::<_, TargetKey>(0)?))
-        };
-        let mut keys: Vec<(Reverse<Option<i64>>, TargetKey)> = Vec::new();
-        let mut after = Some(TargetKey::FIRST);
-        while let Some(range) = query.next_range(self, &mut after)? {
-            keys.extend(self.read(|connection| {
-                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-                query.read(connection, &selected, &range, read)
-            })?);
-        }
-        keys.sort_unstable();
-        Ok(keys.into_iter().map(|(_, key)| key).collect())
-    }
 }

@@ -6,12 +6,16 @@
 mod changes;
 mod detail;
 mod rows;
+mod subnets_not_up;
 
 use rusqlite::{Connection, OptionalExtension};
 
 pub(crate) use self::detail::sort_worst_first;
-pub use self::detail::{RunDetail, SubnetStatuses, TimeBin};
-use self::{changes::LatestScan, detail::DetailScan, rows::RowScan};
+use self::{changes::LatestScan, detail::DetailScan, rows::RowScan, subnets_not_up::SubnetsNotUp};
+pub use self::{
+    detail::{RunDetail, SubnetStatuses, TimeBin},
+    subnets_not_up::{SameOutcome, SubnetNotUp},
+};
 use super::report::{ReportRow, RowKey, rows_by_key};
 use crate::{PlannedProbing, Reader, RunSummary, StoreError};
 
@@ -43,8 +47,14 @@ pub struct RunOverview {
     pub slowest: Vec<ReportRow>,
     /// The workers, by name.
     pub workers: Vec<RunWorker>,
-    /// Targets that did not answer, at most 20, or [`RunDetail::MAX_NOT_UP`] with the detail: the newest changes first if [`Self::changes`] is known, else in the order
-    /// of the plan.
+    /// Prefixes in which no target answered, at most 20: those with the newest change first, if [`Self::changes`] is known,
+    /// and then those with the most targets. None with the detail.
+    pub subnets_not_up: Vec<SubnetNotUp>,
+    /// How many such prefixes there are.
+    pub subnets_not_up_count: i64,
+    /// Targets that did not answer and are in none of these prefixes, at most 20; with the detail all that did not answer,
+    /// at most [`RunDetail::MAX_NOT_UP`]. The newest changes first if [`Self::changes`] is known, else in the order of the
+    /// plan.
     pub not_up: Vec<NotUp>,
     /// What changed since each target was probed before. None when a newer run has probed some of the targets, or the rows
     /// are not in `latest` yet.
@@ -159,19 +169,28 @@ fn read(
     mut rows: RowScan,
 ) -> Result<(RunOverview, Option<DetailScan>), StoreError> {
     let summary = reader.summary(run)?;
-    let mut latest = LatestScan::new(rows.max_not_up);
+    let mut subnets = SubnetsNotUp::default();
     // Of a pruned run only the counts are known.
     if summary.pruned.is_none() {
         rows.read(reader, run)?;
+        if rows.detail.is_none() {
+            subnets = rows.subnets_not_up();
+        }
+    }
+    let mut latest = LatestScan::new(&rows, &mut subnets);
+    if summary.pruned.is_none() {
         latest.read(reader, run)?;
     }
     let changes = (summary.finished_at.is_some() && latest.rows == rows.count)
         .then_some(latest.changes)
         .filter(|_| rows.count > 0);
+    let newest = latest.newest();
     let not_up: Vec<(RowKey, Option<TargetHistory>)> = if changes.is_some() {
-        latest.newest()
+        newest
     } else {
-        rows.not_up.iter().map(|key| (*key, None)).collect()
+        subnets.forget_history();
+        let first = rows.not_up_without(&subnets);
+        first.into_iter().map(|key| (key, None)).collect()
     };
     let keys: Vec<RowKey> = not_up.iter().map(|(key, _)| *key).collect();
     // Each key has a row, or this is an error.
@@ -183,6 +202,9 @@ fn read(
         reader.summary(run)?.refuse_pruned()?;
     }
     let detail = rows.detail.take();
+    let mut subnets_not_up = subnets.newest_first();
+    let subnets_not_up_count = subnets_not_up.len() as i64;
+    subnets_not_up.truncate(LISTED);
     let overview = RunOverview {
         summary,
         probing: settings.probing,
@@ -194,6 +216,8 @@ fn read(
         worst_subnets: rows.worst_subnets(),
         slowest: slowest?,
         workers: rows.workers(),
+        subnets_not_up,
+        subnets_not_up_count,
         not_up: shown?
             .into_iter()
             .zip(not_up)

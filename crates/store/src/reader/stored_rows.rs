@@ -149,6 +149,11 @@ impl ExportPage {
         self.rows.iter().map(|row| self.shown(row))
     }
 
+    /// The bytes of all its texts.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// Where the rows are.
     pub(super) fn places(&self) -> &[Place] {
         &self.places

@@ -21,7 +21,7 @@ pub(crate) enum TargetKey {
 }
 
 /// Keys behind one, up to another.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct TargetRange {
     pub(super) after: TargetKey,
     /// None: up to the end.

@@ -17,6 +17,7 @@ use proptest::{
 };
 use rusqlite::{Connection, Transaction, params, types::Value as SqlValue};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use crate::sample::options;
 
@@ -247,6 +248,62 @@ fn check_whole_subnets(diff: &RunDiff, changes: &[TargetChange]) -> Result<()> {
     Ok(())
 }
 
+/// Two runs of 10.9.3.1 to 10.9.3.254. In the second one those from .128 on are down, except for one.
+fn half_silent(exception: Option<u8>, twin: bool) -> Result<(TempDir, RunDiff)> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    drop(options(&path).open()?);
+    let mut connection = Connection::open(&path)?;
+    let transaction = connection.transaction()?;
+    for run in [1, 2] {
+        let address = |last: u8| i64::from(u32::from_be_bytes([10, 9, 3, last])) - (1 << 31);
+        let row = |last: u8, name: Option<&str>| {
+            let is_down = run == 2 && last >= 128 && exception != Some(last);
+            Row {
+                name: name.map(str::to_owned),
+                address: Some(SqlValue::Integer(address(last))),
+                status: if is_down { 6 } else { 0 },
+                rtt_ns: (!is_down).then_some(1_000_000),
+            }
+        };
+        let mut rows: Vec<_> = (1..255).map(|last| row(last, None)).collect();
+        rows.extend(twin.then(|| row(200, Some("printer.example"))));
+        insert(&transaction, run, "complete", &rows)?;
+    }
+    transaction.commit()?;
+    let diff = Reader::open(&path)?.diff(1, 2, LIMITS)?;
+    Ok((folder, diff))
+}
+
+#[test]
+fn a_part_of_a_subnet_that_stopped_is_named() -> Result<()> {
+    let split = [
+        "10.9.3.128/27",
+        "10.9.3.160/28",
+        "10.9.3.176/29",
+        "10.9.3.192/26",
+    ];
+    for (exception, twin, subnets, listed) in [
+        (None, false, ["10.9.3.128/25"].as_slice(), 0),
+        // The controls: one of it answers, or two targets have one address.
+        (Some(190), false, &split, 7),
+        (None, true, &[], 128),
+    ] {
+        let (_folder, mut diff) = half_silent(exception, twin)?;
+        let found = changes(&mut diff)?;
+        check_whole_subnets(&diff, &found)?;
+        let mut names = Vec::new();
+        for whole in &diff.whole_subnets {
+            ensure!(whole.kind == ChangeKind::StoppedAnswering);
+            names.push(whole.subnet.to_string());
+        }
+        ensure!(names == subnets, "{names:?}");
+        let single = found.iter().filter(|change| !change.is_whole_subnet);
+        ensure!(single.count() == listed, "{exception:?} {twin}");
+    }
+    Ok(())
+}
+
 #[test]
 fn generated_runs_are_compared_whole() -> Result<()> {
     let folder = TempDir::new()?;
@@ -361,5 +418,33 @@ fn what_an_incomplete_run_has_not_probed_did_not_disappear() -> Result<()> {
             .iter()
             .all(|change| change.kind != ChangeKind::Disappeared)
     );
+    Ok(())
+}
+
+#[test]
+fn a_pass_over_the_sorted_rows_can_be_interrupted() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let generated = GeneratedRuns {
+        targets: 2100,
+        runs: 2,
+        seed: 7,
+    };
+    generated.write(&path)?;
+    let stop = CancellationToken::new();
+    let reader = Reader::open(&path)?.interrupted_by(stop.clone());
+    let mut diff = reader.diff(1, 2, LIMITS)?;
+    // The control: without the signal it comes to its end.
+    ensure!(changes(&mut diff)?.len() as i64 == diff.total());
+    let mut pass = diff.changes()?;
+    ensure!(pass.next().is_some_and(|change| change.is_ok()));
+    stop.cancel();
+    let error = pass
+        .find_map(std::result::Result::err)
+        .context("it came to its end")?;
+    ensure!(matches!(
+        StoreError::from_sorted_rows(error),
+        StoreError::Interrupted
+    ));
     Ok(())
 }

@@ -32,7 +32,7 @@ fn texts(connection: &Connection, sql: &str) -> Result<Vec<String>> {
 fn listed(reader: &Reader, filter: &HostFilter, order: HostOrder) -> Result<Vec<HostRow>> {
     let mut hosts = Vec::new();
     for part in reader.hosts(filter, order)? {
-        hosts.extend(part?.read()?.hosts());
+        hosts.extend(part?.read()?.0.hosts());
     }
     Ok(hosts)
 }

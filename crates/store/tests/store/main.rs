@@ -7,6 +7,7 @@ mod diff;
 mod export;
 mod filters;
 mod history;
+mod hosts;
 mod latest;
 mod liveness;
 mod locks;

@@ -1,8 +1,12 @@
 //! The overview of a run equals what plain SQL on the views counts.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, ensure};
-use pingfleet_store::{Reader, ReportFilter, RowOrder, RunDetail};
+use ipnet::IpNet;
+use pingfleet_store::{NotUp, Reader, ReportFilter, RowOrder, RunDetail, RunOverview};
 use pingfleet_testbed::GeneratedRuns;
+use pingfleet_wire::StatusKind;
 use rusqlite::{Connection, Row, types::FromSql};
 use tempfile::TempDir;
 
@@ -151,10 +155,21 @@ fn what_changed_last_comes_first() -> Result<()> {
     let (_folder, reader, connection) = generated()?;
     let newest = rows(
         &connection,
-        "SELECT target FROM latest WHERE received = 0 ORDER BY changed_at DESC LIMIT 20",
-        |row| row.get::<_, String>(0),
+        "SELECT target, address FROM latest WHERE received = 0 ORDER BY changed_at DESC",
+        |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)),
     )?;
-    let found = reader.overview(2)?.not_up;
+    let overview = reader.overview(2)?;
+    let subnets = &overview.subnets_not_up;
+    ensure!(overview.subnets_not_up_count == subnets.len() as i64 && subnets.len() > 1);
+    // Without those of whole subnets.
+    let newest = newest.into_iter().filter(|(_, address)| {
+        let address = address
+            .as_ref()
+            .and_then(|address| address.parse::<IpAddr>().ok());
+        !address.is_some_and(|address| subnets.iter().any(|found| found.subnet.contains(&address)))
+    });
+    let newest: Vec<_> = newest.map(|(target, _)| target).take(20).collect();
+    let found = overview.not_up;
     let mut targets: Vec<_> = found.iter().map(|found| found.row.target.clone()).collect();
     let times: Vec<_> = found
         .iter()
@@ -168,6 +183,110 @@ fn what_changed_last_comes_first() -> Result<()> {
     Ok(())
 }
 
+/// The targets of chunk 0 are 10.9.3.0 to 10.9.3.249. Those from .128 on are down since run 2, one of them a name; so is
+/// .5, for another reason.
+const HALF_SILENT: &str = "
+UPDATE results SET name = NULL, status = 0, reason = NULL, received = 1, rtt_avg_ns = 1000000,
+    address = ((10 << 24) | (9 << 16) | (3 << 8) | position) - 2147483648 WHERE chunk = 0;
+UPDATE results SET status = 6, reason = 'no_arp', sent = 3, received = 0, rtt_avg_ns = NULL
+    WHERE run = 2 AND chunk = 0 AND position >= 128;
+UPDATE results SET name = 'printer.example' WHERE chunk = 0 AND position = 200;
+UPDATE results SET status = 6, sent = 1, received = 0, rtt_avg_ns = NULL WHERE run = 2 AND chunk = 0 AND position = 5;
+DELETE FROM latest_rows WHERE chunk = 0;
+INSERT INTO latest_rows (target, run, chunk, position, status, probed_at_us, first_seen_us, last_up_us, changed_at_us)
+SELECT coalesce(name, address), 2, 0, position, status, 5000000, 1000000 + position, iif(status = 6, 2000000, NULL),
+    iif(status = 6, 9000000000000000, NULL) FROM results WHERE run = 2 AND chunk = 0";
+
+/// The names of the subnets in 10.9.3.0/24 in which no target answered.
+fn silent_parts(overview: &RunOverview) -> Vec<String> {
+    let all = overview.subnets_not_up.iter();
+    let mut names: Vec<_> = all.map(|found| found.subnet.to_string()).collect();
+    names.retain(|name| name.starts_with("10.9.3."));
+    names
+}
+
+#[test]
+fn a_subnet_in_which_no_target_answered_is_named_and_its_targets_are_not() -> Result<()> {
+    let (_folder, reader, connection) = generated()?;
+    connection.execute_batch(HALF_SILENT)?;
+    let overview = reader.overview(2)?;
+    // The newest change comes first.
+    let found = overview.subnets_not_up.first().context("a subnet")?;
+    ensure!(found.subnet.to_string() == "10.9.3.128/25", "{found:?}");
+    ensure!(found.counts[StatusKind::Down] == 122 && found.counts.total() == 122);
+    let same = found.same.as_ref().context("all are the same")?;
+    ensure!(
+        (same.status, same.reason.as_deref(), same.sent) == (StatusKind::Down, Some("no_arp"), 3)
+    );
+    let history = found.history.context("it is the newest run")?;
+    let times = (
+        history.first_seen_us,
+        history.last_up_us,
+        history.changed_at_us,
+    );
+    ensure!(
+        times == (1_000_128, Some(2_000_000), 9_000_000_000_000_000),
+        "{times:?}"
+    );
+    let half: IpNet = "10.9.3.128/25".parse()?;
+    let is_inside = |found: &NotUp| {
+        let address = found
+            .row
+            .address
+            .as_ref()
+            .and_then(|address| address.parse().ok());
+        address.is_some_and(|address: IpAddr| half.contains(&address))
+    };
+    ensure!(overview.not_up.len() == 20 && !overview.not_up.iter().any(is_inside));
+    // With the detail the targets are listed one by one.
+    let (detailed, _) = reader.overview_with_detail(2)?;
+    ensure!(
+        detailed
+            .not_up
+            .iter()
+            .filter(|found| is_inside(found))
+            .count()
+            == 122
+    );
+    // The controls: one that answers, and one that may have, are in no such subnet.
+    for status in [0, 5] {
+        connection.execute(
+            "UPDATE results SET status = ?1 WHERE run = 2 AND chunk = 0 AND position = 190",
+            [status],
+        )?;
+        let parts = silent_parts(&reader.overview(2)?);
+        let expected = [
+            "10.9.3.192/26",
+            "10.9.3.128/27",
+            "10.9.3.160/28",
+            "10.9.3.176/29",
+        ];
+        ensure!(parts == expected, "{parts:?}");
+    }
+    // Another outcome is not the same, and beside the subnet it is none of it.
+    connection.execute_batch(
+        "UPDATE results SET status = 2, reason = NULL WHERE run = 2 AND chunk = 0 AND position = 190",
+    )?;
+    let overview = reader.overview(2)?;
+    let found = overview.subnets_not_up.first().context("a subnet")?;
+    ensure!(
+        found.same.is_none() && found.counts[StatusKind::Unreachable] == 1,
+        "{found:?}"
+    );
+    // Where a newer run has probed some targets, it is not known since when.
+    connection.execute_batch("DELETE FROM latest_rows WHERE chunk = 0 AND position = 3")?;
+    let overview = reader.overview(2)?;
+    ensure!(silent_parts(&overview) == ["10.9.3.128/25"]);
+    ensure!(
+        overview
+            .subnets_not_up
+            .iter()
+            .all(|found| found.history.is_none())
+    );
+    ensure!(overview.not_up.len() == 20 && !overview.not_up.iter().any(is_inside));
+    Ok(())
+}
+
 #[test]
 fn the_detail_has_the_counts_of_plain_sql() -> Result<()> {
     let (_folder, reader, connection) = generated()?;
@@ -178,7 +297,13 @@ fn the_detail_has_the_counts_of_plain_sql() -> Result<()> {
     )?;
     ensure!(overview.not_up.len() as i64 == not_up && not_up > 20);
     let plain = reader.overview(2)?;
-    ensure!(overview.not_up[..20] == plain.not_up && overview.worst_subnets == plain.worst_subnets);
+    ensure!(overview.worst_subnets == plain.worst_subnets);
+    // The list of the detail has the targets of whole subnets as well.
+    let listed = overview
+        .not_up
+        .iter()
+        .filter(|found| plain.not_up.contains(found));
+    ensure!(listed.count() == 20 && overview.subnets_not_up.is_empty());
     for bin in &detail.rtt {
         let sql = format!(
             "SELECT count(*) FROM results WHERE run = 2 AND rtt_avg_ns >= {} AND rtt_avg_ns < {}",

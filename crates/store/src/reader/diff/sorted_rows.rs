@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _},
+    net::IpAddr,
 };
 
 use ipnet::IpNet;
@@ -48,7 +49,15 @@ impl DiffRow {
     }
 
     pub(super) fn subnet(&self) -> Option<IpNet> {
-        self.name_address.as_ref().unwrap_or(&self.target).subnet()
+        self.probed().subnet()
+    }
+
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.probed().address()
+    }
+
+    fn probed(&self) -> &TargetKey {
+        self.name_address.as_ref().unwrap_or(&self.target)
     }
 
     pub(super) fn found(&self) -> FoundTarget {

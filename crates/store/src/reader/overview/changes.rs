@@ -1,12 +1,18 @@
 //! The rows of `latest` that belong to a run: what changed, and since when.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
 
 use pingfleet_wire::StatusKind;
 use rusqlite::{Connection, types::Value};
 
-use super::{RunChanges, TargetHistory};
-use crate::{Reader, StoreError, reader::report::RowKey};
+use super::{RunChanges, TargetHistory, rows::RowScan, subnets_not_up::SubnetsNotUp};
+use crate::{
+    Reader, StoreError,
+    reader::{report::RowKey, target_key::TargetKey},
+};
 
 /// Rows of one page.
 const PAGE_ROWS: usize = 100_000;
@@ -16,8 +22,8 @@ const PAGE: &str = "SELECT target, run, chunk, position, status, probed_at_us, f
     FROM latest_rows WHERE target > ?1 ORDER BY target LIMIT ?2";
 
 /// What was found so far.
-#[derive(Debug, Default)]
-pub(super) struct LatestScan {
+#[derive(Debug)]
+pub(super) struct LatestScan<'s> {
     /// Rows that belong to the run.
     pub(super) rows: i64,
     pub(super) changes: RunChanges,
@@ -25,22 +31,31 @@ pub(super) struct LatestScan {
     max_not_up: usize,
     /// The targets that did not answer and changed last, the oldest change on top.
     newest: BinaryHeap<Reverse<(i64, Reverse<RowKey>)>>,
-    histories: std::collections::HashMap<RowKey, TargetHistory>,
+    histories: HashMap<RowKey, TargetHistory>,
+    rows_of_run: &'s RowScan,
+    /// The prefixes whose targets are not kept one by one.
+    subnets: &'s mut SubnetsNotUp,
 }
 
 /// A row of a page.
 struct LatestRow {
+    target: TargetKey,
     key: RowKey,
     status: u8,
     history: TargetHistory,
 }
 
-impl LatestScan {
-    /// Keeps at most so many targets that did not answer.
-    pub(super) fn new(max_not_up: usize) -> Self {
+impl<'s> LatestScan<'s> {
+    /// Keeps as many targets that did not answer as the scan of the rows, and none of these prefixes.
+    pub(super) fn new(rows_of_run: &'s RowScan, subnets: &'s mut SubnetsNotUp) -> Self {
         Self {
-            max_not_up,
-            ..Self::default()
+            rows: 0,
+            changes: RunChanges::default(),
+            max_not_up: rows_of_run.max_not_up,
+            newest: BinaryHeap::new(),
+            histories: HashMap::new(),
+            rows_of_run,
+            subnets,
         }
     }
 
@@ -71,6 +86,17 @@ impl LatestScan {
             }
         }
         if !answered {
+            let address = match &row.target {
+                TargetKey::Ipv4(_) => row.target.address(),
+                TargetKey::Text(_) => {
+                    let address = self.rows_of_run.name_address(row.key);
+                    address.or_else(|| row.target.address())
+                }
+            };
+            if let Some(subnet) = address.and_then(|address| self.subnets.find(address)) {
+                self.subnets.add_history(subnet, history);
+                return;
+            }
             self.newest
                 .push(Reverse((history.changed_at_us, Reverse(row.key))));
             self.histories.insert(row.key, history);
@@ -107,6 +133,7 @@ fn page(
         read += 1;
         if row.get::<_, i64>(1)? == run {
             found.push(LatestRow {
+                target: row.get(0)?,
                 key: (row.get(2)?, row.get(3)?),
                 status: row.get(4)?,
                 history: TargetHistory {

@@ -11,7 +11,11 @@ use ipnet::IpNet;
 use pingfleet_wire::StatusKind;
 use rusqlite::{Connection, Row, types::ValueRef};
 
-use super::{LISTED, RunOverview, RunWorker, SubnetCounts, TargetRtt, detail::DetailScan};
+use super::{
+    LISTED, RunOverview, RunWorker, SubnetCounts, TargetRtt,
+    detail::DetailScan,
+    subnets_not_up::{SubnetScan, SubnetsNotUp},
+};
 use crate::{
     Reader, StoreError,
     address::shown_address,
@@ -24,11 +28,14 @@ const PAGE_ROWS: i64 = 50_000;
 /// Different reasons that are counted. Those of `unreachable` have the reporter, so there may be many.
 const MAX_REASONS: usize = 10_000;
 
+/// Targets that did not answer and are kept until it is known which of them are in a prefix of which none answered.
+const MAX_CANDIDATES: usize = 4096;
+
 /// Significant digits of a percentile.
 const DIGITS: u8 = 3;
 
 const PAGE: &str = "SELECT chunk, position, status, sent, received, attempts, probed_after_us, address, rtt_avg_ns,
-        coalesce(rtt_min_ns, rtt_avg_ns), coalesce(rtt_max_ns, rtt_avg_ns), reason
+        coalesce(rtt_min_ns, rtt_avg_ns), coalesce(rtt_max_ns, rtt_avg_ns), reason, name IS NOT NULL
     FROM results WHERE run = ?1 AND (chunk, position) > (?2, ?3) ORDER BY chunk, position LIMIT ?4";
 
 const CHUNKS: &str =
@@ -39,14 +46,16 @@ const CHUNKS: &str =
 pub(super) struct StoredRow {
     key: RowKey,
     pub(super) status: u8,
-    sent: i64,
+    pub(super) sent: i64,
     received: i64,
     attempts: i64,
     probed_after_us: i64,
     pub(super) address: Option<IpAddr>,
     /// Mean, shortest and longest, in nanoseconds.
     pub(super) rtt_ns: Option<[i64; 3]>,
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
+    /// Whether the target is a name.
+    is_name: bool,
 }
 
 /// The first bits of an address.
@@ -73,17 +82,18 @@ pub(super) struct RowScan {
     pub(super) count: i64,
     pub(super) requests: i64,
     pub(super) replies: i64,
-    /// The first targets that did not answer, and how many are kept.
-    pub(super) not_up: Vec<RowKey>,
+    /// The first targets that did not answer, with their addresses, and how many are kept.
+    not_up: Vec<(RowKey, Option<IpAddr>)>,
     pub(super) max_not_up: usize,
+    /// The addresses of names that did not answer.
+    names_not_up: HashMap<RowKey, IpAddr>,
     /// What only a page shows.
     pub(super) detail: Option<DetailScan>,
     rtt: Option<RttScan>,
     /// The targets with the longest round-trip times, the shortest of these on top.
     slowest: BinaryHeap<Reverse<(i64, Reverse<RowKey>)>>,
     reasons: HashMap<(u8, Option<String>), i64>,
-    /// Targets, and those that did not answer.
-    subnets: HashMap<SubnetKey, (u32, u32)>,
+    subnets: HashMap<SubnetKey, SubnetScan>,
     workers: HashMap<Option<String>, WorkerScan>,
 }
 
@@ -144,14 +154,16 @@ impl RowScan {
         self.requests += row.sent;
         self.replies += row.received;
         let answered = row.status <= StatusKind::Late.code();
-        if let Some(subnet) = row.address.map(SubnetKey::of) {
-            let (targets, not_up) = self.subnets.entry(subnet).or_default();
-            *targets += 1;
-            *not_up += u32::from(!answered);
+        if let Some(address) = row.address {
+            let subnet = self.subnets.entry(SubnetKey::of(address)).or_default();
+            subnet.add(address, row);
+            if row.is_name && !answered && self.detail.is_none() {
+                self.names_not_up.insert(row.key, address);
+            }
         }
         if !answered {
-            if self.not_up.len() < self.max_not_up {
-                self.not_up.push(row.key);
+            if self.not_up.len() < self.max_not_up.max(MAX_CANDIDATES) {
+                self.not_up.push((row.key, row.address));
             }
             let reason = (
                 row.status,
@@ -200,6 +212,24 @@ impl RowScan {
         })
     }
 
+    /// The prefixes in which no target answered.
+    pub(super) fn subnets_not_up(&self) -> SubnetsNotUp {
+        SubnetsNotUp::of(&self.subnets)
+    }
+
+    /// The first targets that did not answer, without those of some prefixes.
+    pub(super) fn not_up_without(&self, subnets: &SubnetsNotUp) -> Vec<RowKey> {
+        let is_single =
+            |address: &Option<IpAddr>| address.and_then(|address| subnets.find(address)).is_none();
+        let single = self.not_up.iter().filter(|(_, address)| is_single(address));
+        single.map(|(key, _)| *key).take(self.max_not_up).collect()
+    }
+
+    /// The address of a name that did not answer.
+    pub(super) fn name_address(&self, key: RowKey) -> Option<IpAddr> {
+        self.names_not_up.get(&key).copied()
+    }
+
     pub(super) fn slowest(&self) -> Vec<RowKey> {
         let mut slowest: Vec<_> = self.slowest.iter().collect();
         slowest.sort_unstable();
@@ -223,7 +253,7 @@ impl RowScan {
         let mut worst: Vec<_> = self
             .subnets
             .iter()
-            .map(|(subnet, (targets, not_up))| (*subnet, *targets, *not_up))
+            .map(|(subnet, scan)| (*subnet, scan.targets, scan.not_up))
             .filter(|(_, targets, not_up)| {
                 *not_up > 0 && i64::from(*targets) >= RunOverview::MIN_SUBNET_TARGETS
             })
@@ -322,6 +352,7 @@ impl StoredRow {
             address: address(row.get_ref(7)?),
             rtt_ns,
             reason: row.get(11)?,
+            is_name: row.get(12)?,
         })
     }
 }
