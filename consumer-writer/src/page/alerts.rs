@@ -16,9 +16,13 @@ const RECENT: Duration = Duration::from_hours(24);
 /// Quarantined messages that were received longer ago than this are in their table only.
 const RECENT_MESSAGE: Duration = Duration::from_hours(1);
 
-/// How long nothing must be settled until chunks that are nowhere count as missing: longer than a result takes from a
-/// worker's hand to the database.
+/// How long nothing must be settled until chunks that are nowhere count as missing, at least: longer than a result takes from
+/// a worker's hand to the database. The pace is that of the last minute, so it may be so long.
 const MISSING: Duration = Duration::from_secs(15);
+
+/// How long the broker may take to notice that a worker is gone, and to return its chunks to the queue: some heartbeats of
+/// AMQP.
+const RETURNED: Duration = Duration::from_mins(5);
 
 /// Lost workers that are named one by one.
 const MAX_LOST: usize = 3;
@@ -227,10 +231,10 @@ fn are_nowhere(facts: &Facts) -> bool {
             .iter()
             .any(|(kind, depth)| *kind == wanted && depth.ready == 0)
     };
-    let has_none = |worker: &WorkerRow| {
-        worker.in_hand == 0 || workers::state(worker, facts.heard) == Some(WorkerState::Lost)
-    };
-    is_empty(QueueKind::Work)
+    let has_none = |worker: &WorkerRow| worker.in_hand == 0 || worker.age >= RETURNED;
+    // What workers have in hand is known, and the broker takes messages.
+    facts.is_fleet_known
+        && is_empty(QueueKind::Work)
         && is_empty(QueueKind::Results)
         && facts.workers.iter().all(has_none)
         && facts
@@ -404,11 +408,14 @@ mod tests {
             over: MISSING,
         };
         facts.pace = Some(still);
-        facts.workers.push(lost("berlin-2", Duration::from_mins(1)));
+        facts.workers.push(lost("berlin-2", RETURNED));
         assert!(are_nowhere(&facts));
-        facts.workers[0].state = WorkerState::Live;
+        facts.workers[0].age = RETURNED / 2;
         assert!(!are_nowhere(&facts), "a worker has them");
+        facts.is_fleet_known = false;
         facts.workers.clear();
+        assert!(!are_nowhere(&facts), "the broker has an alarm");
+        facts.is_fleet_known = true;
         for queue in 0..2 {
             facts.queues.depths[queue].1.ready = 1;
             assert!(!are_nowhere(&facts), "they are in a queue");

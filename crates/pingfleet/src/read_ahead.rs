@@ -17,7 +17,7 @@ const THREADS: usize = 2;
 pub(crate) type Pages<'a, P> = &'a mut dyn Iterator<Item = Result<P, StoreError>>;
 
 /// Calls `read` for each part, on threads of their own and in any order, while `write` consumes the pages in the order of
-/// the parts. An error is the last page. At most two pages for each thread are in memory, and the one that is written.
+/// the parts. An error is the last page. At most `THREADS + 1` pages are in memory, and the one that is written.
 /// When `write` has ended, `stop` is cancelled, so that a query that nobody waits for can be interrupted.
 ///
 /// # Panics
@@ -31,23 +31,21 @@ pub(crate) fn read_ahead<I, P: Send, T>(
     let parts = Mutex::new(parts);
     // In the order of the parts: where the page comes, or None at the end.
     let (pages_sender, pages) = mpsc::sync_channel(THREADS);
-    let read_parts = |pages: mpsc::SyncSender<Option<mpsc::Receiver<_>>>| {
+    let read_parts = |pages: mpsc::SyncSender<mpsc::Receiver<_>>| {
         loop {
             // A thread that panics with it ends the others as well.
             let mut parts = parts.lock().expect("no thread has panicked");
-            let Some(part) = parts.next() else {
-                // It fails when the consumer has ended early.
-                pages.send(None).ok();
-                return;
-            };
             let (page_sender, page) = mpsc::sync_channel(1);
-            if pages.send(Some(page)).is_err() {
+            // First, because it may wait for long, and a part is what it is when it is taken.
+            if pages.send(page).is_err() {
+                // The consumer has ended early.
                 return;
             }
+            let part = parts.next();
             drop(parts);
-            let page = part.and_then(&read);
-            let is_error = page.is_err();
-            if page_sender.send(page).is_err() || is_error {
+            let page = part.map(|part| part.and_then(&read));
+            let is_last = page.as_ref().is_none_or(Result::is_err);
+            if page_sender.send(page).is_err() || is_last {
                 return;
             }
         }
@@ -63,12 +61,8 @@ pub(crate) fn read_ahead<I, P: Send, T>(
             if has_ended {
                 return None;
             }
-            let received = pages.recv().map(|page| page.map(|page| page.recv()));
-            let page = match received {
-                Ok(None) => None,
-                Ok(Some(Ok(page))) => Some(page),
-                Ok(Some(Err(_))) | Err(_) => panic!("a thread that reads has panicked"),
-            };
+            let received = pages.recv().and_then(|page| page.recv());
+            let page = received.expect("no thread that reads has panicked");
             has_ended = page.as_ref().is_none_or(Result::is_err);
             page
         });
@@ -78,4 +72,105 @@ pub(crate) fn read_ahead<I, P: Send, T>(
         stop.cancel();
         written
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::{
+            Condvar,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use super::*;
+
+    /// The numbers of the pages that `write` gets, and whether an error was the last one.
+    fn collect(pages: Pages<'_, usize>) -> (Vec<usize>, bool) {
+        let mut numbers = Vec::new();
+        for page in pages {
+            match page {
+                Ok(number) => numbers.push(number),
+                Err(_) => return (numbers, true),
+            }
+        }
+        (numbers, false)
+    }
+
+    fn parts(count: usize) -> impl Iterator<Item = Result<usize, StoreError>> + Send {
+        (0..count).map(Ok)
+    }
+
+    #[test]
+    fn pages_come_in_the_order_of_their_parts_whichever_is_read_first() {
+        // Part 0 is read when part 1 has been.
+        let (done, changed) = (Mutex::new(false), Condvar::new());
+        let read = |part: usize| {
+            let mut is_done = done.lock().unwrap();
+            if part == 0 {
+                drop(changed.wait_while(is_done, |is_done| !*is_done).unwrap());
+            } else {
+                *is_done = true;
+                changed.notify_all();
+            }
+            Ok(part)
+        };
+        let stop = CancellationToken::new();
+        let (numbers, has_failed) = read_ahead(parts(50), read, &stop, collect);
+        assert!(numbers.into_iter().eq(0..50) && !has_failed);
+        assert!(stop.is_cancelled());
+        let none = read_ahead(parts(0), Ok, &stop, collect);
+        assert_eq!(none, (Vec::new(), false));
+    }
+
+    #[test]
+    fn an_error_is_the_last_page() {
+        let stop = CancellationToken::new();
+        let read = |part| {
+            if part == 7 {
+                Err(StoreError::Interrupted)
+            } else {
+                Ok(part)
+            }
+        };
+        let found = read_ahead(parts(50), read, &stop, collect);
+        assert_eq!(found, ((0..7).collect(), true));
+        let broken = parts(3)
+            .chain([Err(StoreError::Interrupted)])
+            .chain(parts(9));
+        let found = read_ahead(broken, Ok, &stop, collect);
+        assert_eq!(found, (vec![0, 1, 2], true));
+    }
+
+    #[test]
+    fn a_panic_while_a_part_is_read_or_made_does_not_look_like_the_end() {
+        let stop = CancellationToken::new();
+        let read = |part| {
+            assert!(part < 5, "part 5");
+            Ok(part)
+        };
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            read_ahead(parts(50), read, &stop, collect)
+        }));
+        assert!(caught.is_err());
+        let made = parts(50).inspect(|part| assert!(part.as_ref().is_ok_and(|part| *part < 5)));
+        let caught = catch_unwind(AssertUnwindSafe(|| read_ahead(made, Ok, &stop, collect)));
+        assert!(caught.is_err());
+    }
+
+    #[test]
+    fn who_takes_one_page_waits_for_no_other_and_little_is_read_ahead() {
+        let stop = CancellationToken::new();
+        let begun = AtomicUsize::new(0);
+        let read = |part| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            Ok(part)
+        };
+        let first = read_ahead(parts(50), read, &stop, |pages| {
+            pages.next().unwrap().unwrap()
+        });
+        assert_eq!(first, 0);
+        assert!(begun.into_inner() <= THREADS + 1);
+    }
 }

@@ -184,7 +184,7 @@ impl Reader {
         ReportPages::new(self, run, filter)
     }
 
-    /// The rows of a run in the order of its plan, in large parts for programs. Each part is one search by key.
+    /// The rows of a run in the order of its plan, in large parts for programs: whole chunks.
     #[must_use]
     pub fn export(&self, run: i64, filter: &ReportFilter) -> ExportParts<'_> {
         ExportParts::new(self, run, filter)

@@ -135,11 +135,13 @@ impl Iterator for WholeParts<'_, '_> {
 /// What an empty list means.
 fn nothing(args: &HostsArgs, reader: &Reader, flags: &str) -> Result<String, Failure> {
     let is_selected = args.filter.is_given() || args.stale.is_some();
-    let mut parts = reader.hosts(&HostFilter::default(), HostOrder::Target)?;
-    let has_hosts = match parts.next().transpose()? {
-        Some(part) => !part.read()?.0.is_empty(),
-        None => false,
-    };
+    let mut has_hosts = false;
+    for part in reader.hosts(&HostFilter::default(), HostOrder::Target)? {
+        has_hosts = !part?.read()?.0.is_empty();
+        if has_hosts {
+            break;
+        }
+    }
     Ok(if is_selected && has_hosts {
         format!("no target is like this: pingfleet hosts{flags} lists all")
     } else {

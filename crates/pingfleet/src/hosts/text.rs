@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 
 use pingfleet_report::words::{Clock, grouped, three_digits, why};
 use pingfleet_settings::{Failure, printed};
-use pingfleet_store::{HostPage, HostRow};
+use pingfleet_store::HostRow;
 
 use super::HostPages;
 use crate::report::{
@@ -60,14 +60,25 @@ pub(super) fn print(pages: HostPages<'_>) -> Result<usize, Failure> {
     };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut listed = 0;
+    let mut rows = Vec::new();
     for page in pages {
         let page = page?;
-        let written = table.write_page(&mut out, &page);
         listed += page.len();
-        if written.is_err() {
-            printed(written)?;
-            return Ok(listed);
+        // A page may have few rows of the filter.
+        for host in page.hosts() {
+            rows.push(host);
+            if rows.len() == TABLE_ROWS {
+                let written = table.write(&mut out, &rows);
+                if written.is_err() {
+                    printed(written)?;
+                    return Ok(listed);
+                }
+                rows.clear();
+            }
         }
+    }
+    if !rows.is_empty() {
+        printed(table.write(&mut out, &rows))?;
     }
     printed(out.flush())?;
     Ok(listed)
@@ -79,17 +90,6 @@ struct HostTable {
 }
 
 impl HostTable {
-    fn write_page(&self, out: &mut impl Write, page: &HostPage) -> io::Result<()> {
-        let mut hosts = page.hosts();
-        loop {
-            let rows: Vec<_> = hosts.by_ref().take(TABLE_ROWS).collect();
-            if rows.is_empty() {
-                return Ok(());
-            }
-            self.write(out, &rows)?;
-        }
-    }
-
     fn write(&self, out: &mut impl Write, hosts: &[HostRow]) -> io::Result<()> {
         let mut heading = COLUMNS.map(|(heading, _)| heading.to_owned());
         if !self.shows_since() {

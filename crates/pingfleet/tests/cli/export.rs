@@ -12,6 +12,8 @@ use pingfleet_testbed::SmallDisk;
 use serde_json::{Value, json};
 
 use crate::rig::{Finished, TestDir, built};
+#[cfg(feature = "parquet")]
+use crate::screens::generated;
 
 /// Adds a run of 45,000 rows with every status, both families, names, labels and text that formats have to quote.
 const RUN_2: &str = r#"
@@ -55,8 +57,8 @@ fn exported(dir: &TestDir) -> anyhow::Result<Vec<String>> {
         .collect())
 }
 
-/// Runs exports.py, with the libraries that read the files.
-fn compare(dir: &TestDir, database: &str, files: &[&str]) -> anyhow::Result<Finished> {
+/// Python with the libraries that read the files.
+fn python() -> anyhow::Result<PathBuf> {
     let folder = built("pingfleet")?;
     let folder = folder.ancestors().nth(2).context("the build folder")?;
     let python = folder.join("test-python/bin/python");
@@ -65,10 +67,15 @@ fn compare(dir: &TestDir, database: &str, files: &[&str]) -> anyhow::Result<Fini
         "no {}: scripts/test makes it",
         python.display()
     );
+    Ok(python)
+}
+
+/// Runs exports.py.
+fn compare(dir: &TestDir, database: &str, files: &[&str]) -> anyhow::Result<Finished> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/exports.py");
     let line = format!(
         "{} {script} {database} 2 {}",
-        python.display(),
+        python()?.display(),
         files.join(" ")
     );
     dir.shell(&line)
@@ -96,7 +103,7 @@ fn every_value_of_the_view_is_in_the_files() -> anyhow::Result<()> {
         if files.len() == 3 { 4 } else { 2 },
         "{compared:#?}"
     );
-    // Control: one other value, of a row in the last page, is found in each of them.
+    // Control: one other value, of a row in the last part, is found in each of them.
     fs::copy(dir.path("pingfleet.db"), dir.path("other.db"))?;
     dir.sqlite3(
         "other.db",
@@ -106,6 +113,21 @@ fn every_value_of_the_view_is_in_the_files() -> anyhow::Result<()> {
         let compared = compare(&dir, "other.db", &[file])?.ends_with(1);
         assert!(compared.stderr.contains("another row"), "{compared:#?}");
     }
+    Ok(())
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_row_group_has_100000_rows_and_each_row_is_in_one() -> anyhow::Result<()> {
+    let dir = generated(210_000, 1)?;
+    dir.pingfleet(&["export", "-o", "a.parquet"])?.ends_with(0);
+    let script = "import pyarrow.parquet as parquet
+file = parquet.ParquetFile('a.parquet')
+print([file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)])
+print(len(set(file.read(['target']).column(0).to_pylist())))";
+    let line = format!("{} -c \"{script}\"", python()?.display());
+    let read = dir.shell(&line)?.ends_with(0);
+    assert_eq!(read.stdout, "[100000, 100000, 10000]\n210000\n");
     Ok(())
 }
 

@@ -11,9 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The shortest time between two samples of a socket. A sample costs about as much as one request, and divides a batch into
-/// three calls: the thread may lose its processor between two of them, and then the rest of the batch leaves together with the
-/// next one.
+/// The shortest time between two samples of a socket. A sample costs about as much as one request.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long a stamp may take: a request may wait until a link address is resolved, which takes 3 s at most.
@@ -167,7 +165,7 @@ pub(super) fn end_of_call(first: usize, batch: usize, sample: Option<usize>) -> 
 mod tests {
     use super::*;
 
-    /// Requests of one call.
+    /// Requests of one call, which may have any number of them.
     const REQUESTS: usize = 8;
 
     const fn us(micros: u64) -> Duration {

@@ -132,13 +132,13 @@ pub struct ExportPage {
 }
 
 impl ExportPage {
-    /// How many rows it has. 0 only at the end of the run.
+    /// How many rows it has.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether it is the end of the run.
+    /// Whether it has none: a part may have no row that the filter selects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()

@@ -18,8 +18,9 @@ use crate::{
 /// a large part reads few pages of the file twice. Each takes about 350 bytes, and its texts.
 const PART_TARGETS: usize = 50_000;
 
-/// The page cache while rows are read in another order than they are stored, in KiB (negative in SQLite's own notation).
-const CACHE_KIB: i64 = 64 * 1024;
+/// The page cache of one part while rows are read in another order than they are stored, in KiB (negative in SQLite's own
+/// notation).
+const CACHE_KIB: i64 = 32 * 1024;
 
 /// The parts of [`Reader::hosts`], in the wanted order. Nothing is open between two of them.
 #[derive(Debug)]
@@ -141,7 +142,7 @@ fn stored_hosts(
     Ok(hosts.into_iter().flatten().collect())
 }
 
-/// The statement of a page.
+/// The statements of all parts.
 #[derive(Debug)]
 struct HostQuery {
     /// Without a look at `results`, if the filter needs none.
