@@ -16,7 +16,7 @@ use rusqlite::{OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
 use crate::{
-    ChunkState, ClosedRun, StatusCounts, StoreError, Transport, Writer,
+    ChunkState, ClosedRun, RttHistogram, StatusCounts, StoreError, Transport, Writer,
     address::stored_address,
     chunk_state::chunk_state,
     close::{self, CloseOutcome},
@@ -73,6 +73,12 @@ pub struct Applied {
     pub applied: u64,
     /// Rows stored.
     pub rows: u64,
+    /// Chunks that became done.
+    pub done: u64,
+    /// The targets of the stored rows, by status.
+    pub statuses: StatusCounts,
+    /// The targets of the stored rows that answered, by their mean round-trip time.
+    pub round_trip_times: RttHistogram,
     /// Deliveries for chunks that were stored before.
     pub duplicates: u64,
     /// Deliveries put into quarantine.
@@ -428,6 +434,9 @@ impl<'a> BatchWriter<'a> {
                     changes.duplicates,
                     changes.redelivered,
                 ])?;
+            self.report.done += changes.done.len() as u64;
+            self.report.statuses += changes.counts;
+            self.report.round_trip_times += changes.settled.round_trip_times();
             if let Some((run_id, chunks)) = changes.newly_dead {
                 self.report.dead.push(DeadChunks {
                     run,
