@@ -48,13 +48,13 @@ pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
 pub use prune::{PrunedRun, RemovedRows};
 pub use reader::{
-    ChangeKind, Condition, DeadChunk, DeadChunkList, DiffLimits, ExportPage, ExportPages,
-    ExportRow, FoundTarget, HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS,
-    NewestChange, NotUp, QuarantineList, QuarantinedMessage, REPORT_COLUMNS, Reader, ReportFilter,
-    ReportPages, ReportRow, RowOrder, RunChanges, RunDetail, RunDiff, RunOverview, RunProgress,
-    RunWorker, StatusChange, SubnetCounts, SubnetRun, SubnetRuns, SubnetStatuses, TargetChange,
-    TargetHistory, TargetRtt, TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet,
-    view_time,
+    ChangeKind, Condition, DeadChunk, DeadChunkList, DiffLimits, ExportPage, ExportPart,
+    ExportParts, ExportRow, FoundTarget, HostFilter, HostOrder, HostPage, HostPart, HostParts,
+    HostRow, LATEST_COLUMNS, NewestChange, NotUp, QuarantineList, QuarantinedMessage,
+    REPORT_COLUMNS, Reader, ReportFilter, ReportPages, ReportRow, RowOrder, RunChanges, RunDetail,
+    RunDiff, RunOverview, RunProgress, RunWorker, StatusChange, SubnetCounts, SubnetRun,
+    SubnetRuns, SubnetStatuses, TargetChange, TargetHistory, TargetRtt, TargetRuns, TimeBin,
+    Verification, VerifyFinding, WholeSubnet, view_time,
 };
 pub use retry::EarlierTarget;
 pub use rtt_bins::{RttBin, RttHistogram};

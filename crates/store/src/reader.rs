@@ -36,10 +36,12 @@ use uuid::Uuid;
 pub use self::{
     condition::Condition,
     diff::{ChangeKind, DiffLimits, FoundTarget, RunDiff, TargetChange, WholeSubnet},
-    export::ExportPages,
+    export::{ExportPart, ExportParts},
     filter::ReportFilter,
     history::{StatusChange, SubnetRun, SubnetRuns, TargetRuns},
-    hosts::{HostFilter, HostOrder, HostPage, HostPages, HostRow, LATEST_COLUMNS, NewestChange},
+    hosts::{
+        HostFilter, HostOrder, HostPage, HostPart, HostParts, HostRow, LATEST_COLUMNS, NewestChange,
+    },
     overview::{
         NotUp, RunChanges, RunDetail, RunOverview, RunWorker, SubnetCounts, SubnetStatuses,
         TargetHistory, TargetRtt, TimeBin,
@@ -153,10 +155,10 @@ impl Reader {
         ReportPages::new(self, run, filter)
     }
 
-    /// The rows of a run in the order of its plan, in large pages for programs. Each page is one search by key.
+    /// The rows of a run in the order of its plan, in large parts for programs. Each part is one search by key.
     #[must_use]
-    pub fn export(&self, run: i64, filter: &ReportFilter) -> ExportPages<'_> {
-        ExportPages::new(self, run, filter)
+    pub fn export(&self, run: i64, filter: &ReportFilter) -> ExportParts<'_> {
+        ExportParts::new(self, run, filter)
     }
 
     /// The same rows in another order. First it reads all of them for their keys; then each row is one search by key.

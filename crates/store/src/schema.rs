@@ -75,6 +75,9 @@ macro_rules! rows_of_run {
 pub(crate) const REPORT_PAGE: &str =
     concat!(rows_of_run!(), " AND (r.chunk, r.position) > (?2, ?3)");
 
+/// Those of the chunks ?2 to ?3.
+pub(crate) const REPORT_CHUNKS: &str = concat!(rows_of_run!(), " AND r.chunk BETWEEN ?2 AND ?3");
+
 /// The one with the key (?2, ?3).
 pub(crate) const REPORT_ROW: &str =
     concat!(rows_of_run!(), " AND r.chunk = ?2 AND r.position = ?3");
@@ -139,15 +142,16 @@ macro_rules! rows_of_latest {
     };
 }
 
-/// Those behind the key ?1.
-pub(crate) const LATEST_PAGE: &str = concat!(rows_of_latest!(), " WHERE t.target > ?1");
+/// Those behind the key ?1, up to the key ?2.
+pub(crate) const LATEST_RANGE: &str =
+    concat!(rows_of_latest!(), " WHERE t.target > ?1 AND t.target <= ?2");
 
 /// The same rows as they are stored, with their changes, without a look at another row.
-pub(crate) const STORED_LATEST_PAGE: &str = concat!(
+pub(crate) const STORED_LATEST_RANGE: &str = concat!(
     "SELECT ",
     stored_latest!(),
     changes_30d!(),
-    " FROM latest_rows t WHERE t.target > ?1"
+    " FROM latest_rows t WHERE t.target > ?1 AND t.target <= ?2"
 );
 
 /// That with the key ?1.

@@ -18,7 +18,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, Stop, run_async};
-use pingfleet_store::{ExportPage, Reader, ReportFilter, RunSummary, StoreError};
+use pingfleet_store::{ExportPage, ExportPart, Reader, ReportFilter, RunSummary, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::metadata::Metadata;
@@ -186,9 +186,8 @@ fn write(
             summary.targets
         ));
     }
-    let mut pages = reader.export(run, &filter);
-    let next = || pages.next_page();
-    let written = read_ahead(next, ExportPage::is_empty, stop, |pages| match format {
+    let parts = reader.export(run, &filter);
+    let written = read_ahead(parts, ExportPart::read, stop, |pages| match format {
         Format::Jsonl => text::write_json_lines(&summary, pages, &mut metadata, &mut output),
         Format::Csv => text::write_csv(&summary, pages, &mut metadata, &mut output),
         Format::Parquet => parquet::write(&summary, pages, &mut metadata, &mut output),
@@ -250,9 +249,8 @@ pub(crate) fn write_parquet_file(
     let mut metadata = Metadata::new(&reader, summary, &FilterArgs::default());
     let mut output = Output::open(file)?;
     let all = ReportFilter::default();
-    let mut pages = reader.export(summary.run, &all);
-    let next = || pages.next_page();
-    let written = read_ahead(next, ExportPage::is_empty, &stop, |pages| {
+    let parts = reader.export(summary.run, &all);
+    let written = read_ahead(parts, ExportPart::read, &stop, |pages| {
         parquet::write(summary, pages, &mut metadata, &mut output)
     });
     match written {

@@ -10,8 +10,8 @@ use std::{
 use clap::{Args, ValueEnum};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{
-    DatabaseSettings, HostFilter, HostOrder, HostPage, HostRow, LATEST_COLUMNS, REPORT_COLUMNS,
-    Reader, now_us, view_time,
+    DatabaseSettings, HostFilter, HostOrder, HostPage, HostPart, HostRow, LATEST_COLUMNS,
+    REPORT_COLUMNS, Reader, now_us, view_time,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -89,9 +89,8 @@ pub(crate) fn hosts(args: &HostsArgs, mut layers: Layers, quiet: bool) -> Result
         rows: args.filter.resolve_for_latest(&reader)?,
         probed_before_us,
     };
-    let mut pages = reader.hosts(&filter, args.sort.into())?;
-    let next = || pages.next_page();
-    let listed = read_ahead(next, HostPage::is_empty, &stop, |pages| {
+    let parts = reader.hosts(&filter, args.sort.into())?;
+    let listed = read_ahead(parts, HostPart::read, &stop, |pages| {
         if args.json {
             print_json(pages)
         } else {
@@ -114,10 +113,11 @@ pub(crate) fn hosts(args: &HostsArgs, mut layers: Layers, quiet: bool) -> Result
 /// What an empty list means.
 fn nothing(args: &HostsArgs, reader: &Reader, flags: &str) -> Result<String, Failure> {
     let is_selected = args.filter.is_given() || args.stale.is_some();
-    let has_hosts = !reader
-        .hosts(&HostFilter::default(), HostOrder::Target)?
-        .next_page()?
-        .is_empty();
+    let mut parts = reader.hosts(&HostFilter::default(), HostOrder::Target)?;
+    let has_hosts = match parts.next().transpose()? {
+        Some(part) => !part.read()?.is_empty(),
+        None => false,
+    };
     Ok(if is_selected && has_hosts {
         format!("no target is like this: pingfleet hosts{flags} lists all")
     } else {

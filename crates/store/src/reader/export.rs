@@ -1,77 +1,125 @@
-//! The rows of a run in large pages, for programs: as fast as SQLite reads them.
+//! The rows of a run in parts for programs: whole chunks, of which several parts may be read at once.
+
+use std::{ops::RangeInclusive, sync::Arc};
 
 use rusqlite::Connection;
 
 use super::{
     filter::{FilterSql, ReportFilter},
-    stored_rows::{self, ExportPage, Place},
+    stored_rows::{self, ExportPage},
 };
-use crate::{Reader, StoreError, reader::report::FIRST_KEY, schema::REPORT_PAGE};
+use crate::{Reader, StoreError, schema::REPORT_CHUNKS};
 
-/// Rows of one page: about 3 MB. SQLite is opened anew for each.
-const PAGE_ROWS: usize = 20_000;
+/// Targets of one part, and of at most one chunk more: about 3 MB. SQLite is opened anew for each.
+const PART_TARGETS: i64 = 20_000;
 
-/// The pages of [`Reader::export`]. Between two of them nothing is open.
+/// The parts of a run in the order of its plan. Nothing is open between two of them.
 #[derive(Debug)]
-pub struct ExportPages<'r> {
+pub struct ExportParts<'r> {
     reader: &'r Reader,
-    filter: FilterSql,
-    after: Place,
+    filter: Arc<FilterSql>,
+    run: i64,
+    /// The first chunk of the next part.
+    chunk: i64,
 }
 
-impl<'r> ExportPages<'r> {
+/// Some chunks of a run.
+#[derive(Debug)]
+pub struct ExportPart<'r> {
+    reader: &'r Reader,
+    filter: Arc<FilterSql>,
+    run: i64,
+    chunks: RangeInclusive<i64>,
+}
+
+impl<'r> ExportParts<'r> {
     pub(super) fn new(reader: &'r Reader, run: i64, filter: &ReportFilter) -> Self {
         Self {
             reader,
-            filter: filter.sql(4),
-            after: [run, FIRST_KEY.0, FIRST_KEY.1],
+            filter: Arc::new(filter.sql(4)),
+            run,
+            chunk: 0,
         }
     }
 
-    /// The next page, in the order of the plan. Empty at the end.
+    /// The last chunk of the part that begins with chunk `first`. None behind the last chunk.
+    fn end_of_part(&self, connection: &Connection, first: i64) -> rusqlite::Result<Option<i64>> {
+        let sql = "SELECT chunk, targets FROM chunks WHERE run = ?1 AND chunk >= ?2 ORDER BY chunk";
+        let mut statement = connection.prepare(sql)?;
+        let mut chunks = statement.query([self.run, first])?;
+        let (mut last, mut targets) = (None, 0);
+        while targets < PART_TARGETS
+            && let Some(chunk) = chunks.next()?
+        {
+            last = Some(chunk.get(0)?);
+            targets += chunk.get::<_, i64>(1)?;
+        }
+        Ok(last)
+    }
+}
+
+impl<'r> Iterator for ExportParts<'r> {
+    type Item = Result<ExportPart<'r>, StoreError>;
+
+    /// The next part. Fails as [`Reader::open`].
+    fn next(&mut self) -> Option<Self::Item> {
+        let first = self.chunk;
+        let last = self
+            .reader
+            .read(|connection| Ok(self.end_of_part(connection, first)?))
+            .transpose()?;
+        Some(last.map(|last| {
+            self.chunk = last + 1;
+            ExportPart {
+                reader: self.reader,
+                filter: Arc::clone(&self.filter),
+                run: self.run,
+                chunks: first..=last,
+            }
+        }))
+    }
+}
+
+impl ExportPart<'_> {
+    /// Its rows that the filter selects, in the order of the plan: those of one moment.
     ///
     /// # Errors
     /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row;
     /// [`StoreError::Interrupted`].
-    pub fn next_page(&mut self) -> Result<ExportPage, StoreError> {
-        let page = self.reader.read(|connection| self.read(connection))?;
-        if let Some(last) = page.places().last() {
-            self.after = *last;
-        }
-        Ok(page)
+    pub fn read(self) -> Result<ExportPage, StoreError> {
+        self.reader.read(|connection| {
+            self.filter.prepare(connection)?;
+            let snapshot = connection.transaction()?;
+            let page = match self.filter.on_results() {
+                Some(filter) => {
+                    let condition = format!("r.run = ?1 AND r.chunk BETWEEN ?2 AND ?3{filter}");
+                    stored_rows::selected(&snapshot, &condition, |statement| {
+                        self.filter.bind(statement, &self.key())
+                    })
+                }
+                None => self
+                    .places(&snapshot)
+                    .and_then(|places| stored_rows::rows_at(&snapshot, &places)),
+            };
+            page.map_err(|error| self.filter.explain(error))
+        })
     }
 
-    /// All statements see the same rows.
-    fn read(&self, connection: &mut Connection) -> Result<ExportPage, StoreError> {
-        self.filter.prepare(connection)?;
-        let snapshot = connection.transaction()?;
-        let page = match self.filter.on_results() {
-            Some(filter) => {
-                let condition = format!("r.run = ?1 AND (r.chunk, r.position) > (?2, ?3){filter}");
-                stored_rows::selected(&snapshot, &condition, PAGE_ROWS, |statement| {
-                    self.filter.bind(statement, &self.after)
-                })
-            }
-            None => self
-                .places(&snapshot)
-                .and_then(|places| stored_rows::rows_at(&snapshot, &places)),
-        };
-        page.map_err(|error| self.filter.explain(error))
+    fn key(&self) -> [i64; 3] {
+        [self.run, *self.chunks.start(), *self.chunks.end()]
     }
 
-    /// Where the next rows are that the filter selects. SQLite computes no column of the view that the condition does not
-    /// name.
-    fn places(&self, connection: &Connection) -> rusqlite::Result<Vec<Place>> {
+    /// Where the rows are that the filter selects. SQLite computes no column of the view that the condition does not name.
+    fn places(&self, connection: &Connection) -> rusqlite::Result<Vec<stored_rows::Place>> {
         let selected = self
             .filter
-            .select("row_chunk, row_position", "report", REPORT_PAGE);
-        let sql = format!("{selected} ORDER BY 1, 2 LIMIT {PAGE_ROWS}");
+            .select("row_chunk, row_position", "report", REPORT_CHUNKS);
+        let sql = format!("{selected} ORDER BY 1, 2");
         let mut statement = connection.prepare(&sql)?;
-        self.filter.bind(&mut statement, &self.after)?;
-        let [run, ..] = self.after;
+        self.filter.bind(&mut statement, &self.key())?;
         let places = statement
             .raw_query()
-            .mapped(|row| Ok([run, row.get(0)?, row.get(1)?]));
+            .mapped(|row| Ok([self.run, row.get(0)?, row.get(1)?]));
         places.collect()
     }
 }

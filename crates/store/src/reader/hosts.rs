@@ -1,7 +1,7 @@
-//! The rows of the view `latest`, in pages by target. What `latest_rows` has of them is read first, in the order of the
-//! targets; then their rows of `results`, in the order of the plan.
+//! The rows of the view `latest`, in parts by target, of which several may be read at once. What `latest_rows` has of a part
+//! is read first, in the order of the targets; then their rows of `results`, in the order of the plan.
 
-use std::{cmp::Reverse, collections::HashMap, vec};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc, vec};
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
@@ -10,22 +10,19 @@ use super::{
     history::StatusChange,
     report::{REPORT_COLUMNS, ReportRow},
     stored_rows::{self, ExportPage, Place},
-    target_key::TargetKey,
+    target_key::{TargetKey, TargetRange},
 };
 use crate::{
     Reader, StoreError,
-    schema::{LATEST_PAGE, LATEST_ROW, STORED_LATEST_PAGE, STORED_LATEST_ROW},
+    schema::{LATEST_RANGE, LATEST_ROW, STORED_LATEST_RANGE, STORED_LATEST_ROW},
 };
 
 /// The columns of the view `latest` behind [`REPORT_COLUMNS`], in order. A test compares them with the view.
 pub const LATEST_COLUMNS: [&str; 4] = ["first_seen", "last_up", "changed_at", "changes_30d"];
 
-/// Rows of one page. They lie in `results` in another order, so a large page reads few pages of the file twice. Each takes
-/// about 400 bytes.
-const PAGE_ROWS: usize = 100_000;
-
-/// Rows of a page of keys.
-const PAGE_KEYS: usize = 100_000;
+/// Targets of one part: those that are selected, as far as `latest_rows` says it. They lie in `results` in another order, so
+/// a large part reads few pages of the file twice. Each takes about 400 bytes.
+const PART_TARGETS: usize = 50_000;
 
 /// The page cache while rows are read in another order than they are stored, in KiB (negative in SQLite's own notation).
 const CACHE_KIB: i64 = 64 * 1024;
@@ -102,7 +99,6 @@ impl HostRow {
 /// What `latest_rows` and `status_changes` have of a target.
 #[derive(Debug)]
 struct StoredHost {
-    key: TargetKey,
     place: Place,
     first_seen_us: i64,
     last_up_us: Option<i64>,
@@ -112,17 +108,16 @@ struct StoredHost {
 
 impl StoredHost {
     /// The columns of a statement on `latest` that [`Self::from_row`] reads.
-    const COLUMNS: &str = "row_target, row_run, row_chunk, row_position, row_first_seen_us, row_last_up_us, \
+    const COLUMNS: &str = "row_run, row_chunk, row_position, row_first_seen_us, row_last_up_us, \
         row_changed_us, changes_30d";
 
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            key: row.get(0)?,
-            place: [row.get(1)?, row.get(2)?, row.get(3)?],
-            first_seen_us: row.get(4)?,
-            last_up_us: row.get(5)?,
-            changed_at_us: row.get(6)?,
-            changes_30d: row.get(7)?,
+            place: [row.get(0)?, row.get(1)?, row.get(2)?],
+            first_seen_us: row.get(3)?,
+            last_up_us: row.get(4)?,
+            changed_at_us: row.get(5)?,
+            changes_30d: row.get(6)?,
         })
     }
 }
@@ -238,46 +233,82 @@ pub(super) fn host(
     Ok(rows.next().transpose()?)
 }
 
-/// The pages of [`Reader::hosts`]. Between two of them nothing is open.
+/// The parts of [`Reader::hosts`], in the wanted order. Nothing is open between two of them.
 #[derive(Debug)]
-pub struct HostPages<'r> {
+pub struct HostParts<'r> {
     reader: &'r Reader,
-    query: HostQuery,
-    after: TargetKey,
-    /// The keys of the rows that are not read yet, where the rows are sorted.
-    sorted: Option<vec::IntoIter<TargetKey>>,
+    query: Arc<HostQuery>,
+    keys: PartKeys,
 }
 
-impl HostPages<'_> {
-    /// The next page. Empty at the end.
+/// The keys that no part has yet.
+#[derive(Debug)]
+enum PartKeys {
+    /// Those behind this one. None when there are no more.
+    Behind(Option<TargetKey>),
+    /// These, which are sorted by something else.
+    Sorted(vec::IntoIter<TargetKey>),
+}
+
+/// Some targets.
+#[derive(Debug)]
+pub struct HostPart<'r> {
+    reader: &'r Reader,
+    query: Arc<HostQuery>,
+    keys: SomeKeys,
+}
+
+#[derive(Debug)]
+enum SomeKeys {
+    Range(TargetRange),
+    List(Vec<TargetKey>),
+}
+
+impl<'r> Iterator for HostParts<'r> {
+    type Item = Result<HostPart<'r>, StoreError>;
+
+    /// The next part. Fails as [`Reader::open`].
+    fn next(&mut self) -> Option<Self::Item> {
+        let keys = match &mut self.keys {
+            PartKeys::Behind(after) => {
+                let range = self.query.next_range(self.reader, after).transpose()?;
+                range.map(SomeKeys::Range)
+            }
+            PartKeys::Sorted(keys) => {
+                let keys: Vec<_> = keys.take(PART_TARGETS).collect();
+                Ok(SomeKeys::List((!keys.is_empty()).then_some(keys)?))
+            }
+        };
+        Some(keys.map(|keys| HostPart {
+            reader: self.reader,
+            query: Arc::clone(&self.query),
+            keys,
+        }))
+    }
+}
+
+impl HostPart<'_> {
+    /// Its targets that the filter selects, in their order: their rows of one moment.
     ///
     /// # Errors
-    /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row.
-    pub fn next_page(&mut self) -> Result<HostPage, StoreError> {
-        loop {
-            let keys = self.sorted.as_mut();
-            let keys: Option<Vec<_>> = keys.map(|keys| keys.take(PAGE_ROWS).collect());
-            let (last, page) = self.reader.read(|connection| {
-                if self.query.stored.is_none() {
-                    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    /// As [`Reader::open`]; [`StoreError::BadCondition`] when the filter's condition fails on a row;
+    /// [`StoreError::Interrupted`].
+    pub fn read(self) -> Result<HostPage, StoreError> {
+        self.reader.read(|connection| {
+            if self.query.stored.is_none() {
+                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            }
+            let snapshot = connection.transaction()?;
+            let hosts = match &self.keys {
+                SomeKeys::List(keys) => stored_hosts(&snapshot, keys)?,
+                SomeKeys::Range(range) => {
+                    let selected = self.query.select(StoredHost::COLUMNS, true);
+                    let query = &self.query;
+                    query.read(&snapshot, &selected, range, StoredHost::from_row)?
                 }
-                let snapshot = connection.transaction()?;
-                let hosts = match &keys {
-                    Some(keys) => stored_hosts(&snapshot, keys)?,
-                    None => self.query.stored_page(&snapshot, &self.after)?,
-                };
-                let last = hosts.last().map(|host| host.key.clone());
-                Ok((last, HostPage::new(&snapshot, hosts)?))
-            })?;
-            let is_last = keys.map_or(last.is_none(), |keys| keys.is_empty());
-            if let Some(last) = last {
-                self.after = last;
-            }
-            // As an empty page is the end, one without a row is passed over.
-            if is_last || !page.is_empty() {
-                return Ok(page);
-            }
-        }
+            };
+            HostPage::new(&snapshot, hosts)
+        })
     }
 }
 
@@ -304,6 +335,8 @@ struct HostQuery {
     /// Without a look at `results`, if the filter needs none.
     stored: Option<String>,
     statement: String,
+    /// Those on `latest_rows t`, each behind an AND.
+    conditions: String,
     filter: FilterSql,
 }
 
@@ -320,29 +353,38 @@ impl HostQuery {
         let is_stored =
             rows.labels.is_empty() && rows.subnets.is_empty() && rows.condition.is_none();
         Self {
-            stored: is_stored.then(|| format!("{STORED_LATEST_PAGE}{conditions}")),
-            statement: format!("{LATEST_PAGE}{conditions}"),
-            filter: rows.sql(2),
+            stored: is_stored.then(|| format!("{STORED_LATEST_RANGE}{conditions}")),
+            statement: format!("{LATEST_RANGE}{conditions}"),
+            conditions,
+            filter: rows.sql(3),
         }
     }
 
-    /// The targets behind a key.
-    fn stored_page(
+    /// The next [`PART_TARGETS`] targets behind a key, which becomes the last one of them. None at the end.
+    fn next_range(
         &self,
-        connection: &Connection,
-        after: &TargetKey,
-    ) -> Result<Vec<StoredHost>, StoreError> {
-        let selected = self.select(StoredHost::COLUMNS, true);
-        self.read(
-            connection,
-            &selected,
-            PAGE_ROWS,
-            after,
-            StoredHost::from_row,
-        )
+        reader: &Reader,
+        after: &mut Option<TargetKey>,
+    ) -> Result<Option<TargetRange>, StoreError> {
+        let Some(first) = after.take() else {
+            return Ok(None);
+        };
+        let sql = format!(
+            "SELECT target FROM latest_rows t WHERE target > ?1{} ORDER BY target LIMIT 1 OFFSET ?2",
+            self.conditions
+        );
+        *after = reader.read(|connection| {
+            let offset = PART_TARGETS as i64 - 1;
+            let last = connection.query_row(&sql, (&first, offset), |row| row.get(0));
+            Ok(last.optional()?)
+        })?;
+        Ok(Some(TargetRange {
+            after: first,
+            last: after.clone(),
+        }))
     }
 
-    /// Some columns of the selected rows. `is_stored` says that they are those of [`STORED_LATEST_PAGE`].
+    /// Some columns of the selected rows. `is_stored` says that they are those of [`STORED_LATEST_RANGE`].
     fn select(&self, columns: &str, is_stored: bool) -> String {
         match &self.stored {
             Some(stored) if is_stored => format!("SELECT {columns} FROM ({stored})"),
@@ -350,49 +392,48 @@ impl HostQuery {
         }
     }
 
-    /// The rows behind a key of what [`Self::select`] gives.
+    /// The rows of some targets of what [`Self::select`] gives.
     fn read<T>(
         &self,
         connection: &Connection,
         selected: &str,
-        rows: usize,
-        after: &TargetKey,
+        range: &TargetRange,
         read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
         self.filter.prepare(connection)?;
-        let sql = format!("{selected} ORDER BY row_target LIMIT {rows}");
-        let read_page = || {
+        let sql = format!("{selected} ORDER BY row_target");
+        let read_range = || {
             let mut statement = connection.prepare(&sql)?;
             self.filter.bind(&mut statement, &[])?;
-            statement.raw_bind_parameter(1, after)?;
+            statement.raw_bind_parameter(1, &range.after)?;
+            statement.raw_bind_parameter(2, range.last()?)?;
             let rows = statement.raw_query().mapped(&read);
             rows.collect::<Result<_, _>>()
         };
-        read_page().map_err(|error| self.filter.explain(error))
+        read_range().map_err(|error| self.filter.explain(error))
     }
 }
 
 impl Reader {
-    /// The newest row of each target that a filter selects, page by page. In another order than that of the targets, the
+    /// The newest row of each target that a filter selects, part by part. In another order than that of the targets, the
     /// rows are read twice, and their keys are kept in memory: about 60 bytes each.
     ///
     /// # Errors
-    /// As [`HostPages::next_page`].
+    /// As [`HostPart::read`].
     pub fn hosts(
         &self,
         filter: &HostFilter,
         order: HostOrder,
-    ) -> Result<HostPages<'_>, StoreError> {
+    ) -> Result<HostParts<'_>, StoreError> {
         let query = HostQuery::new(filter);
-        let sorted = match order {
-            HostOrder::Target => None,
-            order => Some(self.sorted_hosts(&query, order)?.into_iter()),
+        let keys = match order {
+            HostOrder::Target => PartKeys::Behind(Some(TargetKey::FIRST)),
+            order => PartKeys::Sorted(self.sorted_hosts(&query, order)?.into_iter()),
         };
-        Ok(HostPages {
+        Ok(HostParts {
             reader: self,
-            query,
-            after: TargetKey::FIRST,
-            sorted,
+            query: Arc::new(query),
+            keys,
         })
     }
 
@@ -409,16 +450,12 @@ impl Reader {
             Ok((Reverse(whole), row.get::<_, TargetKey>(0)?))
         };
         let mut keys: Vec<(Reverse<Option<i64>>, TargetKey)> = Vec::new();
-        loop {
-            let after = keys.last().map_or(TargetKey::FIRST, |(_, key)| key.clone());
-            let page = self.read(|connection| {
+        let mut after = Some(TargetKey::FIRST);
+        while let Some(range) = query.next_range(self, &mut after)? {
+            keys.extend(self.read(|connection| {
                 connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-                query.read(connection, &selected, PAGE_KEYS, &after, read)
-            })?;
-            if page.is_empty() {
-                break;
-            }
-            keys.extend(page);
+                query.read(connection, &selected, &range, read)
+            })?);
         }
         keys.sort_unstable();
         Ok(keys.into_iter().map(|(_, key)| key).collect())

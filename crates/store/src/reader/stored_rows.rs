@@ -274,11 +274,10 @@ impl ExportPage {
 pub(crate) fn selected(
     connection: &Connection,
     condition: &str,
-    limit: usize,
     bind: impl FnOnce(&mut Statement<'_>) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<ExportPage> {
     let mut statement = connection.prepare(&format!(
-        "SELECT {COLUMNS} FROM results r WHERE {condition} ORDER BY r.run, r.chunk, r.position LIMIT {limit}"
+        "SELECT {COLUMNS} FROM results r WHERE {condition} ORDER BY r.run, r.chunk, r.position"
     ))?;
     bind(&mut statement)?;
     let mut page = ExportPage::default();

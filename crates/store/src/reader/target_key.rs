@@ -20,6 +20,24 @@ pub(crate) enum TargetKey {
     Text(String),
 }
 
+/// Keys behind one, up to another.
+#[derive(Debug)]
+pub(super) struct TargetRange {
+    pub(super) after: TargetKey,
+    /// None: up to the end.
+    pub(super) last: Option<TargetKey>,
+}
+
+impl TargetRange {
+    /// Comes behind each key, as SQLite sorts: a blob without bytes.
+    const END: ToSqlOutput<'static> = ToSqlOutput::Borrowed(ValueRef::Blob(&[]));
+
+    /// The value of the last key.
+    pub(super) fn last(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        self.last.as_ref().map_or(Ok(Self::END), ToSql::to_sql)
+    }
+}
+
 impl TargetKey {
     /// It comes before each key.
     pub(crate) const FIRST: Self = Self::Ipv4(i64::MIN);

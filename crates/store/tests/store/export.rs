@@ -93,14 +93,9 @@ fn exported(
     planned: &PlannedRun,
     filter: &ReportFilter,
 ) -> Result<Vec<ReportRow>> {
-    let mut pages = reader.export(planned.run, filter);
     let mut found = Vec::new();
-    loop {
-        let page = pages.next_page()?;
-        if page.is_empty() {
-            return Ok(found);
-        }
-        for row in page.rows() {
+    for part in reader.export(planned.run, filter) {
+        for row in part?.read()?.rows() {
             let mut probed_at = String::new();
             row.write_probed_at(&mut probed_at)?;
             found.push(ReportRow {
@@ -121,4 +116,5 @@ fn exported(
             });
         }
     }
+    Ok(found)
 }

@@ -30,15 +30,11 @@ fn texts(connection: &Connection, sql: &str) -> Result<Vec<String>> {
 }
 
 fn listed(reader: &Reader, filter: &HostFilter, order: HostOrder) -> Result<Vec<HostRow>> {
-    let mut pages = reader.hosts(filter, order)?;
     let mut hosts = Vec::new();
-    loop {
-        let page = pages.next_page()?;
-        if page.is_empty() {
-            return Ok(hosts);
-        }
-        hosts.extend(page.hosts());
+    for part in reader.hosts(filter, order)? {
+        hosts.extend(part?.read()?.hosts());
     }
+    Ok(hosts)
 }
 
 fn targets(hosts: &[HostRow]) -> Vec<&str> {
