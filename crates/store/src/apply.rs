@@ -94,6 +94,22 @@ pub struct Applied {
     pub is_large_run_settled: bool,
 }
 
+impl Applied {
+    /// Adds what a batch changed of one run.
+    fn add(&mut self, run: i64, changes: &CounterChanges) {
+        self.done += changes.done.len() as u64;
+        self.statuses += changes.counts;
+        self.round_trip_times += changes.settled.round_trip_times();
+        if let Some((run_id, chunks)) = changes.newly_dead {
+            self.dead.push(DeadChunks {
+                run,
+                run_id,
+                chunks,
+            });
+        }
+    }
+}
+
 /// Chunks of a run that became dead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadChunks {
@@ -434,16 +450,7 @@ impl<'a> BatchWriter<'a> {
                     changes.duplicates,
                     changes.redelivered,
                 ])?;
-            self.report.done += changes.done.len() as u64;
-            self.report.statuses += changes.counts;
-            self.report.round_trip_times += changes.settled.round_trip_times();
-            if let Some((run_id, chunks)) = changes.newly_dead {
-                self.report.dead.push(DeadChunks {
-                    run,
-                    run_id,
-                    chunks,
-                });
-            }
+            self.report.add(run, &changes);
             if !changes.done.is_empty() {
                 let done = changes.done.len();
                 let last = &mut *self.last_progress;

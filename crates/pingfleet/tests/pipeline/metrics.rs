@@ -77,8 +77,8 @@ impl<'a> Prometheus<'a> {
         Ok(Self { deployment, child })
     }
 
-    /// The values of an expression now, by a label. None while Prometheus does not answer.
-    fn query(&self, expression: &str, label: &str) -> Result<Option<Values>> {
+    /// The samples of an expression now. None while Prometheus does not answer.
+    fn samples(&self, expression: &str) -> Result<Option<Vec<Value>>> {
         let url = format!("http://{PROMETHEUS}");
         let arguments = ["query", "instant", "-o", "json", &url, expression];
         let mut command = self.deployment.namespace()?.command("promtool");
@@ -86,9 +86,16 @@ impl<'a> Prometheus<'a> {
         if !output.status.success() {
             return Ok(None);
         }
-        let vector: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+        Ok(Some(serde_json::from_slice(&output.stdout)?))
+    }
+
+    /// The values of an expression now, by a label. None while Prometheus does not answer.
+    fn query(&self, expression: &str, label: &str) -> Result<Option<Values>> {
+        let Some(samples) = self.samples(expression)? else {
+            return Ok(None);
+        };
         let mut values = Values::new();
-        for sample in &vector {
+        for sample in &samples {
             let name = sample["metric"][label].as_str().unwrap_or_default();
             let text = sample["value"][1].as_str().context("a value")?;
             let other = values.insert(name.to_owned(), text.parse()?);
@@ -186,15 +193,33 @@ fn assert_results(prometheus: &Prometheus<'_>, deployment: &Deployment) -> Resul
     Ok(())
 }
 
-#[test]
-fn prometheus_has_the_numbers_of_the_database_and_a_killed_worker_is_zero_and_not_absent()
--> Result<()> {
-    let deployment = Deployment::new()?;
-    deployment.set_env("PINGFLEET_DASHBOARD__LISTEN", WRITER);
-    let mut writer = deployment.start("consumer-writer", &[])?;
-    writer.wait_for_output("writer ready")?;
-    let prometheus = Prometheus::start(&deployment)?;
-    // Without a worker the chunks wait in their queue. 10.128.0.0/9 does not answer.
+/// Each expression of the dashboard for Grafana has data.
+fn assert_dashboard(prometheus: &Prometheus<'_>) -> Result<()> {
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/grafana/pingfleet.json");
+    let dashboard: Value = serde_json::from_slice(&fs::read(path)?)?;
+    let panels = dashboard["panels"].as_array().context("panels")?;
+    assert!(panels.len() > 10, "{}", panels.len());
+    for panel in panels {
+        for target in panel["targets"].as_array().context("targets")? {
+            let expression = target["expr"].as_str().context("an expression")?;
+            // Grafana sets both: an interval, and all writers.
+            let expression = expression.replace("$__rate_interval", "1m");
+            let expression = expression.replace("$instance", ".*");
+            let samples = prometheus.samples(&expression)?;
+            let is_empty = samples.is_none_or(|samples| samples.is_empty());
+            ensure!(!is_empty, "no data for {}: {expression}", panel["title"]);
+        }
+    }
+    // The control: a series that does not exist has none.
+    let none = prometheus.samples("pingfleet_no_such_series")?;
+    assert_eq!(none.map(|samples| samples.len()), Some(0));
+    Ok(())
+}
+
+/// Publishes a run. Without a worker its chunks wait in their queue, and Prometheus has as many as the broker.
+fn publish_without_workers(prometheus: &Prometheus<'_>, deployment: &Deployment) -> Result<()> {
+    // 10.128.0.0/9 does not answer.
     let targets = ["10.0.0.0/20", "10.128.0.0/24", "--detach"];
     let fast = ["--rate", "5000", "--timeout", "300ms", "--retries", "1"];
     let producer = deployment.start("producer", &[&targets[..], &fast].concat())?;
@@ -220,14 +245,11 @@ fn prometheus_has_the_numbers_of_the_database_and_a_killed_worker_is_zero_and_no
         waiting as f64,
     )?;
     prometheus.wait_for("pingfleet_broker_alarm", 0.0)?;
-    let [one, two] = WORKERS.map(|(name, metrics)| {
-        deployment.start("ping-worker", &["--name", name, "--metrics", metrics])
-    });
-    let (_one, two) = (one?, two?);
-    deployment.wait_for_run("the end", |run| run.finished_at.is_some())?;
-    assert_results(&prometheus, &deployment)?;
-    prometheus.wait_for("pingfleet_queue_messages_ready{queue=\"work\"}", 0.0)?;
-    // What each worker counts itself reaches the writer with its next heartbeat.
+    Ok(())
+}
+
+/// What each worker counts itself reaches the writer with its next heartbeat.
+fn assert_workers(prometheus: &Prometheus<'_>, deployment: &Deployment) -> Result<()> {
     let of_both = |value| Values::from(WORKERS.map(|(name, _)| (name.to_owned(), value)));
     for count in ["requests", "replies", "targets", "chunks"] {
         let own = format!(
@@ -238,22 +260,48 @@ fn prometheus_has_the_numbers_of_the_database_and_a_killed_worker_is_zero_and_no
     }
     prometheus.wait_for_all("pingfleet_worker_up", "worker", &of_both(1.0))?;
     let settled = "sum(pingfleet_worker_targets_total)";
-    prometheus.wait_for(
-        settled,
-        stored(&deployment, "select count(*) from results")?,
-    )?;
+    prometheus.wait_for(settled, stored(deployment, "select count(*) from results")?)?;
+    Ok(())
+}
+
+#[test]
+fn prometheus_has_the_numbers_of_the_database_and_a_killed_worker_is_zero_and_not_absent()
+-> Result<()> {
+    let deployment = Deployment::new()?;
+    deployment.set_env("PINGFLEET_DASHBOARD__LISTEN", WRITER);
+    let mut writer = deployment.start("consumer-writer", &[])?;
+    writer.wait_for_output("writer ready")?;
+    let prometheus = Prometheus::start(&deployment)?;
+    publish_without_workers(&prometheus, &deployment)?;
+    let [one, two] = WORKERS.map(|(name, metrics)| {
+        deployment.start("ping-worker", &["--name", name, "--metrics", metrics])
+    });
+    let (_one, two) = (one?, two?);
+    deployment.wait_for_run("the end", |run| run.finished_at.is_some())?;
+    assert_results(&prometheus, &deployment)?;
+    prometheus.wait_for("pingfleet_queue_messages_ready{queue=\"work\"}", 0.0)?;
+    assert_workers(&prometheus, &deployment)?;
     prometheus.wait_for("sum(up)", 3.0)?;
+    assert_dashboard(&prometheus)?;
     // The series of a killed worker stay.
     let before = prometheus.value("pingfleet_worker_requests_total{worker=\"two\"}")?;
     assert!(before > 0.0, "{before}");
     two.kill()?;
     // The control: the other one is up, and no alert is about it.
     let up = [("one", 1.0), ("two", 0.0)].map(|(name, up)| (name.to_owned(), up));
-    prometheus.wait_for_all("pingfleet_worker_up", "worker", &up.into())?;
+    let up = up.into();
+    prometheus.wait_for_all("pingfleet_worker_up", "worker", &up)?;
     prometheus.wait_for("pingfleet_workers{state=\"lost\"}", 1.0)?;
     let lost = [("two".to_owned(), 1.0)].into();
     prometheus.wait_for_all("ALERTS{alertname=\"PingfleetWorkerLost\"}", "worker", &lost)?;
     let after = prometheus.value("pingfleet_worker_requests_total{worker=\"two\"}")?;
     assert_eq!(after.to_bits(), before.to_bits());
+    // Another writer knows it from the database.
+    assert_eq!(writer.terminate()?.code(), Some(0));
+    prometheus.wait_for("absent(pingfleet_worker_up)", 1.0)?;
+    let mut writer = deployment.start("consumer-writer", &[])?;
+    writer.wait_for_output("writer ready")?;
+    prometheus.wait_for_all("pingfleet_worker_up", "worker", &up)?;
+    prometheus.wait_for("pingfleet_worker_requests_total{worker=\"two\"}", before)?;
     Ok(())
 }
