@@ -85,22 +85,27 @@ pub(super) fn write(
     let schema = parse_message_type(SCHEMA).map_err(io_error)?;
     let mut writer = SerializedFileWriter::new(output, Arc::new(schema), properties().into())
         .map_err(io_error)?;
+    let mut write = |group: &[ExportPage], written| {
+        let columns = writer.next_row_group()?;
+        Group::new(summary, group, written).write(columns)
+    };
+    // Pages with `rows` rows that no group has, behind `written` ones of the first page.
     let mut group = Vec::new();
-    let mut rows = 0;
+    let (mut rows, mut written) = (0, 0);
     for page in pages {
         let page = page?;
         rows += page.len();
         metadata.rows += page.len() as u64;
-        let is_last = page.is_empty();
         group.push(page);
-        if rows > 0 && (is_last || rows >= GROUP_ROWS) {
-            let columns = writer.next_row_group().map_err(io_error)?;
-            Group::new(summary, &group)
-                .write(columns)
-                .map_err(io_error)?;
-            group.clear();
-            rows = 0;
+        while rows >= GROUP_ROWS {
+            write(&group, written).map_err(io_error)?;
+            rows -= GROUP_ROWS;
+            group.drain(..group.len() - 1);
+            written = group[0].len() - rows;
         }
+    }
+    if rows > 0 {
+        write(&group, written).map_err(io_error)?;
     }
     let about = serde_json::to_string(&metadata).map_err(io::Error::from)?;
     for (key, value) in [
@@ -167,8 +172,10 @@ struct Group<'p> {
 }
 
 impl<'p> Group<'p> {
-    fn new(summary: &RunSummary, pages: &'p [ExportPage]) -> Self {
-        let mut rows: Vec<_> = pages.iter().flat_map(ExportPage::rows).collect();
+    /// The next [`GROUP_ROWS`] rows of the pages, behind `written` ones.
+    fn new(summary: &RunSummary, pages: &'p [ExportPage], written: usize) -> Self {
+        let rows = pages.iter().flat_map(ExportPage::rows).skip(written);
+        let mut rows: Vec<_> = rows.take(GROUP_ROWS).collect();
         rows.sort_by_cached_key(|row| {
             let address = row.address.filter(|address| *address == row.target);
             let address: Option<IpAddr> = address.and_then(|address| address.parse().ok());

@@ -319,7 +319,8 @@ fn stored_hosts(
 ) -> Result<Vec<StoredHost>, StoreError> {
     let mut ascending: Vec<_> = (0..keys.len()).collect();
     ascending.sort_unstable_by_key(|at| &keys[*at]);
-    let mut statement = connection.prepare(STORED_LATEST_ROW)?;
+    let sql = format!("SELECT {} FROM ({STORED_LATEST_ROW})", StoredHost::COLUMNS);
+    let mut statement = connection.prepare(&sql)?;
     let mut hosts: Vec<_> = keys.iter().map(|_| None).collect();
     for at in ascending {
         hosts[at] = statement
