@@ -8,6 +8,7 @@ mod batch;
 pub mod page;
 mod session;
 mod settings;
+mod summary;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +20,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::session::{SessionEnd, WriterSession};
-pub use crate::settings::{WriterArgs, WriterSettings};
+pub use crate::{
+    settings::{WriterArgs, WriterSettings},
+    summary::{CommitTimes, LastCommit, WriterState, WriterSummary},
+};
 
 /// The queues that the writer uses.
 const QUEUES: [QueueName; 3] = [QueueName::RESULTS, QueueName::DEAD, QueueName::HEARTBEATS];
@@ -73,96 +77,6 @@ pub enum WriterError {
         /// The file of this writer.
         path: String,
     },
-}
-
-/// What a writer did, published by [`run`] after each commit and each change of its state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WriterSummary {
-    /// What it does now.
-    pub state: WriterState,
-    /// Transactions committed with deliveries in them.
-    pub batches: u64,
-    /// Rows stored.
-    pub rows: u64,
-    /// Deliveries applied.
-    pub applied: u64,
-    /// Deliveries for chunks that were stored before.
-    pub duplicates: u64,
-    /// Deliveries put into quarantine.
-    pub quarantined: u64,
-    /// The last of [`Self::batches`] that had results or dead chunks.
-    pub last_commit: LastCommit,
-    /// The times of all commits.
-    pub commit_times: CommitTimes,
-}
-
-/// The last commit of a writer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LastCommit {
-    /// Rows stored.
-    pub rows: u64,
-    /// From the first statement to the end of the commit, with what it waited for another program's lock.
-    pub duration: Duration,
-    /// How long the oldest delivery of the batch had waited at the end of the commit since the writer received it.
-    pub lag: Duration,
-}
-
-/// A histogram of the times of commits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CommitTimes {
-    /// How many commits took at most each of [`Self::BOUNDS`] and longer than the one before, and at the end those that took
-    /// longer than all.
-    pub counts: [u64; Self::BOUNDS.len() + 1],
-    /// The sum of their times.
-    pub sum: Duration,
-}
-
-impl CommitTimes {
-    /// The bounds of the histogram.
-    pub const BOUNDS: [Duration; 10] = [
-        Duration::from_millis(1),
-        Duration::from_micros(2500),
-        Duration::from_millis(5),
-        Duration::from_millis(10),
-        Duration::from_millis(25),
-        Duration::from_millis(50),
-        Duration::from_millis(100),
-        Duration::from_millis(250),
-        Duration::from_secs(1),
-        Duration::from_secs(10),
-    ];
-
-    fn add(&mut self, duration: Duration) {
-        self.counts[Self::BOUNDS.partition_point(|bound| *bound < duration)] += 1;
-        self.sum += duration;
-    }
-}
-
-/// What a writer does now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum WriterState {
-    /// It has no session with the broker, and tries to get one.
-    #[default]
-    NoBroker,
-    /// Another writer consumes the results queue.
-    WaitingForOtherWriter,
-    /// The database has taken over a second: another program has its lock, the disk is slow, or a large run is closed.
-    WaitingForDatabase,
-    /// It receives and commits.
-    Connected,
-}
-
-impl WriterState {
-    /// In words.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::NoBroker => "no broker",
-            Self::WaitingForOtherWriter => "waiting for the other writer",
-            Self::WaitingForDatabase => "waiting for the database",
-            Self::Connected => "connected",
-        }
-    }
 }
 
 /// Publishes the state, if it is another one than before.

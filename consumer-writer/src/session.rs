@@ -251,26 +251,22 @@ impl<'a> WriterSession<'a> {
         let batch = std::mem::take(&mut self.batch);
         let mut is_large_run_settled = false;
         if !batch.is_empty() {
+            // Nobody has to wake up for it.
+            summary.send_if_modified(|summary| {
+                summary.waiting_since = batch.first_at;
+                false
+            });
             let began = Instant::now();
             let commit = commit(self.db, self.settings.transport, batch.incoming, stop);
             let applied = watch_database(summary, commit).await?;
+            let ended = Instant::now();
             let last_commit = LastCommit {
                 rows: applied.rows,
-                duration: began.elapsed(),
-                lag: batch.first_at.map_or(Duration::ZERO, |at| at.elapsed()),
+                duration: ended - began,
+                lag: batch.first_at.map_or(Duration::ZERO, |at| ended - at),
+                at: Some(ended),
             };
-            summary.send_modify(|summary| {
-                // Heartbeats come every few seconds, and would hide what results need.
-                if applied.applied + applied.duplicates + applied.quarantined > 0 {
-                    summary.last_commit = last_commit;
-                }
-                summary.commit_times.add(last_commit.duration);
-                summary.batches += 1;
-                summary.rows += applied.rows;
-                summary.applied += applied.applied;
-                summary.duplicates += applied.duplicates;
-                summary.quarantined += applied.quarantined;
-            });
+            summary.send_modify(|summary| summary.add(&applied, last_commit));
             is_large_run_settled = applied.is_large_run_settled;
             self.warn_of_policy(applied.removed_by_policy);
             log_dead_chunks(&applied.dead);

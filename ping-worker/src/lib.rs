@@ -6,6 +6,7 @@
 
 mod heartbeats;
 mod in_hand;
+pub mod metrics;
 mod prefetch;
 mod result_publisher;
 mod settings;

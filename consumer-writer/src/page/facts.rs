@@ -124,6 +124,21 @@ impl Source {
         self.facts.error = read.err().map(|error| error.to_string());
     }
 
+    /// Reads what the metrics show. Blocks.
+    pub(super) fn read_for_metrics(&mut self) {
+        let read = self.try_read_for_metrics();
+        self.facts.error = read.err().map(|error| error.to_string());
+    }
+
+    fn try_read_for_metrics(&mut self) -> Result<(), StoreError> {
+        self.try_read_workers()?;
+        let reader = self.reader()?;
+        self.read_runs(&reader)?;
+        // What else a page shows may be that of another run now.
+        self.slow_at = None;
+        Ok(())
+    }
+
     fn try_read_workers(&mut self) -> Result<(), StoreError> {
         self.note_pipeline();
         let reader = self.reader()?;
@@ -172,13 +187,9 @@ impl Source {
     }
 
     fn read_slow(&mut self, reader: &Reader) -> Result<(), PageError> {
-        let mut runs = reader.summaries()?;
-        runs.reverse();
-        let in_progress =
-            |run: &&RunSummary| matches!(run.state, RunState::Planning | RunState::Running);
-        let current = runs.iter().find(in_progress).or(runs.first()).cloned();
-        if let Some(run) = &current {
-            self.note_settled(run);
+        self.read_runs(reader)?;
+        if let Some(run) = self.facts.current.clone() {
+            self.note_settled(&run);
             let found = match reader.progress(run.run) {
                 // The writer removes them with its next commit, and `verify` names them.
                 Err(StoreError::BadProgress { .. }) => None,
@@ -193,10 +204,19 @@ impl Source {
                 None => RunFacts::default(),
             };
         }
+        self.facts.changes = reader.newest_changes(MAX_CHANGES)?;
+        Ok(())
+    }
+
+    /// Reads the summaries of all runs, and what was not applied.
+    fn read_runs(&mut self, reader: &Reader) -> Result<(), StoreError> {
+        let mut runs = reader.summaries()?;
+        runs.reverse();
+        let in_progress =
+            |run: &&RunSummary| matches!(run.state, RunState::Planning | RunState::Running);
         let facts = &mut self.facts;
-        facts.current = current;
+        facts.current = runs.iter().find(in_progress).or(runs.first()).cloned();
         facts.runs = runs;
-        facts.changes = reader.newest_changes(MAX_CHANGES)?;
         facts.quarantine = reader.quarantine()?;
         facts.dead = reader.dead_chunks()?;
         let transport = facts.transport;

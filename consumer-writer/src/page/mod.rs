@@ -1,12 +1,13 @@
 //! The live page: what runs, workers and the pipeline do now, in a browser and as JSON. It only reads: through a
 //! [`pingfleet_store::Reader`] of its own, the summary that the writer publishes, and the depths of the queues.
 //!
-//! One task takes a snapshot once a second while somebody looks, whatever the number of tabs. The page without a script
-//! and the event stream show the same fragments.
+//! One task takes a snapshot once a second while somebody looks, whatever the number of tabs, and a smaller one for each
+//! scrape of the metrics. The page without a script and the event stream show the same fragments.
 
 mod alerts;
 mod api;
 mod facts;
+mod metrics;
 mod pipeline;
 mod queues;
 mod rates;
@@ -14,6 +15,7 @@ mod routes;
 mod settings;
 mod snapshot;
 mod view;
+mod worker_totals;
 mod workers;
 
 use std::{path::PathBuf, sync::Arc};

@@ -12,6 +12,9 @@ use super::snapshot::Look;
 /// How often the depths are read while somebody looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often they are read for the metrics only.
+const METRICS_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How often the broker is asked for an alarm. It takes a connection of its own.
 const ALARM_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -78,7 +81,7 @@ impl Alarm {
     }
 }
 
-/// Reads the depths until `stop`, while somebody looks.
+/// Reads the depths until `stop`, while somebody looks or asks for the metrics.
 pub(super) async fn follow(
     broker: Arc<dyn Broker>,
     transport: Transport,
@@ -87,8 +90,11 @@ pub(super) async fn follow(
     stop: CancellationToken,
 ) {
     let mut asked: Option<Instant> = None;
+    let mut read_at: Option<Instant> = None;
     loop {
-        if look.is_watched() {
+        let is_due_for_metrics = read_at.is_none_or(|at| at.elapsed() >= METRICS_INTERVAL);
+        if look.is_watched() || (look.is_scraped() && is_due_for_metrics) {
+            read_at = Some(Instant::now());
             let mut now = tokio::select! {
                 () = stop.cancelled() => return,
                 now = read(&*broker) => now,

@@ -11,15 +11,20 @@ use axum::{
     routing::get,
 };
 use futures_util::stream;
-use pingfleet_http::{Answer, answer, failed, kept};
+use pingfleet_http::{
+    Answer, answer,
+    exposition::{self, exposition},
+    failed, kept,
+};
 use pingfleet_report::{PageError, parts::STYLE};
 use pingfleet_store::{Reader, RunState, StoreError};
+use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PageSources,
+    PageSources, metrics,
     snapshot::{Look, Snapshot},
     view::LivePage,
 };
@@ -48,6 +53,7 @@ struct Site {
     database: PathBuf,
     flags: String,
     stop: CancellationToken,
+    registry: Registry,
     /// The newest reports of finished runs. Who makes one holds the lock until it is made, even if the visitor has left: so
     /// there is one at a time.
     reports: Arc<Mutex<VecDeque<(i64, Bytes)>>>,
@@ -58,6 +64,7 @@ type Shared = State<Arc<Site>>;
 /// All routes.
 pub(super) fn routes(look: Arc<Look>, sources: &PageSources, stop: &CancellationToken) -> Router {
     let site = Site {
+        registry: metrics::registry(sources.transport, look.follow_metrics()),
         look,
         database: sources.database.clone(),
         flags: sources.flags.clone(),
@@ -69,6 +76,7 @@ pub(super) fn routes(look: Arc<Look>, sources: &PageSources, stop: &Cancellation
         .route("/events", get(events))
         .route("/runs/{run}/report", get(report))
         .route("/assets/{name}", get(asset))
+        .route(exposition::PATH, get(serve_metrics))
         .route("/api/v1/runs", get(api_runs))
         .route("/api/v1/runs/{run}", get(api_run))
         .route("/api/v1/workers", get(api_workers))
@@ -241,6 +249,13 @@ async fn from_snapshot(site: &Site, answer: impl FnOnce(&Snapshot) -> Answer) ->
     match site.look.fresh().await {
         Some(snapshot) => answer(&snapshot),
         None => not_ready("/api/"),
+    }
+}
+
+async fn serve_metrics(State(site): Shared, request: Request) -> Answer {
+    match site.look.fresh_metrics().await {
+        Some(_) => exposition(request.headers(), &site.registry),
+        None => not_ready(exposition::PATH),
     }
 }
 

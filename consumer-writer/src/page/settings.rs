@@ -28,6 +28,7 @@ impl DashboardSettings {
             http: HttpSettings {
                 listen: listen.unwrap_or(Some(DEFAULT_LISTEN))?,
                 flag: "--dashboard",
+                section: "dashboard",
                 name,
                 token_file,
                 limits: Limits::default(),

@@ -63,6 +63,8 @@ struct Visit {
 
 /// What requests must have.
 pub(crate) struct Access {
+    /// The section of the settings, for messages.
+    pub(crate) section: &'static str,
     pub(crate) name: Option<String>,
     pub(crate) token: Option<Token>,
 }
@@ -114,12 +116,12 @@ impl Access {
     fn refuse(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Answer> {
         let path = uri.path();
         let Some(host) = self.host(uri, headers) else {
-            return Some(refused(
-                StatusCode::MISDIRECTED_REQUEST,
-                path,
+            let sentence = format!(
                 "This page is not known under that name. Open it by the address of this machine, as localhost, or under \
-                 the name that dashboard.name sets.",
-            ));
+                 the name that {}.name sets.",
+                self.section
+            );
+            return Some(refused(StatusCode::MISDIRECTED_REQUEST, path, &sentence));
         };
         if !is_of_same_host(headers, &host) || is_part_of_other_site(headers) {
             return Some(refused(
@@ -138,7 +140,7 @@ impl Access {
             return Some(answer);
         }
         let token = self.token.as_ref()?;
-        refuse_without(token, uri, headers)
+        self.refuse_without(token, uri, headers)
     }
 
     /// The host that the request is for, if there is exactly one and it is allowed (RFC 9112, section 3.2).
@@ -160,30 +162,30 @@ impl Access {
         };
         (is_allowed(&header) && is_allowed(authority)).then_some(header)
     }
-}
 
-/// Answers a request that lacks the token, and the first one that has it in its address.
-fn refuse_without(token: &Token, uri: &Uri, headers: &HeaderMap) -> Option<Answer> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then_some(token.trim())
-    });
-    if bearer.is_some_and(|given| token.is(given)) || has_cookie(token, headers) {
-        return first_visit(token, uri);
+    /// Answers a request that lacks the token, and the first one that has it in its address.
+    fn refuse_without(&self, token: &Token, uri: &Uri, headers: &HeaderMap) -> Option<Answer> {
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then_some(token.trim())
+        });
+        if bearer.is_some_and(|given| token.is(given)) || has_cookie(token, headers) {
+            return first_visit(token, uri);
+        }
+        if let Some(answer) = first_visit(token, uri) {
+            return Some(answer);
+        }
+        let sentence = format!(
+            "This page needs a token: open it once with ?token=TOKEN behind its address. The token is the first line of \
+             the file that {}.token_file names on this machine. Programs send it as `Authorization: Bearer TOKEN`.",
+            self.section
+        );
+        let mut answer = refused(StatusCode::UNAUTHORIZED, uri.path(), &sentence);
+        set(&mut answer, WWW_AUTHENTICATE, "Bearer");
+        Some(answer)
     }
-    if let Some(answer) = first_visit(token, uri) {
-        return Some(answer);
-    }
-    let mut answer = refused(
-        StatusCode::UNAUTHORIZED,
-        uri.path(),
-        "This page needs a token: open it once with ?token=TOKEN behind its address. The token is the first line of \
-             the file that dashboard.token_file names on the master. Programs send it as `Authorization: Bearer TOKEN`.",
-    );
-    set(&mut answer, WWW_AUTHENTICATE, "Bearer");
-    Some(answer)
 }
 
 /// When the address has the right token: a page with the cookie, which leads to the same address without the token.

@@ -58,16 +58,24 @@ pub fn kept(request: &HeaderMap, content_type: &'static str, body: Bytes) -> Ans
 
 /// Whether a client accepts gzip (RFC 9110, section 12.5.3).
 pub(crate) fn accepts_gzip(request: &HeaderMap) -> bool {
-    let lists = request.get_all(ACCEPT_ENCODING).iter();
+    weight(request, &ACCEPT_ENCODING, "gzip").is_some_and(|weight| weight > 0.0)
+}
+
+/// The largest weight that a header of this name gives to a value, from 0 to 1 (RFC 9110, section 12.4.2). None if it is
+/// not named, or its weight is no number.
+pub(crate) fn weight(request: &HeaderMap, header: &HeaderName, value: &str) -> Option<f32> {
+    let lists = request.get_all(header).iter();
     let lists = lists.filter_map(|list| list.to_str().ok());
-    lists.flat_map(|list| list.split(',')).any(|coding| {
-        let mut parts = coding.split(';').map(str::trim);
-        let is_gzip = parts
+    let weights = lists.flat_map(|list| list.split(',')).filter_map(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let is_named = parts
             .next()
-            .is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+            .is_some_and(|name| name.eq_ignore_ascii_case(value));
         let weight = parts.find_map(|part| part.strip_prefix("q="));
-        is_gzip && weight.is_none_or(|weight| weight.parse().is_ok_and(|weight: f32| weight > 0.0))
-    })
+        let weight = weight.map_or(Some(1.0), |weight| weight.parse().ok())?;
+        is_named.then_some(weight)
+    });
+    weights.reduce(f32::max)
 }
 
 /// Sets a header.

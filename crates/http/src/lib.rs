@@ -8,6 +8,7 @@ mod access;
 mod answer;
 mod connections;
 mod events;
+pub mod exposition;
 mod server;
 mod settings;
 mod token;

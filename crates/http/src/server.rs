@@ -59,14 +59,23 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn bind(settings: &HttpSettings) -> Result<Self, ServeError> {
-        let HttpSettings { listen, flag, .. } = *settings;
+        let HttpSettings {
+            listen,
+            flag,
+            section,
+            ..
+        } = *settings;
         let token = settings
             .token_file
             .as_deref()
             .map(Token::read)
-            .transpose()?;
+            .transpose()
+            .map_err(|why| ServeError::TokenFile { section, why })?;
         if token.is_none() && !listen.ip().to_canonical().is_loopback() {
-            return Err(ServeError::NoToken { address: listen });
+            return Err(ServeError::NoToken {
+                address: listen,
+                section,
+            });
         }
         let failed = |source| ServeError::Listen {
             address: listen,
@@ -76,6 +85,7 @@ impl Server {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let access = Access {
+            section,
             name: settings.name.clone(),
             token,
         };

@@ -18,6 +18,8 @@ pub struct HttpSettings {
     pub listen: SocketAddr,
     /// The flag that sets the address, for messages.
     pub flag: &'static str,
+    /// The section of the settings, for messages: it has `name` and `token_file`.
+    pub section: &'static str,
     /// A name under which browsers may open the pages, besides addresses and `localhost`.
     pub name: Option<String>,
     /// A file whose first line is the token that every visitor needs. Without it the address must be loopback.
@@ -86,15 +88,22 @@ pub enum ServeError {
     /// Other machines reach the address, and there is no token.
     #[error(
         "{address} can be reached from other machines, so visitors need a token: write one into a file and name that in \
-         dashboard.token_file, or listen on 127.0.0.1"
+         {section}.token_file, or listen on 127.0.0.1"
     )]
     NoToken {
         /// The address.
         address: SocketAddr,
+        /// The section of the settings.
+        section: &'static str,
     },
     /// The file of the token cannot be used.
-    #[error("dashboard.token_file: {0}")]
-    TokenFile(String),
+    #[error("{section}.token_file: {why}")]
+    TokenFile {
+        /// The section of the settings.
+        section: &'static str,
+        /// The file, and what is wrong with it.
+        why: String,
+    },
 }
 
 fn advice(error: &io::Error, flag: &str) -> String {
@@ -118,7 +127,9 @@ impl From<ServeError> for Failure {
         match error {
             // Its message has that of its source.
             ServeError::Listen { .. } => Self::new(Exit::System, error),
-            ServeError::NoToken { .. } | ServeError::TokenFile(_) => Self::new(Exit::Usage, error),
+            ServeError::NoToken { .. } | ServeError::TokenFile { .. } => {
+                Self::new(Exit::Usage, error)
+            }
         }
     }
 }

@@ -11,8 +11,6 @@ use encoding_rs::UTF_8;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::ServeError;
-
 /// The fewest characters of a token: a random one of this length cannot be guessed over a network.
 const MIN_LENGTH: usize = 16;
 
@@ -35,9 +33,9 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    /// Reads the first line of a file.
-    pub(crate) fn read(path: &Path) -> Result<Self, ServeError> {
-        let wrong = |why: String| ServeError::TokenFile(format!("{}: {why}", path.display()));
+    /// Reads the first line of a file. An error names the file and what is wrong with it.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let wrong = |why: String| format!("{}: {why}", path.display());
         let bytes = read_file(path).map_err(|error| wrong(error.to_string()))?;
         // PowerShell writes UTF-16. What is malformed becomes a character that no token has.
         let (text, ..) = UTF_8.decode(&bytes);
@@ -148,7 +146,7 @@ fn hash(purpose: &[u8], text: &str) -> Hash {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Token, ServeError> {
+    fn read(text: &str) -> Result<Token, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, text).unwrap();
@@ -180,10 +178,10 @@ mod tests {
             "0123456789abcdef\u{e4}",
             "0123456789\u{7f}abcdef",
         ] {
-            let error = read(text).err().unwrap().to_string();
+            let error = read(text).err().unwrap();
             assert!(error.contains("has"), "{text:.20}: {error}");
         }
-        let advised = read("0123456789abcdef&").err().unwrap().to_string();
+        let advised = read("0123456789abcdef&").err().unwrap();
         assert!(advised.contains("openssl rand -hex 32"), "{advised}");
         assert!(Token::read(Path::new("/nonexistent/token")).is_err());
         // The control: what base64 makes, a file of the greatest size, and a file of PowerShell.
@@ -225,7 +223,7 @@ mod tests {
             Path::new("/dev/null"),
             folder.path(),
         ] {
-            let error = Token::read(path).err().unwrap().to_string();
+            let error = Token::read(path).err().unwrap();
             assert!(error.contains("is no regular file"), "{error}");
         }
         // The control: a link to a file.

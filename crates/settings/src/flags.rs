@@ -49,6 +49,14 @@ impl KeyGroup for DashboardKeys {
     const KEYS: &'static [&'static dyn AnyKey] = keys::DASHBOARD;
 }
 
+/// The flags of a worker's metrics.
+#[derive(Debug, Clone)]
+pub struct MetricsKeys;
+
+impl KeyGroup for MetricsKeys {
+    const KEYS: &'static [&'static dyn AnyKey] = keys::METRICS;
+}
+
 /// The flags of a program that uses a broker.
 #[derive(Debug, Clone)]
 pub struct BrokerKeys;

@@ -3,8 +3,10 @@
 //!
 //! One settings file serves all programs, so each program knows all names.
 
+mod pages;
+
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     num::{NonZeroU8, NonZeroU16, NonZeroUsize},
     path::PathBuf,
     time::Duration,
@@ -21,6 +23,11 @@ use crate::{
     logging::LogFormat,
     number, rate,
     values::{self, Rate},
+};
+
+pub use self::pages::{
+    DASHBOARD, DASHBOARD_LISTEN, DASHBOARD_NAME, DASHBOARD_TOKEN_FILE, METRICS, METRICS_LISTEN,
+    METRICS_NAME, METRICS_TOKEN_FILE,
 };
 
 const ALL_PROGRAMS: &[Program] = &[
@@ -195,37 +202,6 @@ pub static WRITER_BATCH_INTERVAL: Key<Duration> = Key {
     },
 };
 
-/// The address of the live page.
-pub static DASHBOARD_LISTEN: Key<Option<SocketAddr>, Unset> = Key {
-    name: "dashboard.listen",
-    flag: Some(Flag::new("dashboard", "ADDRESS")),
-    default: Unset(Some("127.0.0.1:8787")),
-    help: "Address and port of the live page, or off",
-    programs: WRITER_PROGRAMS,
-    parse: values::listen_address,
-};
-
-/// A file with the token of the live page.
-pub static DASHBOARD_TOKEN_FILE: Key<PathBuf, Unset> = Key {
-    name: "dashboard.token_file",
-    flag: None,
-    default: Unset(None),
-    help: "File whose first line is the token that visitors of the live page need. Without it the address must be a \
-           loopback one",
-    programs: WRITER_PROGRAMS,
-    parse: values::path,
-};
-
-/// A name under which browsers may open the live page.
-pub static DASHBOARD_NAME: Key<String, Unset> = Key {
-    name: "dashboard.name",
-    flag: None,
-    default: Unset(None),
-    help: "Host name under which browsers may open the live page, besides addresses and localhost",
-    programs: WRITER_PROGRAMS,
-    parse: values::host_name,
-};
-
 /// Requests to each target.
 pub static PROBING_COUNT: Key<u16> = Key {
     name: "probing.count",
@@ -396,9 +372,6 @@ pub const WORKER: &[&dyn AnyKey] = &[
 /// The writer's keys.
 pub const WRITER: &[&dyn AnyKey] = &[&WRITER_BATCH_SIZE, &WRITER_BATCH_INTERVAL];
 
-/// The keys of the live page.
-pub const DASHBOARD: &[&dyn AnyKey] = &[&DASHBOARD_LISTEN, &DASHBOARD_TOKEN_FILE, &DASHBOARD_NAME];
-
 /// The keys of probing.
 pub const PROBING: &[&dyn AnyKey] = &[
     &PROBING_COUNT,
@@ -418,10 +391,12 @@ pub const PROBING: &[&dyn AnyKey] = &[
 
 /// All keys, section by section.
 pub fn all() -> impl Iterator<Item = &'static dyn AnyKey> {
-    [BROKER, STORE, LOG, WORKER, WRITER, DASHBOARD, PROBING]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        BROKER, STORE, LOG, WORKER, WRITER, DASHBOARD, METRICS, PROBING,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 /// The key with this name.
@@ -470,7 +445,8 @@ mod tests {
                 "broker.url"
                 | "broker.password"
                 | "broker.password_file"
-                | "dashboard.token_file" => {
+                | "dashboard.token_file"
+                | "metrics.token_file" => {
                     continue;
                 }
                 "store.path" => "file:fleet.db",

@@ -21,7 +21,9 @@ mod values;
 
 pub use args::{CommonArgs, DatabaseArgs};
 pub use exit::{Exit, Failure, OPEN_FILES_ADVICE, main_with, printed};
-pub use flags::{BrokerArgs, DashboardKeys, Flags, KeyGroup, ProbingKeys, WorkerKeys, WriterKeys};
+pub use flags::{
+    BrokerArgs, DashboardKeys, Flags, KeyGroup, MetricsKeys, ProbingKeys, WorkerKeys, WriterKeys,
+};
 pub use key::{AnyKey, DefaultValue, Fixed, Flag, Key, Program, Unset};
 pub use layers::{Layers, SettingsError};
 pub use logging::{LogFormat, Verbosity};

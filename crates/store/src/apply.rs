@@ -3,6 +3,7 @@
 //!
 //! Invariants: all rows of a chunk come from one result, the first one. The caller acks nothing before `apply` returned.
 
+mod applied;
 mod dead_letters;
 mod progress;
 mod quarantine;
@@ -15,8 +16,9 @@ use pingfleet_wire::{
 use rusqlite::{OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
+pub use self::applied::{Applied, DeadChunks};
 use crate::{
-    ChunkState, ClosedRun, StatusCounts, StoreError, Transport, Writer,
+    ChunkState, StatusCounts, StoreError, Transport, Writer,
     address::stored_address,
     chunk_state::chunk_state,
     close::{self, CloseOutcome},
@@ -64,39 +66,6 @@ pub struct RawMessage {
     pub queue: &'static str,
     /// The body.
     pub body: Vec<u8>,
-}
-
-/// The outcome of a batch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Deliveries whose rows or state were stored.
-    pub applied: u64,
-    /// Rows stored.
-    pub rows: u64,
-    /// Deliveries for chunks that were stored before.
-    pub duplicates: u64,
-    /// Deliveries put into quarantine.
-    pub quarantined: u64,
-    /// Chunks whose message a policy removed from the queue.
-    pub removed_by_policy: u64,
-    /// Chunks that became dead, for each run.
-    pub dead: Vec<DeadChunks>,
-    /// Runs that this batch closed.
-    pub closed: Vec<ClosedRun>,
-    /// Whether it settled the last chunk of a run that is too large to be closed in the same transaction. Then call
-    /// [`Writer::close_settled_runs`].
-    pub is_large_run_settled: bool,
-}
-
-/// Chunks of a run that became dead.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadChunks {
-    /// The run's number.
-    pub run: i64,
-    /// The run's id.
-    pub run_id: Uuid,
-    /// How many.
-    pub chunks: u64,
 }
 
 /// The outcome of one delivery.
@@ -428,13 +397,7 @@ impl<'a> BatchWriter<'a> {
                     changes.duplicates,
                     changes.redelivered,
                 ])?;
-            if let Some((run_id, chunks)) = changes.newly_dead {
-                self.report.dead.push(DeadChunks {
-                    run,
-                    run_id,
-                    chunks,
-                });
-            }
+            self.report.add(run, &changes);
             if !changes.done.is_empty() {
                 let done = changes.done.len();
                 let last = &mut *self.last_progress;

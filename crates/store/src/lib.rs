@@ -57,7 +57,7 @@ pub use reader::{
     TargetRuns, TimeBin, Verification, VerifyFinding, WholeSubnet, view_time,
 };
 pub use retry::EarlierTarget;
-pub use rtt_bins::RttBin;
+pub use rtt_bins::{RttBin, RttHistogram};
 pub use run_summary::{RunState, RunSummary, StatusCounts, Transport};
 pub use runs::{WindowUse, run_span};
 pub use settings::DatabaseSettings;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use self::cells::{AddressBits, Cell, Cells};
 use crate::{
-    RunDetail, StatusCounts, SubnetStatuses, TimeBin, reader::overview::sort_worst_first,
-    rtt_bins::RttCounts,
+    RttHistogram, RunDetail, StatusCounts, SubnetStatuses, TimeBin,
+    reader::overview::sort_worst_first, rtt_bins::RttCounts,
 };
 
 /// The most networks that are counted apart. A run of as many addresses has single ones.
@@ -109,6 +109,11 @@ pub(crate) fn probed_address(target: &Target, outcome: &Outcome) -> Option<IpAdd
 }
 
 impl SettledTargets {
+    /// The targets by their mean round-trip time.
+    pub(crate) fn round_trip_times(&self) -> RttHistogram {
+        self.rtt.histogram()
+    }
+
     /// Counts the targets of a chunk. Returns how many have each status.
     pub(crate) fn add(
         &mut self,

@@ -1,5 +1,7 @@
 //! Targets by their mean round-trip time: bins of a tenth of a decade from 1 us to 100 s. No I/O.
 
+use std::ops::AddAssign;
+
 use serde::{Deserialize, Serialize};
 
 /// The first edge, in nanoseconds, and the number of decades behind it.
@@ -20,6 +22,50 @@ pub struct RttBin {
     pub to_ns: i64,
     /// How many targets.
     pub targets: i64,
+}
+
+/// Targets by their mean round-trip time, in fewer bins: three for each decade from 10 us to 10 s.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RttHistogram {
+    /// How many targets had a time shorter than each of [`Self::BOUNDS_NS`] and no shorter than the one before, and at the
+    /// end those that had a longer one.
+    pub counts: [u64; Self::BOUNDS_NS.len() + 1],
+    /// The sum of the times, in nanoseconds.
+    pub sum_ns: u64,
+}
+
+impl RttHistogram {
+    /// The bounds, in nanoseconds: edges of [`RttBin`].
+    pub const BOUNDS_NS: [i64; 19] = [
+        10_000,
+        20_000,
+        50_000,
+        100_000,
+        200_000,
+        500_000,
+        1_000_000,
+        2_000_000,
+        5_000_000,
+        10_000_000,
+        20_000_000,
+        50_000_000,
+        100_000_000,
+        200_000_000,
+        500_000_000,
+        1_000_000_000,
+        2_000_000_000,
+        5_000_000_000,
+        10_000_000_000,
+    ];
+}
+
+impl AddAssign for RttHistogram {
+    fn add_assign(&mut self, other: Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+    }
 }
 
 /// The number of targets in each bin. The first one has also what is shorter, the last one what is longer.
@@ -66,6 +112,20 @@ impl RttCounts {
         self.sum_ns
     }
 
+    /// The same in fewer bins.
+    pub(crate) fn histogram(&self) -> RttHistogram {
+        let mut histogram = RttHistogram {
+            sum_ns: self.sum_ns.max(0) as u64,
+            ..RttHistogram::default()
+        };
+        let starts = std::iter::once(0).chain(EDGES_NS);
+        for (from_ns, targets) in starts.zip(&self.counts) {
+            let bucket = RttHistogram::BOUNDS_NS.partition_point(|bound| *bound <= from_ns);
+            histogram.counts[bucket] += (*targets).max(0) as u64;
+        }
+        histogram
+    }
+
     /// The bins without the empty ones at both ends.
     pub(crate) fn bins(&self) -> Vec<RttBin> {
         let last_edge = FIRST_EDGE_NS * 10_i64.pow(DECADES as u32);
@@ -100,4 +160,35 @@ const fn edges() -> [i64; 10 * DECADES] {
         }
     }
     edges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounds_of_the_histogram_are_edges_and_it_counts_as_if_each_time_was_compared_with_them()
+    {
+        for bound in RttHistogram::BOUNDS_NS {
+            assert!(EDGES_NS.contains(&bound), "{bound}");
+        }
+        // Around each bound, and beyond the first and the last one.
+        let bounds = RttHistogram::BOUNDS_NS.into_iter();
+        let around = bounds.flat_map(|bound| [bound - 1, bound, bound + 1, bound + bound / 3]);
+        let times: Vec<i64> = around.chain([0, 1, 200_000_000_000]).collect();
+        let mut counts = RttCounts::default();
+        let mut expected = RttHistogram::default();
+        for time in &times {
+            counts.add(*time);
+            let longer = |bound: &&i64| time >= *bound;
+            let bucket = RttHistogram::BOUNDS_NS.iter().filter(longer).count();
+            expected.counts[bucket] += 1;
+        }
+        expected.sum_ns = times.iter().sum::<i64>() as u64;
+        assert_eq!(counts.histogram(), expected);
+        let mut twice = expected;
+        twice += expected;
+        assert_eq!(twice.sum_ns, 2 * expected.sum_ns);
+        assert_eq!(twice.counts.iter().sum::<u64>(), 2 * times.len() as u64);
+    }
 }

@@ -54,6 +54,7 @@ pub fn settings(limits: Limits) -> HttpSettings {
     HttpSettings {
         listen: ([127, 0, 0, 1], 0).into(),
         flag: "--dashboard",
+        section: "dashboard",
         name: Some("fleet.example".to_owned()),
         token_file: None,
         limits,

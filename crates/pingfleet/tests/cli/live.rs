@@ -36,7 +36,7 @@ const HOSTILE: &str = "<script>document.title='owned'</script>'\"&amp;";
 pub(crate) const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Asks again and again until there is an answer.
-fn until<T>(awaited: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) fn until<T>(awaited: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask()? {
@@ -62,16 +62,21 @@ pub(crate) fn in_a_browser(dir: &TestDir, address: &str) -> Result<String> {
     Ok(finished.stdout)
 }
 
-/// A running page.
-struct Live<'a> {
+/// A running page, or the metrics of a worker.
+pub(crate) struct Live<'a> {
     dir: &'a TestDir,
-    address: String,
+    pub(crate) address: String,
     _program: Started,
 }
 
 impl<'a> Live<'a> {
     /// Starts a program that serves a page on a free port, and waits until it does.
-    fn start(dir: &'a TestDir, program: &str, arguments: &[&str], log: &str) -> Result<Self> {
+    pub(crate) fn start(
+        dir: &'a TestDir,
+        program: &str,
+        arguments: &[&str],
+        log: &str,
+    ) -> Result<Self> {
         let mut started = dir.start_with_log(program, arguments, log)?;
         let address = until("the address of the page", || {
             let text = fs::read_to_string(dir.path(log))?;
@@ -90,18 +95,22 @@ impl<'a> Live<'a> {
     }
 
     /// A writer without a broker: it serves what the database has.
-    fn writer(dir: &'a TestDir, log: &str) -> Result<Self> {
+    pub(crate) fn writer(dir: &'a TestDir, log: &str) -> Result<Self> {
         Self::start(dir, "consumer-writer", &["--dashboard", "127.0.0.1:0"], log)
     }
 
     /// The answer to a request, with its headers.
-    fn get(&self, path: &str) -> Result<String> {
+    pub(crate) fn get(&self, path: &str) -> Result<String> {
+        self.ask(path, &format!("Host: {}", self.address))
+    }
+
+    /// The answer to a request with these headers.
+    pub(crate) fn ask(&self, path: &str, headers: &str) -> Result<String> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        let address = &self.address;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

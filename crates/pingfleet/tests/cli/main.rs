@@ -15,6 +15,7 @@ mod live;
 mod live_relay;
 mod logging;
 mod machine;
+mod metrics;
 mod next_command;
 mod output;
 mod pager;

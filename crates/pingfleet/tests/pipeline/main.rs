@@ -3,6 +3,7 @@
 
 mod broker_limits;
 mod logging;
+mod metrics;
 mod shared_workers;
 
 use std::{path::Path, time::Duration};

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{
-    Applied, ClosedRun, DeadChunks, DecodedDelivery, RawMessage, RunState, StoreError, Transport,
-    Writer,
+    Applied, ClosedRun, DeadChunks, DecodedDelivery, RawMessage, RttHistogram, RunState,
+    StoreError, Transport, Writer,
 };
 use pingfleet_wire::{DnsFailure, LocalLoss, ResultChunk, Status, WorkChunk};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
@@ -153,6 +153,19 @@ enum Chunk {
     Done(Vec<Row>),
 }
 
+/// Counts the targets of a chunk.
+fn count_targets<'a>(wanted: &mut Applied, statuses: impl Iterator<Item = &'a Status>) {
+    for status in statuses {
+        wanted.statuses.add(status.kind());
+        if let Some(rtt) = outcome(*status).rtt {
+            let bounds = RttHistogram::BOUNDS_NS.iter();
+            let bucket = bounds.filter(|bound| rtt.avg_ns as i64 >= **bound).count();
+            wanted.round_trip_times.counts[bucket] += 1;
+            wanted.round_trip_times.sum_ns += rtt.avg_ns;
+        }
+    }
+}
+
 /// One run, in memory.
 struct Model {
     works: Vec<WorkChunk>,
@@ -206,7 +219,10 @@ impl Model {
                             )
                         })
                         .collect();
+                    let settled_as = statuses.iter().cycle().take(targets.len());
+                    count_targets(&mut wanted, settled_as);
                     wanted.applied += 1;
+                    wanted.done += 1;
                     wanted.rows += rows.len() as u64;
                     self.chunks[*number] = Chunk::Done(rows);
                     settled = true;
