@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_come_in_the_order_of_their_parts_whichever_is_read_first() {
+    fn pages_come_in_the_order_of_their_parts_also_when_a_later_one_is_read_first() {
         // Part 0 is read when part 1 has been.
         let (done, changed) = (Mutex::new(false), Condvar::new());
         let read = |part: usize| {
