@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use pingfleet_wire::StatusKind;
 use rusqlite::Connection;
 
 use crate::{rig::TestDir, screens::generated};
@@ -49,15 +50,7 @@ fn has_the_numbers(document: &str, connection: &Connection, run: i64) -> Result<
         let sql = format!("SELECT count(*) FROM report WHERE run = {run} AND {condition}");
         Ok(connection.query_row(&sql, (), |row| row.get::<_, i64>(0))? as usize)
     };
-    for status in [
-        "up",
-        "late",
-        "unreachable",
-        "dns_failed",
-        "send_failed",
-        "unknown",
-        "down",
-    ] {
+    for status in StatusKind::ALL.map(StatusKind::name) {
         let shown = text_of(document, &format!("count-{status}"))?.replace(',', "");
         let counted = count(&format!("status = '{status}'"))?;
         ensure!(

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use pingfleet_wire::StatusKind;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -18,16 +19,6 @@ use crate::{
     rig::{Started, TestDir},
     screens::generated,
 };
-
-const STATUSES: [&str; 7] = [
-    "up",
-    "late",
-    "unreachable",
-    "dns_failed",
-    "send_failed",
-    "unknown",
-    "down",
-];
 
 /// Text that would run if it were not escaped.
 const HOSTILE: &str = "<script>document.title='owned'</script>'\"&amp;";
@@ -136,7 +127,7 @@ fn text_of<'a>(document: &'a str, id: &str) -> Option<&'a str> {
 
 /// The count of each status, as a document shows it. One that is not shown is 0.
 fn shown(document: &str) -> Result<Vec<i64>> {
-    let counts = STATUSES.map(|status| {
+    let counts = StatusKind::ALL.map(StatusKind::name).map(|status| {
         let text = text_of(document, &format!("count-{status}")).unwrap_or("0");
         text.replace(',', "")
             .parse()
@@ -152,7 +143,11 @@ fn counted(dir: &TestDir, run: i64) -> Result<Vec<i64>> {
         let sql = "SELECT count(*) FROM report WHERE run = ?1 AND status = ?2";
         Ok(connection.query_row(sql, (run, status), |row| row.get(0))?)
     };
-    STATUSES.into_iter().map(count).collect()
+    StatusKind::ALL
+        .map(StatusKind::name)
+        .into_iter()
+        .map(count)
+        .collect()
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use pingfleet_wire::StatusKind;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -190,15 +191,7 @@ fn the_series_of_a_run_have_the_numbers_of_the_database() -> Result<()> {
     line("pingfleet_database_up 1");
     let connection = Connection::open(dir.path("pingfleet.db"))?;
     let count = |sql: &str| connection.query_row(sql, (), |row| row.get::<_, i64>(0));
-    for status in [
-        "up",
-        "late",
-        "unreachable",
-        "dns_failed",
-        "send_failed",
-        "unknown",
-        "down",
-    ] {
+    for status in StatusKind::ALL.map(StatusKind::name) {
         let sql = format!("SELECT count(*) FROM report WHERE run = 2 AND status = '{status}'");
         line(&format!(
             "pingfleet_run_targets_settled{{status=\"{status}\"}} {}",

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use pingfleet_faults::{Deployment, MAX_WAIT};
+use pingfleet_wire::StatusKind;
 use serde_json::Value;
 
 use crate::text;
@@ -19,16 +20,6 @@ use crate::text;
 const WRITER: &str = "127.0.0.1:8787";
 const WORKERS: [(&str, &str); 2] = [("one", "127.0.0.1:9787"), ("two", "127.0.0.1:9788")];
 const PROMETHEUS: &str = "127.0.0.1:9090";
-
-const STATUSES: [&str; 7] = [
-    "up",
-    "late",
-    "unreachable",
-    "dns_failed",
-    "send_failed",
-    "unknown",
-    "down",
-];
 
 /// The values of an expression by one of its labels.
 type Values = BTreeMap<String, f64>;
@@ -148,7 +139,7 @@ fn stored(deployment: &Deployment, sql: &str) -> Result<f64> {
 /// What Prometheus has of the results is what the database has.
 fn assert_results(prometheus: &Prometheus<'_>, deployment: &Deployment) -> Result<()> {
     let mut statuses = Values::new();
-    for status in STATUSES {
+    for status in StatusKind::ALL.map(StatusKind::name) {
         let sql = format!("select count(*) from report where status = '{status}'");
         statuses.insert(status.to_owned(), stored(deployment, &sql)?);
     }

@@ -5,7 +5,10 @@ use std::sync::mpsc;
 
 use anyhow::{Result, ensure};
 use pingfleet_wire::Status;
-use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use rusqlite::{
+    Connection,
+    trace::{TraceEvent, TraceEventCodes},
+};
 use tempfile::TempDir;
 
 use super::sample::{dead_letter, delivery, options, result, sent, start};
@@ -44,19 +47,21 @@ fn plans(
         .into_iter()
         .filter(|sql| !sql.starts_with("BEGIN") && !sql.starts_with("COMMIT"))
         .map(|sql| {
-            let mut explain = store
-                .connection
-                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-            let mut rows = explain.raw_query();
-            let mut lines = Vec::new();
-            while let Some(row) = rows.next()? {
-                lines.push(row.get::<_, String>(3)?);
-            }
-            drop(rows);
-            drop(explain);
+            let lines = plan(&store.connection, &sql)?;
             Ok((sql, lines))
         })
         .collect()
+}
+
+/// The lines of a statement's plan (<https://www.sqlite.org/eqp.html>).
+pub(super) fn plan(connection: &Connection, sql: &str) -> Result<Vec<String>> {
+    let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+    let mut rows = explain.raw_query();
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next()? {
+        lines.push(row.get(3)?);
+    }
+    Ok(lines)
 }
 
 /// The lines that walk over all rows of a big table.

@@ -9,7 +9,7 @@ use pingfleet_wire::StatusKind;
 use rusqlite::{Connection, functions::FunctionFlags};
 use tempfile::TempDir;
 
-use super::queries::walks;
+use super::queries::{plan, walks};
 use crate::{DiffLimits, HostFilter, HostOrder, Reader, ReportFilter, RowOrder, StoreError};
 
 const RUNS: u32 = 3;
@@ -186,14 +186,7 @@ fn plans(
         .into_iter()
         .filter(is_query)
         .map(|sql| {
-            let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-            let mut rows = explain.raw_query();
-            let mut lines = Vec::new();
-            while let Some(row) = rows.next()? {
-                lines.push(row.get::<_, String>(3)?);
-            }
-            drop(rows);
-            drop(explain);
+            let lines = plan(&connection, &sql)?;
             Ok((sql, lines))
         })
         .collect()
