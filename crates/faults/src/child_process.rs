@@ -35,10 +35,12 @@ impl ChildProcess {
         log: PathBuf,
         usage: &Rc<ResourceUsage>,
     ) -> anyhow::Result<Self> {
+        // Both write at one offset, so neither overwrites what the other has written.
+        let output = File::create(&log)?;
         let child = command
             .stdin(Stdio::null())
-            .stdout(File::create(&log)?)
-            .stderr(File::options().append(true).open(&log)?)
+            .stdout(output.try_clone()?)
+            .stderr(output)
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         Ok(Self {
@@ -223,4 +225,22 @@ pub(crate) fn program_path(program: &str) -> anyhow::Result<PathBuf> {
         path.display()
     );
     Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_and_errors_are_in_the_log_in_their_order() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo first >&2; echo second; echo third >&2"]);
+        let log = folder.path().join("log");
+        let usage = Rc::new(ResourceUsage::new(&folder.path().join("pingfleet.db")));
+        let mut child = ChildProcess::start("sh", command, log, &usage)?;
+        ensure!(child.wait_for_exit()?.success());
+        assert_eq!(child.output(), "first\nsecond\nthird\n");
+        Ok(())
+    }
 }
