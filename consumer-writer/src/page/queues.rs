@@ -195,3 +195,140 @@ impl Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use async_trait::async_trait;
+    use pingfleet_broker::{Consumer, Publisher};
+
+    use super::*;
+
+    /// What a broker answers for a queue.
+    #[derive(Debug, Clone, Copy)]
+    enum Answer {
+        Depth(u32),
+        Missing,
+        Forbidden,
+        Login,
+        Unreachable,
+        Nothing,
+    }
+
+    /// A broker that answers for the depth of a queue, and for nothing else.
+    #[derive(Debug)]
+    struct Scripted(HashMap<QueueName, Answer>);
+
+    impl Scripted {
+        /// The first answers in the order in which queues are read. The others have 7 messages.
+        fn new(answers: &[Answer]) -> Self {
+            let queues = QueueName::ALL.into_iter();
+            Self(queues.zip(answers.iter().copied()).collect())
+        }
+    }
+
+    #[async_trait]
+    impl Broker for Scripted {
+        async fn ensure(&self, _: &[QueueName]) -> Result<(), BrokerError> {
+            unreachable!("the page declares nothing")
+        }
+
+        async fn publisher(&self) -> Result<Box<dyn Publisher>, BrokerError> {
+            unreachable!("the page publishes nothing")
+        }
+
+        async fn consumer(&self, _: QueueName, _: u16) -> Result<Box<dyn Consumer>, BrokerError> {
+            unreachable!("the page consumes nothing")
+        }
+
+        async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError> {
+            let address = "127.0.0.1:5672".to_owned();
+            match self.0.get(&queue).copied().unwrap_or(Answer::Depth(7)) {
+                Answer::Depth(ready) => Ok(QueueDepth {
+                    ready,
+                    consumers: 1,
+                }),
+                Answer::Missing => Err(BrokerError::NoTopology {
+                    address,
+                    what: "a queue".to_owned(),
+                }),
+                Answer::Forbidden => Err(BrokerError::Forbidden {
+                    address,
+                    reason: "ACCESS_REFUSED".to_owned(),
+                }),
+                Answer::Login => Err(BrokerError::Login {
+                    address,
+                    user: "guest".to_owned(),
+                }),
+                Answer::Unreachable => Err(BrokerError::Unreachable {
+                    address,
+                    source: std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into(),
+                }),
+                Answer::Nothing => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn found(answers: &[Answer]) -> Queues {
+        read(&Scripted::new(answers)).await
+    }
+
+    fn kind(queues: &Queues) -> Option<ProblemKind> {
+        queues.problem.as_ref().map(|problem| problem.kind)
+    }
+
+    #[tokio::test]
+    async fn each_queue_is_read_and_a_missing_one_is_no_problem() {
+        let queues = found(&[Answer::Depth(3), Answer::Missing]).await;
+        let first = queues
+            .depths
+            .first()
+            .map(|(kind, depth)| (*kind, depth.ready));
+        assert_eq!(first, Some((QueueName::ALL[0].kind, 3)));
+        assert_eq!(queues.missing, [QueueName::ALL[1].kind]);
+        assert_eq!(queues.depths.len(), QueueName::ALL.len() - 1);
+        assert_eq!(kind(&queues), None);
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_may_not_be_read_hides_no_other_queue() {
+        let queues = found(&[Answer::Forbidden]).await;
+        assert_eq!(kind(&queues), Some(ProblemKind::Forbidden));
+        assert_eq!(queues.depths.len(), QueueName::ALL.len() - 1);
+        // The first problem is the one that is shown.
+        let queues = found(&[Answer::Forbidden, Answer::Login]).await;
+        assert_eq!(kind(&queues), Some(ProblemKind::Forbidden));
+        assert_eq!(queues.depths.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_goes_away_while_it_is_read_has_no_queues() {
+        for (answers, text) in [
+            ([Answer::Depth(3), Answer::Unreachable], "cannot be reached"),
+            ([Answer::Missing, Answer::Unreachable], "docker-compose"),
+            ([Answer::Depth(3), Answer::Nothing], "does not answer"),
+        ] {
+            let queues = found(&answers).await;
+            assert_eq!(kind(&queues), Some(ProblemKind::Away), "{answers:?}");
+            let problem = queues.problem.map(|problem| problem.text);
+            assert!(
+                problem.is_some_and(|found| found.contains(text)),
+                "{answers:?}"
+            );
+            assert!(
+                queues.depths.is_empty() && queues.missing.is_empty(),
+                "{answers:?}"
+            );
+        }
+        // The control: without the second answer the first one is shown.
+        assert_eq!(found(&[Answer::Depth(3)]).await.depths[0].1.ready, 3);
+    }
+
+    #[tokio::test]
+    async fn a_refused_login_ends_the_reading() {
+        let queues = found(&[Answer::Depth(3), Answer::Login]).await;
+        assert_eq!(kind(&queues), Some(ProblemKind::Login));
+        assert_eq!(queues.depths.len(), 1);
+    }
+}
