@@ -3,7 +3,7 @@
 //! `cargo bench -p pingfleet --bench page --features parquet`. It prints each figure beside what is promised, and fails when
 //! something does not work, not when a figure misses its promise: other work of the machine makes it slow. The workers
 //! probe nothing: they publish invented results and heartbeats. The writer is a process of its own, in which the page has a
-//! runtime of its own, so that its processor time can be told apart. Nothing leaves this machine.
+//! runtime of its own, so that its processor time is known. Nothing leaves this machine.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 

@@ -1,5 +1,5 @@
-//! The writer, as `consumer-writer` composes it, but for one thing: the page has a runtime of its own, whose threads can be
-//! told apart. It ends when its standard input does.
+//! The writer, as `consumer-writer` composes it, except that the page has a runtime of its own, whose threads have
+//! another name. It ends when its standard input does.
 
 use std::{
     io::{self, Read as _},
