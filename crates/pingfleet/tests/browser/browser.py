@@ -51,6 +51,8 @@ function () {
   const found = [];
   if (document.documentElement.scrollWidth > width) { found.push('document ' + document.documentElement.scrollWidth); }
   for (const element of document.querySelectorAll('main *')) {
+    // A drawing is cut at its own edge.
+    if (element.ownerSVGElement) { continue; }
     let around = element.id === 'spoken' ? element : element.parentElement;
     while (around && around.id !== 'spoken' && !['auto', 'scroll'].includes(getComputedStyle(around).overflowX)) {
       around = around.parentElement;

@@ -97,13 +97,21 @@ fn empty_planning_and_done_pages_are_for_everybody() -> Result<()> {
     let mut browser = Browser::start(&empty)?;
     look_at(&mut browser, "empty")?;
     drop((browser, first));
-    let deployment = generated(2100, 2)?;
+    let deployment = Deployment::without_broker()?;
+    let targets = [
+        "sweep",
+        "10.0.0.0/21",
+        "10.128.0.0/26",
+        "--rate=500",
+        "--retries=0",
+    ];
+    ensure!(deployment.start("pingfleet", &targets)?.wait()?.success());
     let _writer = writer(&deployment)?;
     let mut browser = Browser::start(&deployment)?;
     look_at(&mut browser, "done")?;
     // Its plan takes long; stopped in the middle it stays as it is.
-    let planner = deployment.start("producer", &["10.0.0.0/10"])?;
-    deployment.wait_for_run("a run that is planned", |run| run.run == 3)?;
+    let planner = deployment.start("pingfleet", &["sweep", "10.0.0.0/10"])?;
+    deployment.wait_for_run("a run that is planned", |run| run.run == 2)?;
     planner.signal("STOP")?;
     browser.open("planning", json!({}))?;
     browser.until("the run that is planned", |browser| {
