@@ -134,16 +134,28 @@ class Browser:
     def reload(self, tab):
         self.tabs[tab].reload(wait_until="load")
 
+    def evaluate(self, tab, script, argument=None):
+        """The value of a function in the page. A tab without a script loads itself again at any moment: then once more."""
+        page = self.tabs[tab]
+        for _ in range(20):
+            try:
+                return page.evaluate(script, argument)
+            except Error as error:
+                if "Execution context was destroyed" not in str(error):
+                    raise
+                page.wait_for_load_state("load")
+        raise Error(f"{tab} never stops loading")
+
     def rows(self, tab, section):
-        return self.tabs[tab].evaluate(ROWS, section)
+        return self.evaluate(tab, ROWS, section)
 
     def text(self, tab, selector):
         """The text of the first such element; null if there is none."""
         script = "function (selector) { const found = document.querySelector(selector); return found && found.textContent; }"
-        return self.tabs[tab].evaluate(script, selector)
+        return self.evaluate(tab, script, selector)
 
     def html(self, tab):
-        return self.tabs[tab].content()
+        return self.evaluate(tab, "function () { return document.documentElement.outerHTML; }")
 
     def call(self, tab, script):
         """The value of an expression in the page."""
@@ -178,7 +190,7 @@ class Browser:
 
     def seen_in(self, tab):
         """What happened in a tab since it was opened."""
-        refused = self.tabs[tab].evaluate("window.refused || []")
+        refused = self.evaluate(tab, "window.refused || []")
         return self.seen[tab] | {"refused": refused}
 
     def violations(self, tab):
