@@ -57,7 +57,7 @@ pub(crate) fn in_a_browser(dir: &TestDir, address: &str) -> Result<String> {
 pub(crate) struct Live<'a> {
     dir: &'a TestDir,
     pub(crate) address: String,
-    _program: Started,
+    pub(crate) program: Started,
 }
 
 impl<'a> Live<'a> {
@@ -81,7 +81,7 @@ impl<'a> Live<'a> {
         Ok(Self {
             dir,
             address,
-            _program: started,
+            program: started,
         })
     }
 
