@@ -125,7 +125,7 @@ fn queues(facts: &Facts) -> Value {
         "broker_alarm": facts.queues.alarm.reason(),
         "broker_alarm_known": !matches!(facts.queues.alarm, Alarm::NotKnown(_)),
         "writer": {
-            "state": writer.state.text(),
+            "state": writer.state.name(),
             "rows": writer.rows,
             "applied": writer.applied,
             "duplicates": writer.duplicates,

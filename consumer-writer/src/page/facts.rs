@@ -20,8 +20,9 @@ use uuid::Uuid;
 
 use super::{
     PageSources,
-    queues::{Alarm, Queues},
+    queues::{self, Alarm, Queues},
     rates::{Pace, Rates, SettledPoints},
+    snapshot::Look,
     workers::{self, Heard, LastBreak, Silence},
 };
 use crate::{WriterState, WriterSummary};
@@ -121,6 +122,11 @@ impl Source {
     /// The next reading is a whole one.
     pub(super) fn expect_changes(&mut self) {
         self.slow_at = None;
+    }
+
+    /// Waits a moment for what the broker says now.
+    pub(super) async fn wait_for_queues(&self, look: &Look) {
+        queues::wait_until_current(self.queues.clone(), look).await;
     }
 
     /// Reads everything that is shown. Blocks.
@@ -260,7 +266,12 @@ impl Source {
     /// Takes what is known without the database.
     fn note_pipeline(&mut self) {
         self.facts.writer = *self.summary.borrow();
-        self.facts.queues = self.queues.borrow().clone();
+        let queues = self.queues.borrow();
+        self.facts.queues = if queues.is_current() {
+            queues.clone()
+        } else {
+            Queues::default()
+        };
     }
 
     /// Notes whether the writer receives heartbeats now.

@@ -21,9 +21,17 @@ const ALARM_INTERVAL: Duration = Duration::from_secs(15);
 /// How long the broker may take for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How old what is known may be. While somebody looks it is read again within 11 s, also when the broker does not answer.
+const MAX_AGE: Duration = Duration::from_secs(15);
+
+/// How long a page waits for what is not known yet. A broker that is well answers much sooner.
+const READ_WAIT: Duration = Duration::from_secs(2);
+
 /// What is known of the queues.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Queues {
+    /// When it was read.
+    read_at: Option<Instant>,
     /// Each queue that is there, with how full it is.
     pub(super) depths: Vec<(QueueKind, QueueDepth)>,
     /// The queues that are not there yet. A program declares those that it uses when it starts.
@@ -31,6 +39,23 @@ pub(super) struct Queues {
     /// Why it is not known how full they are.
     pub(super) problem: Option<Problem>,
     pub(super) alarm: Alarm,
+}
+
+impl Queues {
+    /// Whether it is still true. Nobody reads the queues while nobody looks.
+    pub(super) fn is_current(&self) -> bool {
+        self.read_at.is_some_and(|at| at.elapsed() < MAX_AGE)
+    }
+}
+
+/// Waits a moment for what is known of the queues now.
+pub(super) async fn wait_until_current(mut found: watch::Receiver<Queues>, look: &Look) {
+    if found.borrow().is_current() {
+        return;
+    }
+    look.want_queues();
+    // If the broker takes longer, they are not known.
+    drop(tokio::time::timeout(READ_WAIT, found.wait_for(Queues::is_current)).await);
 }
 
 /// Why the queues cannot be read.
@@ -113,10 +138,12 @@ pub(super) async fn follow(
             } else {
                 now.alarm = found.borrow().alarm.clone();
             }
+            now.read_at = Some(Instant::now());
             found.send_replace(now);
         }
         tokio::select! {
             () = stop.cancelled() => return,
+            () = look.queues_wanted() => {}
             () = tokio::time::sleep(INTERVAL) => {}
         }
     }
@@ -202,6 +229,7 @@ mod tests {
 
     use async_trait::async_trait;
     use pingfleet_broker::{Consumer, Publisher};
+    use pingfleet_http::{EventStreams, Limits};
 
     use super::*;
 
@@ -330,5 +358,34 @@ mod tests {
         let queues = found(&[Answer::Depth(3), Answer::Login]).await;
         assert_eq!(kind(&queues), Some(ProblemKind::Login));
         assert_eq!(queues.depths.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_look_waits_for_the_broker_and_an_old_answer_is_not_shown() {
+        let stop = CancellationToken::new();
+        let streams = EventStreams::new(&Limits::default(), stop.clone());
+        let look = Arc::new(Look::new(streams));
+        let (depths, found) = watch::channel(Queues::default());
+        let broker = Arc::new(Scripted::new(&[Answer::Depth(3)]));
+        let follow = follow(
+            broker,
+            Transport::Sweep,
+            Arc::clone(&look),
+            depths,
+            stop.clone(),
+        );
+        let following = tokio::spawn(follow);
+        // The control: while nobody looks, nothing is read.
+        wait_until_current(found.clone(), &look).await;
+        assert!(!found.borrow().is_current());
+        // Nobody makes snapshots here, so this look ends without one.
+        assert!(look.fresh().await.is_none());
+        wait_until_current(found.clone(), &look).await;
+        assert!(found.borrow().is_current());
+        assert_eq!(found.borrow().depths[0].1.ready, 3);
+        stop.cancel();
+        following.await.unwrap();
+        tokio::time::advance(MAX_AGE).await;
+        assert!(!found.borrow().is_current());
     }
 }

@@ -6,7 +6,7 @@ use askama::Template as _;
 use axum::{
     Router,
     body::Bytes,
-    extract::{Path, RawQuery, Request, State},
+    extract::{Path, RawQuery, Request, State, rejection::PathRejection},
     http::{HeaderValue, StatusCode, header::CONTENT_SECURITY_POLICY},
     routing::get,
 };
@@ -20,7 +20,7 @@ use pingfleet_report::{PageError, parts::STYLE};
 use pingfleet_store::{Reader, RunState, StoreError};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
     snapshot::{Look, Snapshot},
     view::LivePage,
 };
+use crate::WriterSummary;
 
 const LIVE_STYLE: &str = include_str!("../../assets/live.css");
 const CHARTS: &str = include_str!("../../assets/charts.js");
@@ -54,6 +55,7 @@ struct Site {
     flags: String,
     stop: CancellationToken,
     registry: Registry,
+    writer: watch::Receiver<WriterSummary>,
     /// The newest reports of finished runs. Who makes one holds the lock until it is made, even if the visitor has left: so
     /// there is one at a time.
     reports: Arc<Mutex<VecDeque<(i64, Bytes)>>>,
@@ -70,6 +72,7 @@ pub(super) fn routes(look: Arc<Look>, sources: &PageSources, stop: &Cancellation
         look,
         database: sources.database.clone(),
         flags: sources.flags.clone(),
+        writer: sources.summary.clone(),
         stop: stop.clone(),
         reports: Arc::default(),
         run_turn: Arc::default(),
@@ -245,8 +248,8 @@ async fn from_snapshot(site: &Site, answer: impl FnOnce(&Snapshot) -> Answer) ->
 
 async fn serve_metrics(State(site): Shared, request: Request) -> Answer {
     match site.look.fresh_metrics().await {
-        Some(_) => exposition(request.headers(), &site.registry),
-        None => not_ready(exposition::PATH),
+        None if !site.look.note_unreadable(*site.writer.borrow()) => not_ready(exposition::PATH),
+        _ => exposition(request.headers(), &site.registry),
     }
 }
 
@@ -259,7 +262,12 @@ async fn api_runs(State(site): Shared, RawQuery(query): RawQuery) -> Answer {
     .await
 }
 
-async fn api_one_run(State(site): Shared, Path(run): Path<String>) -> Answer {
+async fn api_one_run(State(site): Shared, run: Result<Path<String>, PathRejection>) -> Answer {
+    // A name that is no UTF-8 is that of no run.
+    let run = run.map_or_else(
+        |_| String::from(char::REPLACEMENT_CHARACTER),
+        |Path(run)| run,
+    );
     let no_run = || {
         let sentence = format!("There is no run {run}.");
         failed(StatusCode::NOT_FOUND, "/api/", &sentence)

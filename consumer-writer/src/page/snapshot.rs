@@ -22,6 +22,7 @@ use super::{
     view::{Fragment, fragments},
     worker_totals::WorkerTotals,
 };
+use crate::WriterSummary;
 
 /// How often a snapshot is made.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -40,6 +41,9 @@ const FRESH: Duration = Duration::from_millis(1500);
 
 /// How long the last snapshot may take.
 const LAST_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a scrape waits for the database. Prometheus itself waits for 10 s.
+const METRICS_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a page waits for a snapshot.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
@@ -62,6 +66,7 @@ pub(super) struct Look {
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     metrics: watch::Sender<Option<Arc<MetricsSnapshot>>>,
     wanted: Notify,
+    queues_wanted: Notify,
     /// Cancelled when there is no further snapshot.
     ended: CancellationToken,
     /// Whether somebody waits for metrics.
@@ -80,6 +85,7 @@ impl Look {
             snapshots: watch::Sender::default(),
             metrics: watch::Sender::default(),
             wanted: Notify::new(),
+            queues_wanted: Notify::new(),
             ended: CancellationToken::new(),
             are_metrics_wanted: AtomicBool::new(false),
             began: Instant::now(),
@@ -115,7 +121,13 @@ impl Look {
     /// The snapshots from now on.
     pub(super) fn follow(&self) -> FollowedSnapshots {
         let mut snapshots = self.snapshots.subscribe();
-        snapshots.mark_changed();
+        let is_fresh = snapshots
+            .borrow()
+            .as_ref()
+            .is_some_and(|known| known.taken.elapsed() < FRESH);
+        if is_fresh {
+            snapshots.mark_changed();
+        }
         FollowedSnapshots {
             snapshots,
             ended: self.ended.clone(),
@@ -131,7 +143,13 @@ impl Look {
     pub(super) async fn fresh(&self) -> Option<Arc<Snapshot>> {
         self.asked_ms.store(self.now_ms() + 1, Ordering::Relaxed);
         let ask = || self.wanted.notify_one();
-        fresh_of(self.snapshots.subscribe(), |known| known.taken, ask).await
+        fresh_of(
+            self.snapshots.subscribe(),
+            |known| known.taken,
+            ask,
+            SNAPSHOT_WAIT,
+        )
+        .await
     }
 
     /// The metrics of now. None if there are none in time.
@@ -141,7 +159,40 @@ impl Look {
             self.are_metrics_wanted.store(true, Ordering::Relaxed);
             self.wanted.notify_one();
         };
-        fresh_of(self.metrics.subscribe(), |known| known.taken, ask).await
+        fresh_of(
+            self.metrics.subscribe(),
+            |known| known.taken,
+            ask,
+            METRICS_WAIT,
+        )
+        .await
+    }
+
+    /// Notes for the metrics that the database does not answer. Returns whether there are metrics of an earlier time.
+    pub(super) fn note_unreadable(&self, writer: WriterSummary) -> bool {
+        let mut is_known = false;
+        self.metrics.send_if_modified(|known| {
+            let Some(earlier) = known else {
+                return false;
+            };
+            is_known = true;
+            let is_late = earlier.taken.elapsed() >= FRESH;
+            if is_late {
+                *known = Some(Arc::new(earlier.unreadable(writer)));
+            }
+            is_late
+        });
+        is_known
+    }
+
+    /// Has the queues read now.
+    pub(super) fn want_queues(&self) {
+        self.queues_wanted.notify_one();
+    }
+
+    /// Waits until somebody wants the queues read.
+    pub(super) async fn queues_wanted(&self) {
+        self.queues_wanted.notified().await;
     }
 }
 
@@ -175,6 +226,7 @@ async fn fresh_of<T>(
     mut published: watch::Receiver<Option<Arc<T>>>,
     taken: fn(&T) -> Instant,
     ask: impl FnOnce(),
+    wait: Duration,
 ) -> Option<Arc<T>> {
     let known = published.borrow_and_update().clone();
     if let Some(known) = known
@@ -183,7 +235,7 @@ async fn fresh_of<T>(
         return Some(known);
     }
     ask();
-    let changed = tokio::time::timeout(SNAPSHOT_WAIT, published.changed()).await;
+    let changed = tokio::time::timeout(wait, published.changed()).await;
     changed.ok()?.ok()?;
     published.borrow().clone()
 }
@@ -223,6 +275,9 @@ async fn follow_to_the_end(source: impl Fn() -> Source, look: &Look, stop: &Canc
         let is_idle = !is_scraped && !unwatched.is_multiple_of(UNWATCHED_INTERVALS);
         if is_idle || (is_last && !is_watched) {
             continue;
+        }
+        if is_watched || is_scraped {
+            reading.wait_for_queues(look).await;
         }
         if is_last {
             // The lists and charts too.

@@ -304,6 +304,7 @@ fn the_api_answers_in_pages_and_in_words() -> Result<()> {
     for (path, code, part) in [
         ("/api/v1/runs?limit=x", "400", "limit=x is not a number"),
         ("/api/v1/runs/9", "404", "There is no run 9."),
+        ("/api/v1/runs/%FF", "404", "There is no run "),
         ("/api/v1/nothing", "404", "nothing under this address"),
     ] {
         let answer = page.get(path)?;
@@ -314,6 +315,7 @@ fn the_api_answers_in_pages_and_in_words() -> Result<()> {
         );
     }
     assert!(page.json("/api/v1/workers")?.is_array());
-    assert!(page.json("/api/v1/queues")?["writer"].is_object());
+    let queues = page.json("/api/v1/queues")?;
+    assert_eq!(queues["writer"]["state"], "no_broker");
     Ok(())
 }
