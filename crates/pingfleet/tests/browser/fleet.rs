@@ -1,7 +1,7 @@
 //! Workers that are killed or busy, over a real broker, also while the writer is started again.
 
 use anyhow::{Context, Result, ensure};
-use pingfleet_faults::Deployment;
+use pingfleet_faults::{ChildProcess, Deployment};
 use pingfleet_wire::timing::{HEARTBEAT_INTERVAL, WORKER_TIMEOUT};
 use serde_json::json;
 
@@ -188,7 +188,11 @@ fn a_killed_worker_turns_lost_and_stays_and_a_busy_one_never_does_also_across_a_
     let faults = watch.browser.faults("first", true)?;
     ensure!(faults.is_empty(), "{faults:?}");
 
-    // The control: a busy worker that is silent does turn LOST, and the same checks notice it.
+    notices_a_silent_worker(&mut watch, &busy)
+}
+
+/// The control: a busy worker that is silent does turn LOST, and the same checks notice it.
+fn notices_a_silent_worker(watch: &mut Watch, busy: &ChildProcess) -> Result<()> {
     busy.signal("STOP")?;
     let noticed = watch.until("the silent worker to be lost", |_, _| false);
     let error = noticed.expect_err("it waits for nothing else").to_string();

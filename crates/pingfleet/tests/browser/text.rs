@@ -69,7 +69,11 @@ fn hostile_names_are_text_and_every_request_is_for_the_page_itself() -> Result<(
     let faults = browser.faults("first", false)?;
     ensure!(faults.is_empty(), "{faults:?}");
 
-    // The controls: each kind of fault would have been noticed.
+    notices_faults(&mut browser)
+}
+
+/// The controls: each kind of fault would have been noticed.
+fn notices_faults(browser: &mut Browser) -> Result<()> {
     let hostile = serde_json::to_string(TARGET)?;
     for (script, noticed) in [
         (
