@@ -1,5 +1,5 @@
 //! Every state of the page, wide and narrow, light and dark: axe-core finds nothing, and nothing is wider than the window.
-//! The pictures are in the folder `tmp` of the build folder. `UPDATE_PICTURES=1` writes those of docs/pictures anew.
+//! The pictures are in the folder `tmp` of the build folder.
 
 use std::{fs, path::Path};
 
