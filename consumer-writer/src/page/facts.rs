@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    PageSources,
+    PageSources, missing_chunks,
     queues::{self, Alarm, Queues},
     rates::{Pace, Rates, SettledPoints},
     snapshot::Look,
@@ -69,6 +69,8 @@ pub(super) struct Facts {
     pub(super) queues: Queues,
     pub(super) database: PathBuf,
     pub(super) transport: Option<Transport>,
+    /// For how long the queues have been empty without a worker that has a chunk in hand.
+    pub(super) unclaimed_for: Option<Duration>,
     pub(super) flags: String,
     /// Why the database cannot be read.
     pub(super) error: Option<String>,
@@ -87,6 +89,8 @@ pub(super) struct Source {
     /// When the broker was last known to have no alarm.
     clear_us: Option<i64>,
     slow_at: Option<Instant>,
+    /// Since when the queues have been empty without a worker that has a chunk in hand.
+    unclaimed_since: Option<Instant>,
     settled: SettledPoints,
     listed_states: Vec<(Uuid, Option<WorkerState>)>,
     pub(super) facts: Facts,
@@ -108,6 +112,7 @@ impl Source {
             last_break: None,
             clear_us: None,
             slow_at: None,
+            unclaimed_since: None,
             settled: SettledPoints::default(),
             listed_states: Vec::new(),
             facts: Facts {
@@ -173,13 +178,17 @@ impl Source {
         self.facts.workers = workers_now(fleet, now_us);
         let now = self.began.elapsed().as_secs_f64();
         self.facts.rates.take(&self.facts.workers, now);
+        self.unclaimed_since = missing_chunks::are_unclaimed(&self.facts)
+            .then(|| self.unclaimed_since.unwrap_or_else(Instant::now));
+        self.facts.unclaimed_for = self.unclaimed_since.map(|since| since.elapsed());
         Ok(())
     }
 
     fn try_read(&mut self) -> Result<(), PageError> {
-        self.try_read_workers()?;
-        let reader = self.reader()?;
         let is_due = self.slow_at.is_none_or(|at| at.elapsed() >= SLOW_INTERVAL);
+        self.try_read_workers()?;
+        self.list_workers(is_due);
+        let reader = self.reader()?;
         let known = self.facts.current.as_ref();
         let now = match known {
             Some(run) if !is_due => Some(reader.summary(run.run)?),
@@ -199,7 +208,6 @@ impl Source {
             self.note_settled(&now);
             self.facts.current = Some(now);
         }
-        self.list_workers(is_due);
         self.facts.now_us = now_us();
         Ok(())
     }

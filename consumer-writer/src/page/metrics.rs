@@ -83,9 +83,9 @@ impl MetricsSnapshot {
     }
 
     /// The same when the database does not answer, with what the writer says now.
-    pub(super) fn unreadable(&self, writer: WriterSummary) -> Self {
+    pub(super) fn unreadable(&self, writer: &WriterSummary) -> Self {
         Self {
-            writer,
+            writer: *writer,
             is_database_read: false,
             ..self.clone()
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::counted;
 use pingfleet_store::{RunState, RunSummary, WorkerRow};
-use pingfleet_wire::StatusKind;
+use pingfleet_wire::{StatusKind, timing::HEARTBEAT_INTERVAL};
 
 use super::{alerts::Alert, facts::Facts};
 
@@ -13,15 +13,26 @@ use super::{alerts::Alert, facts::Facts};
 /// worker's hand to the database, and shorter than it takes until the producer publishes them again.
 const MISSING: Duration = Duration::from_secs(15);
 
+/// How long both queues must have been empty and no worker must have said that it has a chunk: a worker says it with its next
+/// heartbeat, which may be on its way.
+const UNCLAIMED: Duration = HEARTBEAT_INTERVAL
+    .saturating_mul(2)
+    .saturating_add(Duration::from_secs(2));
+
 /// How long the broker may take to notice that a worker is gone, and to return its chunks to the queue: some heartbeats of
 /// AMQP.
 const RETURNED: Duration = Duration::from_mins(5);
 
 /// The alert about chunks of a run in progress that were purged, or whose queue was deleted.
 pub(super) fn missing_chunks(facts: &Facts) -> Option<Alert> {
-    let is_running = |run: &&RunSummary| run.state == RunState::Running;
+    // The queues of a writer say nothing of a run without a broker.
+    let is_running = |run: &&RunSummary| {
+        run.state == RunState::Running && Some(run.transport) == facts.transport
+    };
     let window = facts.current.as_ref().filter(is_running)?.window?;
-    if window.in_use == 0 || !are_nowhere(facts) {
+    let is_unclaimed = facts.unclaimed_for.is_some_and(|time| time >= UNCLAIMED);
+    let is_still = facts.pace.is_some_and(|pace| pace.still >= MISSING);
+    if window.in_use == 0 || !is_unclaimed || !is_still {
         return None;
     }
     let title = format!("{} missing", counted(window.in_use, "chunk"));
@@ -30,8 +41,8 @@ pub(super) fn missing_chunks(facts: &Facts) -> Option<Alert> {
     Some(Alert::new(StatusKind::Unreachable, title, text))
 }
 
-/// Whether both queues are empty, no worker has a chunk in hand, and nothing has been settled for [`MISSING`].
-fn are_nowhere(facts: &Facts) -> bool {
+/// Whether both queues are empty and no worker has said that it has a chunk in hand.
+pub(super) fn are_unclaimed(facts: &Facts) -> bool {
     let is_empty = |wanted| {
         let depths = &facts.queues.depths;
         depths
@@ -44,7 +55,6 @@ fn are_nowhere(facts: &Facts) -> bool {
         && is_empty(QueueKind::Work)
         && is_empty(QueueKind::Results)
         && facts.workers.iter().all(has_none)
-        && facts.pace.is_some_and(|pace| pace.still >= MISSING)
 }
 
 #[cfg(test)]
@@ -114,6 +124,7 @@ mod tests {
             still: MISSING,
         });
         facts.workers.push(lost("berlin-2", RETURNED));
+        facts.unclaimed_for = Some(UNCLAIMED);
         facts
     }
 
@@ -144,23 +155,15 @@ mod tests {
         let run = facts.current.as_mut().unwrap();
         (run.window, run.state) = (None, RunState::Running);
         assert!(!text(&facts).contains("missing"));
-    }
-
-    #[test]
-    fn chunks_are_missing_when_they_are_in_no_queue_and_in_no_hand() {
-        let mut facts = nowhere();
-        assert!(are_nowhere(&facts));
-        facts.workers[0].age = RETURNED / 2;
-        assert!(!are_nowhere(&facts), "a worker has them");
-        facts.is_fleet_known = false;
-        facts.workers.clear();
-        assert!(!are_nowhere(&facts), "the broker has an alarm");
-        facts.is_fleet_known = true;
-        for queue in 0..2 {
-            facts.queues.depths[queue].1.ready = 1;
-            assert!(!are_nowhere(&facts), "they are in a queue");
-            facts.queues.depths[queue].1.ready = 0;
+        let run = facts.current.as_mut().unwrap();
+        run.window = Some(WindowUse { size, in_use: 2 });
+        assert!(text(&facts).contains("missing"));
+        // A new worker took them all, and has not said so yet.
+        for unclaimed_for in [None, Some(HEARTBEAT_INTERVAL)] {
+            facts.unclaimed_for = unclaimed_for;
+            assert!(!text(&facts).contains("missing"), "{unclaimed_for:?}");
         }
+        facts.unclaimed_for = Some(UNCLAIMED);
         let still = facts.pace;
         for pace in [
             None,
@@ -170,11 +173,31 @@ mod tests {
             }),
         ] {
             facts.pace = pace;
-            assert!(!are_nowhere(&facts), "it goes on");
+            assert!(!text(&facts).contains("missing"), "it goes on");
         }
         facts.pace = still;
-        assert!(are_nowhere(&facts));
+        // A writer of a broker sees a sweep.
+        facts.transport = Some(Transport::Sweep);
+        assert!(!text(&facts).contains("missing"));
+    }
+
+    #[test]
+    fn chunks_are_missing_when_they_are_in_no_queue_and_in_no_hand() {
+        let mut facts = nowhere();
+        assert!(are_unclaimed(&facts));
+        facts.workers[0].age = RETURNED / 2;
+        assert!(!are_unclaimed(&facts), "a worker has them");
+        facts.is_fleet_known = false;
+        facts.workers.clear();
+        assert!(!are_unclaimed(&facts), "the broker has an alarm");
+        facts.is_fleet_known = true;
+        for queue in 0..2 {
+            facts.queues.depths[queue].1.ready = 1;
+            assert!(!are_unclaimed(&facts), "they are in a queue");
+            facts.queues.depths[queue].1.ready = 0;
+        }
+        assert!(are_unclaimed(&facts));
         facts.queues.depths.clear();
-        assert!(!are_nowhere(&facts), "the depths are not known");
+        assert!(!are_unclaimed(&facts), "the depths are not known");
     }
 }

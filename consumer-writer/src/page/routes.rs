@@ -248,7 +248,7 @@ async fn from_snapshot(site: &Site, answer: impl FnOnce(&Snapshot) -> Answer) ->
 
 async fn serve_metrics(State(site): Shared, request: Request) -> Answer {
     match site.look.fresh_metrics().await {
-        None if !site.look.note_unreadable(*site.writer.borrow()) => not_ready(exposition::PATH),
+        None if !site.look.note_unreadable(&site.writer.borrow()) => not_ready(exposition::PATH),
         _ => exposition(request.headers(), &site.registry),
     }
 }

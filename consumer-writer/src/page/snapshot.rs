@@ -169,7 +169,7 @@ impl Look {
     }
 
     /// Notes for the metrics that the database does not answer. Returns whether there are metrics of an earlier time.
-    pub(super) fn note_unreadable(&self, writer: WriterSummary) -> bool {
+    pub(super) fn note_unreadable(&self, writer: &WriterSummary) -> bool {
         let mut is_known = false;
         self.metrics.send_if_modified(|known| {
             let Some(earlier) = known else {

@@ -168,9 +168,9 @@ class Browser:
     def sleep(self, tab):
         """Stops all processes of the browser, as a machine that goes to sleep does. Until `wake`, no tab can be asked."""
         self.tabs[tab].evaluate(LONGEST_PAUSE)
-        self.slept_at = time.monotonic()
         for process in processes_below(os.getpid(), "chrom"):
             os.kill(process, signal.SIGSTOP)
+        self.slept_at = time.monotonic()
 
     def wake(self, tab):
         """Wakes the browser up. Returns how long it was asleep, and the longest pause that the tab itself noticed."""
@@ -226,6 +226,9 @@ def main():
             except Error as error:
                 answer = {"error": str(error)}
             print(json.dumps(answer), flush=True)
+        # A test that failed may have left it asleep.
+        for process in processes_below(os.getpid(), "chrom"):
+            os.kill(process, signal.SIGCONT)
         browser.chromium.close()
 
 

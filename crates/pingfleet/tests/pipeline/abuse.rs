@@ -4,9 +4,10 @@
 mod flood;
 mod site;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use pingfleet_faults::MAX_WAIT;
 
 use self::{
     flood::{Attack, Flood},
@@ -44,16 +45,15 @@ const MAX_MORE_KIB: u64 = 96 * 1024;
 /// Runs a sweep to its end while `abuse` goes on again and again.
 fn beside_a_run(site: &Site, mut abuse: impl FnMut() -> Result<()>) -> Result<()> {
     let mut producer = site.start_run()?;
-    let mut rounds = 0;
+    let began = Instant::now();
     loop {
         abuse()?;
-        rounds += 1;
+        ensure!(began.elapsed() < MAX_WAIT, "the run does not end");
         if let Some(status) = producer.try_wait()? {
             ensure!(status.success(), "the producer ended: {status}");
             break;
         }
     }
-    ensure!(rounds > 0);
     site.assert_complete()
 }
 
@@ -173,22 +173,22 @@ fn withstands(attack: &Attack) -> Result<()> {
 }
 
 #[test]
-fn five_hundred_connections_at_once_delay_no_result() -> Result<()> {
+fn five_hundred_connections_at_once_lose_no_result() -> Result<()> {
     withstands(&Attack::connections(500))
 }
 
 #[test]
-fn a_thousand_event_streams_that_nobody_reads_delay_no_result() -> Result<()> {
+fn a_thousand_event_streams_that_nobody_reads_lose_no_result() -> Result<()> {
     withstands(&Attack::stuck_streams(1000))
 }
 
 #[test]
-fn clients_that_read_nothing_delay_no_result() -> Result<()> {
+fn clients_that_read_nothing_lose_no_result() -> Result<()> {
     withstands(&Attack::slow_readers(500))
 }
 
 #[test]
-fn clients_that_send_byte_by_byte_delay_no_result() -> Result<()> {
+fn clients_that_send_byte_by_byte_lose_no_result() -> Result<()> {
     withstands(&Attack::slow_writers(500))
 }
 

@@ -26,6 +26,9 @@ const TURN: Duration = Duration::from_millis(500);
 /// A client that reads nothing has so small a buffer that the server's fills soon.
 const SMALL_BUFFER: usize = 4096;
 
+/// How many files this process may open for an attack.
+const MAX_FILES: u64 = 4096;
+
 /// What the page admits at once.
 const MAX_CONNECTIONS: usize = 256;
 
@@ -242,15 +245,16 @@ fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets this process open as many files as it is allowed.
+/// Lets this process open the files of an attack.
 fn raise_limit() -> Result<()> {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    )?;
+    let limit = getrlimit(Resource::Nofile);
+    // No more than it needs: programs that are started later inherit it, and some have a table of that size.
+    let needed = limit.current.max(Some(MAX_FILES));
+    let current = limit
+        .maximum
+        .map_or(needed, |maximum| needed.min(Some(maximum)));
+    ensure!(current >= Some(MAX_FILES), "ulimit -n: {:?}", limit.maximum);
+    let maximum = limit.maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
     Ok(())
 }

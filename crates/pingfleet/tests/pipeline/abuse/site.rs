@@ -21,10 +21,11 @@ const RUN: [&str; 6] = ["--rate", "1000", "--chunk-size", "50", "--retries", "1"
 
 /// A deployment whose writer serves a page.
 pub(super) struct Site {
-    deployment: Deployment,
     writer: ChildProcess,
     _worker: ChildProcess,
     pub(super) address: SocketAddr,
+    /// Dropped last: the others have files in its folder.
+    deployment: Deployment,
 }
 
 impl Site {
