@@ -125,6 +125,7 @@ mod tests {
         });
         facts.workers.push(lost("berlin-2", RETURNED));
         facts.unclaimed_for = Some(UNCLAIMED);
+        facts.transport = Some(Transport::Broker);
         facts
     }
 

@@ -168,7 +168,10 @@ pub(crate) fn refuse_database(path: &Path, database: &Path) -> Result<(), Failur
     let beside = place.strip_prefix(&*database.to_string_lossy());
     if beside.is_some_and(|end| {
         ["-wal", "-shm", "-journal"].contains(&end)
-            || end.starts_with('-') && end.ends_with(".lock")
+            || end.starts_with('-')
+                && Path::new(end)
+                    .extension()
+                    .is_some_and(|found| found == "lock")
     }) {
         return Err(usage(format_args!(
             "{} belongs to the database",
