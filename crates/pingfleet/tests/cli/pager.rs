@@ -134,7 +134,7 @@ fn a_pager_that_is_left_open_does_not_let_the_log_grow() -> Result<()> {
     Ok(())
 }
 
-/// The niceness of each thread of a process (proc_pid_stat(5), field 19).
+/// The niceness of each thread of a process (`proc_pid_stat(5)`, field 19).
 fn niceness(pid: &str) -> Result<Vec<i32>> {
     let mut found = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
