@@ -15,7 +15,7 @@ const NEWS: i64 = 4;
 /// A sweep that goes on for longer than any test, and a browser. A writer of the same database serves the page.
 struct Sweep {
     browser: Browser,
-    _sweep: ChildProcess,
+    _running: ChildProcess,
     /// Dropped last: the others have files in its folder.
     deployment: Deployment,
 }
@@ -31,7 +31,7 @@ impl Sweep {
         let sweep = Self {
             deployment,
             browser,
-            _sweep: sweep,
+            _running: sweep,
         };
         Ok((sweep, writer))
     }
@@ -162,7 +162,7 @@ fn without_javascript_the_page_has_the_same_numbers_and_loads_itself() -> Result
     let Sweep {
         deployment,
         mut browser,
-        _sweep: running,
+        _running: running,
     } = sweep;
     running.kill()?;
     browser.open("live", json!({}))?;
