@@ -43,7 +43,8 @@ const charts = (function () {
       holder.dataset.kept = '';
       const axis = { stroke: colour('dim'), grid: { stroke: colour('line'), width: 1 }, ticks: { show: false } };
       plots[id] = new window.uPlot({
-        width: width, height: 200, scales: { x: { time: false } }, cursor: { drag: { setScale: false } },
+        width: width, height: 200, cursor: { drag: { setScale: false } },
+        scales: { x: { time: false }, y: { range: function (_, min, max) { return [0, (max || 1) * 1.1]; } } },
         axes: [axis, Object.assign({ size: 60 }, axis)],
         series: [{ label: 'seconds' }].concat(names.map(function (name, at) {
           return at === 0 ? { label: name, stroke: colour('accent'), width: 2, fill: colour('accent') + '22' }

@@ -134,13 +134,27 @@
     speak();
   }
 
+  // An event source does not say why it was refused.
+  async function askWhy() {
+    const asked = new AbortController();
+    try {
+      const answer = await fetch('/events', { signal: asked.signal });
+      if (answer.status === 503) {
+        connection.textContent = 'Too many live pages are open, so this one shows the last numbers: close some of them.';
+      }
+    } catch (_) {
+      // The writer is away, as the page says.
+    }
+    asked.abort();
+  }
+
   function connect() {
     stream = new EventSource('/events');
     stream.onmessage = take;
     stream.onopen = function () { heard = Date.now(); connection.textContent = ''; };
     stream.onerror = function () {
       connection.textContent = 'No connection to the writer; trying again. The numbers are the last ones.';
-      if (stream.readyState === EventSource.CLOSED) { setTimeout(connect, 5000); }
+      if (stream.readyState === EventSource.CLOSED) { askWhy(); setTimeout(connect, 5000); }
     };
   }
 

@@ -96,6 +96,10 @@ fn broker(facts: &Facts, alerts: &mut Vec<Alert>) {
 }
 
 fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
+    if let Some(reason) = &facts.failure {
+        alerts.push(failed_writer(facts, reason));
+        return;
+    }
     match facts.writer.state {
         WriterState::WaitingForDatabase => alerts.push(Alert::new(
             StatusKind::Unreachable,
@@ -115,6 +119,27 @@ fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
         )),
         WriterState::NoBroker | WriterState::Connected => {}
     }
+}
+
+/// The writer has ended: what is shown is the last that there will be of it.
+fn failed_writer(facts: &Facts, reason: &str) -> Alert {
+    let (title, text, command) = match facts.transport {
+        Some(Transport::Sweep) => (
+            "The sweep has ended",
+            "What it has stored stays. Remedy this, then continue it:",
+            format!(
+                "pingfleet resume{} {}",
+                facts.flags,
+                facts.current.as_ref().map_or(0, |run| run.run)
+            ),
+        ),
+        _ => (
+            "The writer has ended",
+            "Results wait in their queue, and nothing is lost. Remedy this, then start it again:",
+            format!("consumer-writer{}", facts.flags),
+        ),
+    };
+    Alert::new(StatusKind::Down, title, format!("{reason}. {text}")).run(command)
 }
 
 fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
@@ -213,8 +238,18 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
         } else {
             format!("{} chunks are dead", grouped(dead.total))
         };
+        let mut runs: Vec<_> = dead.newest.iter().map(|chunk| chunk.run).collect();
+        runs.sort_unstable_by(|a, b| b.cmp(a));
+        runs.dedup();
+        runs.retain(|run| *run != newest.run);
+        let others = if runs.is_empty() {
+            String::new()
+        } else {
+            let runs: Vec<_> = runs.iter().map(i64::to_string).collect();
+            format!(" (the same for {})", runs.join(", "))
+        };
         let text = format!(
-            "They came back from workers too often ({}), so their targets have no result. Send them again:",
+            "They came back from workers too often ({}), so their targets have no result. Send them again{others}:",
             newest.reason
         );
         let command = format!("pingfleet retry{} {}", facts.flags, newest.run);
@@ -338,6 +373,15 @@ pub(super) mod tests {
         facts.writer.state = WriterState::WaitingForDatabase;
         assert!(text(&facts).contains("End the other program, or free space."));
         facts = well();
+        facts.failure = Some("a.db: database or disk is full".to_owned());
+        facts.flags = " --db a.db".to_owned();
+        let found = text(&facts);
+        assert!(
+            found.contains("The writer has ended: a.db: database or disk is full. Results wait")
+                && found.ends_with(" consumer-writer --db a.db\n"),
+            "{found}"
+        );
+        facts = well();
         facts.dead.total = 2;
         facts.dead.newest.push(DeadChunk {
             run: 4,
@@ -348,8 +392,16 @@ pub(super) mod tests {
         });
         assert!(
             text(&facts).contains("2 chunks are dead")
-                && text(&facts).contains("pingfleet retry 4")
+                && text(&facts).contains("Send them again: pingfleet retry 4\n")
         );
+        for run in [2, 4, 3] {
+            facts.dead.newest.push(DeadChunk {
+                run,
+                ..facts.dead.newest[0].clone()
+            });
+        }
+        let expected = "Send them again (the same for 3, 2): pingfleet retry 4\n";
+        assert!(text(&facts).contains(expected), "{}", text(&facts));
     }
 
     #[test]

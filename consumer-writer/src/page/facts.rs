@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,9 @@ use crate::{WriterState, WriterSummary};
 /// How often charts, the map, lists and the older runs are read.
 const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The most workers that the page lists. The terminal lists all.
+const MAX_LISTED: usize = 500;
+
 /// The newest changes that are shown.
 const MAX_CHANGES: usize = 50;
 
@@ -53,9 +56,9 @@ pub(super) struct Facts {
     /// How fast the targets of the current run are settled.
     pub(super) pace: Option<Pace>,
     pub(super) workers: Vec<WorkerRow>,
-    /// The workers as the page lists them: those of the last whole reading, or of the last one at which a state changed.
-    /// The ages of all rows change with each reading, and would be most of what a tab gets.
-    pub(super) listed: Vec<WorkerRow>,
+    /// The workers as the page lists them, with their states: those of the last whole reading, or of the last one at which
+    /// a state changed. The ages of all rows change with each reading, and would be most of what a tab gets.
+    pub(super) listed: Vec<(WorkerRow, Option<WorkerState>)>,
     pub(super) rates: Rates,
     /// What was heard of the workers.
     pub(super) heard: Heard,
@@ -66,6 +69,8 @@ pub(super) struct Facts {
     pub(super) dead: DeadChunkList,
     pub(super) liveness: Option<WriterLiveness>,
     pub(super) writer: WriterSummary,
+    /// Why the writer has ended, if it failed.
+    pub(super) failure: Option<String>,
     pub(super) queues: Queues,
     pub(super) database: PathBuf,
     pub(super) transport: Option<Transport>,
@@ -81,6 +86,7 @@ pub(super) struct Source {
     reader: Option<Arc<Reader>>,
     stop: CancellationToken,
     summary: watch::Receiver<WriterSummary>,
+    failure: Arc<OnceLock<String>>,
     queues: watch::Receiver<Queues>,
     began: Instant,
     began_us: i64,
@@ -106,6 +112,7 @@ impl Source {
             reader: None,
             stop,
             summary: sources.summary.clone(),
+            failure: Arc::clone(&sources.failure),
             queues,
             began: Instant::now(),
             began_us: now_us(),
@@ -219,8 +226,8 @@ impl Source {
         let states = states.map(|row| (row.instance, workers::state(row, heard)));
         let states: Vec<_> = states.collect();
         if is_due || states != self.listed_states {
+            self.facts.listed = listed(&self.facts.workers, &states);
             self.listed_states = states;
-            self.facts.listed.clone_from(&self.facts.workers);
         }
     }
 
@@ -274,6 +281,7 @@ impl Source {
     /// Takes what is known without the database.
     fn note_pipeline(&mut self) {
         self.facts.writer = *self.summary.borrow();
+        self.facts.failure = self.failure.get().cloned();
         let queues = self.queues.borrow();
         self.facts.queues = if queues.is_current() {
             queues.clone()
@@ -318,6 +326,26 @@ impl Source {
     }
 }
 
+/// The workers that the page lists: if there are too many, those that are not lost first, and then those that were heard
+/// last.
+fn listed(
+    workers: &[WorkerRow],
+    states: &[(Uuid, Option<WorkerState>)],
+) -> Vec<(WorkerRow, Option<WorkerState>)> {
+    let all = workers
+        .iter()
+        .zip(states.iter().map(|(_, state)| *state))
+        .enumerate();
+    let mut chosen: Vec<_> = all.collect();
+    chosen.sort_by_key(|(_, (row, state))| (*state == Some(WorkerState::Lost), row.age));
+    chosen.truncate(MAX_LISTED);
+    chosen.sort_by_key(|(position, _)| *position);
+    let chosen = chosen.into_iter();
+    chosen
+        .map(|(_, (row, state))| (row.clone(), state))
+        .collect()
+}
+
 /// The workers with their ages now. While the writer is away, their last rates say nothing about now.
 fn workers_now(fleet: Fleet, now_us: i64) -> Vec<WorkerRow> {
     let mut workers = fleet.workers;
@@ -352,6 +380,7 @@ mod tests {
                 broker: Arc::new(MemoryBroker::new(1)),
                 transport: Transport::Broker,
                 summary: watch::channel(WriterSummary::default()).1,
+                failure: Arc::default(),
                 flags: String::new(),
             };
             let queues = watch::channel(Queues::default()).1;
@@ -383,6 +412,29 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn of_many_workers_the_live_ones_and_those_heard_last_are_listed_in_their_order() {
+        let worker = |number: usize| {
+            let mut row = lost(&number.to_string(), SECOND * (2000 - number) as u32);
+            // The first ones were heard longest ago, and two of them are live.
+            let is_live = [3, 1].contains(&number);
+            if is_live {
+                row.state = WorkerState::Live;
+            }
+            row
+        };
+        let workers: Vec<_> = (0..MAX_LISTED + 100).map(worker).collect();
+        let states = workers.iter().map(|row| (row.instance, Some(row.state)));
+        let states: Vec<_> = states.collect();
+        let found = listed(&workers, &states);
+        let names = found.iter().map(|(row, _)| row.worker.as_str());
+        let names: Vec<_> = names.collect();
+        assert_eq!((names.len(), &names[..3]), (MAX_LISTED, &["1", "3", "102"][..]));
+        assert_eq!(names.last(), Some(&"599"));
+        // The control: all are listed if they are few.
+        assert_eq!(listed(&workers[..50], &states[..50]).len(), 50);
+    }
 
     #[test]
     fn a_writer_that_receives_knows_the_fleet() {

@@ -82,6 +82,8 @@ pub(super) fn routes(look: Arc<Look>, sources: &PageSources, stop: &Cancellation
         .route("/events", get(events))
         .route("/runs/{run}/report", get(report))
         .route("/assets/{name}", get(asset))
+        // A report names no icon, as it is a file of its own.
+        .route("/favicon.ico", get(icon))
         .route(exposition::PATH, get(serve_metrics))
         .route("/api/v1/runs", get(api_runs))
         .route("/api/v1/runs/{run}", get(api_one_run))
@@ -169,6 +171,10 @@ async fn asset(Path(name): Path<String>, request: Request) -> Answer {
         _ => return nothing(request).await,
     };
     kept(request.headers(), content_type, text.into())
+}
+
+async fn icon(request: Request) -> Answer {
+    asset(Path("icon.svg".to_owned()), request).await
 }
 
 async fn report(State(site): Shared, Path(run): Path<String>, request: Request) -> Answer {

@@ -325,3 +325,53 @@ fn take(source: &mut Source) -> Snapshot {
         taken: Instant::now(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pingfleet_http::Limits;
+    use pingfleet_store::Transport;
+
+    use super::{super::{facts::Facts, metrics}, *};
+    use crate::WriterState;
+
+    /// What a scrape gets when nobody answers it, as the database is stuck.
+    async fn scrape(look: &Look) -> Option<String> {
+        let registry = metrics::registry(Transport::Broker, look.follow_metrics());
+        let writer = WriterSummary {
+            state: WriterState::WaitingForDatabase,
+            ..WriterSummary::default()
+        };
+        let is_fresh = look.fresh_metrics().await.is_some();
+        let is_known = is_fresh || look.note_unreadable(&writer);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        is_known.then_some(text)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scrape_of_a_stuck_database_has_the_earlier_values_and_says_so() {
+        let look = Look::new(EventStreams::new(&Limits::default(), CancellationToken::new()));
+        let began = tokio::time::Instant::now();
+        // There are none before the first answer.
+        assert_eq!(scrape(&look).await, None);
+        assert_eq!(began.elapsed(), METRICS_WAIT);
+        let mut facts = Facts::default();
+        facts.quarantine.total = 7;
+        let publish = |taken: Instant| {
+            let mut earlier = MetricsSnapshot::new(&facts, &WorkerTotals::default());
+            earlier.taken = taken;
+            look.metrics.send_replace(Some(Arc::new(earlier)));
+        };
+        let has = |text: &str, line: &str| text.lines().any(|found| found == line);
+        // The control: those of now are as they are.
+        publish(Instant::now());
+        let text = scrape(&look).await.unwrap();
+        assert!(has(&text, "pingfleet_database_up 1"), "{text}");
+        publish(Instant::now().checked_sub(FRESH).unwrap());
+        let text = scrape(&look).await.unwrap();
+        assert!(has(&text, "pingfleet_database_up 0"), "{text}");
+        assert!(has(&text, "pingfleet_quarantine_messages 7"), "{text}");
+        let state = "pingfleet_writer_state{state=\"waiting_for_database\"} 1";
+        assert!(has(&text, state), "{text}");
+    }
+}

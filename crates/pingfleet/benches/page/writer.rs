@@ -54,6 +54,7 @@ pub(crate) fn write(database: &Path, broker: &str, with_page: bool) -> anyhow::R
                 broker: connect(broker)?,
                 transport: Transport::Broker,
                 summary: follow,
+                failure: Arc::default(),
                 flags: String::new(),
             };
             let stop = page_stop.clone();
