@@ -430,7 +430,10 @@ mod tests {
         let found = listed(&workers, &states);
         let names = found.iter().map(|(row, _)| row.worker.as_str());
         let names: Vec<_> = names.collect();
-        assert_eq!((names.len(), &names[..3]), (MAX_LISTED, &["1", "3", "102"][..]));
+        assert_eq!(
+            (names.len(), &names[..3]),
+            (MAX_LISTED, &["1", "3", "102"][..])
+        );
         assert_eq!(names.last(), Some(&"599"));
         // The control: all are listed if they are few.
         assert_eq!(listed(&workers[..50], &states[..50]).len(), 50);
@@ -493,7 +496,7 @@ mod tests {
     fn the_list_of_workers_is_that_of_the_last_whole_reading_or_of_a_new_state() {
         let mut noted = Noted::new();
         let source = &mut noted.source;
-        let listed = |source: &Source| source.facts.listed.first().map(|row| row.age);
+        let listed = |source: &Source| source.facts.listed.first().map(|row| row.0.age);
         source.facts.workers = vec![WorkerRow {
             state: WorkerState::Live,
             ..lost("berlin-2", SECOND)

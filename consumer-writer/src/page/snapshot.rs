@@ -331,7 +331,10 @@ mod tests {
     use pingfleet_http::Limits;
     use pingfleet_store::Transport;
 
-    use super::{super::{facts::Facts, metrics}, *};
+    use super::{
+        super::{facts::Facts, metrics},
+        *,
+    };
     use crate::WriterState;
 
     /// What a scrape gets when nobody answers it, as the database is stuck.
@@ -350,7 +353,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_scrape_of_a_stuck_database_has_the_earlier_values_and_says_so() {
-        let look = Look::new(EventStreams::new(&Limits::default(), CancellationToken::new()));
+        let look = Look::new(EventStreams::new(
+            &Limits::default(),
+            CancellationToken::new(),
+        ));
         let began = tokio::time::Instant::now();
         // There are none before the first answer.
         assert_eq!(scrape(&look).await, None);

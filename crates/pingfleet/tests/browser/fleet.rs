@@ -178,9 +178,10 @@ fn a_killed_worker_turns_lost_and_stays_and_a_busy_one_never_does_also_across_a_
     watch.look(false)?;
     let _after = writer(&deployment)?;
     let long = 1.5 * WORKER_TIMEOUT.as_secs_f64();
-    watch.until("a chunk that takes longer than a silence may", |doomed, busy| {
-        doomed.age_s > long && busy.is_live() && busy.oldest_s > long
-    })?;
+    watch.until(
+        "a chunk that takes longer than a silence may",
+        |doomed, busy| doomed.age_s > long && busy.is_live() && busy.oldest_s > long,
+    )?;
     watch.browser.act("reload", "first")?;
     watch.look(true)?;
     let faults = watch.browser.faults("first", true)?;

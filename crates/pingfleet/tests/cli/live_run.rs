@@ -84,10 +84,10 @@ fn the_last_event_of_a_sweep_with_a_full_disk_says_why_and_what_to_do() -> Resul
     let database = disk.path().join("sweep.db");
     let database = database.to_str().context("a plain path")?;
     let sweep = [
-        "--db",
-        database,
         "sweep",
         "127.0.0.0/16",
+        "--db",
+        database,
         "--rate=500",
         "--chunk-size=50",
         "--dashboard=127.0.0.1:0",
