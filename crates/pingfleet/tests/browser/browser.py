@@ -67,6 +67,20 @@ function () {
 }
 """
 
+# Drawings that take no room, in a part that is shown.
+UNSEEN = """
+function () {
+  const drawings = Array.from(document.querySelectorAll('main svg, main canvas'));
+  const unseen = drawings.filter(function (drawing) {
+    const room = drawing.getBoundingClientRect();
+    return drawing.checkVisibility() && (room.width < 2 || room.height < 2);
+  });
+  return unseen.map(function (drawing) {
+    return 'no room for ' + (drawing.ariaLabel || drawing.tagName) + ' in #' + (drawing.closest('section') || {}).id;
+  });
+}
+"""
+
 # The longest pause between two turns of a timer of the page, in milliseconds.
 LONGEST_PAUSE = """
 window.turns = 0;
@@ -211,7 +225,7 @@ class Browser:
         return self.seen[tab] | {"refused": refused}
 
     def violations(self, tab):
-        """What axe-core finds, and what is wider than the window."""
+        """What axe-core finds, what is wider than the window, and what is drawn without room."""
         if self.axe is None:
             self.axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
         page = self.tabs[tab]
@@ -221,7 +235,7 @@ class Browser:
             f"{rule['id']}: {' '.join(map(str, node['target']))}: {node['failureSummary']}"
             for rule in found for node in rule["nodes"]
         ]
-        return {"axe": lines, "wide": page.evaluate(TOO_WIDE)}
+        return {"axe": lines, "wide": page.evaluate(TOO_WIDE), "unseen": page.evaluate(UNSEEN)}
 
     def picture(self, tab, path, whole=True, selector=None):
         """Writes a PNG of the page, or of an element."""

@@ -53,16 +53,22 @@ fn look_at(browser: &mut Browser, state: &str) -> Result<()> {
         fs::create_dir_all(&picture)?;
         let picture = picture.join(format!("{state}-{name}.png"));
         browser.ask(&json!({ "do": "picture", "tab": name, "path": picture }))?;
+        if (dark, width) == (false, 1280) {
+            // What a visitor sees first.
+            let picture = picture.with_file_name(format!("{state}-top.png"));
+            let command = json!({ "do": "picture", "tab": name, "path": picture, "whole": false });
+            browser.ask(&command)?;
+        }
         browser.act("close", name)?;
     }
     Ok(())
 }
 
-/// What axe-core finds, and what is too wide.
+/// What axe-core finds, what is too wide, and what is drawn without room.
 fn violations(browser: &mut Browser, tab: &str) -> Result<Vec<String>> {
     let found = browser.act("violations", tab)?;
     let list = |name: &str| found[name].as_array().into_iter().flatten();
-    let lines = list("axe").chain(list("wide"));
+    let lines = list("axe").chain(list("wide")).chain(list("unseen"));
     Ok(lines.filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
@@ -118,7 +124,7 @@ fn empty_planning_and_done_pages_are_for_everybody() -> Result<()> {
         Ok((browser.text("planning", "#state")? == "planning").then_some(()))
     })?;
     look_at(&mut browser, "planning")?;
-    // The control: what axe-core has to find, and what is too wide.
+    // The control: what axe-core has to find, what is too wide, and what has no room.
     for (script, rule) in [
         (
             "void document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=\"/assets/icon.svg\">')",
@@ -132,6 +138,10 @@ fn empty_planning_and_done_pages_are_for_everybody() -> Result<()> {
         (
             "void (document.querySelector('#pipeline').style.width = '3000px')",
             "SECTION",
+        ),
+        (
+            "void document.querySelector('main').insertAdjacentHTML('beforeend', '<svg width=\"0\" aria-hidden=\"true\"></svg>')",
+            "no room",
         ),
     ] {
         browser.call("planning", script)?;
