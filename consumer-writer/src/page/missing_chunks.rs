@@ -61,7 +61,8 @@ pub(super) fn are_unclaimed(facts: &Facts) -> bool {
 mod tests {
     use pingfleet_broker::QueueDepth;
     use pingfleet_store::{
-        Durability, NewChunk, NewRun, OpenOptions, PlannedRun, Reader, Transport, WindowUse, Writer,
+        Durability, FileMode, NewChunk, NewRun, OpenOptions, PlannedRun, Reader, Transport,
+        WindowUse, Writer,
     };
     use tempfile::TempDir;
     use uuid::Uuid;
@@ -80,6 +81,7 @@ mod tests {
             path: folder.path().join("fleet.db"),
             durability: Durability::Off,
             create: true,
+            mode: FileMode::User,
             check: false,
         };
         let mut store = options.open().unwrap();

@@ -117,6 +117,19 @@ pub static STORE_DURABILITY: Key<String> = Key {
     },
 };
 
+/// The mode of files that are created.
+pub static STORE_FILE_MODE: Key<String> = Key {
+    name: "store.file_mode",
+    flag: None,
+    default: Fixed("0600"),
+    help: "Mode of a new database, its log and its locks: 0600, or 0640 for a group that may read them",
+    programs: DATABASE_PROGRAMS,
+    parse: |text| match text {
+        "0600" | "0640" => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is neither 0600 nor 0640")),
+    },
+};
+
 /// The format of the log.
 pub static LOG_FORMAT: Key<LogFormat> = Key {
     name: "log.format",
@@ -356,7 +369,7 @@ pub const BROKER: &[&dyn AnyKey] = &[
 ];
 
 /// The database's keys.
-pub const STORE: &[&dyn AnyKey] = &[&STORE_PATH, &STORE_DURABILITY];
+pub const STORE: &[&dyn AnyKey] = &[&STORE_PATH, &STORE_DURABILITY, &STORE_FILE_MODE];
 
 /// The keys of the log.
 pub const LOG: &[&dyn AnyKey] = &[&LOG_FORMAT];

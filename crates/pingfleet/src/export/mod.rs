@@ -284,6 +284,7 @@ pub(crate) fn write_parquet_file(
     let reader = reader.interrupted_by(stop.clone());
     let mut metadata = Metadata::new(&reader, summary, &FilterArgs::default())?;
     let mut output = Output::open(file)?;
+    output.restrict_to_readers_of(reader.path())?;
     let all = ReportFilter::default();
     let parts = reader.export(summary.run, &all);
     let written = read_ahead(parts, ExportPart::read, &stop, |pages| {
