@@ -114,6 +114,15 @@ def processes_below(parent, name):
     return found
 
 
+def signal_browsers(number):
+    """Sends a signal to all processes of the browsers of this program."""
+    for process in processes_below(os.getpid(), "chrom"):
+        try:
+            os.kill(process, number)
+        except ProcessLookupError:
+            pass  # It has ended.
+
+
 class Browser:
     def __init__(self, playwright, address):
         self.address = address
@@ -183,15 +192,13 @@ class Browser:
     def sleep(self, tab):
         """Stops all processes of the browser, as a machine that goes to sleep does. Until `wake`, no tab can be asked."""
         self.tabs[tab].evaluate(LONGEST_PAUSE)
-        for process in processes_below(os.getpid(), "chrom"):
-            os.kill(process, signal.SIGSTOP)
+        signal_browsers(signal.SIGSTOP)
         self.slept_at = time.monotonic()
 
     def wake(self, tab):
         """Wakes the browser up. Returns how long it was asleep, and the longest pause that the tab itself noticed."""
         slept = time.monotonic() - self.slept_at
-        for process in processes_below(os.getpid(), "chrom"):
-            os.kill(process, signal.SIGCONT)
+        signal_browsers(signal.SIGCONT)
         page = self.tabs[tab]
         # Its timer runs again, so the pause has been measured.
         turns = page.evaluate("window.turns")
@@ -258,8 +265,7 @@ def main():
                 answer = {"error": str(error)}
             print(json.dumps(answer), flush=True)
         # A test that failed may have left it asleep.
-        for process in processes_below(os.getpid(), "chrom"):
-            os.kill(process, signal.SIGCONT)
+        signal_browsers(signal.SIGCONT)
         browser.chromium.close()
 
 
