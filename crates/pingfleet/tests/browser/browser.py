@@ -67,7 +67,7 @@ function () {
 }
 """
 
-# Drawings that take no room, in a part that is shown.
+# Drawings that take no room, in a part that is shown, and a chart over time with another unit than its heading.
 UNSEEN = """
 function () {
   const drawings = Array.from(document.querySelectorAll('main svg, main canvas'));
@@ -75,9 +75,15 @@ function () {
     const room = drawing.getBoundingClientRect();
     return drawing.checkVisibility() && (room.width < 2 || room.height < 2);
   });
-  return unseen.map(function (drawing) {
+  const found = unseen.map(function (drawing) {
     return 'no room for ' + (drawing.ariaLabel || drawing.tagName) + ' in #' + (drawing.closest('section') || {}).id;
   });
+  const label = document.querySelector('#timeline .u-legend .u-label');
+  const heading = document.querySelector('#timeline h2');
+  if (label && !heading.textContent.includes(label.textContent + ' since')) {
+    found.push(label.textContent + ' are not those of ' + heading.textContent);
+  }
+  return found;
 }
 """
 
