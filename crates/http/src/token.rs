@@ -137,7 +137,7 @@ mod tests {
         let path = folder.path().join("token");
         let wide = "\u{feff}0123456789abcdef".encode_utf16();
         let bytes: Vec<u8> = wide.flat_map(u16::to_le_bytes).collect();
-        fs::write(&path, bytes).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         assert!(Token::read(&path).unwrap().is("0123456789abcdef"));
     }
 
