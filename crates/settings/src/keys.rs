@@ -117,16 +117,16 @@ pub static STORE_DURABILITY: Key<String> = Key {
     },
 };
 
-/// The mode of files that are created.
-pub static STORE_FILE_MODE: Key<String> = Key {
-    name: "store.file_mode",
+/// Who may read files that are created.
+pub static STORE_READABLE_BY: Key<String> = Key {
+    name: "store.readable_by",
     flag: None,
-    default: Fixed("0600"),
-    help: "Mode of a new database, its log and its locks: 0600, or 0640 for a group that may read them",
+    default: Fixed("user"),
+    help: "Who may read a new database, its log and its locks: user (mode 0600), or group (0640)",
     programs: DATABASE_PROGRAMS,
     parse: |text| match text {
-        "0600" | "0640" => Ok(text.to_owned()),
-        _ => Err(format!("{text:?} is neither 0600 nor 0640")),
+        "user" | "group" => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is neither user nor group")),
     },
 };
 
@@ -369,7 +369,7 @@ pub const BROKER: &[&dyn AnyKey] = &[
 ];
 
 /// The database's keys.
-pub const STORE: &[&dyn AnyKey] = &[&STORE_PATH, &STORE_DURABILITY, &STORE_FILE_MODE];
+pub const STORE: &[&dyn AnyKey] = &[&STORE_PATH, &STORE_DURABILITY, &STORE_READABLE_BY];
 
 /// The keys of the log.
 pub const LOG: &[&dyn AnyKey] = &[&LOG_FORMAT];

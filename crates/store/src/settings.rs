@@ -32,10 +32,10 @@ impl DatabaseSettings {
                 "off" => Ok(Durability::Off),
                 _ => Err(format!("{name:?} is not a durability")),
             }),
-            mode: layers.get_as(&keys::STORE_FILE_MODE, |mode| match mode.as_str() {
-                "0600" => Ok(FileMode::User),
-                "0640" => Ok(FileMode::Group),
-                _ => Err(format!("{mode:?} is not a mode")),
+            mode: layers.get_as(&keys::STORE_READABLE_BY, |who| match who.as_str() {
+                "user" => Ok(FileMode::User),
+                "group" => Ok(FileMode::Group),
+                _ => Err(format!("{who:?} is neither user nor group")),
             }),
         }
     }

@@ -379,6 +379,7 @@ fn a_path_that_cannot_be_written_is_one_message() -> anyhow::Result<()> {
     }
     dir.shell("pingfleet export > /dev/full")?
         .fails(4, &["cannot write the output", "No space left"]);
+    fs::set_permissions(dir.path("pingfleet.db"), fs::Permissions::from_mode(0o644))?;
     let timeout = Command::new("timeout");
     dir.call_as_nobody(timeout, "pingfleet", &["export", "-o", "a.csv"])?
         .end()?
@@ -549,6 +550,6 @@ fn excel_safe_leaves_no_formula_and_changes_nothing_else() -> anyhow::Result<()>
     assert!(changed > 1500, "{changed}");
     assert_eq!(plain.len(), safe.len());
     dir.pingfleet(&["export", "2", "--excel-safe"])?
-        .fails(2, &["--excel-safe is for CSV"]);
+        .fails(3, &["--excel-safe is for CSV"]);
     Ok(())
 }
