@@ -8,6 +8,7 @@
   let version = null;
   let stream = null;
   let heard = Date.now();
+  let isEnd = false;
 
   function morph(old, fresh) {
     if (old.isEqualNode(fresh) || (old.dataset && 'kept' in old.dataset)) { return; }
@@ -119,6 +120,7 @@
     const news = JSON.parse(event.data);
     if (version && version !== news.version) { location.reload(); return; }
     version = news.version;
+    isEnd = news.end;
     heard = Date.now();
     connection.textContent = '';
     document.title = news.title;
@@ -153,6 +155,11 @@
     stream.onmessage = take;
     stream.onopen = function () { heard = Date.now(); connection.textContent = ''; };
     stream.onerror = function () {
+      if (isEnd) {
+        stream.close();
+        connection.textContent = 'The sweep has ended. These are its last numbers.';
+        return;
+      }
       connection.textContent = 'No connection to the writer; trying again. The numbers are the last ones.';
       if (stream.readyState === EventSource.CLOSED) { askWhy(); setTimeout(connect, 5000); }
     };

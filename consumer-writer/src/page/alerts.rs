@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
-use pingfleet_report::words::{counted, grouped, length};
+use pingfleet_report::words::{Clock, counted, grouped, length};
 use pingfleet_store::{RunState, Transport, WorkerRow, WorkerState};
 use pingfleet_wire::StatusKind;
 
@@ -153,14 +153,14 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
         let chunks = match worker.in_hand {
             0 => "It had no chunk in hand.".to_owned(),
             count => format!(
-                "It had {} in hand: other workers probe what is in the work queue, and `pingfleet resume` what belongs \
-                 to a sweep.",
+                "The broker gives the {} that it had in hand to other workers; none is lost.",
                 counted(count, "chunk")
             ),
         };
         let title = format!("Worker {} is lost", worker.worker);
         let silence = length(worker.age.as_micros() as i64);
-        let text = format!("No heartbeat for {silence}. {chunks} On its machine:");
+        let since = Clock::now().moment(worker.last_seen_us);
+        let text = format!("No heartbeat for {silence}, since {since}. {chunks} On its machine:");
         alerts.push(
             Alert::new(StatusKind::Down, title, text)
                 .run("systemctl status ping-worker".to_owned()),
@@ -182,13 +182,13 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
     }
 }
 
-/// Whether a worker of the same name is there: a service manager started it again, as a new instance.
+/// Whether a worker of the same name was heard since: a service manager started it again, as a new instance. If that one is
+/// lost as well, it has an alert.
 fn is_started_again(lost: &WorkerRow, facts: &Facts) -> bool {
     facts.workers.iter().any(|worker| {
         worker.worker == lost.worker
             && worker.instance != lost.instance
             && worker.last_seen_us > lost.last_seen_us
-            && matches!(worker.state, WorkerState::Live | WorkerState::Starting)
     })
 }
 
@@ -279,6 +279,10 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
 fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
     let Some(run) = &facts.current else { return };
     // A run without a worker needs a worker first.
+    // Without the database a producer cannot say that it is alive.
+    if facts.is_database_stuck {
+        return;
+    }
     let has_workers = run.transport != Transport::Broker || !is_without_workers(facts);
     if run.state == RunState::Incomplete
         && has_workers
@@ -428,10 +432,10 @@ pub(super) mod tests {
             .push(lost("berlin-2", Duration::from_secs(118)));
         let found = text(&facts);
         assert!(
-            found.contains("Worker berlin-2 is lost: No heartbeat for 1 min."),
+            found.contains("Worker berlin-2 is lost: No heartbeat for 1 min, since "),
             "{found}"
         );
-        assert!(found.contains("It had 19 chunks in hand"));
+        assert!(found.contains("gives the 19 chunks that it had in hand to other workers"));
         // It was heard until a break began.
         facts.heard.break_age = Some(Duration::from_secs(100));
         assert_eq!(text(&facts), "");

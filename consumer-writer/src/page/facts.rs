@@ -74,7 +74,11 @@ pub(super) struct Facts {
     pub(super) queues: Queues,
     pub(super) database: PathBuf,
     pub(super) transport: Option<Transport>,
-    /// For how long the queues have been empty without a worker that has a chunk in hand.
+    /// Whether the database is locked, or was a moment ago, so that no producer could say that it is alive.
+    pub(super) is_database_stuck: bool,
+    /// How many chunks of the current run are in no queue and in no worker's hand.
+    pub(super) unclaimed: i64,
+    /// For how long there have been such chunks.
     pub(super) unclaimed_for: Option<Duration>,
     pub(super) flags: String,
     /// Why the database cannot be read.
@@ -95,7 +99,7 @@ pub(super) struct Source {
     /// When the broker was last known to have no alarm.
     clear_us: Option<i64>,
     slow_at: Option<Instant>,
-    /// Since when the queues have been empty without a worker that has a chunk in hand.
+    /// Since when there have been chunks in no queue and in no worker's hand.
     unclaimed_since: Option<Instant>,
     settled: SettledPoints,
     listed_states: Vec<(Uuid, Option<WorkerState>)>,
@@ -185,8 +189,9 @@ impl Source {
         self.facts.workers = workers_now(fleet, now_us);
         let now = self.began.elapsed().as_secs_f64();
         self.facts.rates.take(&self.facts.workers, now);
-        self.unclaimed_since = missing_chunks::are_unclaimed(&self.facts)
-            .then(|| self.unclaimed_since.unwrap_or_else(Instant::now));
+        self.facts.unclaimed = missing_chunks::count(&self.facts, &reader)?;
+        self.unclaimed_since =
+            (self.facts.unclaimed > 0).then(|| self.unclaimed_since.unwrap_or_else(Instant::now));
         self.facts.unclaimed_for = self.unclaimed_since.map(|since| since.elapsed());
         Ok(())
     }
@@ -307,6 +312,7 @@ impl Source {
         let last_break = self.last_break.get_or_insert_default();
         last_break.note(silence, now_us);
         let break_age = last_break.age(now_us);
+        self.facts.is_database_stuck = last_break.is_of_database(now_us);
         self.facts.heard = Heard {
             break_age,
             is_away: fleet.writer_away.is_some(),
@@ -400,6 +406,7 @@ mod tests {
             let fleet = Fleet {
                 as_of_us: self.now_us,
                 writer_away: None,
+                is_writer_running: None,
                 workers: Vec::new(),
             };
             self.source.note_heard(&fleet, self.now_us);

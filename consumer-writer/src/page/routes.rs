@@ -154,9 +154,10 @@ fn changes(snapshot: &Snapshot, sent: &mut Vec<Option<String>>) -> Option<String
             changed.insert(fragment.id.to_owned(), json!(fragment.html));
         }
     }
-    let event =
-        json!({ "version": env!("CARGO_PKG_VERSION"), "title": snapshot.title, "parts": changed });
-    (!changed.is_empty()).then(|| event.to_string())
+    let event = json!({
+        "version": env!("CARGO_PKG_VERSION"), "title": snapshot.title, "parts": changed, "end": snapshot.is_end,
+    });
+    (snapshot.is_end || !changed.is_empty()).then(|| event.to_string())
 }
 
 async fn asset(Path(name): Path<String>, request: Request) -> Answer {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use pingfleet_http::EventStreams;
+use pingfleet_store::Transport;
 use tokio::{
     sync::{Notify, watch},
     time::MissedTickBehavior,
@@ -56,6 +57,8 @@ pub(super) struct Snapshot {
     pub(super) title: String,
     /// The runs, workers and queues as JSON.
     pub(super) api: super::api::ApiFacts,
+    /// Whether the program that serves the page ends with it, and is not started again.
+    pub(super) is_end: bool,
     taken: Instant,
 }
 
@@ -284,7 +287,7 @@ async fn follow_to_the_end(source: impl Fn() -> Source, look: &Look, stop: &Canc
             reading.expect_changes();
         }
         let making = tokio::task::spawn_blocking(move || {
-            let snapshot = is_watched.then(|| take(&mut reading));
+            let snapshot = is_watched.then(|| take(&mut reading, is_last));
             if snapshot.is_none() {
                 if is_scraped {
                     reading.read_for_metrics();
@@ -314,7 +317,7 @@ async fn follow_to_the_end(source: impl Fn() -> Source, look: &Look, stop: &Canc
     }
 }
 
-fn take(source: &mut Source) -> Snapshot {
+fn take(source: &mut Source, is_last: bool) -> Snapshot {
     source.read();
     let facts = &source.facts;
     let (title, fragments) = fragments(facts);
@@ -322,6 +325,7 @@ fn take(source: &mut Source) -> Snapshot {
         title,
         fragments,
         api: super::api::ApiFacts::new(facts),
+        is_end: is_last && facts.transport == Some(Transport::Sweep),
         taken: Instant::now(),
     }
 }
@@ -329,7 +333,6 @@ fn take(source: &mut Source) -> Snapshot {
 #[cfg(test)]
 mod tests {
     use pingfleet_http::Limits;
-    use pingfleet_store::Transport;
 
     use super::{
         super::{facts::Facts, metrics},

@@ -76,6 +76,15 @@ impl FileLock {
         }
     }
 
+    /// Whether some process has the writer's lock. Changes nothing. `None` when the system does not show it.
+    pub(crate) fn is_writer_locked(database: &Path) -> Option<bool> {
+        let path = lock_path(database, "-writer.lock").ok()?;
+        match fs::exists(&path) {
+            Ok(false) => Some(false),
+            _ => is_locked(&path),
+        }
+    }
+
     /// The lock files of this database that nobody has locked: their holders did not end in order. Files that this user
     /// cannot see or open are left out. Changes nothing.
     pub(crate) fn abandoned(database: &Path) -> Vec<PathBuf> {

@@ -32,16 +32,20 @@ fn stream(address: &str) -> Result<BufReader<TcpStream>> {
 /// All texts of each section that a stream sends until it ends.
 fn sections(stream: BufReader<TcpStream>) -> Result<BTreeMap<String, Vec<String>>> {
     let mut sections = BTreeMap::<String, Vec<String>>::new();
+    let mut is_end = false;
     for line in stream.lines() {
         let Some(data) = line?.strip_prefix("data: ").map(str::to_owned) else {
             continue;
         };
         let event: Value = serde_json::from_str(&data)?;
+        ensure!(!is_end, "an event behind the last one");
+        is_end = event["end"] == true;
         for (name, html) in event["parts"].as_object().context("sections")? {
             let html = html.as_str().context("text")?.to_owned();
             sections.entry(name.clone()).or_default().push(html);
         }
     }
+    ensure!(is_end, "the last event does not say that it is the end");
     Ok(sections)
 }
 
