@@ -530,6 +530,7 @@ mod tests {
         let fleet = |writer_away| Fleet {
             as_of_us: 0,
             writer_away,
+            is_writer_running: None,
             workers: Vec::new(),
         };
         noted.source.note_heard(&fleet(Some(SECOND)), noted.now_us);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pingfleet_wire::timing::{WORKER_TIMEOUT, WRITER_TIMEOUT};
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use crate::{StoreError, Transport, Writer, chunk_state::chunk_state, now_us};
