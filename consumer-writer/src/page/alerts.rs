@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::{Clock, counted, grouped, length};
-use pingfleet_store::{RunState, Transport, WorkerRow, WorkerState};
+use pingfleet_store::{RunState, Transport, WorkerState};
 use pingfleet_wire::StatusKind;
 
 use super::{facts::Facts, missing_chunks::missing_chunks, queues::ProblemKind, workers};
@@ -147,7 +147,7 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
         .workers
         .iter()
         .filter(|worker| workers::state(worker, facts.heard) == Some(WorkerState::Lost))
-        .filter(|worker| worker.age < RECENT && !is_started_again(worker, facts))
+        .filter(|worker| worker.age < RECENT && !worker.is_started_again(&facts.workers))
         .collect();
     for worker in lost.iter().take(MAX_LOST) {
         let chunks = match worker.in_hand {
@@ -180,16 +180,6 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
             text,
         ));
     }
-}
-
-/// Whether a worker of the same name was heard since: a service manager started it again, as a new instance. If that one is
-/// lost as well, it has an alert.
-fn is_started_again(lost: &WorkerRow, facts: &Facts) -> bool {
-    facts.workers.iter().any(|worker| {
-        worker.worker == lost.worker
-            && worker.instance != lost.instance
-            && worker.last_seen_us > lost.last_seen_us
-    })
 }
 
 /// Whether the writer has received for long enough to know that no worker takes chunks.
@@ -297,7 +287,7 @@ fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use pingfleet_store::{DeadChunk, QuarantinedMessage};
+    use pingfleet_store::{DeadChunk, QuarantinedMessage, WorkerRow};
     use pingfleet_wire::LocalLossCounts;
     use uuid::Uuid;
 

@@ -145,6 +145,17 @@ pub struct WorkerRow {
 }
 
 impl WorkerRow {
+    /// Whether another process of the same name was heard after this one: a service manager started the worker again. If
+    /// that one is lost as well, it is the one to name.
+    #[must_use]
+    pub fn is_started_again(&self, workers: &[Self]) -> bool {
+        workers.iter().any(|other| {
+            other.worker == self.worker
+                && other.instance != self.instance
+                && other.last_seen_us > self.last_seen_us
+        })
+    }
+
     fn read(row: &Row<'_>, now: i64) -> rusqlite::Result<Self> {
         let since = |at: i64| Duration::from_micros((now - at).max(0) as u64);
         let count = |column: &str| row.get::<_, i64>(column).map(|count| count as u64);
