@@ -14,5 +14,5 @@ pub mod simnet;
 
 pub use self::{
     capture::Capture, disk::SmallDisk, generated_runs::GeneratedRuns, namespace::Namespace,
-    rabbit::Rabbit,
+    rabbit::{QUEUE_TICK, Rabbit},
 };
