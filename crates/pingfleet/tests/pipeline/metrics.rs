@@ -216,12 +216,13 @@ fn publish_without_workers(prometheus: &Prometheus<'_>, deployment: &Deployment)
     let producer = deployment.start("producer", &[&targets[..], &fast].concat())?;
     assert_eq!(producer.wait()?.code(), Some(0));
     // No worker has taken one, so all chunks of the run are on the queue.
-    let waiting = stored(deployment, "select count(*) from chunks")?;
-    assert!(waiting > 10.0, "{waiting}");
+    let chunks: i64 = deployment.sqlite3("select count(*) from chunks")?.parse()?;
+    assert!(chunks > 10, "{chunks}");
     let work = deployment.queue("work");
     actions::wait_until("as many messages as chunks", || {
-        Ok(deployment.depth(&work, "messages_ready")? as f64 == waiting)
+        Ok(deployment.depth(&work, "messages_ready")? == chunks)
     })?;
+    let waiting = chunks as f64;
     prometheus.wait_for("pingfleet_queue_messages_ready{queue=\"work\"}", waiting)?;
     let consumers = [
         ("work", 0.0),
