@@ -14,7 +14,7 @@ use crate::driver::{Browser, writer};
 const NEWS: i64 = 4;
 
 /// How long a browser sleeps beside a writer that goes on.
-const SLEEP: Duration = Duration::from_secs(60);
+const SLEEP: Duration = Duration::from_mins(1);
 
 /// A sweep that goes on for longer than any test, and a browser. A writer of the same database serves the page.
 struct Sweep {
