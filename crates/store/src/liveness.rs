@@ -106,6 +106,9 @@ pub struct WorkerRow {
     pub instance: Uuid,
     /// What it does.
     pub state: WorkerState,
+    /// Whether another process of the same name was heard after this one: a service manager started the worker again. If
+    /// that one is lost as well, it is the one to name.
+    pub is_started_again: bool,
     /// Its name.
     pub worker: String,
     /// Process id on its machine.
@@ -145,17 +148,6 @@ pub struct WorkerRow {
 }
 
 impl WorkerRow {
-    /// Whether another process of the same name was heard after this one: a service manager started the worker again. If
-    /// that one is lost as well, it is the one to name.
-    #[must_use]
-    pub fn is_started_again(&self, workers: &[Self]) -> bool {
-        workers.iter().any(|other| {
-            other.worker == self.worker
-                && other.instance != self.instance
-                && other.last_seen_us > self.last_seen_us
-        })
-    }
-
     fn read(row: &Row<'_>, now: i64) -> rusqlite::Result<Self> {
         let since = |at: i64| Duration::from_micros((now - at).max(0) as u64);
         let count = |column: &str| row.get::<_, i64>(column).map(|count| count as u64);
@@ -173,6 +165,7 @@ impl WorkerRow {
         Ok(Self {
             instance: row.get("instance")?,
             state,
+            is_started_again: row.get("is_started_again")?,
             worker: row.get("worker")?,
             pid: row.get("pid")?,
             version: row.get("version")?,
@@ -323,7 +316,8 @@ pub(crate) fn fleet(connection: &Connection) -> Result<Fleet, StoreError> {
         _ => now,
     };
     let mut statement = connection.prepare(
-        "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us
+        "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us,
+                    max(w.last_seen_us) OVER (PARTITION BY w.worker) > w.last_seen_us AS is_started_again
              FROM workers w LEFT JOIN in_hand h ON h.instance = w.instance
              GROUP BY w.instance ORDER BY w.worker, w.first_seen_us",
     )?;

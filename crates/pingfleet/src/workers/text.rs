@@ -119,9 +119,7 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
     }
     let lost = fleet.workers.iter();
     let lost: Vec<_> = lost
-        .filter(|worker| {
-            worker.state == WorkerState::Lost && !worker.is_started_again(&fleet.workers)
-        })
+        .filter(|worker| worker.state == WorkerState::Lost && !worker.is_started_again)
         .collect();
     if lost.len() > 1 && is_without_others(fleet) {
         sentences.push(
