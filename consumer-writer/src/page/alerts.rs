@@ -84,13 +84,17 @@ fn broker(facts: &Facts, alerts: &mut Vec<Alert>) {
         alerts.push(Alert::new(StatusKind::Down, problem.title(), text));
     }
     if let Some(alarm) = facts.queues.alarm.reason() {
+        let scarce = match (alarm.contains("memory"), alarm.contains("disk")) {
+            (true, false) => "memory",
+            (false, true) => "disk space",
+            _ => "memory and disk space",
+        };
         alerts.push(
             Alert::new(
                 StatusKind::Unreachable,
                 "The broker takes no messages",
                 format!(
-                    "It has an alarm: {alarm}. Nothing is lost. Free memory or disk on its machine; it goes on by itself. \
-                     Its alarms:"
+                    "It has an alarm: {alarm}. Nothing is lost. Free {scarce} on its machine; it goes on by itself. Its alarms:"
                 ),
             )
             .run("rabbitmq-diagnostics alarms".to_owned()),

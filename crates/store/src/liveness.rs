@@ -47,6 +47,9 @@ pub struct LiveWorkers {
     pub prefetch: i64,
 }
 
+/// Workers whose last heartbeats lie no further apart fell silent at once: each sends one in every interval.
+const AT_ONCE_US: i64 = 2 * HEARTBEAT_INTERVAL.as_micros() as i64;
+
 /// What a worker does. In the order in which workers are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WorkerState {
@@ -97,6 +100,24 @@ pub struct Fleet {
     pub is_writer_running: Option<bool>,
     /// The workers: the lost ones first, and then by name.
     pub workers: Vec<WorkerRow>,
+}
+
+impl Fleet {
+    /// What a worker does, if that is known. It is not when no worker is heard and several fell silent at once: then the
+    /// broker may have an alarm, in which it takes no heartbeats, and the workers go on.
+    #[must_use]
+    pub fn state(&self, worker: &WorkerRow) -> Option<WorkerState> {
+        let is_last = |row: &&WorkerRow| self.newest_seen_us() - row.last_seen_us <= AT_ONCE_US;
+        let are_all_lost = (self.workers.iter()).all(|row| row.state == WorkerState::Lost);
+        let is_unknown =
+            are_all_lost && is_last(&worker) && self.workers.iter().filter(is_last).count() > 1;
+        (!is_unknown).then_some(worker.state)
+    }
+
+    fn newest_seen_us(&self) -> i64 {
+        let seen = self.workers.iter().map(|row| row.last_seen_us);
+        seen.max().unwrap_or(0)
+    }
 }
 
 /// A worker, as its last heartbeat describes it.

@@ -28,7 +28,8 @@ Examples:
   pingfleet workers --json | jq -r 'select(.state == \"LOST\") | .worker'
 
 A worker is LOST when nothing was heard of it for 30 s. It stays in the list
-for 7 days. One that stopped in order leaves the list.")]
+for 7 days. One that stopped in order leaves the list. When all fell silent at
+once, they are `not heard`: the broker may have an alarm.")]
 pub(crate) struct WorkersArgs {
     /// JSON, one worker per line
     #[arg(long, conflicts_with = "watch")]
@@ -89,7 +90,7 @@ fn fields(fleet: &Fleet, worker: &WorkerRow) -> impl Iterator<Item = (&'static s
         .collect();
     [
         ("worker", json!(worker.worker)),
-        ("state", json!(worker.state.word())),
+        ("state", json!(text::state(fleet, worker))),
         ("as_of", json!(time(fleet.as_of_us))),
         ("last_seen", json!(time(worker.last_seen_us))),
         ("last_seen_age_s", json!(worker.age.as_secs_f64())),

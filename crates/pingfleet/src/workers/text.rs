@@ -117,16 +117,21 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
             )
         });
     }
+    let silent = fleet.workers.iter();
+    let silent = silent
+        .filter(|worker| fleet.state(worker).is_none())
+        .count();
+    if silent > 0 {
+        sentences.push(format!(
+            "{} fell silent at once, and none is heard: the broker may have an alarm, in which it takes no messages \
+             (rabbitmq-diagnostics alarms). Then they go on when it ends.",
+            counted(silent as i64, "worker")
+        ));
+    }
     let lost = fleet.workers.iter();
     let lost: Vec<_> = lost
-        .filter(|worker| worker.state == WorkerState::Lost && !worker.is_started_again)
+        .filter(|worker| fleet.state(worker) == Some(WorkerState::Lost) && !worker.is_started_again)
         .collect();
-    if lost.len() > 1 && is_without_others(fleet) {
-        sentences.push(
-            "No worker is heard: the broker may have an alarm, in which it takes no messages (rabbitmq-diagnostics alarms)."
-                .to_owned(),
-        );
-    }
     for worker in lost.iter().take(MAX_SENTENCES) {
         sentences.push(of_lost(worker));
     }
@@ -140,12 +145,6 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
     lines
         .flat_map(|sentence| wrapped(sentence, 2, screen.width))
         .collect()
-}
-
-/// Whether all workers are lost.
-fn is_without_others(fleet: &Fleet) -> bool {
-    let mut workers = fleet.workers.iter();
-    workers.all(|worker| worker.state == WorkerState::Lost)
 }
 
 fn of_lost(worker: &WorkerRow) -> String {
@@ -172,7 +171,8 @@ fn table(fleet: &Fleet, screen: Screen) -> Block {
         .iter()
         .map(|(heading, _)| (*heading).to_owned())
         .collect();
-    let rows: Vec<_> = fleet.workers.iter().map(cells).collect();
+    let rows = fleet.workers.iter();
+    let rows: Vec<_> = rows.map(|worker| cells(fleet, worker)).collect();
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.width()).collect();
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -183,14 +183,14 @@ fn table(fleet: &Fleet, screen: Screen) -> Block {
         widths = fitted(&widths, &BY_IMPORTANCE, screen.width);
     }
     let rows = fleet.workers.iter().zip(&rows);
-    let rows = rows.map(|(worker, row)| line(row, &widths, Some(worker.state), screen));
-    std::iter::once(line(&heading, &widths, None, screen))
+    let rows = rows.map(|(worker, row)| line(row, &widths, style(fleet, worker), screen));
+    std::iter::once(line(&heading, &widths, Style::new(), screen))
         .chain(rows)
         .collect()
 }
 
-/// A row, or without a state the heading.
-fn line(row: &[String], widths: &[usize], state: Option<WorkerState>, screen: Screen) -> Line {
+/// A row or the heading, with the style of its state.
+fn line(row: &[String], widths: &[usize], state: Style, screen: Screen) -> Line {
     let mut line = Line::default();
     let mut start = 0;
     for (at, (cell, (_, right))) in row.iter().zip(COLUMNS).enumerate() {
@@ -201,9 +201,10 @@ fn line(row: &[String], widths: &[usize], state: Option<WorkerState>, screen: Sc
         let cell = cut(cell, width);
         let space = if right { width - cell.width() } else { 0 };
         line.pad(start + space);
-        let painted = match state {
-            Some(state) if at == STATE => screen.paint(style(state), &cell),
-            _ => cell.clone(),
+        let painted = if at == STATE {
+            screen.paint(state, &cell)
+        } else {
+            cell.clone()
         };
         line.push(&cell, &painted);
         start += width + 2;
@@ -211,20 +212,36 @@ fn line(row: &[String], widths: &[usize], state: Option<WorkerState>, screen: Sc
     line
 }
 
-fn style(state: WorkerState) -> Style {
-    match state {
-        WorkerState::Lost => AnsiColor::Red.on_default().bold(),
-        WorkerState::Live => AnsiColor::Green.on_default(),
-        WorkerState::Starting | WorkerState::Draining => AnsiColor::Yellow.on_default(),
+fn style(fleet: &Fleet, worker: &WorkerRow) -> Style {
+    match fleet.state(worker) {
+        Some(WorkerState::Lost) if worker.is_started_again => Style::new(),
+        Some(WorkerState::Lost) => AnsiColor::Red.on_default().bold(),
+        Some(WorkerState::Live) => AnsiColor::Green.on_default(),
+        Some(WorkerState::Starting | WorkerState::Draining) | None => {
+            AnsiColor::Yellow.on_default()
+        }
     }
 }
 
-fn cells(worker: &WorkerRow) -> Vec<String> {
+/// The word for the state of a worker.
+pub(super) fn state(fleet: &Fleet, worker: &WorkerRow) -> &'static str {
+    match fleet.state(worker) {
+        None => "not heard",
+        Some(WorkerState::Lost) if worker.is_started_again => "LOST, started again",
+        Some(state) => state.word(),
+    }
+}
+
+fn cells(fleet: &Fleet, worker: &WorkerRow) -> Vec<String> {
     let none = || "-".to_owned();
     let age = |age: std::time::Duration| length(age.as_micros() as i64);
     vec![
         worker.worker.clone(),
-        format!("{} {}", worker.state.sign(), worker.state.word()),
+        format!(
+            "{} {}",
+            fleet.state(worker).map_or("?", WorkerState::sign),
+            state(fleet, worker)
+        ),
         age(worker.age),
         grouped(worker.in_hand),
         worker.oldest_in_hand.map_or_else(none, age),

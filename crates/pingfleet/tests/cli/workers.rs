@@ -200,3 +200,47 @@ fn a_name_that_controls_a_terminal_is_escaped() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn workers_that_fell_silent_at_once_are_not_heard_and_one_that_was_started_again_says_so()
+-> anyhow::Result<()> {
+    let dir = fleet(NOW)?;
+    let states = || -> anyhow::Result<Vec<String>> {
+        let shown = dir.pingfleet(&["workers", "--json"])?.ends_with(0);
+        let workers = shown.json()?;
+        let states = workers.iter().filter_map(|worker| worker["state"].as_str());
+        Ok(states.map(str::to_owned).collect())
+    };
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    // All in one interval of heartbeats, except for the one that was lost before. The writer goes on.
+    connection.execute(
+        "UPDATE workers SET last_seen_us = (unixepoch() - 60 - pid % 5) * 1000000 WHERE worker <> 'paris-7'",
+        (),
+    )?;
+    connection.execute("UPDATE writers SET seen_us = unixepoch() * 1000000", ())?;
+    assert_eq!(
+        states()?,
+        ["not heard", "not heard", "not heard", "not heard", "LOST"]
+    );
+    let shown = dir.pingfleet(&["workers"])?.ends_with(0).stdout;
+    assert!(
+        shown.contains("4 workers fell silent at once") && shown.contains("? not heard"),
+        "{shown}"
+    );
+    assert!(
+        !shown.contains("berlin-1.example.net: no heartbeat"),
+        "{shown}"
+    );
+    // The controls: one of them is heard, so the others are lost; and one process alone is lost.
+    connection.execute(
+        "UPDATE workers SET last_seen_us = unixepoch() * 1000000 WHERE worker = 'oslo-1'",
+        (),
+    )?;
+    assert_eq!(states()?, ["LOST", "LOST", "LOST", "LOST", "draining"]);
+    connection.execute(
+        "UPDATE workers SET worker = 'oslo-1' WHERE worker = 'oslo-2'",
+        (),
+    )?;
+    assert!(states()?.contains(&"LOST, started again".to_owned()));
+    Ok(())
+}
