@@ -13,6 +13,7 @@ mod summary;
 use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, QueueName, Sessions, open_session};
+use pingfleet_settings::Failure;
 use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
 use thiserror::Error;
 use tokio::{sync::watch, time::Instant};
@@ -77,6 +78,16 @@ pub enum WriterError {
         /// The file of this writer.
         path: String,
     },
+}
+
+impl From<WriterError> for Failure {
+    fn from(error: WriterError) -> Self {
+        match error {
+            WriterError::Broker(error) => error.into(),
+            WriterError::Store(error) => error.into(),
+            other => Self::system(&other),
+        }
+    }
 }
 
 /// Publishes the state, if it is another one than before.

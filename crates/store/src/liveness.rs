@@ -47,9 +47,6 @@ pub struct LiveWorkers {
     pub prefetch: i64,
 }
 
-/// Workers whose last heartbeats lie no further apart fell silent at once: each sends one in every interval.
-const AT_ONCE_US: i64 = 2 * HEARTBEAT_INTERVAL.as_micros() as i64;
-
 /// What a worker does. In the order in which workers are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WorkerState {
@@ -102,24 +99,6 @@ pub struct Fleet {
     pub workers: Vec<WorkerRow>,
 }
 
-impl Fleet {
-    /// What a worker does, if that is known. It is not when no worker is heard and several fell silent at once: then the
-    /// broker may have an alarm, in which it takes no heartbeats, and the workers go on.
-    #[must_use]
-    pub fn state(&self, worker: &WorkerRow) -> Option<WorkerState> {
-        let is_last = |row: &&WorkerRow| self.newest_seen_us() - row.last_seen_us <= AT_ONCE_US;
-        let are_all_lost = (self.workers.iter()).all(|row| row.state == WorkerState::Lost);
-        let is_unknown =
-            are_all_lost && is_last(&worker) && self.workers.iter().filter(is_last).count() > 1;
-        (!is_unknown).then_some(worker.state)
-    }
-
-    fn newest_seen_us(&self) -> i64 {
-        let seen = self.workers.iter().map(|row| row.last_seen_us);
-        seen.max().unwrap_or(0)
-    }
-}
-
 /// A worker, as its last heartbeat describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerRow {
@@ -127,8 +106,8 @@ pub struct WorkerRow {
     pub instance: Uuid,
     /// What it does.
     pub state: WorkerState,
-    /// Whether another process of the same name was heard after this one: a service manager started the worker again. If
-    /// that one is lost as well, it is the one to name.
+    /// Whether it is lost, and another process of the same name was heard after it: a service manager started the worker
+    /// again. If that one is lost as well, it is the one to name.
     pub is_started_again: bool,
     /// Its name.
     pub worker: String,
@@ -186,7 +165,7 @@ impl WorkerRow {
         Ok(Self {
             instance: row.get("instance")?,
             state,
-            is_started_again: row.get("is_started_again")?,
+            is_started_again: state == WorkerState::Lost && row.get("is_started_again")?,
             worker: row.get("worker")?,
             pid: row.get("pid")?,
             version: row.get("version")?,

@@ -7,8 +7,7 @@ use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, keys};
 use crate::{Durability, FileMode, OpenOptions, StoreError};
 
 /// What to do about SQLite's "database or disk is full".
-const DISK_FULL_ADVICE: &str = ": free space on the disk of the database, or on that of temporary files, and start this again. What \
-                                is stored stays";
+const DISK_FULL_ADVICE: &str = ": free space on the disk of the database or of temporary files";
 
 /// The resolved settings of the database.
 #[derive(Debug, Clone)]

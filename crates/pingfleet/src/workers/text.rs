@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use pingfleet_report::words::{Clock, counted, grouped, length, loss_counts, three_digits};
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{Fleet, WorkerRow, WorkerState};
+use pingfleet_wire::timing::HEARTBEAT_INTERVAL;
 use terminal_size::{Height, terminal_size_of};
 use unicode_width::UnicodeWidthStr as _;
 
@@ -117,20 +118,17 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
             )
         });
     }
-    let silent = fleet.workers.iter();
-    let silent = silent
-        .filter(|worker| fleet.state(worker).is_none())
-        .count();
-    if silent > 0 {
+    let silent = silent_at_once(fleet);
+    if !silent.is_empty() {
         sentences.push(format!(
-            "{} fell silent at once, and none is heard: the broker may have an alarm, in which it takes no messages \
-             (rabbitmq-diagnostics alarms). Then they go on when it ends.",
-            counted(silent as i64, "worker")
+            "{} fell silent at once, and no other is heard: the broker may have an alarm, in which it takes no messages, and they \
+             go on after it (rabbitmq-diagnostics alarms). If it has none, do their machines run?",
+            counted(silent.len() as i64, "worker")
         ));
     }
-    let lost = fleet.workers.iter();
+    let lost = fleet.workers.iter().filter(|worker| is_lost(worker));
     let lost: Vec<_> = lost
-        .filter(|worker| fleet.state(worker) == Some(WorkerState::Lost) && !worker.is_started_again)
+        .filter(|worker| !silent.iter().any(|other| other.instance == worker.instance))
         .collect();
     for worker in lost.iter().take(MAX_SENTENCES) {
         sentences.push(of_lost(worker));
@@ -145,6 +143,28 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
     lines
         .flat_map(|sentence| wrapped(sentence, 2, screen.width))
         .collect()
+}
+
+/// Whether it is lost, and no other process of its name was heard since.
+fn is_lost(worker: &WorkerRow) -> bool {
+    worker.state == WorkerState::Lost && !worker.is_started_again
+}
+
+/// If no worker is heard, those whose last heartbeats lie within two of its intervals: one cause may have silenced them.
+fn silent_at_once(fleet: &Fleet) -> Vec<&WorkerRow> {
+    let is_silent = fleet
+        .workers
+        .iter()
+        .all(|worker| worker.state == WorkerState::Lost);
+    let newest = fleet.workers.iter().map(|worker| worker.age).min();
+    let (true, Some(newest)) = (is_silent, newest) else {
+        return Vec::new();
+    };
+    let lost = fleet.workers.iter().filter(|worker| is_lost(worker));
+    let silent: Vec<_> = lost
+        .filter(|worker| worker.age <= newest + HEARTBEAT_INTERVAL * 2)
+        .collect();
+    if silent.len() > 1 { silent } else { Vec::new() }
 }
 
 fn of_lost(worker: &WorkerRow) -> String {
@@ -172,7 +192,7 @@ fn table(fleet: &Fleet, screen: Screen) -> Block {
         .map(|(heading, _)| (*heading).to_owned())
         .collect();
     let rows = fleet.workers.iter();
-    let rows: Vec<_> = rows.map(|worker| cells(fleet, worker)).collect();
+    let rows: Vec<_> = rows.map(cells).collect();
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.width()).collect();
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -183,7 +203,7 @@ fn table(fleet: &Fleet, screen: Screen) -> Block {
         widths = fitted(&widths, &BY_IMPORTANCE, screen.width);
     }
     let rows = fleet.workers.iter().zip(&rows);
-    let rows = rows.map(|(worker, row)| line(row, &widths, style(fleet, worker), screen));
+    let rows = rows.map(|(worker, row)| line(row, &widths, style(worker), screen));
     std::iter::once(line(&heading, &widths, Style::new(), screen))
         .chain(rows)
         .collect()
@@ -212,36 +232,26 @@ fn line(row: &[String], widths: &[usize], state: Style, screen: Screen) -> Line 
     line
 }
 
-fn style(fleet: &Fleet, worker: &WorkerRow) -> Style {
-    match fleet.state(worker) {
-        Some(WorkerState::Lost) if worker.is_started_again => Style::new(),
-        Some(WorkerState::Lost) => AnsiColor::Red.on_default().bold(),
-        Some(WorkerState::Live) => AnsiColor::Green.on_default(),
-        Some(WorkerState::Starting | WorkerState::Draining) | None => {
-            AnsiColor::Yellow.on_default()
-        }
+fn style(worker: &WorkerRow) -> Style {
+    match worker.state {
+        WorkerState::Lost if worker.is_started_again => Style::new(),
+        WorkerState::Lost => AnsiColor::Red.on_default().bold(),
+        WorkerState::Live => AnsiColor::Green.on_default(),
+        WorkerState::Starting | WorkerState::Draining => AnsiColor::Yellow.on_default(),
     }
 }
 
-/// The word for the state of a worker.
-pub(super) fn state(fleet: &Fleet, worker: &WorkerRow) -> &'static str {
-    match fleet.state(worker) {
-        None => "not heard",
-        Some(WorkerState::Lost) if worker.is_started_again => "LOST, started again",
-        Some(state) => state.word(),
-    }
-}
-
-fn cells(fleet: &Fleet, worker: &WorkerRow) -> Vec<String> {
+fn cells(worker: &WorkerRow) -> Vec<String> {
     let none = || "-".to_owned();
+    let again = if worker.is_started_again {
+        ", started again"
+    } else {
+        ""
+    };
     let age = |age: std::time::Duration| length(age.as_micros() as i64);
     vec![
         worker.worker.clone(),
-        format!(
-            "{} {}",
-            fleet.state(worker).map_or("?", WorkerState::sign),
-            state(fleet, worker)
-        ),
+        format!("{} {}{again}", worker.state.sign(), worker.state.word()),
         age(worker.age),
         grouped(worker.in_hand),
         worker.oldest_in_hand.map_or_else(none, age),
