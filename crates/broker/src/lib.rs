@@ -24,7 +24,7 @@ pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey},
     memory::MemoryBroker,
     queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
-    rabbit::{RabbitBroker, RabbitConfig},
+    rabbit::{BrokerAddress, RabbitBroker, RabbitConfig},
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };
 

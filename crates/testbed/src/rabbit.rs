@@ -32,6 +32,8 @@ pub struct Rabbit {
     scripts: PathBuf,
     namespace: Option<String>,
     port: ReservedPort,
+    /// Of the management API, if the node has it.
+    management: Option<ReservedPort>,
     dist_port: ReservedPort,
     /// Of the first node of a cluster.
     _epmd_port: Option<ReservedPort>,
@@ -119,7 +121,15 @@ impl Rabbit {
     /// # Errors
     /// When RabbitMQ is not installed, or does not start; the end of its log is part of the error.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_where(None)
+        Self::start_where(None, None)
+    }
+
+    /// The same with the management API, at [`Self::management_url`]. It takes some seconds more.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with_management() -> anyhow::Result<Self> {
+        Self::start_where(None, Some(ReservedPort::new()?))
     }
 
     /// The same inside a namespace, on its loopback addresses: only what [`Namespace::command`] runs reaches it.
@@ -127,10 +137,13 @@ impl Rabbit {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_in(namespace: &Namespace) -> anyhow::Result<Self> {
-        Self::start_where(Some(namespace.prober().to_owned()))
+        Self::start_where(Some(namespace.prober().to_owned()), None)
     }
 
-    fn start_where(namespace: Option<String>) -> anyhow::Result<Self> {
+    fn start_where(
+        namespace: Option<String>,
+        management: Option<ReservedPort>,
+    ) -> anyhow::Result<Self> {
         let scripts = std::env::var_os(SCRIPTS_VARIABLE)
             .map_or_else(|| PathBuf::from(SCRIPTS), PathBuf::from);
         ensure!(
@@ -150,6 +163,7 @@ impl Rabbit {
             namespace,
             cookie: format!("PINGFLEET{}", port.number()),
             port,
+            management,
             dist_port: ReservedPort::new()?,
             epmd_port: epmd_port.number(),
             _epmd_port: Some(epmd_port),
@@ -172,6 +186,7 @@ impl Rabbit {
             folder: Folder::new()?,
             namespace: self.namespace.clone(),
             port: ReservedPort::new()?,
+            management: None,
             dist_port: ReservedPort::new()?,
             _epmd_port: None,
             epmd_port: self.epmd_port,
@@ -213,6 +228,16 @@ impl Rabbit {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// Where the management API listens.
+    ///
+    /// # Errors
+    /// When the node was not started with it.
+    pub fn management_url(&self) -> anyhow::Result<String> {
+        let port = self.management.as_ref();
+        let port = port.context("the node has no management API")?.number();
+        Ok(format!("http://127.0.0.1:{port}"))
     }
 
     /// Stops the node in order (SIGTERM) and waits until it is gone. Its data stays.
@@ -332,9 +357,13 @@ impl Rabbit {
         } else {
             String::new()
         };
+        let management = self.management.as_ref().map_or_else(String::new, |port| {
+            let port = port.number();
+            format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n")
+        });
         // Neither a full disk nor a busy machine may block publishers by accident.
         let configuration = format!(
-            "listeners.tcp.1 = 127.0.0.1:{port}\n{ipv6}\
+            "listeners.tcp.1 = 127.0.0.1:{port}\n{ipv6}{management}\
             disk_free_limit.absolute = 1MB\n\
             vm_memory_high_watermark.relative = 0.8\n\
             log.file.level = info\n"
@@ -343,7 +372,11 @@ impl Rabbit {
         let tick = QUEUE_TICK.as_millis();
         let ticks = format!("[{{rabbit, [{{quorum_tick_interval, {tick}}}]}}].\n");
         fs::write(folder.join("advanced.config"), ticks)?;
-        fs::write(folder.join("plugins"), "[].\n")?;
+        let plugins = match self.management {
+            Some(_) => "[rabbitmq_management].\n",
+            None => "[].\n",
+        };
+        fs::write(folder.join("plugins"), plugins)?;
         let cookie = folder.join(".erlang.cookie");
         fs::write(&cookie, &self.cookie)?;
         fs::set_permissions(cookie, fs::Permissions::from_mode(0o400))?;

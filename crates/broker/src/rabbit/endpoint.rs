@@ -4,7 +4,10 @@
 
 use std::fmt;
 
-use lapin::{types::ShortString, uri::AMQPUri};
+use lapin::{
+    types::ShortString,
+    uri::{AMQPScheme, AMQPUri},
+};
 use pingfleet_settings::shell_word;
 use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 use url::{Host, Url};
@@ -54,6 +57,22 @@ impl fmt::Debug for RabbitConfig {
             .field("connection_name", &self.connection_name)
             .finish_non_exhaustive()
     }
+}
+
+/// Where a broker is, and the login, as its URL has them. It has the password, so it cannot be shown.
+pub struct BrokerAddress {
+    /// Whether the connection is encrypted (`amqps://`).
+    pub is_tls: bool,
+    /// A name, or an address without brackets.
+    pub host: String,
+    /// The port of AMQP.
+    pub port: u16,
+    /// The virtual host.
+    pub vhost: String,
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: String,
 }
 
 /// A checked [`RabbitConfig`].
@@ -106,6 +125,18 @@ impl Endpoint {
             prefix: config.prefix.clone(),
             uri,
         })
+    }
+
+    pub(super) fn parts(&self) -> BrokerAddress {
+        let authority = &self.uri.authority;
+        BrokerAddress {
+            is_tls: self.uri.scheme == AMQPScheme::AMQPS,
+            host: authority.host.clone(),
+            port: authority.port,
+            vhost: self.uri.vhost.clone(),
+            user: authority.userinfo.username.clone(),
+            password: authority.userinfo.password.clone(),
+        }
     }
 
     /// Host, port and virtual host, for messages.
