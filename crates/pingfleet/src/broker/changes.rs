@@ -210,6 +210,7 @@ pub(super) fn remove(management: &Management, name: &str) -> Result<usize, Failu
     management.delete_user(name)?;
     // The broker closes them by itself. This makes sure, and waits for it.
     let began = Instant::now();
+    let mut refusal = String::new();
     loop {
         let open = management.connections(name)?;
         if open.is_empty() {
@@ -217,22 +218,25 @@ pub(super) fn remove(management: &Management, name: &str) -> Result<usize, Failu
         }
         if began.elapsed() > CLOSING {
             let text = format!(
-                "{name} is removed, and has {} connections still",
+                "{name} is removed, and has {} connections still{refusal}",
                 open.len()
             );
             return Err(Failure::new(Exit::System, text));
         }
         for connection in open {
-            management.close_connection(&connection.name)?;
+            // It may be gone, or be about to close: then the next look shows it.
+            if let Err(error) = management.close_connection(&connection.name) {
+                refusal = format!(": {error}");
+            }
         }
         thread::sleep(Duration::from_millis(100));
     }
 }
 
-fn usage(why: String) -> Failure {
+fn usage(why: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Usage, why)
 }
 
-fn system(why: String) -> Failure {
+fn system(why: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::System, format_args!("cannot write {why}"))
 }

@@ -109,14 +109,12 @@ impl Credentials {
 
     fn text(&self, login: &str, password: &str) -> String {
         let url = self.url(login);
-        let mut text = format!(
-            "# A login of the broker: who has this file can use it. For --config, or as pingfleet.toml.\n[broker]\nurl = \"{url}\"\n"
-        );
-        if let Some(prefix) = &self.prefix {
-            text += &format!("prefix = \"{prefix}\"\n");
-        }
-        text += &format!("password = \"{password}\"\n");
-        text
+        let prefix = self.prefix.as_ref();
+        let prefix = prefix.map_or_else(String::new, |prefix| format!("prefix = \"{prefix}\"\n"));
+        format!(
+            "# A login of the broker: who has this file can use it. For --config, or as pingfleet.toml.\n[broker]\n\
+             url = \"{url}\"\n{prefix}password = \"{password}\"\n"
+        )
     }
 
     /// The broker's URL with a login. Its parts are percent-encoded, so it needs no quoting.

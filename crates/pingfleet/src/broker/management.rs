@@ -366,7 +366,7 @@ impl Management {
         }
         let body = answer.body_mut().with_config().limit(MAX_ANSWER);
         let parsed = body.read_json();
-        let parsed = parsed.map_err(|error| self.failed("GET", path, &error.to_string()))?;
+        let parsed = parsed.map_err(|error| failed("GET", path, &error.to_string()))?;
         Ok(Some(parsed))
     }
 
@@ -379,7 +379,7 @@ impl Management {
         let request = request.header("authorization", &self.authorization);
         let answer = self.answer("PUT", path, request.send_json(body))?;
         if answer.status() == StatusCode::NOT_FOUND {
-            return Err(self.failed("PUT", path, "there is no such thing"));
+            return Err(failed("PUT", path, "there is no such thing"));
         }
         Ok(())
     }
@@ -421,14 +421,15 @@ impl Management {
                 let refusal: Option<Refusal> = body.read_json().ok();
                 let why =
                     refusal.map_or_else(String::new, |refusal| format!(": {}", refusal.reason));
-                Err(self.failed(method, path, &format!("{status}{why}")))
+                Err(failed(method, path, &format!("{status}{why}")))
             }
         }
     }
+}
 
-    fn failed(&self, method: &str, path: &[&str], why: &str) -> ManagementError {
-        ManagementError::Request(format!("{method} {}: {why}", path.join("/")))
-    }
+/// A request that failed, named by its method and its path.
+fn failed(method: &str, path: &[&str], why: &str) -> ManagementError {
+    ManagementError::Request(format!("{method} {}: {why}", path.join("/")))
 }
 
 /// Whether an answer is JSON, as all of the API's are.

@@ -373,10 +373,9 @@ fn a_login_may_do_what_its_role_needs_and_nothing_else() -> Result<()> {
     // Read permission for a queue includes purging it.
     let reads = [Consume, Get, Purge];
     let allowed = |file: &str, queue: &str, action: Action| match (file, queue) {
-        ("producer", "work") => action == Publish,
         ("writer", "results") => action == Publish || reads.contains(&action),
         ("writer", "dead" | "heartbeats") | ("worker-berlin-1", "work") => reads.contains(&action),
-        ("worker-berlin-1", "results" | "heartbeats") => action == Publish,
+        ("producer", "work") | ("worker-berlin-1", "results" | "heartbeats") => action == Publish,
         _ => false,
     };
     let runtime = tokio::runtime::Runtime::new()?;
@@ -566,16 +565,21 @@ fn without_the_management_plugin_the_commands_are_printed() -> Result<()> {
         }
         rabbit.ctl(&words)?;
     }
-    for (program, login, arguments) in [(
-        "producer",
-        "pingfleet-producer",
-        &["127.0.0.1", "--detach"][..],
-    )] {
-        let url = format!("amqp://{login}:secret@127.0.0.1:{}/", rabbit.port());
-        dir.call(program, arguments)?
-            .env("PINGFLEET_BROKER__URL", &url)
-            .end()?
-            .ends_with(0);
+    let url = format!(
+        "amqp://pingfleet-producer:secret@127.0.0.1:{}/",
+        rabbit.port()
+    );
+    let published = dir.call("producer", &["127.0.0.1", "--detach"])?;
+    published
+        .env("PINGFLEET_BROKER__URL", &url)
+        .end()?
+        .ends_with(0);
+    let permissions = rabbit.ctl(&["list_permissions"])?;
+    for login in ["pingfleet-writer", "pingfleet-worker-NAME"] {
+        ensure!(
+            permissions.contains(&format!("{login}\t^$\t^")),
+            "{permissions}"
+        );
     }
     // Something else than the API is no reason to make nothing.
     let elsewhere = dir
