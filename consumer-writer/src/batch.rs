@@ -20,6 +20,12 @@ pub(crate) struct Batch {
     pub(crate) heartbeats: Vec<DeliveryTag>,
 }
 
+/// A message for another database, which is not in the batch.
+pub(crate) struct Foreign {
+    pub(crate) database: Uuid,
+    pub(crate) body: Vec<u8>,
+}
+
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
         self.incoming.is_empty()
@@ -30,30 +36,30 @@ impl Batch {
         self.results.len() + self.dead.len() + self.heartbeats.len()
     }
 
-    /// Adds a delivery. One for another database is not added and stays unsettled: then this returns the UUID of that
-    /// database.
+    /// Adds a delivery. One for another database is not added and stays unsettled.
     pub(crate) fn take(
         &mut self,
         queue: QueueName,
         delivery: Delivery,
         database: Uuid,
-    ) -> Result<(), Uuid> {
+    ) -> Result<(), Foreign> {
         let tag = delivery.tag;
         let (incoming, tags) = match queue.kind {
             QueueKind::Results => (Some(read_result(delivery)), &mut self.results),
             QueueKind::Dead => (Some(read_dead(delivery)), &mut self.dead),
-            QueueKind::Heartbeats | QueueKind::Work => {
+            QueueKind::Heartbeats | QueueKind::Work | QueueKind::Foreign => {
                 (read_heartbeat(&delivery.body), &mut self.heartbeats)
             }
         };
-        let addressed = match &incoming {
-            Some(DecodedDelivery::Result { message, .. }) => message.database,
-            Some(DecodedDelivery::Dead { message, .. }) => message.database,
-            _ => database,
+        let incoming = match incoming {
+            Some(DecodedDelivery::Result { message, raw, .. }) if message.database != database => {
+                return Err(Foreign::new(message.database, raw));
+            }
+            Some(DecodedDelivery::Dead { message, raw, .. }) if message.database != database => {
+                return Err(Foreign::new(message.database, raw));
+            }
+            ours => ours,
         };
-        if addressed != database {
-            return Err(addressed);
-        }
         tags.push(tag);
         self.first_at.get_or_insert_with(Instant::now);
         if let Some(incoming) = incoming {
@@ -63,6 +69,34 @@ impl Batch {
             self.incoming.push(incoming);
         }
         Ok(())
+    }
+
+    /// Adds a delivery that goes to the quarantine.
+    pub(crate) fn quarantine(
+        &mut self,
+        queue: QueueName,
+        tag: DeliveryTag,
+        body: Vec<u8>,
+        reason: String,
+    ) {
+        let tags = match queue.kind {
+            QueueKind::Dead => &mut self.dead,
+            _ => &mut self.results,
+        };
+        tags.push(tag);
+        self.first_at.get_or_insert_with(Instant::now);
+        let raw = raw(queue, body);
+        self.incoming
+            .push(DecodedDelivery::Unreadable { raw, reason });
+    }
+}
+
+impl Foreign {
+    fn new(database: Uuid, raw: RawMessage) -> Self {
+        Self {
+            database,
+            body: raw.body,
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! One session of the writer: three consumers, batches, commits and acks.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueName};
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, QueueName};
 use pingfleet_store::{
     Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Transport, run_span,
 };
@@ -13,10 +13,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
-    LastCommit, QUEUES, WriterError, WriterSettings, WriterSummary, batch::Batch, watch_database,
+    LastCommit, QUEUES, WriterError, WriterSettings, WriterSummary,
+    batch::{Batch, Foreign},
+    foreign::ForeignMessages,
+    warnings::Counts,
+    watch_database,
 };
 
 /// Prefetch of the results queue. It bounds the memory to 256 MiB with the largest messages. Usual ones take 5 MB.
@@ -30,10 +33,6 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
-
-/// The writer gives up when only results for other databases arrived for this long: it was probably started in the
-/// wrong folder.
-const ONLY_FOREIGN_WAIT: Duration = Duration::from_secs(10);
 
 /// How often the writer warns that a policy of the broker removes chunks.
 const POLICY_WARNING_INTERVAL: Duration = Duration::from_mins(1);
@@ -50,13 +49,54 @@ pub(crate) enum SessionEnd {
     },
 }
 
-/// Deliveries for other databases. They stay unsettled, so they return to the queue when the session ends.
-#[derive(Default)]
-struct ForeignResults {
-    held: usize,
-    theirs: Option<Uuid>,
-    since: Option<Instant>,
-    any_ours: bool,
+/// What is not applied, over all sessions of the writer, with what the log says about it.
+pub(crate) struct SetAside {
+    foreign: ForeignMessages,
+    /// Messages that were set aside, by their database.
+    for_others: Counts,
+}
+
+impl SetAside {
+    pub(crate) fn new(foreign: ForeignMessages) -> Self {
+        Self {
+            foreign,
+            for_others: Counts::default(),
+        }
+    }
+
+    /// Warns of what was counted since the last warning, at most once a minute and when the writer stops.
+    fn warn(&mut self, ours: impl std::fmt::Display, is_stopping: bool) {
+        if let Some(counts) = self.for_others.take_due(is_stopping) {
+            tracing::warn!(
+                messages = counts.total(),
+                databases = %counts,
+                %ours,
+                "results for other databases are set aside in the queue `foreign`: `pingfleet broker foreign` lists them, \
+                 and returns them with --return; if this writer was started on the wrong database, stop it first"
+            );
+        }
+    }
+}
+
+/// The consumers of a session.
+pub(crate) struct SessionConsumers {
+    results: Box<dyn Consumer>,
+    dead: Box<dyn Consumer>,
+    heartbeats: Box<dyn Consumer>,
+}
+
+impl SessionConsumers {
+    pub(crate) async fn open(broker: &dyn Broker) -> Result<Self, BrokerError> {
+        broker.ensure(&QUEUES).await?;
+        let results = broker.consumer(QueueName::RESULTS, RESULTS_PREFETCH);
+        Ok(Self {
+            results: results.await?,
+            dead: broker.consumer(QueueName::DEAD, OTHER_PREFETCH).await?,
+            heartbeats: broker
+                .consumer(QueueName::HEARTBEATS, OTHER_PREFETCH)
+                .await?,
+        })
+    }
 }
 
 /// Three consumers, and the batch that they fill.
@@ -66,37 +106,34 @@ pub(crate) struct WriterSession<'a> {
     results: Box<dyn Consumer>,
     dead: Box<dyn Consumer>,
     heartbeats: Box<dyn Consumer>,
+    set_aside: &'a mut SetAside,
     batch: Batch,
     /// When the batch is committed: the latest time, and the time when nothing was added for [`QUIET_INTERVAL`].
     flush_at: Option<Instant>,
     quiet_at: Option<Instant>,
-    foreign: ForeignResults,
     policy_warned: Option<Instant>,
 }
 
 impl<'a> WriterSession<'a> {
-    pub(crate) async fn open(
-        broker: &dyn Broker,
+    pub(crate) fn new(
+        consumers: SessionConsumers,
         db: &'a DatabaseThread,
         settings: &'a WriterSettings,
-    ) -> Result<Self, BrokerError> {
-        broker.ensure(&QUEUES).await?;
-        Ok(Self {
+        set_aside: &'a mut SetAside,
+    ) -> Self {
+        set_aside.foreign.begin_session();
+        Self {
             db,
             settings,
-            results: broker
-                .consumer(QueueName::RESULTS, RESULTS_PREFETCH)
-                .await?,
-            dead: broker.consumer(QueueName::DEAD, OTHER_PREFETCH).await?,
-            heartbeats: broker
-                .consumer(QueueName::HEARTBEATS, OTHER_PREFETCH)
-                .await?,
+            results: consumers.results,
+            dead: consumers.dead,
+            heartbeats: consumers.heartbeats,
+            set_aside,
             batch: Batch::default(),
             flush_at: None,
             quiet_at: None,
-            foreign: ForeignResults::default(),
             policy_warned: None,
-        })
+        }
     }
 
     pub(crate) async fn run(
@@ -104,7 +141,9 @@ impl<'a> WriterSession<'a> {
         summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, WriterError> {
-        match self.drain(summary, stop).await {
+        let ended = self.drain(summary, stop).await;
+        self.set_aside.warn(self.db.database(), true);
+        match ended {
             Ok(()) => {
                 let Self {
                     results,
@@ -142,7 +181,8 @@ impl<'a> WriterSession<'a> {
             if self.is_full() {
                 self.flush(summary, stop).await?;
             }
-            self.look_for_only_foreign()?;
+            let foreign_until = self.set_aside.foreign.wait_until();
+            let has_room = foreign_until.is_none();
             let flush_at = [self.flush_at, self.quiet_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
@@ -151,11 +191,15 @@ impl<'a> WriterSession<'a> {
                 _ = sign.tick() => {
                     let noted = note_writer_alive(self.db, self.settings.transport, stop);
                     watch_database(summary, noted).await?;
+                    self.set_aside.warn(self.db.database(), false);
                 }
+                stored = self.set_aside.foreign.confirmed() => self.ack_foreign(stored, summary).await?,
+                // Then the loop asks again whether to wait.
+                () = wait_until(foreign_until) => {}
                 // Heartbeats and dead letters first: they are few, and the results would starve them.
                 delivery = self.heartbeats.next() => self.take(QueueName::HEARTBEATS, delivery?),
-                delivery = self.dead.next() => self.take(QueueName::DEAD, delivery?),
-                delivery = self.results.next() => self.take(QueueName::RESULTS, delivery?),
+                delivery = self.dead.next(), if has_room => self.take(QueueName::DEAD, delivery?),
+                delivery = self.results.next(), if has_room => self.take(QueueName::RESULTS, delivery?),
             }
         }
         if self.settings.transport == Transport::Sweep {
@@ -174,30 +218,47 @@ impl<'a> WriterSession<'a> {
     }
 
     fn take(&mut self, queue: QueueName, delivery: Delivery) {
-        match self.batch.take(queue, delivery, self.db.database()) {
-            Ok(()) => {
-                if queue == QueueName::RESULTS {
-                    self.foreign.any_ours = true;
-                    self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
-                }
-                if self.flush_at.is_none() {
-                    self.flush_at = Some(Instant::now() + self.settings.batch_interval);
-                }
-            }
-            Err(theirs) => {
-                if self.foreign.held == 0 {
-                    tracing::warn!(%theirs, ours = %self.db.database(), "result for another database; it is left alone");
-                }
-                self.foreign.held += 1;
-                self.foreign.theirs = Some(theirs);
-                self.foreign.since.get_or_insert_with(Instant::now);
+        let tag = delivery.tag;
+        if let Err(Foreign { database, body }) =
+            self.batch.take(queue, delivery, self.db.database())
+        {
+            self.set_aside.for_others.add(database.to_string());
+            let Err(body) = self.set_aside.foreign.set_aside(queue, tag, body) else {
+                return;
+            };
+            let reason = format!(
+                "it belongs to database {database}, and the queue of foreign messages takes no more"
+            );
+            self.batch.quarantine(queue, tag, body, reason);
+        }
+        if queue == QueueName::RESULTS {
+            self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
+        }
+        if self.flush_at.is_none() {
+            self.flush_at = Some(Instant::now() + self.settings.batch_interval);
+        }
+    }
+
+    /// Acks deliveries that the queue of foreign messages has.
+    async fn ack_foreign(
+        &mut self,
+        stored: BTreeMap<QueueName, Vec<DeliveryTag>>,
+        summary: &watch::Sender<WriterSummary>,
+    ) -> Result<(), WriterError> {
+        for (queue, tags) in stored {
+            summary.send_modify(|summary| summary.foreign += tags.len() as u64);
+            if queue == QueueName::DEAD {
+                self.dead.ack(&tags).await?;
+            } else {
+                self.results.ack(&tags).await?;
             }
         }
+        Ok(())
     }
 
     /// A batch is full when it has enough rows, or half of the prefetch. The other half arrives during the commit.
     fn is_full(&self) -> bool {
-        let window = usize::from(RESULTS_PREFETCH).saturating_sub(self.foreign.held);
+        let window = usize::from(RESULTS_PREFETCH).saturating_sub(self.set_aside.foreign.in_hand());
         self.batch.rows >= self.settings.batch_size
             || self.batch.results.len() >= (window / 2).max(1)
             || self.batch.dead.len() >= usize::from(OTHER_PREFETCH / 2)
@@ -217,27 +278,6 @@ impl<'a> WriterSession<'a> {
                  again: `rabbitmqctl list_policies` names it"
             );
         }
-    }
-
-    fn look_for_only_foreign(&self) -> Result<(), WriterError> {
-        let ForeignResults {
-            held,
-            theirs: Some(theirs),
-            since: Some(since),
-            any_ours,
-        } = self.foreign
-        else {
-            return Ok(());
-        };
-        let waited = since.elapsed() >= ONLY_FOREIGN_WAIT && !any_ours;
-        if waited || held >= usize::from(RESULTS_PREFETCH) {
-            return Err(WriterError::OtherDatabase {
-                ours: self.db.database(),
-                theirs,
-                path: self.db.path().display().to_string(),
-            });
-        }
-        Ok(())
     }
 
     /// Commits the batch, then acks it.

@@ -83,6 +83,7 @@ fn queue_name(kind: QueueKind) -> &'static str {
         "work" => "work queue, ready",
         "results" => "results queue, ready",
         "dead" => "dead letters, ready",
+        "foreign" => "for other databases, set aside",
         _ => "heartbeats, ready",
     }
 }

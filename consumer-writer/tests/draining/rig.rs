@@ -2,6 +2,7 @@
 //! committed at that moment.
 
 use std::{
+    future,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,7 +14,8 @@ use std::{
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use consumer_writer::{WriterError, WriterSettings, WriterSummary};
-use pingfleet_broker::{Broker as _, BrokerError, Delivery, MemoryBroker, QueueName};
+use futures_util::FutureExt as _;
+use pingfleet_broker::{Broker as _, BrokerError, Confirm, Delivery, MemoryBroker, QueueName};
 use pingfleet_store::{
     DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk, Reader,
     Transport, Verification, Writer, now_us,
@@ -54,17 +56,23 @@ pub(crate) struct Desk {
     pub(crate) cut: Notify,
     /// The next ack of results breaks the session and never arrives.
     pub(crate) ack_is_lost: AtomicBool,
+    /// The broker never confirms what is published to the queue of foreign messages.
+    pub(crate) foreign_is_stuck: AtomicBool,
     /// Acks that came before their commit.
     pub(crate) early: Mutex<Vec<String>>,
     database: Mutex<Connection>,
     /// Deliveries of results and dead letters that were acked, or whose ack was lost.
     counted: Mutex<i64>,
+    ours: Uuid,
+    memory: MemoryBroker,
+    /// Deliveries for other databases that were acked.
+    foreign: Mutex<u32>,
 }
 
 impl Desk {
     /// Looks into the database at the moment of an ack: every delivery of results and dead letters that was ever acked
     /// must be in the counters, and the rows of each result must be there.
-    fn witness(&self, queue: QueueName, bodies: &[Vec<u8>]) -> Result<()> {
+    fn witness(&self, queue: QueueName, bodies: &[&Vec<u8>]) -> Result<()> {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,10 +100,43 @@ impl Desk {
         }
         Ok(())
     }
+
+    fn is_quarantined(&self, body: &[u8]) -> Result<bool> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(database.query_row(
+            "SELECT EXISTS (SELECT 1 FROM quarantine WHERE body = ?1)",
+            [body],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// Everything for another database that was ever acked must be in the queue of foreign messages.
+    async fn witness_foreign(&self, acked: u32) -> Result<()> {
+        let set_aside = self.memory.depth(QueueName::FOREIGN).await?.ready;
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        *foreign += acked;
+        if *foreign > set_aside {
+            let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+            early.push(format!("{foreign} foreign acked, {set_aside} set aside"));
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Watch for Desk {
+    async fn publish(
+        &self,
+        queue: QueueName,
+        _body: &[u8],
+        pass: Pass<'_, Confirm>,
+    ) -> Result<Confirm, BrokerError> {
+        if queue == QueueName::FOREIGN && self.foreign_is_stuck.load(Ordering::Relaxed) {
+            return Ok(future::pending().boxed());
+        }
+        pass.await
+    }
+
     async fn next(
         &self,
         queue: QueueName,
@@ -116,8 +157,17 @@ impl Watch for Desk {
         bodies: Vec<Vec<u8>>,
         pass: Pass<'_, ()>,
     ) -> Result<(), BrokerError> {
-        self.witness(queue, &bodies)
-            .expect("the database can be read beside the writer");
+        let (ours, foreign): (Vec<_>, Vec<_>) = bodies.iter().partition(|body| {
+            ResultChunk::decode(body).map_or(true, |result| result.database == self.ours)
+                || self.is_quarantined(body).unwrap_or(false)
+        });
+        // One ack is for the one or for the other.
+        let seen = if foreign.is_empty() {
+            self.witness(queue, &ours)
+        } else {
+            self.witness_foreign(foreign.len() as u32).await
+        };
+        seen.expect("database and broker can be read beside the writer");
         if queue == QueueName::RESULTS && self.ack_is_lost.swap(false, Ordering::Relaxed) {
             return Err(lost());
         }
@@ -133,7 +183,6 @@ pub(crate) struct Rig {
     pub(crate) memory: MemoryBroker,
     pub(crate) settings: WriterSettings,
     pub(crate) planned: PlannedRun,
-    pub(crate) database: Uuid,
     pub(crate) works: Vec<WorkChunk>,
     folder: tempfile::TempDir,
 }
@@ -196,24 +245,28 @@ impl Rig {
         store.mark_published(planned.run, &published)?;
         let database = store.database();
         store.close()?;
+        let memory = MemoryBroker::new(2000);
         let desk = Desk {
             log: Log::default(),
             cut: Notify::new(),
             ack_is_lost: AtomicBool::new(false),
+            foreign_is_stuck: AtomicBool::new(false),
             early: Mutex::default(),
             database: Mutex::new(Connection::open(options(&folder).path)?),
             counted: Mutex::new(0),
+            ours: database,
+            memory: memory.clone(),
+            foreign: Mutex::new(0),
         };
         Ok(Self {
             desk: Arc::new(desk),
-            memory: MemoryBroker::new(2000),
+            memory,
             settings: WriterSettings {
                 transport: Transport::Broker,
                 batch_size: targets as usize,
                 batch_interval: NEVER,
             },
             planned,
-            database,
             works,
             folder,
         })
@@ -255,7 +308,7 @@ impl Rig {
             token: work.token,
             worker: "tester".to_owned(),
             redelivered: false,
-            started_at_us: 1_700_000_000_000_000,
+            started_at_us: now_us().unsigned_abs(),
             outcomes: vec![
                 Outcome {
                     status: Status::Up,

@@ -23,7 +23,7 @@ use self::rabbit::connect_problem::ConnectProblem;
 pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey},
     memory::MemoryBroker,
-    queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
+    queue_name::{Group, MAX_FOREIGN_MESSAGES, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
     rabbit::{RabbitBroker, RabbitConfig},
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };

@@ -6,6 +6,8 @@ use clap::{Args, Subcommand};
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_settings::{BrokerArgs, Exit, FILES_FOR_QUEUES, Failure, Layers, printed, run_async};
 
+use crate::foreign::ForeignArgs;
+
 /// Commands of `pingfleet broker`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BrokerCommand {
@@ -14,6 +16,8 @@ pub(crate) enum BrokerCommand {
         after_help = "Examples:\n  pingfleet broker init\n  PINGFLEET_BROKER__URL=amqp://admin@10.0.0.5:5672/%2f pingfleet broker init"
     )]
     Init(InitArgs),
+    /// List results for other databases that writers set aside, or return them
+    Foreign(ForeignArgs),
 }
 
 /// Arguments of `pingfleet broker init`.

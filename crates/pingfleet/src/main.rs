@@ -7,6 +7,7 @@ mod doctor;
 mod ended_run;
 mod export;
 mod filter;
+mod foreign;
 mod history;
 mod hosts;
 mod one_process;
@@ -86,7 +87,7 @@ enum Command {
     /// Check what sweeps need on this machine, and print a fix for each problem
     #[command(after_help = "Examples:\n  pingfleet doctor\n  pingfleet doctor --db /srv/sweeps.db")]
     Doctor(doctor::DoctorArgs),
-    /// Set up the broker
+    /// Set up the broker, and list what is for other databases
     #[command(subcommand)]
     Broker(broker::BrokerCommand),
 }
@@ -126,6 +127,9 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Prune(args) => prune::prune(args, layers, quiet),
         Command::Doctor(args) => doctor::doctor(args, layers),
         Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers, quiet),
+        Command::Broker(broker::BrokerCommand::Foreign(args)) => {
+            foreign::foreign(args, layers, quiet)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! target ends with exactly one row.
 
 mod broker_limits;
+mod foreign;
 mod logging;
 mod metrics;
 mod shared_workers;
