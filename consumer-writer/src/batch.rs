@@ -3,10 +3,12 @@
 //! Invariant: a tag is in the batch exactly as long as its delivery is neither committed nor returned.
 
 use pingfleet_broker::{Delivery, DeliveryTag, QueueKind, QueueName};
-use pingfleet_store::{DecodedDelivery, RawMessage};
+use pingfleet_store::{DecodedDelivery, RawMessage, now_us};
 use pingfleet_wire::{Heartbeat, Message as _, ResultChunk, WorkChunk};
 use tokio::time::Instant;
 use uuid::Uuid;
+
+use crate::times::impossible_times;
 
 /// Deliveries of one batch, with the tags to ack after its commit.
 #[derive(Debug, Default)]
@@ -57,6 +59,22 @@ impl Batch {
             }
             Some(DecodedDelivery::Dead { message, raw, .. }) if message.database != database => {
                 return Err(Foreign::new(message.database, raw));
+            }
+            Some(DecodedDelivery::Result {
+                message,
+                raw,
+                redelivered,
+            }) => {
+                // The wall clock labels; it is right enough to refuse a clock that was never set.
+                let times = impossible_times(&message, now_us().unsigned_abs());
+                Some(match times {
+                    Some(reason) => DecodedDelivery::Unreadable { raw, reason },
+                    None => DecodedDelivery::Result {
+                        message,
+                        raw,
+                        redelivered,
+                    },
+                })
             }
             ours => ours,
         };

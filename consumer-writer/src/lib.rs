@@ -10,6 +10,7 @@ pub mod page;
 mod session;
 mod settings;
 mod summary;
+mod times;
 mod warnings;
 
 use std::{sync::Arc, time::Duration};

@@ -167,6 +167,12 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
     no_chunk.key.chunk = 9;
     let mut no_run = good.clone();
     no_run.key.run = Uuid::new_v4();
+    let mut never_set = good.clone();
+    never_set.started_at_us = 0;
+    let mut end_of_time = good.clone();
+    end_of_time.started_at_us = 253_402_300_799_999_999;
+    let mut flood = good.clone();
+    flood.outcomes[1].sent = u16::MAX;
     let mut trailing = good.encode();
     trailing.push(0);
     let mut newer = good.encode();
@@ -176,6 +182,9 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
         (short.encode(), "2 outcomes for a chunk of 3 targets"),
         (no_chunk.encode(), "no chunk 9"),
         (no_run.encode(), "no run"),
+        (never_set.encode(), "before its run was planned"),
+        (end_of_time.encode(), "after it was delivered"),
+        (flood.encode(), "65535 requests where the plan allows 3"),
         (trailing, "1 bytes after the end"),
         (newer, "wire version 2"),
         (Vec::new(), "not a pingfleet message"),

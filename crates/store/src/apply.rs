@@ -5,6 +5,7 @@
 
 mod applied;
 mod dead_letters;
+mod plausible;
 mod progress;
 mod quarantine;
 
@@ -232,6 +233,9 @@ impl<'a> BatchWriter<'a> {
             return Ok(Disposition::Quarantined { raw, reason });
         }
         let work = decode_plan(&planned)?;
+        if let Some(reason) = plausible::implausible(&work, &message.outcomes) {
+            return Ok(Disposition::Quarantined { raw, reason });
+        }
         let changes = self.changes.entry(planned.run).or_default();
         changes.redelivered += i64::from(redelivered || message.redelivered);
         if planned.state == ChunkState::Done {

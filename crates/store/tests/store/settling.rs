@@ -225,7 +225,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
         Status::Unreachable {
             icmp_type: 3,
             code: 1,
-            reporter: "10.9.9.9".parse()?,
+            reporter: "2001:db8::9".parse()?,
         },
         Status::DnsFailed(DnsFailure::Servfail),
         Status::SendFailed { errno: 13 },
@@ -253,7 +253,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
             row("late", None, "10.0.0.1", text("10.0.0.1")),
             row(
                 "unreachable",
-                text("type 3 code 1 from 10.9.9.9"),
+                text("type 3 code 1 from 2001:db8::9"),
                 "host-2.example",
                 text("2001:db8::1")
             ),

@@ -1,0 +1,150 @@
+//! Results that no worker of the plan can have: they are quarantined whole, and the true result is stored.
+
+use anyhow::{Result, ensure};
+use pingfleet_store::{Transport, Writer};
+use pingfleet_wire::{DownReason, Outcome, ResultChunk, Rtt, Status, Target};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::sample::{delivery, options, plan_of, reader, result};
+
+/// Changes the outcome of one target of a true result.
+type Forge = fn(&mut Outcome);
+
+fn rtt(max_ns: u64) -> Option<Rtt> {
+    Some(Rtt {
+        min_ns: 1,
+        avg_ns: 1,
+        max_ns,
+        stddev_ns: 1,
+    })
+}
+
+fn unreachable_by(outcome: &mut Outcome, reporter: &str) {
+    outcome.status = Status::Unreachable {
+        icmp_type: 3,
+        code: 1,
+        reporter: reporter.parse().expect("an address"),
+    };
+    (outcome.received, outcome.rtt) = (0, None);
+}
+
+/// The targets: an address, a name, an address in another spelling, and one with a zone.
+fn targets() -> Vec<Target> {
+    let mut targets = vec![Target::Address([10, 0, 0, 1].into())];
+    targets.extend(
+        ["host.example", "::ffff:10.0.0.2", "fe80::1%lo"].map(|text| Target::Text(text.to_owned())),
+    );
+    targets
+}
+
+fn open(folder: &TempDir) -> Result<Writer> {
+    let mut store = options(&folder.path().join("fleet.db")).open()?;
+    store.note_writer_alive(Transport::Broker, "test")?;
+    Ok(store)
+}
+
+/// The true result: with the plan's defaults (one request, two retries, a worst case of 4.75 s).
+fn true_result(store: &mut Writer) -> Result<(i64, ResultChunk)> {
+    let (planned, works) = plan_of(store, Transport::Broker, vec![targets()])?;
+    store.start_run(planned.run)?;
+    let mut message = result(&works[0], &[Status::Up]);
+    message.outcomes[1].address = Some([192, 0, 2, 7].into());
+    message.outcomes[2].address = Some([10, 0, 0, 2].into());
+    message.outcomes[3].address = Some("fe80::1".parse()?);
+    Ok((planned.run, message))
+}
+
+#[test]
+fn what_the_plan_does_not_allow_is_quarantined_whole_and_the_true_result_is_stored() -> Result<()> {
+    let forgeries: &[(usize, &str, Forge)] = &[
+        (0, "4 requests where the plan allows 3", |it| it.sent = 4),
+        (0, "65535 requests", |it| it.sent = u16::MAX),
+        (0, "255 passes", |it| it.attempts = u8::MAX),
+        (0, "4 passes", |it| it.attempts = 4),
+        (0, "0 passes", |it| it.attempts = 0),
+        (0, "a round trip of", |it| it.rtt = rtt(i64::MAX as u64)),
+        (3, "a round trip of", |it| it.rtt = rtt(6_754_000_000)),
+        (0, "10.0.0.9 was probed instead", |it| {
+            it.address = Some([10, 0, 0, 9].into());
+        }),
+        (2, "10.0.0.9 was probed instead", |it| {
+            it.address = Some([10, 0, 0, 9].into());
+        }),
+        (3, "fe80::2 was probed instead", |it| {
+            it.address = "fe80::2".parse().ok();
+        }),
+        (1, "0.0.0.0 is no address", |it| {
+            it.address = Some([0, 0, 0, 0].into());
+        }),
+        (1, "224.0.0.1 is no address", |it| {
+            it.address = Some([224, 0, 0, 1].into());
+        }),
+        (0, "255.255.255.255 cannot have answered", |it| {
+            unreachable_by(it, "255.255.255.255");
+        }),
+        (0, "2001:db8::1 cannot have answered", |it| {
+            unreachable_by(it, "2001:db8::1");
+        }),
+        (0, "ff02::1 cannot have answered", |it| {
+            it.status = Status::Down(DownReason::AnsweredBy(
+                "ff02::1".parse().expect("an address"),
+            ));
+            (it.received, it.rtt) = (0, None);
+        }),
+    ];
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (run, message) = true_result(&mut store)?;
+    for (position, reason, forge) in forgeries {
+        let mut forged = message.clone();
+        forge(&mut forged.outcomes[*position]);
+        let applied = store.apply(Transport::Broker, &[delivery(forged)])?;
+        ensure!(
+            (applied.quarantined, applied.applied, applied.rows) == (1, 0, 0),
+            "{reason}: {applied:?}"
+        );
+        let kept: String = Connection::open(store.path())?.query_row(
+            "SELECT reason FROM quarantine ORDER BY id DESC LIMIT 1",
+            (),
+            |row| row.get(0),
+        )?;
+        let expected = format!("target {position}: {reason}");
+        ensure!(kept.starts_with(&expected), "{kept} instead of {expected}");
+    }
+    ensure!(store.summary(run)?.settled() == 0);
+    // The control: what is just allowed is applied.
+    let mut message = message;
+    message.outcomes[0].attempts = 3;
+    message.outcomes[3].rtt = rtt(6_750_000_000);
+    unreachable_by(&mut message.outcomes[2], "10.0.0.254");
+    let applied = store.apply(Transport::Broker, &[delivery(message)])?;
+    ensure!(applied.applied == 1 && applied.rows == 4, "{applied:?}");
+    ensure!(reader(&store)?.verify(run)?.is_complete());
+    Ok(())
+}
+
+#[test]
+fn a_row_with_a_time_that_sqlite_does_not_know_is_read_without_it() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (run, message) = true_result(&mut store)?;
+    let applied = store.apply(Transport::Broker, &[delivery(message)])?;
+    ensure!(applied.applied == 1, "{applied:?}");
+    let times = || -> Result<Vec<String>> {
+        let rows = crate::reader::report(&store, run)?;
+        Ok(rows.into_iter().map(|row| row.probed_at).collect())
+    };
+    // The control: an ordinary time is there.
+    ensure!(times()?.iter().all(|time| time.ends_with('Z')));
+    // The last microsecond of the year 9999 is rounded to the next year, as an older version could store it.
+    Connection::open(store.path())?.execute(
+        "UPDATE chunks SET started_at_us = 253402300799999999 WHERE run = ?1",
+        [run],
+    )?;
+    ensure!(times()? == ["", "", "", ""], "{:?}", times()?);
+    let reader = reader(&store)?;
+    reader.verify(run)?;
+    reader.overview(run)?;
+    Ok(())
+}
