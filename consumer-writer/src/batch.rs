@@ -20,6 +20,8 @@ pub(crate) struct Batch {
     pub(crate) results: Vec<DeliveryTag>,
     pub(crate) dead: Vec<DeliveryTag>,
     pub(crate) heartbeats: Vec<DeliveryTag>,
+    /// Heartbeats that cannot be decoded.
+    pub(crate) bad_heartbeats: u64,
 }
 
 /// A message for another database, which is not in the batch.
@@ -85,6 +87,8 @@ impl Batch {
                 self.rows += message.outcomes.len();
             }
             self.incoming.push(incoming);
+        } else {
+            self.bad_heartbeats += 1;
         }
         Ok(())
     }
@@ -144,12 +148,12 @@ fn read_dead(delivery: Delivery) -> DecodedDelivery {
     }
 }
 
-/// Heartbeats are not counted, so one that cannot be decoded is only logged.
+/// A heartbeat that cannot be decoded is counted in [`Batch::bad_heartbeats`] only.
 fn read_heartbeat(body: &[u8]) -> Option<DecodedDelivery> {
     match Heartbeat::decode(body) {
         Ok(heartbeat) => Some(DecodedDelivery::Heartbeat(heartbeat)),
         Err(error) => {
-            tracing::warn!(%error, "heartbeat cannot be decoded");
+            tracing::debug!(%error, "heartbeat cannot be decoded");
             None
         }
     }
@@ -164,6 +168,5 @@ fn raw(queue: QueueName, body: Vec<u8>) -> RawMessage {
 
 fn unreadable(raw: RawMessage, error: &pingfleet_wire::DecodeError) -> DecodedDelivery {
     let reason = error.to_string();
-    tracing::warn!(queue = raw.queue, reason, "message goes to quarantine");
     DecodedDelivery::Unreadable { raw, reason }
 }

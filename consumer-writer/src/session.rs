@@ -54,6 +54,8 @@ pub(crate) struct SetAside {
     foreign: ForeignMessages,
     /// Messages that were set aside, by their database.
     for_others: Counts,
+    /// Messages that were refused, by their reason.
+    refused: Counts,
 }
 
 impl SetAside {
@@ -61,6 +63,7 @@ impl SetAside {
         Self {
             foreign,
             for_others: Counts::default(),
+            refused: Counts::default(),
         }
     }
 
@@ -73,6 +76,13 @@ impl SetAside {
                 %ours,
                 "results for other databases are set aside in the queue `foreign`: `pingfleet broker foreign` lists them, \
                  and returns them with --return; if this writer was started on the wrong database, stop it first"
+            );
+        }
+        if let Some(counts) = self.refused.take_due(is_stopping) {
+            tracing::warn!(
+                messages = counts.total(),
+                reasons = %counts,
+                "messages were refused: `pingfleet quarantine` lists them, and their chunks still wait for their results"
             );
         }
     }
@@ -222,7 +232,7 @@ impl<'a> WriterSession<'a> {
         if let Err(Foreign { database, body }) =
             self.batch.take(queue, delivery, self.db.database())
         {
-            self.set_aside.for_others.add(database.to_string());
+            self.set_aside.for_others.add(database.to_string(), 1);
             let Err(body) = self.set_aside.foreign.set_aside(queue, tag, body) else {
                 return;
             };
@@ -290,6 +300,10 @@ impl<'a> WriterSession<'a> {
         self.quiet_at = None;
         let batch = std::mem::take(&mut self.batch);
         let mut is_large_run_settled = false;
+        if batch.bad_heartbeats > 0 {
+            let name = "heartbeats that cannot be read".to_owned();
+            self.set_aside.refused.add(name, batch.bad_heartbeats);
+        }
         if !batch.is_empty() {
             // Nobody has to wake up for it.
             summary.send_if_modified(|summary| {
@@ -308,6 +322,9 @@ impl<'a> WriterSession<'a> {
             };
             summary.send_modify(|summary| summary.add(&applied, last_commit));
             is_large_run_settled = applied.is_large_run_settled;
+            for (reason, count) in &applied.reasons {
+                self.set_aside.refused.add(reason.clone(), *count);
+            }
             self.warn_of_policy(applied.removed_by_policy);
             log_dead_chunks(&applied.dead);
             log_closed_runs(&applied.closed);

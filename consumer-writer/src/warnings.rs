@@ -20,11 +20,11 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, name: String) {
+    pub(crate) fn add(&mut self, name: String, count: u64) {
         if self.by_name.len() < MAX_NAMED || self.by_name.contains_key(&name) {
-            *self.by_name.entry(name).or_default() += 1;
+            *self.by_name.entry(name).or_default() += count;
         } else {
-            self.others += 1;
+            self.others += count;
         }
     }
 
@@ -71,13 +71,13 @@ mod tests {
     async fn a_flood_is_one_warning_a_minute_and_every_message_is_in_one() {
         let mut counts = Counts::default();
         assert!(counts.take_due(true).is_none());
-        counts.add("one".to_owned());
+        counts.add("one".to_owned(), 1);
         let first = counts.take_due(false).unwrap();
         assert_eq!((first.total(), first.to_string().as_str()), (1, "1 one"));
         for number in 0..MAX_NAMED + 5 {
-            counts.add(format!("{number:02}"));
+            counts.add(format!("{number:02}"), 1);
         }
-        counts.add("00".to_owned());
+        counts.add("00".to_owned(), 1);
         assert!(counts.take_due(false).is_none());
         tokio::time::advance(INTERVAL).await;
         let second = counts.take_due(false).unwrap();
@@ -88,7 +88,7 @@ mod tests {
             "{text}"
         );
         // What is left is in the log when the writer stops.
-        counts.add("last".to_owned());
+        counts.add("last".to_owned(), 1);
         assert!(counts.take_due(false).is_none());
         assert_eq!(counts.take_due(true).unwrap().total(), 1);
     }

@@ -13,6 +13,7 @@ mod hosts;
 mod one_process;
 mod page;
 mod prune;
+mod quarantine;
 mod read_ahead;
 mod report;
 mod resume;
@@ -69,6 +70,8 @@ enum Command {
     History(history::HistoryArgs),
     /// List the workers: which are live or lost, and what each does
     Workers(workers::WorkersArgs),
+    /// Show the messages that the writer refused, and why
+    Quarantine(quarantine::QuarantineArgs),
     /// Prove that every target of a run has exactly one final state
     #[command(
         after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3\n  pingfleet verify --database"
@@ -120,6 +123,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Hosts(args) => hosts::hosts(args, layers, quiet),
         Command::History(args) => history::history(args, layers, quiet),
         Command::Workers(args) => workers::workers(args, layers, quiet),
+        Command::Quarantine(args) => quarantine::quarantine(args, layers, quiet),
         Command::Verify(args) => verify::verify(args, layers),
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)

@@ -18,6 +18,7 @@ use rusqlite::{OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
 pub use self::applied::{Applied, DeadChunks};
+pub(crate) use self::quarantine::general_reason;
 use crate::{
     ChunkState, StatusCounts, StoreError, Transport, Writer,
     address::stored_address,
@@ -208,6 +209,8 @@ impl<'a> BatchWriter<'a> {
             Disposition::Quarantined { raw, reason } => {
                 self.report.quarantined += 1;
                 quarantine::keep(self.transaction, self.now, raw, &reason)?;
+                let general = general_reason(&reason);
+                *self.report.reasons.entry(general).or_default() += 1;
             }
             Disposition::Uncounted => {}
         }

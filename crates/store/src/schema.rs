@@ -296,7 +296,7 @@ CREATE TABLE latest_rows (
     changed_at_us INTEGER
 ) STRICT, WITHOUT ROWID;
 
--- Messages that could not be applied, with their first 64 KiB.
+-- Messages that could not be applied, with their first bytes.
 CREATE TABLE quarantine (
     id             INTEGER PRIMARY KEY,
     received_at_us INTEGER NOT NULL,

@@ -10,6 +10,9 @@ use uuid::Uuid;
 /// More than a writer has in hand at a time.
 const FORGED: usize = 1000;
 
+/// Messages that nobody can read.
+const JUNK: usize = 500;
+
 /// The smallest results that there are, for an invented database.
 fn forged(database: Uuid) -> Vec<Vec<u8>> {
     let message = |chunk| ResultChunk {
@@ -44,6 +47,11 @@ fn results_for_an_invented_database_neither_stop_a_writer_nor_hold_it_up() -> Re
     let invented = Uuid::new_v4();
     let mut writer = deployment.start("consumer-writer", &[])?;
     writer.wait_for_output("writer ready")?;
+    actions::publish_messages(
+        &deployment,
+        QueueName::RESULTS,
+        &vec![b"junk".to_vec(); JUNK],
+    )?;
     actions::publish_messages(&deployment, QueueName::RESULTS, &forged(invented))?;
     writer.wait_for_output("are set aside")?;
     // A whole run is stored after them.
@@ -58,8 +66,15 @@ fn results_for_an_invented_database_neither_stop_a_writer_nor_hold_it_up() -> Re
     ensure!(listed.contains(&counts), "{listed}");
     // Listing them takes none.
     ensure!(foreign(&deployment, &["--json"])? == listed);
-    ensure!(deployment.sqlite3("select count(*) from quarantine")? == "0");
-    ensure!(writer.terminate()?.code() == Some(0));
+    let refused = deployment.sqlite3("select count(*) from quarantine")?;
+    ensure!(refused == JUNK.to_string(), "{refused}");
+    writer.signal("TERM")?;
+    ensure!(writer.wait_for_exit()?.code() == Some(0));
+    // One warning a minute, and one at the end, not a line for each message.
+    let output = writer.output();
+    let warnings = output.lines().filter(|line| line.contains("were refused"));
+    let warnings = warnings.count();
+    ensure!((1..20).contains(&warnings), "{warnings}: {output}");
 
     let returned = foreign(&deployment, &["--return", &invented.to_string()])?;
     ensure!(returned.contains("1,000 messages returned"), "{returned}");

@@ -5,11 +5,23 @@ use rusqlite::Connection;
 use super::RawMessage;
 use crate::StoreError;
 
-/// How many bytes of a quarantined message are kept.
-const QUARANTINED_BYTES: usize = 64 << 10;
+/// How many bytes of a quarantined message are kept: with [`QUARANTINED_MESSAGES`] at most 40 MiB.
+const QUARANTINED_BYTES: usize = 4 << 10;
 
 /// How many quarantined messages are kept. The oldest are deleted first, so a flood cannot fill the disk.
 const QUARANTINED_MESSAGES: i64 = 10_000;
+
+/// A reason without the numbers and ids of one message: `wrong token for chunk N of run N`.
+pub(crate) fn general_reason(reason: &str) -> String {
+    let words = reason.split(' ').map(|word| {
+        if word.contains(|letter: char| letter.is_ascii_digit()) {
+            "N"
+        } else {
+            word
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
 
 /// Puts a message aside.
 pub(super) fn keep(

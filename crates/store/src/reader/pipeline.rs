@@ -4,7 +4,10 @@ use std::{cmp::Reverse, collections::HashMap};
 
 use rusqlite::Connection;
 
-use crate::{Reader, StoreError, Transport, WriterLiveness, chunk_state::chunk_state, liveness};
+use crate::{
+    Reader, StoreError, Transport, WriterLiveness, apply::general_reason, chunk_state::chunk_state,
+    liveness,
+};
 
 /// Messages or chunks that are listed.
 const LISTED: usize = 20;
@@ -99,7 +102,9 @@ fn quarantine(connection: &Connection) -> Result<QuarantineList, StoreError> {
     while let Some(row) = rows.next()? {
         let (queue, reason, count): (_, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         list.total += count;
-        *by_reason.entry((queue, general(&reason))).or_default() += count;
+        *by_reason
+            .entry((queue, general_reason(&reason)))
+            .or_default() += count;
     }
     let reasons = by_reason.into_iter();
     list.reasons = reasons
@@ -121,18 +126,6 @@ fn quarantine(connection: &Connection) -> Result<QuarantineList, StoreError> {
         .collect::<Result<_, _>>()?;
     list.newest = newest;
     Ok(list)
-}
-
-/// A reason without the numbers and ids of one message: `wrong token for chunk N of run N`.
-fn general(reason: &str) -> String {
-    let words = reason.split(' ').map(|word| {
-        if word.contains(|letter: char| letter.is_ascii_digit()) {
-            "N"
-        } else {
-            word
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The runs whose dead chunks are read, with the number of these: by the indexes of unfinished runs, and the last run.
@@ -188,7 +181,7 @@ fn dead_chunks(connection: &Connection) -> Result<DeadChunkList, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::apply::general_reason;
 
     #[test]
     fn a_general_reason_has_no_number_of_one_message() {
@@ -200,7 +193,7 @@ mod tests {
             ("no run 01980000-0000-7000-8000-000000000001", "no run N"),
             ("malformed", "malformed"),
         ] {
-            assert_eq!(general(reason), expected);
+            assert_eq!(general_reason(reason), expected);
         }
     }
 }

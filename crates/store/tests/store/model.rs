@@ -275,7 +275,9 @@ impl Model {
                     .map(|(number, kind)| message(&self.works[*number], kind))
                     .collect();
                 let wanted = self.batch(run, batch);
-                let applied = store.apply(Transport::Broker, &messages)?;
+                let mut applied = store.apply(Transport::Broker, &messages)?;
+                let refused: u64 = std::mem::take(&mut applied.reasons).values().sum();
+                ensure!(refused == applied.quarantined, "{refused} reasons");
                 ensure!(applied == wanted, "{applied:?} instead of {wanted:?}");
             }
             Step::Publish(numbers) => {

@@ -185,7 +185,7 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
         ensure!(row.0.contains(wanted), "{row:?}");
     }
     ensure!(kept[0].1 == kept[0].2 && kept[0].3 == "results");
-    ensure!((kept[6].1, kept[6].2, kept[6].3.as_str()) == (100_000, 65_536, "dead"));
+    ensure!((kept[6].1, kept[6].2, kept[6].3.as_str()) == (100_000, 4096, "dead"));
     let sign = store.writer_liveness(Transport::Broker)?;
     ensure!(sign.is_some_and(|sign| (sign.taken, sign.quarantined) == (7, 7)));
     Ok(())
