@@ -4,11 +4,11 @@
 
 use pingfleet_broker::{Delivery, DeliveryTag, QueueKind, QueueName};
 use pingfleet_store::{DecodedDelivery, RawMessage, now_us};
-use pingfleet_wire::{Heartbeat, Message as _, ResultChunk, WorkChunk};
+use pingfleet_wire::{Heartbeat, MAX_MESSAGE_BYTES, Message as _, ResultChunk, WorkChunk};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::times::impossible_times;
+use crate::{received::Received, times::impossible_times};
 
 /// Deliveries of one batch, with the tags to ack after its commit.
 #[derive(Debug, Default)]
@@ -41,13 +41,17 @@ impl Batch {
     }
 
     /// Adds a delivery. One for another database is not added and stays unsettled.
-    pub(crate) fn take(
-        &mut self,
-        queue: QueueName,
-        delivery: Delivery,
-        database: Uuid,
-    ) -> Result<(), Foreign> {
+    pub(crate) fn take(&mut self, received: Received, database: Uuid) -> Result<(), Foreign> {
+        let Received {
+            queue,
+            delivery,
+            length,
+        } = received;
         let tag = delivery.tag;
+        if length > MAX_MESSAGE_BYTES {
+            self.take_too_long(queue, tag, delivery.body, length);
+            return Ok(());
+        }
         let (incoming, tags) = match queue.kind {
             QueueKind::Results => (Some(read_result(delivery)), &mut self.results),
             QueueKind::Dead => (Some(read_dead(delivery)), &mut self.dead),
@@ -91,6 +95,20 @@ impl Batch {
             self.bad_heartbeats += 1;
         }
         Ok(())
+    }
+
+    /// Adds a delivery over the limit, of which `body` is the beginning. Nothing of it is read.
+    fn take_too_long(&mut self, queue: QueueName, tag: DeliveryTag, body: Vec<u8>, length: usize) {
+        if queue == QueueName::HEARTBEATS {
+            self.heartbeats.push(tag);
+            self.bad_heartbeats += 1;
+            return;
+        }
+        let reason = format!("a message of {length} bytes, and {MAX_MESSAGE_BYTES} are the limit");
+        self.quarantine(queue, tag, body, reason);
+        if let Some(DecodedDelivery::Unreadable { raw, .. }) = self.incoming.last_mut() {
+            raw.length = length;
+        }
     }
 
     /// Adds a delivery that goes to the quarantine.
@@ -160,10 +178,7 @@ fn read_heartbeat(body: &[u8]) -> Option<DecodedDelivery> {
 }
 
 fn raw(queue: QueueName, body: Vec<u8>) -> RawMessage {
-    RawMessage {
-        queue: queue.kind.name(),
-        body,
-    }
+    RawMessage::new(queue.kind.name(), body)
 }
 
 fn unreadable(raw: RawMessage, error: &pingfleet_wire::DecodeError) -> DecodedDelivery {

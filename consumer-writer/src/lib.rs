@@ -7,6 +7,7 @@
 mod batch;
 mod foreign;
 pub mod page;
+mod received;
 mod session;
 mod settings;
 mod summary;
@@ -23,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     foreign::ForeignMessages,
-    session::{SessionConsumers, SessionEnd, SetAside, WriterSession},
+    received::SessionConsumers,
+    session::{SessionEnd, SetAside, WriterSession},
 };
 pub use crate::{
     settings::{WriterArgs, WriterSettings},

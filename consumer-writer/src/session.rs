@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, DeliveryTag, QueueName};
+use pingfleet_broker::{BrokerError, DeliveryTag, QueueName};
 use pingfleet_store::{
     Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Transport, run_span,
 };
@@ -15,18 +15,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    LastCommit, QUEUES, WriterError, WriterSettings, WriterSummary,
+    LastCommit, WriterError, WriterSettings, WriterSummary,
     batch::{Batch, Foreign},
     foreign::ForeignMessages,
+    received::{OTHER_PREFETCH, RESULTS_PREFETCH, Received, SessionConsumers},
     warnings::Counts,
     watch_database,
 };
-
-/// Prefetch of the results queue. It bounds the memory to 256 MiB with the largest messages. Usual ones take 5 MB.
-const RESULTS_PREFETCH: u16 = 256;
-
-/// Prefetch of the queues of dead letters and heartbeats.
-const OTHER_PREFETCH: u16 = 256;
 
 /// A batch is committed when nothing was added to it for this long: probably it has the last result of a run.
 const QUIET_INTERVAL: Duration = Duration::from_millis(5);
@@ -88,34 +83,11 @@ impl SetAside {
     }
 }
 
-/// The consumers of a session.
-pub(crate) struct SessionConsumers {
-    results: Box<dyn Consumer>,
-    dead: Box<dyn Consumer>,
-    heartbeats: Box<dyn Consumer>,
-}
-
-impl SessionConsumers {
-    pub(crate) async fn open(broker: &dyn Broker) -> Result<Self, BrokerError> {
-        broker.ensure(&QUEUES).await?;
-        let results = broker.consumer(QueueName::RESULTS, RESULTS_PREFETCH);
-        Ok(Self {
-            results: results.await?,
-            dead: broker.consumer(QueueName::DEAD, OTHER_PREFETCH).await?,
-            heartbeats: broker
-                .consumer(QueueName::HEARTBEATS, OTHER_PREFETCH)
-                .await?,
-        })
-    }
-}
-
 /// Three consumers, and the batch that they fill.
 pub(crate) struct WriterSession<'a> {
     db: &'a DatabaseThread,
     settings: &'a WriterSettings,
-    results: Box<dyn Consumer>,
-    dead: Box<dyn Consumer>,
-    heartbeats: Box<dyn Consumer>,
+    consumers: SessionConsumers,
     set_aside: &'a mut SetAside,
     batch: Batch,
     /// When the batch is committed: the latest time, and the time when nothing was added for [`QUIET_INTERVAL`].
@@ -135,9 +107,7 @@ impl<'a> WriterSession<'a> {
         Self {
             db,
             settings,
-            results: consumers.results,
-            dead: consumers.dead,
-            heartbeats: consumers.heartbeats,
+            consumers,
             set_aside,
             batch: Batch::default(),
             flush_at: None,
@@ -155,15 +125,7 @@ impl<'a> WriterSession<'a> {
         self.set_aside.warn(self.db.database(), true);
         match ended {
             Ok(()) => {
-                let Self {
-                    results,
-                    dead,
-                    heartbeats,
-                    ..
-                } = self;
-                results.close().await;
-                dead.close().await;
-                heartbeats.close().await;
+                self.consumers.close().await;
                 Ok(SessionEnd::Stopped)
             }
             Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost {
@@ -182,17 +144,18 @@ impl<'a> WriterSession<'a> {
         let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // An earlier writer or session may have ended before it closed a large run.
-        watch_database(
-            summary,
-            close_settled_runs(self.db, self.settings.transport, stop),
-        )
-        .await?;
+        self.close_settled_runs(summary, stop).await?;
         loop {
             if self.is_full() {
                 self.flush(summary, stop).await?;
             }
             let foreign_until = self.set_aside.foreign.wait_until();
             let has_room = foreign_until.is_none();
+            if has_room && let Some(received) = self.consumers.take_waiting() {
+                self.take(received);
+                continue;
+            }
+            self.consumers.check()?;
             let flush_at = [self.flush_at, self.quiet_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
@@ -200,38 +163,61 @@ impl<'a> WriterSession<'a> {
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
                 _ = sign.tick() => {
                     let noted = note_writer_alive(self.db, self.settings.transport, stop);
-                    watch_database(summary, noted).await?;
+                    let noted = watch_database(summary, noted);
+                    self.consumers.receive_while(noted).await?;
                     self.set_aside.warn(self.db.database(), false);
                 }
                 stored = self.set_aside.foreign.confirmed() => self.ack_foreign(stored, summary).await?,
                 // Then the loop asks again whether to wait.
                 () = wait_until(foreign_until) => {}
-                // Heartbeats and dead letters first: they are few, and the results would starve them.
-                delivery = self.heartbeats.next() => self.take(QueueName::HEARTBEATS, delivery?),
-                delivery = self.dead.next(), if has_room => self.take(QueueName::DEAD, delivery?),
-                delivery = self.results.next(), if has_room => self.take(QueueName::RESULTS, delivery?),
+                received = self.consumers.next(!has_room) => self.take(received?),
             }
         }
+        if self.settings.transport == Transport::Broker {
+            self.consumers.stop().await?;
+        }
+        self.take_waiting(summary, stop).await?;
         if self.settings.transport == Transport::Sweep {
             // The queues end with this process, and the worker has stopped: take its last results.
-            while let Some(delivery) = self.results.next().now_or_never() {
-                self.take(QueueName::RESULTS, delivery?);
-                if self.is_full() {
-                    self.flush(summary, stop).await?;
-                }
+            while let Some(delivery) = self.consumers.results.next().now_or_never() {
+                self.take(Received::new(QueueName::RESULTS, delivery?));
+                self.take_waiting(summary, stop).await?;
             }
+            self.consumers.stop().await?;
         }
-        self.results.stop().await?;
-        self.dead.stop().await?;
-        self.heartbeats.stop().await?;
         self.flush(summary, stop).await
     }
 
-    fn take(&mut self, queue: QueueName, delivery: Delivery) {
-        let tag = delivery.tag;
-        if let Err(Foreign { database, body }) =
-            self.batch.take(queue, delivery, self.db.database())
-        {
+    /// Takes what arrived during a commit, and commits full batches.
+    async fn take_waiting(
+        &mut self,
+        summary: &watch::Sender<WriterSummary>,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        loop {
+            if self.is_full() {
+                self.flush(summary, stop).await?;
+            }
+            let Some(received) = self.consumers.take_waiting() else {
+                return Ok(());
+            };
+            self.take(received);
+        }
+    }
+
+    async fn close_settled_runs(
+        &mut self,
+        summary: &watch::Sender<WriterSummary>,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        let closed = close_settled_runs(self.db, self.settings.transport, stop);
+        let closed = watch_database(summary, closed);
+        self.consumers.receive_while(closed).await
+    }
+
+    fn take(&mut self, received: Received) {
+        let (queue, tag) = (received.queue, received.delivery.tag);
+        if let Err(Foreign { database, body }) = self.batch.take(received, self.db.database()) {
             self.set_aside.for_others.add(database.to_string(), 1);
             let Err(body) = self.set_aside.foreign.set_aside(queue, tag, body) else {
                 return;
@@ -258,9 +244,9 @@ impl<'a> WriterSession<'a> {
         for (queue, tags) in stored {
             summary.send_modify(|summary| summary.foreign += tags.len() as u64);
             if queue == QueueName::DEAD {
-                self.dead.ack(&tags).await?;
+                self.consumers.dead.ack(&tags).await?;
             } else {
-                self.results.ack(&tags).await?;
+                self.consumers.results.ack(&tags).await?;
             }
         }
         Ok(())
@@ -312,7 +298,8 @@ impl<'a> WriterSession<'a> {
             });
             let began = Instant::now();
             let commit = commit(self.db, self.settings.transport, batch.incoming, stop);
-            let applied = watch_database(summary, commit).await?;
+            let commit = watch_database(summary, commit);
+            let applied = self.consumers.receive_while(commit).await?;
             let ended = Instant::now();
             let last_commit = LastCommit {
                 rows: applied.rows,
@@ -336,15 +323,13 @@ impl<'a> WriterSession<'a> {
                 "batch committed"
             );
         }
-        self.results.ack(&batch.results).await?;
-        self.dead.ack(&batch.dead).await?;
-        self.heartbeats.ack(&batch.heartbeats).await?;
+        // The deliveries of a session that has ended come again.
+        self.consumers.check()?;
+        self.consumers.results.ack(&batch.results).await?;
+        self.consumers.dead.ack(&batch.dead).await?;
+        self.consumers.heartbeats.ack(&batch.heartbeats).await?;
         if is_large_run_settled {
-            watch_database(
-                summary,
-                close_settled_runs(self.db, self.settings.transport, stop),
-            )
-            .await?;
+            self.close_settled_runs(summary, stop).await?;
         }
         Ok(())
     }

@@ -39,7 +39,8 @@ async fn a_batch_ends_when_it_has_its_rows() -> Result<()> {
     rig.settings.batch_size = 20;
     rig.put_results(0..5).await?;
     let writer = rig.start().await?;
-    rig.taken(QueueName::RESULTS, 5).await?;
+    // The fifth may be taken during the second commit.
+    rig.acked(QueueName::RESULTS, 4).await?;
     assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [2, 2]);
     // The fifth alone is too little for a batch, until the writer stops.
     assert_eq!(writer.stop().await?.batches, 3);
@@ -68,6 +69,7 @@ async fn a_batch_ends_when_half_of_the_window_is_in_it() -> Result<()> {
     rig.put_results(0..200).await?;
     let writer = rig.start().await?;
     rig.taken(QueueName::RESULTS, 200).await?;
+    rig.acked(QueueName::RESULTS, 128).await?;
     assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [128]);
     assert_eq!(writer.stop().await?.batches, 2);
     assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [128, 72]);
@@ -209,6 +211,29 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
         assert!(kept.contains(reason), "{kept:?} instead of {reason:?}");
     }
     rig.assert_no_early_ack();
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_quarantined_unread() -> Result<()> {
+    let rig = Rig::new(1, 3)?;
+    // Without the limit this would be a result with something behind it.
+    let mut long = rig.result(0).encode();
+    long.resize(3 << 20, 0);
+    rig.put(QueueName::RESULTS, &long).await?;
+    rig.put(QueueName::HEARTBEATS, &long).await?;
+    rig.put_results([0]).await?;
+    let writer = rig.start().await?;
+    rig.acked(QueueName::RESULTS, 2).await?;
+    rig.acked(QueueName::HEARTBEATS, 1).await?;
+    let summary = writer.stop().await?;
+    assert_eq!((summary.applied, summary.quarantined), (1, 1));
+    assert_eq!(
+        rig.value::<String>(
+            "SELECT reason || ': ' || length || ', ' || length(body) FROM quarantine"
+        )?,
+        "a message of 3145728 bytes, and 1048576 are the limit: 3145728, 64"
+    );
     rig.assert_complete()
 }
 

@@ -66,8 +66,22 @@ pub enum DecodedDelivery {
 pub struct RawMessage {
     /// Name of the queue.
     pub queue: &'static str,
-    /// The body.
+    /// The body, or its beginning.
     pub body: Vec<u8>,
+    /// Bytes of the whole body.
+    pub length: usize,
+}
+
+impl RawMessage {
+    /// A message whose whole body is here.
+    #[must_use]
+    pub fn new(queue: &'static str, body: Vec<u8>) -> Self {
+        Self {
+            queue,
+            length: body.len(),
+            body,
+        }
+    }
 }
 
 /// The outcome of one delivery.

@@ -4,6 +4,7 @@
 mod broker_limits;
 mod foreign;
 mod logging;
+mod long_messages;
 mod metrics;
 mod shared_workers;
 

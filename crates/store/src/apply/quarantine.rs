@@ -35,7 +35,7 @@ pub(super) fn keep(
         .prepare_cached(
             "INSERT INTO quarantine (received_at_us, queue, reason, length, body) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute((now, raw.queue, reason, raw.body.len() as i64, kept))?;
+        .execute((now, raw.queue, reason, raw.length as i64, kept))?;
     let id = connection.last_insert_rowid();
     connection
         .prepare_cached("DELETE FROM quarantine WHERE id <= ?1")?

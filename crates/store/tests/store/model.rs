@@ -133,10 +133,7 @@ fn message(work: &WorkChunk, kind: &Kind) -> DecodedDelivery {
         Kind::UnknownRun => changed(|message| message.key.run = Uuid::now_v7()),
         Kind::OtherDatabase => changed(|message| message.database = Uuid::new_v4()),
         Kind::Unreadable => DecodedDelivery::Unreadable {
-            raw: RawMessage {
-                queue: "results",
-                body: vec![1, 2, 3],
-            },
+            raw: RawMessage::new("results", vec![1, 2, 3]),
             reason: "malformed".to_owned(),
         },
     }

@@ -16,10 +16,7 @@ fn quarantine_is_counted_by_reason_and_its_newest_messages_are_listed() -> Resul
     let reader = reader(&store)?;
     ensure!(reader.quarantine()?.total == 0);
     let unreadable = |number: usize| DecodedDelivery::Unreadable {
-        raw: RawMessage {
-            queue: "results",
-            body: vec![0; number],
-        },
+        raw: RawMessage::new("results", vec![0; number]),
         reason: format!("{number} bytes after the end"),
     };
     let batch: Vec<_> = (0..30).map(unreadable).collect();

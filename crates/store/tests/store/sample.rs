@@ -184,10 +184,7 @@ pub(crate) fn dead_letter(work: &WorkChunk) -> DecodedDelivery {
 }
 
 fn raw(body: Vec<u8>) -> RawMessage {
-    RawMessage {
-        queue: "results",
-        body,
-    }
+    RawMessage::new("results", body)
 }
 
 /// A reader of the same file.

@@ -147,10 +147,7 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     let mut dead = works[0].clone();
     dead.token.0 = uuid::Uuid::new_v4();
     let long = DecodedDelivery::Unreadable {
-        raw: RawMessage {
-            queue: "dead",
-            body: vec![0xff; 100_000],
-        },
+        raw: RawMessage::new("dead", vec![0xff; 100_000]),
         reason: "not a message".to_owned(),
     };
     let mut batch: Vec<_> = [token, count, chunk, run, database].map(delivery).into();
