@@ -171,11 +171,11 @@ async fn drain(
         };
         let session = WriterSession::new(consumers, db, settings, &mut set_aside);
         set_state(summary, WriterState::Connected);
-        let ended = Box::pin(session.run(summary, stop)).await;
-        set_state(summary, WriterState::NoBroker);
-        match ended? {
+        match Box::pin(session.run(summary, stop)).await? {
+            // The last snapshot of the live page has the state before the stop.
             SessionEnd::Stopped => return Ok(()),
             SessionEnd::Lost { error, unsettled } => {
+                set_state(summary, WriterState::NoBroker);
                 sessions.lost(error, unsettled, "unsettled deliveries come again")?;
             }
         }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::{counted, grouped, length};
-use pingfleet_store::{RunState, RunSummary, Transport, WorkerRow, WorkerState};
+use pingfleet_store::{RunState, Transport, WorkerRow, WorkerState};
 use pingfleet_wire::StatusKind;
 
-use super::{facts::Facts, queues::ProblemKind, workers};
+use super::{facts::Facts, missing_chunks::missing_chunks, queues::ProblemKind, workers};
 use crate::WriterState;
 
 /// What happened longer ago than this is in the tables only.
@@ -15,14 +15,6 @@ const RECENT: Duration = Duration::from_hours(24);
 
 /// Quarantined messages that were received longer ago than this are in their table only.
 const RECENT_MESSAGE: Duration = Duration::from_hours(1);
-
-/// How long nothing must be settled until chunks that are nowhere count as missing, at least: longer than a result takes from
-/// a worker's hand to the database. The pace is that of the last minute, so it may be so long.
-const MISSING: Duration = Duration::from_secs(15);
-
-/// How long the broker may take to notice that a worker is gone, and to return its chunks to the queue: some heartbeats of
-/// AMQP.
-const RETURNED: Duration = Duration::from_mins(5);
 
 /// Lost workers that are named one by one.
 const MAX_LOST: usize = 3;
@@ -38,7 +30,11 @@ pub(super) struct Alert {
 }
 
 impl Alert {
-    fn new(status: StatusKind, title: impl Into<String>, text: impl Into<String>) -> Self {
+    pub(super) fn new(
+        status: StatusKind,
+        title: impl Into<String>,
+        text: impl Into<String>,
+    ) -> Self {
         Self {
             status,
             title: title.into(),
@@ -67,7 +63,7 @@ pub(super) fn alerts(facts: &Facts) -> Vec<Alert> {
     writer(facts, &mut alerts);
     lost_workers(facts, &mut alerts);
     no_worker(facts, &mut alerts);
-    missing_chunks(facts, &mut alerts);
+    alerts.extend(missing_chunks(facts));
     messages(facts, &mut alerts);
     runs(facts, &mut alerts);
     alerts
@@ -208,40 +204,6 @@ fn no_worker(facts: &Facts, alerts: &mut Vec<Alert>) {
     );
 }
 
-/// Chunks of a run in progress that were purged, or whose queue was deleted.
-fn missing_chunks(facts: &Facts, alerts: &mut Vec<Alert>) {
-    let is_running = |run: &&RunSummary| run.state == RunState::Running;
-    let window = facts.current.as_ref().filter(is_running);
-    let published = window
-        .and_then(|run| run.window)
-        .map_or(0, |window| window.in_use);
-    if published > 0 && are_nowhere(facts) {
-        let title = format!("{} missing", counted(published, "chunk"));
-        let text = "They are published, and neither in a queue nor in a worker's hand: somebody has purged or deleted a \
-             queue. Nothing is lost: the producer publishes them again by itself.";
-        alerts.push(Alert::new(StatusKind::Unreachable, title, text));
-    }
-}
-
-/// Whether both queues are empty, no worker has a chunk in hand, and nothing has been settled for [`MISSING`].
-fn are_nowhere(facts: &Facts) -> bool {
-    let is_empty = |wanted| {
-        let depths = &facts.queues.depths;
-        depths
-            .iter()
-            .any(|(kind, depth)| *kind == wanted && depth.ready == 0)
-    };
-    let has_none = |worker: &WorkerRow| worker.in_hand == 0 || worker.age >= RETURNED;
-    // What workers have in hand is known, and the broker takes messages.
-    facts.is_fleet_known
-        && is_empty(QueueKind::Work)
-        && is_empty(QueueKind::Results)
-        && facts.workers.iter().all(has_none)
-        && facts
-            .pace
-            .is_some_and(|pace| pace.settled_per_s == 0.0 && pace.over >= MISSING)
-}
-
 /// Messages that were not applied.
 fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
     let dead = &facts.dead;
@@ -295,22 +257,18 @@ fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use pingfleet_broker::QueueDepth;
+pub(super) mod tests {
     use pingfleet_store::{DeadChunk, QuarantinedMessage};
     use pingfleet_wire::LocalLossCounts;
     use uuid::Uuid;
 
     use super::{
-        super::{
-            queues::{Alarm, Problem},
-            rates::Pace,
-        },
+        super::queues::{Alarm, Problem},
         *,
     };
 
     /// A writer that is well.
-    fn well() -> Facts {
+    pub(in super::super) fn well() -> Facts {
         let mut facts = Facts {
             is_fleet_known: true,
             now_us: 1_000_000_000_000_000,
@@ -320,7 +278,7 @@ mod tests {
         facts
     }
 
-    fn lost(name: &str, age: Duration) -> WorkerRow {
+    pub(in super::super) fn lost(name: &str, age: Duration) -> WorkerRow {
         WorkerRow {
             instance: Uuid::nil(),
             state: WorkerState::Lost,
@@ -346,7 +304,7 @@ mod tests {
     }
 
     /// What is wrong, as text.
-    fn text(facts: &Facts) -> String {
+    pub(in super::super) fn text(facts: &Facts) -> String {
         let alerts = alerts(facts).into_iter();
         let lines = alerts.map(|alert| {
             let command = alert.command.unwrap_or_default();
@@ -392,52 +350,6 @@ mod tests {
             text(&facts).contains("2 chunks are dead")
                 && text(&facts).contains("pingfleet retry 4")
         );
-    }
-
-    #[test]
-    fn chunks_are_missing_when_they_are_in_no_queue_and_in_no_hand() {
-        let mut facts = well();
-        let empty = QueueDepth {
-            ready: 0,
-            consumers: 1,
-        };
-        let depths = [QueueKind::Work, QueueKind::Results].map(|kind| (kind, empty));
-        facts.queues.depths = depths.to_vec();
-        let still = Pace {
-            settled_per_s: 0.0,
-            over: MISSING,
-        };
-        facts.pace = Some(still);
-        facts.workers.push(lost("berlin-2", RETURNED));
-        assert!(are_nowhere(&facts));
-        facts.workers[0].age = RETURNED / 2;
-        assert!(!are_nowhere(&facts), "a worker has them");
-        facts.is_fleet_known = false;
-        facts.workers.clear();
-        assert!(!are_nowhere(&facts), "the broker has an alarm");
-        facts.is_fleet_known = true;
-        for queue in 0..2 {
-            facts.queues.depths[queue].1.ready = 1;
-            assert!(!are_nowhere(&facts), "they are in a queue");
-            facts.queues.depths[queue].1.ready = 0;
-        }
-        for pace in [
-            None,
-            Some(Pace {
-                settled_per_s: 0.1,
-                ..still
-            }),
-            Some(Pace {
-                over: MISSING / 2,
-                ..still
-            }),
-        ] {
-            facts.pace = pace;
-            assert!(!are_nowhere(&facts), "it goes on");
-        }
-        facts.pace = Some(still);
-        facts.queues.depths.clear();
-        assert!(!are_nowhere(&facts), "the depths are not known");
     }
 
     #[test]

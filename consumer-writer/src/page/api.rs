@@ -4,7 +4,7 @@ use pingfleet_report::json::run_fields;
 use pingfleet_store::{RunSummary, WorkerRow, WorkerState};
 use serde_json::{Map, Value, json};
 
-use super::{facts::Facts, queues::Alarm, workers};
+use super::{facts::Facts, queues::Alarm, rates::Pace, workers};
 
 /// The most runs in one answer.
 const MAX_RUNS: usize = 1000;
@@ -16,6 +16,8 @@ const DEFAULT_RUNS: usize = 100;
 #[derive(Debug)]
 pub(super) struct ApiFacts {
     runs: Vec<RunSummary>,
+    /// How fast the targets of the current run are settled.
+    pace: Option<(i64, Pace)>,
     workers: Value,
     queues: Value,
 }
@@ -29,8 +31,10 @@ impl ApiFacts {
         });
         let mut runs: Vec<_> = current.chain(others).cloned().collect();
         runs.sort_by_key(|run| std::cmp::Reverse(run.run));
+        let current = facts.current.as_ref();
         Self {
             runs,
+            pace: current.and_then(|run| Some((run.run, facts.pace?))),
             workers: facts.workers.iter().map(|row| worker(row, facts)).collect(),
             queues: queues(facts),
         }
@@ -55,10 +59,10 @@ impl ApiFacts {
         Ok(runs.take(limit).map(run).collect())
     }
 
-    /// One run.
-    pub(super) fn run(&self, number: &str) -> Option<Value> {
-        let number: i64 = number.parse().ok()?;
-        self.runs.iter().find(|run| run.run == number).map(run)
+    /// How fast the targets of a run are settled, if that is known.
+    pub(super) fn pace(&self, run: i64) -> Option<Pace> {
+        let (current, pace) = self.pace?;
+        (current == run).then_some(pace)
     }
 
     /// The workers.
@@ -121,7 +125,7 @@ fn queues(facts: &Facts) -> Value {
         "broker_alarm": facts.queues.alarm.reason(),
         "broker_alarm_known": !matches!(facts.queues.alarm, Alarm::NotKnown(_)),
         "writer": {
-            "state": writer.state.text(),
+            "state": writer.state.name(),
             "rows": writer.rows,
             "applied": writer.applied,
             "duplicates": writer.duplicates,

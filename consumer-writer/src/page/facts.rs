@@ -12,16 +12,18 @@ use pingfleet_report::{
 };
 use pingfleet_store::{
     DeadChunkList, Fleet, NewestChange, QuarantineList, Reader, ReportRow, RttBin, RunState,
-    RunSummary, StoreError, Transport, WorkerRow, WriterLiveness, now_us,
+    RunSummary, StoreError, Transport, WorkerRow, WorkerState, WriterLiveness, now_us,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
-    PageSources,
-    queues::{Alarm, Queues},
+    PageSources, missing_chunks,
+    queues::{self, Alarm, Queues},
     rates::{Pace, Rates, SettledPoints},
-    workers::{Heard, LastBreak, Silence},
+    snapshot::Look,
+    workers::{self, Heard, LastBreak, Silence},
 };
 use crate::{WriterState, WriterSummary};
 
@@ -51,6 +53,9 @@ pub(super) struct Facts {
     /// How fast the targets of the current run are settled.
     pub(super) pace: Option<Pace>,
     pub(super) workers: Vec<WorkerRow>,
+    /// The workers as the page lists them: those of the last whole reading, or of the last one at which a state changed.
+    /// The ages of all rows change with each reading, and would be most of what a tab gets.
+    pub(super) listed: Vec<WorkerRow>,
     pub(super) rates: Rates,
     /// What was heard of the workers.
     pub(super) heard: Heard,
@@ -64,6 +69,8 @@ pub(super) struct Facts {
     pub(super) queues: Queues,
     pub(super) database: PathBuf,
     pub(super) transport: Option<Transport>,
+    /// For how long the queues have been empty without a worker that has a chunk in hand.
+    pub(super) unclaimed_for: Option<Duration>,
     pub(super) flags: String,
     /// Why the database cannot be read.
     pub(super) error: Option<String>,
@@ -82,7 +89,10 @@ pub(super) struct Source {
     /// When the broker was last known to have no alarm.
     clear_us: Option<i64>,
     slow_at: Option<Instant>,
+    /// Since when the queues have been empty without a worker that has a chunk in hand.
+    unclaimed_since: Option<Instant>,
     settled: SettledPoints,
+    listed_states: Vec<(Uuid, Option<WorkerState>)>,
     pub(super) facts: Facts,
 }
 
@@ -102,7 +112,9 @@ impl Source {
             last_break: None,
             clear_us: None,
             slow_at: None,
+            unclaimed_since: None,
             settled: SettledPoints::default(),
+            listed_states: Vec::new(),
             facts: Facts {
                 database: sources.database.clone(),
                 transport: Some(sources.transport),
@@ -110,6 +122,16 @@ impl Source {
                 ..Facts::default()
             },
         }
+    }
+
+    /// The next reading is a whole one.
+    pub(super) fn expect_changes(&mut self) {
+        self.slow_at = None;
+    }
+
+    /// Waits a moment for what the broker says now.
+    pub(super) async fn wait_for_queues(&self, look: &Look) {
+        queues::wait_until_current(self.queues.clone(), look).await;
     }
 
     /// Reads everything that is shown. Blocks.
@@ -156,13 +178,17 @@ impl Source {
         self.facts.workers = workers_now(fleet, now_us);
         let now = self.began.elapsed().as_secs_f64();
         self.facts.rates.take(&self.facts.workers, now);
+        self.unclaimed_since = missing_chunks::are_unclaimed(&self.facts)
+            .then(|| self.unclaimed_since.unwrap_or_else(Instant::now));
+        self.facts.unclaimed_for = self.unclaimed_since.map(|since| since.elapsed());
         Ok(())
     }
 
     fn try_read(&mut self) -> Result<(), PageError> {
-        self.try_read_workers()?;
-        let reader = self.reader()?;
         let is_due = self.slow_at.is_none_or(|at| at.elapsed() >= SLOW_INTERVAL);
+        self.try_read_workers()?;
+        self.list_workers(is_due);
+        let reader = self.reader()?;
         let known = self.facts.current.as_ref();
         let now = match known {
             Some(run) if !is_due => Some(reader.summary(run.run)?),
@@ -184,6 +210,18 @@ impl Source {
         }
         self.facts.now_us = now_us();
         Ok(())
+    }
+
+    /// Lists the workers anew when that is due, or the state of one is another.
+    fn list_workers(&mut self, is_due: bool) {
+        let heard = self.facts.heard;
+        let states = self.facts.workers.iter();
+        let states = states.map(|row| (row.instance, workers::state(row, heard)));
+        let states: Vec<_> = states.collect();
+        if is_due || states != self.listed_states {
+            self.listed_states = states;
+            self.facts.listed.clone_from(&self.facts.workers);
+        }
     }
 
     fn read_slow(&mut self, reader: &Reader) -> Result<(), PageError> {
@@ -236,7 +274,12 @@ impl Source {
     /// Takes what is known without the database.
     fn note_pipeline(&mut self) {
         self.facts.writer = *self.summary.borrow();
-        self.facts.queues = self.queues.borrow().clone();
+        let queues = self.queues.borrow();
+        self.facts.queues = if queues.is_current() {
+            queues.clone()
+        } else {
+            Queues::default()
+        };
     }
 
     /// Notes whether the writer receives heartbeats now.
@@ -287,4 +330,149 @@ fn workers_now(fleet: Fleet, now_us: i64) -> Vec<WorkerRow> {
         }
     }
     workers
+}
+
+#[cfg(test)]
+mod tests {
+    use pingfleet_broker::MemoryBroker;
+    use pingfleet_wire::timing::{HEARTBEAT_INTERVAL, WORKER_TIMEOUT};
+
+    use super::{super::alerts::tests::lost, *};
+
+    /// A source, with what is known of the writer and the queues.
+    struct Noted {
+        source: Source,
+        now_us: i64,
+    }
+
+    impl Noted {
+        fn new() -> Self {
+            let sources = PageSources {
+                database: PathBuf::from("/nonexistent"),
+                broker: Arc::new(MemoryBroker::new(1)),
+                transport: Transport::Broker,
+                summary: watch::channel(WriterSummary::default()).1,
+                flags: String::new(),
+            };
+            let queues = watch::channel(Queues::default()).1;
+            let mut source = Source::new(&sources, queues, CancellationToken::new());
+            source.last_break = Some(LastBreak::default());
+            Self {
+                source,
+                now_us: 1_000_000_000_000_000,
+            }
+        }
+
+        /// Some time later the writer is in a state, and the broker has an alarm or not.
+        fn after(&mut self, time: Duration, state: WriterState, alarm: Alarm) -> (Heard, bool) {
+            self.now_us += time.as_micros() as i64;
+            self.source.facts.writer.state = state;
+            self.source.facts.queues.alarm = alarm;
+            let fleet = Fleet {
+                as_of_us: self.now_us,
+                writer_away: None,
+                workers: Vec::new(),
+            };
+            self.source.note_heard(&fleet, self.now_us);
+            (self.source.facts.heard, self.source.facts.is_fleet_known)
+        }
+
+        fn clear(&self) -> Alarm {
+            Alarm::Clear(self.now_us)
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_writer_that_receives_knows_the_fleet() {
+        let mut noted = Noted::new();
+        for _ in 0..3 {
+            let clear = noted.clear();
+            let (heard, is_known) = noted.after(SECOND, WriterState::Connected, clear);
+            assert_eq!((heard.break_age, is_known), (None, true));
+        }
+    }
+
+    #[test]
+    fn a_writer_without_a_session_or_a_database_hears_nobody_until_heartbeats_were_due_again() {
+        for state in [
+            WriterState::NoBroker,
+            WriterState::WaitingForOtherWriter,
+            WriterState::WaitingForDatabase,
+        ] {
+            let mut noted = Noted::new();
+            noted.after(SECOND, WriterState::Connected, Alarm::default());
+            let (heard, is_known) = noted.after(WORKER_TIMEOUT, state, Alarm::default());
+            // Since it was last known to receive.
+            assert_eq!(heard.break_age, Some(WORKER_TIMEOUT), "{state:?}");
+            assert!(!is_known, "{state:?}");
+            let back = noted.after(SECOND, WriterState::Connected, Alarm::default());
+            assert_eq!(
+                (back.0.break_age, back.1),
+                (Some(WORKER_TIMEOUT + SECOND), false)
+            );
+            let two = 2 * HEARTBEAT_INTERVAL;
+            let known = noted.after(two, WriterState::Connected, Alarm::default());
+            assert!(known.0.break_age.is_some() && known.1, "{state:?}");
+            let (heard, _) = noted.after(WORKER_TIMEOUT, WriterState::Connected, Alarm::default());
+            assert_eq!(heard.break_age, None, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn an_alarm_counts_since_the_broker_was_known_to_have_none() {
+        let raised = || Alarm::Raised("low on disk".to_owned());
+        let mut noted = Noted::new();
+        let clear = noted.clear();
+        noted.after(Duration::ZERO, WriterState::Connected, clear);
+        // It is asked every 15 s only, so the alarm may be older than the last reading.
+        noted.after(9 * SECOND, WriterState::Connected, Alarm::NotKnown(None));
+        let (heard, is_known) = noted.after(SECOND, WriterState::Connected, raised());
+        assert_eq!((heard.break_age, is_known), (Some(10 * SECOND), false));
+        // The control: an alarm that is not known is none.
+        let mut noted = Noted::new();
+        noted.after(SECOND, WriterState::Connected, Alarm::default());
+        let (heard, is_known) = noted.after(SECOND, WriterState::Connected, Alarm::NotKnown(None));
+        assert_eq!((heard.break_age, is_known), (None, true));
+    }
+
+    #[test]
+    fn the_list_of_workers_is_that_of_the_last_whole_reading_or_of_a_new_state() {
+        let mut noted = Noted::new();
+        let source = &mut noted.source;
+        let listed = |source: &Source| source.facts.listed.first().map(|row| row.age);
+        source.facts.workers = vec![WorkerRow {
+            state: WorkerState::Live,
+            ..lost("berlin-2", SECOND)
+        }];
+        source.list_workers(false);
+        assert_eq!(listed(source), Some(SECOND), "a new worker");
+        source.facts.workers[0].age = 2 * SECOND;
+        source.list_workers(false);
+        assert_eq!(listed(source), Some(SECOND), "only its age is another");
+        source.list_workers(true);
+        assert_eq!(listed(source), Some(2 * SECOND), "it is due");
+        source.facts.workers[0].age = WORKER_TIMEOUT;
+        source.facts.workers[0].state = WorkerState::Lost;
+        source.list_workers(false);
+        assert_eq!(listed(source), Some(WORKER_TIMEOUT), "another state");
+        source.facts.workers.clear();
+        source.list_workers(false);
+        assert_eq!(listed(source), None);
+    }
+
+    #[test]
+    fn the_fleet_of_a_writer_that_is_away_is_not_of_now() {
+        let mut noted = Noted::new();
+        let fleet = |writer_away| Fleet {
+            as_of_us: 0,
+            writer_away,
+            workers: Vec::new(),
+        };
+        noted.source.note_heard(&fleet(Some(SECOND)), noted.now_us);
+        assert!(noted.source.facts.heard.is_away);
+        noted.source.note_heard(&fleet(None), noted.now_us);
+        assert!(!noted.source.facts.heard.is_away);
+    }
 }

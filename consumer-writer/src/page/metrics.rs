@@ -42,7 +42,7 @@ const WORKER_STATES: [(Option<WorkerState>, &str); 5] = [
 ];
 
 /// What one scrape shows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct MetricsSnapshot {
     writer: WriterSummary,
     queues: Queues,
@@ -79,6 +79,15 @@ impl MetricsSnapshot {
             dead_chunks: facts.dead.total,
             is_database_read: facts.error.is_none(),
             taken: Instant::now(),
+        }
+    }
+
+    /// The same when the database does not answer, with what the writer says now.
+    pub(super) fn unreadable(&self, writer: &WriterSummary) -> Self {
+        Self {
+            writer: *writer,
+            is_database_read: false,
+            ..self.clone()
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The live page: what runs, workers and the pipeline do now, in a browser and as JSON. It only reads: through a
 //! [`pingfleet_store::Reader`] of its own, the summary that the writer publishes, and the depths of the queues.
 //!
-//! One task takes a snapshot once a second while somebody looks, whatever the number of tabs, and a smaller one for each
-//! scrape of the metrics. The page without a script and the event stream show the same fragments.
+//! One task takes a snapshot once a second while somebody looks, whatever the number of tabs, a last one at the end, and a
+//! smaller one for each scrape of the metrics. The page without a script and the event stream show the same fragments.
 
 mod alerts;
 mod api;
+mod api_run;
 mod facts;
 mod metrics;
+mod missing_chunks;
 mod pipeline;
 mod queues;
 mod rates;
@@ -45,12 +47,14 @@ pub struct PageSources {
     pub flags: String,
 }
 
-/// Serves the page until `stop`.
+/// Serves the page until `stop`. Open tabs get one more snapshot then: that of the end.
 pub async fn serve(server: Server, sources: PageSources, stop: CancellationToken) {
     let (depths, queues) = watch::channel(queues::Queues::default());
-    let streams = EventStreams::new(server.limits(), stop.clone());
+    // The streams end by themselves, behind the last snapshot.
+    let streams = EventStreams::new(server.limits(), CancellationToken::new());
     let look = Arc::new(Look::new(streams));
-    let routes = routes::routes(Arc::clone(&look), &sources, &stop);
+    let ended = look.ended();
+    let routes = routes::routes(Arc::clone(&look), &sources, &ended);
     let mut tasks = JoinSet::new();
     tasks.spawn(queues::follow(
         Arc::clone(&sources.broker),
@@ -59,10 +63,10 @@ pub async fn serve(server: Server, sources: PageSources, stop: CancellationToken
         depths,
         stop.clone(),
     ));
-    let token = stop.clone();
+    let token = ended.clone();
     let source = move || Source::new(&sources, queues.clone(), token.clone());
-    tasks.spawn(snapshot::follow(source, look, stop.clone()));
-    server.serve(routes, stop).await;
+    tasks.spawn(snapshot::follow(source, look, stop));
+    server.serve(routes, ended).await;
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "the live page failed");

@@ -79,6 +79,8 @@ pub(super) struct Pace {
     pub(super) settled_per_s: f64,
     /// The time that it is taken over.
     pub(super) over: Duration,
+    /// How long nothing has been settled, as far as this time shows it.
+    pub(super) still: Duration,
 }
 
 /// How many targets of a run were settled at the times of the last minute, since some start.
@@ -112,9 +114,16 @@ impl SettledPoints {
         let (first, last) = (self.points.front()?, self.points.back()?);
         let over = last.0.saturating_sub(first.0);
         let settled = (last.1 - first.1).max(0);
+        let unchanged = self
+            .points
+            .iter()
+            .rev()
+            .take_while(|(_, settled)| *settled == last.1);
+        let still_since = unchanged.last().map_or(last.0, |(at, _)| *at);
         (over >= MIN_PACE_TIME).then(|| Pace {
             settled_per_s: settled as f64 / over.as_secs_f64(),
             over,
+            still: last.0.saturating_sub(still_since),
         })
     }
 }
@@ -145,6 +154,19 @@ mod tests {
         assert_eq!(rate(&points), Some(5.0));
         points.take(2, 10, second(111));
         assert_eq!(rate(&points), None);
+    }
+
+    #[test]
+    fn a_run_stands_still_since_its_last_settled_target_and_not_only_after_a_minute() {
+        let mut points = SettledPoints::default();
+        let second = Duration::from_secs;
+        for at in 0..30 {
+            points.take(1, 10 * at.min(12), second(at as u64));
+            let still = points.pace().map(|pace| pace.still);
+            let expected = second((at - 12).max(0) as u64);
+            assert_eq!(still, (at >= 5).then_some(expected), "{at}");
+        }
+        assert!(points.pace().is_some_and(|pace| pace.settled_per_s > 0.0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use askama::Template as _;
 use axum::{
     Router,
     body::Bytes,
-    extract::{Path, RawQuery, Request, State},
+    extract::{Path, RawQuery, Request, State, rejection::PathRejection},
     http::{HeaderValue, StatusCode, header::CONTENT_SECURITY_POLICY},
     routing::get,
 };
@@ -20,14 +20,15 @@ use pingfleet_report::{PageError, parts::STYLE};
 use pingfleet_store::{Reader, RunState, StoreError};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PageSources, metrics,
+    PageSources, api_run, metrics,
     snapshot::{Look, Snapshot},
     view::LivePage,
 };
+use crate::WriterSummary;
 
 const LIVE_STYLE: &str = include_str!("../../assets/live.css");
 const CHARTS: &str = include_str!("../../assets/charts.js");
@@ -54,9 +55,12 @@ struct Site {
     flags: String,
     stop: CancellationToken,
     registry: Registry,
+    writer: watch::Receiver<WriterSummary>,
     /// The newest reports of finished runs. Who makes one holds the lock until it is made, even if the visitor has left: so
     /// there is one at a time.
     reports: Arc<Mutex<VecDeque<(i64, Bytes)>>>,
+    /// Held by who reads a run for the API.
+    run_turn: Arc<Mutex<()>>,
 }
 
 type Shared = State<Arc<Site>>;
@@ -68,8 +72,10 @@ pub(super) fn routes(look: Arc<Look>, sources: &PageSources, stop: &Cancellation
         look,
         database: sources.database.clone(),
         flags: sources.flags.clone(),
+        writer: sources.summary.clone(),
         stop: stop.clone(),
         reports: Arc::default(),
+        run_turn: Arc::default(),
     };
     Router::new()
         .route("/", get(page))
@@ -78,7 +84,7 @@ pub(super) fn routes(look: Arc<Look>, sources: &PageSources, stop: &Cancellation
         .route("/assets/{name}", get(asset))
         .route(exposition::PATH, get(serve_metrics))
         .route("/api/v1/runs", get(api_runs))
-        .route("/api/v1/runs/{run}", get(api_run))
+        .route("/api/v1/runs/{run}", get(api_one_run))
         .route("/api/v1/workers", get(api_workers))
         .route("/api/v1/queues", get(api_queues))
         .fallback(nothing)
@@ -121,25 +127,13 @@ async fn page(State(site): Shared) -> Answer {
 }
 
 async fn events(State(site): Shared, request: Request) -> Answer {
-    let follow = site.look.follow();
-    let sent = Vec::new();
     let events = stream::unfold(
-        (follow, sent, true),
-        |(mut follow, mut sent, first)| async move {
+        (site.look.follow(), Vec::new()),
+        |(mut follow, mut sent)| async move {
             loop {
-                let known = if first {
-                    follow.borrow_and_update().clone()
-                } else {
-                    None
-                };
-                let snapshot = if let Some(known) = known {
-                    known
-                } else {
-                    follow.changed().await.ok()?;
-                    follow.borrow_and_update().clone()?
-                };
+                let snapshot = follow.next().await?;
                 if let Some(event) = changes(&snapshot, &mut sent) {
-                    return Some((event, (follow, sent, false)));
+                    return Some((event, (follow, sent)));
                 }
             }
         },
@@ -254,8 +248,8 @@ async fn from_snapshot(site: &Site, answer: impl FnOnce(&Snapshot) -> Answer) ->
 
 async fn serve_metrics(State(site): Shared, request: Request) -> Answer {
     match site.look.fresh_metrics().await {
-        Some(_) => exposition(request.headers(), &site.registry),
-        None => not_ready(exposition::PATH),
+        None if !site.look.note_unreadable(&site.writer.borrow()) => not_ready(exposition::PATH),
+        _ => exposition(request.headers(), &site.registry),
     }
 }
 
@@ -268,20 +262,44 @@ async fn api_runs(State(site): Shared, RawQuery(query): RawQuery) -> Answer {
     .await
 }
 
-async fn api_run(State(site): Shared, Path(run): Path<String>) -> Answer {
-    from_snapshot(&site, |snapshot| {
-        snapshot.api.run(&run).map_or_else(
-            || {
-                failed(
-                    StatusCode::NOT_FOUND,
-                    "/api/",
-                    &format!("There is no run {run}."),
-                )
-            },
-            |run| as_json(&run),
-        )
-    })
-    .await
+async fn api_one_run(State(site): Shared, run: Result<Path<String>, PathRejection>) -> Answer {
+    // A name that is no UTF-8 is that of no run.
+    let run = run.map_or_else(
+        |_| String::from(char::REPLACEMENT_CHARACTER),
+        |Path(run)| run,
+    );
+    let no_run = || {
+        let sentence = format!("There is no run {run}.");
+        failed(StatusCode::NOT_FOUND, "/api/", &sentence)
+    };
+    let Ok(number) = run.parse::<i64>() else {
+        return no_run();
+    };
+    let Some(snapshot) = site.look.fresh().await else {
+        return not_ready("/api/");
+    };
+    // One at a time, even if the visitor has left.
+    let turn = Arc::clone(&site.run_turn).lock_owned().await;
+    let (database, stop) = (site.database.clone(), site.stop.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        api_run::read(&Reader::open(&database)?.interrupted_by(stop), number)
+    });
+    match read.await {
+        Ok(Ok((summary, progress))) => {
+            let pace = snapshot.api.pace(number);
+            as_json(&api_run::run_object(&summary, progress.as_ref(), pace))
+        }
+        Ok(Err(StoreError::NoSuchRun { .. })) => no_run(),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, run = number, "a run cannot be read for the API of the live page");
+            not_ready("/api/")
+        }
+        Err(error) => {
+            tracing::error!(%error, run = number, "a run cannot be read for the API of the live page");
+            not_ready("/api/")
+        }
+    }
 }
 
 async fn api_workers(State(site): Shared) -> Answer {

@@ -1,4 +1,5 @@
-//! One task that makes a snapshot once a second while somebody looks, for all tabs, and one for each scrape of the metrics.
+//! One task that makes a snapshot once a second while somebody looks, for all tabs, a last one at the end, and one for each
+//! scrape of the metrics.
 
 use std::{
     sync::{
@@ -21,6 +22,7 @@ use super::{
     view::{Fragment, fragments},
     worker_totals::WorkerTotals,
 };
+use crate::WriterSummary;
 
 /// How often a snapshot is made.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -36,6 +38,12 @@ const SCRAPED_WITHIN: Duration = Duration::from_mins(3);
 
 /// How old a snapshot may be that a new page shows.
 const FRESH: Duration = Duration::from_millis(1500);
+
+/// How long the last snapshot may take.
+const LAST_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a scrape waits for the database. Prometheus itself waits for 10 s.
+const METRICS_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a page waits for a snapshot.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
@@ -58,6 +66,9 @@ pub(super) struct Look {
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     metrics: watch::Sender<Option<Arc<MetricsSnapshot>>>,
     wanted: Notify,
+    queues_wanted: Notify,
+    /// Cancelled when there is no further snapshot.
+    ended: CancellationToken,
     /// Whether somebody waits for metrics.
     are_metrics_wanted: AtomicBool,
     began: Instant,
@@ -74,6 +85,8 @@ impl Look {
             snapshots: watch::Sender::default(),
             metrics: watch::Sender::default(),
             wanted: Notify::new(),
+            queues_wanted: Notify::new(),
+            ended: CancellationToken::new(),
             are_metrics_wanted: AtomicBool::new(false),
             began: Instant::now(),
             asked_ms: AtomicU64::new(0),
@@ -100,9 +113,25 @@ impl Look {
         self.began.elapsed().as_millis() as u64
     }
 
+    /// Is cancelled when the last snapshot is there, or was not made in time.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// The snapshots from now on.
-    pub(super) fn follow(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
-        self.snapshots.subscribe()
+    pub(super) fn follow(&self) -> FollowedSnapshots {
+        let mut snapshots = self.snapshots.subscribe();
+        let is_fresh = snapshots
+            .borrow()
+            .as_ref()
+            .is_some_and(|known| known.taken.elapsed() < FRESH);
+        if is_fresh {
+            snapshots.mark_changed();
+        }
+        FollowedSnapshots {
+            snapshots,
+            ended: self.ended.clone(),
+        }
     }
 
     /// The metrics from now on.
@@ -114,7 +143,13 @@ impl Look {
     pub(super) async fn fresh(&self) -> Option<Arc<Snapshot>> {
         self.asked_ms.store(self.now_ms() + 1, Ordering::Relaxed);
         let ask = || self.wanted.notify_one();
-        fresh_of(self.snapshots.subscribe(), |known| known.taken, ask).await
+        fresh_of(
+            self.snapshots.subscribe(),
+            |known| known.taken,
+            ask,
+            SNAPSHOT_WAIT,
+        )
+        .await
     }
 
     /// The metrics of now. None if there are none in time.
@@ -124,7 +159,65 @@ impl Look {
             self.are_metrics_wanted.store(true, Ordering::Relaxed);
             self.wanted.notify_one();
         };
-        fresh_of(self.metrics.subscribe(), |known| known.taken, ask).await
+        fresh_of(
+            self.metrics.subscribe(),
+            |known| known.taken,
+            ask,
+            METRICS_WAIT,
+        )
+        .await
+    }
+
+    /// Notes for the metrics that the database does not answer. Returns whether there are metrics of an earlier time.
+    pub(super) fn note_unreadable(&self, writer: &WriterSummary) -> bool {
+        let mut is_known = false;
+        self.metrics.send_if_modified(|known| {
+            let Some(earlier) = known else {
+                return false;
+            };
+            is_known = true;
+            let is_late = earlier.taken.elapsed() >= FRESH;
+            if is_late {
+                *known = Some(Arc::new(earlier.unreadable(writer)));
+            }
+            is_late
+        });
+        is_known
+    }
+
+    /// Has the queues read now.
+    pub(super) fn want_queues(&self) {
+        self.queues_wanted.notify_one();
+    }
+
+    /// Waits until somebody wants the queues read.
+    pub(super) async fn queues_wanted(&self) {
+        self.queues_wanted.notified().await;
+    }
+}
+
+/// Each snapshot that is published, for one tab: one that takes them slowly gets the newest one.
+#[derive(Debug)]
+pub(super) struct FollowedSnapshots {
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    ended: CancellationToken,
+}
+
+impl FollowedSnapshots {
+    /// The next one: at first the last one that was published. None behind the last one.
+    pub(super) async fn next(&mut self) -> Option<Arc<Snapshot>> {
+        loop {
+            tokio::select! {
+                // First, so that the last snapshot is not left out.
+                biased;
+                changed = self.snapshots.changed() => changed.ok()?,
+                () = self.ended.cancelled() => return None,
+            }
+            let found = self.snapshots.borrow_and_update().clone();
+            if found.is_some() {
+                return found;
+            }
+        }
     }
 }
 
@@ -133,6 +226,7 @@ async fn fresh_of<T>(
     mut published: watch::Receiver<Option<Arc<T>>>,
     taken: fn(&T) -> Instant,
     ask: impl FnOnce(),
+    wait: Duration,
 ) -> Option<Arc<T>> {
     let known = published.borrow_and_update().clone();
     if let Some(known) = known
@@ -141,30 +235,53 @@ async fn fresh_of<T>(
         return Some(known);
     }
     ask();
-    let changed = tokio::time::timeout(SNAPSHOT_WAIT, published.changed()).await;
+    let changed = tokio::time::timeout(wait, published.changed()).await;
     changed.ok()?.ok()?;
     published.borrow().clone()
 }
 
-/// Makes snapshots until `stop`. `source` makes what they are read from.
+/// Makes snapshots until `stop`, and then a last one if somebody looks. `source` makes what they are read from.
 pub(super) async fn follow(source: impl Fn() -> Source, look: Arc<Look>, stop: CancellationToken) {
+    // The tabs and the server end in any case.
+    let _ended = look.ended.clone().drop_guard();
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_WAIT).await;
+    };
+    tokio::select! {
+        () = follow_to_the_end(source, &look, &stop) => {}
+        () = too_late => tracing::debug!("the live page ended without its last snapshot"),
+    }
+}
+
+async fn follow_to_the_end(source: impl Fn() -> Source, look: &Look, stop: &CancellationToken) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reading = source();
     let mut totals = WorkerTotals::default();
     // The first reading is at once, before this writer is in the database.
     let mut unwatched = UNWATCHED_INTERVALS - 1;
-    loop {
+    let mut is_last = false;
+    while !is_last {
         tokio::select! {
-            () = stop.cancelled() => return,
+            biased;
+            () = stop.cancelled() => is_last = true,
             () = look.wanted.notified() => {}
             _ = ticks.tick() => {}
         }
         let is_watched = look.is_watched();
         let is_scraped = look.are_metrics_wanted.swap(false, Ordering::Relaxed);
         unwatched = if is_watched { 0 } else { unwatched + 1 };
-        if !is_scraped && !unwatched.is_multiple_of(UNWATCHED_INTERVALS) {
+        let is_idle = !is_scraped && !unwatched.is_multiple_of(UNWATCHED_INTERVALS);
+        if is_idle || (is_last && !is_watched) {
             continue;
+        }
+        if is_watched || is_scraped {
+            reading.wait_for_queues(look).await;
+        }
+        if is_last {
+            // The lists and charts too.
+            reading.expect_changes();
         }
         let making = tokio::task::spawn_blocking(move || {
             let snapshot = is_watched.then(|| take(&mut reading));
@@ -177,13 +294,8 @@ pub(super) async fn follow(source: impl Fn() -> Source, look: Arc<Look>, stop: C
             }
             (reading, snapshot)
         });
-        let made = tokio::select! {
-            // `stop` interrupts the reading too, but not its wait for a locked database.
-            () = stop.cancelled() => return,
-            made = making => made,
-        };
         let snapshot;
-        (reading, snapshot) = match made {
+        (reading, snapshot) = match making.await {
             Ok(made) => made,
             Err(error) => {
                 tracing::error!(%error, "a snapshot of the live page failed; the next one starts anew");

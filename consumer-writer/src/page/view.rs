@@ -326,17 +326,17 @@ fn changes(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
 }
 
 fn worker_list(facts: &Facts) -> Result<String, PageError> {
-    if facts.workers.is_empty() {
+    if facts.listed.is_empty() {
         return Ok(String::new());
     }
     let states: Vec<_> = facts
-        .workers
+        .listed
         .iter()
         .map(|row| workers::state(row, facts.heard))
         .collect();
     let is_lost = |state: &&Option<WorkerState>| **state == Some(WorkerState::Lost);
     let lost = states.iter().filter(is_lost).count();
-    let rows = facts.workers.iter().zip(&states).map(|(row, state)| {
+    let rows = facts.listed.iter().zip(&states).map(|(row, state)| {
         let seconds = |age: std::time::Duration| {
             Cell::Number(length(age.as_micros() as i64), age.as_secs_f64())
         };
@@ -361,10 +361,10 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
         title: "Workers",
         note: format!(
             "{}, {lost} lost; rates between the last two heartbeats",
-            counted(facts.workers.len() as i64, "worker")
+            counted(facts.listed.len() as i64, "worker")
         ),
-        is_tall: facts.workers.len() > MAX_SINGLE_WORKERS,
-        is_filtered: facts.workers.len() > 10,
+        is_tall: facts.listed.len() > MAX_SINGLE_WORKERS,
+        is_filtered: facts.listed.len() > 10,
         table: Table {
             caption: "Workers",
             class: "sortable",

@@ -1,10 +1,13 @@
 //! What the workers of each name did, for the metrics. No I/O.
 //!
 //! A name stands for all processes that used it: one that was killed and the one that was started after it. Names come
-//! from the network, so how many are listed is bounded. A listed name stays as long as the database knows a worker of it,
-//! so that others cannot displace it.
+//! from the network, so how many are listed is bounded. A name that was heard of in the last day stays listed, so that
+//! others cannot displace it while the alert for a lost worker is about it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use pingfleet_store::{WorkerRow, WorkerState};
 use pingfleet_wire::LocalLossCounts;
@@ -15,7 +18,10 @@ use super::workers::{self, Heard};
 /// The most names that are listed. Each has over 20 series.
 const MAX_NAMES: usize = 500;
 
-/// What workers did since their start.
+/// For how long a name of which nothing is heard keeps its place when others need it: as long as the alert for a lost worker.
+const KEPT: Duration = Duration::from_hours(24);
+
+/// What workers did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) requests: u64,
@@ -67,9 +73,13 @@ pub(super) struct WorkerSample {
     pub(super) counts: Counts,
 }
 
-/// The counts of all names so far. They never go down.
+/// The counts of all names since the first look at the database. They never go down.
+///
+/// What was there at the first look counts nothing: the database forgets processes that ended, so a total of those that it
+/// still knows would be lower than that of an earlier writer, and read as more work (a counter that begins anew).
 #[derive(Debug, Default)]
 pub(super) struct WorkerTotals {
+    has_looked: bool,
     /// The largest counts of each process that the database knows.
     processes: HashMap<Uuid, Counts>,
     names: BTreeMap<String, Counts>,
@@ -78,28 +88,44 @@ pub(super) struct WorkerTotals {
 impl WorkerTotals {
     /// Takes what the database says now.
     pub(super) fn take(&mut self, rows: &[WorkerRow]) {
+        self.list_names(rows);
         let mut known = std::mem::take(&mut self.processes);
-        let mut has_made_room = false;
         for row in rows {
-            if !self.names.contains_key(&row.worker) {
-                if self.names.len() >= MAX_NAMES && !has_made_room {
-                    let present: HashSet<_> = rows.iter().map(|row| &row.worker).collect();
-                    self.names.retain(|name, _| present.contains(name));
-                    has_made_room = true;
-                }
-                if self.names.len() >= MAX_NAMES {
-                    continue;
-                }
+            let Some(total) = self.names.get_mut(&row.worker) else {
+                continue;
+            };
+            let counts = Counts::of(row);
+            let before = known.remove(&row.instance);
+            let before = before.unwrap_or(if self.has_looked {
+                Counts::default()
+            } else {
+                counts
+            });
+            // A heartbeat with smaller counts than the one before counts nothing.
+            let now = before.zip(&counts, u64::max);
+            let more = now.zip(&before, u64::saturating_sub);
+            *total = total.zip(&more, u64::saturating_add);
+            self.processes.insert(row.instance, now);
+        }
+        self.has_looked = true;
+    }
+
+    /// Gives names a place, first those of workers that are not lost.
+    fn list_names(&mut self, rows: &[WorkerRow]) {
+        let new = rows
+            .iter()
+            .filter(|row| !self.names.contains_key(&row.worker));
+        if self.names.len() + new.count() > MAX_NAMES {
+            let kept = rows.iter().filter(|row| row.age < KEPT);
+            let kept: HashSet<_> = kept.map(|row| &row.worker).collect();
+            self.names.retain(|name, _| kept.contains(name));
+        }
+        let (lost, others): (Vec<_>, Vec<_>) =
+            rows.iter().partition(|row| row.state == WorkerState::Lost);
+        for row in others.into_iter().chain(lost) {
+            if self.names.len() < MAX_NAMES && !self.names.contains_key(&row.worker) {
                 self.names.insert(row.worker.clone(), Counts::default());
             }
-            let before = known.remove(&row.instance).unwrap_or_default();
-            // A heartbeat with smaller counts than the one before counts nothing.
-            let now = before.zip(&Counts::of(row), u64::max);
-            if let Some(total) = self.names.get_mut(&row.worker) {
-                let more = now.zip(&before, u64::saturating_sub);
-                *total = total.zip(&more, u64::saturating_add);
-            }
-            self.processes.insert(row.instance, now);
         }
     }
 
@@ -187,6 +213,7 @@ mod tests {
     fn the_counts_of_a_name_never_go_down() {
         use WorkerState::{Live, Lost};
         let mut totals = WorkerTotals::default();
+        taken(&mut totals, &[row("w", 1, Live, 0)]);
         let first = taken(&mut totals, &[row("w", 1, Live, 100)]);
         assert_eq!(first.counts.requests, 100);
         assert_eq!(first.counts.local_losses[0], 50);
@@ -207,6 +234,59 @@ mod tests {
         // The database forgets the first one.
         let only = taken(&mut totals, &[row("w", 2, Live, 40)]);
         assert_eq!((only.counts.requests, only.counts.targets), (140, 140));
+    }
+
+    #[test]
+    fn another_writer_counts_from_0_so_that_no_work_is_counted_twice() {
+        let mut totals = WorkerTotals::default();
+        let first = taken(&mut totals, &[row("w", 2, WorkerState::Live, 40)]);
+        assert_eq!(first.counts, Counts::default());
+        let next = taken(&mut totals, &[row("w", 2, WorkerState::Live, 45)]);
+        assert_eq!(next.counts.requests, 5);
+        // A process that it has not seen before counts wholly.
+        let rows = [
+            row("w", 2, WorkerState::Live, 45),
+            row("w", 3, WorkerState::Live, 7),
+        ];
+        assert_eq!(taken(&mut totals, &rows).counts.requests, 12);
+    }
+
+    #[test]
+    fn live_names_have_a_place_before_lost_ones_and_take_those_of_old_ones() {
+        let lost = |number: u32, age| {
+            let mut row = row(
+                &format!("lost-{number}"),
+                10 + u128::from(number),
+                WorkerState::Lost,
+                1,
+            );
+            row.age = age;
+            row
+        };
+        let listed = |totals: &WorkerTotals, rows: &[WorkerRow]| {
+            let (samples, not_listed) = totals.samples(rows, Heard::default());
+            let is_listed = samples.iter().any(|sample| sample.name == "w");
+            (samples.len(), not_listed, is_listed)
+        };
+        let live = row("w", 1, WorkerState::Live, 7);
+        let recent = |number| lost(number, Duration::from_hours(1));
+        let mut rows: Vec<_> = (0..600).map(recent).collect();
+        rows.push(live.clone());
+        let mut totals = WorkerTotals::default();
+        totals.take(&rows);
+        assert_eq!(listed(&totals, &rows), (MAX_NAMES, 101, true));
+        // One that comes later finds all places taken by workers that were lost in the last day, and then by older ones.
+        for (age, expected) in [
+            (KEPT / 2, (MAX_NAMES, 101, false)),
+            (KEPT, (MAX_NAMES, 101, true)),
+        ] {
+            let mut rows: Vec<_> = (0..600).map(|number| lost(number, age)).collect();
+            let mut totals = WorkerTotals::default();
+            totals.take(&rows);
+            rows.push(live.clone());
+            totals.take(&rows);
+            assert_eq!(listed(&totals, &rows), expected, "{age:?}");
+        }
     }
 
     #[test]
@@ -231,12 +311,9 @@ mod tests {
     fn how_many_names_are_listed_is_bounded_and_a_flood_displaces_none() {
         let mut totals = WorkerTotals::default();
         let own = row("w", 1, WorkerState::Lost, 7);
-        assert_eq!(
-            taken(&mut totals, std::slice::from_ref(&own))
-                .counts
-                .requests,
-            7
-        );
+        taken(&mut totals, &[row("w", 1, WorkerState::Live, 0)]);
+        let first = taken(&mut totals, std::slice::from_ref(&own));
+        assert_eq!(first.counts.requests, 7);
         for flood in 0..3_u32 {
             let names = (0..2000_u32).map(|number| {
                 let instance = 10 + u128::from(flood * 2000 + number);

@@ -95,6 +95,28 @@ enum Command {
     Broker(broker::BrokerCommand),
 }
 
+#[cfg(target_os = "linux")]
+impl Command {
+    /// Whether it reads the database and changes nothing.
+    fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Runs(_)
+                | Self::Report(_)
+                | Self::Export(_)
+                | Self::Diff(_)
+                | Self::Hosts(_)
+                | Self::History(_)
+                | Self::Workers(_)
+                | Self::Verify(_)
+        )
+    }
+}
+
+/// How much nicer a command that only reads is than who started it (nice(2)).
+#[cfg(target_os = "linux")]
+const READING_NICENESS: i32 = 10;
+
 /// Names a run of a database.
 #[derive(Debug, Args)]
 struct RunArgs {
@@ -112,6 +134,11 @@ fn main() -> ExitCode {
 fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let layers = arguments.common.layers(Verbosity::Warnings);
     let quiet = arguments.common.quiet;
+    // A sweep or a writer beside it goes first. Threads that it starts later are as nice. Without it the command works as well.
+    #[cfg(target_os = "linux")]
+    if arguments.command.only_reads() {
+        rustix::process::nice(READING_NICENESS).ok();
+    }
     match &arguments.command {
         Command::Sweep(args) => sweep::sweep(args, layers, quiet),
         Command::Resume(args) => resume::resume(args, layers, quiet),

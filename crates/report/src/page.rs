@@ -140,6 +140,10 @@ pub(crate) fn bar_text(summary: &RunSummary) -> String {
     if to_do > 0 {
         parts.push(format!("to do {}", grouped(to_do)));
     }
+    if parts.is_empty() {
+        // A run that is being planned.
+        return "no target yet".to_owned();
+    }
     parts.join(", ")
 }
 

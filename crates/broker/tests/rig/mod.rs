@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use pingfleet_broker::{
     Broker, Confirmed, Consumer, Delivery, MemoryBroker, QueueName, RabbitBroker, RabbitConfig,
 };
@@ -14,6 +14,9 @@ use pingfleet_testbed::Rabbit;
 
 /// A test fails when something takes longer than this.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How often the queues of a test are declared before it fails.
+const MAX_ATTEMPTS: u32 = 5;
 
 /// A broker, with access for an administrator.
 pub(crate) struct Rig {
@@ -49,7 +52,13 @@ pub(crate) fn node<T>(act: impl FnOnce(&Rabbit) -> Result<T>) -> Result<T> {
 /// RabbitMQ with fresh queues whose names begin with `prefix`.
 pub(crate) async fn rabbit(prefix: &str) -> Result<Rig> {
     let broker = RabbitBroker::new(&config(prefix)?)?;
-    broker.ensure(&QueueName::ALL).await?;
+    // On a busy machine RabbitMQ exceeds its own time limit for a quorum queue and closes the connection with
+    // INTERNAL_ERROR. The programs connect again then.
+    let mut attempts = 0;
+    while let Err(error) = broker.ensure(&QueueName::ALL).await {
+        attempts += 1;
+        ensure!(error.is_transient() && attempts < MAX_ATTEMPTS, error);
+    }
     Ok(Rig {
         broker: Arc::new(broker),
         outside: Outside::Rabbit {

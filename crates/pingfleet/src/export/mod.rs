@@ -148,18 +148,54 @@ fn check_paths(args: &ExportArgs, database: &Path) -> Result<(), Failure> {
     for path in output.into_iter().chain(&args.metadata) {
         refuse_database(path, database)?;
     }
-    if args.metadata.is_some() && args.metadata.as_ref() == output {
+    if let (Some(output), Some(metadata)) = (output, &args.metadata)
+        && is_same(output, metadata)
+    {
         return Err(usage("-o and --metadata name the same file"));
     }
     Ok(())
 }
 
-/// Refuses a file that would replace the database.
+/// Refuses a file that would replace the database, or one of the files beside it: SQLite's log and its index, and locks.
 pub(crate) fn refuse_database(path: &Path, database: &Path) -> Result<(), Failure> {
-    if same_file::is_same_file(path, database).unwrap_or(false) {
+    if is_same(path, database) {
         return Err(usage(format_args!("{} is the database", path.display())));
     }
+    let (Some(place), Some(database)) = (place(path), place(database)) else {
+        return Ok(());
+    };
+    let place = place.to_string_lossy();
+    let beside = place.strip_prefix(&*database.to_string_lossy());
+    if beside.is_some_and(|end| {
+        ["-wal", "-shm", "-journal"].contains(&end)
+            || end.starts_with('-')
+                && Path::new(end)
+                    .extension()
+                    .is_some_and(|found| found == "lock")
+    }) {
+        return Err(usage(format_args!(
+            "{} belongs to the database",
+            path.display()
+        )));
+    }
     Ok(())
+}
+
+/// Whether two paths name one file, also when it does not exist yet.
+fn is_same(one: &Path, other: &Path) -> bool {
+    same_file::is_same_file(one, other).unwrap_or(false)
+        || place(one).is_some_and(|one| Some(one) == place(other))
+}
+
+/// The folder in which a file is or will be, without links and dots, with the file's name.
+fn place(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent()?;
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    Some(folder.canonicalize().ok()?.join(path.file_name()?))
 }
 
 fn write(

@@ -276,9 +276,12 @@ impl Pruning<'_> {
             print(&sum)?;
         }
         if args.vacuum {
-            let sizes = vacuum::vacuum(&mut self.writer)?;
-            if !self.quiet {
-                print(&sizes)?;
+            match vacuum::vacuum(&mut self.writer) {
+                Ok(sizes) if !self.quiet => print(&sizes)?,
+                Ok(_) => {}
+                // What failed before it is said as well.
+                Err(failure) if self.failed.is_empty() => return Err(failure),
+                Err(failure) => self.failed.push(failure.message),
             }
         }
         self.writer.close()?;

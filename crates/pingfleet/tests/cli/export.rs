@@ -323,6 +323,11 @@ fn the_format_follows_the_name_of_the_file() -> anyhow::Result<()> {
         (&["-o", "a"], "add --format"),
         (&["--format", "xml"], "--format"),
         (&["-o", "a.csv", "--metadata", "a.csv"], "same file"),
+        (&["-o", "new.csv", "--metadata", "./new.csv"], "same file"),
+        (
+            &["-o", "./pingfleet.db-wal", "--format", "csv"],
+            "belongs to the database",
+        ),
         (
             &["-o", "pingfleet.db", "--format", "csv"],
             "is the database",

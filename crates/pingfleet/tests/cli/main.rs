@@ -13,6 +13,7 @@ mod html_diff;
 mod linked;
 mod live;
 mod live_relay;
+mod live_run;
 mod logging;
 mod machine;
 mod metrics;

@@ -154,7 +154,14 @@ fn both_roles_pass_promtool_and_serve_exactly_the_documented_series() -> Result<
             let (documented_kind, documented_labels) = &documented[name];
             assert_eq!(kind, documented_kind, "{name}");
             // What is not known has no sample: nobody answers for the queues here.
-            let is_sampled = body.lines().any(|line| line.starts_with(name));
+            let is_sampled = body.lines().any(|line| {
+                let rest = line.strip_prefix(name.as_str());
+                rest.is_some_and(|rest| {
+                    ["{", " ", "_bucket{"]
+                        .iter()
+                        .any(|next| rest.starts_with(next))
+                })
+            });
             if is_sampled {
                 assert_eq!(labels, documented_labels, "{name}");
             } else {
@@ -257,7 +264,8 @@ fn a_sweep_with_a_page_has_metrics_that_grow() -> Result<()> {
 #[test]
 fn names_of_workers_are_escaped_and_bounded() -> Result<()> {
     let dir = generated(40, 1)?;
-    let hostile = "x\"} 1\\n";
+    // Names are listed in their order while there is room, so this one is listed.
+    let hostile = "a\"} 1\\n";
     let flood = (0..600).map(|number| format!("flood-{number}"));
     add_workers(&dir, [hostile.to_owned()].into_iter().chain(flood))?;
     let writer = Live::writer(&dir, "log")?;
@@ -266,6 +274,8 @@ fn names_of_workers_are_escaped_and_bounded() -> Result<()> {
     assert!(is_clean, "{printed}\n{body}");
     let series = |name: &str| body.lines().filter(|line| line.starts_with(name)).count();
     assert_eq!(series("pingfleet_worker_up{"), 500);
+    let line = "pingfleet_worker_up{worker=\"a\\\"} 1\\\\n\"} 1";
+    assert!(body.lines().any(|found| found == line), "{body}");
     assert_eq!(series("pingfleet_worker_local_losses_total{"), 500 * 11);
     assert!(
         body.contains("\npingfleet_worker_names_not_listed 101\n"),
@@ -369,17 +379,17 @@ fn the_alert_rules_pass_their_tests() -> Result<()> {
         "alerts.test.yml",
         document("deploy/prometheus/alerts.test.yml")?,
     )?;
-    for alert in &alerts {
-        let never = rules.replace(
-            &format!("- alert: {alert}\n        expr: "),
-            &format!("- alert: {alert}\n        expr: vector(1) == 0 and on () "),
-        );
-        let never = never.replace("and on () >-\n", ">-\n          vector(1) == 0 and on () ");
-        let never = never.replace("vector(1) == 0 >-", ">-");
-        ensure!(never != rules, "{alert} is unchanged");
-        dir.write("alerts.yml", never)?;
+    let rule = |alert: &&str| rules.find(&format!("      - alert: {alert}\n"));
+    let starts: Vec<_> = alerts.iter().filter_map(rule).collect();
+    let ends = starts.iter().skip(1).copied().chain([rules.len()]);
+    for ((alert, start), end) in alerts.iter().zip(&starts).zip(ends) {
+        dir.write(
+            "alerts.yml",
+            format!("{}{}", &rules[..*start], &rules[end..]),
+        )?;
         let (is_clean, printed) = promtool(&["test", "rules", &tests], "")?;
-        assert!(!is_clean, "{alert}: {printed}");
+        let is_missed = printed.contains("FAILED:") && printed.contains("count(ALERTS");
+        assert!(!is_clean && is_missed, "{alert}: {printed}");
     }
     // Each is in the docs, with what to do.
     let docs = document("docs/metrics.md")?;

@@ -1,6 +1,7 @@
 //! A pager that is left open holds nothing of the database: a writer goes on, and the log does not grow.
 
 use std::{
+    fs,
     io::Read as _,
     path::Path,
     process::{Child, Command, Stdio},
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rusqlite::Connection;
 
-use crate::{rig::TestDir, screens::generated};
+use crate::{live::Live, rig::TestDir, screens::generated};
 
 /// More than what a command reads ahead: at most five parts of 20,000 rows of `export`; of `hosts` three parts of 50,000, but
 /// of each only a page, because their labels are long.
@@ -130,5 +131,40 @@ fn a_pager_that_is_left_open_does_not_let_the_log_grow() -> Result<()> {
     snapshot.query_row("SELECT count(*) FROM runs", (), |row| row.get::<_, i64>(0))?;
     ensure!(!log_stays_short(&connection, &log, Duration::ZERO)?);
     ensure!(log.metadata()?.len() > WRITTEN_MB * 1_000_000);
+    Ok(())
+}
+
+/// The niceness of each thread of a process (`proc_pid_stat(5)`, field 19).
+fn niceness(pid: &str) -> Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(thread?.path().join("stat"))?;
+        let (_, fields) = stat.rsplit_once(") ").context("a name in parentheses")?;
+        found.push(fields.split(' ').nth(16).context("a niceness")?.parse()?);
+    }
+    Ok(found)
+}
+
+#[test]
+fn commands_that_read_let_a_sweep_go_first() -> Result<()> {
+    let dir = generated(1, 1)?;
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    connection.execute_batch(&format!("BEGIN; {FILL} COMMIT"))?;
+    let own = niceness("self")?[0];
+    for arguments in [["report", "--targets"].as_slice(), &["hosts"], &["export"]] {
+        let (child, _stdout) = paged(&dir, arguments)?;
+        let found = niceness(&child.0.id().to_string())?;
+        let all = found.iter().all(|nice| *nice == (own + 10).min(19));
+        ensure!(all, "{arguments:?}: {found:?}, and the test itself {own}");
+    }
+    // The control: all threads of a sweep are as nice as who started it.
+    let sweep = "sweep --db sweep.db --dashboard=127.0.0.1:0 --rate 10 127.0.0.0/20";
+    let arguments: Vec<_> = sweep.split(' ').collect();
+    let live = Live::start(&dir, "pingfleet", &arguments, "sweep.log")?;
+    let found = niceness(&live.program.pid().to_string())?;
+    ensure!(
+        found.iter().all(|nice| *nice == own),
+        "{found:?}, not {own}"
+    );
     Ok(())
 }

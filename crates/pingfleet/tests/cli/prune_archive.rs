@@ -320,6 +320,12 @@ fn a_run_without_the_rows_that_it_counts_stays_and_the_others_go() -> anyhow::Re
     let files = fs::read_dir(dir.path("archive"))?.count();
     assert_eq!(files, 1);
     assert!(has_file(&dir.path("archive"), 2));
+    // A vacuum that is refused does not hide it.
+    let lock = pingfleet_store::FileLock::writer(&dir.path("pingfleet.db"))?;
+    let both = ["run 1 counts 601 rows", "--vacuum would stop"];
+    let with_vacuum = [PRUNE.as_slice(), &["--vacuum"]].concat();
+    let refused = dir.pingfleet(&with_vacuum)?.fails(4, &both);
+    drop((lock, refused));
     // Repeated, there is only the message.
     dir.pingfleet(&PRUNE)?.fails(4, &["run 1 counts 601 rows"]);
     Ok(())

@@ -301,6 +301,10 @@ impl Call {
 pub(crate) struct Started(Child);
 
 impl Started {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Its command line, which every user of this machine can read.
     pub(crate) fn command_line(&self) -> anyhow::Result<String> {
         let line = fs::read(format!("/proc/{}/cmdline", self.0.id()))?;
