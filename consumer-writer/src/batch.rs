@@ -3,8 +3,10 @@
 //! Invariant: a tag is in the batch exactly as long as its delivery is neither committed nor returned.
 
 use pingfleet_broker::{Delivery, DeliveryTag, QueueKind, QueueName};
-use pingfleet_store::{DecodedDelivery, RawMessage, now_us};
-use pingfleet_wire::{Heartbeat, MAX_MESSAGE_BYTES, Message as _, ResultChunk, WorkChunk};
+use pingfleet_store::{DecodedDelivery, RawMessage, Refusal, Transport, now_us};
+use pingfleet_wire::{
+    DecodeError, Heartbeat, MAX_MESSAGE_BYTES, Message as _, ResultChunk, WIRE_VERSION, WorkChunk,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -28,6 +30,8 @@ pub(crate) struct Batch {
 pub(crate) struct Foreign {
     pub(crate) database: Uuid,
     pub(crate) body: Vec<u8>,
+    /// Why it is a dead letter, if it is one.
+    pub(crate) dead_letter_reason: Option<String>,
 }
 
 impl Batch {
@@ -41,7 +45,12 @@ impl Batch {
     }
 
     /// Adds a delivery. One for another database is not added and stays unsettled.
-    pub(crate) fn take(&mut self, received: Received, database: Uuid) -> Result<(), Foreign> {
+    pub(crate) fn take(
+        &mut self,
+        received: Received,
+        database: Uuid,
+        transport: Transport,
+    ) -> Result<(), Foreign> {
         let Received {
             queue,
             delivery,
@@ -61,26 +70,25 @@ impl Batch {
         };
         let incoming = match incoming {
             Some(DecodedDelivery::Result { message, raw, .. }) if message.database != database => {
-                return Err(Foreign::new(message.database, raw));
+                return Err(Foreign {
+                    database: message.database,
+                    body: raw.body,
+                    dead_letter_reason: None,
+                });
             }
-            Some(DecodedDelivery::Dead { message, raw, .. }) if message.database != database => {
-                return Err(Foreign::new(message.database, raw));
-            }
-            Some(DecodedDelivery::Result {
+            Some(DecodedDelivery::Dead {
                 message,
                 raw,
-                redelivered,
-            }) => {
-                // The wall clock labels; it is right enough to refuse a clock that was never set.
-                let times = impossible_times(&message, now_us().unsigned_abs());
-                Some(match times {
-                    Some(reason) => DecodedDelivery::Unreadable { raw, reason },
-                    None => DecodedDelivery::Result {
-                        message,
-                        raw,
-                        redelivered,
-                    },
-                })
+                reason,
+            }) if message.database != database => {
+                return Err(Foreign {
+                    database: message.database,
+                    body: raw.body,
+                    dead_letter_reason: Some(reason),
+                });
+            }
+            Some(result @ DecodedDelivery::Result { .. }) if transport == Transport::Broker => {
+                Some(with_possible_times(result))
             }
             ours => ours,
         };
@@ -104,9 +112,9 @@ impl Batch {
             self.bad_heartbeats += 1;
             return;
         }
-        let reason = format!("a message of {length} bytes, and {MAX_MESSAGE_BYTES} are the limit");
-        self.quarantine(queue, tag, body, reason);
-        if let Some(DecodedDelivery::Unreadable { raw, .. }) = self.incoming.last_mut() {
+        let refusal = undecodable(&DecodeError::TooLong { length });
+        self.quarantine(queue, tag, body, refusal);
+        if let Some(DecodedDelivery::Refused { raw, .. }) = self.incoming.last_mut() {
             raw.length = length;
         }
     }
@@ -117,7 +125,7 @@ impl Batch {
         queue: QueueName,
         tag: DeliveryTag,
         body: Vec<u8>,
-        reason: String,
+        refusal: Refusal,
     ) {
         let tags = match queue.kind {
             QueueKind::Dead => &mut self.dead,
@@ -127,16 +135,27 @@ impl Batch {
         self.first_at.get_or_insert_with(Instant::now);
         let raw = raw(queue, body);
         self.incoming
-            .push(DecodedDelivery::Unreadable { raw, reason });
+            .push(DecodedDelivery::Refused { raw, refusal });
     }
 }
 
-impl Foreign {
-    fn new(database: Uuid, raw: RawMessage) -> Self {
-        Self {
-            database,
-            body: raw.body,
-        }
+/// A result of another machine, if it has times that it can have. The wall clock labels; it is right enough to find one that
+/// was never set.
+fn with_possible_times(result: DecodedDelivery) -> DecodedDelivery {
+    match result {
+        DecodedDelivery::Result {
+            message,
+            raw,
+            redelivered,
+        } => match impossible_times(&message, now_us().unsigned_abs()) {
+            Some(refusal) => DecodedDelivery::Refused { raw, refusal },
+            None => DecodedDelivery::Result {
+                message,
+                raw,
+                redelivered,
+            },
+        },
+        other => other,
     }
 }
 
@@ -148,7 +167,10 @@ fn read_result(delivery: Delivery) -> DecodedDelivery {
             raw,
             redelivered: delivery.redelivered,
         },
-        Err(error) => unreadable(raw, &error),
+        Err(error) => DecodedDelivery::Refused {
+            refusal: undecodable(&error),
+            raw,
+        },
     }
 }
 
@@ -162,7 +184,10 @@ fn read_dead(delivery: Delivery) -> DecodedDelivery {
                 .dead_letter_reason
                 .unwrap_or_else(|| "the broker gave no reason".to_owned()),
         },
-        Err(error) => unreadable(raw, &error),
+        Err(error) => DecodedDelivery::Refused {
+            refusal: undecodable(&error),
+            raw,
+        },
     }
 }
 
@@ -181,7 +206,23 @@ fn raw(queue: QueueName, body: Vec<u8>) -> RawMessage {
     RawMessage::new(queue.kind.name(), body)
 }
 
-fn unreadable(raw: RawMessage, error: &pingfleet_wire::DecodeError) -> DecodedDelivery {
-    let reason = error.to_string();
-    DecodedDelivery::Unreadable { raw, reason }
+/// Why bytes are not a message.
+fn undecodable(error: &DecodeError) -> Refusal {
+    match error {
+        DecodeError::TooLong { length } => {
+            Refusal::new("over the limit of a message", format!("{length} bytes"))
+        }
+        DecodeError::NotAMessage => Refusal::new(
+            "not a pingfleet message",
+            "it does not begin with an array and a version",
+        ),
+        DecodeError::Version { found } => Refusal::new(
+            "another wire version",
+            format!("version {found}, and this build reads {WIRE_VERSION}"),
+        ),
+        DecodeError::Malformed(problem) => Refusal::new("malformed message", problem.as_str()),
+        DecodeError::TrailingBytes { extra } => {
+            Refusal::new("bytes after the end of a message", extra.to_string())
+        }
+    }
 }

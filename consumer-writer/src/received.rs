@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, pin::pin};
 
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueName};
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueKind, QueueName};
 use pingfleet_wire::MAX_MESSAGE_BYTES;
 
 use crate::QUEUES;
@@ -76,14 +76,23 @@ impl SessionConsumers {
         self.lost.take().map_or(Ok(()), Err)
     }
 
-    /// Waits for the next delivery, or with `only_heartbeats` for the next heartbeat. Cancel-safe.
-    pub(crate) async fn next(&mut self, only_heartbeats: bool) -> Result<Received, BrokerError> {
+    /// The consumer of a queue.
+    pub(crate) fn of(&mut self, queue: QueueName) -> &mut dyn Consumer {
+        match queue.kind {
+            QueueKind::Dead => &mut *self.dead,
+            QueueKind::Heartbeats => &mut *self.heartbeats,
+            QueueKind::Results | QueueKind::Work | QueueKind::Foreign => &mut *self.results,
+        }
+    }
+
+    /// Waits for the next delivery. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Received, BrokerError> {
         let (queue, delivery) = tokio::select! {
             biased;
             // Heartbeats and dead letters first: they are few, and the results would starve them.
             delivery = self.heartbeats.next() => (QueueName::HEARTBEATS, delivery),
-            delivery = self.dead.next(), if !only_heartbeats => (QueueName::DEAD, delivery),
-            delivery = self.results.next(), if !only_heartbeats => (QueueName::RESULTS, delivery),
+            delivery = self.dead.next() => (QueueName::DEAD, delivery),
+            delivery = self.results.next() => (QueueName::RESULTS, delivery),
         };
         Ok(Received::new(queue, delivery?))
     }
@@ -96,7 +105,7 @@ impl SessionConsumers {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                received = self.next(false), if is_open => match received {
+                received = self.next(), if is_open => match received {
                     Ok(received) => self.waiting.push_back(received),
                     Err(error) => self.lost = Some(error),
                 },

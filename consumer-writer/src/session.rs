@@ -1,11 +1,11 @@
 //! One session of the writer: three consumers, batches, commits and acks.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{BrokerError, DeliveryTag, QueueName};
+use pingfleet_broker::{BrokerError, QueueName};
 use pingfleet_store::{
-    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Transport, run_span,
+    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, Transport, run_span,
 };
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     LastCommit, WriterError, WriterSettings, WriterSummary,
     batch::{Batch, Foreign},
-    foreign::ForeignMessages,
+    foreign::{ForeignAnswers, ForeignDelivery, ForeignMessages},
     received::{OTHER_PREFETCH, RESULTS_PREFETCH, Received, SessionConsumers},
     warnings::Counts,
     watch_database,
@@ -29,8 +29,8 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(5);
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How often the writer warns that a policy of the broker removes chunks.
-const POLICY_WARNING_INTERVAL: Duration = Duration::from_mins(1);
+/// How often the writer repeats a warning about the broker.
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How a session ended, if not with a [`WriterError`].
 pub(crate) enum SessionEnd {
@@ -51,6 +51,7 @@ pub(crate) struct SetAside {
     for_others: Counts,
     /// Messages that were refused, by their reason.
     refused: Counts,
+    stall_warned: Option<Instant>,
 }
 
 impl SetAside {
@@ -59,6 +60,7 @@ impl SetAside {
             foreign,
             for_others: Counts::default(),
             refused: Counts::default(),
+            stall_warned: None,
         }
     }
 
@@ -80,6 +82,18 @@ impl SetAside {
                 "messages were refused: `pingfleet quarantine` lists them, and their chunks still wait for their results"
             );
         }
+        let stalled = self.foreign.stalled();
+        let is_due = self
+            .stall_warned
+            .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
+        if stalled > 0 && is_due {
+            self.stall_warned = Some(Instant::now());
+            tracing::warn!(
+                messages = stalled,
+                "the broker confirms no result for another database, so they stay in their queues, and results of this database \
+                 wait behind them: `pingfleet doctor` says whether the broker has an alarm"
+            );
+        }
     }
 }
 
@@ -94,6 +108,7 @@ pub(crate) struct WriterSession<'a> {
     flush_at: Option<Instant>,
     quiet_at: Option<Instant>,
     policy_warned: Option<Instant>,
+    is_stopping: bool,
 }
 
 impl<'a> WriterSession<'a> {
@@ -113,6 +128,7 @@ impl<'a> WriterSession<'a> {
             flush_at: None,
             quiet_at: None,
             policy_warned: None,
+            is_stopping: false,
         }
     }
 
@@ -130,7 +146,9 @@ impl<'a> WriterSession<'a> {
             }
             Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost {
                 error,
-                unsettled: self.batch.tags(),
+                unsettled: self.batch.tags()
+                    + self.set_aside.foreign.in_hand(QueueName::RESULTS)
+                    + self.set_aside.foreign.in_hand(QueueName::DEAD),
             }),
             Err(error) => Err(error),
         }
@@ -149,9 +167,7 @@ impl<'a> WriterSession<'a> {
             if self.is_full() {
                 self.flush(summary, stop).await?;
             }
-            let foreign_until = self.set_aside.foreign.wait_until();
-            let has_room = foreign_until.is_none();
-            if has_room && let Some(received) = self.consumers.take_waiting() {
+            if let Some(received) = self.consumers.take_waiting() {
                 self.take(received);
                 continue;
             }
@@ -167,11 +183,13 @@ impl<'a> WriterSession<'a> {
                     self.consumers.receive_while(noted).await?;
                     self.set_aside.warn(self.db.database(), false);
                 }
-                stored = self.set_aside.foreign.confirmed() => self.ack_foreign(stored, summary).await?,
-                // Then the loop asks again whether to wait.
-                () = wait_until(foreign_until) => {}
-                received = self.consumers.next(!has_room) => self.take(received?),
+                answers = self.set_aside.foreign.answers() => self.settle_foreign(answers, summary).await?,
+                received = self.consumers.next() => self.take(received?),
             }
+        }
+        self.is_stopping = true;
+        if let Some(answers) = self.set_aside.foreign.answers().now_or_never() {
+            self.settle_foreign(answers, summary).await?;
         }
         if self.settings.transport == Transport::Broker {
             self.consumers.stop().await?;
@@ -217,47 +235,73 @@ impl<'a> WriterSession<'a> {
 
     fn take(&mut self, received: Received) {
         let (queue, tag) = (received.queue, received.delivery.tag);
-        if let Err(Foreign { database, body }) = self.batch.take(received, self.db.database()) {
-            self.set_aside.for_others.add(database.to_string(), 1);
-            let Err(body) = self.set_aside.foreign.set_aside(queue, tag, body) else {
-                return;
-            };
-            let reason = format!(
-                "it belongs to database {database}, and the queue of foreign messages takes no more"
-            );
-            self.batch.quarantine(queue, tag, body, reason);
+        let (database, transport) = (self.db.database(), self.settings.transport);
+        if let Err(foreign) = self.batch.take(received, database, transport) {
+            // Those that a stopping writer takes stay unsettled, and so return to their queue.
+            if !self.is_stopping {
+                let Foreign {
+                    database,
+                    body,
+                    dead_letter_reason,
+                } = foreign;
+                self.set_aside.for_others.add(database.to_string(), 1);
+                self.set_aside.foreign.set_aside(ForeignDelivery {
+                    queue,
+                    tag,
+                    database,
+                    body,
+                    dead_letter_reason,
+                });
+            }
+            return;
         }
         if queue == QueueName::RESULTS {
             self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
         }
+        self.flush_soon();
+    }
+
+    fn flush_soon(&mut self) {
         if self.flush_at.is_none() {
             self.flush_at = Some(Instant::now() + self.settings.batch_interval);
         }
     }
 
-    /// Acks deliveries that the queue of foreign messages has.
-    async fn ack_foreign(
+    /// Acks deliveries that the queue of foreign messages has. What it does not take goes to the quarantine.
+    async fn settle_foreign(
         &mut self,
-        stored: BTreeMap<QueueName, Vec<DeliveryTag>>,
+        answers: ForeignAnswers,
         summary: &watch::Sender<WriterSummary>,
     ) -> Result<(), WriterError> {
-        for (queue, tags) in stored {
+        for (queue, tags) in answers.stored {
             summary.send_modify(|summary| summary.foreign += tags.len() as u64);
-            if queue == QueueName::DEAD {
-                self.consumers.dead.ack(&tags).await?;
-            } else {
-                self.consumers.results.ack(&tags).await?;
-            }
+            self.consumers.of(queue).ack(&tags).await?;
+        }
+        for (queue, tag) in answers.unknown {
+            self.consumers.of(queue).requeue(tag).await?;
+        }
+        for refused in answers.refused {
+            let refusal = Refusal::new(
+                "for another database, and the queue `foreign` takes no more",
+                format!("database {}", refused.database),
+            );
+            self.batch
+                .quarantine(refused.queue, refused.tag, refused.body, refusal);
+            self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
+            self.flush_soon();
         }
         Ok(())
     }
 
     /// A batch is full when it has enough rows, or half of the prefetch. The other half arrives during the commit.
     fn is_full(&self) -> bool {
-        let window = usize::from(RESULTS_PREFETCH).saturating_sub(self.set_aside.foreign.in_hand());
+        let half = |prefetch: u16, queue| {
+            let in_hand = self.set_aside.foreign.in_hand(queue);
+            (usize::from(prefetch).saturating_sub(in_hand) / 2).max(1)
+        };
         self.batch.rows >= self.settings.batch_size
-            || self.batch.results.len() >= (window / 2).max(1)
-            || self.batch.dead.len() >= usize::from(OTHER_PREFETCH / 2)
+            || self.batch.results.len() >= half(RESULTS_PREFETCH, QueueName::RESULTS)
+            || self.batch.dead.len() >= half(OTHER_PREFETCH, QueueName::DEAD)
             || self.batch.heartbeats.len() >= usize::from(OTHER_PREFETCH / 2)
     }
 
@@ -265,7 +309,7 @@ impl<'a> WriterSession<'a> {
     fn warn_of_policy(&mut self, removed: u64) {
         let is_due = self
             .policy_warned
-            .is_none_or(|at| at.elapsed() >= POLICY_WARNING_INTERVAL);
+            .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
         if removed > 0 && is_due {
             self.policy_warned = Some(Instant::now());
             tracing::warn!(
@@ -310,7 +354,7 @@ impl<'a> WriterSession<'a> {
             summary.send_modify(|summary| summary.add(&applied, last_commit));
             is_large_run_settled = applied.is_large_run_settled;
             for (reason, count) in &applied.reasons {
-                self.set_aside.refused.add(reason.clone(), *count);
+                self.set_aside.refused.add((*reason).to_owned(), *count);
             }
             self.warn_of_policy(applied.removed_by_policy);
             log_dead_chunks(&applied.dead);

@@ -1,44 +1,37 @@
-//! Checks the times of a result, by the clock of this machine. No I/O.
+//! Checks the times of a result, by the clock of the master. No I/O.
 //!
-//! The id of a run is a UUIDv7, which has the time at which the run was planned (RFC 9562, section 5.7).
+//! A sweep in one process has one clock for everything, so its results are not checked: when that clock is set, no run is
+//! lost. A worker with a clock that is too early takes no chunk (`ping-worker/src/clock.rs`).
 
-use std::time::Duration;
-
-use pingfleet_wire::ResultChunk;
-
-/// How much the clock of a worker may differ from that of the master. The times only label rows, so the limit is
-/// generous: it refuses a clock that was never set, not one in another time zone.
-const CLOCK_ALLOWANCE: Duration = Duration::from_hours(24);
+use pingfleet_report::words::Clock;
+use pingfleet_store::Refusal;
+use pingfleet_wire::{ResultChunk, timing::CLOCK_ALLOWANCE};
 
 /// Why a result cannot have the times that it has, if it cannot. `now_us` is when it was delivered.
-pub(crate) fn impossible_times(message: &ResultChunk, now_us: u64) -> Option<String> {
+pub(crate) fn impossible_times(message: &ResultChunk, now_us: u64) -> Option<Refusal> {
     let allowance = CLOCK_ALLOWANCE.as_micros() as u64;
+    let began = message.started_at_us;
     let after = message.outcomes.iter();
     let last = after.map(|outcome| outcome.probed_after_us).max();
-    let ended = message.started_at_us.saturating_add(last.unwrap_or(0));
-    let planned = message
-        .key
-        .run
-        .get_timestamp()
-        .map(|time| {
-            let (seconds, nanos) = time.to_unix();
-            seconds.saturating_mul(1_000_000) + u64::from(nanos / 1000)
-        })
-        .unwrap_or(0);
-    let early = planned.saturating_sub(message.started_at_us);
-    let late = ended.saturating_sub(now_us);
-    let hours = |micros: u64| micros / 3_600_000_000;
-    if early > allowance {
-        Some(format!(
-            "probed {} hours before its run was planned: set the clock of worker {}",
-            hours(early),
-            message.worker
+    let ended = began.saturating_add(last.unwrap_or(0));
+    let planned = message.key.planned_at_us().unwrap_or(0);
+    let utc = |micros: u64| Clock::utc(micros.min(i64::MAX as u64) as i64);
+    let worker = &message.worker;
+    if planned.saturating_sub(began) > allowance {
+        let (began, planned) = (utc(began), utc(planned));
+        Some(Refusal::new(
+            "probed before its run was planned",
+            format!(
+                "at {began} by the clock of worker {worker}, and planned at {planned} by that of the producer: set the wrong one"
+            ),
         ))
-    } else if late > allowance {
-        Some(format!(
-            "probed {} hours after it was delivered: set the clock of worker {}",
-            hours(late),
-            message.worker
+    } else if ended.saturating_sub(now_us) > allowance {
+        let (ended, now) = (utc(ended), utc(now_us));
+        Some(Refusal::new(
+            "probed after it was delivered",
+            format!(
+                "at {ended} by the clock of worker {worker}, and delivered at {now} by that of the writer: set the wrong one"
+            ),
         ))
     } else {
         None
@@ -94,22 +87,47 @@ mod tests {
             let times = impossible_times(&result(started, after), delivered);
             assert_eq!(times, None, "{started} {after}");
         }
-        for (started, after, reason) in [
-            (0, 0, "hours before its run"),
-            (PLANNED - 24 * HOUR - 1, 0, "24 hours before its run"),
+        let (early, late) = (
+            "probed before its run was planned",
+            "probed after it was delivered",
+        );
+        for (started, after, reason, clocks) in [
+            (
+                0,
+                0,
+                early,
+                ["1970-01-01T00:00:00Z", "2026-01-01T00:00:00Z"],
+            ),
+            (
+                PLANNED - 24 * HOUR - 1,
+                0,
+                early,
+                ["2025-12-30T23:59:59Z", "2026-01-01T00:00:00Z"],
+            ),
             (
                 delivered + 24 * HOUR + 1,
                 0,
-                "24 hours after it was delivered",
+                late,
+                ["2026-01-04T00:00:00Z", "2026-01-03T00:00:00Z"],
             ),
-            (delivered, 24 * HOUR + 1, "24 hours after it was delivered"),
-            (253_402_300_799_999_999, 0, "hours after it was delivered"),
+            (
+                delivered,
+                24 * HOUR + 1,
+                late,
+                ["2026-01-04T00:00:00Z", "2026-01-03T00:00:00Z"],
+            ),
+            (
+                253_402_300_799_999_999,
+                0,
+                late,
+                ["unknown time", "2026-01-03T00:00:00Z"],
+            ),
         ] {
-            let times = impossible_times(&result(started, after), delivered).unwrap();
-            assert!(
-                times.contains(reason) && times.contains("worker w"),
-                "{times}"
-            );
+            let refusal = impossible_times(&result(started, after), delivered).unwrap();
+            let detail = &refusal.detail;
+            assert_eq!(refusal.reason, reason, "{detail}");
+            let named = [clocks[0], clocks[1], "worker w"];
+            assert!(named.iter().all(|name| detail.contains(name)), "{detail}");
         }
     }
 }

@@ -307,7 +307,12 @@ impl WorkConsumer {
         match ended.result {
             Ok(body) => {
                 // The channel has room for all chunks in hand, so this never waits for long.
-                if self.results.send(KeyedMessage { key, body }).await.is_err() {
+                let result = KeyedMessage {
+                    key,
+                    body,
+                    dead_letter_reason: None,
+                };
+                if self.results.send(result).await.is_err() {
                     key.span()
                         .in_scope(|| tracing::error!("the publisher ended early"));
                 }

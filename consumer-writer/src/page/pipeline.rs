@@ -121,7 +121,7 @@ pub(super) fn quarantine(facts: &Facts, clock: &Clock) -> Result<String, PageErr
         vec![
             time(message.received_at_us, clock),
             Cell::Text(message.queue.clone()),
-            Cell::Text(message.reason.clone()),
+            Cell::Text(message.why()),
             Cell::count(message.length),
         ]
     });

@@ -181,14 +181,23 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
     newer[1] = 2;
     let bad = [
         (foreign_token.encode(), "wrong token"),
-        (short.encode(), "2 outcomes for a chunk of 3 targets"),
-        (no_chunk.encode(), "no chunk 9"),
-        (no_run.encode(), "no run"),
-        (never_set.encode(), "before its run was planned"),
-        (end_of_time.encode(), "after it was delivered"),
-        (flood.encode(), "65535 requests where the plan allows 3"),
-        (trailing, "1 bytes after the end"),
-        (newer, "wire version 2"),
+        (
+            short.encode(),
+            "another number of outcomes than of targets: 2 of 3",
+        ),
+        (no_chunk.encode(), "unknown chunk: chunk 9 of run 1"),
+        (no_run.encode(), "unknown run: "),
+        (
+            never_set.encode(),
+            "probed before its run was planned: at 1970-01-01T00:00:00Z by the clock of worker tester",
+        ),
+        (end_of_time.encode(), "probed after it was delivered"),
+        (
+            flood.encode(),
+            "more requests than the plan allows: target 1: 65535 of 3",
+        ),
+        (trailing, "bytes after the end of a message: 1"),
+        (newer, "another wire version: version 2"),
         (Vec::new(), "not a pingfleet message"),
     ];
     for (body, _) in &bad {
@@ -204,11 +213,11 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
     let connection = rig.connection()?;
     for (body, reason) in &bad {
         let kept: String = connection.query_row(
-            "SELECT reason FROM quarantine WHERE queue = 'results' AND body = ?1 AND length = ?2",
+            "SELECT reason || ': ' || detail FROM quarantine WHERE queue = 'results' AND body = ?1 AND length = ?2",
             (body, body.len() as i64),
             |row| row.get(0),
         )?;
-        assert!(kept.contains(reason), "{kept:?} instead of {reason:?}");
+        assert!(kept.starts_with(reason), "{kept:?} instead of {reason:?}");
     }
     rig.assert_no_early_ack();
     rig.assert_complete()
@@ -230,9 +239,9 @@ async fn a_message_over_the_limit_is_quarantined_unread() -> Result<()> {
     assert_eq!((summary.applied, summary.quarantined), (1, 1));
     assert_eq!(
         rig.value::<String>(
-            "SELECT reason || ': ' || length || ', ' || length(body) FROM quarantine"
+            "SELECT reason || ': ' || detail || ', ' || length || ', ' || length(body) FROM quarantine"
         )?,
-        "a message of 3145728 bytes, and 1048576 are the limit: 3145728, 64"
+        "over the limit of a message: 3145728 bytes, 3145728, 64"
     );
     rig.assert_complete()
 }

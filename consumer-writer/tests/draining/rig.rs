@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,9 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use consumer_writer::{WriterError, WriterSettings, WriterSummary};
 use futures_util::FutureExt as _;
-use pingfleet_broker::{Broker as _, BrokerError, Confirm, Delivery, MemoryBroker, QueueName};
+use pingfleet_broker::{
+    Broker as _, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, QueueName,
+};
 use pingfleet_store::{
     DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk, Reader,
     Transport, Verification, Writer, now_us,
@@ -48,6 +50,16 @@ pub(crate) enum Event {
     Acked(QueueName, usize),
 }
 
+/// What the broker does with messages for the queue of foreign ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ForeignQueue {
+    Stores,
+    /// It neither stores nor answers. When that ends, the sessions with open answers are lost.
+    IsSilent,
+    Refuses,
+    IsForbidden,
+}
+
 /// The test's view of the writer's broker.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -56,8 +68,10 @@ pub(crate) struct Desk {
     pub(crate) cut: Notify,
     /// The next ack of results breaks the session and never arrives.
     pub(crate) ack_is_lost: AtomicBool,
-    /// The broker never confirms what is published to the queue of foreign messages.
-    pub(crate) foreign_is_stuck: AtomicBool,
+    /// What the broker does with messages for the queue of foreign ones.
+    pub(crate) foreign_queue: watch::Sender<ForeignQueue>,
+    /// How many were published there.
+    pub(crate) foreign_published: AtomicUsize,
     /// Acks that came before their commit.
     pub(crate) early: Mutex<Vec<String>>,
     database: Mutex<Connection>,
@@ -131,10 +145,25 @@ impl Watch for Desk {
         _body: &[u8],
         pass: Pass<'_, Confirm>,
     ) -> Result<Confirm, BrokerError> {
-        if queue == QueueName::FOREIGN && self.foreign_is_stuck.load(Ordering::Relaxed) {
-            return Ok(future::pending().boxed());
+        if queue != QueueName::FOREIGN {
+            return pass.await;
         }
-        pass.await
+        self.foreign_published.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.foreign_queue.subscribe();
+        let now = *state.borrow_and_update();
+        match now {
+            ForeignQueue::Stores => pass.await,
+            ForeignQueue::IsSilent => Ok(async move {
+                state.changed().await.ok();
+                Err(lost())
+            }
+            .boxed()),
+            ForeignQueue::Refuses => Ok(future::ready(Ok(Confirmed::Refused)).boxed()),
+            ForeignQueue::IsForbidden => Err(BrokerError::Forbidden {
+                address: "the test".to_owned(),
+                reason: "it says so".to_owned(),
+            }),
+        }
     }
 
     async fn next(
@@ -250,7 +279,8 @@ impl Rig {
             log: Log::default(),
             cut: Notify::new(),
             ack_is_lost: AtomicBool::new(false),
-            foreign_is_stuck: AtomicBool::new(false),
+            foreign_queue: watch::Sender::new(ForeignQueue::Stores),
+            foreign_published: AtomicUsize::new(0),
             early: Mutex::default(),
             database: Mutex::new(Connection::open(options(&folder).path)?),
             counted: Mutex::new(0),

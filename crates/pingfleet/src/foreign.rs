@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
+    time::Duration,
 };
 
 use clap::Args;
@@ -26,6 +27,12 @@ use crate::{
 
 /// Messages that are published before their confirms are awaited.
 const AT_ONCE: usize = 50;
+
+/// How often the depth of a queue is read while messages return to it. The broker announces none.
+const DEPTH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Digits of a UUID.
+const UUID_DIGITS: usize = 32;
 
 /// Arguments of `pingfleet broker foreign`.
 #[derive(Debug, Args)]
@@ -84,12 +91,12 @@ pub(crate) fn foreign(
     Ok(Exit::Complete)
 }
 
-/// The beginning of a UUID, in the form in which UUIDs are shown.
+/// The digits of a UUID or of its beginning.
 fn beginning(text: &str) -> Result<String, Failure> {
-    let text = text.to_ascii_lowercase();
-    let is_part = |letter: char| letter.is_ascii_hexdigit() || letter == '-';
-    if (4..=36).contains(&text.len()) && text.chars().all(is_part) {
-        Ok(text)
+    let digits = text.to_ascii_lowercase().replace('-', "");
+    let is_hexadecimal = digits.chars().all(|digit| digit.is_ascii_hexdigit());
+    if is_hexadecimal && (4..=UUID_DIGITS).contains(&digits.len()) {
+        Ok(digits)
     } else {
         Err(usage(
             "--return needs the UUID of a database, or 4 digits or more of its beginning",
@@ -100,6 +107,40 @@ fn beginning(text: &str) -> Result<String, Failure> {
 async fn read(config: &RabbitConfig, wanted: Option<&str>) -> Result<Found, Failure> {
     let broker = RabbitBroker::new(config)?;
     broker.ensure(&[QueueName::FOREIGN]).await?;
+    let Some(digits) = wanted else {
+        return look(&broker, None).await;
+    };
+    let database = if digits.len() == UUID_DIGITS {
+        Uuid::try_parse(digits).map_err(usage)?
+    } else {
+        the_only(&look(&broker, None).await?, digits)?
+    };
+    look(&broker, Some(database)).await
+}
+
+/// The database whose UUID begins with these digits.
+fn the_only(found: &Found, digits: &str) -> Result<Uuid, Failure> {
+    let databases = found.keys().flatten();
+    let matching: Vec<_> = databases
+        .filter(|database| database.simple().to_string().starts_with(digits))
+        .collect();
+    match matching.as_slice() {
+        [one] => Ok(**one),
+        [] => Err(usage(format!(
+            "nothing is set aside for a database that begins with {digits}"
+        ))),
+        several => {
+            let several: Vec<_> = several.iter().map(ToString::to_string).collect();
+            Err(usage(format!(
+                "{digits} is the beginning of several databases: {}",
+                several.join(", ")
+            )))
+        }
+    }
+}
+
+/// Looks at each message, and returns those for one database. The others are in the queue again at the end.
+async fn look(broker: &RabbitBroker, returned: Option<Uuid>) -> Result<Found, Failure> {
     let ready = broker.depth(QueueName::FOREIGN).await?.ready;
     let mut found = Found::new();
     if ready == 0 {
@@ -108,10 +149,11 @@ async fn read(config: &RabbitConfig, wanted: Option<&str>) -> Result<Found, Fail
     let mut consumer = broker
         .consumer(QueueName::FOREIGN, MAX_FOREIGN_MESSAGES)
         .await?;
-    let mut returning = match wanted {
-        Some(_) => Some(Returning::open(&broker).await?),
+    let mut returning = match returned {
+        Some(_) => Some(Returning::open(broker).await?),
         None => None,
     };
+    let mut kept = 0;
     for _ in 0..ready {
         // Another program may have taken some.
         let Ok(delivery) = tokio::time::timeout(REPLY_TIMEOUT, consumer.next()).await else {
@@ -125,16 +167,16 @@ async fn read(config: &RabbitConfig, wanted: Option<&str>) -> Result<Found, Fail
             _ => entry.results += 1,
         }
         entry.bytes += delivery.body.len() as u64;
-        let is_wanted =
-            |database: Uuid| wanted.is_some_and(|wanted| database.to_string().starts_with(wanted));
         if let Some(returning) = &mut returning
-            && database.is_some_and(is_wanted)
+            && database == returned
         {
             entry.returned += 1;
             returning.add(queue, delivery);
             if returning.waiting.len() >= AT_ONCE {
                 returning.flush(&mut *consumer).await?;
             }
+        } else {
+            kept += 1;
         }
     }
     if let Some(mut returning) = returning {
@@ -143,7 +185,22 @@ async fn read(config: &RabbitConfig, wanted: Option<&str>) -> Result<Found, Fail
     }
     // What was not acked returns to the queue.
     consumer.close().await;
+    wait_for_depth(broker, kept).await?;
     Ok(found)
+}
+
+/// Waits until messages are ready again, which is soon after the end of their consumer: the next command shall see them.
+async fn wait_for_depth(broker: &RabbitBroker, messages: u32) -> Result<(), BrokerError> {
+    let back = async {
+        while broker.depth(QueueName::FOREIGN).await?.ready < messages {
+            tokio::time::sleep(DEPTH_INTERVAL).await;
+        }
+        Ok(())
+    };
+    // Another program may have taken some.
+    tokio::time::timeout(REPLY_TIMEOUT, back)
+        .await
+        .unwrap_or(Ok(()))
 }
 
 /// The database of a message, and the queue from which it was taken.
@@ -182,7 +239,9 @@ impl Returning {
     async fn flush(&mut self, consumer: &mut dyn Consumer) -> Result<(), Failure> {
         let mut confirms = Vec::new();
         for (queue, delivery) in self.waiting.drain(..) {
-            let confirm = self.publisher.publish(queue, &delivery.body).await?;
+            let reason = delivery.dead_letter_reason.as_deref();
+            let publish = self.publisher.publish_letter(queue, &delivery.body, reason);
+            let confirm = publish.await?;
             confirms.push((delivery.tag, confirm));
         }
         let mut stored: Vec<DeliveryTag> = Vec::new();

@@ -64,6 +64,7 @@ fn fields(list: &QuarantineList) -> [(&'static str, Value); 3] {
             "received_at": time.map(|time| format!("{time:.3}")),
             "queue": message.queue,
             "reason": message.reason,
+            "detail": message.detail,
             "bytes": message.length,
         })
     });
@@ -87,7 +88,7 @@ fn blocks(list: &QuarantineList, screen: Screen, clock: &Clock) -> Vec<Block> {
             clock.moment(message.received_at_us),
             message.queue.clone(),
             grouped(message.length),
-            message.reason.clone(),
+            message.why(),
         ]
     });
     vec![

@@ -17,8 +17,10 @@ use pingfleet_wire::{
 use rusqlite::{OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
-pub use self::applied::{Applied, DeadChunks};
-pub(crate) use self::quarantine::general_reason;
+pub use self::{
+    applied::{Applied, DeadChunks},
+    quarantine::Refusal,
+};
 use crate::{
     ChunkState, StatusCounts, StoreError, Transport, Writer,
     address::stored_address,
@@ -50,12 +52,12 @@ pub enum DecodedDelivery {
         /// `expired` and `maxlen` the chunk is published again: a policy removed its message.
         reason: String,
     },
-    /// A message that cannot be decoded.
-    Unreadable {
+    /// A message that is refused before it is compared with the plan, most often because it cannot be decoded.
+    Refused {
         /// Its bytes.
         raw: RawMessage,
-        /// Why it cannot be decoded.
-        reason: String,
+        /// Why it is refused.
+        refusal: Refusal,
     },
     /// A worker's heartbeat. The counters do not include it.
     Heartbeat(Heartbeat),
@@ -86,9 +88,14 @@ impl RawMessage {
 
 /// The outcome of one delivery.
 enum Disposition<'b> {
-    Applied { rows: u64 },
+    Applied {
+        rows: u64,
+    },
     Duplicate,
-    Quarantined { raw: &'b RawMessage, reason: String },
+    Quarantined {
+        raw: &'b RawMessage,
+        refusal: Refusal,
+    },
     Uncounted,
 }
 
@@ -205,9 +212,9 @@ impl<'a> BatchWriter<'a> {
                 raw,
                 reason,
             } => self.take_dead(message, raw, reason)?,
-            DecodedDelivery::Unreadable { raw, reason } => Disposition::Quarantined {
+            DecodedDelivery::Refused { raw, refusal } => Disposition::Quarantined {
                 raw,
-                reason: reason.clone(),
+                refusal: refusal.clone(),
             },
             DecodedDelivery::Heartbeat(heartbeat) => {
                 liveness::store_heartbeat(self.transaction, heartbeat, self.now)?;
@@ -220,11 +227,10 @@ impl<'a> BatchWriter<'a> {
                 self.report.rows += rows;
             }
             Disposition::Duplicate => self.report.duplicates += 1,
-            Disposition::Quarantined { raw, reason } => {
+            Disposition::Quarantined { raw, refusal } => {
                 self.report.quarantined += 1;
-                quarantine::keep(self.transaction, self.now, raw, &reason)?;
-                let general = general_reason(&reason);
-                *self.report.reasons.entry(general).or_default() += 1;
+                quarantine::keep(self.transaction, self.now, raw, &refusal)?;
+                *self.report.reasons.entry(refusal.reason).or_default() += 1;
             }
             Disposition::Uncounted => {}
         }
@@ -239,19 +245,16 @@ impl<'a> BatchWriter<'a> {
     ) -> Result<Disposition<'b>, StoreError> {
         let planned = match self.planned_chunk(message.database, message.key, message.token.0)? {
             Ok(planned) => planned,
-            Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
+            Err(refusal) => return Ok(Disposition::Quarantined { raw, refusal }),
         };
         if message.outcomes.len() != planned.targets {
-            let reason = format!(
-                "{} outcomes for a chunk of {} targets",
-                message.outcomes.len(),
-                planned.targets
-            );
-            return Ok(Disposition::Quarantined { raw, reason });
+            let detail = format!("{} of {}", message.outcomes.len(), planned.targets);
+            let refusal = Refusal::new("another number of outcomes than of targets", detail);
+            return Ok(Disposition::Quarantined { raw, refusal });
         }
         let work = decode_plan(&planned)?;
-        if let Some(reason) = plausible::implausible(&work, &message.outcomes) {
-            return Ok(Disposition::Quarantined { raw, reason });
+        if let Some(refusal) = plausible::implausible(&work, &message.outcomes) {
+            return Ok(Disposition::Quarantined { raw, refusal });
         }
         let changes = self.changes.entry(planned.run).or_default();
         changes.redelivered += i64::from(redelivered || message.redelivered);
@@ -336,15 +339,16 @@ impl<'a> BatchWriter<'a> {
         Ok(())
     }
 
-    /// The chunk that a message names, or the reason why the message is quarantined.
+    /// The chunk that a message names, or why the message is quarantined.
     fn planned_chunk(
         &mut self,
         database: Uuid,
         key: pingfleet_wire::ChunkKey,
         token: Uuid,
-    ) -> Result<Result<PlannedChunk, String>, StoreError> {
+    ) -> Result<Result<PlannedChunk, Refusal>, StoreError> {
         if database != self.database {
-            return Ok(Err(format!("it belongs to database {database}")));
+            let detail = database.to_string();
+            return Ok(Err(Refusal::new("for another database", detail)));
         }
         let run = if let Some(run) = self.runs.get(&key.run) {
             *run
@@ -361,7 +365,8 @@ impl<'a> BatchWriter<'a> {
             run
         };
         let Some(run) = run else {
-            return Ok(Err(format!("no run {}", key.run)));
+            let detail = key.run.to_string();
+            return Ok(Err(Refusal::new("unknown run", detail)));
         };
         let planned = self
             .transaction
@@ -383,11 +388,13 @@ impl<'a> BatchWriter<'a> {
                 })
             })
             .optional()?;
+        let refused = |reason| {
+            let detail = format!("chunk {} of run {run}", key.chunk);
+            Err(Refusal::new(reason, detail))
+        };
         Ok(match planned {
-            None => Err(format!("run {run} has no chunk {}", key.chunk)),
-            Some(planned) if planned.token != token => {
-                Err(format!("wrong token for chunk {} of run {run}", key.chunk))
-            }
+            None => refused("unknown chunk"),
+            Some(planned) if planned.token != token => refused("wrong token"),
             Some(planned) => Ok(planned),
         })
     }

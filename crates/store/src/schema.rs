@@ -10,7 +10,7 @@ use crate::{address::address_text, chunk_state::chunk_state, prune::PRUNED_RUNS}
 pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
 
 /// The migrations; the n-th one leads to `user_version` n + 1.
-pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS, V4];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS, V4, V5];
 
 // The view `run_summary` has the lease as a number.
 const _: () = assert!(pingfleet_wire::timing::RUN_LEASE.as_secs() == 15);
@@ -465,3 +465,10 @@ CREATE INDEX dead_chunks ON chunks (run, settled_at_us) WHERE state = ",
     r" AND retrying = 0;
 "
 );
+
+// detail: what the reason is about in this message: names, ids and numbers. The reason is the same for every such message.
+// An older version had both in one text.
+const V5: &str = r"
+ALTER TABLE quarantine ADD COLUMN detail TEXT NOT NULL DEFAULT '';
+UPDATE quarantine SET detail = reason, reason = 'refused by an older version';
+";

@@ -15,13 +15,18 @@ const LONG_AGO: i64 = 1_577_973_600_000_000;
 fn refused() -> anyhow::Result<TestDir> {
     let dir = generated(10, 1)?;
     let connection = Connection::open(dir.path("pingfleet.db"))?;
-    let long = format!("target 7: {}", "a reason of many words ".repeat(10));
-    let texts = (0..1234).map(|chunk| format!("wrong token for chunk {chunk} of run 1"));
-    let others = ["a\u{1b}[2Jb\u{202e}".to_owned(), long];
-    for (number, reason) in (0..).zip(texts.chain(others)) {
+    let long = format!("target 7: {}", "many words ".repeat(20));
+    let texts = (0..1234).map(|chunk| ("wrong token", format!("chunk {chunk} of run 1")));
+    let others = [
+        ("cannot be decoded", "a\u{1b}[2Jb\u{202e}".to_owned()),
+        ("cannot be decoded", long),
+        ("set the clock", String::new()),
+    ];
+    for (number, (reason, detail)) in (0..).zip(texts.chain(others)) {
         connection.execute(
-            "INSERT INTO quarantine (received_at_us, queue, reason, length, body) VALUES (?1, 'results', ?2, ?3, x'00')",
-            (LONG_AGO + number, reason, 1000 * number),
+            "INSERT INTO quarantine (received_at_us, queue, reason, detail, length, body)
+             VALUES (?1, 'results', ?2, ?3, ?4, x'00')",
+            (LONG_AGO + number, reason, detail, 1000 * number),
         )?;
     }
     Ok(dir)
@@ -44,9 +49,9 @@ fn json_counts_by_reason_and_lists_the_newest() -> anyhow::Result<()> {
         .pingfleet(&["quarantine", "--json"])?
         .ends_with(0);
     let found: Value = serde_json::from_str(&shown.stdout)?;
-    assert_eq!(found["messages"], 1236);
+    assert_eq!(found["messages"], 1237);
     let first = &found["reasons"][0];
-    assert_eq!(first["reason"], "wrong token for chunk N of run N");
+    assert_eq!(first["reason"], "wrong token");
     assert_eq!(
         (&first["queue"], &first["messages"]),
         (&"results".into(), &1234.into())
@@ -54,7 +59,9 @@ fn json_counts_by_reason_and_lists_the_newest() -> anyhow::Result<()> {
     let newest = &found["newest"];
     assert_eq!(newest.as_array().map(Vec::len), Some(20));
     assert_eq!(newest[0]["received_at"], "2020-01-02T14:00:00.001Z");
-    assert_eq!(newest[0]["bytes"], 1_235_000);
+    assert_eq!(newest[0]["bytes"], 1_236_000);
+    assert_eq!(newest[3]["reason"], "wrong token");
+    assert_eq!(newest[3]["detail"], "chunk 1233 of run 1");
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod logging;
 mod long_messages;
 mod metrics;
 mod shared_workers;
+mod writer_permissions;
 
 use std::{path::Path, time::Duration};
 

@@ -24,8 +24,8 @@ pub struct Applied {
     pub duplicates: u64,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
-    /// How many of them have the same reason. Numbers and ids in a reason are replaced by `N`.
-    pub reasons: BTreeMap<String, u64>,
+    /// How many of them have the same reason.
+    pub reasons: BTreeMap<&'static str, u64>,
     /// Chunks whose message a policy removed from the queue.
     pub removed_by_policy: u64,
     /// Chunks that became dead, for each run.

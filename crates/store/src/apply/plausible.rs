@@ -5,91 +5,136 @@
 use std::{net::IpAddr, time::Duration};
 
 use pingfleet_wire::{
-    DownReason, Family, Outcome, Probing, Status, Target, WorkChunk, is_host_address,
+    DownReason, Family, MAX_ATTEMPTS, Outcome, Probing, Status, Target, WorkChunk, is_host_address,
+    timing::MAX_TARGET_TIME,
 };
 
-/// How much longer than the worst case of a target a round trip may take: a machine under load is late.
-const RTT_ALLOWANCE: Duration = Duration::from_secs(2);
+use super::Refusal;
 
-/// The most passes of probing: the first one, and two more for what this machine may have lost (`MAX_ATTEMPTS` of the
-/// prober).
-const MAX_ATTEMPTS: u8 = 3;
+/// The longest round trip. It is not the worst case of the plan: an answer counts until its target is settled, and a worker
+/// keeps a target for longer when its requests wait for those of other targets. A prober counts no answer after
+/// [`MAX_TARGET_TIME`]; its clocks may differ a little from each other.
+const MAX_RTT: Duration = MAX_TARGET_TIME.saturating_add(Duration::from_secs(2));
 
 /// What the plan of a chunk allows.
 struct Allowed {
     sent: u32,
-    rtt_ns: u128,
     family: Family,
 }
 
 /// Why the outcomes of a chunk cannot be true, if they cannot: the first reason. There is one outcome for each target.
-pub(super) fn implausible(work: &WorkChunk, outcomes: &[Outcome]) -> Option<String> {
+pub(super) fn implausible(work: &WorkChunk, outcomes: &[Outcome]) -> Option<Refusal> {
     let allowed = Allowed::new(&work.probing);
     let targets = work.targets.iter().zip(outcomes);
     targets
         .enumerate()
         .find_map(|(position, (target, outcome))| {
-            let reason = allowed.refuse(target, outcome)?;
-            Some(format!("target {position}: {reason}"))
+            let (reason, detail) = allowed.refuse(target, outcome)?;
+            Some(Refusal::new(reason, format!("target {position}: {detail}")))
         })
 }
 
 impl Allowed {
     fn new(probing: &Probing) -> Self {
-        let requests = probing.most_requests();
-        let worst = probing.worst_target() + probing.sending(requests.into());
         Self {
-            sent: requests,
-            rtt_ns: (worst + RTT_ALLOWANCE).as_nanos(),
+            sent: probing.most_requests(),
             family: probing.family,
         }
     }
 
-    fn refuse(&self, target: &Target, outcome: &Outcome) -> Option<String> {
+    fn refuse(&self, target: &Target, outcome: &Outcome) -> Option<(&'static str, String)> {
         if u32::from(outcome.sent) > self.sent {
-            return Some(format!(
-                "{} requests where the plan allows {}",
-                outcome.sent, self.sent
+            return Some((
+                "more requests than the plan allows",
+                format!("{} of {}", outcome.sent, self.sent),
             ));
         }
         if !(1..=MAX_ATTEMPTS).contains(&outcome.attempts) {
-            return Some(format!("{} passes of probing", outcome.attempts));
+            return Some((
+                "an impossible number of attempts",
+                outcome.attempts.to_string(),
+            ));
         }
         if let Some(rtt) = &outcome.rtt
-            && u128::from(rtt.max_ns) > self.rtt_ns
+            && u128::from(rtt.max_ns) > MAX_RTT.as_nanos()
         {
-            return Some(format!(
-                "a round trip of {} ms where the plan allows {} ms",
-                rtt.max_ns / 1_000_000,
-                self.rtt_ns / 1_000_000
+            return Some((
+                "an impossible round-trip time",
+                format!("{} ms", rtt.max_ns / 1_000_000),
             ));
         }
         self.refuse_address(target, outcome)
+            .or_else(|| refuse_responder(target, outcome))
     }
 
-    fn refuse_address(&self, target: &Target, outcome: &Outcome) -> Option<String> {
+    fn refuse_address(&self, target: &Target, outcome: &Outcome) -> Option<(&'static str, String)> {
         let literal = literal(target);
-        if let Some(address) = outcome.address {
-            if literal.is_some_and(|literal| literal != address.to_canonical()) {
-                return Some(format!("{address} was probed instead of the target"));
-            }
-            let is_wanted = match self.family {
-                Family::Any => true,
-                Family::V4 => address.to_canonical().is_ipv4(),
-                Family::V6 => address.to_canonical().is_ipv6(),
-            };
-            // The family is a choice between the addresses of a name.
-            if literal.is_none() && !(is_wanted && is_host_address(address)) {
-                return Some(format!("{address} is no address of a name in this plan"));
-            }
+        let Some(address) = outcome.address else {
+            // What answered has an address.
+            return (literal.is_none() && outcome.received > 0).then(|| {
+                (
+                    "a name that answered without an address",
+                    target.to_string(),
+                )
+            });
+        };
+        if let Some(literal) = literal {
+            return (literal != address.to_canonical()).then(|| {
+                (
+                    "another address than that of the target",
+                    format!("{address} instead of {literal}"),
+                )
+            });
         }
-        let responder = responder(&outcome.status)?;
-        let probed = literal.or(outcome.address.map(|address| address.to_canonical()));
-        let is_same_family =
-            probed.is_none_or(|probed| probed.is_ipv4() == responder.to_canonical().is_ipv4());
-        let is_possible = is_same_family && is_host_address(responder);
-        (!is_possible).then(|| format!("{responder} cannot have answered"))
+        // The family is a choice between the addresses of a name.
+        let is_wanted = match self.family {
+            Family::Any => true,
+            Family::V4 => address.to_canonical().is_ipv4(),
+            Family::V6 => address.to_canonical().is_ipv6(),
+        };
+        (!is_wanted || !is_host_address(address)).then(|| {
+            (
+                "an address that no name of the plan has",
+                address.to_string(),
+            )
+        })
     }
+}
+
+/// Checks who answered instead of the target, and with what.
+fn refuse_responder(target: &Target, outcome: &Outcome) -> Option<(&'static str, String)> {
+    let responder = match outcome.status {
+        Status::Unreachable {
+            icmp_type,
+            reporter,
+            ..
+        } => {
+            // Unreachable, time exceeded and parameter problem (RFC 792), and for IPv6 packet too big (RFC 4443).
+            let is_error = match reporter.to_canonical() {
+                IpAddr::V4(_) => matches!(icmp_type, 3 | 11 | 12),
+                IpAddr::V6(_) => matches!(icmp_type, 1..=4),
+            };
+            if !is_error {
+                return Some((
+                    "an ICMP type that is no error about a target",
+                    format!("type {icmp_type} from {reporter}"),
+                ));
+            }
+            reporter
+        }
+        Status::Down(DownReason::AnsweredBy(address)) => address,
+        _ => return None,
+    };
+    let probed = literal(target).or(outcome.address.map(|address| address.to_canonical()));
+    let is_same_family =
+        probed.is_none_or(|probed| probed.is_ipv4() == responder.to_canonical().is_ipv4());
+    let is_possible = is_same_family && is_host_address(responder);
+    (!is_possible).then(|| {
+        (
+            "an address that cannot have answered",
+            responder.to_string(),
+        )
+    })
 }
 
 /// The address of a target that is one, whatever its spelling and without its zone.
@@ -100,14 +145,5 @@ fn literal(target: &Target) -> Option<IpAddr> {
             let address = text.split('%').next().unwrap_or_default();
             Some(address.parse::<IpAddr>().ok()?.to_canonical())
         }
-    }
-}
-
-/// Who answered, where that is not the target.
-fn responder(status: &Status) -> Option<IpAddr> {
-    match status {
-        Status::Unreachable { reporter, .. } => Some(*reporter),
-        Status::Down(DownReason::AnsweredBy(address)) => Some(*address),
-        _ => None,
     }
 }

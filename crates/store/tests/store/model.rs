@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{
-    Applied, ClosedRun, DeadChunks, DecodedDelivery, RawMessage, RttHistogram, RunState,
+    Applied, ClosedRun, DeadChunks, DecodedDelivery, RawMessage, Refusal, RttHistogram, RunState,
     StoreError, Transport, Writer,
 };
 use pingfleet_wire::{DnsFailure, LocalLoss, ResultChunk, Status, WorkChunk};
@@ -132,9 +132,9 @@ fn message(work: &WorkChunk, kind: &Kind) -> DecodedDelivery {
         Kind::UnknownChunk => changed(|message| message.key.chunk = 1000),
         Kind::UnknownRun => changed(|message| message.key.run = Uuid::now_v7()),
         Kind::OtherDatabase => changed(|message| message.database = Uuid::new_v4()),
-        Kind::Unreadable => DecodedDelivery::Unreadable {
+        Kind::Unreadable => DecodedDelivery::Refused {
             raw: RawMessage::new("results", vec![1, 2, 3]),
-            reason: "malformed".to_owned(),
+            refusal: Refusal::new("malformed", ""),
         },
     }
 }

@@ -1,7 +1,7 @@
 //! The effect of single deliveries on their chunk, their run and the counters.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{Applied, DecodedDelivery, RawMessage, RunState, Transport, Writer};
+use pingfleet_store::{Applied, DecodedDelivery, RawMessage, Refusal, RunState, Transport, Writer};
 use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -141,14 +141,16 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     let mut chunk = good.clone();
     chunk.key.chunk = 7;
     let mut run = good.clone();
-    run.key.run = uuid::Uuid::now_v7();
+    let unknown_run = uuid::Uuid::now_v7();
+    run.key.run = unknown_run;
     let mut database = good.clone();
-    database.database = uuid::Uuid::new_v4();
+    let other_database = uuid::Uuid::new_v4();
+    database.database = other_database;
     let mut dead = works[0].clone();
     dead.token.0 = uuid::Uuid::new_v4();
-    let long = DecodedDelivery::Unreadable {
+    let long = DecodedDelivery::Refused {
         raw: RawMessage::new("dead", vec![0xff; 100_000]),
-        reason: "not a message".to_owned(),
+        refusal: Refusal::new("not a message", "for a test"),
     };
     let mut batch: Vec<_> = [token, count, chunk, run, database].map(delivery).into();
     batch.extend([dead_letter(&dead), long]);
@@ -157,8 +159,9 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     ensure!(store.summary(planned.run)?.settled() == 0);
 
     let connection = Connection::open(store.path())?;
-    let mut statement = connection
-        .prepare("SELECT reason, length, length(body), queue FROM quarantine ORDER BY id")?;
+    let mut statement = connection.prepare(
+        "SELECT reason || ': ' || detail, length, length(body), queue FROM quarantine ORDER BY id",
+    )?;
     let kept = statement
         .query_map((), |row| {
             Ok((
@@ -170,16 +173,16 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
         })?
         .collect::<Result<Vec<_>, _>>()?;
     let wanted = [
-        "wrong token",
-        "3 outcomes for a chunk of 2",
-        "no chunk 7",
-        "no run",
-        "belongs to database",
-        "wrong token",
-        "not a message",
+        "wrong token: chunk 0 of run 1",
+        "another number of outcomes than of targets: 3 of 2",
+        "unknown chunk: chunk 7 of run 1",
+        &format!("unknown run: {unknown_run}"),
+        &format!("for another database: {other_database}"),
+        "wrong token: chunk 0 of run 1",
+        "not a message: for a test",
     ];
     for (row, wanted) in kept.iter().zip(wanted) {
-        ensure!(row.0.contains(wanted), "{row:?}");
+        ensure!(row.0 == wanted, "{row:?} instead of {wanted}");
     }
     ensure!(kept[0].1 == kept[0].2 && kept[0].3 == "results");
     ensure!((kept[6].1, kept[6].2, kept[6].3.as_str()) == (100_000, 4096, "dead"));
