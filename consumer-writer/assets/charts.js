@@ -7,6 +7,14 @@ const charts = (function () {
     rates: function (row) { return row.map(function (value, at) { return at > 0 && value === -1 ? null : value; }); },
   };
 
+  const units = { seconds: 1, minutes: 60, hours: 3600, days: 86400 };
+
+  // The unit of the horizontal axis, as the heading says it. The table has seconds.
+  function unitOf(section) {
+    const found = /(seconds|minutes|hours|days) since/.exec(section.querySelector('h2').textContent);
+    return found ? found[1] : 'seconds';
+  }
+
   // Without the plot, the holder takes what the server draws.
   function drop(id) {
     if (!plots[id]) { return; }
@@ -31,21 +39,25 @@ const charts = (function () {
     const points = pointsOf(id, section);
     if (!holder || points.length < 2 || !window.uPlot) { drop(id); return; }
     const data = points[0].map(function (_, column) { return points.map(function (point) { return point[column]; }); });
+    const unit = unitOf(section);
+    data[0] = data[0].map(function (seconds) { return seconds / units[unit]; });
     const colours = getComputedStyle(document.documentElement);
     const colour = function (name) { return colours.getPropertyValue('--' + name).trim(); };
     const names = id === 'timeline' ? ['answered/s', 'not up/s']
       : Array.from(table.tHead.rows[0].cells).slice(1).map(function (cell) { return cell.textContent; });
     const width = Math.max(holder.clientWidth, 280);
-    const isNew = !plots[id] || plots[id].root.parentNode !== holder || plots[id].series.length !== data.length;
+    const isNew = !plots[id] || plots[id].root.parentNode !== holder || plots[id].series.length !== data.length
+      || plots[id].series[0].label !== unit;
     if (isNew) {
       drop(id);
       holder.replaceChildren();
       holder.dataset.kept = '';
       const axis = { stroke: colour('dim'), grid: { stroke: colour('line'), width: 1 }, ticks: { show: false } };
       plots[id] = new window.uPlot({
-        width: width, height: 200, scales: { x: { time: false } }, cursor: { drag: { setScale: false } },
+        width: width, height: 200, cursor: { drag: { setScale: false } },
+        scales: { x: { time: false }, y: { range: function (_, min, max) { return [0, (max || 1) * 1.1]; } } },
         axes: [axis, Object.assign({ size: 60 }, axis)],
-        series: [{ label: 'seconds' }].concat(names.map(function (name, at) {
+        series: [{ label: unit }].concat(names.map(function (name, at) {
           return at === 0 ? { label: name, stroke: colour('accent'), width: 2, fill: colour('accent') + '22' }
             : { label: name, stroke: colour(id === 'timeline' ? 'down' : 'dim'), width: 1.5, dash: [6, 4] };
         })),

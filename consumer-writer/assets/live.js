@@ -8,6 +8,7 @@
   let version = null;
   let stream = null;
   let heard = Date.now();
+  let isEnd = false;
 
   function morph(old, fresh) {
     if (old.isEqualNode(fresh) || (old.dataset && 'kept' in old.dataset)) { return; }
@@ -119,6 +120,7 @@
     const news = JSON.parse(event.data);
     if (version && version !== news.version) { location.reload(); return; }
     version = news.version;
+    isEnd = news.end;
     heard = Date.now();
     connection.textContent = '';
     document.title = news.title;
@@ -134,13 +136,32 @@
     speak();
   }
 
+  // An event source does not say why it was refused.
+  async function askWhy() {
+    const asked = new AbortController();
+    try {
+      const answer = await fetch('/events', { signal: asked.signal });
+      if (answer.status === 503) {
+        connection.textContent = 'Too many live pages are open, so this one shows the last numbers: close some of them.';
+      }
+    } catch (_) {
+      // The writer is away, as the page says.
+    }
+    asked.abort();
+  }
+
   function connect() {
     stream = new EventSource('/events');
     stream.onmessage = take;
     stream.onopen = function () { heard = Date.now(); connection.textContent = ''; };
     stream.onerror = function () {
+      if (isEnd) {
+        stream.close();
+        connection.textContent = 'The sweep has ended. These are its last numbers.';
+        return;
+      }
       connection.textContent = 'No connection to the writer; trying again. The numbers are the last ones.';
-      if (stream.readyState === EventSource.CLOSED) { setTimeout(connect, 5000); }
+      if (stream.readyState === EventSource.CLOSED) { askWhy(); setTimeout(connect, 5000); }
     };
   }
 

@@ -14,7 +14,6 @@ use pingfleet_settings::{
 };
 use pingfleet_store::{DatabaseSettings, DatabaseThread, FileLock, Transport};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 /// Drains the results of all workers into the database, until SIGTERM
 #[derive(Debug, Parser)]
@@ -77,20 +76,11 @@ async fn write(
         broker: Arc::clone(&broker),
         transport: settings.transport,
         summary: follow,
+        failure: Arc::default(),
         flags: database.as_flags().to_owned(),
     };
-    let page_stop = CancellationToken::new();
-    let page = async {
-        if let Some(server) = server {
-            page::serve(server, sources, page_stop.clone()).await;
-        }
-    };
-    let writing = async {
-        let ended = consumer_writer::run(broker, &db, settings, summary, stop.token).await;
-        page_stop.cancel();
-        ended
-    };
-    let (ended, ()) = tokio::join!(writing, page);
+    let writing = consumer_writer::run(broker, &db, settings, summary, stop.token);
+    let ended = page::serve_beside(server, sources, writing).await;
     let closed = db.close().await;
     ended.map_err(|error| match error {
         WriterError::Broker(error) => Failure::from(error),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
-use pingfleet_report::words::{counted, grouped, length};
+use pingfleet_report::words::{Clock, counted, grouped, length};
 use pingfleet_store::{RunState, Transport, WorkerRow, WorkerState};
 use pingfleet_wire::StatusKind;
 
@@ -96,6 +96,10 @@ fn broker(facts: &Facts, alerts: &mut Vec<Alert>) {
 }
 
 fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
+    if let Some(reason) = &facts.failure {
+        alerts.push(failed_writer(facts, reason));
+        return;
+    }
     match facts.writer.state {
         WriterState::WaitingForDatabase => alerts.push(Alert::new(
             StatusKind::Unreachable,
@@ -117,6 +121,27 @@ fn writer(facts: &Facts, alerts: &mut Vec<Alert>) {
     }
 }
 
+/// The writer has ended: what is shown is the last that there will be of it.
+fn failed_writer(facts: &Facts, reason: &str) -> Alert {
+    let (title, text, command) = match facts.transport {
+        Some(Transport::Sweep) => (
+            "The sweep has ended",
+            "What it has stored stays. Remedy this, then continue it:",
+            format!(
+                "pingfleet resume{} {}",
+                facts.flags,
+                facts.current.as_ref().map_or(0, |run| run.run)
+            ),
+        ),
+        _ => (
+            "The writer has ended",
+            "Results wait in their queue, and nothing is lost. Remedy this, then start it again:",
+            format!("consumer-writer{}", facts.flags),
+        ),
+    };
+    Alert::new(StatusKind::Down, title, format!("{reason}. {text}")).run(command)
+}
+
 fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
     let lost: Vec<_> = facts
         .workers
@@ -128,14 +153,14 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
         let chunks = match worker.in_hand {
             0 => "It had no chunk in hand.".to_owned(),
             count => format!(
-                "It had {} in hand: other workers probe what is in the work queue, and `pingfleet resume` what belongs \
-                 to a sweep.",
+                "The broker gives the {} that it had in hand to other workers; none is lost.",
                 counted(count, "chunk")
             ),
         };
         let title = format!("Worker {} is lost", worker.worker);
         let silence = length(worker.age.as_micros() as i64);
-        let text = format!("No heartbeat for {silence}. {chunks} On its machine:");
+        let since = Clock::now().moment(worker.last_seen_us);
+        let text = format!("No heartbeat for {silence}, since {since}. {chunks} On its machine:");
         alerts.push(
             Alert::new(StatusKind::Down, title, text)
                 .run("systemctl status ping-worker".to_owned()),
@@ -157,13 +182,13 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
     }
 }
 
-/// Whether a worker of the same name is there: a service manager started it again, as a new instance.
+/// Whether a worker of the same name was heard since: a service manager started it again, as a new instance. If that one is
+/// lost as well, it has an alert.
 fn is_started_again(lost: &WorkerRow, facts: &Facts) -> bool {
     facts.workers.iter().any(|worker| {
         worker.worker == lost.worker
             && worker.instance != lost.instance
             && worker.last_seen_us > lost.last_seen_us
-            && matches!(worker.state, WorkerState::Live | WorkerState::Starting)
     })
 }
 
@@ -213,8 +238,18 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
         } else {
             format!("{} chunks are dead", grouped(dead.total))
         };
+        let mut runs: Vec<_> = dead.newest.iter().map(|chunk| chunk.run).collect();
+        runs.sort_unstable_by(|a, b| b.cmp(a));
+        runs.dedup();
+        runs.retain(|run| *run != newest.run);
+        let others = if runs.is_empty() {
+            String::new()
+        } else {
+            let runs: Vec<_> = runs.iter().map(i64::to_string).collect();
+            format!(" (the same for {})", runs.join(", "))
+        };
         let text = format!(
-            "They came back from workers too often ({}), so their targets have no result. Send them again:",
+            "They came back from workers too often ({}), so their targets have no result. Send them again{others}:",
             newest.reason
         );
         let command = format!("pingfleet retry{} {}", facts.flags, newest.run);
@@ -244,6 +279,10 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
 fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
     let Some(run) = &facts.current else { return };
     // A run without a worker needs a worker first.
+    // Without the database a producer cannot say that it is alive.
+    if facts.is_database_stuck {
+        return;
+    }
     let has_workers = run.transport != Transport::Broker || !is_without_workers(facts);
     if run.state == RunState::Incomplete
         && has_workers
@@ -338,6 +377,15 @@ pub(super) mod tests {
         facts.writer.state = WriterState::WaitingForDatabase;
         assert!(text(&facts).contains("End the other program, or free space."));
         facts = well();
+        facts.failure = Some("a.db: database or disk is full".to_owned());
+        facts.flags = " --db a.db".to_owned();
+        let found = text(&facts);
+        assert!(
+            found.contains("The writer has ended: a.db: database or disk is full. Results wait")
+                && found.ends_with(" consumer-writer --db a.db\n"),
+            "{found}"
+        );
+        facts = well();
         facts.dead.total = 2;
         facts.dead.newest.push(DeadChunk {
             run: 4,
@@ -348,8 +396,16 @@ pub(super) mod tests {
         });
         assert!(
             text(&facts).contains("2 chunks are dead")
-                && text(&facts).contains("pingfleet retry 4")
+                && text(&facts).contains("Send them again: pingfleet retry 4\n")
         );
+        for run in [2, 4, 3] {
+            facts.dead.newest.push(DeadChunk {
+                run,
+                ..facts.dead.newest[0].clone()
+            });
+        }
+        let expected = "Send them again (the same for 3, 2): pingfleet retry 4\n";
+        assert!(text(&facts).contains(expected), "{}", text(&facts));
     }
 
     #[test]
@@ -380,10 +436,10 @@ pub(super) mod tests {
             .push(lost("berlin-2", Duration::from_secs(118)));
         let found = text(&facts);
         assert!(
-            found.contains("Worker berlin-2 is lost: No heartbeat for 1 min."),
+            found.contains("Worker berlin-2 is lost: No heartbeat for 1 min, since "),
             "{found}"
         );
-        assert!(found.contains("It had 19 chunks in hand"));
+        assert!(found.contains("gives the 19 chunks that it had in hand to other workers"));
         // It was heard until a break began.
         facts.heard.break_age = Some(Duration::from_secs(100));
         assert_eq!(text(&facts), "");

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,9 @@ use crate::{WriterState, WriterSummary};
 /// How often charts, the map, lists and the older runs are read.
 const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The most workers that the page lists. The terminal lists all.
+const MAX_LISTED: usize = 500;
+
 /// The newest changes that are shown.
 const MAX_CHANGES: usize = 50;
 
@@ -53,9 +56,9 @@ pub(super) struct Facts {
     /// How fast the targets of the current run are settled.
     pub(super) pace: Option<Pace>,
     pub(super) workers: Vec<WorkerRow>,
-    /// The workers as the page lists them: those of the last whole reading, or of the last one at which a state changed.
-    /// The ages of all rows change with each reading, and would be most of what a tab gets.
-    pub(super) listed: Vec<WorkerRow>,
+    /// The workers as the page lists them, with their states: those of the last whole reading, or of the last one at which
+    /// a state changed. The ages of all rows change with each reading, and would be most of what a tab gets.
+    pub(super) listed: Vec<(WorkerRow, Option<WorkerState>)>,
     pub(super) rates: Rates,
     /// What was heard of the workers.
     pub(super) heard: Heard,
@@ -66,10 +69,16 @@ pub(super) struct Facts {
     pub(super) dead: DeadChunkList,
     pub(super) liveness: Option<WriterLiveness>,
     pub(super) writer: WriterSummary,
+    /// Why the writer has ended, if it failed.
+    pub(super) failure: Option<String>,
     pub(super) queues: Queues,
     pub(super) database: PathBuf,
     pub(super) transport: Option<Transport>,
-    /// For how long the queues have been empty without a worker that has a chunk in hand.
+    /// Whether the database is locked, or was a moment ago, so that no producer could say that it is alive.
+    pub(super) is_database_stuck: bool,
+    /// How many chunks of the current run are in no queue and in no worker's hand.
+    pub(super) unclaimed: i64,
+    /// For how long there have been such chunks.
     pub(super) unclaimed_for: Option<Duration>,
     pub(super) flags: String,
     /// Why the database cannot be read.
@@ -81,6 +90,7 @@ pub(super) struct Source {
     reader: Option<Arc<Reader>>,
     stop: CancellationToken,
     summary: watch::Receiver<WriterSummary>,
+    failure: Arc<OnceLock<String>>,
     queues: watch::Receiver<Queues>,
     began: Instant,
     began_us: i64,
@@ -89,7 +99,7 @@ pub(super) struct Source {
     /// When the broker was last known to have no alarm.
     clear_us: Option<i64>,
     slow_at: Option<Instant>,
-    /// Since when the queues have been empty without a worker that has a chunk in hand.
+    /// Since when there have been chunks in no queue and in no worker's hand.
     unclaimed_since: Option<Instant>,
     settled: SettledPoints,
     listed_states: Vec<(Uuid, Option<WorkerState>)>,
@@ -106,6 +116,7 @@ impl Source {
             reader: None,
             stop,
             summary: sources.summary.clone(),
+            failure: Arc::clone(&sources.failure),
             queues,
             began: Instant::now(),
             began_us: now_us(),
@@ -178,8 +189,9 @@ impl Source {
         self.facts.workers = workers_now(fleet, now_us);
         let now = self.began.elapsed().as_secs_f64();
         self.facts.rates.take(&self.facts.workers, now);
-        self.unclaimed_since = missing_chunks::are_unclaimed(&self.facts)
-            .then(|| self.unclaimed_since.unwrap_or_else(Instant::now));
+        self.facts.unclaimed = missing_chunks::count(&self.facts, &reader)?;
+        self.unclaimed_since =
+            (self.facts.unclaimed > 0).then(|| self.unclaimed_since.unwrap_or_else(Instant::now));
         self.facts.unclaimed_for = self.unclaimed_since.map(|since| since.elapsed());
         Ok(())
     }
@@ -219,8 +231,8 @@ impl Source {
         let states = states.map(|row| (row.instance, workers::state(row, heard)));
         let states: Vec<_> = states.collect();
         if is_due || states != self.listed_states {
+            self.facts.listed = listed(&self.facts.workers, &states);
             self.listed_states = states;
-            self.facts.listed.clone_from(&self.facts.workers);
         }
     }
 
@@ -274,6 +286,7 @@ impl Source {
     /// Takes what is known without the database.
     fn note_pipeline(&mut self) {
         self.facts.writer = *self.summary.borrow();
+        self.facts.failure = self.failure.get().cloned();
         let queues = self.queues.borrow();
         self.facts.queues = if queues.is_current() {
             queues.clone()
@@ -299,6 +312,7 @@ impl Source {
         let last_break = self.last_break.get_or_insert_default();
         last_break.note(silence, now_us);
         let break_age = last_break.age(now_us);
+        self.facts.is_database_stuck = last_break.is_of_database(now_us);
         self.facts.heard = Heard {
             break_age,
             is_away: fleet.writer_away.is_some(),
@@ -316,6 +330,26 @@ impl Source {
         self.reader = Some(Arc::clone(&reader));
         Ok(reader)
     }
+}
+
+/// The workers that the page lists: if there are too many, those that are not lost first, and then those that were heard
+/// last.
+fn listed(
+    workers: &[WorkerRow],
+    states: &[(Uuid, Option<WorkerState>)],
+) -> Vec<(WorkerRow, Option<WorkerState>)> {
+    let all = workers
+        .iter()
+        .zip(states.iter().map(|(_, state)| *state))
+        .enumerate();
+    let mut chosen: Vec<_> = all.collect();
+    chosen.sort_by_key(|(_, (row, state))| (*state == Some(WorkerState::Lost), row.age));
+    chosen.truncate(MAX_LISTED);
+    chosen.sort_by_key(|(position, _)| *position);
+    let chosen = chosen.into_iter();
+    chosen
+        .map(|(_, (row, state))| (row.clone(), state))
+        .collect()
 }
 
 /// The workers with their ages now. While the writer is away, their last rates say nothing about now.
@@ -352,6 +386,7 @@ mod tests {
                 broker: Arc::new(MemoryBroker::new(1)),
                 transport: Transport::Broker,
                 summary: watch::channel(WriterSummary::default()).1,
+                failure: Arc::default(),
                 flags: String::new(),
             };
             let queues = watch::channel(Queues::default()).1;
@@ -371,6 +406,7 @@ mod tests {
             let fleet = Fleet {
                 as_of_us: self.now_us,
                 writer_away: None,
+                is_writer_running: None,
                 workers: Vec::new(),
             };
             self.source.note_heard(&fleet, self.now_us);
@@ -383,6 +419,32 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn of_many_workers_the_live_ones_and_those_heard_last_are_listed_in_their_order() {
+        let worker = |number: usize| {
+            let mut row = lost(&number.to_string(), SECOND * (2000 - number) as u32);
+            // The first ones were heard longest ago, and two of them are live.
+            let is_live = [3, 1].contains(&number);
+            if is_live {
+                row.state = WorkerState::Live;
+            }
+            row
+        };
+        let workers: Vec<_> = (0..MAX_LISTED + 100).map(worker).collect();
+        let states = workers.iter().map(|row| (row.instance, Some(row.state)));
+        let states: Vec<_> = states.collect();
+        let found = listed(&workers, &states);
+        let names = found.iter().map(|(row, _)| row.worker.as_str());
+        let names: Vec<_> = names.collect();
+        assert_eq!(
+            (names.len(), &names[..3]),
+            (MAX_LISTED, &["1", "3", "102"][..])
+        );
+        assert_eq!(names.last(), Some(&"599"));
+        // The control: all are listed if they are few.
+        assert_eq!(listed(&workers[..50], &states[..50]).len(), 50);
+    }
 
     #[test]
     fn a_writer_that_receives_knows_the_fleet() {
@@ -441,7 +503,7 @@ mod tests {
     fn the_list_of_workers_is_that_of_the_last_whole_reading_or_of_a_new_state() {
         let mut noted = Noted::new();
         let source = &mut noted.source;
-        let listed = |source: &Source| source.facts.listed.first().map(|row| row.age);
+        let listed = |source: &Source| source.facts.listed.first().map(|row| row.0.age);
         source.facts.workers = vec![WorkerRow {
             state: WorkerState::Live,
             ..lost("berlin-2", SECOND)
@@ -468,6 +530,7 @@ mod tests {
         let fleet = |writer_away| Fleet {
             as_of_us: 0,
             writer_away,
+            is_writer_running: None,
             workers: Vec::new(),
         };
         noted.source.note_heard(&fleet(Some(SECOND)), noted.now_us);

@@ -1,20 +1,20 @@
-//! Whether chunks of the run in progress are in no queue and in no worker's hand. No I/O.
+//! Whether chunks of the run in progress are in no queue and in no worker's hand.
 
 use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::counted;
-use pingfleet_store::{RunState, RunSummary, WorkerRow};
+use pingfleet_store::{Reader, RunState, RunSummary, StoreError};
 use pingfleet_wire::{StatusKind, timing::HEARTBEAT_INTERVAL};
 
 use super::{alerts::Alert, facts::Facts};
+use crate::WriterState;
 
-/// How long nothing must be settled until chunks that are nowhere count as missing: longer than a result takes from a
-/// worker's hand to the database, and shorter than it takes until the producer publishes them again.
-const MISSING: Duration = Duration::from_secs(15);
+/// How long ago a chunk must have been sent: longer than it takes from an empty queue to a worker, and from there to the
+/// database.
+const SENT: Duration = Duration::from_secs(20);
 
-/// How long both queues must have been empty and no worker must have said that it has a chunk: a worker says it with its next
-/// heartbeat, which may be on its way.
+/// How long there must be such chunks: a worker says what it took with its next heartbeat, which may be on its way.
 const UNCLAIMED: Duration = HEARTBEAT_INTERVAL
     .saturating_mul(2)
     .saturating_add(Duration::from_secs(2));
@@ -25,52 +25,59 @@ const RETURNED: Duration = Duration::from_mins(5);
 
 /// The alert about chunks of a run in progress that were purged, or whose queue was deleted.
 pub(super) fn missing_chunks(facts: &Facts) -> Option<Alert> {
-    // The queues of a writer say nothing of a run without a broker.
-    let is_running = |run: &&RunSummary| {
-        run.state == RunState::Running && Some(run.transport) == facts.transport
-    };
-    let window = facts.current.as_ref().filter(is_running)?.window?;
     let is_unclaimed = facts.unclaimed_for.is_some_and(|time| time >= UNCLAIMED);
-    let is_still = facts.pace.is_some_and(|pace| pace.still >= MISSING);
-    if window.in_use == 0 || !is_unclaimed || !is_still {
+    if facts.unclaimed == 0 || !is_unclaimed {
         return None;
     }
-    let title = format!("{} missing", counted(window.in_use, "chunk"));
+    let title = format!("{} missing", counted(facts.unclaimed, "chunk"));
     let text = "They are published, and neither in a queue nor in a worker's hand: somebody has purged or deleted a \
-         queue. Nothing is lost: the producer publishes them again by itself.";
+         queue. Nothing is lost: the producer publishes them again by itself, within minutes.";
     Some(Alert::new(StatusKind::Unreachable, title, text))
 }
 
-/// Whether both queues are empty and no worker has said that it has a chunk in hand.
-pub(super) fn are_unclaimed(facts: &Facts) -> bool {
+/// How many chunks of the current run are in no queue and in no worker's hand, as far as that is known.
+pub(super) fn count(facts: &Facts, reader: &Reader) -> Result<i64, StoreError> {
+    let run = facts
+        .current
+        .as_ref()
+        .filter(|run| are_all_taken(facts, run));
+    run.map_or(Ok(0), |run| {
+        reader.unclaimed_chunks(run.run, SENT, RETURNED)
+    })
+}
+
+/// Whether a run has published chunks, and none is in a queue or with the writer.
+fn are_all_taken(facts: &Facts, run: &RunSummary) -> bool {
     let is_empty = |wanted| {
         let depths = &facts.queues.depths;
         depths
             .iter()
             .any(|(kind, depth)| *kind == wanted && depth.ready == 0)
     };
-    let has_none = |worker: &WorkerRow| worker.in_hand == 0 || worker.age >= RETURNED;
-    // What workers have in hand is known, and the broker takes messages.
-    facts.is_fleet_known
+    // The queues of a writer say nothing of a run without a broker.
+    run.state == RunState::Running
+        && Some(run.transport) == facts.transport
+        && run.window.is_some_and(|window| window.in_use > 0)
+        // What workers have in hand is known, the broker takes messages, and the writer stores results.
+        && facts.is_fleet_known
+        && facts.writer.state == WriterState::Connected
         && is_empty(QueueKind::Work)
         && is_empty(QueueKind::Results)
-        && facts.workers.iter().all(has_none)
 }
 
 #[cfg(test)]
 mod tests {
     use pingfleet_broker::QueueDepth;
     use pingfleet_store::{
-        Durability, NewChunk, NewRun, OpenOptions, PlannedRun, Reader, Transport, WindowUse, Writer,
+        DecodedDelivery, Durability, FileMode, NewChunk, NewRun, OpenOptions, PlannedRun,
+        PublishedChunk, Reader, Transport, WindowUse, Writer, now_us,
     };
+    use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat};
     use tempfile::TempDir;
     use uuid::Uuid;
 
     use super::{
-        super::{
-            alerts::tests::{lost, text, well},
-            rates::Pace,
-        },
+        super::alerts::tests::{text, well},
         *,
     };
 
@@ -80,6 +87,7 @@ mod tests {
             path: folder.path().join("fleet.db"),
             durability: Durability::Off,
             create: true,
+            mode: FileMode::User,
             check: false,
         };
         let mut store = options.open().unwrap();
@@ -108,8 +116,23 @@ mod tests {
         (store, planned, summary.unwrap())
     }
 
-    /// Chunks are nowhere, as far as everything but the run says.
-    fn nowhere() -> Facts {
+    /// A pipeline whose queues are empty, with a run of three published chunks.
+    fn empty_queues(folder: &TempDir) -> (Writer, PlannedRun, Facts) {
+        let (mut store, planned, summary) = run(
+            folder,
+            Some(WindowUse {
+                size: 64,
+                in_use: 3,
+            }),
+        );
+        let sent: Vec<_> = (0..3)
+            .map(|chunk| PublishedChunk {
+                chunk,
+                sent_at_us: now_us() - 2 * SENT.as_micros() as i64,
+                round: 0,
+            })
+            .collect();
+        store.mark_published(planned.run, &sent).unwrap();
         let mut facts = well();
         let empty = QueueDepth {
             ready: 0,
@@ -118,87 +141,80 @@ mod tests {
         facts.queues.depths = [QueueKind::Work, QueueKind::Results]
             .map(|kind| (kind, empty))
             .to_vec();
-        facts.pace = Some(Pace {
-            settled_per_s: 100.0,
-            over: 4 * MISSING,
-            still: MISSING,
-        });
-        facts.workers.push(lost("berlin-2", RETURNED));
-        facts.unclaimed_for = Some(UNCLAIMED);
         facts.transport = Some(Transport::Broker);
-        facts
+        facts.current = Some(summary);
+        (store, planned, facts)
     }
 
     #[test]
-    fn missing_chunks_are_reported_with_their_number_and_what_happens() {
-        let (size, folder) = (64, TempDir::new().unwrap());
-        let mut facts = nowhere();
-        // What is settled in the rest of the last minute hides nothing.
-        let (_store, _planned, summary) = run(&folder, Some(WindowUse { size, in_use: 2 }));
-        facts.current = Some(summary);
+    fn chunks_are_missing_when_they_are_in_no_queue_and_in_no_hand() {
+        let folder = TempDir::new().unwrap();
+        let (mut store, planned, mut facts) = empty_queues(&folder);
+        let reader = Reader::open(store.path()).unwrap();
+        assert_eq!(count(&facts, &reader).unwrap(), 3);
+        // A worker says that it has one of them.
+        let key = ChunkKey {
+            run: planned.run_id,
+            chunk: 1,
+        };
+        let heartbeat = Heartbeat {
+            in_hand: vec![ChunkInHand::just_taken(key)],
+            ..Heartbeat::new("berlin-1", Uuid::max())
+        };
+        store
+            .apply(Transport::Broker, &[DecodedDelivery::Heartbeat(heartbeat)])
+            .unwrap();
+        assert_eq!(count(&facts, &reader).unwrap(), 2);
+        for queue in 0..2 {
+            facts.queues.depths[queue].1.ready = 1;
+            assert_eq!(count(&facts, &reader).unwrap(), 0, "they are in a queue");
+            facts.queues.depths[queue].1.ready = 0;
+        }
+        facts.is_fleet_known = false;
+        assert_eq!(
+            count(&facts, &reader).unwrap(),
+            0,
+            "the broker has an alarm"
+        );
+        facts.is_fleet_known = true;
+        facts.writer.state = WriterState::WaitingForDatabase;
+        assert_eq!(count(&facts, &reader).unwrap(), 0, "the writer has them");
+        facts.writer.state = WriterState::Connected;
+        facts.transport = Some(Transport::Sweep);
+        assert_eq!(
+            count(&facts, &reader).unwrap(),
+            0,
+            "a writer of a broker sees a sweep"
+        );
+        facts.transport = Some(Transport::Broker);
+        for state in [RunState::Complete, RunState::Incomplete, RunState::Planning] {
+            facts.current.as_mut().unwrap().state = state;
+            assert_eq!(count(&facts, &reader).unwrap(), 0, "{state:?}");
+        }
+        facts.current.as_mut().unwrap().state = RunState::Running;
+        facts.queues.depths.clear();
+        assert_eq!(
+            count(&facts, &reader).unwrap(),
+            0,
+            "the depths are not known"
+        );
+    }
+
+    #[test]
+    fn missing_chunks_are_reported_when_no_heartbeat_can_claim_them() {
+        let mut facts = well();
+        facts.unclaimed = 2;
+        facts.unclaimed_for = Some(UNCLAIMED);
         let found = text(&facts);
         assert!(
             found.contains("2 chunks missing: They are published"),
             "{found}"
         );
         assert!(found.contains("the producer publishes them again by itself"));
-        // The controls: none is published, a run that has ended, and one that nobody produces.
-        for (in_use, state) in [
-            (0, RunState::Running),
-            (2, RunState::Complete),
-            (2, RunState::Incomplete),
-            (2, RunState::Planning),
-        ] {
-            let run = facts.current.as_mut().unwrap();
-            (run.window, run.state) = (Some(WindowUse { size, in_use }), state);
-            assert!(!text(&facts).contains("missing"), "{in_use} {state:?}");
-        }
-        let run = facts.current.as_mut().unwrap();
-        (run.window, run.state) = (None, RunState::Running);
-        assert!(!text(&facts).contains("missing"));
-        let run = facts.current.as_mut().unwrap();
-        run.window = Some(WindowUse { size, in_use: 2 });
-        assert!(text(&facts).contains("missing"));
         // A new worker took them all, and has not said so yet.
         for unclaimed_for in [None, Some(HEARTBEAT_INTERVAL)] {
             facts.unclaimed_for = unclaimed_for;
             assert!(!text(&facts).contains("missing"), "{unclaimed_for:?}");
         }
-        facts.unclaimed_for = Some(UNCLAIMED);
-        let still = facts.pace;
-        for pace in [
-            None,
-            still.map(|pace| Pace {
-                still: MISSING / 2,
-                ..pace
-            }),
-        ] {
-            facts.pace = pace;
-            assert!(!text(&facts).contains("missing"), "it goes on");
-        }
-        facts.pace = still;
-        // A writer of a broker sees a sweep.
-        facts.transport = Some(Transport::Sweep);
-        assert!(!text(&facts).contains("missing"));
-    }
-
-    #[test]
-    fn chunks_are_missing_when_they_are_in_no_queue_and_in_no_hand() {
-        let mut facts = nowhere();
-        assert!(are_unclaimed(&facts));
-        facts.workers[0].age = RETURNED / 2;
-        assert!(!are_unclaimed(&facts), "a worker has them");
-        facts.is_fleet_known = false;
-        facts.workers.clear();
-        assert!(!are_unclaimed(&facts), "the broker has an alarm");
-        facts.is_fleet_known = true;
-        for queue in 0..2 {
-            facts.queues.depths[queue].1.ready = 1;
-            assert!(!are_unclaimed(&facts), "they are in a queue");
-            facts.queues.depths[queue].1.ready = 0;
-        }
-        assert!(are_unclaimed(&facts));
-        facts.queues.depths.clear();
-        assert!(!are_unclaimed(&facts), "the depths are not known");
     }
 }

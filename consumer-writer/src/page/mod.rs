@@ -20,10 +20,15 @@ mod view;
 mod worker_totals;
 mod workers;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use pingfleet_broker::Broker;
 use pingfleet_http::{EventStreams, Server};
+use pingfleet_settings::Failure;
 use pingfleet_store::Transport;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -43,8 +48,38 @@ pub struct PageSources {
     pub transport: Transport,
     /// What the writer does.
     pub summary: watch::Receiver<WriterSummary>,
+    /// Why the writer has ended, if it failed. The last snapshot shows it.
+    pub failure: Arc<OnceLock<String>>,
     /// The flags of the commands that the page names, each behind a space.
     pub flags: String,
+}
+
+/// Serves the page, if there is a `server`, until `writing` has ended. Open tabs get one more snapshot then, which has the
+/// reason if it failed. Returns what `writing` returned.
+///
+/// # Errors
+/// Those of `writing`.
+pub async fn serve_beside<T, E: Error + 'static>(
+    server: Option<Server>,
+    sources: PageSources,
+    writing: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let stop = CancellationToken::new();
+    let failure = Arc::clone(&sources.failure);
+    let page = async {
+        if let Some(server) = server {
+            serve(server, sources, stop.clone()).await;
+        }
+    };
+    let writing = async {
+        let ended = writing.await;
+        if let Err(error) = &ended {
+            failure.get_or_init(|| Failure::system(error).message);
+        }
+        stop.cancel();
+        ended
+    };
+    tokio::join!(writing, page).0
 }
 
 /// Serves the page until `stop`. Open tabs get one more snapshot then: that of the end.

@@ -82,6 +82,8 @@ pub(super) fn routes(look: Arc<Look>, sources: &PageSources, stop: &Cancellation
         .route("/events", get(events))
         .route("/runs/{run}/report", get(report))
         .route("/assets/{name}", get(asset))
+        // A report names no icon, as it is a file of its own.
+        .route("/favicon.ico", get(icon))
         .route(exposition::PATH, get(serve_metrics))
         .route("/api/v1/runs", get(api_runs))
         .route("/api/v1/runs/{run}", get(api_one_run))
@@ -152,9 +154,10 @@ fn changes(snapshot: &Snapshot, sent: &mut Vec<Option<String>>) -> Option<String
             changed.insert(fragment.id.to_owned(), json!(fragment.html));
         }
     }
-    let event =
-        json!({ "version": env!("CARGO_PKG_VERSION"), "title": snapshot.title, "parts": changed });
-    (!changed.is_empty()).then(|| event.to_string())
+    let event = json!({
+        "version": env!("CARGO_PKG_VERSION"), "title": snapshot.title, "parts": changed, "end": snapshot.is_end,
+    });
+    (snapshot.is_end || !changed.is_empty()).then(|| event.to_string())
 }
 
 async fn asset(Path(name): Path<String>, request: Request) -> Answer {
@@ -169,6 +172,10 @@ async fn asset(Path(name): Path<String>, request: Request) -> Answer {
         _ => return nothing(request).await,
     };
     kept(request.headers(), content_type, text.into())
+}
+
+async fn icon(request: Request) -> Answer {
+    asset(Path("icon.svg".to_owned()), request).await
 }
 
 async fn report(State(site): Shared, Path(run): Path<String>, request: Request) -> Answer {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use pingfleet_http::EventStreams;
+use pingfleet_store::Transport;
 use tokio::{
     sync::{Notify, watch},
     time::MissedTickBehavior,
@@ -56,6 +57,8 @@ pub(super) struct Snapshot {
     pub(super) title: String,
     /// The runs, workers and queues as JSON.
     pub(super) api: super::api::ApiFacts,
+    /// Whether the program that serves the page ends with it, and is not started again.
+    pub(super) is_end: bool,
     taken: Instant,
 }
 
@@ -284,7 +287,7 @@ async fn follow_to_the_end(source: impl Fn() -> Source, look: &Look, stop: &Canc
             reading.expect_changes();
         }
         let making = tokio::task::spawn_blocking(move || {
-            let snapshot = is_watched.then(|| take(&mut reading));
+            let snapshot = is_watched.then(|| take(&mut reading, is_last));
             if snapshot.is_none() {
                 if is_scraped {
                     reading.read_for_metrics();
@@ -314,7 +317,7 @@ async fn follow_to_the_end(source: impl Fn() -> Source, look: &Look, stop: &Canc
     }
 }
 
-fn take(source: &mut Source) -> Snapshot {
+fn take(source: &mut Source, is_last: bool) -> Snapshot {
     source.read();
     let facts = &source.facts;
     let (title, fragments) = fragments(facts);
@@ -322,6 +325,62 @@ fn take(source: &mut Source) -> Snapshot {
         title,
         fragments,
         api: super::api::ApiFacts::new(facts),
+        is_end: is_last && facts.transport == Some(Transport::Sweep),
         taken: Instant::now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pingfleet_http::Limits;
+
+    use super::{
+        super::{facts::Facts, metrics},
+        *,
+    };
+    use crate::WriterState;
+
+    /// What a scrape gets when nobody answers it, as the database is stuck.
+    async fn scrape(look: &Look) -> Option<String> {
+        let registry = metrics::registry(Transport::Broker, look.follow_metrics());
+        let writer = WriterSummary {
+            state: WriterState::WaitingForDatabase,
+            ..WriterSummary::default()
+        };
+        let is_fresh = look.fresh_metrics().await.is_some();
+        let is_known = is_fresh || look.note_unreadable(&writer);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        is_known.then_some(text)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scrape_of_a_stuck_database_has_the_earlier_values_and_says_so() {
+        let look = Look::new(EventStreams::new(
+            &Limits::default(),
+            CancellationToken::new(),
+        ));
+        let began = tokio::time::Instant::now();
+        // There are none before the first answer.
+        assert_eq!(scrape(&look).await, None);
+        assert_eq!(began.elapsed(), METRICS_WAIT);
+        let mut facts = Facts::default();
+        facts.quarantine.total = 7;
+        let publish = |taken: Instant| {
+            let mut earlier = MetricsSnapshot::new(&facts, &WorkerTotals::default());
+            earlier.taken = taken;
+            look.metrics.send_replace(Some(Arc::new(earlier)));
+        };
+        let has = |text: &str, line: &str| text.lines().any(|found| found == line);
+        // The control: those of now are as they are.
+        publish(Instant::now());
+        let text = scrape(&look).await.unwrap();
+        assert!(has(&text, "pingfleet_database_up 1"), "{text}");
+        publish(Instant::now().checked_sub(FRESH).unwrap());
+        let text = scrape(&look).await.unwrap();
+        assert!(has(&text, "pingfleet_database_up 0"), "{text}");
+        assert!(has(&text, "pingfleet_quarantine_messages 7"), "{text}");
+        let state = "pingfleet_writer_state{state=\"waiting_for_database\"} 1";
+        assert!(has(&text, state), "{text}");
     }
 }

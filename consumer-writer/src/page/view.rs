@@ -329,14 +329,18 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
     if facts.listed.is_empty() {
         return Ok(String::new());
     }
-    let states: Vec<_> = facts
-        .listed
-        .iter()
-        .map(|row| workers::state(row, facts.heard))
-        .collect();
-    let is_lost = |state: &&Option<WorkerState>| **state == Some(WorkerState::Lost);
-    let lost = states.iter().filter(is_lost).count();
-    let rows = facts.listed.iter().zip(&states).map(|(row, state)| {
+    let states = facts.workers.iter();
+    let states = states.map(|row| workers::state(row, facts.heard));
+    let is_lost = |state: &Option<WorkerState>| *state == Some(WorkerState::Lost);
+    let lost = states.filter(is_lost).count();
+    let all = facts.workers.len();
+    let which = if facts.listed.len() < all {
+        let shown = grouped(facts.listed.len() as i64);
+        format!("; {shown} are shown, all: pingfleet workers{}", facts.flags)
+    } else {
+        String::new()
+    };
+    let rows = facts.listed.iter().map(|(row, state)| {
         let seconds = |age: std::time::Duration| {
             Cell::Number(length(age.as_micros() as i64), age.as_secs_f64())
         };
@@ -360,8 +364,8 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
     draw(&ListPart {
         title: "Workers",
         note: format!(
-            "{}, {lost} lost; rates between the last two heartbeats",
-            counted(facts.listed.len() as i64, "worker")
+            "{}, {lost} lost{which}; rates between the last two heartbeats",
+            counted(all as i64, "worker")
         ),
         is_tall: facts.listed.len() > MAX_SINGLE_WORKERS,
         is_filtered: facts.listed.len() > 10,

@@ -102,6 +102,12 @@ impl LastBreak {
         Some(Duration::from_micros(age as u64))
     }
 
+    /// Whether the last break still matters, and was one of the database.
+    pub(super) fn is_of_database(&self, now_us: i64) -> bool {
+        let found = self.found.as_ref();
+        found.is_some_and(|found| found.is_database && found.is_recent(now_us))
+    }
+
     /// Whether the writer has received long enough to know that some worker is there.
     pub(super) fn is_over(&self, now_us: i64) -> bool {
         let heartbeats = 2 * HEARTBEAT_INTERVAL.as_micros() as i64;

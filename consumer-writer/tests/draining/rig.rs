@@ -19,8 +19,8 @@ use pingfleet_broker::{
     Broker as _, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, QueueName,
 };
 use pingfleet_store::{
-    DatabaseThread, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk, Reader,
-    Transport, Verification, Writer, now_us,
+    DatabaseThread, Durability, FileMode, NewChunk, NewRun, OpenOptions, PlannedRun,
+    PublishedChunk, Reader, Transport, Verification, Writer, now_us,
 };
 use pingfleet_wire::{
     ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
@@ -495,6 +495,7 @@ fn options(folder: &tempfile::TempDir) -> OpenOptions {
         // These tests do not cover a power loss.
         durability: Durability::Off,
         create: true,
+        mode: FileMode::User,
         check: false,
     }
 }

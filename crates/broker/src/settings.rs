@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pingfleet_settings::{BrokerArgs, Failure, Layers, keys, read_text, shell_word};
+use pingfleet_settings::{BrokerArgs, Failure, Layers, keys, read_secret, shell_word};
 use url::Url;
 
 use crate::{BrokerError, RabbitBroker, RabbitConfig};
@@ -11,6 +11,14 @@ impl RabbitConfig {
     /// Resolves the settings of the broker; problems are collected in `layers`. `program` names the connections.
     pub fn resolve(args: &BrokerArgs, layers: &mut Layers, program: &str) -> Self {
         layers.set_flags(args);
+        let given = args.text(&keys::BROKER_URL);
+        let given = given.and_then(|url| Url::parse(url).ok());
+        if given.is_some_and(|url| url.password().is_some()) {
+            tracing::warn!(
+                "every user of this machine can read the password in --broker: give it in PINGFLEET_BROKER__PASSWORD, or \
+                 name a file that has it in broker.password_file"
+            );
+        }
         let url = layers.get_as(&keys::BROKER_URL, |url| {
             match RabbitBroker::new(&Self::new(&url)) {
                 Ok(_) => Ok(url),
@@ -51,11 +59,12 @@ impl RabbitConfig {
 /// The first line of a file.
 fn read_password(path: &Path) -> Result<String, String> {
     let name = path.display();
-    let text = read_text(path).map_err(|error| format!("{name}: {error}"))?;
-    match text.lines().next() {
-        Some(password) if !password.is_empty() => Ok(password.to_owned()),
-        _ => Err(format!("{name} has no password on its first line")),
+    let password = read_secret(path, "the broker's password");
+    let password = password.map_err(|error| format!("{name}: {error}"))?;
+    if password.is_empty() {
+        return Err(format!("{name} has no password on its first line"));
     }
+    Ok(password)
 }
 
 /// The message says how to fix most of them.

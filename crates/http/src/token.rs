@@ -1,21 +1,14 @@
 //! The token of visitors. It is kept as a hash only, and compared in constant time.
 
-use std::{
-    fs::{self, File, Metadata},
-    io::{self, Read as _},
-    path::Path,
-};
+use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use encoding_rs::UTF_8;
+use pingfleet_settings::read_secret;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 /// The fewest characters of a token: a random one of this length cannot be guessed over a network.
 const MIN_LENGTH: usize = 16;
-
-/// The most bytes of its file, so that a wrong path does not fill the memory.
-const MAX_FILE_BYTES: u64 = 4096;
 
 /// What separates the parts of an address. A token with one of these would be cut there.
 const SEPARATORS: [char; 3] = ['&', '#', '%'];
@@ -36,10 +29,8 @@ impl Token {
     /// Reads the first line of a file. An error names the file and what is wrong with it.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let wrong = |why: String| format!("{}: {why}", path.display());
-        let bytes = read_file(path).map_err(|error| wrong(error.to_string()))?;
-        // PowerShell writes UTF-16. What is malformed becomes a character that no token has.
-        let (text, ..) = UTF_8.decode(&bytes);
-        let token = text.lines().next().unwrap_or_default().trim();
+        let line = read_secret(path, "the token").map_err(|error| wrong(error.to_string()))?;
+        let token = line.trim();
         if token.chars().count() < MIN_LENGTH {
             return Err(wrong(format!(
                 "its first line has fewer than {MIN_LENGTH} characters; {ADVICE}"
@@ -86,50 +77,6 @@ impl Token {
     }
 }
 
-/// Reads a regular file of bounded size, or one that a link leads to. A pipe would wait for a writer, and a device may
-/// have no end.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    // Before it is opened, because opening a pipe waits; and after, because the file may be another one by then.
-    check_file(&fs::metadata(path)?)?;
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    check_file(&metadata)?;
-    if others_may_read(&metadata) {
-        tracing::warn!(
-            path = %path.display(),
-            "other users of this machine may read the token: make the file readable to its owner only (chmod 600)"
-        );
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let text = format!("has more than {MAX_FILE_BYTES} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    Ok(bytes)
-}
-
-fn check_file(metadata: &Metadata) -> io::Result<()> {
-    if metadata.is_file() {
-        return Ok(());
-    }
-    let text = "is no regular file";
-    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
-}
-
-/// Whether the group or all users may read a file.
-#[cfg(unix)]
-fn others_may_read(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    metadata.permissions().mode() & 0o044 != 0
-}
-
-/// Windows keeps lists of users instead of such bits.
-#[cfg(not(unix))]
-fn others_may_read(_: &Metadata) -> bool {
-    false
-}
-
 fn is_of_token(character: char) -> bool {
     character.is_ascii_graphic() && !SEPARATORS.contains(&character)
 }
@@ -170,7 +117,6 @@ mod tests {
             "",
             "\n0123456789abcdef",
             "short\n",
-            &"x".repeat(4097),
             "0123456789 abcdef",
             "0123456789abcdef&",
             "0123456789abcdef#",
@@ -184,14 +130,14 @@ mod tests {
         let advised = read("0123456789abcdef&").err().unwrap();
         assert!(advised.contains("openssl rand -hex 32"), "{advised}");
         assert!(Token::read(Path::new("/nonexistent/token")).is_err());
-        // The control: what base64 makes, a file of the greatest size, and a file of PowerShell.
+        // The control: what base64 makes, a long one, and a file of PowerShell.
         assert!(read("ab+/cdefghijklmnopqrstuvwxyz==\r\n").is_ok());
         assert!(read(&"x".repeat(4096)).is_ok());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let wide = "\u{feff}0123456789abcdef".encode_utf16();
         let bytes: Vec<u8> = wide.flat_map(u16::to_le_bytes).collect();
-        fs::write(&path, bytes).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         assert!(Token::read(&path).unwrap().is("0123456789abcdef"));
     }
 
@@ -210,46 +156,9 @@ mod tests {
         assert_eq!(first.cookie_name(), again.cookie_name());
     }
 
-    #[cfg(unix)]
     #[test]
-    fn a_pipe_a_device_and_a_folder_are_no_token_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let pipe = folder.path().join("pipe");
-        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
-        assert!(made.unwrap().success());
-        for path in [
-            pipe.as_path(),
-            Path::new("/dev/zero"),
-            Path::new("/dev/null"),
-            folder.path(),
-        ] {
-            let error = Token::read(path).err().unwrap();
-            assert!(error.contains("is no regular file"), "{error}");
-        }
-        // The control: a link to a file.
-        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
-        fs::write(&file, "0123456789abcdef\n").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(Token::read(&link).unwrap().is("0123456789abcdef"));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_token_file_that_others_may_read_is_noticed() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        fs::write(&path, "0123456789abcdef").unwrap();
-        for (mode, noticed) in [
-            (0o600, false),
-            (0o400, false),
-            (0o640, true),
-            (0o604, true),
-            (0o644, true),
-        ] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let metadata = fs::metadata(&path).unwrap();
-            assert_eq!(others_may_read(&metadata), noticed, "{mode:o}");
-        }
+    fn what_is_no_regular_file_is_no_token() {
+        let error = Token::read(std::env::temp_dir().as_path()).err().unwrap();
+        assert!(error.contains("is no regular file"), "{error}");
     }
 }

@@ -171,23 +171,17 @@ async fn run_roles(
         broker: Arc::clone(&broker),
         transport: Transport::Sweep,
         summary: follow,
+        failure: Arc::default(),
         flags: database.as_flags().to_owned(),
-    };
-    let page_stop = CancellationToken::new();
-    let page = async {
-        if let Some(server) = server {
-            page::serve(server, sources, page_stop.clone()).await;
-        }
     };
     let writing = async {
         let queue = Arc::clone(&broker);
         let written = write_rows(queue, &roles.writer, database, summary, &stops.writer).await;
-        page_stop.cancel();
         stops.producer.cancel();
         stops.worker.cancel();
         written
     };
-    let writing = async { tokio::join!(writing, page).0 };
+    let writing = page::serve_beside(server, sources, writing);
     join(pin!(producing), pin!(probing), pin!(writing)).await
 }
 

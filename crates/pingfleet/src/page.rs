@@ -74,7 +74,7 @@ fn interrupted(path: &Path) -> Failure {
 mod tests {
     use std::fs;
 
-    use pingfleet_store::{Durability, OpenOptions};
+    use pingfleet_store::{Durability, FileMode, OpenOptions};
     use tempfile::TempDir;
 
     use super::*;
@@ -87,6 +87,7 @@ mod tests {
             path: database.clone(),
             durability: Durability::Off,
             create: true,
+            mode: FileMode::User,
             check: false,
         };
         options.open().unwrap().close().unwrap();

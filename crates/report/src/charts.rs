@@ -34,6 +34,10 @@ const HALF: (u32, u32) = (620, 200);
 const WHOLE: (u32, u32) = (1240, 200);
 const AXIS_HEIGHT: u32 = 24;
 const AXIS_WIDTH: u32 = 52;
+
+/// The most that a letter of a label is wide, and the space beside one, in units of the drawing.
+const LETTER_WIDTH: u32 = 8;
+const LABEL_MARGIN: u32 = 12;
 const RIGHT_MARGIN: u32 = 18;
 const TEXT: u32 = 15;
 
@@ -110,11 +114,16 @@ fn axes<'a, 'b>(
     x: Axis,
     y: Axis,
 ) -> Result<Axes<'a, 'b>, ChartError> {
+    let labels = y
+        .ticks
+        .iter()
+        .map(|value| (y.label)(*value).chars().count());
+    let longest = labels.max().unwrap_or(0) as u32;
     let mut chart = ChartBuilder::on(area)
         .margin_top(top)
         .margin_right(RIGHT_MARGIN)
         .x_label_area_size(AXIS_HEIGHT)
-        .y_label_area_size(AXIS_WIDTH)
+        .y_label_area_size(AXIS_WIDTH.max(longest * LETTER_WIDTH + LABEL_MARGIN))
         .build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()

@@ -117,6 +117,19 @@ pub static STORE_DURABILITY: Key<String> = Key {
     },
 };
 
+/// Who may read files that are created.
+pub static STORE_READABLE_BY: Key<String> = Key {
+    name: "store.readable_by",
+    flag: None,
+    default: Fixed("user"),
+    help: "Who may read a new database, its log and its locks: user (mode 0600), or group (0640)",
+    programs: DATABASE_PROGRAMS,
+    parse: |text| match text {
+        "user" | "group" => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is neither user nor group")),
+    },
+};
+
 /// The format of the log.
 pub static LOG_FORMAT: Key<LogFormat> = Key {
     name: "log.format",
@@ -356,7 +369,7 @@ pub const BROKER: &[&dyn AnyKey] = &[
 ];
 
 /// The database's keys.
-pub const STORE: &[&dyn AnyKey] = &[&STORE_PATH, &STORE_DURABILITY];
+pub const STORE: &[&dyn AnyKey] = &[&STORE_PATH, &STORE_DURABILITY, &STORE_READABLE_BY];
 
 /// The keys of the log.
 pub const LOG: &[&dyn AnyKey] = &[&LOG_FORMAT];

@@ -231,7 +231,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::{Durability, OpenOptions, Reader, Transport};
+    use crate::{Durability, FileMode, OpenOptions, Reader, Transport};
 
     /// Bytes that this thread has read from files (`proc_pid_io(5)`).
     fn bytes_read() -> Result<u64> {
@@ -247,6 +247,7 @@ mod tests {
             path: folder.path().join("fleet.db"),
             durability: Durability::Off,
             create: true,
+            mode: FileMode::User,
             check: true,
         };
         let store = options.open()?;

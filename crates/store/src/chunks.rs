@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pingfleet_wire::timing::{WORKER_TIMEOUT, WRITER_TIMEOUT};
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use crate::{StoreError, Transport, Writer, chunk_state::chunk_state, now_us};
@@ -100,6 +100,24 @@ const PUBLISH_ROUND: &str =
 /// The SQL condition of a chunk `c` of a run `n` whose last publish is older than ?3 and twice the worst case at ?2,
 /// doubled with each publishing again.
 const PAST_AGE: &str = "c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))";
+
+/// How many chunks of a run were sent before a time, are not settled, and are in the hand of no worker that was heard since
+/// another time.
+pub(crate) fn unclaimed(
+    connection: &Connection,
+    run: i64,
+    sent_before_us: i64,
+    heard_since_us: i64,
+) -> Result<i64, StoreError> {
+    let mut statement = connection.prepare(&format!(
+        "SELECT count(*) FROM chunks c JOIN runs n ON n.run = c.run
+         WHERE c.run = ?1 AND n.state = 'running' AND {MAYBE_PUBLISHED} AND c.published_at_us < ?2
+           AND NOT EXISTS (
+               SELECT 1 FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
+               WHERE h.run_id = n.run_id AND h.chunk = c.chunk AND w.last_seen_us > ?3)"
+    ))?;
+    Ok(statement.query_row((run, sent_before_us, heard_since_us), |row| row.get(0))?)
+}
 
 impl Writer {
     /// The next chunks of a run to publish, in the order of the plan: at most `limit`, after chunk `after`.

@@ -16,7 +16,7 @@ use pingfleet_settings::{OPEN_FILES_ADVICE, shell_word};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{
-    StoreError,
+    FileMode, StoreError,
     schema::{APPLICATION_ID, SCHEMA_VERSION},
 };
 
@@ -39,8 +39,8 @@ impl Drop for OpenFile {
 /// How a connection uses the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Reads and writes.
-    Write,
+    /// Reads and writes. A file that does not exist is created with this mode, which SQLite gives to the files beside it.
+    Write(FileMode),
     /// Only reads. Uses the `-wal` and `-shm` files of the database, which must exist.
     Read,
     /// Only reads, without locks and without `-wal` and `-shm`. Correct only while nobody writes.
@@ -61,11 +61,21 @@ pub(crate) fn connect(
     // Locked to the end of the function: no other thread may open the database while its header is read.
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let is_open = fs::canonicalize(path).is_ok_and(|path| open.contains(&path));
+    let is_writer = matches!(access, Access::Write(_));
+    if is_writer && let Some(reason) = planted(path) {
+        return Err(cannot(reason));
+    }
     if !is_open {
-        check(FileHeader::read(path).map_err(|error| cannot(error.to_string()))?)?;
+        let found = FileHeader::read(path).map_err(|error| cannot(error.to_string()))?;
+        check(found)?;
+        if let (Access::Write(mode), FileHeader::Absent) = (access, found) {
+            create(path, mode).map_err(|error| {
+                cannot(missing_folder(path).unwrap_or_else(|| error.to_string()))
+            })?;
+        }
     }
     let connection = match access {
-        Access::Write => Connection::open_with_flags(
+        Access::Write(_) => Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE
                 | OpenFlags::SQLITE_OPEN_CREATE
@@ -84,7 +94,7 @@ pub(crate) fn connect(
         cannot(known.unwrap_or_else(|| error.to_string()))
     })?;
     // SQLite would fall back to read-only, and leave -wal and -shm files behind that it may not remove.
-    if access == Access::Write && connection.is_readonly("main")? {
+    if is_writer && connection.is_readonly("main")? {
         let reason = too_few_files();
         return Err(cannot(
             reason.unwrap_or_else(|| "no permission to write to it".to_owned()),
@@ -93,6 +103,49 @@ pub(crate) fn connect(
     let opened = fs::canonicalize(path).map_err(|error| cannot(error.to_string()))?;
     open.push(opened.clone());
     Ok((connection, OpenFile(opened)))
+}
+
+/// Creates an empty database. Another process may do the same.
+fn create(path: &Path, mode: FileMode) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    mode.apply(&mut options);
+    match options.open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Why a file may be another user's trap: it is in a folder that every user may write to, and is a link or somebody else's.
+#[cfg(unix)]
+pub(crate) fn planted(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    const ALL_MAY_WRITE: u32 = 0o002;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::metadata(folder.unwrap_or(Path::new("."))).ok()?;
+    let found = fs::symlink_metadata(path).ok()?;
+    if folder.mode() & ALL_MAY_WRITE == 0 {
+        return None;
+    }
+    let advice = "in a folder that every user may write to; use a folder of your own";
+    let owner = found.uid();
+    let is_ours = owner == rustix::process::geteuid().as_raw();
+    if found.is_symlink() {
+        Some(format!("it is a symbolic link {advice}"))
+    } else if !is_ours && owner != 0 {
+        Some(format!(
+            "it belongs to the user with the id {owner}, {advice}"
+        ))
+    } else {
+        None
+    }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn planted(_: &Path) -> Option<String> {
+    None
 }
 
 /// The URI of a file (<https://www.sqlite.org/uri.html>).

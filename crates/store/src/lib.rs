@@ -43,7 +43,7 @@ pub use db::DatabaseThread;
 pub use error::StoreError;
 pub use liveness::{Fleet, LiveWorkers, WorkerRow, WorkerState, WriterLiveness};
 pub use lock::FileLock;
-pub use open::{Durability, OpenOptions, Writer};
+pub use open::{Durability, FileMode, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};
 pub use planned_probing::PlannedProbing;
 pub use prune::{PrunedRun, RemovedRows};

@@ -93,6 +93,8 @@ pub struct Fleet {
     pub as_of_us: i64,
     /// Since the broker's writer was seen, if that is too long ago.
     pub writer_away: Option<Duration>,
+    /// Whether a process has the writer's lock. None if the system does not show it.
+    pub is_writer_running: Option<bool>,
     /// The workers: the lost ones first, and then by name.
     pub workers: Vec<WorkerRow>,
 }
@@ -325,6 +327,7 @@ pub(crate) fn fleet(connection: &Connection) -> Result<Fleet, StoreError> {
     Ok(Fleet {
         as_of_us,
         writer_away,
+        is_writer_running: None,
         workers,
     })
 }

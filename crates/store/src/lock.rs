@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::StoreError;
+use crate::{FileMode, StoreError};
 
 /// A lock that this process holds.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ impl FileLock {
     pub fn writer(database: &Path) -> Result<Self, StoreError> {
         Self::acquire(
             &lock_path(database, "-writer.lock")?,
+            FileMode::of(database),
             "the writer's lock",
             TRIES,
         )
@@ -43,7 +44,12 @@ impl FileLock {
     /// # Errors
     /// [`StoreError::AlreadyLocked`] when another process has it, or only looks at it.
     pub(crate) fn try_run(database: &Path, run: i64) -> Result<Self, StoreError> {
-        Self::acquire(&run_lock_path(database, run)?, &format!("run {run}"), 1)
+        Self::acquire(
+            &run_lock_path(database, run)?,
+            FileMode::of(database),
+            &format!("run {run}"),
+            1,
+        )
     }
 
     /// Acquires the lock of a run. Its holder is the producer of the run.
@@ -51,7 +57,12 @@ impl FileLock {
     /// # Errors
     /// [`StoreError::AlreadyLocked`] when another process has it.
     pub fn run(database: &Path, run: i64) -> Result<Self, StoreError> {
-        Self::acquire(&run_lock_path(database, run)?, &format!("run {run}"), TRIES)
+        Self::acquire(
+            &run_lock_path(database, run)?,
+            FileMode::of(database),
+            &format!("run {run}"),
+            TRIES,
+        )
     }
 
     /// Whether some process has the lock of a run, so that it has a producer. Changes nothing. `None` when the system
@@ -60,6 +71,15 @@ impl FileLock {
         let path = run_lock_path(database, run).ok()?;
         match fs::exists(&path) {
             // The lock's holder removes the file when it leaves.
+            Ok(false) => Some(false),
+            _ => is_locked(&path),
+        }
+    }
+
+    /// Whether some process has the writer's lock. Changes nothing. `None` when the system does not show it.
+    pub(crate) fn is_writer_locked(database: &Path) -> Option<bool> {
+        let path = lock_path(database, "-writer.lock").ok()?;
+        match fs::exists(&path) {
             Ok(false) => Some(false),
             _ => is_locked(&path),
         }
@@ -98,27 +118,26 @@ impl FileLock {
     /// Removes a lock file unless somebody has locked it since.
     pub(crate) fn remove_abandoned(path: &Path) {
         if is_locked(path) == Some(false)
-            && let Ok(lock) = Self::acquire(path, "an abandoned lock", 1)
+            && let Ok(lock) = Self::acquire(path, FileMode::User, "an abandoned lock", 1)
         {
             // Dropping the lock removes the file.
             drop(lock);
         }
     }
 
-    fn acquire(path: &Path, what: &str, max_tries: u32) -> Result<Self, StoreError> {
+    fn acquire(
+        path: &Path,
+        mode: FileMode,
+        what: &str,
+        max_tries: u32,
+    ) -> Result<Self, StoreError> {
         let cannot = |error: std::io::Error| StoreError::CannotOpen {
             path: path.to_owned(),
             reason: error.to_string(),
         };
         let mut tries = 0;
         loop {
-            let mut file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)
-                .map_err(cannot)?;
+            let mut file = open(path, Some(mode)).map_err(cannot)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -159,9 +178,33 @@ impl Drop for FileLock {
     }
 }
 
+/// Opens a lock file for a look at it, or for a holder, which creates it with a mode. It is a regular file, as anybody who may write to the folder
+/// could have made a link or a pipe of this name.
+fn open(path: &Path, holder: Option<FileMode>) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    if let Some(mode) = holder {
+        options.write(true).create(true).truncate(false);
+        mode.apply(&mut options);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        // Opening a pipe would wait for its other end.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        options.custom_flags(flags.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no regular file"))
+    }
+}
+
 /// Whether somebody has locked the file. `None` when it is gone or the system does not show it.
 fn is_locked(path: &Path) -> Option<bool> {
-    match File::open(path).ok()?.try_lock_shared() {
+    match open(path, None).ok()?.try_lock_shared() {
         Ok(()) => Some(false),
         Err(TryLockError::WouldBlock) => Some(true),
         Err(TryLockError::Error(_)) => None,
@@ -180,12 +223,11 @@ fn is_lock_name(name: &[u8]) -> bool {
 /// The holder's process id for a message, or nothing. Windows refuses to read a locked file.
 fn holder(file: &mut File) -> String {
     let mut holder = String::new();
-    let named = file.take(200).read_to_string(&mut holder).is_ok();
-    if named && !holder.is_empty() {
-        format!(" ({})", holder.trim())
-    } else {
-        String::new()
-    }
+    let read = file.take(200).read_to_string(&mut holder);
+    let pid = read
+        .ok()
+        .and_then(|_| holder.strip_prefix("pid ")?.parse::<u32>().ok());
+    pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 
 fn run_lock_path(database: &Path, run: i64) -> Result<PathBuf, StoreError> {

@@ -40,6 +40,46 @@ pub enum Durability {
     Off,
 }
 
+/// Who may read the files that are created: the database, its log, its shared memory and its locks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FileMode {
+    /// The user only (0600).
+    #[default]
+    User,
+    /// The group too (0640).
+    Group,
+}
+
+impl FileMode {
+    /// Has new files opened with this mode. Windows gives them the permissions of their folder.
+    pub(crate) fn apply(self, options: &mut std::fs::OpenOptions) {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            options.mode(match self {
+                Self::User => 0o600,
+                Self::Group => 0o640,
+            });
+        }
+        #[cfg(not(unix))]
+        let _ = options;
+    }
+
+    /// That of an existing file; [`Self::User`] if it has none.
+    pub(crate) fn of(path: &Path) -> Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            if std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o040 != 0) {
+                return Self::Group;
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = path;
+        Self::User
+    }
+}
+
 /// How to open the database.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
@@ -49,6 +89,8 @@ pub struct OpenOptions {
     pub durability: Durability,
     /// Whether a missing file is created.
     pub create: bool,
+    /// Who may read a file that is created.
+    pub mode: FileMode,
     /// Whether a role begins to work on the file, so that it is checked for damage (`PRAGMA quick_check`): a file of up to
     /// 8 MiB whole by [`Self::open`], a larger one beside the work by [`crate::DatabaseThread`].
     pub check: bool,
@@ -60,9 +102,10 @@ impl OpenOptions {
     /// # Errors
     /// [`StoreError::Foreign`], [`StoreError::Newer`] and [`StoreError::Corrupt`] leave the file as it was.
     pub fn open(&self) -> Result<Writer, StoreError> {
-        let (connection, opened) = header::connect(&self.path, Access::Write, |found| {
-            found.check(&self.path, self.create)
-        })?;
+        let (connection, opened) =
+            header::connect(&self.path, Access::Write(self.mode), |found| {
+                found.check(&self.path, self.create)
+            })?;
         let mut store = Writer {
             connection,
             path: self.path.clone(),

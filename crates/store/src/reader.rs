@@ -55,9 +55,9 @@ pub use self::{
     verify::{Verification, VerifyFinding},
 };
 use crate::{
-    FileLock, Fleet, RunState, RunSummary, StoreError, WorkerRow, check,
+    FileLock, Fleet, RunState, RunSummary, StoreError, WorkerRow, check, chunks,
     header::{self, Access},
-    liveness,
+    liveness, now_us,
     reader::files::FileState,
     run_lookup, run_summary,
     schema::SCHEMA_VERSION,
@@ -259,7 +259,27 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn fleet(&self) -> Result<Fleet, StoreError> {
-        self.read(|connection| liveness::fleet(connection))
+        let fleet = self.read(|connection| liveness::fleet(connection))?;
+        Ok(Fleet {
+            is_writer_running: FileLock::is_writer_locked(&self.path),
+            ..fleet
+        })
+    }
+
+    /// How many chunks of a run were sent longer ago than `sent`, are not settled, and are in the hand of no worker that
+    /// was heard in the time `heard`. Reads the chunks of the run.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn unclaimed_chunks(
+        &self,
+        run: i64,
+        sent: Duration,
+        heard: Duration,
+    ) -> Result<i64, StoreError> {
+        let before = |time: Duration| now_us() - time.as_micros() as i64;
+        let (sent, heard) = (before(sent), before(heard));
+        self.read(|connection| chunks::unclaimed(connection, run, sent, heard))
     }
 
     /// A run whose producer was killed is incomplete at once. `run_summary` shows that only when the lease has expired.

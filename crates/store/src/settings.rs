@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, keys};
 
-use crate::{Durability, OpenOptions, StoreError};
+use crate::{Durability, FileMode, OpenOptions, StoreError};
 
 /// The resolved settings of the database.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub struct DatabaseSettings {
     pub path: PathBuf,
     /// Which failures a commit survives.
     pub durability: Durability,
+    /// Who may read the files that are created.
+    pub mode: FileMode,
     /// See [`Self::as_flags`].
     flags: String,
 }
@@ -30,6 +32,11 @@ impl DatabaseSettings {
                 "off" => Ok(Durability::Off),
                 _ => Err(format!("{name:?} is not a durability")),
             }),
+            mode: layers.get_as(&keys::STORE_READABLE_BY, |who| match who.as_str() {
+                "user" => Ok(FileMode::User),
+                "group" => Ok(FileMode::Group),
+                _ => Err(format!("{who:?} is neither user nor group")),
+            }),
         }
     }
 
@@ -40,6 +47,7 @@ impl DatabaseSettings {
             path: self.path.clone(),
             durability: self.durability,
             create,
+            mode: self.mode,
             check,
         }
     }

@@ -9,7 +9,7 @@ mod outcomes;
 use std::{net::IpAddr, path::Path};
 
 use anyhow::Result;
-use pingfleet_store::{Durability, OpenOptions, PlannedProbing, StatusCounts};
+use pingfleet_store::{Durability, FileMode, OpenOptions, PlannedProbing, StatusCounts};
 use pingfleet_wire::{
     ChunkKey, Message as _, Probing, Status, StatusKind, Token, Version, WorkChunk,
 };
@@ -56,6 +56,7 @@ impl GeneratedRuns {
             path: path.to_owned(),
             durability: Durability::Off,
             create: true,
+            mode: FileMode::User,
             check: false,
         }
         .open()?;
@@ -363,6 +364,7 @@ mod tests {
             path,
             durability: Durability::Off,
             create: false,
+            mode: FileMode::User,
             check: false,
         }
         .open()

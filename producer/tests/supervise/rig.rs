@@ -17,7 +17,8 @@ use clap::Parser;
 use pingfleet_broker::{Broker as _, BrokerError, Confirm, MemoryBroker, QueueDepth, QueueName};
 use pingfleet_settings::ProbingSettings;
 use pingfleet_store::{
-    DatabaseThread, DecodedDelivery, Durability, OpenOptions, RawMessage, Reader, Transport, Writer,
+    DatabaseThread, DecodedDelivery, Durability, FileMode, OpenOptions, RawMessage, Reader,
+    Transport, Writer,
 };
 use pingfleet_targets::{TargetArgs, read};
 use pingfleet_wire::{
@@ -449,6 +450,7 @@ fn options(folder: &tempfile::TempDir) -> OpenOptions {
         // These tests do not cover power loss.
         durability: Durability::Off,
         create: true,
+        mode: FileMode::User,
         check: false,
     }
 }

@@ -29,6 +29,9 @@ const KINDS: [(usize, &str); 2] = [
 
 const TURN: Duration = Duration::from_secs(1);
 
+/// How many files this process may open for an attack.
+const MAX_FILES: u64 = 4096;
+
 /// A running attack.
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
@@ -38,10 +41,9 @@ pub(crate) struct Flood {
 impl Flood {
     pub(crate) fn start(page: SocketAddr) -> anyhow::Result<Self> {
         let maximum = getrlimit(Resource::Nofile).maximum;
-        let limit = Rlimit {
-            current: maximum,
-            maximum,
-        };
+        // No more than it needs: programs that are started later inherit it, and some have a table of that size.
+        let current = maximum.map_or(Some(MAX_FILES), |maximum| Some(maximum.min(MAX_FILES)));
+        let limit = Rlimit { current, maximum };
         setrlimit(Resource::Nofile, limit)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use pingfleet_broker::{Broker, Confirmed, Publisher, QueueName, RabbitBroker, RabbitConfig};
 use pingfleet_store::{
-    Durability, NewChunk, NewRun, OpenOptions, PlannedProbing, PlannedRun, PublishedChunk, Reader,
-    RunState, Transport, WindowUse, Writer, now_us,
+    Durability, FileMode, NewChunk, NewRun, OpenOptions, PlannedProbing, PlannedRun,
+    PublishedChunk, Reader, RunState, Transport, WindowUse, Writer, now_us,
 };
 use pingfleet_wire::{
     ChunkInHand, ChunkKey, Heartbeat, Message as _, Outcome, Probing, ResultChunk, Rtt, Status,
@@ -102,6 +102,7 @@ impl Run {
             path: writer.database().to_owned(),
             durability: Durability::Off,
             create: false,
+            mode: FileMode::User,
             check: false,
         };
         let mut store = options.open()?;

@@ -16,7 +16,7 @@ use consumer_writer::{
 };
 use pingfleet_broker::{Broker, RabbitBroker, RabbitConfig};
 use pingfleet_http::{HttpSettings, Limits, Server};
-use pingfleet_store::{DatabaseThread, Durability, FileLock, OpenOptions, Transport};
+use pingfleet_store::{DatabaseThread, Durability, FileLock, FileMode, OpenOptions, Transport};
 use tokio::{runtime::Builder, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,7 @@ pub(crate) fn write(database: &Path, broker: &str, with_page: bool) -> anyhow::R
             path: database.to_owned(),
             durability: Durability::Full,
             create: true,
+            mode: FileMode::User,
             check: false,
         };
         let db = DatabaseThread::open(options).await?;
@@ -54,6 +55,7 @@ pub(crate) fn write(database: &Path, broker: &str, with_page: bool) -> anyhow::R
                 broker: connect(broker)?,
                 transport: Transport::Broker,
                 summary: follow,
+                failure: Arc::default(),
                 flags: String::new(),
             };
             let stop = page_stop.clone();

@@ -39,6 +39,7 @@ Examples:
   pingfleet export 3 -o sweep.csv --status down --status unknown
   pingfleet export -o sweep.csv --metadata sweep.json
   pingfleet export --format csv --where 'rtt_avg_ms > 50' | head
+  pingfleet export -o sweep.csv --excel-safe
   pingfleet export | jq -r 'select(.rtt_avg_ms > 50) | .target'
 
 JSON Lines is one object per line, and no JSON array: `jq -s .` makes one of it.
@@ -66,6 +67,9 @@ pub(crate) struct ExportArgs {
     /// Also write the run, the filters and the number of rows to this file, as JSON
     #[arg(long, value_name = "FILE")]
     metadata: Option<PathBuf>,
+    /// CSV: put ' before text that a spreadsheet would take for a formula
+    #[arg(long)]
+    excel_safe: bool,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -126,6 +130,9 @@ pub(crate) fn export(args: &ExportArgs, layers: Layers, quiet: bool) -> Result<E
     let format = Format::of(args)?;
     if format == Format::Parquet {
         parquet::check("export csv or jsonl")?;
+    }
+    if args.excel_safe && format != Format::Csv {
+        return Err(usage("--excel-safe is for CSV: add --format csv"));
     }
     let reader = crate::open_reader(layers, &args.database)?;
     check_paths(args, reader.path())?;
@@ -225,7 +232,10 @@ fn write(
     let parts = reader.export(run, &filter);
     let written = read_ahead(parts, ExportPart::read, stop, |pages| match format {
         Format::Jsonl => text::write_json_lines(&summary, pages, &mut metadata, &mut output),
-        Format::Csv => text::write_csv(&summary, pages, &mut metadata, &mut output),
+        Format::Csv => {
+            let is_safe = args.excel_safe;
+            text::write_csv(&summary, pages, is_safe, &mut metadata, &mut output)
+        }
         Format::Parquet => parquet::write(&summary, pages, &mut metadata, &mut output),
     });
     match written {
@@ -284,6 +294,7 @@ pub(crate) fn write_parquet_file(
     let reader = reader.interrupted_by(stop.clone());
     let mut metadata = Metadata::new(&reader, summary, &FilterArgs::default())?;
     let mut output = Output::open(file)?;
+    output.restrict_to_readers_of(reader.path())?;
     let all = ReportFilter::default();
     let parts = reader.export(summary.run, &all);
     let written = read_ahead(parts, ExportPart::read, &stop, |pages| {

@@ -42,6 +42,26 @@ impl Output {
         })
     }
 
+    /// Lets nobody read the file who may not read the database.
+    ///
+    /// # Errors
+    /// [`Exit::System`].
+    pub(crate) fn restrict_to_readers_of(&self, database: &Path) -> Result<(), Failure> {
+        #[cfg(unix)]
+        if let Sink::Temporary(file, _) = &self.sink {
+            use std::os::unix::fs::PermissionsExt as _;
+            let restricted = fs::metadata(database).and_then(|found| {
+                let mode = found.permissions().mode() & 0o640;
+                let permissions = fs::Permissions::from_mode(mode);
+                file.as_file().set_permissions(permissions)
+            });
+            restricted.map_err(|error| self.failure(&error))?;
+        }
+        #[cfg(not(unix))]
+        let _ = database;
+        Ok(())
+    }
+
     /// Brings all of a file to the disk, so that only its name is missing.
     ///
     /// # Errors

@@ -92,10 +92,29 @@ pub(super) fn write_json_lines(
     Ok(out.flush()?)
 }
 
-/// CSV (RFC 4180) with a header.
+/// With one of these at its beginning, a spreadsheet takes a text for a formula, or skips it and looks at what follows
+/// (<https://owasp.org/www-community/attacks/CSV_Injection>). The last four are wide forms of the first four.
+const FORMULA: [char; 11] = [
+    '=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}',
+];
+
+/// The text of a field that no spreadsheet takes for a formula: with an apostrophe before it, if need be. `buffer` keeps it.
+fn no_formula<'a>(text: &'a str, buffer: &'a mut String) -> &'a str {
+    if !text.starts_with(FORMULA) {
+        return text;
+    }
+    buffer.clear();
+    buffer.push('\'');
+    buffer.push_str(text);
+    buffer
+}
+
+/// CSV (RFC 4180) with a header. `is_safe` says whether no field may be a formula. What can be one comes from others: the
+/// target, the reason and the worker. Labels are JSON and begin with a brace.
 pub(super) fn write_csv(
     summary: &RunSummary,
     pages: Pages<'_>,
+    is_safe: bool,
     metadata: &mut Metadata,
     output: &mut Output,
 ) -> Result<(), WriteError> {
@@ -107,10 +126,16 @@ pub(super) fn write_csv(
     out.write_record(REPORT_COLUMNS).map_err(io_error)?;
     let run_id = summary.run_id.to_string();
     let mut time = String::new();
+    let [mut target, mut reason, mut worker] = [const { String::new() }; 3];
     for page in pages {
         let page = page?;
         for row in page.rows() {
-            let row = TextRow::new((summary.run, &run_id), &row, &mut time, row.labels)?;
+            let mut row = TextRow::new((summary.run, &run_id), &row, &mut time, row.labels)?;
+            if is_safe {
+                row.target = no_formula(row.target, &mut target);
+                row.reason = row.reason.map(|text| no_formula(text, &mut reason));
+                row.worker = row.worker.map(|text| no_formula(text, &mut worker));
+            }
             out.serialize(&row).map_err(io_error)?;
         }
         metadata.rows += page.len() as u64;

@@ -104,15 +104,29 @@ fn blocks(fleet: &Fleet, screen: Screen) -> Vec<Block> {
 fn sentences(fleet: &Fleet, screen: Screen) -> Block {
     let mut sentences = Vec::new();
     if let Some(away) = fleet.writer_away {
-        sentences.push(format!(
-            "No writer is running: the last one was seen {} ago, and states and ages are as of then. Start it: consumer-writer",
-            length(away.as_micros() as i64)
-        ));
+        let away = length(away.as_micros() as i64);
+        sentences.push(if fleet.is_writer_running == Some(true) {
+            format!(
+                "The writer runs, but has stored nothing for {away}: it waits for the broker or for the database, as its log and \
+                 its live page say. States and ages are as of then."
+            )
+        } else {
+            format!(
+                "No writer is running: the last one was seen {away} ago, and states and ages are as of then. Start it: \
+                 consumer-writer"
+            )
+        });
     }
     let lost = fleet.workers.iter();
     let lost: Vec<_> = lost
-        .filter(|worker| worker.state == WorkerState::Lost)
+        .filter(|worker| worker.state == WorkerState::Lost && !is_started_again(worker, fleet))
         .collect();
+    if lost.len() > 1 && is_without_others(fleet) {
+        sentences.push(
+            "No worker is heard: the broker may have an alarm, in which it takes no messages (rabbitmq-diagnostics alarms)."
+                .to_owned(),
+        );
+    }
     for worker in lost.iter().take(MAX_SENTENCES) {
         sentences.push(of_lost(worker));
     }
@@ -126,6 +140,21 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
     lines
         .flat_map(|sentence| wrapped(sentence, 2, screen.width))
         .collect()
+}
+
+/// Whether a worker of the same name was heard after this one was lost: it was started again.
+fn is_started_again(lost: &WorkerRow, fleet: &Fleet) -> bool {
+    fleet.workers.iter().any(|worker| {
+        worker.worker == lost.worker
+            && worker.instance != lost.instance
+            && worker.last_seen_us > lost.last_seen_us
+    })
+}
+
+/// Whether all workers are lost.
+fn is_without_others(fleet: &Fleet) -> bool {
+    let mut workers = fleet.workers.iter();
+    workers.all(|worker| worker.state == WorkerState::Lost)
 }
 
 fn of_lost(worker: &WorkerRow) -> String {

@@ -379,6 +379,7 @@ fn a_path_that_cannot_be_written_is_one_message() -> anyhow::Result<()> {
     }
     dir.shell("pingfleet export > /dev/full")?
         .fails(4, &["cannot write the output", "No space left"]);
+    fs::set_permissions(dir.path("pingfleet.db"), fs::Permissions::from_mode(0o644))?;
     let timeout = Command::new("timeout");
     dir.call_as_nobody(timeout, "pingfleet", &["export", "-o", "a.csv"])?
         .end()?
@@ -494,5 +495,61 @@ fn parquet_is_not_written_to_a_terminal() -> anyhow::Result<()> {
     );
     let piped = dir.shell(&format!("{command} | tail -c 4"))?.ends_with(0);
     assert_eq!(piped.stdout, "PAR1");
+    Ok(())
+}
+
+/// Texts of the rows of run 1, field by field.
+fn fields(csv: &str) -> anyhow::Result<Vec<Vec<String>>> {
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let rows = reader.records().map(|row| {
+        let row = row?;
+        Ok(row.iter().map(str::to_owned).collect())
+    });
+    rows.collect()
+}
+
+#[test]
+fn excel_safe_leaves_no_formula_and_changes_nothing_else() -> anyhow::Result<()> {
+    const FORMULAS: [&str; 6] = [
+        "=cmd|'/c calc'!A0",
+        "+1+1",
+        "-2",
+        "@SUM(1)",
+        "\t=1",
+        "\u{ff1d}1",
+    ];
+    let dir = filled()?;
+    let is_formula = |field: &str| FORMULAS.contains(&field);
+    for (position, formula) in FORMULAS.iter().enumerate() {
+        let text = formula.replace('\'', "''");
+        dir.sqlite3(
+            "pingfleet.db",
+            &format!(
+                "UPDATE results SET name = '{text}', reason = '{text}' WHERE run = 2 AND chunk = 0 AND position = {position};
+                 UPDATE chunks SET worker = '{text}' WHERE run = 2 AND chunk = {position}"
+            ),
+        )?;
+    }
+    let plain = dir
+        .pingfleet(&["export", "2", "--format", "csv"])?
+        .ends_with(0);
+    let safe = dir
+        .pingfleet(&["export", "2", "--format", "csv", "--excel-safe"])?
+        .ends_with(0);
+    let (plain, safe) = (fields(&plain.stdout)?, fields(&safe.stdout)?);
+    let mut changed = 0;
+    for (plain, safe) in plain.iter().flatten().zip(safe.iter().flatten()) {
+        if is_formula(plain) {
+            assert_eq!(*safe, format!("'{plain}"));
+            changed += 1;
+        } else {
+            assert_eq!(safe, plain);
+        }
+    }
+    // Names and reasons of six rows, and the workers of six chunks of 250.
+    assert!(changed > 1500, "{changed}");
+    assert_eq!(plain.len(), safe.len());
+    dir.pingfleet(&["export", "2", "--excel-safe"])?
+        .fails(3, &["--excel-safe is for CSV"]);
     Ok(())
 }

@@ -7,31 +7,45 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use pingfleet_testbed::SmallDisk;
 use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::{
-    live::{DEADLINE, Live},
+    live::{DEADLINE, Live, until},
     rig::TestDir,
     screens::generated,
 };
 
-/// All texts of each section that an event stream sends until it ends.
-fn sections_to_the_end(address: &str) -> Result<BTreeMap<String, Vec<String>>> {
+/// An event stream that has begun.
+fn stream(address: &str) -> Result<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     write!(stream, "GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+    let mut stream = BufReader::new(stream);
+    let mut status = String::new();
+    stream.read_line(&mut status)?;
+    ensure!(status.starts_with("HTTP/1.1 200"), "{status}");
+    Ok(stream)
+}
+
+/// All texts of each section that a stream sends until it ends.
+fn sections(stream: BufReader<TcpStream>) -> Result<BTreeMap<String, Vec<String>>> {
     let mut sections = BTreeMap::<String, Vec<String>>::new();
-    for line in BufReader::new(stream).lines() {
+    let mut is_end = false;
+    for line in stream.lines() {
         let Some(data) = line?.strip_prefix("data: ").map(str::to_owned) else {
             continue;
         };
         let event: Value = serde_json::from_str(&data)?;
+        ensure!(!is_end, "an event behind the last one");
+        is_end = event["end"] == true;
         for (name, html) in event["parts"].as_object().context("sections")? {
             let html = html.as_str().context("text")?.to_owned();
             sections.entry(name.clone()).or_default().push(html);
         }
     }
+    ensure!(is_end, "the last event does not say that it is the end");
     Ok(sections)
 }
 
@@ -46,7 +60,7 @@ fn the_last_event_of_a_sweep_has_its_end() -> Result<()> {
         "--dashboard=127.0.0.1:0",
     ];
     let page = Live::start(&dir, "pingfleet", &sweep, "log")?;
-    let sections = sections_to_the_end(&page.address)?;
+    let sections = sections(stream(&page.address)?)?;
     let last = |name: &str| {
         let texts = sections.get(name).and_then(|texts| texts.last());
         texts.map(String::as_str).context("a section")
@@ -64,6 +78,43 @@ fn the_last_event_of_a_sweep_has_its_end() -> Result<()> {
     // The control: it was not so from the beginning.
     let is_running = |run: &String| run.contains("id=\"state\">running");
     assert!(sections["run"].iter().any(is_running), "{sections:?}");
+    Ok(())
+}
+
+#[test]
+fn the_last_event_of_a_sweep_with_a_full_disk_says_why_and_what_to_do() -> Result<()> {
+    let dir = TestDir::new()?;
+    let disk = SmallDisk::new(4096)?;
+    let database = disk.path().join("sweep.db");
+    let database = database.to_str().context("a plain path")?;
+    let sweep = [
+        "sweep",
+        "127.0.0.0/16",
+        "--db",
+        database,
+        "--rate=500",
+        "--chunk-size=50",
+        "--dashboard=127.0.0.1:0",
+    ];
+    let page = Live::start(&dir, "pingfleet", &sweep, "log")?;
+    let stream = stream(&page.address)?;
+    until("results", || {
+        let answer = page.get("/api/v1/runs/1")?;
+        // There is none before it was planned.
+        if !answer.starts_with("HTTP/1.1 200") {
+            return Ok(None);
+        }
+        let run = object(&page, "/api/v1/runs/1")?;
+        Ok((run["settled"].as_i64() >= Some(100)).then_some(()))
+    })?;
+    disk.fill(0)?;
+    let sections = sections(stream)?;
+    let alerts = sections.get("alerts").context("alerts")?;
+    let last = alerts.last().context("an event")?;
+    assert!(last.contains("The sweep has ended"), "{last}");
+    assert!(last.contains("database or disk is full"), "{last}");
+    let command = format!("pingfleet resume --db {database} 1");
+    assert!(last.contains(&command), "{last}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::Context;
-use pingfleet_store::{Durability, OpenOptions};
+use pingfleet_store::{Durability, FileMode, OpenOptions};
 use pingfleet_testbed::SmallDisk;
 use serde_json::Value;
 
@@ -232,6 +232,7 @@ fn a_run_in_progress_or_one_that_can_be_resumed_is_kept() -> anyhow::Result<()> 
         path: dir.path("pingfleet.db"),
         durability: Durability::Off,
         create: false,
+        mode: FileMode::User,
         check: false,
     }
     .open()?;

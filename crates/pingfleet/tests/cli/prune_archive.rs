@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use pingfleet_store::{Durability, OpenOptions, Reader};
+use pingfleet_store::{Durability, FileMode, OpenOptions, Reader};
 use pingfleet_testbed::SmallDisk;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
@@ -58,6 +59,11 @@ fn an_archive_is_one_table_for_duckdb_and_pandas_and_has_every_value() -> anyhow
     let pruned = dir.pingfleet(&PRUNE)?.ends_with(0);
     let file = "archive/run-1-";
     assert!(pruned.stdout.contains(file), "{pruned:#?}");
+    for entry in fs::read_dir(dir.path("archive"))? {
+        // As the database, which nobody else may read.
+        let mode = entry?.metadata()?.permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
     let checked = check(&dir, &before, &[&dir.path(".")])?.ends_with(0);
     assert!(
         checked
@@ -225,6 +231,7 @@ fn rows_that_are_removed_before_they_are_archived_are_missed() -> anyhow::Result
         path: path.clone(),
         durability: Durability::Off,
         create: false,
+        mode: FileMode::User,
         check: false,
     }
     .open()?;

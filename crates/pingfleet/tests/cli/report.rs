@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::Context;
-use pingfleet_store::{Durability, NewChunk, NewRun, OpenOptions, Transport};
+use pingfleet_store::{Durability, FileMode, NewChunk, NewRun, OpenOptions, Transport};
 use rusqlite::Connection;
 use serde_json::json;
 use uuid::Uuid;
@@ -41,6 +41,7 @@ fn a_run_in_progress_says_so() -> anyhow::Result<()> {
         path: dir.path("pingfleet.db"),
         durability: Durability::Off,
         create: true,
+        mode: FileMode::User,
         check: false,
     }
     .open()?;

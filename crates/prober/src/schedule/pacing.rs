@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, AtomicU64, Ordering},
@@ -18,9 +19,13 @@ use std::{
 use pingfleet_wire::LocalLoss;
 use uuid::Uuid;
 
-/// Size of a full bucket, as time. The runtime's timers are up to this late, and the requests that such a timer delayed
-/// may leave together.
-const BUCKET: Duration = Duration::from_millis(2);
+/// How many requests a full bucket holds, within the limits of [`BUCKET_TIME`]. Requests that a late timer delayed may
+/// leave together.
+const BUCKET_REQUESTS: u32 = 40;
+
+/// The shortest and the longest time that it takes to fill a bucket. A timer that is no later than this costs no token:
+/// the runtime's are up to 2 ms late, and on a machine that is busy with something else up to about 10 ms.
+const BUCKET_TIME: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(10);
 
 /// The next attempts at targets whose answer this machine may have lost leave at this part of the run's rate at least, and
 /// at the whole rate if all targets are probed again: they take no longer than the first attempts.
@@ -52,14 +57,17 @@ struct Pacer {
 impl Bucket {
     /// For one request in each `gap`.
     fn with_gap(gap: Duration) -> Self {
+        let full = gap
+            .saturating_mul(BUCKET_REQUESTS)
+            .clamp(*BUCKET_TIME.start(), *BUCKET_TIME.end());
         Self {
             gap,
             // A full bucket lets `1 + tolerance / gap` requests leave together. For slow rates, where that is less than
             // two, the tolerance stays just below one gap: a late request then delays the next ones as little as
             // possible, and no two leave together.
-            tolerance: BUCKET
+            tolerance: full
                 .saturating_sub(gap)
-                .max(BUCKET.min(gap.saturating_sub(Duration::from_nanos(1)))),
+                .max(full.min(gap.saturating_sub(Duration::from_nanos(1)))),
         }
     }
 

@@ -17,6 +17,8 @@ mod opening;
 mod outbox;
 mod overdue;
 mod overview;
+#[cfg(unix)]
+mod permissions;
 mod pipeline;
 mod progress;
 mod prune;

@@ -1,9 +1,11 @@
 //! When a chunk is overdue: each condition of the store's part of the rule prevents it alone. A chunk of these plans
 //! waits 12 s after its first publish.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use pingfleet_store::{DecodedDelivery, Overdue, Transport, Writer};
-use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, WorkChunk};
+use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, Status, WorkChunk};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -218,5 +220,32 @@ fn the_number_of_overdue_chunks_is_limited() -> Result<()> {
     let late = Late::new()?;
     let overdue = late.store.overdue(late.run, Transport::Broker, 1)?;
     ensure!(overdue == Overdue::Chunks(vec![0]));
+    Ok(())
+}
+
+#[test]
+fn a_chunk_is_unclaimed_when_it_was_sent_long_ago_and_no_worker_that_was_heard_has_it() -> Result<()>
+{
+    let mut late = Late::new()?;
+    let second = Duration::from_secs(1);
+    let count = |late: &Late, sent: u32, heard: u32| -> Result<i64> {
+        let reader = reader(&late.store)?;
+        Ok(reader.unclaimed_chunks(late.run, second * sent, second * heard)?)
+    };
+    assert_eq!(count(&late, 12, 300)?, 2);
+    assert_eq!(count(&late, 14, 300)?, 0);
+    let key = late.works[1].key;
+    late.heartbeat(1, vec![key], false)?;
+    assert_eq!(count(&late, 12, 300)?, 1);
+    // Nothing was heard of that worker for long.
+    late.change("UPDATE workers SET last_seen_us = last_seen_us - 200 * 1000000")?;
+    assert_eq!(count(&late, 12, 300)?, 1);
+    assert_eq!(count(&late, 12, 100)?, 2);
+    // A result of that worker: it is heard, and what is settled is not missing.
+    late.store.apply(
+        Transport::Broker,
+        &[delivery(result(&late.works[0], &[Status::Up]))],
+    )?;
+    assert_eq!(count(&late, 12, 100)?, 0);
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::Result;
 use pingfleet_store::{
-    DecodedDelivery, Durability, NewChunk, NewRun, OpenOptions, PlannedRun, PublishedChunk,
-    RawMessage, Reader, Transport, Writer, now_us,
+    DecodedDelivery, Durability, FileMode, NewChunk, NewRun, OpenOptions, PlannedRun,
+    PublishedChunk, RawMessage, Reader, Transport, Writer, now_us,
 };
 use pingfleet_wire::{
     ChunkKey, Message as _, Outcome, Probing, ResultChunk, Rtt, Status, Target, Token, Version,
@@ -25,6 +25,7 @@ pub(crate) fn options(path: &Path) -> OpenOptions {
         path: path.to_owned(),
         durability: Durability::Off,
         create: true,
+        mode: FileMode::User,
         check: false,
     }
 }

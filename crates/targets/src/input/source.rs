@@ -125,7 +125,7 @@ impl<'a> TargetSource<'a> {
                 self.read_input(input, format, counts, each)
             }
             Self::File { path, .. } => {
-                let file = File::open(path).map_err(|source| self.unreadable(source))?;
+                let file = open(path).map_err(|source| self.unreadable(source))?;
                 let is_csv = path
                     .extension()
                     .is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
@@ -174,6 +174,32 @@ impl<'a> TargetSource<'a> {
             source,
         }
     }
+}
+
+/// Opens a regular file, or what a shell passes in the place of one: `<(command)`. Another pipe would wait for a writer, and
+/// a device may have no end.
+fn open(path: &Path) -> io::Result<File> {
+    let is_passed = ["/dev/fd", "/proc/self/fd"]
+        .iter()
+        .any(|fd| path.starts_with(fd));
+    if !is_passed && path != Path::new("/dev/stdin") {
+        // Before it is opened, because opening a pipe waits; and after, because the file may be another one by then.
+        check_file(&fs::metadata(path)?)?;
+        let file = File::open(path)?;
+        check_file(&file.metadata()?)?;
+        return Ok(file);
+    }
+    File::open(path)
+}
+
+fn check_file(metadata: &fs::Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        ErrorKind::InvalidInput,
+        "it is no regular file; `-` is standard input",
+    ))
 }
 
 /// The lines of an input, without its byte order mark. UTF-16 with a byte order mark becomes UTF-8.
