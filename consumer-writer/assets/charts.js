@@ -31,6 +31,15 @@ const charts = (function () {
     });
   }
 
+  // The legend has the numbers under the pointer; without one, the last ones.
+  function showLast(plot) {
+    if (typeof plot.cursor.idx !== 'number') { plot.setLegend({ idx: plot.data[0].length - 1 }); }
+  }
+
+  function value(_, number) {
+    return typeof number === 'number' ? String(Number(number.toPrecision(3))) : '–';
+  }
+
   function draw(section) {
     const id = section.id;
     if (!shapes[id]) { return; }
@@ -56,11 +65,12 @@ const charts = (function () {
       plots[id] = new window.uPlot({
         width: width, height: 200, cursor: { drag: { setScale: false } },
         scales: { x: { time: false }, y: { range: function (_, min, max) { return [0, (max || 1) * 1.1]; } } },
-        axes: [axis, Object.assign({ size: 60 }, axis)],
-        series: [{ label: unit }].concat(names.map(function (name, at) {
-          return at === 0 ? { label: name, stroke: colour('accent'), width: 2, fill: colour('accent') + '22' }
-            : { label: name, stroke: colour(id === 'timeline' ? 'down' : 'dim'), width: 1.5, dash: [6, 4] };
+        axes: [Object.assign({ size: 30 }, axis), Object.assign({ size: 60 }, axis)],
+        series: [{ label: unit, value: value }].concat(names.map(function (name, at) {
+          return at === 0 ? { label: name, value: value, stroke: colour('accent'), width: 2, fill: colour('accent') + '22' }
+            : { label: name, value: value, stroke: colour(id === 'timeline' ? 'down' : 'dim'), width: 1.5, dash: [6, 4] };
         })),
+        hooks: { ready: [showLast], setCursor: [showLast], setData: [showLast] },
         bands: names.length === 3 ? [{ series: [3, 2], fill: colour('accent') + '22' }] : [],
       }, data, holder);
     } else {

@@ -79,14 +79,17 @@ async fn write(
         failure: Arc::default(),
         flags: database.as_flags().to_owned(),
     };
-    let writing = consumer_writer::run(broker, &db, settings, summary, stop.token);
+    let writing = async {
+        let ended = consumer_writer::run(broker, &db, settings, summary, stop.token).await;
+        ended.map_err(|error| match error {
+            WriterError::Broker(error) => Failure::from(error),
+            WriterError::Store(error) => Failure::from(error),
+            other => Failure::system(&other),
+        })
+    };
     let ended = page::serve_beside(server, sources, writing).await;
     let closed = db.close().await;
-    ended.map_err(|error| match error {
-        WriterError::Broker(error) => Failure::from(error),
-        WriterError::Store(error) => Failure::from(error),
-        other => Failure::system(&other),
-    })?;
+    ended?;
     closed?;
     Ok(Exit::Complete)
 }

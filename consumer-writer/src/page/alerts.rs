@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
 use pingfleet_report::words::{Clock, counted, grouped, length};
-use pingfleet_store::{RunState, Transport, WorkerRow, WorkerState};
+use pingfleet_store::{RunState, RunSummary, Transport, WorkerState};
 use pingfleet_wire::StatusKind;
 
 use super::{facts::Facts, missing_chunks::missing_chunks, queues::ProblemKind, workers};
@@ -18,6 +18,9 @@ const RECENT_MESSAGE: Duration = Duration::from_hours(1);
 
 /// Lost workers that are named one by one.
 const MAX_LOST: usize = 3;
+
+/// Incomplete runs that are named one by one. The table of runs has the others.
+const MAX_INCOMPLETE: usize = 3;
 
 /// A line on what is wrong.
 #[derive(Debug)]
@@ -126,20 +129,26 @@ fn failed_writer(facts: &Facts, reason: &str) -> Alert {
     let (title, text, command) = match facts.transport {
         Some(Transport::Sweep) => (
             "The sweep has ended",
-            "What it has stored stays. Remedy this, then continue it:",
-            format!(
-                "pingfleet resume{} {}",
-                facts.flags,
-                facts.current.as_ref().map_or(0, |run| run.run)
-            ),
+            match &facts.current {
+                Some(_) => "What it has stored stays. Remedy this, then continue it:",
+                None => "Remedy this, then start it again.",
+            },
+            (facts.current.as_ref())
+                .map(|run| format!("pingfleet resume{} {}", facts.flags, run.run)),
         ),
         _ => (
             "The writer has ended",
             "Results wait in their queue, and nothing is lost. Remedy this, then start it again:",
-            format!("consumer-writer{}", facts.flags),
+            Some(format!("consumer-writer{}", facts.flags)),
         ),
     };
-    Alert::new(StatusKind::Down, title, format!("{reason}. {text}")).run(command)
+    let reason = reason.trim_end_matches('.');
+    let database = facts.database.display();
+    let text = format!("{reason}. The database is {database}. {text}");
+    Alert {
+        command,
+        ..Alert::new(StatusKind::Down, title, text)
+    }
 }
 
 fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
@@ -147,7 +156,7 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
         .workers
         .iter()
         .filter(|worker| workers::state(worker, facts.heard) == Some(WorkerState::Lost))
-        .filter(|worker| worker.age < RECENT && !is_started_again(worker, facts))
+        .filter(|worker| worker.age < RECENT && !worker.is_started_again)
         .collect();
     for worker in lost.iter().take(MAX_LOST) {
         let chunks = match worker.in_hand {
@@ -180,16 +189,6 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
             text,
         ));
     }
-}
-
-/// Whether a worker of the same name was heard since: a service manager started it again, as a new instance. If that one is
-/// lost as well, it has an alert.
-fn is_started_again(lost: &WorkerRow, facts: &Facts) -> bool {
-    facts.workers.iter().any(|worker| {
-        worker.worker == lost.worker
-            && worker.instance != lost.instance
-            && worker.last_seen_us > lost.last_seen_us
-    })
 }
 
 /// Whether the writer has received for long enough to know that no worker takes chunks.
@@ -276,18 +275,25 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
     }
 }
 
+/// The current run and recent others, if their producers ended before them.
 fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
-    let Some(run) = &facts.current else { return };
-    // A run without a worker needs a worker first.
     // Without the database a producer cannot say that it is alive.
     if facts.is_database_stuck {
         return;
     }
-    let has_workers = run.transport != Transport::Broker || !is_without_workers(facts);
-    if run.state == RunState::Incomplete
-        && has_workers
-        && run.chunks_dead < run.chunks - run.chunks_done
-    {
+    let is_current = |run: &RunSummary| {
+        let current = facts.current.as_ref();
+        current.is_some_and(|current| current.run == run.run)
+    };
+    let others = facts.runs.iter();
+    let others = others.filter(|run| !is_current(run) && run.elapsed_s < RECENT.as_secs_f64());
+    let incomplete = facts.current.iter().chain(others).filter(|run| {
+        // A run without a worker needs a worker first.
+        run.state == RunState::Incomplete
+            && (run.transport != Transport::Broker || !is_without_workers(facts))
+            && run.chunks_dead < run.chunks - run.chunks_done
+    });
+    for run in incomplete.take(MAX_INCOMPLETE) {
         let text = "Its producer ended before the run was done. Continue it:";
         let title = format!("Run {} is incomplete", run.run);
         let command = format!("pingfleet resume{} {}", facts.flags, run.run);
@@ -297,7 +303,7 @@ fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use pingfleet_store::{DeadChunk, QuarantinedMessage};
+    use pingfleet_store::{DeadChunk, QuarantinedMessage, WorkerRow};
     use pingfleet_wire::LocalLossCounts;
     use uuid::Uuid;
 
@@ -321,6 +327,7 @@ pub(super) mod tests {
         WorkerRow {
             instance: Uuid::nil(),
             state: WorkerState::Lost,
+            is_started_again: false,
             worker: name.to_owned(),
             pid: 1,
             version: "1".to_owned(),
@@ -381,7 +388,8 @@ pub(super) mod tests {
         facts.flags = " --db a.db".to_owned();
         let found = text(&facts);
         assert!(
-            found.contains("The writer has ended: a.db: database or disk is full. Results wait")
+            found
+                .contains("The writer has ended: a.db: database or disk is full. The database is ")
                 && found.ends_with(" consumer-writer --db a.db\n"),
             "{found}"
         );
@@ -455,15 +463,13 @@ pub(super) mod tests {
     fn a_worker_that_was_started_again_makes_no_alert() {
         let mut facts = well();
         facts.workers.push(lost("berlin-2", Duration::from_mins(1)));
+        facts.workers[0].is_started_again = true;
         facts.workers.push(WorkerRow {
-            instance: Uuid::max(),
             state: WorkerState::Live,
-            last_seen_us: 1,
-            age: Duration::from_secs(1),
             ..lost("berlin-2", Duration::from_mins(1))
         });
         assert_eq!(text(&facts), "");
-        facts.workers[1].worker = "berlin-3".to_owned();
+        facts.workers[0].is_started_again = false;
         assert!(text(&facts).contains("berlin-2 is lost"));
     }
 

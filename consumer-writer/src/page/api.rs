@@ -132,7 +132,7 @@ fn queues(facts: &Facts) -> Value {
             "quarantined": writer.quarantined,
             "last_commit_rows": writer.last_commit.rows,
             "last_commit_s": writer.last_commit.duration.as_secs_f64(),
-            "lag_s": writer.last_commit.lag.as_secs_f64(),
+            "lag_s": writer.lag(tokio::time::Instant::now()).as_secs_f64(),
         },
         "quarantine": facts.quarantine.total,
         "dead_chunks": facts.dead.total,

@@ -50,7 +50,7 @@ pub(super) struct Facts {
     pub(super) now_us: i64,
     /// All runs, the newest first.
     pub(super) runs: Vec<RunSummary>,
-    /// The newest run that is in progress, or the newest one.
+    /// The newest run that is in progress, or else the one that ended last: an older run that was resumed stays in view.
     pub(super) current: Option<RunSummary>,
     pub(super) run: RunFacts,
     /// How fast the targets of the current run are settled.
@@ -265,7 +265,11 @@ impl Source {
         let in_progress =
             |run: &&RunSummary| matches!(run.state, RunState::Planning | RunState::Running);
         let facts = &mut self.facts;
-        facts.current = runs.iter().find(in_progress).or(runs.first()).cloned();
+        // RFC 3339 in UTC, so the order of the texts is that of the times.
+        let ended = |run: &&RunSummary| run.finished_at.clone().unwrap_or(run.started_at.clone());
+        let current = runs.iter().find(in_progress);
+        let current = current.or_else(|| runs.iter().rev().max_by_key(ended));
+        facts.current = current.cloned();
         facts.runs = runs;
         facts.quarantine = reader.quarantine()?;
         facts.dead = reader.dead_chunks()?;

@@ -21,7 +21,6 @@ mod worker_totals;
 mod workers;
 
 use std::{
-    error::Error,
     path::PathBuf,
     sync::{Arc, OnceLock},
 };
@@ -59,11 +58,11 @@ pub struct PageSources {
 ///
 /// # Errors
 /// Those of `writing`.
-pub async fn serve_beside<T, E: Error + 'static>(
+pub async fn serve_beside<T>(
     server: Option<Server>,
     sources: PageSources,
-    writing: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
+    writing: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let stop = CancellationToken::new();
     let failure = Arc::clone(&sources.failure);
     let page = async {
@@ -74,7 +73,7 @@ pub async fn serve_beside<T, E: Error + 'static>(
     let writing = async {
         let ended = writing.await;
         if let Err(error) = &ended {
-            failure.get_or_init(|| Failure::system(error).message);
+            failure.get_or_init(|| error.message.clone());
         }
         stop.cancel();
         ended

@@ -38,11 +38,16 @@ pub(super) fn pipeline(facts: &Facts) -> Result<String, PageError> {
     });
     let mut items: Vec<_> = depths.chain(missing).collect();
     if let Some(window) = facts.current.as_ref().and_then(|run| run.window) {
-        let used = format!(
-            "{} of {} chunks",
-            grouped(window.in_use),
-            grouped(window.size)
-        );
+        let used = grouped(window.in_use);
+        let used = if window.in_use > window.size {
+            // Its producer was to return at once, or fewer workers have smaller windows.
+            format!(
+                "{used} chunks, more than its size of {}",
+                grouped(window.size)
+            )
+        } else {
+            format!("{used} of {} chunks", grouped(window.size))
+        };
         items.push(("publish window", used));
     }
     let milliseconds = |time: std::time::Duration| format!("{} ms", millis(time.as_nanos() as i64));
@@ -56,7 +61,7 @@ pub(super) fn pipeline(facts: &Facts) -> Result<String, PageError> {
     let lag = if writer.batches == 0 {
         UNKNOWN.to_owned()
     } else {
-        milliseconds(commit.lag)
+        milliseconds(writer.lag(tokio::time::Instant::now()))
     };
     let (duplicates, quarantined) = facts
         .liveness

@@ -329,10 +329,10 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
     if facts.listed.is_empty() {
         return Ok(String::new());
     }
-    let states = facts.workers.iter();
-    let states = states.map(|row| workers::state(row, facts.heard));
-    let is_lost = |state: &Option<WorkerState>| *state == Some(WorkerState::Lost);
-    let lost = states.filter(is_lost).count();
+    let lost = facts.workers.iter().filter(|row| {
+        !row.is_started_again && workers::state(row, facts.heard) == Some(WorkerState::Lost)
+    });
+    let lost = lost.count();
     let all = facts.workers.len();
     let which = if facts.listed.len() < all {
         let shown = grouped(facts.listed.len() as i64);
@@ -349,7 +349,7 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
             .map_or_else(|| Cell::measured(None), seconds);
         vec![
             Cell::Text(row.worker.clone()),
-            Cell::Status(workers::text(*state)),
+            Cell::Status(workers::text(*state, row.is_started_again)),
             seconds(row.age),
             Cell::count(row.in_hand),
             oldest,

@@ -176,6 +176,7 @@ mod tests {
         WorkerRow {
             instance: Uuid::from_u128(instance),
             state,
+            is_started_again: false,
             worker: name.to_owned(),
             pid: 1,
             version: "1".to_owned(),

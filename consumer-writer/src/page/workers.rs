@@ -148,9 +148,16 @@ pub(super) fn state(worker: &WorkerRow, heard: Heard) -> Option<WorkerState> {
     (!is_unsure).then_some(worker.state)
 }
 
-/// The word for a state, with the colour of a status.
-pub(super) fn text(state: Option<WorkerState>) -> StatusText {
+/// The word for a state, with the colour of a status. A lost worker whose name another process has since calls for nobody.
+pub(super) fn text(state: Option<WorkerState>, is_started_again: bool) -> StatusText {
     let status = match state {
+        Some(WorkerState::Lost) if is_started_again => {
+            return StatusText {
+                sign: WorkerState::Lost.sign(),
+                word: "LOST, started again",
+                ..StatusKind::Unknown.into()
+            };
+        }
         Some(WorkerState::Lost) => StatusKind::Down,
         Some(WorkerState::Live) => StatusKind::Up,
         Some(WorkerState::Starting) => StatusKind::Late,

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use pingfleet_store::{Reader, RunState, RunSummary, Verification};
-use pingfleet_testbed::{Namespace, Rabbit};
+use pingfleet_testbed::{Namespace, QUEUE_TICK, Rabbit};
 
 use crate::{
     MAX_WAIT, POLL_INTERVAL,
@@ -401,10 +401,29 @@ impl Deployment {
 
     /// A column of `rabbitmqctl list_queues` for a queue; 0 when there is no such queue.
     ///
+    /// A quorum queue reports its messages at each tick (`rabbit_quorum_queue:handle_tick/3`), each [`QUEUE_TICK`]: one
+    /// number alone may be older than what has just happened. [`Self::wait_for_empty_queue`] looks twice.
+    ///
     /// # Errors
     /// When the broker does not answer.
     pub fn depth(&self, queue: &str, column: &str) -> anyhow::Result<i64> {
         self.sum_of_column(&[queue.to_owned()], column)
+    }
+
+    /// Waits until a queue had no message, ready or unacked, twice in a row with ticks between.
+    ///
+    /// # Errors
+    /// When that never happens.
+    pub fn wait_for_empty_queue(&self, queue: &str) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let mut empty = 0;
+        while empty < 2 {
+            ensure!(began.elapsed() < MAX_WAIT, "{queue} did not become empty");
+            let is_empty = self.depth(queue, "messages")? == 0;
+            empty = if is_empty { empty + 1 } else { 0 };
+            std::thread::sleep(2 * QUEUE_TICK);
+        }
+        Ok(())
     }
 
     /// The sum of a column of `rabbitmqctl list_queues` over some queues.

@@ -111,7 +111,7 @@ async fn run_and_conclude(request: RunRequest, sweep: &Sweep<'_>) -> Result<Exit
     }
     let closed = producer::close(db, &produced).await;
     // The failure that causes the others: the writer's, else the worker's, else the producer's.
-    written.map_err(|error| Failure::system(&error))?;
+    written?;
     probed.map_err(|error| Failure::system(&error))?;
     updated?;
     let flags = database.as_flags();
@@ -179,7 +179,7 @@ async fn run_roles(
         let written = write_rows(queue, &roles.writer, database, summary, &stops.writer).await;
         stops.producer.cancel();
         stops.worker.cancel();
-        written
+        written.map_err(|error| Failure::system(&error))
     };
     let writing = page::serve_beside(server, sources, writing);
     join(pin!(producing), pin!(probing), pin!(writing)).await
@@ -188,23 +188,21 @@ async fn run_roles(
 type Outcomes = (
     Result<RunOutcome, ProducerError>,
     Result<ping_worker::WorkerSummary, WorkerError>,
-    Result<consumer_writer::WriterSummary, WriterError>,
+    Result<consumer_writer::WriterSummary, Failure>,
 );
 
 /// Waits for all three roles. If the writer fails, the others are not waited for.
 async fn join(
     producing: Pin<&mut impl Future<Output = Result<RunOutcome, ProducerError>>>,
     probing: Pin<&mut impl Future<Output = Result<ping_worker::WorkerSummary, WorkerError>>>,
-    mut writing: Pin<
-        &mut impl Future<Output = Result<consumer_writer::WriterSummary, WriterError>>,
-    >,
+    mut writing: Pin<&mut impl Future<Output = Result<consumer_writer::WriterSummary, Failure>>>,
 ) -> Result<Outcomes, Failure> {
     let mut others = pin!(async { tokio::join!(producing, probing) });
     let ((produced, probed), written) = tokio::select! {
         others = &mut others => (others, writing.await),
         written = &mut writing => match written {
             // Without a writer nothing can be finished: chunks in hand stay outstanding in the database.
-            Err(error) => return Err(Failure::system(&error)),
+            Err(failure) => return Err(failure),
             // It was stopped like the others, and ended first.
             written => (others.await, written),
         },

@@ -35,14 +35,21 @@ pub fn read_secret(path: &Path, what: &str) -> io::Result<String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Reads a regular file of bounded size, or one that a link leads to. A pipe would wait for a writer, and a device may
-/// have no end.
+/// Reads a regular file of bounded size, one that a link leads to, or what a shell passes in the place of one:
+/// `<(command)`. Another pipe would wait for a writer, and a device may have no end.
 fn read_file(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
+    let is_passed = ["/dev/fd", "/proc/self/fd", "/dev/stdin", "/dev/null"]
+        .iter()
+        .any(|passed| path.starts_with(passed));
     // Before it is opened, because opening a pipe waits; and after, because the file may be another one by then.
-    check_file(&fs::metadata(path)?)?;
+    if !is_passed {
+        check_file(&fs::metadata(path)?)?;
+    }
     let file = File::open(path)?;
     let metadata = file.metadata()?;
-    check_file(&metadata)?;
+    if !is_passed {
+        check_file(&metadata)?;
+    }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
@@ -66,12 +73,14 @@ fn exposure(metadata: &Metadata) -> Option<(&'static str, &'static str)> {
     use std::os::unix::fs::MetadataExt as _;
     let own = rustix::process::geteuid().as_raw();
     let (owner, mode) = (metadata.uid(), metadata.mode());
+    // What the administrator owns reaches a service by its group.
+    let others = if owner == 0 && own != 0 { 0o037 } else { 0o077 };
     if owner != own && owner != 0 {
         Some((
             "another user owns the file of",
             "make it a file of your own (chown)",
         ))
-    } else if mode & 0o077 != 0 {
+    } else if metadata.is_file() && mode & others != 0 {
         Some((
             "other users of this machine may read or change",
             "make the file readable to its owner only (chmod 600)",
@@ -142,7 +151,8 @@ mod tests {
             let error = read_text(path).unwrap_err();
             assert!(error.to_string().contains("is no regular file"), "{error}");
         }
-        // The control: a link to a file.
+        // The controls: what a shell passes, and a link to a file.
+        assert_eq!(read_text(Path::new("/dev/null")).unwrap(), "");
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
         fs::write(&file, "text").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();

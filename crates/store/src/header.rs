@@ -109,11 +109,36 @@ pub(crate) fn connect(
 fn create(path: &Path, mode: FileMode) -> io::Result<()> {
     let mut options = File::options();
     options.write(true).create_new(true);
-    mode.apply(&mut options);
+    set_mode(&mut options, mode.bits());
     match options.open(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Has new files opened with this mode. Windows gives them the permissions of their folder.
+pub(crate) fn set_mode(options: &mut fs::OpenOptions, mode: u32) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(mode);
+    }
+    #[cfg(not(unix))]
+    let _ = (options, mode);
+}
+
+/// Who may read and write a database, for the files beside it; its user if there is none.
+pub(crate) fn mode_of(path: &Path) -> u32 {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        if let Ok(file) = fs::metadata(path) {
+            return file.mode() & 0o666;
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+    FileMode::User.bits()
 }
 
 /// Why a file may be another user's trap: it is in a folder that every user may write to, and is a link or somebody else's.

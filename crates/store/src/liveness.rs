@@ -106,6 +106,9 @@ pub struct WorkerRow {
     pub instance: Uuid,
     /// What it does.
     pub state: WorkerState,
+    /// Whether another process of the same name was heard after this one: a service manager started the worker again. If
+    /// that one is lost as well, it is the one to name.
+    pub is_started_again: bool,
     /// Its name.
     pub worker: String,
     /// Process id on its machine.
@@ -162,6 +165,7 @@ impl WorkerRow {
         Ok(Self {
             instance: row.get("instance")?,
             state,
+            is_started_again: row.get("is_started_again")?,
             worker: row.get("worker")?,
             pid: row.get("pid")?,
             version: row.get("version")?,
@@ -312,7 +316,8 @@ pub(crate) fn fleet(connection: &Connection) -> Result<Fleet, StoreError> {
         _ => now,
     };
     let mut statement = connection.prepare(
-        "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us
+        "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us,
+                    max(w.last_seen_us) OVER (PARTITION BY w.worker) > w.last_seen_us AS is_started_again
              FROM workers w LEFT JOIN in_hand h ON h.instance = w.instance
              GROUP BY w.instance ORDER BY w.worker, w.first_seen_us",
     )?;

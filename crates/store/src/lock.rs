@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{FileMode, StoreError};
+use crate::{
+    FileMode, StoreError,
+    header::{mode_of, set_mode},
+};
 
 /// A lock that this process holds.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ impl FileLock {
     pub fn writer(database: &Path) -> Result<Self, StoreError> {
         Self::acquire(
             &lock_path(database, "-writer.lock")?,
-            FileMode::of(database),
+            mode_of(database),
             "the writer's lock",
             TRIES,
         )
@@ -46,7 +49,7 @@ impl FileLock {
     pub(crate) fn try_run(database: &Path, run: i64) -> Result<Self, StoreError> {
         Self::acquire(
             &run_lock_path(database, run)?,
-            FileMode::of(database),
+            mode_of(database),
             &format!("run {run}"),
             1,
         )
@@ -59,7 +62,7 @@ impl FileLock {
     pub fn run(database: &Path, run: i64) -> Result<Self, StoreError> {
         Self::acquire(
             &run_lock_path(database, run)?,
-            FileMode::of(database),
+            mode_of(database),
             &format!("run {run}"),
             TRIES,
         )
@@ -118,19 +121,14 @@ impl FileLock {
     /// Removes a lock file unless somebody has locked it since.
     pub(crate) fn remove_abandoned(path: &Path) {
         if is_locked(path) == Some(false)
-            && let Ok(lock) = Self::acquire(path, FileMode::User, "an abandoned lock", 1)
+            && let Ok(lock) = Self::acquire(path, FileMode::User.bits(), "an abandoned lock", 1)
         {
             // Dropping the lock removes the file.
             drop(lock);
         }
     }
 
-    fn acquire(
-        path: &Path,
-        mode: FileMode,
-        what: &str,
-        max_tries: u32,
-    ) -> Result<Self, StoreError> {
+    fn acquire(path: &Path, mode: u32, what: &str, max_tries: u32) -> Result<Self, StoreError> {
         let cannot = |error: std::io::Error| StoreError::CannotOpen {
             path: path.to_owned(),
             reason: error.to_string(),
@@ -180,12 +178,12 @@ impl Drop for FileLock {
 
 /// Opens a lock file for a look at it, or for a holder, which creates it with a mode. It is a regular file, as anybody who may write to the folder
 /// could have made a link or a pipe of this name.
-fn open(path: &Path, holder: Option<FileMode>) -> io::Result<File> {
+fn open(path: &Path, holder: Option<u32>) -> io::Result<File> {
     let mut options = File::options();
     options.read(true);
     if let Some(mode) = holder {
         options.write(true).create(true).truncate(false);
-        mode.apply(&mut options);
+        set_mode(&mut options, mode);
     }
     #[cfg(unix)]
     {

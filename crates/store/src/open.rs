@@ -51,32 +51,12 @@ pub enum FileMode {
 }
 
 impl FileMode {
-    /// Has new files opened with this mode. Windows gives them the permissions of their folder.
-    pub(crate) fn apply(self, options: &mut std::fs::OpenOptions) {
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt as _;
-            options.mode(match self {
-                Self::User => 0o600,
-                Self::Group => 0o640,
-            });
+    /// The bits of this mode.
+    pub(crate) fn bits(self) -> u32 {
+        match self {
+            Self::User => 0o600,
+            Self::Group => 0o640,
         }
-        #[cfg(not(unix))]
-        let _ = options;
-    }
-
-    /// That of an existing file; [`Self::User`] if it has none.
-    pub(crate) fn of(path: &Path) -> Self {
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt as _;
-            if std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o040 != 0) {
-                return Self::Group;
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = path;
-        Self::User
     }
 }
 

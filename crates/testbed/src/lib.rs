@@ -13,6 +13,9 @@ mod rabbit;
 pub mod simnet;
 
 pub use self::{
-    capture::Capture, disk::SmallDisk, generated_runs::GeneratedRuns, namespace::Namespace,
-    rabbit::Rabbit,
+    capture::Capture,
+    disk::SmallDisk,
+    generated_runs::GeneratedRuns,
+    namespace::Namespace,
+    rabbit::{QUEUE_TICK, Rabbit},
 };

@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -21,6 +22,9 @@ const SCRIPTS_VARIABLE: &str = "RABBITMQ_BIN";
 
 /// A node boots in a few seconds; a loaded machine takes its time.
 const BOOT_TIMEOUT_S: u32 = 120;
+
+/// How often a quorum queue of these nodes reports its messages. The default of 5 s is too slow for tests.
+pub const QUEUE_TICK: Duration = Duration::from_millis(500);
 
 /// A running or stopped RabbitMQ node. Dropping it ends the node and removes its data.
 #[derive(Debug)]
@@ -336,8 +340,8 @@ impl Rabbit {
             log.file.level = info\n"
         );
         fs::write(folder.join("rabbitmq.conf"), configuration)?;
-        // A queue reports its message counts at each tick. The default tick of five seconds is too slow for tests.
-        let ticks = "[{rabbit, [{quorum_tick_interval, 500}]}].\n";
+        let tick = QUEUE_TICK.as_millis();
+        let ticks = format!("[{{rabbit, [{{quorum_tick_interval, {tick}}}]}}].\n");
         fs::write(folder.join("advanced.config"), ticks)?;
         fs::write(folder.join("plugins"), "[].\n")?;
         let cookie = folder.join(".erlang.cookie");

@@ -314,9 +314,7 @@ fn deleted(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutc
         // The worker is stopped, so that nothing is stored between the copy and the deletion; results arrive afterwards.
         worker.signal("STOP")?;
         let results = deployment.queue("results");
-        actions::wait_until("the waiting results to be stored", || {
-            Ok(deployment.depth(&results, "messages")? == 0)
-        })?;
+        deployment.wait_for_empty_queue(&results)?;
         actions::wait_for_writer_liveness(deployment)?;
         let copy = deployment.folder().join("copy.db");
         deployment.sqlite3(&format!("vacuum into '{}'", copy.display()))?;

@@ -233,9 +233,7 @@ fn killed_while_disconnected(_: &mut CaseRunner, variant: Variant) -> anyhow::Re
         deployment.wait_for_run("first results", |run| run.chunks_done >= 10)?;
     } else {
         let work = deployment.queue("work");
-        actions::wait_until("the work to be acked", || {
-            Ok(deployment.depth(&work, "messages")? == 0)
-        })?;
+        deployment.wait_for_empty_queue(&work)?;
     }
     apply_cut(&deployment, Cut::Both)?;
     worker.kill()?;

@@ -164,9 +164,7 @@ fn refused(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutc
             // All work is acked, although most results were rejected.
             actions::wait_for_results(deployment, 5)?;
             let work = deployment.queue("work");
-            actions::wait_until("the work to be acked", || {
-                Ok(deployment.depth(&work, "messages")? == 0)
-            })?;
+            deployment.wait_for_empty_queue(&work)?;
         }
         let _writer = actions::start_writer(deployment)?;
         deployment.wait_until_idle()?;

@@ -119,7 +119,7 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
     }
     let lost = fleet.workers.iter();
     let lost: Vec<_> = lost
-        .filter(|worker| worker.state == WorkerState::Lost && !is_started_again(worker, fleet))
+        .filter(|worker| worker.state == WorkerState::Lost && !worker.is_started_again)
         .collect();
     if lost.len() > 1 && is_without_others(fleet) {
         sentences.push(
@@ -140,15 +140,6 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
     lines
         .flat_map(|sentence| wrapped(sentence, 2, screen.width))
         .collect()
-}
-
-/// Whether a worker of the same name was heard after this one was lost: it was started again.
-fn is_started_again(lost: &WorkerRow, fleet: &Fleet) -> bool {
-    fleet.workers.iter().any(|worker| {
-        worker.worker == lost.worker
-            && worker.instance != lost.instance
-            && worker.last_seen_us > lost.last_seen_us
-    })
 }
 
 /// Whether all workers are lost.

@@ -200,3 +200,32 @@ fn the_api_has_no_progress_of_a_run_of_an_older_version() -> Result<()> {
     assert!(page.get("/api/v1/runs/x")?.contains("There is no run x."));
     Ok(())
 }
+
+#[test]
+fn an_older_run_that_is_incomplete_is_named_and_stays_in_view_once_it_is_continued() -> Result<()> {
+    let dir = TestDir::new()?;
+    let slow = [
+        "sweep",
+        "-a",
+        "127.0.0.0/21",
+        "--rate=200",
+        "--chunk-size=5",
+    ];
+    dir.call("pingfleet", &slow)?.interrupted()?.ends_with(130);
+    let swept = dir.pingfleet(&["sweep", "127.0.0.1", "127.0.0.2"])?;
+    ensure!(swept.code == Some(0), "{swept:?}");
+    let alert = "Run 1 is incomplete";
+    {
+        let page = Live::writer(&dir, "first")?.get("/")?;
+        assert!(page.contains("<h2>Run 2 "), "{page}");
+        assert!(page.contains(alert) && page.contains(" 1</code>"), "{page}");
+    }
+    let resumed = dir.pingfleet(&["resume", "1"])?;
+    ensure!(resumed.code == Some(0), "{resumed:?}");
+    let page = Live::writer(&dir, "second")?.get("/")?;
+    assert!(
+        page.contains("<h2>Run 1 ") && !page.contains(alert),
+        "{page}"
+    );
+    Ok(())
+}

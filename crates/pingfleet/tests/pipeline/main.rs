@@ -1,6 +1,7 @@
 //! The whole pipeline as users run it, also with killed programs, a stopped broker and purged queues. In every case each
 //! target ends with exactly one row.
 
+mod abuse;
 mod broker_limits;
 mod foreign;
 mod logging;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use pingfleet_faults::{Deployment, MAX_WAIT};
+use pingfleet_faults::{Deployment, MAX_WAIT, actions};
 use pingfleet_wire::StatusKind;
 use serde_json::Value;
 
@@ -215,12 +215,15 @@ fn publish_without_workers(prometheus: &Prometheus<'_>, deployment: &Deployment)
     let fast = ["--rate", "5000", "--timeout", "300ms", "--retries", "1"];
     let producer = deployment.start("producer", &[&targets[..], &fast].concat())?;
     assert_eq!(producer.wait()?.code(), Some(0));
-    let waiting = deployment.depth(&deployment.queue("work"), "messages_ready")?;
-    assert!(waiting > 10, "{waiting}");
-    prometheus.wait_for(
-        "pingfleet_queue_messages_ready{queue=\"work\"}",
-        waiting as f64,
-    )?;
+    // No worker has taken one, so all chunks of the run are on the queue.
+    let chunks: i64 = deployment.sqlite3("select count(*) from chunks")?.parse()?;
+    assert!(chunks > 10, "{chunks}");
+    let work = deployment.queue("work");
+    actions::wait_until("as many messages as chunks", || {
+        Ok(deployment.depth(&work, "messages_ready")? == chunks)
+    })?;
+    let waiting = chunks as f64;
+    prometheus.wait_for("pingfleet_queue_messages_ready{queue=\"work\"}", waiting)?;
     let consumers = [
         ("work", 0.0),
         ("results", 1.0),
@@ -232,10 +235,7 @@ fn publish_without_workers(prometheus: &Prometheus<'_>, deployment: &Deployment)
         .map(|(queue, count)| (queue.to_owned(), count))
         .into();
     prometheus.wait_for_all("pingfleet_queue_consumers", "queue", &consumers)?;
-    prometheus.wait_for(
-        "pingfleet_run_chunks{state=\"outstanding\"}",
-        waiting as f64,
-    )?;
+    prometheus.wait_for("pingfleet_run_chunks{state=\"outstanding\"}", waiting)?;
     prometheus.wait_for("pingfleet_broker_alarm", 0.0)?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::{DiffLimits, HostFilter, HostOrder, Reader, ReportFilter, RowOrder, S
 const RUNS: u32 = 3;
 
 /// Statements that walk over a table, by how they begin, and the table: none of them has a row for each target of each run.
-const WALKS: [(&str, &str); 6] = [
+const WALKS: [(&str, &str); 7] = [
     // A row for each run.
     ("SELECT run FROM pruned_runs", "pruned_runs"),
     ("SELECT run, finished_at_us IS NOT NULL FROM runs", "runs"),
@@ -25,6 +25,8 @@ const WALKS: [(&str, &str); 6] = [
         "SELECT target FROM latest_rows WHERE status > 1",
         "latest_rows",
     ),
+    // A row for each worker of the last week: a window function over them.
+    ("SELECT w.*, count(h.chunk) AS in_hand", "(subquery-2)"),
     // At most 10,000 messages.
     (
         "SELECT queue, reason, count(*) FROM quarantine",
