@@ -17,6 +17,7 @@ mod warnings;
 use std::{sync::Arc, time::Duration};
 
 use pingfleet_broker::{Broker, BrokerError, QueueName, Sessions, open_session};
+use pingfleet_settings::Failure;
 use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
 use thiserror::Error;
 use tokio::{sync::watch, time::Instant};
@@ -76,6 +77,16 @@ pub enum WriterError {
         /// " (the last writer of this database was pid 12)", or empty when it is unknown.
         who: String,
     },
+}
+
+impl From<WriterError> for Failure {
+    fn from(error: WriterError) -> Self {
+        match error {
+            WriterError::Broker(error) => error.into(),
+            WriterError::Store(error) => error.into(),
+            other => Self::system(&other),
+        }
+    }
 }
 
 /// Publishes the state, if it is another one than before.

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use consumer_writer::{
-    WriterArgs, WriterError, WriterSettings, WriterSummary,
+    WriterArgs, WriterSettings, WriterSummary,
     page::{self, DashboardSettings, PageSources},
 };
 use pingfleet_broker::{Broker, RabbitBroker, RabbitConfig};
@@ -81,11 +81,7 @@ async fn write(
     };
     let writing = async {
         let ended = consumer_writer::run(broker, &db, settings, summary, stop.token).await;
-        ended.map_err(|error| match error {
-            WriterError::Broker(error) => Failure::from(error),
-            WriterError::Store(error) => Failure::from(error),
-            other => Failure::system(&other),
-        })
+        ended.map_err(Failure::from)
     };
     let ended = page::serve_beside(server, sources, writing).await;
     let closed = db.close().await;

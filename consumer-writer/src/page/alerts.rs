@@ -84,13 +84,17 @@ fn broker(facts: &Facts, alerts: &mut Vec<Alert>) {
         alerts.push(Alert::new(StatusKind::Down, problem.title(), text));
     }
     if let Some(alarm) = facts.queues.alarm.reason() {
+        let scarce = match (alarm.contains("memory"), alarm.contains("disk")) {
+            (true, false) => "memory",
+            (false, true) => "disk space",
+            _ => "memory and disk space",
+        };
         alerts.push(
             Alert::new(
                 StatusKind::Unreachable,
                 "The broker takes no messages",
                 format!(
-                    "It has an alarm: {alarm}. Nothing is lost. Free memory or disk on its machine; it goes on by itself. \
-                     Its alarms:"
+                    "It has an alarm: {alarm}. Nothing is lost. Free {scarce} on its machine; it goes on by itself. Its alarms:"
                 ),
             )
             .run("rabbitmq-diagnostics alarms".to_owned()),
@@ -288,15 +292,18 @@ fn runs(facts: &Facts, alerts: &mut Vec<Alert>) {
     let others = facts.runs.iter();
     let others = others.filter(|run| !is_current(run) && run.elapsed_s < RECENT.as_secs_f64());
     let incomplete = facts.current.iter().chain(others).filter(|run| {
-        // A run without a worker needs a worker first.
+        // The current run needs a worker first, if there is none.
         run.state == RunState::Incomplete
-            && (run.transport != Transport::Broker || !is_without_workers(facts))
+            && !(is_current(run) && run.transport == Transport::Broker && is_without_workers(facts))
             && run.chunks_dead < run.chunks - run.chunks_done
     });
     for run in incomplete.take(MAX_INCOMPLETE) {
-        let text = "Its producer ended before the run was done. Continue it:";
+        let (flags, number) = (&facts.flags, run.run);
+        let text = format!(
+            "Its producer ended before the run was done. Give it up with `pingfleet cancel{flags} {number}`, or continue it:"
+        );
         let title = format!("Run {} is incomplete", run.run);
-        let command = format!("pingfleet resume{} {}", facts.flags, run.run);
+        let command = format!("pingfleet resume{flags} {number}");
         alerts.push(Alert::new(StatusKind::Unreachable, title, text).run(command));
     }
 }

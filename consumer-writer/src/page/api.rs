@@ -99,6 +99,7 @@ fn worker(row: &WorkerRow, facts: &Facts) -> Value {
         "version": row.version,
         "group": row.group,
         "state": state,
+        "started_again": row.is_started_again,
         "heartbeat_age_s": row.age.as_secs_f64(),
         "in_hand": row.in_hand,
         "oldest_in_hand_s": row.oldest_in_hand.map(|age| age.as_secs_f64()),

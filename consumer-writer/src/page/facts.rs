@@ -51,6 +51,7 @@ pub(super) struct Facts {
     /// All runs, the newest first.
     pub(super) runs: Vec<RunSummary>,
     /// The newest run that is in progress, or else the one that ended last: an older run that was resumed stays in view.
+    /// Of a run that never ended, its start counts.
     pub(super) current: Option<RunSummary>,
     pub(super) run: RunFacts,
     /// How fast the targets of the current run are settled.

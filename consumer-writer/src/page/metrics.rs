@@ -46,7 +46,7 @@ const WORKER_STATES: [(Option<WorkerState>, &str); 5] = [
 pub(super) struct MetricsSnapshot {
     writer: WriterSummary,
     queues: Queues,
-    /// The newest run that is in progress, or the newest one.
+    /// The newest run that is in progress, or the one that ended last.
     run: Option<RunSummary>,
     workers_by_state: Vec<(&'static str, usize)>,
     workers: Vec<WorkerSample>,
@@ -59,7 +59,8 @@ pub(super) struct MetricsSnapshot {
 
 impl MetricsSnapshot {
     pub(super) fn new(facts: &Facts, totals: &WorkerTotals) -> Self {
-        let states = facts.workers.iter();
+        // One that was started again is not missed.
+        let states = facts.workers.iter().filter(|row| !row.is_started_again);
         let states: Vec<_> = states.map(|row| workers::state(row, facts.heard)).collect();
         let count = |wanted: Option<WorkerState>| {
             let found = states.iter().filter(|state| **state == wanted);
@@ -238,12 +239,12 @@ fn queues(samples: &mut Samples<'_>, queues: &Queues) -> fmt::Result {
     )
 }
 
-/// The newest run that is in progress, or the newest one.
+/// The newest run that is in progress, or the one that ended last.
 fn run(samples: &mut Samples<'_>, run: Option<&RunSummary>) -> fmt::Result {
     samples.gauge(
         "run_number",
         None,
-        "The number of the run that the other series of a run are about: the newest one in progress, or the newest.",
+        "The number of the run that the other series of a run are about: the newest one in progress, or the one that ended last.",
         run.map(|run| run.run),
     )?;
     let states = run.into_iter().flat_map(|run| {

@@ -1,5 +1,7 @@
 //! The fragments of the page: each is the content of one section, and goes to all tabs when it changed. No I/O.
 
+use std::collections::HashMap;
+
 use askama::Template;
 use pingfleet_report::{
     PageError,
@@ -340,7 +342,16 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
     } else {
         String::new()
     };
+    let mut processes = HashMap::<&str, u32>::new();
+    for (row, _) in &facts.listed {
+        *processes.entry(&row.worker).or_default() += 1;
+    }
     let rows = facts.listed.iter().map(|(row, state)| {
+        let name = if processes[row.worker.as_str()] > 1 {
+            format!("{} (pid {})", row.worker, row.pid)
+        } else {
+            row.worker.clone()
+        };
         let seconds = |age: std::time::Duration| {
             Cell::Number(length(age.as_micros() as i64), age.as_secs_f64())
         };
@@ -348,7 +359,7 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
             .oldest_in_hand
             .map_or_else(|| Cell::measured(None), seconds);
         vec![
-            Cell::Text(row.worker.clone()),
+            Cell::Text(name),
             Cell::Status(workers::text(*state, row.is_started_again)),
             seconds(row.age),
             Cell::count(row.in_hand),
@@ -421,4 +432,40 @@ fn rates(facts: &Facts) -> Result<String, PageError> {
         points: &points,
     }
     .part()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::alerts::tests::{lost, well},
+        *,
+    };
+
+    #[test]
+    fn processes_of_one_name_have_their_numbers() -> Result<(), PageError> {
+        let mut facts = well();
+        let mut first = lost("berlin-2", Duration::from_mins(1));
+        first.is_started_again = true;
+        facts.listed.push((first, Some(WorkerState::Lost)));
+        let alone = worker_list(&facts)?;
+        assert!(
+            alone.contains("berlin-2") && !alone.contains("pid"),
+            "{alone}"
+        );
+        let mut second = lost("berlin-2", Duration::ZERO);
+        second.pid = 2;
+        facts.listed.push((second, Some(WorkerState::Live)));
+        let both = worker_list(&facts)?;
+        for text in [
+            "berlin-2 (pid 1)",
+            "LOST, started again",
+            "berlin-2 (pid 2)",
+            "live",
+        ] {
+            assert!(both.contains(text), "{text}: {both}");
+        }
+        Ok(())
+    }
 }

@@ -179,7 +179,7 @@ async fn run_roles(
         let written = write_rows(queue, &roles.writer, database, summary, &stops.writer).await;
         stops.producer.cancel();
         stops.worker.cancel();
-        written.map_err(|error| Failure::system(&error))
+        written.map_err(Failure::from)
     };
     let writing = page::serve_beside(server, sources, writing);
     join(pin!(producing), pin!(probing), pin!(writing)).await

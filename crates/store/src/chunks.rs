@@ -112,9 +112,9 @@ pub(crate) fn unclaimed(
     let mut statement = connection.prepare(&format!(
         "SELECT count(*) FROM chunks c JOIN runs n ON n.run = c.run
          WHERE c.run = ?1 AND n.state = 'running' AND {MAYBE_PUBLISHED} AND c.published_at_us < ?2
-           AND NOT EXISTS (
-               SELECT 1 FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
-               WHERE h.run_id = n.run_id AND h.chunk = c.chunk AND w.last_seen_us > ?3)"
+           AND c.chunk NOT IN (
+               SELECT h.chunk FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
+               WHERE h.run_id = (SELECT run_id FROM runs WHERE run = ?1) AND w.last_seen_us > ?3)"
     ))?;
     Ok(statement.query_row((run, sent_before_us, heard_since_us), |row| row.get(0))?)
 }

@@ -171,6 +171,14 @@ impl StoreError {
         }
     }
 
+    /// Whether a disk is full.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let Self::Sqlite(error) = self else {
+            return false;
+        };
+        error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
+
     /// Whether a disk is full, or SQLite has no folder for temporary files.
     pub(crate) fn is_out_of_space(&self) -> bool {
         let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else {

@@ -106,8 +106,8 @@ pub struct WorkerRow {
     pub instance: Uuid,
     /// What it does.
     pub state: WorkerState,
-    /// Whether another process of the same name was heard after this one: a service manager started the worker again. If
-    /// that one is lost as well, it is the one to name.
+    /// Whether it is lost, and another process of the same name was heard after it: a service manager started the worker
+    /// again. If that one is lost as well, it is the one to name.
     pub is_started_again: bool,
     /// Its name.
     pub worker: String,
@@ -165,7 +165,7 @@ impl WorkerRow {
         Ok(Self {
             instance: row.get("instance")?,
             state,
-            is_started_again: row.get("is_started_again")?,
+            is_started_again: state == WorkerState::Lost && row.get("is_started_again")?,
             worker: row.get("worker")?,
             pid: row.get("pid")?,
             version: row.get("version")?,

@@ -6,6 +6,9 @@ use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, keys};
 
 use crate::{Durability, FileMode, OpenOptions, StoreError};
 
+/// What to do about SQLite's "database or disk is full".
+const DISK_FULL_ADVICE: &str = ": free space on the disk of the database or of temporary files";
+
 /// The resolved settings of the database.
 #[derive(Debug, Clone)]
 pub struct DatabaseSettings {
@@ -69,9 +72,10 @@ impl From<StoreError> for Failure {
             StoreError::Interrupted => Exit::Interrupted,
             _ => Exit::System,
         };
-        Self {
-            exit,
-            ..Self::system(&error)
+        let mut message = Self::system(&error).message;
+        if error.is_disk_full() {
+            message.push_str(DISK_FULL_ADVICE);
         }
+        Self { exit, message }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use consumer_writer::{WriterArgs, WriterError};
+use consumer_writer::WriterArgs;
 use ping_worker::{WorkerArgs, WorkerError};
 use pingfleet_broker::{RabbitBroker, RabbitConfig};
 use pingfleet_faults::fault_injection::{
@@ -226,11 +226,7 @@ async fn run_writer(
     let _lock = lock.then(|| FileLock::writer(db.path())).transpose()?;
     consumer_writer::run(broker, &db, settings, watch::Sender::default(), stop)
         .await
-        .map_err(|error| match error {
-            WriterError::Broker(error) => Failure::from(error),
-            WriterError::Store(error) => Failure::from(error),
-            other => Failure::system(&other),
-        })?;
+        .map_err(Failure::from)?;
     db.close().await?;
     Ok(())
 }

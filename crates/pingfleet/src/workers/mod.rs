@@ -25,10 +25,11 @@ const REDRAWN_EVERY: Duration = Duration::from_secs(2);
 Examples:
   pingfleet workers
   pingfleet workers --watch
-  pingfleet workers --json | jq -r 'select(.state == \"LOST\") | .worker'
+  pingfleet workers --json | jq -r 'select(.state == \"LOST\" and (.started_again | not)) | .worker'
 
 A worker is LOST when nothing was heard of it for 30 s. It stays in the list
-for 7 days. One that stopped in order leaves the list.")]
+for 7 days, also when it was started again: then another process of its name
+was heard since. One that stopped in order leaves the list.")]
 pub(crate) struct WorkersArgs {
     /// JSON, one worker per line
     #[arg(long, conflicts_with = "watch")]
@@ -90,6 +91,7 @@ fn fields(fleet: &Fleet, worker: &WorkerRow) -> impl Iterator<Item = (&'static s
     [
         ("worker", json!(worker.worker)),
         ("state", json!(worker.state.word())),
+        ("started_again", json!(worker.is_started_again)),
         ("as_of", json!(time(fleet.as_of_us))),
         ("last_seen", json!(time(worker.last_seen_us))),
         ("last_seen_age_s", json!(worker.age.as_secs_f64())),

@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use pingfleet_report::words::{Clock, counted, grouped, length, loss_counts, three_digits};
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{Fleet, WorkerRow, WorkerState};
+use pingfleet_wire::timing::HEARTBEAT_INTERVAL;
 use terminal_size::{Height, terminal_size_of};
 use unicode_width::UnicodeWidthStr as _;
 
@@ -117,16 +118,18 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
             )
         });
     }
-    let lost = fleet.workers.iter();
-    let lost: Vec<_> = lost
-        .filter(|worker| worker.state == WorkerState::Lost && !worker.is_started_again)
-        .collect();
-    if lost.len() > 1 && is_without_others(fleet) {
-        sentences.push(
-            "No worker is heard: the broker may have an alarm, in which it takes no messages (rabbitmq-diagnostics alarms)."
-                .to_owned(),
-        );
+    let silent = silent_at_once(fleet);
+    if !silent.is_empty() {
+        sentences.push(format!(
+            "{} fell silent at once, and no other is heard: the broker may have an alarm, in which it takes no messages, and they \
+             go on after it (rabbitmq-diagnostics alarms). If it has none, do their machines run?",
+            counted(silent.len() as i64, "worker")
+        ));
     }
+    let lost = fleet.workers.iter().filter(|worker| is_lost(worker));
+    let lost: Vec<_> = lost
+        .filter(|worker| !silent.iter().any(|other| other.instance == worker.instance))
+        .collect();
     for worker in lost.iter().take(MAX_SENTENCES) {
         sentences.push(of_lost(worker));
     }
@@ -142,10 +145,26 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
         .collect()
 }
 
-/// Whether all workers are lost.
-fn is_without_others(fleet: &Fleet) -> bool {
-    let mut workers = fleet.workers.iter();
-    workers.all(|worker| worker.state == WorkerState::Lost)
+/// Whether it is lost, and no other process of its name was heard since.
+fn is_lost(worker: &WorkerRow) -> bool {
+    worker.state == WorkerState::Lost && !worker.is_started_again
+}
+
+/// If no worker is heard, those whose last heartbeats lie within two of its intervals: one cause may have silenced them.
+fn silent_at_once(fleet: &Fleet) -> Vec<&WorkerRow> {
+    let is_silent = fleet
+        .workers
+        .iter()
+        .all(|worker| worker.state == WorkerState::Lost);
+    let newest = fleet.workers.iter().map(|worker| worker.age).min();
+    let (true, Some(newest)) = (is_silent, newest) else {
+        return Vec::new();
+    };
+    let lost = fleet.workers.iter().filter(|worker| is_lost(worker));
+    let silent: Vec<_> = lost
+        .filter(|worker| worker.age <= newest + HEARTBEAT_INTERVAL * 2)
+        .collect();
+    if silent.len() > 1 { silent } else { Vec::new() }
 }
 
 fn of_lost(worker: &WorkerRow) -> String {
@@ -172,7 +191,8 @@ fn table(fleet: &Fleet, screen: Screen) -> Block {
         .iter()
         .map(|(heading, _)| (*heading).to_owned())
         .collect();
-    let rows: Vec<_> = fleet.workers.iter().map(cells).collect();
+    let rows = fleet.workers.iter();
+    let rows: Vec<_> = rows.map(cells).collect();
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.width()).collect();
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -183,14 +203,14 @@ fn table(fleet: &Fleet, screen: Screen) -> Block {
         widths = fitted(&widths, &BY_IMPORTANCE, screen.width);
     }
     let rows = fleet.workers.iter().zip(&rows);
-    let rows = rows.map(|(worker, row)| line(row, &widths, Some(worker.state), screen));
-    std::iter::once(line(&heading, &widths, None, screen))
+    let rows = rows.map(|(worker, row)| line(row, &widths, style(worker), screen));
+    std::iter::once(line(&heading, &widths, Style::new(), screen))
         .chain(rows)
         .collect()
 }
 
-/// A row, or without a state the heading.
-fn line(row: &[String], widths: &[usize], state: Option<WorkerState>, screen: Screen) -> Line {
+/// A row or the heading, with the style of its state.
+fn line(row: &[String], widths: &[usize], state: Style, screen: Screen) -> Line {
     let mut line = Line::default();
     let mut start = 0;
     for (at, (cell, (_, right))) in row.iter().zip(COLUMNS).enumerate() {
@@ -201,9 +221,10 @@ fn line(row: &[String], widths: &[usize], state: Option<WorkerState>, screen: Sc
         let cell = cut(cell, width);
         let space = if right { width - cell.width() } else { 0 };
         line.pad(start + space);
-        let painted = match state {
-            Some(state) if at == STATE => screen.paint(style(state), &cell),
-            _ => cell.clone(),
+        let painted = if at == STATE {
+            screen.paint(state, &cell)
+        } else {
+            cell.clone()
         };
         line.push(&cell, &painted);
         start += width + 2;
@@ -211,8 +232,9 @@ fn line(row: &[String], widths: &[usize], state: Option<WorkerState>, screen: Sc
     line
 }
 
-fn style(state: WorkerState) -> Style {
-    match state {
+fn style(worker: &WorkerRow) -> Style {
+    match worker.state {
+        WorkerState::Lost if worker.is_started_again => Style::new(),
         WorkerState::Lost => AnsiColor::Red.on_default().bold(),
         WorkerState::Live => AnsiColor::Green.on_default(),
         WorkerState::Starting | WorkerState::Draining => AnsiColor::Yellow.on_default(),
@@ -221,10 +243,15 @@ fn style(state: WorkerState) -> Style {
 
 fn cells(worker: &WorkerRow) -> Vec<String> {
     let none = || "-".to_owned();
+    let again = if worker.is_started_again {
+        ", started again"
+    } else {
+        ""
+    };
     let age = |age: std::time::Duration| length(age.as_micros() as i64);
     vec![
         worker.worker.clone(),
-        format!("{} {}", worker.state.sign(), worker.state.word()),
+        format!("{} {}{again}", worker.state.sign(), worker.state.word()),
         age(worker.age),
         grouped(worker.in_hand),
         worker.oldest_in_hand.map_or_else(none, age),

@@ -49,15 +49,12 @@ fn look_at(browser: &mut Browser, state: &str) -> Result<()> {
     for (dark, width, name) in LOOKS {
         browser.open(name, json!({ "dark": dark, "width": width }))?;
         assert_fits(browser, name).with_context(|| format!("{state}, {name}"))?;
-        let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
-        fs::create_dir_all(&picture)?;
-        let picture = picture.join(format!("{state}-{name}.png"));
-        browser.ask(&json!({ "do": "picture", "tab": name, "path": picture }))?;
-        if (dark, width) == (false, 1280) {
-            // What a visitor sees first.
-            let picture = picture.with_file_name(format!("{state}-top.png"));
-            let command = json!({ "do": "picture", "tab": name, "path": picture, "whole": false });
-            browser.ask(&command)?;
+        let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+        fs::create_dir_all(&pictures)?;
+        // All of it, and what a visitor sees first.
+        for (whole, suffix) in [(true, ""), (false, "-top")] {
+            let path = pictures.join(format!("{state}-{name}{suffix}.png"));
+            browser.ask(&json!({ "do": "picture", "tab": name, "path": path, "whole": whole }))?;
         }
         browser.act("close", name)?;
     }
@@ -204,4 +201,36 @@ fn a_page_with_64_workers_is_for_everybody() -> Result<()> {
         Ok((browser.rows("waiting", "workers")?.len() >= 64).then_some(()))
     })?;
     look_at(&mut browser, "64-workers")
+}
+
+#[test]
+fn a_page_with_an_alarm_of_the_broker_is_for_everybody() -> Result<()> {
+    let deployment = Deployment::new()?;
+    let _writer = writer(&deployment)?;
+    let mut browser = Browser::start(&deployment)?;
+    browser.open("waiting", json!({}))?;
+    let alarm = "The broker takes no messages";
+    browser.until("the depths of the queues", |browser| {
+        let pipeline = browser.text("waiting", "#pipeline")?;
+        Ok(pipeline.contains("work queue").then_some(()))
+    })?;
+    // The control.
+    let alerts = browser.text("waiting", "#alerts")?;
+    ensure!(!alerts.contains(alarm), "{alerts}");
+    let broker = deployment.broker()?;
+    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"])?;
+    broker.ctl(&["set_disk_free_limit", "900000GB"])?;
+    browser.until("both alarms", |browser| {
+        let alerts = browser.text("waiting", "#alerts")?;
+        let words = [alarm, "memory", "disk", "rabbitmq-diagnostics alarms"];
+        let is_said = words.iter().all(|word| alerts.contains(word));
+        Ok(is_said.then_some(()))
+    })?;
+    look_at(&mut browser, "broker-alarm")?;
+    broker.ctl(&["set_vm_memory_high_watermark", "0.8"])?;
+    broker.ctl(&["set_disk_free_limit", "1MB"])?;
+    browser.until("the end of both", |browser| {
+        let alerts = browser.text("waiting", "#alerts")?;
+        Ok((!alerts.contains(alarm)).then_some(()))
+    })
 }

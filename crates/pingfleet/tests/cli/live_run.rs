@@ -112,7 +112,10 @@ fn the_last_event_of_a_sweep_with_a_full_disk_says_why_and_what_to_do() -> Resul
     let alerts = sections.get("alerts").context("alerts")?;
     let last = alerts.last().context("an event")?;
     assert!(last.contains("The sweep has ended"), "{last}");
-    assert!(last.contains("database or disk is full"), "{last}");
+    assert!(
+        last.contains("database or disk is full: free space on"),
+        "{last}"
+    );
     let command = format!("pingfleet resume --db {database} 1");
     assert!(last.contains(&command), "{last}");
     Ok(())

@@ -200,3 +200,82 @@ fn a_name_that_controls_a_terminal_is_escaped() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn of_workers_that_fell_silent_at_once_one_sentence_has_the_possible_alarm() -> anyhow::Result<()> {
+    let dir = fleet(NOW)?;
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    let shown = || -> anyhow::Result<String> {
+        connection.execute("UPDATE writers SET seen_us = unixepoch() * 1000000", ())?;
+        Ok(dir.pingfleet(&["workers"])?.ends_with(0).stdout)
+    };
+    // Within two intervals of heartbeats, except for the one that was lost before.
+    connection.execute(
+        "UPDATE workers SET last_seen_us = (unixepoch() - 60) * 1000000 - unicode(instance) * 2400000
+         WHERE worker <> 'paris-7'",
+        (),
+    )?;
+    let text = shown()?;
+    assert!(text.contains("4 workers fell silent at once"), "{text}");
+    assert!(!text.contains("oslo-1: no heartbeat"), "{text}");
+    assert!(text.contains("paris-7: no heartbeat"), "{text}");
+    // The controls: not at once; one of them is heard; one alone.
+    connection.execute(
+        "UPDATE workers SET last_seen_us = last_seen_us - 11000000 * unicode(instance)",
+        (),
+    )?;
+    let text = shown()?;
+    assert!(
+        !text.contains("at once") && text.contains("berlin-1.example.net: no heartbeat"),
+        "{text}"
+    );
+    connection.execute(
+        "UPDATE workers SET last_seen_us = (unixepoch() - 60 * (worker <> 'oslo-1')) * 1000000",
+        (),
+    )?;
+    let text = shown()?;
+    assert!(
+        !text.contains("at once") && text.contains("oslo-2: no heartbeat"),
+        "{text}"
+    );
+    connection.execute_batch(
+        "DELETE FROM workers WHERE worker <> 'oslo-1'; UPDATE workers SET last_seen_us = (unixepoch() - 60) * 1000000",
+    )?;
+    let text = shown()?;
+    assert!(
+        !text.contains("at once") && text.contains("oslo-1: no heartbeat"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_was_started_again_says_so() -> anyhow::Result<()> {
+    let dir = fleet(NOW)?;
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    let again = || -> anyhow::Result<Vec<(String, bool)>> {
+        let shown = dir.pingfleet(&["workers", "--json"])?.ends_with(0);
+        let workers = shown.json()?;
+        let again = workers.iter().filter_map(|worker| {
+            let name = worker["worker"].as_str()?.to_owned();
+            Some((name, worker["started_again"].as_bool()?))
+        });
+        Ok(again.filter(|(_, again)| *again).collect())
+    };
+    assert_eq!(again()?, []);
+    // The processes of one name that are heard are both at work.
+    connection.execute(
+        "UPDATE workers SET worker = 'oslo-2', last_seen_us = last_seen_us - (worker = 'oslo-1') WHERE worker LIKE 'oslo%'",
+        (),
+    )?;
+    assert_eq!(again()?, []);
+    connection.execute(
+        "UPDATE workers SET worker = 'oslo-2' WHERE worker = 'paris-7'",
+        (),
+    )?;
+    assert_eq!(again()?, [("oslo-2".to_owned(), true)]);
+    let text = dir.pingfleet(&["workers"])?.ends_with(0).stdout;
+    assert!(text.contains("LOST, started again"), "{text}");
+    assert!(!text.contains("no heartbeat"), "{text}");
+    Ok(())
+}
