@@ -66,6 +66,9 @@ fn targets_are_up_after_their_link_has_recovered() -> anyhow::Result<()> {
             // Between the carrier's return and the far side's recovery the far side would lose requests.
             running.signal("-STOP")?;
             pair::set_up(&far)?;
+            // The near side's kernel may need another second. Until then the prober cannot know, and repeats requests to silent
+            // targets as lost here, for at most three attempts.
+            pair::wait_for_carrier(&pair)?;
             running.signal("-CONT")
         })?;
         let sent = Echoes::read(&pair, variant.family)?;
