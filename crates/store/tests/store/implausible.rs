@@ -11,13 +11,13 @@ use crate::sample::{delivery, options, plan_of, reader, result};
 /// Changes the outcome of one target of a true result.
 type Forge = fn(&mut Outcome);
 
-fn rtt(max_ns: u64) -> Option<Rtt> {
-    Some(Rtt {
+fn rtt(max_ns: u64) -> Rtt {
+    Rtt {
         min_ns: 1,
         avg_ns: 1,
         max_ns,
         stddev_ns: 1,
-    })
+    }
 }
 
 fn unreachable_by(outcome: &mut Outcome, icmp_type: u8, reporter: &str) {
@@ -55,116 +55,118 @@ fn true_result(store: &mut Writer) -> Result<(i64, ResultChunk)> {
     Ok((planned.run, message))
 }
 
+/// Which target is forged how, and the reason and detail of the refusal.
+const FORGERIES: &[(usize, &str, Forge)] = &[
+    (0, "more requests than the plan allows: 4 of 3", |it| {
+        it.sent = 4;
+    }),
+    (0, "more requests than the plan allows: 65535 of 3", |it| {
+        it.sent = u16::MAX;
+    }),
+    (0, "an impossible number of attempts: 255", |it| {
+        it.attempts = u8::MAX;
+    }),
+    (0, "an impossible number of attempts: 4", |it| {
+        it.attempts = 4;
+    }),
+    (0, "an impossible number of attempts: 0", |it| {
+        it.attempts = 0;
+    }),
+    (0, "an impossible round-trip time: 9223372036854 ms", |it| {
+        it.rtt = Some(rtt(i64::MAX as u64));
+    }),
+    (3, "an impossible round-trip time: 602000 ms", |it| {
+        it.rtt = Some(rtt(602_000_000_001));
+    }),
+    (
+        0,
+        "another address than that of the target: 10.0.0.9 instead of 10.0.0.1",
+        |it| {
+            it.address = Some([10, 0, 0, 9].into());
+        },
+    ),
+    (
+        2,
+        "another address than that of the target: 10.0.0.9 instead of 10.0.0.2",
+        |it| {
+            it.address = Some([10, 0, 0, 9].into());
+        },
+    ),
+    (
+        3,
+        "another address than that of the target: fe80::2 instead of fe80::1",
+        |it| {
+            it.address = "fe80::2".parse().ok();
+        },
+    ),
+    (
+        1,
+        "an address that no name of the plan has: 0.0.0.0",
+        |it| {
+            it.address = Some([0, 0, 0, 0].into());
+        },
+    ),
+    (
+        1,
+        "an address that no name of the plan has: 224.0.0.1",
+        |it| {
+            it.address = Some([224, 0, 0, 1].into());
+        },
+    ),
+    (
+        1,
+        "a name that answered without an address: host.example",
+        |it| it.address = None,
+    ),
+    (
+        0,
+        "an address that cannot have answered: 255.255.255.255",
+        |it| {
+            unreachable_by(it, 3, "255.255.255.255");
+        },
+    ),
+    (
+        0,
+        "an address that cannot have answered: 2001:db8::1",
+        |it| {
+            unreachable_by(it, 1, "2001:db8::1");
+        },
+    ),
+    (
+        0,
+        "an ICMP type that is no error about a target: type 8 from 10.0.0.254",
+        |it| {
+            unreachable_by(it, 8, "10.0.0.254");
+        },
+    ),
+    (
+        0,
+        "an ICMP type that is no error about a target: type 5 from 10.0.0.254",
+        |it| {
+            unreachable_by(it, 5, "10.0.0.254");
+        },
+    ),
+    (
+        3,
+        "an ICMP type that is no error about a target: type 129 from fe80::9",
+        |it| {
+            unreachable_by(it, 129, "fe80::9");
+        },
+    ),
+    (0, "an address that cannot have answered: ff02::1", |it| {
+        it.status = Status::Down(DownReason::AnsweredBy(
+            "ff02::1".parse().expect("an address"),
+        ));
+        (it.received, it.rtt) = (0, None);
+    }),
+];
+
 #[test]
 fn what_the_plan_does_not_allow_is_quarantined_whole_and_the_true_result_is_stored() -> Result<()> {
-    let forgeries: &[(usize, &str, Forge)] = &[
-        (0, "more requests than the plan allows: 4 of 3", |it| {
-            it.sent = 4
-        }),
-        (0, "more requests than the plan allows: 65535 of 3", |it| {
-            it.sent = u16::MAX
-        }),
-        (0, "an impossible number of attempts: 255", |it| {
-            it.attempts = u8::MAX
-        }),
-        (0, "an impossible number of attempts: 4", |it| {
-            it.attempts = 4
-        }),
-        (0, "an impossible number of attempts: 0", |it| {
-            it.attempts = 0
-        }),
-        (0, "an impossible round-trip time: 9223372036854 ms", |it| {
-            it.rtt = rtt(i64::MAX as u64);
-        }),
-        (3, "an impossible round-trip time: 602000 ms", |it| {
-            it.rtt = rtt(602_000_000_001)
-        }),
-        (
-            0,
-            "another address than that of the target: 10.0.0.9 instead of 10.0.0.1",
-            |it| {
-                it.address = Some([10, 0, 0, 9].into());
-            },
-        ),
-        (
-            2,
-            "another address than that of the target: 10.0.0.9 instead of 10.0.0.2",
-            |it| {
-                it.address = Some([10, 0, 0, 9].into());
-            },
-        ),
-        (
-            3,
-            "another address than that of the target: fe80::2 instead of fe80::1",
-            |it| {
-                it.address = "fe80::2".parse().ok();
-            },
-        ),
-        (
-            1,
-            "an address that no name of the plan has: 0.0.0.0",
-            |it| {
-                it.address = Some([0, 0, 0, 0].into());
-            },
-        ),
-        (
-            1,
-            "an address that no name of the plan has: 224.0.0.1",
-            |it| {
-                it.address = Some([224, 0, 0, 1].into());
-            },
-        ),
-        (
-            1,
-            "a name that answered without an address: host.example",
-            |it| it.address = None,
-        ),
-        (
-            0,
-            "an address that cannot have answered: 255.255.255.255",
-            |it| {
-                unreachable_by(it, 3, "255.255.255.255");
-            },
-        ),
-        (
-            0,
-            "an address that cannot have answered: 2001:db8::1",
-            |it| {
-                unreachable_by(it, 1, "2001:db8::1");
-            },
-        ),
-        (
-            0,
-            "an ICMP type that is no error about a target: type 8 from 10.0.0.254",
-            |it| {
-                unreachable_by(it, 8, "10.0.0.254");
-            },
-        ),
-        (
-            0,
-            "an ICMP type that is no error about a target: type 5 from 10.0.0.254",
-            |it| {
-                unreachable_by(it, 5, "10.0.0.254");
-            },
-        ),
-        (
-            3,
-            "an ICMP type that is no error about a target: type 129 from fe80::9",
-            |it| {
-                unreachable_by(it, 129, "fe80::9");
-            },
-        ),
-        (0, "an address that cannot have answered: ff02::1", |it| {
-            it.status = Status::Down(DownReason::AnsweredBy(
-                "ff02::1".parse().expect("an address"),
-            ));
-            (it.received, it.rtt) = (0, None);
-        }),
-    ];
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
     let (run, message) = true_result(&mut store)?;
-    for (position, reason, forge) in forgeries {
+    for (position, reason, forge) in FORGERIES {
         let mut forged = message.clone();
         forge(&mut forged.outcomes[*position]);
         let applied = store.apply(Transport::Broker, &[delivery(forged)])?;
@@ -184,7 +186,7 @@ fn what_the_plan_does_not_allow_is_quarantined_whole_and_the_true_result_is_stor
     // The control: what is just allowed is applied.
     let mut message = message;
     message.outcomes[0].attempts = 3;
-    message.outcomes[3].rtt = rtt(602_000_000_000);
+    message.outcomes[3].rtt = Some(rtt(602_000_000_000));
     unreachable_by(&mut message.outcomes[2], 11, "10.0.0.254");
     let applied = store.apply(Transport::Broker, &[delivery(message)])?;
     ensure!(applied.applied == 1 && applied.rows == 4, "{applied:?}");
@@ -200,7 +202,7 @@ fn an_answer_that_came_after_the_worst_case_of_the_plan_is_stored() -> Result<()
     // The plan allows 4.75 s for a target alone. In a large chunk at a low rate its retries wait for those of the others,
     // and an answer counts until the target is settled.
     message.outcomes[0].status = Status::Late;
-    message.outcomes[0].rtt = rtt(200_000_000_000);
+    message.outcomes[0].rtt = Some(rtt(200_000_000_000));
     let applied = store.apply(Transport::Broker, &[delivery(message)])?;
     ensure!(
         (applied.applied, applied.quarantined) == (1, 0),
