@@ -51,6 +51,8 @@ pub(crate) struct SetAside {
     for_others: Counts,
     /// Messages that were refused, by their reason.
     refused: Counts,
+    /// Results that differ from those stored before, by the workers of both.
+    contradicting: Counts,
     stall_warned: Option<Instant>,
 }
 
@@ -60,7 +62,21 @@ impl SetAside {
             foreign,
             for_others: Counts::default(),
             refused: Counts::default(),
+            contradicting: Counts::default(),
             stall_warned: None,
+        }
+    }
+
+    /// Counts what a batch did not apply.
+    fn count(&mut self, applied: &Applied) {
+        for (reason, count) in &applied.reasons {
+            self.refused.add((*reason).to_owned(), *count);
+        }
+        for (found, count) in &applied.contradictions {
+            let [later, stored] =
+                [&found.later_from, &found.stored_from].map(|name| name.escape_debug());
+            let name = format!("of {later} after {stored} in run {}", found.run);
+            self.contradicting.add(name, *count);
         }
     }
 
@@ -80,6 +96,14 @@ impl SetAside {
                 messages = counts.total(),
                 reasons = %counts,
                 "messages were refused: `pingfleet quarantine` lists them, and their chunks still wait for their results"
+            );
+        }
+        if let Some(counts) = self.contradicting.take_due(is_stopping) {
+            tracing::warn!(
+                results = counts.total(),
+                workers = %counts,
+                "results differ from those stored before, which stay: a chunk that is delivered again is probed again, and a target \
+                 can have another status then; if it goes on, compare what these workers reach"
             );
         }
         let stalled = self.foreign.stalled();
@@ -353,9 +377,7 @@ impl<'a> WriterSession<'a> {
             };
             summary.send_modify(|summary| summary.add(&applied, last_commit));
             is_large_run_settled = applied.is_large_run_settled;
-            for (reason, count) in &applied.reasons {
-                self.set_aside.refused.add((*reason).to_owned(), *count);
-            }
+            self.set_aside.count(&applied);
             self.warn_of_policy(applied.removed_by_policy);
             log_dead_chunks(&applied.dead);
             log_closed_runs(&applied.closed);

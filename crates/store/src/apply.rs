@@ -4,6 +4,7 @@
 //! Invariants: all rows of a chunk come from one result, the first one. The caller acks nothing before `apply` returned.
 
 mod applied;
+mod contradictions;
 mod dead_letters;
 mod plausible;
 mod progress;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 pub use self::{
     applied::{Applied, DeadChunks},
+    contradictions::Contradiction,
     quarantine::Refusal,
 };
 use crate::{
@@ -149,6 +151,7 @@ struct CounterChanges {
     newly_dead: Option<(Uuid, u64)>,
     duplicates: i64,
     redelivered: i64,
+    contradictions: i64,
     settled: SettledTargets,
 }
 
@@ -260,6 +263,7 @@ impl<'a> BatchWriter<'a> {
         changes.redelivered += i64::from(redelivered || message.redelivered);
         if planned.state == ChunkState::Done {
             changes.duplicates += 1;
+            self.note_contradiction(planned.run, message)?;
             return Ok(Disposition::Duplicate);
         }
         if planned.state == ChunkState::Dead && !planned.retrying {
@@ -277,6 +281,14 @@ impl<'a> BatchWriter<'a> {
         {
             self.insert_row(&planned, message, position, target, outcome)?;
         }
+        self.mark_done(planned.run, message)?;
+        liveness::note_result(self.transaction, &message.worker, self.now)?;
+        Ok(Disposition::Applied {
+            rows: message.outcomes.len() as u64,
+        })
+    }
+
+    fn mark_done(&self, run: i64, message: &ResultChunk) -> Result<(), StoreError> {
         self.transaction
             .prepare_cached(concat!(
                 "UPDATE chunks SET state = ",
@@ -286,16 +298,13 @@ impl<'a> BatchWriter<'a> {
                      WHERE run = ?1 AND chunk = ?2"
             ))?
             .execute((
-                planned.run,
+                run,
                 message.key.chunk,
                 &message.worker,
                 self.now,
                 message.started_at_us.min(i64::MAX as u64) as i64,
             ))?;
-        liveness::note_result(self.transaction, &message.worker, self.now)?;
-        Ok(Disposition::Applied {
-            rows: message.outcomes.len() as u64,
-        })
+        Ok(())
     }
 
     fn insert_row(
@@ -399,32 +408,40 @@ impl<'a> BatchWriter<'a> {
         })
     }
 
-    /// Writes the counters, and closes the runs without outstanding chunks.
-    fn finish(mut self, transport: Transport, taken: usize) -> Result<Applied, StoreError> {
-        for (run, changes) in std::mem::take(&mut self.changes) {
-            self.transaction
-                .prepare_cached(
-                    "UPDATE runs SET chunks_done = chunks_done + ?2, chunks_dead = chunks_dead + ?3,
+    /// Writes the counters of a run.
+    fn change_counters(&self, run: i64, changes: &CounterChanges) -> Result<(), StoreError> {
+        self.transaction
+            .prepare_cached(
+                "UPDATE runs SET chunks_done = chunks_done + ?2, chunks_dead = chunks_dead + ?3,
                         up = up + ?4, late = late + ?5, unreachable = unreachable + ?6,
                         dns_failed = dns_failed + ?7, send_failed = send_failed + ?8,
                         unknown = unknown + ?9, down = down + ?10,
-                        duplicates = duplicates + ?11, redelivered = redelivered + ?12
+                        duplicates = duplicates + ?11, redelivered = redelivered + ?12,
+                        contradictions = contradictions + ?13
                      WHERE run = ?1",
-                )?
-                .execute(rusqlite::params![
-                    run,
-                    changes.done.len() as i64,
-                    changes.dead,
-                    changes.counts[StatusKind::Up],
-                    changes.counts[StatusKind::Late],
-                    changes.counts[StatusKind::Unreachable],
-                    changes.counts[StatusKind::DnsFailed],
-                    changes.counts[StatusKind::SendFailed],
-                    changes.counts[StatusKind::Unknown],
-                    changes.counts[StatusKind::Down],
-                    changes.duplicates,
-                    changes.redelivered,
-                ])?;
+            )?
+            .execute(rusqlite::params![
+                run,
+                changes.done.len() as i64,
+                changes.dead,
+                changes.counts[StatusKind::Up],
+                changes.counts[StatusKind::Late],
+                changes.counts[StatusKind::Unreachable],
+                changes.counts[StatusKind::DnsFailed],
+                changes.counts[StatusKind::SendFailed],
+                changes.counts[StatusKind::Unknown],
+                changes.counts[StatusKind::Down],
+                changes.duplicates,
+                changes.redelivered,
+                changes.contradictions,
+            ])?;
+        Ok(())
+    }
+
+    /// Writes the counters, and closes the runs without outstanding chunks.
+    fn finish(mut self, transport: Transport, taken: usize) -> Result<Applied, StoreError> {
+        for (run, changes) in std::mem::take(&mut self.changes) {
+            self.change_counters(run, &changes)?;
             self.report.add(run, &changes);
             if !changes.done.is_empty() {
                 let done = changes.done.len();

@@ -468,7 +468,11 @@ CREATE INDEX dead_chunks ON chunks (run, settled_at_us) WHERE state = ",
 
 // detail: what the reason is about in this message: names, ids and numbers. The reason is the same for every such message.
 // An older version had both in one text.
+// republished: how many times a chunk was published again after an earlier publish had been confirmed; not by `retry`.
+// contradictions: how many of the duplicates are results with another status of a target than the stored one.
 const V5: &str = r"
 ALTER TABLE quarantine ADD COLUMN detail TEXT NOT NULL DEFAULT '';
 UPDATE quarantine SET detail = reason, reason = 'refused by an older version';
+ALTER TABLE runs ADD COLUMN republished INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN contradictions INTEGER NOT NULL DEFAULT 0;
 ";

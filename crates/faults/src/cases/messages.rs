@@ -31,7 +31,8 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "duplicates-with-other-outcomes",
         fault: "every chunk is probed twice, by two workers with different outcomes: one after the other, and at once",
-        holds: "the first result of a chunk wins, whole; the second one is counted as a duplicate",
+        holds: "the first result of a chunk wins, whole; the second one is counted as a duplicate, and as a contradiction if \
+                a status differs",
         control: Control {
             defect: "the rows of a chunk replaced by those of the second result, as if the last result won",
             expected_violations: &["run 1 chunk 3: its 10 rows are not those of one probing"],
@@ -149,6 +150,8 @@ fn other_outcomes(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<C
             Ok(counted.parse()?)
         };
         let counted = duplicates()?;
+        let differing = deployment.sqlite3("select sum(contradictions) from runs")?;
+        let differing: i64 = differing.parse()?;
         if variant == Variant::Control {
             // Copy the second worker's rows from another run.
             actions::publish_run(deployment, 2000, 10)?;
@@ -163,6 +166,9 @@ fn other_outcomes(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<C
         let mut found = find_violations(deployment, &ExpectedState::done(SEED))?;
         if counted != CHUNKS {
             found.push(format!("{counted} duplicates of {CHUNKS} chunks probed again"));
+        }
+        if !(1..=counted).contains(&differing) {
+            found.push(format!("{differing} of {counted} duplicates are contradictions"));
         }
         if variant == Variant::Control {
             return Ok(CaseOutcome {
@@ -190,7 +196,7 @@ fn other_outcomes(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<C
         found.extend(find_violations(deployment, &expected)?);
         Ok(CaseOutcome {
             summary: format!(
-                "{CHUNKS} chunks with the first result, {counted} duplicates; then {won} chunks by two workers at \
+                "{CHUNKS} chunks with the first result, {counted} duplicates with {differing} contradictions; then {won} chunks by two workers at \
                  once, {more} duplicates"
             ),
             violations: found,

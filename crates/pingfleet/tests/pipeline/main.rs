@@ -3,6 +3,7 @@
 
 mod abuse;
 mod broker_limits;
+mod contradictions;
 mod foreign;
 mod logging;
 mod long_messages;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::CounterChanges;
+use super::{Contradiction, CounterChanges};
 use crate::{ClosedRun, RttHistogram, StatusCounts};
 
 /// The outcome of a batch.
@@ -22,6 +22,8 @@ pub struct Applied {
     pub round_trip_times: RttHistogram,
     /// Deliveries for chunks that were stored before.
     pub duplicates: u64,
+    /// Those of [`Self::duplicates`] that are results with another status of a target than the stored one, by who sent both.
+    pub contradictions: BTreeMap<Contradiction, u64>,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
     /// How many of them have the same reason.

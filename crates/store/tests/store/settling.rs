@@ -1,8 +1,12 @@
 //! The effect of single deliveries on their chunk, their run and the counters.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
-use pingfleet_store::{Applied, DecodedDelivery, RawMessage, Refusal, RunState, Transport, Writer};
-use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status};
+use pingfleet_store::{
+    Applied, Contradiction, DecodedDelivery, RawMessage, Refusal, RunState, Transport, Writer,
+};
+use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status, StatusKind};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -36,6 +40,53 @@ fn the_first_result_wins_whole() -> Result<()> {
     ensure!(summary.counts == [2, 0, 0, 0, 0, 0, 1].into());
     ensure!(store.chunk_targets(planned.run, 0, true)? == ["10.0.0.0", "host-2.example"]);
     ensure!(store.chunk_targets(planned.run, 0, false)? == ["10.0.0.1"]);
+    Ok(())
+}
+
+#[test]
+fn a_later_result_with_another_status_is_counted_with_both_workers() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[3, 2])?;
+    let of = |worker: &str, statuses: &[Status]| {
+        let mut message = result(&works[0], statuses);
+        worker.clone_into(&mut message.worker);
+        message
+    };
+    let first = of("one", &[Status::Up, DOWN, DOWN]);
+    let mut slower = of("two", &[Status::Up, DOWN, DOWN]);
+    slower.outcomes[0].rtt = outcome(Status::Up).rtt.map(|rtt| pingfleet_wire::Rtt {
+        max_ns: 3_000_000,
+        ..rtt
+    });
+    slower.outcomes[1].status = Status::Down(DownReason::NoArp);
+    // The control: the same result, another round-trip time, another reason, and a dead letter.
+    let batch = [
+        delivery(first.clone()),
+        delivery(first.clone()),
+        delivery(slower),
+        dead_letter(&works[0]),
+    ];
+    let applied = store.apply(Transport::Broker, &batch)?;
+    ensure!(counted(&applied) == [1, 3, 0] && applied.contradictions.is_empty());
+    ensure!(store.summary(planned.run)?.contradictions == 0);
+
+    let last = of("two", &[Status::Up, DOWN, Status::Late]);
+    let all = of("three", &[DOWN, Status::Up, Status::Up]);
+    let batch = [last.clone(), all, last, first].map(delivery);
+    let applied = store.apply(Transport::Broker, &batch)?;
+    ensure!(counted(&applied) == [0, 4, 0], "{applied:?}");
+    let by = |later: &str| Contradiction {
+        run: planned.run,
+        stored_from: "one".to_owned(),
+        later_from: later.to_owned(),
+    };
+    let wanted = BTreeMap::from([(by("two"), 2), (by("three"), 1)]);
+    ensure!(applied.contradictions == wanted, "{applied:?}");
+    let summary = store.summary(planned.run)?;
+    ensure!((summary.duplicates, summary.contradictions) == (7, 3));
+    ensure!(summary.counts[StatusKind::Down] == 2);
+    ensure!(reader(&store)?.verify(planned.run)?.is_consistent());
     Ok(())
 }
 
