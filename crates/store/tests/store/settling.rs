@@ -243,6 +243,37 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
 }
 
 #[test]
+fn the_quarantine_keeps_the_newest_ten_thousand_messages() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let mut refuse = |detail: &str| -> Result<()> {
+        let refused = DecodedDelivery::Refused {
+            raw: RawMessage::new("results", vec![1]),
+            refusal: Refusal::new("not a message", detail),
+        };
+        store.apply(Transport::Broker, &[refused])?;
+        Ok(())
+    };
+    refuse("first")?;
+    let connection = Connection::open(folder.path().join("fleet.db"))?;
+    connection.execute(
+        "WITH RECURSIVE ids (id) AS (SELECT 2 UNION ALL SELECT id + 1 FROM ids WHERE id < 9999)
+         INSERT INTO quarantine (id, received_at_us, queue, reason, length, body)
+         SELECT id, 0, 'results', 'not a message', 0, x'' FROM ids",
+        (),
+    )?;
+    let kept = || -> Result<(i64, bool)> {
+        let sql = "SELECT count(*), sum(detail = 'first') FROM quarantine";
+        Ok(connection.query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?)))?)
+    };
+    refuse("the last one for which there is room")?;
+    ensure!(kept()? == (10_000, true), "{:?}", kept()?);
+    refuse("one more")?;
+    ensure!(kept()? == (10_000, false), "{:?}", kept()?);
+    Ok(())
+}
+
+#[test]
 fn what_was_delivered_before_is_counted_as_redelivered() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
