@@ -3,10 +3,14 @@
 //! Invariant: a tag is in the batch exactly as long as its delivery is neither committed nor returned.
 
 use pingfleet_broker::{Delivery, DeliveryTag, QueueKind, QueueName};
-use pingfleet_store::{DecodedDelivery, RawMessage};
-use pingfleet_wire::{Heartbeat, Message as _, ResultChunk, WorkChunk};
+use pingfleet_store::{DecodedDelivery, RawMessage, Refusal, Transport, now_us};
+use pingfleet_wire::{
+    DecodeError, Heartbeat, MAX_MESSAGE_BYTES, Message as _, ResultChunk, WIRE_VERSION, WorkChunk,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
+
+use crate::{received::Received, times::impossible_times};
 
 /// Deliveries of one batch, with the tags to ack after its commit.
 #[derive(Debug, Default)]
@@ -18,6 +22,16 @@ pub(crate) struct Batch {
     pub(crate) results: Vec<DeliveryTag>,
     pub(crate) dead: Vec<DeliveryTag>,
     pub(crate) heartbeats: Vec<DeliveryTag>,
+    /// Heartbeats that cannot be decoded.
+    pub(crate) bad_heartbeats: u64,
+}
+
+/// A message for another database, which is not in the batch.
+pub(crate) struct Foreign {
+    pub(crate) database: Uuid,
+    pub(crate) body: Vec<u8>,
+    /// Why it is a dead letter, if it is one.
+    pub(crate) dead_letter_reason: Option<String>,
 }
 
 impl Batch {
@@ -30,30 +44,54 @@ impl Batch {
         self.results.len() + self.dead.len() + self.heartbeats.len()
     }
 
-    /// Adds a delivery. One for another database is not added and stays unsettled: then this returns the UUID of that
-    /// database.
+    /// Adds a delivery. One for another database is not added and stays unsettled.
     pub(crate) fn take(
         &mut self,
-        queue: QueueName,
-        delivery: Delivery,
+        received: Received,
         database: Uuid,
-    ) -> Result<(), Uuid> {
+        transport: Transport,
+    ) -> Result<(), Foreign> {
+        let Received {
+            queue,
+            delivery,
+            length,
+        } = received;
         let tag = delivery.tag;
+        if length > MAX_MESSAGE_BYTES {
+            self.take_too_long(queue, tag, delivery.body, length);
+            return Ok(());
+        }
         let (incoming, tags) = match queue.kind {
             QueueKind::Results => (Some(read_result(delivery)), &mut self.results),
             QueueKind::Dead => (Some(read_dead(delivery)), &mut self.dead),
-            QueueKind::Heartbeats | QueueKind::Work => {
+            QueueKind::Heartbeats | QueueKind::Work | QueueKind::Foreign => {
                 (read_heartbeat(&delivery.body), &mut self.heartbeats)
             }
         };
-        let addressed = match &incoming {
-            Some(DecodedDelivery::Result { message, .. }) => message.database,
-            Some(DecodedDelivery::Dead { message, .. }) => message.database,
-            _ => database,
+        let incoming = match incoming {
+            Some(DecodedDelivery::Result { message, raw, .. }) if message.database != database => {
+                return Err(Foreign {
+                    database: message.database,
+                    body: raw.body,
+                    dead_letter_reason: None,
+                });
+            }
+            Some(DecodedDelivery::Dead {
+                message,
+                raw,
+                reason,
+            }) if message.database != database => {
+                return Err(Foreign {
+                    database: message.database,
+                    body: raw.body,
+                    dead_letter_reason: Some(reason),
+                });
+            }
+            Some(result @ DecodedDelivery::Result { .. }) if transport == Transport::Broker => {
+                Some(with_possible_times(result))
+            }
+            ours => ours,
         };
-        if addressed != database {
-            return Err(addressed);
-        }
         tags.push(tag);
         self.first_at.get_or_insert_with(Instant::now);
         if let Some(incoming) = incoming {
@@ -61,8 +99,63 @@ impl Batch {
                 self.rows += message.outcomes.len();
             }
             self.incoming.push(incoming);
+        } else {
+            self.bad_heartbeats += 1;
         }
         Ok(())
+    }
+
+    /// Adds a delivery over the limit, of which `body` is the beginning. Nothing of it is read.
+    fn take_too_long(&mut self, queue: QueueName, tag: DeliveryTag, body: Vec<u8>, length: usize) {
+        if queue == QueueName::HEARTBEATS {
+            self.heartbeats.push(tag);
+            self.bad_heartbeats += 1;
+            return;
+        }
+        let refusal = undecodable(&DecodeError::TooLong { length });
+        self.quarantine(queue, tag, body, refusal);
+        if let Some(DecodedDelivery::Refused { raw, .. }) = self.incoming.last_mut() {
+            raw.length = length;
+        }
+    }
+
+    /// Adds a delivery that goes to the quarantine.
+    pub(crate) fn quarantine(
+        &mut self,
+        queue: QueueName,
+        tag: DeliveryTag,
+        body: Vec<u8>,
+        refusal: Refusal,
+    ) {
+        let tags = match queue.kind {
+            QueueKind::Dead => &mut self.dead,
+            _ => &mut self.results,
+        };
+        tags.push(tag);
+        self.first_at.get_or_insert_with(Instant::now);
+        let raw = raw(queue, body);
+        self.incoming
+            .push(DecodedDelivery::Refused { raw, refusal });
+    }
+}
+
+/// A result of another machine, if it has times that it can have. The wall clock labels; it is right enough to find one that
+/// was never set.
+fn with_possible_times(result: DecodedDelivery) -> DecodedDelivery {
+    match result {
+        DecodedDelivery::Result {
+            message,
+            raw,
+            redelivered,
+        } => match impossible_times(&message, now_us().unsigned_abs()) {
+            Some(refusal) => DecodedDelivery::Refused { raw, refusal },
+            None => DecodedDelivery::Result {
+                message,
+                raw,
+                redelivered,
+            },
+        },
+        other => other,
     }
 }
 
@@ -74,7 +167,10 @@ fn read_result(delivery: Delivery) -> DecodedDelivery {
             raw,
             redelivered: delivery.redelivered,
         },
-        Err(error) => unreadable(raw, &error),
+        Err(error) => DecodedDelivery::Refused {
+            refusal: undecodable(&error),
+            raw,
+        },
     }
 }
 
@@ -88,30 +184,45 @@ fn read_dead(delivery: Delivery) -> DecodedDelivery {
                 .dead_letter_reason
                 .unwrap_or_else(|| "the broker gave no reason".to_owned()),
         },
-        Err(error) => unreadable(raw, &error),
+        Err(error) => DecodedDelivery::Refused {
+            refusal: undecodable(&error),
+            raw,
+        },
     }
 }
 
-/// Heartbeats are not counted, so one that cannot be decoded is only logged.
+/// A heartbeat that cannot be decoded is counted in [`Batch::bad_heartbeats`] only.
 fn read_heartbeat(body: &[u8]) -> Option<DecodedDelivery> {
     match Heartbeat::decode(body) {
         Ok(heartbeat) => Some(DecodedDelivery::Heartbeat(heartbeat)),
         Err(error) => {
-            tracing::warn!(%error, "heartbeat cannot be decoded");
+            tracing::debug!(%error, "heartbeat cannot be decoded");
             None
         }
     }
 }
 
 fn raw(queue: QueueName, body: Vec<u8>) -> RawMessage {
-    RawMessage {
-        queue: queue.kind.name(),
-        body,
-    }
+    RawMessage::new(queue.kind.name(), body)
 }
 
-fn unreadable(raw: RawMessage, error: &pingfleet_wire::DecodeError) -> DecodedDelivery {
-    let reason = error.to_string();
-    tracing::warn!(queue = raw.queue, reason, "message goes to quarantine");
-    DecodedDelivery::Unreadable { raw, reason }
+/// Why bytes are not a message.
+fn undecodable(error: &DecodeError) -> Refusal {
+    match error {
+        DecodeError::TooLong { length } => {
+            Refusal::new("over the limit of a message", format!("{length} bytes"))
+        }
+        DecodeError::NotAMessage => Refusal::new(
+            "not a pingfleet message",
+            "it does not begin with an array and a version",
+        ),
+        DecodeError::Version { found } => Refusal::new(
+            "another wire version",
+            format!("version {found}, and this build reads {WIRE_VERSION}"),
+        ),
+        DecodeError::Malformed(problem) => Refusal::new("malformed message", problem.as_str()),
+        DecodeError::TrailingBytes { extra } => {
+            Refusal::new("bytes after the end of a message", extra.to_string())
+        }
+    }
 }

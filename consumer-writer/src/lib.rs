@@ -2,13 +2,17 @@
 //!
 //! Invariant: a delivery is acked only after the transaction that applied it was committed. A delivery whose
 //! ack was lost is redelivered and counted as a duplicate. Each delivery is applied, a duplicate, or quarantined. A
-//! result for another database is never acked.
+//! result for another database is acked after the queue of foreign messages has it.
 
 mod batch;
+mod foreign;
 pub mod page;
+mod received;
 mod session;
 mod settings;
 mod summary;
+mod times;
+mod warnings;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,16 +22,24 @@ use pingfleet_store::{DatabaseThread, StoreError, Transport, Writer};
 use thiserror::Error;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use crate::session::{SessionEnd, WriterSession};
+use crate::{
+    foreign::ForeignMessages,
+    received::SessionConsumers,
+    session::{SessionEnd, SetAside, WriterSession},
+};
 pub use crate::{
     settings::{WriterArgs, WriterSettings},
     summary::{CommitTimes, LastCommit, WriterState, WriterSummary},
 };
 
 /// The queues that the writer uses.
-const QUEUES: [QueueName; 3] = [QueueName::RESULTS, QueueName::DEAD, QueueName::HEARTBEATS];
+const QUEUES: [QueueName; 4] = [
+    QueueName::RESULTS,
+    QueueName::DEAD,
+    QueueName::HEARTBEATS,
+    QueueName::FOREIGN,
+];
 
 /// What the writer's sessions are for, in the log.
 const SESSION: &str = "results, dead letters and heartbeats";
@@ -64,19 +76,6 @@ pub enum WriterError {
         queue: &'static str,
         /// " (the last writer of this database was pid 12)", or empty when it is unknown.
         who: String,
-    },
-    /// All results on the queue belong to another database.
-    #[error(
-        "the results queue holds results for database {theirs}, but {path} is database {ours}; nothing was acked: \
-             start the writer on the other database, or give this one a broker prefix of its own (broker.prefix)"
-    )]
-    OtherDatabase {
-        /// The database of this writer.
-        ours: Uuid,
-        /// The database that the results are for.
-        theirs: Uuid,
-        /// The file of this writer.
-        path: String,
     },
 }
 
@@ -130,13 +129,25 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<WriterSummary, WriterError> {
     summary.send_if_modified(|before| std::mem::take(before) != WriterSummary::default());
-    drain(&*broker, db, settings, &summary, &stop).await?;
+    let foreign_stop = CancellationToken::new();
+    let (foreign, publishing) = ForeignMessages::new(Arc::clone(&broker), foreign_stop.clone());
+    let draining = async {
+        let set_aside = SetAside::new(foreign);
+        let ended = drain(&*broker, db, settings, set_aside, &summary, &stop).await;
+        // What is not confirmed is not acked either, and comes again.
+        foreign_stop.cancel();
+        ended
+    };
+    // On the heap: the futures of a writer are large.
+    let (ended, ()) = tokio::join!(Box::pin(draining), Box::pin(publishing));
+    ended?;
     let summary = *summary.borrow();
     tracing::info!(
         rows = summary.rows,
         applied = summary.applied,
         duplicates = summary.duplicates,
         quarantined = summary.quarantined,
+        foreign = summary.foreign,
         "writer stopped"
     );
     Ok(summary)
@@ -147,6 +158,7 @@ async fn drain(
     broker: &dyn Broker,
     db: &DatabaseThread,
     settings: &WriterSettings,
+    mut set_aside: SetAside,
     summary: &watch::Sender<WriterSummary>,
     stop: &CancellationToken,
 ) -> Result<(), WriterError> {
@@ -155,7 +167,8 @@ async fn drain(
         return Ok(());
     }
     if settings.transport == Transport::Broker
-        && !wait_for_the_other(broker, db, summary, stop).await?
+        && !(may_set_aside(broker, stop).await?
+            && wait_for_the_other(broker, db, summary, stop).await?)
     {
         return Ok(());
     }
@@ -163,10 +176,11 @@ async fn drain(
     let mut sessions = Sessions::new(SESSION);
     tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
     loop {
-        let open = || WriterSession::open(broker, db, settings);
-        let Some(session) = sessions.open(None, stop, open).await? else {
+        let open = || SessionConsumers::open(broker);
+        let Some(consumers) = sessions.open(None, stop, open).await? else {
             return Ok(());
         };
+        let session = WriterSession::new(consumers, db, settings, &mut set_aside);
         set_state(summary, WriterState::Connected);
         match Box::pin(session.run(summary, stop)).await? {
             // The last snapshot of the live page has the state before the stop.
@@ -186,6 +200,15 @@ async fn may_commit(db: &DatabaseThread, stop: &CancellationToken) -> Result<boo
         committed = db.call_while_busy(Writer::try_commit) => Ok(committed.map(|()| true)?),
         () = stop.cancelled() => Ok(false),
     }
+}
+
+/// Checks that the user may publish to the queue of foreign messages. Returns false when `stop` came first.
+async fn may_set_aside(broker: &dyn Broker, stop: &CancellationToken) -> Result<bool, WriterError> {
+    let check = || async {
+        broker.ensure(&QUEUES).await?;
+        foreign::may_set_aside(broker).await
+    };
+    Ok(open_session(SESSION, None, stop, check).await?.is_some())
 }
 
 /// Waits until the results queue has no consumer. Returns false when `stop` came first.

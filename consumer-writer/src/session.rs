@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueName};
+use pingfleet_broker::{BrokerError, QueueName};
 use pingfleet_store::{
-    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Transport, run_span,
+    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, Transport, run_span,
 };
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
@@ -13,17 +13,15 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
-    LastCommit, QUEUES, WriterError, WriterSettings, WriterSummary, batch::Batch, watch_database,
+    LastCommit, WriterError, WriterSettings, WriterSummary,
+    batch::{Batch, Foreign},
+    foreign::{ForeignAnswers, ForeignDelivery, ForeignMessages},
+    received::{OTHER_PREFETCH, RESULTS_PREFETCH, Received, SessionConsumers},
+    warnings::Counts,
+    watch_database,
 };
-
-/// Prefetch of the results queue. It bounds the memory to 256 MiB with the largest messages. Usual ones take 5 MB.
-const RESULTS_PREFETCH: u16 = 256;
-
-/// Prefetch of the queues of dead letters and heartbeats.
-const OTHER_PREFETCH: u16 = 256;
 
 /// A batch is committed when nothing was added to it for this long: probably it has the last result of a run.
 const QUIET_INTERVAL: Duration = Duration::from_millis(5);
@@ -31,12 +29,8 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(5);
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// The writer gives up when only results for other databases arrived for this long: it was probably started in the
-/// wrong folder.
-const ONLY_FOREIGN_WAIT: Duration = Duration::from_secs(10);
-
-/// How often the writer warns that a policy of the broker removes chunks.
-const POLICY_WARNING_INTERVAL: Duration = Duration::from_mins(1);
+/// How often the writer repeats a warning about the broker.
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How a session ended, if not with a [`WriterError`].
 pub(crate) enum SessionEnd {
@@ -50,53 +44,116 @@ pub(crate) enum SessionEnd {
     },
 }
 
-/// Deliveries for other databases. They stay unsettled, so they return to the queue when the session ends.
-#[derive(Default)]
-struct ForeignResults {
-    held: usize,
-    theirs: Option<Uuid>,
-    since: Option<Instant>,
-    any_ours: bool,
+/// What is not applied, over all sessions of the writer, with what the log says about it.
+pub(crate) struct SetAside {
+    foreign: ForeignMessages,
+    /// Messages that were set aside, by their database.
+    for_others: Counts,
+    /// Messages that were refused, by their reason.
+    refused: Counts,
+    /// Results that differ from those stored before, by the workers of both.
+    contradicting: Counts,
+    stall_warned: Option<Instant>,
+}
+
+impl SetAside {
+    pub(crate) fn new(foreign: ForeignMessages) -> Self {
+        Self {
+            foreign,
+            for_others: Counts::default(),
+            refused: Counts::default(),
+            contradicting: Counts::default(),
+            stall_warned: None,
+        }
+    }
+
+    /// Counts what a batch did not apply.
+    fn count(&mut self, applied: &Applied) {
+        for (reason, count) in &applied.reasons {
+            self.refused.add((*reason).to_owned(), *count);
+        }
+        for (found, count) in &applied.contradictions {
+            let [later, stored] =
+                [&found.later_from, &found.stored_from].map(|name| name.escape_debug());
+            let name = format!("of {later} after {stored} in run {}", found.run);
+            self.contradicting.add(name, *count);
+        }
+    }
+
+    /// Warns of what was counted since the last warning, at most once a minute and when the writer stops.
+    fn warn(&mut self, ours: impl std::fmt::Display, is_stopping: bool) {
+        if let Some(counts) = self.for_others.take_due(is_stopping) {
+            tracing::warn!(
+                messages = counts.total(),
+                databases = %counts,
+                %ours,
+                "results for other databases are set aside in the queue `foreign`: `pingfleet broker foreign` lists them, \
+                 and returns them with --return; if this writer was started on the wrong database, stop it first"
+            );
+        }
+        if let Some(counts) = self.refused.take_due(is_stopping) {
+            tracing::warn!(
+                messages = counts.total(),
+                reasons = %counts,
+                "messages were refused: `pingfleet quarantine` lists them, and their chunks still wait for their results"
+            );
+        }
+        if let Some(counts) = self.contradicting.take_due(is_stopping) {
+            tracing::warn!(
+                results = counts.total(),
+                workers = %counts,
+                "results differ from those stored before, which stay: a chunk that is delivered again is probed again, and a target \
+                 can have another status then; if it goes on, compare what these workers reach"
+            );
+        }
+        let stalled = self.foreign.stalled();
+        let is_due = self
+            .stall_warned
+            .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
+        if stalled > 0 && is_due {
+            self.stall_warned = Some(Instant::now());
+            tracing::warn!(
+                messages = stalled,
+                "the broker confirms no result for another database, so they stay in their queues, and results of this database \
+                 wait behind them: `pingfleet doctor` says whether the broker has an alarm"
+            );
+        }
+    }
 }
 
 /// Three consumers, and the batch that they fill.
 pub(crate) struct WriterSession<'a> {
     db: &'a DatabaseThread,
     settings: &'a WriterSettings,
-    results: Box<dyn Consumer>,
-    dead: Box<dyn Consumer>,
-    heartbeats: Box<dyn Consumer>,
+    consumers: SessionConsumers,
+    set_aside: &'a mut SetAside,
     batch: Batch,
     /// When the batch is committed: the latest time, and the time when nothing was added for [`QUIET_INTERVAL`].
     flush_at: Option<Instant>,
     quiet_at: Option<Instant>,
-    foreign: ForeignResults,
     policy_warned: Option<Instant>,
+    is_stopping: bool,
 }
 
 impl<'a> WriterSession<'a> {
-    pub(crate) async fn open(
-        broker: &dyn Broker,
+    pub(crate) fn new(
+        consumers: SessionConsumers,
         db: &'a DatabaseThread,
         settings: &'a WriterSettings,
-    ) -> Result<Self, BrokerError> {
-        broker.ensure(&QUEUES).await?;
-        Ok(Self {
+        set_aside: &'a mut SetAside,
+    ) -> Self {
+        set_aside.foreign.begin_session();
+        Self {
             db,
             settings,
-            results: broker
-                .consumer(QueueName::RESULTS, RESULTS_PREFETCH)
-                .await?,
-            dead: broker.consumer(QueueName::DEAD, OTHER_PREFETCH).await?,
-            heartbeats: broker
-                .consumer(QueueName::HEARTBEATS, OTHER_PREFETCH)
-                .await?,
+            consumers,
+            set_aside,
             batch: Batch::default(),
             flush_at: None,
             quiet_at: None,
-            foreign: ForeignResults::default(),
             policy_warned: None,
-        })
+            is_stopping: false,
+        }
     }
 
     pub(crate) async fn run(
@@ -104,22 +161,18 @@ impl<'a> WriterSession<'a> {
         summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, WriterError> {
-        match self.drain(summary, stop).await {
+        let ended = self.drain(summary, stop).await;
+        self.set_aside.warn(self.db.database(), true);
+        match ended {
             Ok(()) => {
-                let Self {
-                    results,
-                    dead,
-                    heartbeats,
-                    ..
-                } = self;
-                results.close().await;
-                dead.close().await;
-                heartbeats.close().await;
+                self.consumers.close().await;
                 Ok(SessionEnd::Stopped)
             }
             Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost {
                 error,
-                unsettled: self.batch.tags(),
+                unsettled: self.batch.tags()
+                    + self.set_aside.foreign.in_hand(QueueName::RESULTS)
+                    + self.set_aside.foreign.in_hand(QueueName::DEAD),
             }),
             Err(error) => Err(error),
         }
@@ -133,16 +186,16 @@ impl<'a> WriterSession<'a> {
         let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // An earlier writer or session may have ended before it closed a large run.
-        watch_database(
-            summary,
-            close_settled_runs(self.db, self.settings.transport, stop),
-        )
-        .await?;
+        self.close_settled_runs(summary, stop).await?;
         loop {
             if self.is_full() {
                 self.flush(summary, stop).await?;
             }
-            self.look_for_only_foreign()?;
+            if let Some(received) = self.consumers.take_waiting() {
+                self.take(received);
+                continue;
+            }
+            self.consumers.check()?;
             let flush_at = [self.flush_at, self.quiet_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
@@ -150,57 +203,129 @@ impl<'a> WriterSession<'a> {
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
                 _ = sign.tick() => {
                     let noted = note_writer_alive(self.db, self.settings.transport, stop);
-                    watch_database(summary, noted).await?;
+                    let noted = watch_database(summary, noted);
+                    self.consumers.receive_while(noted).await?;
+                    self.set_aside.warn(self.db.database(), false);
                 }
-                // Heartbeats and dead letters first: they are few, and the results would starve them.
-                delivery = self.heartbeats.next() => self.take(QueueName::HEARTBEATS, delivery?),
-                delivery = self.dead.next() => self.take(QueueName::DEAD, delivery?),
-                delivery = self.results.next() => self.take(QueueName::RESULTS, delivery?),
+                answers = self.set_aside.foreign.answers() => self.settle_foreign(answers, summary).await?,
+                received = self.consumers.next() => self.take(received?),
             }
         }
+        self.is_stopping = true;
+        if let Some(answers) = self.set_aside.foreign.answers().now_or_never() {
+            self.settle_foreign(answers, summary).await?;
+        }
+        if self.settings.transport == Transport::Broker {
+            self.consumers.stop().await?;
+        }
+        self.take_waiting(summary, stop).await?;
         if self.settings.transport == Transport::Sweep {
             // The queues end with this process, and the worker has stopped: take its last results.
-            while let Some(delivery) = self.results.next().now_or_never() {
-                self.take(QueueName::RESULTS, delivery?);
-                if self.is_full() {
-                    self.flush(summary, stop).await?;
-                }
+            while let Some(delivery) = self.consumers.results.next().now_or_never() {
+                self.take(Received::new(QueueName::RESULTS, delivery?));
+                self.take_waiting(summary, stop).await?;
             }
+            self.consumers.stop().await?;
         }
-        self.results.stop().await?;
-        self.dead.stop().await?;
-        self.heartbeats.stop().await?;
         self.flush(summary, stop).await
     }
 
-    fn take(&mut self, queue: QueueName, delivery: Delivery) {
-        match self.batch.take(queue, delivery, self.db.database()) {
-            Ok(()) => {
-                if queue == QueueName::RESULTS {
-                    self.foreign.any_ours = true;
-                    self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
-                }
-                if self.flush_at.is_none() {
-                    self.flush_at = Some(Instant::now() + self.settings.batch_interval);
-                }
+    /// Takes what arrived during a commit, and commits full batches.
+    async fn take_waiting(
+        &mut self,
+        summary: &watch::Sender<WriterSummary>,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        loop {
+            if self.is_full() {
+                self.flush(summary, stop).await?;
             }
-            Err(theirs) => {
-                if self.foreign.held == 0 {
-                    tracing::warn!(%theirs, ours = %self.db.database(), "result for another database; it is left alone");
-                }
-                self.foreign.held += 1;
-                self.foreign.theirs = Some(theirs);
-                self.foreign.since.get_or_insert_with(Instant::now);
-            }
+            let Some(received) = self.consumers.take_waiting() else {
+                return Ok(());
+            };
+            self.take(received);
         }
+    }
+
+    async fn close_settled_runs(
+        &mut self,
+        summary: &watch::Sender<WriterSummary>,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        let closed = close_settled_runs(self.db, self.settings.transport, stop);
+        let closed = watch_database(summary, closed);
+        self.consumers.receive_while(closed).await
+    }
+
+    fn take(&mut self, received: Received) {
+        let (queue, tag) = (received.queue, received.delivery.tag);
+        let (database, transport) = (self.db.database(), self.settings.transport);
+        if let Err(foreign) = self.batch.take(received, database, transport) {
+            // Those that a stopping writer takes stay unsettled, and so return to their queue.
+            if !self.is_stopping {
+                let Foreign {
+                    database,
+                    body,
+                    dead_letter_reason,
+                } = foreign;
+                self.set_aside.for_others.add(database.to_string(), 1);
+                self.set_aside.foreign.set_aside(ForeignDelivery {
+                    queue,
+                    tag,
+                    database,
+                    body,
+                    dead_letter_reason,
+                });
+            }
+            return;
+        }
+        if queue == QueueName::RESULTS {
+            self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
+        }
+        self.flush_soon();
+    }
+
+    fn flush_soon(&mut self) {
+        if self.flush_at.is_none() {
+            self.flush_at = Some(Instant::now() + self.settings.batch_interval);
+        }
+    }
+
+    /// Acks deliveries that the queue of foreign messages has. What it does not take goes to the quarantine.
+    async fn settle_foreign(
+        &mut self,
+        answers: ForeignAnswers,
+        summary: &watch::Sender<WriterSummary>,
+    ) -> Result<(), WriterError> {
+        for (queue, tags) in answers.stored {
+            summary.send_modify(|summary| summary.foreign += tags.len() as u64);
+            self.consumers.of(queue).ack(&tags).await?;
+        }
+        for (queue, tag) in answers.unknown {
+            self.consumers.of(queue).requeue(tag).await?;
+        }
+        for refused in answers.refused {
+            let refusal = Refusal::new(
+                "for another database, and the queue `foreign` takes no more",
+                format!("database {}", refused.database),
+            );
+            self.batch
+                .quarantine(refused.queue, refused.tag, refused.body, refusal);
+            self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
+            self.flush_soon();
+        }
+        Ok(())
     }
 
     /// A batch is full when it has enough rows, or half of the prefetch. The other half arrives during the commit.
     fn is_full(&self) -> bool {
-        let window = usize::from(RESULTS_PREFETCH).saturating_sub(self.foreign.held);
+        let half = |prefetch: u16, queue| {
+            let in_hand = self.set_aside.foreign.in_hand(queue);
+            (usize::from(prefetch).saturating_sub(in_hand) / 2).max(1)
+        };
         self.batch.rows >= self.settings.batch_size
-            || self.batch.results.len() >= (window / 2).max(1)
-            || self.batch.dead.len() >= usize::from(OTHER_PREFETCH / 2)
+            || self.batch.results.len() >= half(RESULTS_PREFETCH, QueueName::RESULTS)
+            || self.batch.dead.len() >= half(OTHER_PREFETCH, QueueName::DEAD)
             || self.batch.heartbeats.len() >= usize::from(OTHER_PREFETCH / 2)
     }
 
@@ -208,7 +333,7 @@ impl<'a> WriterSession<'a> {
     fn warn_of_policy(&mut self, removed: u64) {
         let is_due = self
             .policy_warned
-            .is_none_or(|at| at.elapsed() >= POLICY_WARNING_INTERVAL);
+            .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
         if removed > 0 && is_due {
             self.policy_warned = Some(Instant::now());
             tracing::warn!(
@@ -217,27 +342,6 @@ impl<'a> WriterSession<'a> {
                  again: `rabbitmqctl list_policies` names it"
             );
         }
-    }
-
-    fn look_for_only_foreign(&self) -> Result<(), WriterError> {
-        let ForeignResults {
-            held,
-            theirs: Some(theirs),
-            since: Some(since),
-            any_ours,
-        } = self.foreign
-        else {
-            return Ok(());
-        };
-        let waited = since.elapsed() >= ONLY_FOREIGN_WAIT && !any_ours;
-        if waited || held >= usize::from(RESULTS_PREFETCH) {
-            return Err(WriterError::OtherDatabase {
-                ours: self.db.database(),
-                theirs,
-                path: self.db.path().display().to_string(),
-            });
-        }
-        Ok(())
     }
 
     /// Commits the batch, then acks it.
@@ -250,6 +354,10 @@ impl<'a> WriterSession<'a> {
         self.quiet_at = None;
         let batch = std::mem::take(&mut self.batch);
         let mut is_large_run_settled = false;
+        if batch.bad_heartbeats > 0 {
+            let name = "heartbeats that cannot be read".to_owned();
+            self.set_aside.refused.add(name, batch.bad_heartbeats);
+        }
         if !batch.is_empty() {
             // Nobody has to wake up for it.
             summary.send_if_modified(|summary| {
@@ -258,7 +366,8 @@ impl<'a> WriterSession<'a> {
             });
             let began = Instant::now();
             let commit = commit(self.db, self.settings.transport, batch.incoming, stop);
-            let applied = watch_database(summary, commit).await?;
+            let commit = watch_database(summary, commit);
+            let applied = self.consumers.receive_while(commit).await?;
             let ended = Instant::now();
             let last_commit = LastCommit {
                 rows: applied.rows,
@@ -268,6 +377,7 @@ impl<'a> WriterSession<'a> {
             };
             summary.send_modify(|summary| summary.add(&applied, last_commit));
             is_large_run_settled = applied.is_large_run_settled;
+            self.set_aside.count(&applied);
             self.warn_of_policy(applied.removed_by_policy);
             log_dead_chunks(&applied.dead);
             log_closed_runs(&applied.closed);
@@ -279,15 +389,13 @@ impl<'a> WriterSession<'a> {
                 "batch committed"
             );
         }
-        self.results.ack(&batch.results).await?;
-        self.dead.ack(&batch.dead).await?;
-        self.heartbeats.ack(&batch.heartbeats).await?;
+        // The deliveries of a session that has ended come again.
+        self.consumers.check()?;
+        self.consumers.results.ack(&batch.results).await?;
+        self.consumers.dead.ack(&batch.dead).await?;
+        self.consumers.heartbeats.ack(&batch.heartbeats).await?;
         if is_large_run_settled {
-            watch_database(
-                summary,
-                close_settled_runs(self.db, self.settings.transport, stop),
-            )
-            .await?;
+            self.close_settled_runs(summary, stop).await?;
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ pub struct WriterSummary {
     pub duplicates: u64,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
+    /// Deliveries for other databases that were set aside.
+    pub foreign: u64,
     /// Chunks that became done.
     pub done: u64,
     /// Chunks that became dead.

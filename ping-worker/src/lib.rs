@@ -4,6 +4,7 @@
 //! `pingfleet-prober`). Two broker connections run on the caller's runtime: `work_consumer` takes chunks and acks them,
 //! `result_publisher` publishes results and heartbeats.
 
+mod clock;
 mod heartbeats;
 mod in_hand;
 pub mod metrics;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use crate::{
-    WorkerError, WorkerSettings,
+    WorkerError, WorkerSettings, clock,
     in_hand::{InHand, Receipt, Unacked},
     prefetch::Prefetch,
     status::StatusBoard,
@@ -71,6 +71,8 @@ pub(crate) struct WorkConsumer {
     tasks: HashMap<task::Id, ChunkKey>,
     /// The chunk taken last: the prefetch is computed from it.
     last: Option<Arc<WorkChunk>>,
+    /// A chunk that came while the clock was too early for its run. It is not taken, and ends the session.
+    too_early_for: Option<ChunkKey>,
 }
 
 impl WorkConsumer {
@@ -94,6 +96,7 @@ impl WorkConsumer {
             room: Arc::new(Semaphore::new(MAX_TARGETS_PROBED)),
             tasks: HashMap::new(),
             last: None,
+            too_early_for: None,
         }
     }
 
@@ -119,7 +122,14 @@ impl WorkConsumer {
             match self.serve(&mut *consumer, stop).await {
                 Ok(left) => {
                     consumer.close().await;
-                    return Ok(left);
+                    let Some(key) = self.too_early_for.take() else {
+                        return Ok(left);
+                    };
+                    self.status.set_connected(false);
+                    self.in_hand.forget_tags();
+                    if !clock::wait_until_set(key, stop).await {
+                        return Ok(self.in_hand.len());
+                    }
                 }
                 // The session ends with the process, and that returns its chunks.
                 Err(_) if self.probe_threads.have_ended() => {
@@ -140,7 +150,7 @@ impl WorkConsumer {
         self.probing.shutdown().await;
     }
 
-    /// One session, to its end.
+    /// One session, to its end: the stop signal, or a chunk for which the clock is too early.
     async fn serve(
         &mut self,
         consumer: &mut dyn Consumer,
@@ -154,8 +164,8 @@ impl WorkConsumer {
         loop {
             self.status
                 .set_in_hand(self.in_hand.taken(), prefetch.size());
-            if deadline.is_some() && self.in_hand.len() == 0 {
-                return Ok(0);
+            if deadline.is_some() && self.in_hand.len() == 0 || self.too_early_for.is_some() {
+                return Ok(self.in_hand.len());
             }
             let taking = deadline.is_none();
             tokio::select! {
@@ -268,6 +278,12 @@ impl WorkConsumer {
                 return consumer.requeue(delivery.tag).await;
             }
         };
+        // A sweep has one clock for everything, and its queue ends with it.
+        if !self.settings.exclusive && clock::is_too_early(chunk.key) {
+            // The end of the session returns the chunk.
+            self.too_early_for = Some(chunk.key);
+            return Ok(());
+        }
         let span = chunk.key.span();
         span.in_scope(|| tracing::debug!(targets = chunk.targets.len(), "chunk taken"));
         self.last = Some(Arc::clone(&chunk));
@@ -307,7 +323,12 @@ impl WorkConsumer {
         match ended.result {
             Ok(body) => {
                 // The channel has room for all chunks in hand, so this never waits for long.
-                if self.results.send(KeyedMessage { key, body }).await.is_err() {
+                let result = KeyedMessage {
+                    key,
+                    body,
+                    dead_letter_reason: None,
+                };
+                if self.results.send(result).await.is_err() {
                     key.span()
                         .in_scope(|| tracing::error!("the publisher ended early"));
                 }

@@ -226,6 +226,7 @@ impl Feed<'_> {
         for OutboxChunk { chunk, work, round } in page {
             self.unconfirmed.insert(chunk, round);
             let message = KeyedMessage {
+                dead_letter_reason: None,
                 key: chunk,
                 body: work,
             };

@@ -272,7 +272,7 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
                  version, or another program, publishes them. Their chunks are probed again.",
                 length(age_us.max(0)),
                 newest.queue,
-                newest.reason,
+                newest.why(),
                 grouped(quarantine.total)
             ),
         ));
@@ -432,9 +432,13 @@ pub(super) mod tests {
             received_at_us: facts.now_us - 1_000_000,
             queue: "results".to_owned(),
             reason: "wrong token".to_owned(),
+            detail: "chunk 5 of run 3".to_owned(),
             length: 10,
         });
-        assert!(text(&facts).contains("from results: wrong token. There are 3 in all."));
+        assert!(
+            text(&facts)
+                .contains("from results: wrong token: chunk 5 of run 3. There are 3 in all.")
+        );
         facts.now_us += RECENT_MESSAGE.as_micros() as i64;
         assert_eq!(text(&facts), "");
     }

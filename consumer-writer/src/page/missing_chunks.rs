@@ -66,7 +66,7 @@ fn are_all_taken(facts: &Facts, run: &RunSummary) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use pingfleet_broker::QueueDepth;
     use pingfleet_store::{
         DecodedDelivery, Durability, FileMode, NewChunk, NewRun, OpenOptions, PlannedRun,
@@ -117,7 +117,7 @@ mod tests {
     }
 
     /// A pipeline whose queues are empty, with a run of three published chunks.
-    fn empty_queues(folder: &TempDir) -> (Writer, PlannedRun, Facts) {
+    pub(in super::super) fn empty_queues(folder: &TempDir) -> (Writer, PlannedRun, Facts) {
         let (mut store, planned, summary) = run(
             folder,
             Some(WindowUse {

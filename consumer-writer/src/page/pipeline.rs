@@ -8,6 +8,7 @@ use pingfleet_report::{
     table::{Cell, Moment, StatusText, Table, number, text},
     words::{Clock, counted, duration, grouped, millis},
 };
+use pingfleet_store::RunSummary;
 
 use super::{
     facts::Facts,
@@ -37,19 +38,7 @@ pub(super) fn pipeline(facts: &Facts) -> Result<String, PageError> {
         (queue_name(*kind), who.to_owned())
     });
     let mut items: Vec<_> = depths.chain(missing).collect();
-    if let Some(window) = facts.current.as_ref().and_then(|run| run.window) {
-        let used = grouped(window.in_use);
-        let used = if window.in_use > window.size {
-            // Its producer was to return at once, or fewer workers have smaller windows.
-            format!(
-                "{used} chunks, more than its size of {}",
-                grouped(window.size)
-            )
-        } else {
-            format!("{used} of {} chunks", grouped(window.size))
-        };
-        items.push(("publish window", used));
-    }
+    items.extend(facts.current.iter().flat_map(run_items));
     let milliseconds = |time: std::time::Duration| format!("{} ms", millis(time.as_nanos() as i64));
     let commit = writer.last_commit;
     let last = if writer.batches == 0 {
@@ -83,11 +72,42 @@ pub(super) fn pipeline(facts: &Facts) -> Result<String, PageError> {
     })
 }
 
+/// What is shown of the run itself: only what there is.
+fn run_items(run: &RunSummary) -> Vec<(&'static str, String)> {
+    let mut items = Vec::new();
+    if let Some(window) = run.window {
+        let used = grouped(window.in_use);
+        let used = if window.in_use > window.size {
+            // Its producer was to return at once, or fewer workers have smaller windows.
+            format!(
+                "{used} chunks, more than its size of {}",
+                grouped(window.size)
+            )
+        } else {
+            format!("{used} of {} chunks", grouped(window.size))
+        };
+        items.push(("publish window", used));
+    }
+    if run.republished > 0 {
+        let chunks = counted(run.republished, "chunk");
+        items.push(("published again", format!("{chunks} of run {}", run.run)));
+    }
+    if run.contradictions > 0 {
+        let results = counted(run.contradictions, "result");
+        items.push((
+            "differ from those stored before",
+            format!("{results} of run {}", run.run),
+        ));
+    }
+    items
+}
+
 fn queue_name(kind: QueueKind) -> &'static str {
     match kind.name() {
         "work" => "work queue, ready",
         "results" => "results queue, ready",
         "dead" => "dead letters, ready",
+        "foreign" => "for other databases, set aside",
         _ => "heartbeats, ready",
     }
 }
@@ -125,7 +145,7 @@ pub(super) fn quarantine(facts: &Facts, clock: &Clock) -> Result<String, PageErr
         vec![
             time(message.received_at_us, clock),
             Cell::Text(message.queue.clone()),
-            Cell::Text(message.reason.clone()),
+            Cell::Text(message.why()),
             Cell::count(message.length),
         ]
     });
@@ -236,4 +256,47 @@ pub(super) fn runs(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
             rows: rows.collect(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pingfleet_store::{PublishedChunk, now_us};
+    use tempfile::TempDir;
+
+    use super::{super::missing_chunks::tests::empty_queues, *};
+
+    #[test]
+    fn chunks_that_were_published_again_leave_a_line() {
+        let folder = TempDir::new().unwrap();
+        // All three chunks were published once.
+        let (mut store, planned, mut facts) = empty_queues(&folder);
+        let run = planned.run;
+        let part = |facts: &Facts| pipeline(facts).unwrap();
+        facts.current = Some(store.summary(run).unwrap());
+        assert!(!part(&facts).contains("published again"));
+        let sent = [0, 2].map(|chunk| PublishedChunk {
+            chunk,
+            sent_at_us: now_us(),
+            round: 0,
+        });
+        store.mark_published(run, &sent).unwrap();
+        facts.current = Some(store.summary(run).unwrap());
+        let line = format!("<dt>published again</dt><dd>2 chunks of run {run}</dd>");
+        assert!(part(&facts).contains(&line), "{}", part(&facts));
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn results_that_differ_from_those_stored_before_are_shown() {
+        let folder = TempDir::new().unwrap();
+        let (store, planned, mut facts) = empty_queues(&folder);
+        let run = planned.run;
+        facts.current = Some(store.summary(run).unwrap());
+        let name = "<dt>differ from those stored before</dt>";
+        assert!(!pipeline(&facts).unwrap().contains(name));
+        facts.current.as_mut().unwrap().contradictions = 1;
+        let line = format!("{name}<dd>1 result of run {run}</dd>");
+        let part = pipeline(&facts).unwrap();
+        assert!(part.contains(&line), "{part}");
+    }
 }

@@ -39,7 +39,8 @@ async fn a_batch_ends_when_it_has_its_rows() -> Result<()> {
     rig.settings.batch_size = 20;
     rig.put_results(0..5).await?;
     let writer = rig.start().await?;
-    rig.taken(QueueName::RESULTS, 5).await?;
+    // The fifth may be taken during the second commit.
+    rig.acked(QueueName::RESULTS, 4).await?;
     assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [2, 2]);
     // The fifth alone is too little for a batch, until the writer stops.
     assert_eq!(writer.stop().await?.batches, 3);
@@ -68,6 +69,7 @@ async fn a_batch_ends_when_half_of_the_window_is_in_it() -> Result<()> {
     rig.put_results(0..200).await?;
     let writer = rig.start().await?;
     rig.taken(QueueName::RESULTS, 200).await?;
+    rig.acked(QueueName::RESULTS, 128).await?;
     assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [128]);
     assert_eq!(writer.stop().await?.batches, 2);
     assert_eq!(acked(&rig.desk.log.events(), QueueName::RESULTS), [128, 72]);
@@ -167,17 +169,35 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
     no_chunk.key.chunk = 9;
     let mut no_run = good.clone();
     no_run.key.run = Uuid::new_v4();
+    let mut never_set = good.clone();
+    never_set.started_at_us = 0;
+    let mut end_of_time = good.clone();
+    end_of_time.started_at_us = 253_402_300_799_999_999;
+    let mut flood = good.clone();
+    flood.outcomes[1].sent = u16::MAX;
     let mut trailing = good.encode();
     trailing.push(0);
     let mut newer = good.encode();
     newer[1] = 2;
     let bad = [
         (foreign_token.encode(), "wrong token"),
-        (short.encode(), "2 outcomes for a chunk of 3 targets"),
-        (no_chunk.encode(), "no chunk 9"),
-        (no_run.encode(), "no run"),
-        (trailing, "1 bytes after the end"),
-        (newer, "wire version 2"),
+        (
+            short.encode(),
+            "another number of outcomes than of targets: 2 of 3",
+        ),
+        (no_chunk.encode(), "unknown chunk: chunk 9 of run 1"),
+        (no_run.encode(), "unknown run: "),
+        (
+            never_set.encode(),
+            "probed before its run was planned: at 1970-01-01T00:00:00Z by the clock of worker tester",
+        ),
+        (end_of_time.encode(), "probed after it was delivered"),
+        (
+            flood.encode(),
+            "more requests than the plan allows: target 1: 65535 of 3",
+        ),
+        (trailing, "bytes after the end of a message: 1"),
+        (newer, "another wire version: version 2"),
         (Vec::new(), "not a pingfleet message"),
     ];
     for (body, _) in &bad {
@@ -193,13 +213,36 @@ async fn what_does_not_fit_the_plan_is_quarantined_with_its_reason_and_acked() -
     let connection = rig.connection()?;
     for (body, reason) in &bad {
         let kept: String = connection.query_row(
-            "SELECT reason FROM quarantine WHERE queue = 'results' AND body = ?1 AND length = ?2",
+            "SELECT reason || ': ' || detail FROM quarantine WHERE queue = 'results' AND body = ?1 AND length = ?2",
             (body, body.len() as i64),
             |row| row.get(0),
         )?;
-        assert!(kept.contains(reason), "{kept:?} instead of {reason:?}");
+        assert!(kept.starts_with(reason), "{kept:?} instead of {reason:?}");
     }
     rig.assert_no_early_ack();
+    rig.assert_complete()
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_quarantined_unread() -> Result<()> {
+    let rig = Rig::new(1, 3)?;
+    // Without the limit this would be a result with something behind it.
+    let mut long = rig.result(0).encode();
+    long.resize(3 << 20, 0);
+    rig.put(QueueName::RESULTS, &long).await?;
+    rig.put(QueueName::HEARTBEATS, &long).await?;
+    rig.put_results([0]).await?;
+    let writer = rig.start().await?;
+    rig.acked(QueueName::RESULTS, 2).await?;
+    rig.acked(QueueName::HEARTBEATS, 1).await?;
+    let summary = writer.stop().await?;
+    assert_eq!((summary.applied, summary.quarantined), (1, 1));
+    assert_eq!(
+        rig.value::<String>(
+            "SELECT reason || ': ' || detail || ', ' || length || ', ' || length(body) FROM quarantine"
+        )?,
+        "over the limit of a message: 3145728 bytes, 3145728, 64"
+    );
     rig.assert_complete()
 }
 

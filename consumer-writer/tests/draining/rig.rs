@@ -2,10 +2,11 @@
 //! committed at that moment.
 
 use std::{
+    future,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +14,10 @@ use std::{
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use consumer_writer::{WriterError, WriterSettings, WriterSummary};
-use pingfleet_broker::{Broker as _, BrokerError, Delivery, MemoryBroker, QueueName};
+use futures_util::FutureExt as _;
+use pingfleet_broker::{
+    Broker as _, BrokerError, Confirm, Confirmed, Delivery, MemoryBroker, QueueName,
+};
 use pingfleet_store::{
     DatabaseThread, Durability, FileMode, NewChunk, NewRun, OpenOptions, PlannedRun,
     PublishedChunk, Reader, Transport, Verification, Writer, now_us,
@@ -46,6 +50,16 @@ pub(crate) enum Event {
     Acked(QueueName, usize),
 }
 
+/// What the broker does with messages for the queue of foreign ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ForeignQueue {
+    Stores,
+    /// It neither stores nor answers. When that ends, the sessions with open answers are lost.
+    IsSilent,
+    Refuses,
+    IsForbidden,
+}
+
 /// The test's view of the writer's broker.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -54,17 +68,25 @@ pub(crate) struct Desk {
     pub(crate) cut: Notify,
     /// The next ack of results breaks the session and never arrives.
     pub(crate) ack_is_lost: AtomicBool,
+    /// What the broker does with messages for the queue of foreign ones.
+    pub(crate) foreign_queue: watch::Sender<ForeignQueue>,
+    /// How many were published there.
+    pub(crate) foreign_published: AtomicUsize,
     /// Acks that came before their commit.
     pub(crate) early: Mutex<Vec<String>>,
     database: Mutex<Connection>,
     /// Deliveries of results and dead letters that were acked, or whose ack was lost.
     counted: Mutex<i64>,
+    ours: Uuid,
+    memory: MemoryBroker,
+    /// Deliveries for other databases that were acked.
+    foreign: Mutex<u32>,
 }
 
 impl Desk {
     /// Looks into the database at the moment of an ack: every delivery of results and dead letters that was ever acked
     /// must be in the counters, and the rows of each result must be there.
-    fn witness(&self, queue: QueueName, bodies: &[Vec<u8>]) -> Result<()> {
+    fn witness(&self, queue: QueueName, bodies: &[&Vec<u8>]) -> Result<()> {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,10 +114,58 @@ impl Desk {
         }
         Ok(())
     }
+
+    fn is_quarantined(&self, body: &[u8]) -> Result<bool> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(database.query_row(
+            "SELECT EXISTS (SELECT 1 FROM quarantine WHERE body = ?1)",
+            [body],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// Everything for another database that was ever acked must be in the queue of foreign messages.
+    async fn witness_foreign(&self, acked: u32) -> Result<()> {
+        let set_aside = self.memory.depth(QueueName::FOREIGN).await?.ready;
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        *foreign += acked;
+        if *foreign > set_aside {
+            let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+            early.push(format!("{foreign} foreign acked, {set_aside} set aside"));
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Watch for Desk {
+    async fn publish(
+        &self,
+        queue: QueueName,
+        _body: &[u8],
+        pass: Pass<'_, Confirm>,
+    ) -> Result<Confirm, BrokerError> {
+        if queue != QueueName::FOREIGN {
+            return pass.await;
+        }
+        self.foreign_published.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.foreign_queue.subscribe();
+        let now = *state.borrow_and_update();
+        match now {
+            ForeignQueue::Stores => pass.await,
+            ForeignQueue::IsSilent => Ok(async move {
+                state.changed().await.ok();
+                Err(lost())
+            }
+            .boxed()),
+            ForeignQueue::Refuses => Ok(future::ready(Ok(Confirmed::Refused)).boxed()),
+            ForeignQueue::IsForbidden => Err(BrokerError::Forbidden {
+                address: "the test".to_owned(),
+                reason: "it says so".to_owned(),
+            }),
+        }
+    }
+
     async fn next(
         &self,
         queue: QueueName,
@@ -116,8 +186,17 @@ impl Watch for Desk {
         bodies: Vec<Vec<u8>>,
         pass: Pass<'_, ()>,
     ) -> Result<(), BrokerError> {
-        self.witness(queue, &bodies)
-            .expect("the database can be read beside the writer");
+        let (ours, foreign): (Vec<_>, Vec<_>) = bodies.iter().partition(|body| {
+            ResultChunk::decode(body).map_or(true, |result| result.database == self.ours)
+                || self.is_quarantined(body).unwrap_or(false)
+        });
+        // One ack is for the one or for the other.
+        let seen = if foreign.is_empty() {
+            self.witness(queue, &ours)
+        } else {
+            self.witness_foreign(foreign.len() as u32).await
+        };
+        seen.expect("database and broker can be read beside the writer");
         if queue == QueueName::RESULTS && self.ack_is_lost.swap(false, Ordering::Relaxed) {
             return Err(lost());
         }
@@ -133,7 +212,6 @@ pub(crate) struct Rig {
     pub(crate) memory: MemoryBroker,
     pub(crate) settings: WriterSettings,
     pub(crate) planned: PlannedRun,
-    pub(crate) database: Uuid,
     pub(crate) works: Vec<WorkChunk>,
     folder: tempfile::TempDir,
 }
@@ -196,24 +274,29 @@ impl Rig {
         store.mark_published(planned.run, &published)?;
         let database = store.database();
         store.close()?;
+        let memory = MemoryBroker::new(2000);
         let desk = Desk {
             log: Log::default(),
             cut: Notify::new(),
             ack_is_lost: AtomicBool::new(false),
+            foreign_queue: watch::Sender::new(ForeignQueue::Stores),
+            foreign_published: AtomicUsize::new(0),
             early: Mutex::default(),
             database: Mutex::new(Connection::open(options(&folder).path)?),
             counted: Mutex::new(0),
+            ours: database,
+            memory: memory.clone(),
+            foreign: Mutex::new(0),
         };
         Ok(Self {
             desk: Arc::new(desk),
-            memory: MemoryBroker::new(2000),
+            memory,
             settings: WriterSettings {
                 transport: Transport::Broker,
                 batch_size: targets as usize,
                 batch_interval: NEVER,
             },
             planned,
-            database,
             works,
             folder,
         })
@@ -255,7 +338,7 @@ impl Rig {
             token: work.token,
             worker: "tester".to_owned(),
             redelivered: false,
-            started_at_us: 1_700_000_000_000_000,
+            started_at_us: now_us().unsigned_abs(),
             outcomes: vec![
                 Outcome {
                     status: Status::Up,

@@ -1,13 +1,15 @@
 //! Publishes messages until the broker has stored each of them, over as many sessions as that takes.
 //!
-//! Invariant: a message is forgotten only after its confirm. After any other answer, and after a lost session, the same
-//! bytes are published again, so a message may be stored more than once.
+//! Invariant: a message is forgotten only after its confirm, or given back to the caller after a refusal, if he wants that.
+//! After any other answer, and after a lost session, the same bytes are published again, so a message may be stored more
+//! than once.
 //!
 //! A session is open only while there is something to publish: it is opened for the first message, and closed when nothing
 //! was sent for 10 s. So a broker that is away while there is nothing to publish is not noticed.
 
+mod outgoing;
+
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -25,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use self::outgoing::{Latest, Outgoing, next_latest};
 use crate::{Broker, BrokerError, Confirmed, Publisher, QueueName, Sessions, backoff};
 
 /// The longest pause before a refused message is published again.
@@ -61,6 +64,8 @@ pub struct KeyedMessage<K> {
     pub key: K,
     /// Its bytes.
     pub body: Vec<u8>,
+    /// Why it is a dead letter, if it is one (see [`Publisher::publish_letter`]).
+    pub dead_letter_reason: Option<String>,
 }
 
 /// A message that the broker has stored.
@@ -85,13 +90,6 @@ pub struct ConfirmedPublisher {
     what: &'static str,
     max_unconfirmed: usize,
     latest: Option<Latest>,
-}
-
-/// Messages of which only the newest matters.
-#[derive(Debug)]
-struct Latest {
-    queue: QueueName,
-    bodies: watch::Receiver<Option<Vec<u8>>>,
 }
 
 impl ConfirmedPublisher {
@@ -147,15 +145,35 @@ impl ConfirmedPublisher {
         confirmed: mpsc::Sender<ConfirmedMessage<K>>,
         stop: CancellationToken,
     ) -> Result<usize, BrokerError> {
+        self.publish(messages, confirmed, None, stop).await
+    }
+
+    /// As [`Self::run`], but a message that the broker refuses ([`Confirmed::Refused`]) is not published again: it is sent to
+    /// `refused`, which the caller must receive as well.
+    ///
+    /// # Errors
+    /// A final [`BrokerError`].
+    pub async fn run_without_repeats<K: MessageKey>(
+        self,
+        messages: mpsc::Receiver<KeyedMessage<K>>,
+        confirmed: mpsc::Sender<ConfirmedMessage<K>>,
+        refused: mpsc::Sender<KeyedMessage<K>>,
+        stop: CancellationToken,
+    ) -> Result<usize, BrokerError> {
+        self.publish(messages, confirmed, Some(refused), stop).await
+    }
+
+    async fn publish<K: MessageKey>(
+        self,
+        messages: mpsc::Receiver<KeyedMessage<K>>,
+        confirmed: mpsc::Sender<ConfirmedMessage<K>>,
+        refused: Option<mpsc::Sender<KeyedMessage<K>>>,
+        stop: CancellationToken,
+    ) -> Result<usize, BrokerError> {
         let mut outgoing = Outgoing {
-            queue: self.queue,
-            max_unconfirmed: self.max_unconfirmed,
-            messages,
-            is_open: true,
-            confirmed,
-            unconfirmed: BTreeMap::new(),
-            next_number: 0,
+            refused,
             latest: self.latest,
+            ..Outgoing::new(self.queue, self.max_unconfirmed, messages, confirmed)
         };
         let mut sessions = Sessions::new(self.what);
         loop {
@@ -209,103 +227,6 @@ impl ConfirmedPublisher {
     }
 }
 
-/// What is to be published, over all sessions.
-struct Outgoing<K> {
-    queue: QueueName,
-    max_unconfirmed: usize,
-    messages: mpsc::Receiver<KeyedMessage<K>>,
-    /// Whether more messages may come.
-    is_open: bool,
-    confirmed: mpsc::Sender<ConfirmedMessage<K>>,
-    /// By the order in which they came.
-    unconfirmed: BTreeMap<u64, Unconfirmed<K>>,
-    next_number: u64,
-    latest: Option<Latest>,
-}
-
-/// A message that was sent, or is about to be.
-struct Unconfirmed<K> {
-    message: KeyedMessage<K>,
-    last_sent: SystemTime,
-    sendings: u32,
-}
-
-impl<K: Copy> Unconfirmed<K> {
-    /// Notes that it is sent now, and returns its bytes.
-    fn sending(&mut self) -> &[u8] {
-        self.last_sent = SystemTime::now();
-        self.sendings += 1;
-        &self.message.body
-    }
-
-    fn confirmed(&self) -> ConfirmedMessage<K> {
-        ConfirmedMessage {
-            key: self.message.key,
-            last_sent: self.last_sent,
-            sendings: self.sendings,
-        }
-    }
-}
-
-impl<K> Outgoing<K> {
-    fn is_done(&self) -> bool {
-        !self.is_open && self.unconfirmed.is_empty() && self.latest.is_none()
-    }
-
-    fn has_room(&self) -> bool {
-        self.is_open && self.unconfirmed.len() < self.max_unconfirmed
-    }
-
-    fn add(&mut self, message: KeyedMessage<K>) -> u64 {
-        let number = self.next_number;
-        self.next_number += 1;
-        let unconfirmed = Unconfirmed {
-            message,
-            last_sent: SystemTime::now(),
-            sendings: 0,
-        };
-        self.unconfirmed.insert(number, unconfirmed);
-        number
-    }
-
-    /// Waits until there is something to publish, or until no more can come. Cancel-safe.
-    async fn wait(&mut self) {
-        while self.unconfirmed.is_empty() && !self.is_done() {
-            tokio::select! {
-                biased;
-                newest = next_latest(self.latest.as_mut()) => {
-                    if newest.is_none() {
-                        self.latest = None;
-                    } else if let Some(latest) = &mut self.latest {
-                        // The session takes it.
-                        latest.bodies.mark_changed();
-                        return;
-                    }
-                }
-                message = self.messages.recv(), if self.is_open => match message {
-                    Some(message) => {
-                        self.add(message);
-                    }
-                    None => self.is_open = false,
-                },
-            }
-        }
-    }
-}
-
-/// The next message of which only the newest matters. `None` when there are no more. Cancel-safe.
-async fn next_latest(latest: Option<&mut Latest>) -> Option<(QueueName, Vec<u8>)> {
-    let Some(latest) = latest else {
-        return std::future::pending().await;
-    };
-    loop {
-        latest.bodies.changed().await.ok()?;
-        if let Some(body) = latest.bodies.borrow_and_update().clone() {
-            return Some((latest.queue, body));
-        }
-    }
-}
-
 /// The number of a message, and what the broker answered.
 type Answer = (Option<u64>, Result<Confirmed, BrokerError>);
 
@@ -340,7 +261,7 @@ impl Session {
     ) -> Result<(), BrokerError> {
         let queue = outgoing.queue;
         for (number, unconfirmed) in &mut outgoing.unconfirmed {
-            self.send(queue, Some(*number), unconfirmed.sending())
+            self.send_numbered(queue, *number, unconfirmed.sending())
                 .await?;
         }
         while !outgoing.is_done() || !self.answers.is_empty() {
@@ -355,7 +276,7 @@ impl Session {
                 }
                 Some(number) = self.refused.next() => self.send_message(outgoing, number).await?,
                 latest = next_latest(outgoing.latest.as_mut()) => match latest {
-                    Some((queue, body)) => self.send(queue, None, &body).await?,
+                    Some((queue, body)) => self.send(queue, None, &body, None).await?,
                     None => outgoing.latest = None,
                 },
                 message = outgoing.messages.recv(), if outgoing.has_room() => match message {
@@ -380,10 +301,20 @@ impl Session {
     ) -> Result<(), BrokerError> {
         let queue = outgoing.queue;
         if let Some(unconfirmed) = outgoing.unconfirmed.get_mut(&number) {
-            self.send(queue, Some(number), unconfirmed.sending())
+            self.send_numbered(queue, number, unconfirmed.sending())
                 .await?;
         }
         Ok(())
+    }
+
+    async fn send_numbered<K>(
+        &mut self,
+        queue: QueueName,
+        number: u64,
+        message: &KeyedMessage<K>,
+    ) -> Result<(), BrokerError> {
+        let reason = message.dead_letter_reason.as_deref();
+        self.send(queue, Some(number), &message.body, reason).await
     }
 
     async fn send(
@@ -391,8 +322,12 @@ impl Session {
         queue: QueueName,
         number: Option<u64>,
         body: &[u8],
+        dead_letter_reason: Option<&str>,
     ) -> Result<(), BrokerError> {
-        let answer = self.publisher.publish(queue, body).await?;
+        let publish = self
+            .publisher
+            .publish_letter(queue, body, dead_letter_reason);
+        let answer = publish.await?;
         self.idle_at = Instant::now() + IDLE_TIMEOUT;
         self.answers
             .push(async move { (number, answer.await) }.boxed());
@@ -420,6 +355,9 @@ impl Session {
                 return Err(BrokerError::Lost(
                     "a message was returned because no queue is bound for it".into(),
                 ));
+            }
+            Confirmed::Refused if outgoing.refused.is_some() => {
+                outgoing.return_refused(number).await;
             }
             Confirmed::Refused => {
                 let pause = self.pauses.next().unwrap_or(MAX_PAUSE);

@@ -23,7 +23,7 @@ use self::rabbit::connect_problem::ConnectProblem;
 pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey},
     memory::MemoryBroker,
-    queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
+    queue_name::{Group, MAX_FOREIGN_MESSAGES, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
     rabbit::{BrokerAddress, RabbitBroker, RabbitConfig},
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };
@@ -56,7 +56,8 @@ pub struct Delivery {
     pub body: Vec<u8>,
     /// Whether the broker delivered it before. `false` proves nothing.
     pub redelivered: bool,
-    /// Why it is a dead letter, as the broker reports (`x-death`: `delivery_limit`). `None` for other messages.
+    /// Why it is a dead letter, as the broker reports (`x-death`: `delivery_limit`), or as it was published by
+    /// [`Publisher::publish_letter`]. `None` for other messages.
     pub dead_letter_reason: Option<String>,
 }
 
@@ -251,7 +252,21 @@ pub trait Publisher: Send {
     ///
     /// # Errors
     /// Any [`BrokerError`]: the session is over, and what is unconfirmed may or may not be stored.
-    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError>;
+    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
+        self.publish_letter(queue, body, None).await
+    }
+
+    /// As [`Self::publish`], and with it goes why the message is a dead letter: its next delivery has that as
+    /// [`Delivery::dead_letter_reason`].
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    async fn publish_letter(
+        &mut self,
+        queue: QueueName,
+        body: &[u8],
+        dead_letter_reason: Option<&str>,
+    ) -> Result<Confirm, BrokerError>;
 
     /// Closes the connection. Whether unconfirmed messages are stored stays unknown.
     async fn close(self: Box<Self>);

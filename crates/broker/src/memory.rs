@@ -116,8 +116,14 @@ struct MemoryPublisher(Arc<Shared>);
 
 #[async_trait]
 impl Publisher for MemoryPublisher {
-    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
+    async fn publish_letter(
+        &mut self,
+        queue: QueueName,
+        body: &[u8],
+        dead_letter_reason: Option<&str>,
+    ) -> Result<Confirm, BrokerError> {
         let mut message = QueuedMessage::new(body);
+        message.dead_letter_reason = dead_letter_reason.map(ToOwned::to_owned);
         let notify = self.0.changed(queue);
         loop {
             // Registered before the queue is read, so a change in between is not missed.

@@ -11,6 +11,9 @@ use pingfleet_wire::{DEFAULT_GROUP, MAX_GROUP_BYTES, check_group};
 /// Counts returns, not deliveries (RabbitMQ's `x-delivery-limit`).
 pub const WORK_DELIVERY_LIMIT: u32 = 20;
 
+/// The most messages of [`QueueKind::Foreign`]: one consumer can have all of them in hand, and so list them.
+pub const MAX_FOREIGN_MESSAGES: u16 = 50_000;
+
 /// A queue: its kind, and the worker group that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueName {
@@ -29,8 +32,16 @@ impl QueueName {
     pub const DEAD: Self = Self::shared(QueueKind::Dead);
     /// Heartbeats of the workers; old ones are dropped.
     pub const HEARTBEATS: Self = Self::shared(QueueKind::Heartbeats);
+    /// Results and dead letters that a writer set aside, because they are for another database.
+    pub const FOREIGN: Self = Self::shared(QueueKind::Foreign);
     /// All queues of a fleet with the default group only.
-    pub const ALL: [Self; 4] = [Self::WORK, Self::RESULTS, Self::DEAD, Self::HEARTBEATS];
+    pub const ALL: [Self; 5] = [
+        Self::WORK,
+        Self::RESULTS,
+        Self::DEAD,
+        Self::HEARTBEATS,
+        Self::FOREIGN,
+    ];
 
     const fn shared(kind: QueueKind) -> Self {
         Self {
@@ -71,6 +82,8 @@ pub enum QueueKind {
     Results,
     /// Heartbeats of the workers.
     Heartbeats,
+    /// Results and dead letters that a writer set aside, because they are for another database.
+    Foreign,
 }
 
 impl QueueKind {
@@ -82,6 +95,7 @@ impl QueueKind {
             Self::Results => "results",
             Self::Dead => "dead",
             Self::Heartbeats => "heartbeats",
+            Self::Foreign => "foreign",
         }
     }
 }
@@ -154,6 +168,7 @@ mod tests {
             (QueueName::RESULTS, "results"),
             (QueueName::DEAD, "dead"),
             (QueueName::HEARTBEATS, "heartbeats"),
+            (QueueName::FOREIGN, "foreign"),
         ] {
             assert_eq!(queue.to_string(), name);
         }

@@ -42,6 +42,7 @@ over_both_brokers!(
     a_confirm_has_the_number_of_sendings_and_the_time_of_the_last_one,
     a_session_checks_the_queues_that_it_is_asked_to,
     a_stop_ends_it_at_once_with_the_number_of_unconfirmed_messages,
+    a_refused_message_is_given_back_if_the_caller_wants_that,
     the_newest_of_the_other_messages_is_published_beside_the_rest,
 );
 
@@ -148,7 +149,12 @@ fn lost() -> BrokerError {
 
 #[async_trait]
 impl Publisher for FaultyPublisher {
-    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
+    async fn publish_letter(
+        &mut self,
+        queue: QueueName,
+        body: &[u8],
+        dead_letter_reason: Option<&str>,
+    ) -> Result<Confirm, BrokerError> {
         let sending = (body.to_vec(), SystemTime::now());
         locked(&self.broker.sendings).push(sending);
         let number = self.broker.published.fetch_add(1, Ordering::Relaxed) + 1;
@@ -167,7 +173,8 @@ impl Publisher for FaultyPublisher {
             count.fetch_sub(1, Ordering::Relaxed);
             return Ok(async { Ok(Confirmed::Refused) }.boxed());
         }
-        let confirm = self.inner.publish(queue, body).await?;
+        let publish = self.inner.publish_letter(queue, body, dead_letter_reason);
+        let confirm = publish.await?;
         if matches!(self.broker.fault, Fault::NoConfirms) {
             return Ok(std::future::pending().boxed());
         }
@@ -203,6 +210,7 @@ fn message(key: u32) -> KeyedMessage<u32> {
     KeyedMessage {
         key,
         body: body(key),
+        dead_letter_reason: None,
     }
 }
 
@@ -314,6 +322,32 @@ async fn a_stop_ends_it_at_once_with_the_number_of_unconfirmed_messages(rig: &Ri
     assert!(keys.is_empty());
     assert_eq!(unconfirmed, MAX_UNCONFIRMED);
     assert_eq!(broker.published.load(Ordering::Relaxed), MAX_UNCONFIRMED);
+    Ok(())
+}
+
+async fn a_refused_message_is_given_back_if_the_caller_wants_that(rig: &Rig) -> Result<()> {
+    let broker = FaultyBroker::new(rig, Fault::Several);
+    let (messages, outgoing) = mpsc::channel(MESSAGES as usize);
+    let (confirm, mut confirmed) = mpsc::channel(MESSAGES as usize);
+    let (refuse, mut refused) = mpsc::channel(MESSAGES as usize);
+    for key in 0..MESSAGES {
+        messages.try_send(message(key)).expect("there is room");
+    }
+    drop(messages);
+    let stop = CancellationToken::new();
+    let publishing = publisher(&broker).run_without_repeats(outgoing, confirm, refuse, stop);
+    assert_eq!(within("the publisher's end", publishing).await??, 0);
+    let given_back = refused.recv().await.context("none is given back")?;
+    assert_eq!(given_back, message(given_back.key));
+    assert!(refused.recv().await.is_none());
+    let mut keys = BTreeSet::from([given_back.key]);
+    while let Some(confirmed) = confirmed.recv().await {
+        assert!(keys.insert(confirmed.key), "{confirmed:?}");
+    }
+    assert_eq!(keys, (0..MESSAGES).collect());
+    // It was not published again. The others were, when their session broke.
+    let bodies = drain(rig, QueueName::RESULTS).await?;
+    assert!(!bodies.contains(&body(given_back.key)));
     Ok(())
 }
 

@@ -28,6 +28,7 @@ over_both_brokers!(
     a_session_that_is_dropped_returns_each_delivery_once,
     a_requeued_delivery_returns,
     a_chunk_that_always_returns_becomes_a_dead_letter,
+    a_dead_letter_that_is_published_again_keeps_its_reason,
     results_have_no_practical_delivery_limit,
     results_have_one_active_consumer,
     a_purged_queue_delivers_later_messages,
@@ -275,6 +276,20 @@ async fn a_chunk_that_always_returns_becomes_a_dead_letter(rig: &Rig) -> Result<
     assert_eq!(again.dead_letter_reason.as_deref(), Some("delivery_limit"));
     stored(rig, QueueName::WORK, &["next"]).await?;
     assert_eq!(bodies(&mut consumer, 1).await?, ["next"]);
+    Ok(())
+}
+
+async fn a_dead_letter_that_is_published_again_keeps_its_reason(rig: &Rig) -> Result<()> {
+    let mut publisher = rig.broker.publisher().await?;
+    for reason in [Some("expired"), None] {
+        let confirm = publisher.publish_letter(QueueName::DEAD, b"x", reason);
+        assert_eq!(confirm.await?.await?, Confirmed::Stored);
+        let mut dead = rig.broker.consumer(QueueName::DEAD, 1).await?;
+        let delivery = next(&mut dead).await?;
+        assert_eq!(delivery.dead_letter_reason.as_deref(), reason);
+        dead.ack(&[delivery.tag]).await?;
+        dead.close().await;
+    }
     Ok(())
 }
 

@@ -73,7 +73,7 @@ async fn an_unroutable_message_is_never_stored_and_the_next_check_binds_again() 
     let mut publisher = rig.broker.publisher().await?;
     let mut confirms = Vec::new();
     for number in 0..100 {
-        let queue = QueueName::ALL[number % 4];
+        let queue = QueueName::ALL[number % QueueName::ALL.len()];
         confirms.push(publisher.publish(queue, b"x").await?);
     }
     for confirm in confirms {
@@ -512,7 +512,12 @@ async fn a_check_declares_only_the_queues_that_were_named() -> Result<()> {
     let broker = RabbitBroker::new(&config("own")?)?;
     broker.ensure(&[QueueName::RESULTS]).await?;
     assert_eq!(broker.depth(QueueName::RESULTS).await?.ready, 0);
-    for other in [QueueName::WORK, QueueName::DEAD, QueueName::HEARTBEATS] {
+    for other in [
+        QueueName::WORK,
+        QueueName::DEAD,
+        QueueName::HEARTBEATS,
+        QueueName::FOREIGN,
+    ] {
         let error = broker.depth(other).await.unwrap_err();
         assert!(matches!(error, BrokerError::NoTopology { .. }), "{error:?}");
     }

@@ -259,6 +259,25 @@ pub fn publish_messages(
     })
 }
 
+/// Publishes a dead letter again, with its reason, and waits for the confirm.
+///
+/// # Errors
+/// When the broker does not store it.
+pub fn publish_dead_letter(
+    deployment: &Deployment,
+    body: &[u8],
+    reason: &str,
+) -> anyhow::Result<()> {
+    with_broker(deployment, async |broker| {
+        let mut publisher = broker.publisher().await?;
+        let confirm = publisher.publish_letter(QueueName::DEAD, body, Some(reason));
+        let confirmed = confirm.await?.await?;
+        ensure!(confirmed == Confirmed::Stored, "{confirmed:?}");
+        publisher.close().await;
+        Ok(())
+    })
+}
+
 /// Waits until a queue has a consumer.
 ///
 /// # Errors

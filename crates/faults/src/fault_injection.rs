@@ -290,7 +290,12 @@ impl FaultyPublisher {
 
 #[async_trait]
 impl Publisher for FaultyPublisher {
-    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
+    async fn publish_letter(
+        &mut self,
+        queue: QueueName,
+        body: &[u8],
+        dead_letter_reason: Option<&str>,
+    ) -> Result<Confirm, BrokerError> {
         if queue == QueueName::HEARTBEATS {
             self.send_delayed(|oldest, _| oldest.since.elapsed() >= MAX_DELAY)
                 .await?;
@@ -310,7 +315,8 @@ impl Publisher for FaultyPublisher {
             // The role awaits the confirm of the second one only. Whether the first one is stored shows by its delivery.
             drop(self.inner.publish(queue, body).await?);
         }
-        let confirm = self.inner.publish(queue, body).await?;
+        let publish = self.inner.publish_letter(queue, body, dead_letter_reason);
+        let confirm = publish.await?;
         self.faults.wait_until_sent(Boundary::Published).await;
         self.faults.pass(Boundary::Published);
         if self.faults.has_defect(Defect::AssumeConfirmed) {

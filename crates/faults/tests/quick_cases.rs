@@ -38,4 +38,6 @@ quick! {
     file_deleted: "file-deleted",
     power_loss_of_the_master: "power-loss-of-the-master",
     duplicates_with_other_outcomes: "duplicates-with-other-outcomes",
+    writer_in_the_wrong_folder: "writer-in-the-wrong-folder",
+    two_databases_on_one_broker: "two-databases-on-one-broker",
 }

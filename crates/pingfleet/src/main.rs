@@ -12,6 +12,7 @@ mod hosts;
 mod one_process;
 mod page;
 mod prune;
+mod quarantine;
 mod read_ahead;
 mod report;
 mod resume;
@@ -68,6 +69,8 @@ enum Command {
     History(history::HistoryArgs),
     /// List the workers: which are live or lost, and what each does
     Workers(workers::WorkersArgs),
+    /// Show the messages that the writer refused, and why
+    Quarantine(quarantine::QuarantineArgs),
     /// Prove that every target of a run has exactly one final state
     #[command(
         after_help = "Examples:\n  pingfleet verify\n  pingfleet verify 3\n  pingfleet verify --database"
@@ -86,7 +89,7 @@ enum Command {
     /// Check what sweeps need on this machine, and print a fix for each problem
     #[command(after_help = "Examples:\n  pingfleet doctor\n  pingfleet doctor --db /srv/sweeps.db")]
     Doctor(doctor::DoctorArgs),
-    /// Set up the broker, and the logins of those who use it
+    /// Set up the broker and the logins of those who use it, and list what is for other databases
     #[command(subcommand)]
     Broker(broker::BrokerCommand),
 }
@@ -146,6 +149,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Hosts(args) => hosts::hosts(args, layers, quiet),
         Command::History(args) => history::history(args, layers, quiet),
         Command::Workers(args) => workers::workers(args, layers, quiet),
+        Command::Quarantine(args) => quarantine::quarantine(args, layers, quiet),
         Command::Verify(args) => verify::verify(args, layers),
         Command::Cancel(args) => {
             cancel::cancel(&args.run, &mut open(layers, &args.database)?, quiet)

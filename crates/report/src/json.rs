@@ -23,6 +23,8 @@ pub fn run_fields(summary: &RunSummary) -> impl Iterator<Item = (&'static str, V
     .chain([
         ("duplicates", json!(summary.duplicates)),
         ("redelivered", json!(summary.redelivered)),
+        ("republished", json!(summary.republished)),
+        ("contradictions", json!(summary.contradictions)),
         ("transport", json!(summary.transport.name())),
         ("source", json!(summary.source)),
         ("parent_run", json!(summary.parent_run)),

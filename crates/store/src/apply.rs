@@ -4,7 +4,9 @@
 //! Invariants: all rows of a chunk come from one result, the first one. The caller acks nothing before `apply` returned.
 
 mod applied;
+mod contradictions;
 mod dead_letters;
+mod plausible;
 mod progress;
 mod quarantine;
 
@@ -16,7 +18,11 @@ use pingfleet_wire::{
 use rusqlite::{OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
-pub use self::applied::{Applied, DeadChunks};
+pub use self::{
+    applied::{Applied, DeadChunks},
+    contradictions::Contradiction,
+    quarantine::Refusal,
+};
 use crate::{
     ChunkState, StatusCounts, StoreError, Transport, Writer,
     address::stored_address,
@@ -48,12 +54,12 @@ pub enum DecodedDelivery {
         /// `expired` and `maxlen` the chunk is published again: a policy removed its message.
         reason: String,
     },
-    /// A message that cannot be decoded.
-    Unreadable {
+    /// A message that is refused before it is compared with the plan, most often because it cannot be decoded.
+    Refused {
         /// Its bytes.
         raw: RawMessage,
-        /// Why it cannot be decoded.
-        reason: String,
+        /// Why it is refused.
+        refusal: Refusal,
     },
     /// A worker's heartbeat. The counters do not include it.
     Heartbeat(Heartbeat),
@@ -64,15 +70,34 @@ pub enum DecodedDelivery {
 pub struct RawMessage {
     /// Name of the queue.
     pub queue: &'static str,
-    /// The body.
+    /// The body, or its beginning.
     pub body: Vec<u8>,
+    /// Bytes of the whole body.
+    pub length: usize,
+}
+
+impl RawMessage {
+    /// A message whose whole body is here.
+    #[must_use]
+    pub fn new(queue: &'static str, body: Vec<u8>) -> Self {
+        Self {
+            queue,
+            length: body.len(),
+            body,
+        }
+    }
 }
 
 /// The outcome of one delivery.
 enum Disposition<'b> {
-    Applied { rows: u64 },
+    Applied {
+        rows: u64,
+    },
     Duplicate,
-    Quarantined { raw: &'b RawMessage, reason: String },
+    Quarantined {
+        raw: &'b RawMessage,
+        refusal: Refusal,
+    },
     Uncounted,
 }
 
@@ -126,6 +151,7 @@ struct CounterChanges {
     newly_dead: Option<(Uuid, u64)>,
     duplicates: i64,
     redelivered: i64,
+    contradictions: i64,
     settled: SettledTargets,
 }
 
@@ -189,9 +215,9 @@ impl<'a> BatchWriter<'a> {
                 raw,
                 reason,
             } => self.take_dead(message, raw, reason)?,
-            DecodedDelivery::Unreadable { raw, reason } => Disposition::Quarantined {
+            DecodedDelivery::Refused { raw, refusal } => Disposition::Quarantined {
                 raw,
-                reason: reason.clone(),
+                refusal: refusal.clone(),
             },
             DecodedDelivery::Heartbeat(heartbeat) => {
                 liveness::store_heartbeat(self.transaction, heartbeat, self.now)?;
@@ -204,9 +230,10 @@ impl<'a> BatchWriter<'a> {
                 self.report.rows += rows;
             }
             Disposition::Duplicate => self.report.duplicates += 1,
-            Disposition::Quarantined { raw, reason } => {
+            Disposition::Quarantined { raw, refusal } => {
                 self.report.quarantined += 1;
-                quarantine::keep(self.transaction, self.now, raw, &reason)?;
+                quarantine::keep(self.transaction, self.now, raw, &refusal)?;
+                *self.report.reasons.entry(refusal.reason).or_default() += 1;
             }
             Disposition::Uncounted => {}
         }
@@ -221,21 +248,22 @@ impl<'a> BatchWriter<'a> {
     ) -> Result<Disposition<'b>, StoreError> {
         let planned = match self.planned_chunk(message.database, message.key, message.token.0)? {
             Ok(planned) => planned,
-            Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
+            Err(refusal) => return Ok(Disposition::Quarantined { raw, refusal }),
         };
         if message.outcomes.len() != planned.targets {
-            let reason = format!(
-                "{} outcomes for a chunk of {} targets",
-                message.outcomes.len(),
-                planned.targets
-            );
-            return Ok(Disposition::Quarantined { raw, reason });
+            let detail = format!("{} of {}", message.outcomes.len(), planned.targets);
+            let refusal = Refusal::new("another number of outcomes than of targets", detail);
+            return Ok(Disposition::Quarantined { raw, refusal });
         }
         let work = decode_plan(&planned)?;
+        if let Some(refusal) = plausible::implausible(&work, &message.outcomes) {
+            return Ok(Disposition::Quarantined { raw, refusal });
+        }
         let changes = self.changes.entry(planned.run).or_default();
         changes.redelivered += i64::from(redelivered || message.redelivered);
         if planned.state == ChunkState::Done {
             changes.duplicates += 1;
+            self.note_contradiction(planned.run, message)?;
             return Ok(Disposition::Duplicate);
         }
         if planned.state == ChunkState::Dead && !planned.retrying {
@@ -253,6 +281,14 @@ impl<'a> BatchWriter<'a> {
         {
             self.insert_row(&planned, message, position, target, outcome)?;
         }
+        self.mark_done(planned.run, message)?;
+        liveness::note_result(self.transaction, &message.worker, self.now)?;
+        Ok(Disposition::Applied {
+            rows: message.outcomes.len() as u64,
+        })
+    }
+
+    fn mark_done(&self, run: i64, message: &ResultChunk) -> Result<(), StoreError> {
         self.transaction
             .prepare_cached(concat!(
                 "UPDATE chunks SET state = ",
@@ -262,16 +298,13 @@ impl<'a> BatchWriter<'a> {
                      WHERE run = ?1 AND chunk = ?2"
             ))?
             .execute((
-                planned.run,
+                run,
                 message.key.chunk,
                 &message.worker,
                 self.now,
                 message.started_at_us.min(i64::MAX as u64) as i64,
             ))?;
-        liveness::note_result(self.transaction, &message.worker, self.now)?;
-        Ok(Disposition::Applied {
-            rows: message.outcomes.len() as u64,
-        })
+        Ok(())
     }
 
     fn insert_row(
@@ -315,15 +348,16 @@ impl<'a> BatchWriter<'a> {
         Ok(())
     }
 
-    /// The chunk that a message names, or the reason why the message is quarantined.
+    /// The chunk that a message names, or why the message is quarantined.
     fn planned_chunk(
         &mut self,
         database: Uuid,
         key: pingfleet_wire::ChunkKey,
         token: Uuid,
-    ) -> Result<Result<PlannedChunk, String>, StoreError> {
+    ) -> Result<Result<PlannedChunk, Refusal>, StoreError> {
         if database != self.database {
-            return Ok(Err(format!("it belongs to database {database}")));
+            let detail = database.to_string();
+            return Ok(Err(Refusal::new("for another database", detail)));
         }
         let run = if let Some(run) = self.runs.get(&key.run) {
             *run
@@ -340,7 +374,8 @@ impl<'a> BatchWriter<'a> {
             run
         };
         let Some(run) = run else {
-            return Ok(Err(format!("no run {}", key.run)));
+            let detail = key.run.to_string();
+            return Ok(Err(Refusal::new("unknown run", detail)));
         };
         let planned = self
             .transaction
@@ -362,41 +397,51 @@ impl<'a> BatchWriter<'a> {
                 })
             })
             .optional()?;
+        let refused = |reason| {
+            let detail = format!("chunk {} of run {run}", key.chunk);
+            Err(Refusal::new(reason, detail))
+        };
         Ok(match planned {
-            None => Err(format!("run {run} has no chunk {}", key.chunk)),
-            Some(planned) if planned.token != token => {
-                Err(format!("wrong token for chunk {} of run {run}", key.chunk))
-            }
+            None => refused("unknown chunk"),
+            Some(planned) if planned.token != token => refused("wrong token"),
             Some(planned) => Ok(planned),
         })
+    }
+
+    /// Writes the counters of a run.
+    fn change_counters(&self, run: i64, changes: &CounterChanges) -> Result<(), StoreError> {
+        self.transaction
+            .prepare_cached(
+                "UPDATE runs SET chunks_done = chunks_done + ?2, chunks_dead = chunks_dead + ?3,
+                        up = up + ?4, late = late + ?5, unreachable = unreachable + ?6,
+                        dns_failed = dns_failed + ?7, send_failed = send_failed + ?8,
+                        unknown = unknown + ?9, down = down + ?10,
+                        duplicates = duplicates + ?11, redelivered = redelivered + ?12,
+                        contradictions = contradictions + ?13
+                     WHERE run = ?1",
+            )?
+            .execute(rusqlite::params![
+                run,
+                changes.done.len() as i64,
+                changes.dead,
+                changes.counts[StatusKind::Up],
+                changes.counts[StatusKind::Late],
+                changes.counts[StatusKind::Unreachable],
+                changes.counts[StatusKind::DnsFailed],
+                changes.counts[StatusKind::SendFailed],
+                changes.counts[StatusKind::Unknown],
+                changes.counts[StatusKind::Down],
+                changes.duplicates,
+                changes.redelivered,
+                changes.contradictions,
+            ])?;
+        Ok(())
     }
 
     /// Writes the counters, and closes the runs without outstanding chunks.
     fn finish(mut self, transport: Transport, taken: usize) -> Result<Applied, StoreError> {
         for (run, changes) in std::mem::take(&mut self.changes) {
-            self.transaction
-                .prepare_cached(
-                    "UPDATE runs SET chunks_done = chunks_done + ?2, chunks_dead = chunks_dead + ?3,
-                        up = up + ?4, late = late + ?5, unreachable = unreachable + ?6,
-                        dns_failed = dns_failed + ?7, send_failed = send_failed + ?8,
-                        unknown = unknown + ?9, down = down + ?10,
-                        duplicates = duplicates + ?11, redelivered = redelivered + ?12
-                     WHERE run = ?1",
-                )?
-                .execute(rusqlite::params![
-                    run,
-                    changes.done.len() as i64,
-                    changes.dead,
-                    changes.counts[StatusKind::Up],
-                    changes.counts[StatusKind::Late],
-                    changes.counts[StatusKind::Unreachable],
-                    changes.counts[StatusKind::DnsFailed],
-                    changes.counts[StatusKind::SendFailed],
-                    changes.counts[StatusKind::Unknown],
-                    changes.counts[StatusKind::Down],
-                    changes.duplicates,
-                    changes.redelivered,
-                ])?;
+            self.change_counters(run, &changes)?;
             self.report.add(run, &changes);
             if !changes.done.is_empty() {
                 let done = changes.done.len();

@@ -101,6 +101,27 @@ const PUBLISH_ROUND: &str =
 /// doubled with each publishing again.
 const PAST_AGE: &str = "c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))";
 
+/// Whether chunk ?2 was published before what is sent at ?3, and whether nothing of it was sent before. After a policy
+/// removed its message, the chunk counts no publish, and its time is negative.
+const EARLIER_PUBLISH: &str =
+    "SELECT publishes > 0 OR coalesce(published_at_us < 0 AND ?3 > -published_at_us, 0),
+           publishes = 0 AND published_round >= 0
+    FROM chunks WHERE run = ?1 AND chunk = ?2";
+
+fn count_republished(
+    connection: &Connection,
+    run: i64,
+    republished: i64,
+) -> Result<(), StoreError> {
+    if republished > 0 {
+        connection.execute(
+            "UPDATE runs SET republished = republished + ?2 WHERE run = ?1",
+            (run, republished),
+        )?;
+    }
+    Ok(())
+}
+
 /// How many chunks of a run were sent before a time, are not settled, and are in the hand of no worker that was heard since
 /// another time.
 pub(crate) fn unclaimed(
@@ -175,7 +196,8 @@ impl Writer {
             .optional()?)
     }
 
-    /// Records that chunks were published and confirmed. A chunk that is done already stays done.
+    /// Records that chunks were published and confirmed. A chunk that is done already stays done. Counts those that were
+    /// published before in the run's `republished`.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -194,26 +216,26 @@ impl Writer {
                  WHERE run = ?1 AND chunk = ?2 AND state <> ",
                 chunk_state!(Done)
             ))?;
-            let mut is_first = transaction.prepare_cached(
-                "SELECT publishes = 0 AND published_round >= 0 FROM chunks WHERE run = ?1 AND chunk = ?2",
-            )?;
+            let mut earlier = transaction.prepare_cached(EARLIER_PUBLISH)?;
             let mut settled_round = 0;
+            let mut republished = 0;
             for published in chunks {
-                let key = (run, published.chunk);
-                let changed = publish.execute((
-                    key.0,
-                    key.1,
-                    published.sent_at_us,
-                    published.round,
-                ))?;
+                let (chunk, sent_at_us) = (published.chunk, published.sent_at_us);
+                // There are no chunks of a pruned run.
+                let (is_again, is_first): (bool, bool) = earlier
+                    .query_row((run, chunk, sent_at_us), |row| {
+                        Ok((row.get(0)?, row.get(1)?))
+                    })
+                    .optional()?
+                    .unwrap_or_default();
+                republished += i64::from(is_again);
+                let changed = publish.execute((run, chunk, sent_at_us, published.round))?;
                 // It was settled before it was recorded.
-                if changed == 0
-                    && published.round > settled_round
-                    && is_first.query_row(key, |row| row.get(0))?
-                {
-                    settled_round = published.round;
+                if changed == 0 && is_first {
+                    settled_round = settled_round.max(published.round);
                 }
             }
+            count_republished(transaction, run, republished)?;
             if settled_round > 0 {
                 transaction.execute(
                     "UPDATE writers SET settled_round = max(settled_round, ?2)

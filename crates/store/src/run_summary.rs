@@ -184,6 +184,11 @@ pub struct RunSummary {
     pub duplicates: i64,
     /// Results that the broker redelivered, or whose work message it redelivered.
     pub redelivered: i64,
+    /// How many times a chunk was published again after an earlier publish had been confirmed: a chunk that was published
+    /// three times counts twice. Publishing a dead chunk for `retry` does not count.
+    pub republished: i64,
+    /// How many of [`Self::duplicates`] are results with another status of a target than the stored one.
+    pub contradictions: i64,
     /// The run whose targets this one probes again.
     pub parent_run: Option<i64>,
     /// Whether its rows were removed: its counts are those that it had.
@@ -213,7 +218,7 @@ impl RunSummary {
         s.up, s.late, s.unreachable, s.dns_failed, s.send_failed, s.unknown, s.down,
         s.duplicates, s.redelivered, n.lease_renewed_us IS NOT NULL, s.parent_run,
         strftime('%Y-%m-%dT%H:%M:%fZ', p.pruned_at_us / 1000000.0, 'unixepoch'), p.archive,
-        n.publish_window, n.chunks_in_window";
+        n.publish_window, n.chunks_in_window, n.republished, n.contradictions";
 
     const FROM: &str =
         "run_summary s JOIN runs n ON n.run = s.run LEFT JOIN pruned_runs p ON p.run = s.run";
@@ -239,6 +244,8 @@ impl RunSummary {
             counts: counts.into(),
             duplicates: row.get(19)?,
             redelivered: row.get(20)?,
+            republished: row.get(27)?,
+            contradictions: row.get(28)?,
             window: match (row.get(25)?, row.get(26)?) {
                 (Some(size), Some(in_use)) if row.get::<_, RunState>(3)? == RunState::Running => {
                     Some(WindowUse { size, in_use })

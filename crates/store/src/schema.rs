@@ -10,7 +10,7 @@ use crate::{address::address_text, chunk_state::chunk_state, prune::PRUNED_RUNS}
 pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
 
 /// The migrations; the n-th one leads to `user_version` n + 1.
-pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS, V4];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS, V4, V5];
 
 // The view `run_summary` has the lease as a number.
 const _: () = assert!(pingfleet_wire::timing::RUN_LEASE.as_secs() == 15);
@@ -296,7 +296,7 @@ CREATE TABLE latest_rows (
     changed_at_us INTEGER
 ) STRICT, WITHOUT ROWID;
 
--- Messages that could not be applied, with their first 64 KiB.
+-- Messages that could not be applied, with their first bytes.
 CREATE TABLE quarantine (
     id             INTEGER PRIMARY KEY,
     received_at_us INTEGER NOT NULL,
@@ -465,3 +465,14 @@ CREATE INDEX dead_chunks ON chunks (run, settled_at_us) WHERE state = ",
     r" AND retrying = 0;
 "
 );
+
+// detail: what the reason is about in this message: names, ids and numbers. The reason is the same for every such message.
+// An older version had both in one text.
+// republished: how many times a chunk was published again after an earlier publish had been confirmed; not by `retry`.
+// contradictions: how many of the duplicates are results with another status of a target than the stored one.
+const V5: &str = r"
+ALTER TABLE quarantine ADD COLUMN detail TEXT NOT NULL DEFAULT '';
+UPDATE quarantine SET detail = reason, reason = 'refused by an older version';
+ALTER TABLE runs ADD COLUMN republished INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN contradictions INTEGER NOT NULL DEFAULT 0;
+";

@@ -27,6 +27,9 @@ pub const MAX_PREFETCH: u16 = 256;
 /// The most chunks that a worker has in hand: those of a lost session and those of the next one together.
 pub const MAX_IN_HAND: usize = 2 * MAX_PREFETCH as usize;
 
+/// The most attempts at a target: the first one, and two more when this machine may have lost the answer.
+pub const MAX_ATTEMPTS: u8 = 3;
+
 /// The longest name of a worker, in characters.
 pub const MAX_WORKER_CHARS: usize = 100;
 

@@ -24,8 +24,13 @@ pub const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(3);
 pub const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// Settings are refused when one target can take longer than this: a chunk is settled long before
-/// [`BROKER_CONSUMER_TIMEOUT`].
+/// [`BROKER_CONSUMER_TIMEOUT`]. An answer that took longer does not count: a busy worker may keep a target for longer than
+/// its plan needs, because its requests wait for those of other targets.
 pub const MAX_TARGET_TIME: Duration = Duration::from_mins(10);
+
+/// How much the clock of a worker may differ from that of the master. The times only label rows, so the limit is generous:
+/// it finds a clock that was never set, not one that is a little late.
+pub const CLOCK_ALLOWANCE: Duration = Duration::from_hours(24);
 
 /// The names of a chunk are resolved within this time, counted from when the worker began with the chunk.
 pub const MAX_RESOLUTION_TIME: Duration = Duration::from_mins(5);

@@ -19,6 +19,16 @@ pub struct ChunkKey {
     pub chunk: u32,
 }
 
+impl ChunkKey {
+    /// When the run was planned, by the clock of its producer, in microseconds since 1970-01-01 UTC. `None` when the id of
+    /// the run is no `UUIDv7` (RFC 9562, section 5.7).
+    #[must_use]
+    pub fn planned_at_us(&self) -> Option<u64> {
+        let (seconds, nanos) = self.run.get_timestamp()?.to_unix();
+        Some(seconds.saturating_mul(1_000_000) + u64::from(nanos / 1000))
+    }
+}
+
 impl fmt::Display for ChunkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "chunk {} of run {}", self.chunk, self.run)

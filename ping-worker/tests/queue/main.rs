@@ -2,6 +2,7 @@
 //! chunks it takes, and how it drains.
 
 mod answers;
+mod clock;
 mod draining;
 mod faults;
 mod rig;

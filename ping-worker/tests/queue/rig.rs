@@ -257,7 +257,8 @@ pub(crate) struct Rig {
     pub(crate) settings: WorkerSettings,
     /// Without a name server, unless a test sets one.
     pub(crate) resolver: Resolver,
-    run: Uuid,
+    /// The run of all chunks. Its id has no time, unless a test sets one.
+    pub(crate) run: Uuid,
 }
 
 /// A worker that runs.

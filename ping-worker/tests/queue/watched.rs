@@ -131,8 +131,13 @@ struct WatchedPublisher<W> {
 
 #[async_trait]
 impl<W: Watch> Publisher for WatchedPublisher<W> {
-    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
-        let pass = self.inner.publish(queue, body);
+    async fn publish_letter(
+        &mut self,
+        queue: QueueName,
+        body: &[u8],
+        dead_letter_reason: Option<&str>,
+    ) -> Result<Confirm, BrokerError> {
+        let pass = self.inner.publish_letter(queue, body, dead_letter_reason);
         self.watch.publish(queue, body, pass).await
     }
 

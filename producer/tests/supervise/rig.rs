@@ -372,10 +372,7 @@ impl Rig {
         let delivery = within("a chunk to kill", consumer.next()).await??;
         let dead = DecodedDelivery::Dead {
             message: Box::new(WorkChunk::decode(&delivery.body)?),
-            raw: RawMessage {
-                queue: QueueName::DEAD.kind.name(),
-                body: delivery.body,
-            },
+            raw: RawMessage::new(QueueName::DEAD.kind.name(), delivery.body),
             reason: "delivery_limit".to_owned(),
         };
         self.store()?.apply(Transport::Broker, &[dead])?;
@@ -426,10 +423,7 @@ fn outcomes(work: &WorkChunk) -> DecodedDelivery {
             started_at_us: 1_700_000_000_000_000,
             outcomes: work.targets.iter().map(outcome).collect(),
         }),
-        raw: RawMessage {
-            queue: QueueName::RESULTS.kind.name(),
-            body: Vec::new(),
-        },
+        raw: RawMessage::new(QueueName::RESULTS.kind.name(), Vec::new()),
         redelivered: false,
     }
 }

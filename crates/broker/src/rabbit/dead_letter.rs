@@ -1,6 +1,8 @@
 //! Why a message is a dead letter, read from its headers. Headers are untrusted: this returns a short text or nothing.
 //! No I/O.
 //!
+//! A dead letter that is published again loses what the broker noted. Then our own header has the reason.
+//!
 //! Source: RabbitMQ's guide to dead letter exchanges (`x-death`, `x-first-death-reason`).
 
 use lapin::{
@@ -11,6 +13,20 @@ use lapin::{
 /// The longest reason that is passed on, in characters.
 const MAX_REASON_CHARS: usize = 100;
 
+/// The header with the reason of a dead letter that was published again.
+const REASON_HEADER: &str = "x-pingfleet-dead-letter-reason";
+
+/// The properties of a message that is a dead letter for this reason.
+pub(super) fn with_dead_letter_reason(reason: Option<&str>) -> BasicProperties {
+    let properties = BasicProperties::default();
+    let Some(reason) = reason else {
+        return properties;
+    };
+    let mut headers = FieldTable::default();
+    headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
+    properties.with_headers(headers)
+}
+
 /// The reason of the newest dead lettering. No header has the number of deliveries before it: `x-delivery-count` counts
 /// in the queue that the dead letter now comes from.
 pub(super) fn dead_letter_reason(properties: &BasicProperties) -> Option<String> {
@@ -18,6 +34,7 @@ pub(super) fn dead_letter_reason(properties: &BasicProperties) -> Option<String>
     newest(headers)
         .and_then(|death| text(death, "reason"))
         .or_else(|| text(headers, "x-first-death-reason"))
+        .or_else(|| text(headers, REASON_HEADER))
 }
 
 /// The first table of `x-death`, which is the newest.
@@ -80,6 +97,17 @@ mod tests {
             Some("delivery_limit")
         );
         assert_eq!(reason(&[first]).as_deref(), Some("expired"));
+    }
+
+    #[test]
+    fn a_dead_letter_that_is_published_again_keeps_its_reason() {
+        let again = with_dead_letter_reason(Some("expired"));
+        assert_eq!(dead_letter_reason(&again).as_deref(), Some("expired"));
+        assert_eq!(dead_letter_reason(&with_dead_letter_reason(None)), None);
+        // What the broker notes counts more.
+        let own = (REASON_HEADER, long("expired"));
+        let death = deaths(vec![one(long("delivery_limit"))]);
+        assert_eq!(reason(&[own, death]).as_deref(), Some("delivery_limit"));
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Endpoint {
             (code::ACCESS_REFUSED, Operation::Declare | Operation::Transfer) => {
                 BrokerError::Forbidden {
                     address: place,
-                    reason: text(refusal).to_owned(),
+                    reason: format!("{}; {}", text(refusal), self.permission_advice()),
                 }
             }
             (code::NOT_FOUND, Operation::Transfer) if is_missing(&error) => {

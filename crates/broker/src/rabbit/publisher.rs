@@ -13,12 +13,13 @@ use std::{
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use lapin::{
-    BasicProperties, Channel, Confirmation,
+    Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 
 use super::{
     connection::{RabbitConnection, while_blocked},
+    dead_letter::with_dead_letter_reason,
     error::Operation,
 };
 use crate::{BrokerError, Confirm, Confirmed, Publisher, QueueName, REPLY_TIMEOUT};
@@ -66,7 +67,12 @@ impl RabbitPublisher {
 
 #[async_trait]
 impl Publisher for RabbitPublisher {
-    async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
+    async fn publish_letter(
+        &mut self,
+        queue: QueueName,
+        body: &[u8],
+        dead_letter_reason: Option<&str>,
+    ) -> Result<Confirm, BrokerError> {
         let channel = self.channel(queue).await?;
         let endpoint = Arc::clone(&self.connection.endpoint);
         let status = self.connection.status().clone();
@@ -78,7 +84,7 @@ impl Publisher for RabbitPublisher {
                 immediate: false,
             },
             body,
-            BasicProperties::default().with_delivery_mode(PERSISTENT),
+            with_dead_letter_reason(dead_letter_reason).with_delivery_mode(PERSISTENT),
         );
         let confirm = while_blocked(&status, REPLY_TIMEOUT, publish)
             .await

@@ -16,7 +16,9 @@ use super::{
     endpoint::Endpoint,
     error::{Operation, is_access_refused, is_missing},
 };
-use crate::{BrokerError, QueueDepth, QueueKind, QueueName, WORK_DELIVERY_LIMIT};
+use crate::{
+    BrokerError, MAX_FOREIGN_MESSAGES, QueueDepth, QueueKind, QueueName, WORK_DELIVERY_LIMIT,
+};
 
 /// Effectively unlimited, but set explicitly: RabbitMQ 4 defaults to 20 and then drops the message.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000;
@@ -26,6 +28,9 @@ const HEARTBEAT_TTL_MS: i64 = WORKER_TIMEOUT.as_millis() as i64;
 
 /// Bounds the queue while no writer reads it.
 const MAX_HEARTBEATS: i64 = 10_000;
+
+/// Bounds the queue of foreign messages, in bytes: the results of ten million targets.
+const MAX_FOREIGN_BYTES: i64 = 256 << 20;
 
 /// Makes sure that these queues exist, with their exchanges.
 pub(super) async fn ensure(
@@ -219,6 +224,23 @@ fn arguments(endpoint: &Endpoint, kind: QueueKind) -> FieldTable {
             set("x-message-ttl", AMQPValue::LongLongInt(HEARTBEAT_TTL_MS));
             set("x-max-length", AMQPValue::LongLongInt(MAX_HEARTBEATS));
             set("x-overflow", text("drop-head"));
+        }
+        QueueKind::Foreign => {
+            set("x-queue-type", text("quorum"));
+            set(
+                "x-delivery-limit",
+                AMQPValue::LongLongInt(NO_DELIVERY_LIMIT),
+            );
+            set(
+                "x-max-length",
+                AMQPValue::LongLongInt(MAX_FOREIGN_MESSAGES.into()),
+            );
+            set(
+                "x-max-length-bytes",
+                AMQPValue::LongLongInt(MAX_FOREIGN_BYTES),
+            );
+            // What is in it was taken from somebody: a newer message must not replace it.
+            set("x-overflow", text("reject-publish"));
         }
     }
     arguments

@@ -19,7 +19,8 @@ pub(super) const CASES: &[Case] = &[
         holds: "every answering target is up, with a plausible round trip; nothing is published again",
         control: Control {
             defect: "a worker that measures round trips by the wall clock",
-            expected_violations: &["implausible"],
+            // The writer refuses a round trip of an hour, so the chunk is probed again.
+            expected_violations: &["an impossible round-trip time", "were published again"],
         },
         run: clock,
     },
@@ -96,6 +97,10 @@ fn clock(_: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
     let words: Vec<&str> = seen.split('|').collect();
     if words[..2] != ["0", "0"] {
         found.push(format!("not up | implausible | longest | hours: {seen}"));
+    }
+    let refused = deployment.sqlite3("select distinct reason from quarantine")?;
+    if !refused.is_empty() {
+        found.push(format!("results in quarantine: {refused}"));
     }
     let again = deployment.sqlite3("select count(*) from chunks where publishes <> 1")?;
     if again != "0" {

@@ -7,6 +7,7 @@ use pingfleet_broker::QueueName;
 
 use crate::{
     actions::{self, SEED},
+    deployment::Deployment,
     fault_injection::DELIVERY_COUNT,
     invariants::{ExpectedState, find_violations},
     runner::{Case, CaseOutcome, CaseRunner, Control, Variant},
@@ -30,7 +31,8 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "duplicates-with-other-outcomes",
         fault: "every chunk is probed twice, by two workers with different outcomes: one after the other, and at once",
-        holds: "the first result of a chunk wins, whole; the second one is counted as a duplicate",
+        holds: "the first result of a chunk wins, whole; the second one is counted as a duplicate, and as a contradiction if \
+                a status differs",
         control: Control {
             defect: "the rows of a chunk replaced by those of the second result, as if the last result won",
             expected_violations: &["run 1 chunk 3: its 10 rows are not those of one probing"],
@@ -40,20 +42,20 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "writer-in-the-wrong-folder",
         fault: "a writer with another database consumes the results",
-        holds: "it exits with 4, names both databases, and acks nothing",
+        holds: "it names both databases, sets the results aside and keeps running; `pingfleet broker foreign` returns them",
         control: Control {
-            defect: "a writer that acks first",
-            expected_violations: &["results are left on the queue"],
+            defect: "what is set aside is purged",
+            expected_violations: &["0 of 40 results are set aside", "40 are lost"],
         },
         run: wrong_folder,
     },
     Case {
         name: "two-databases-on-one-broker",
         fault: "two databases publish runs to the same queues; the first writer receives the results of both",
-        holds: "each writer stores its own results; the first one leaves the others on the queue, and logs it",
+        holds: "each writer stores its own results; the first one sets the others aside, and logs it",
         control: Control {
-            defect: "a first writer that acks first",
-            expected_violations: &["results are left on the queue", "20 are lost"],
+            defect: "what is set aside is purged",
+            expected_violations: &["0 of 20 results are set aside", "20 are lost"],
         },
         run: two_databases,
     },
@@ -148,6 +150,8 @@ fn other_outcomes(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<C
             Ok(counted.parse()?)
         };
         let counted = duplicates()?;
+        let differing = deployment.sqlite3("select sum(contradictions) from runs")?;
+        let differing: i64 = differing.parse()?;
         if variant == Variant::Control {
             // Copy the second worker's rows from another run.
             actions::publish_run(deployment, 2000, 10)?;
@@ -162,6 +166,9 @@ fn other_outcomes(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<C
         let mut found = find_violations(deployment, &ExpectedState::done(SEED))?;
         if counted != CHUNKS {
             found.push(format!("{counted} duplicates of {CHUNKS} chunks probed again"));
+        }
+        if !(1..=counted).contains(&differing) {
+            found.push(format!("{differing} of {counted} duplicates are contradictions"));
         }
         if variant == Variant::Control {
             return Ok(CaseOutcome {
@@ -189,12 +196,38 @@ fn other_outcomes(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<C
         found.extend(find_violations(deployment, &expected)?);
         Ok(CaseOutcome {
             summary: format!(
-                "{CHUNKS} chunks with the first result, {counted} duplicates; then {won} chunks by two workers at \
+                "{CHUNKS} chunks with the first result, {counted} duplicates with {differing} contradictions; then {won} chunks by two workers at \
                  once, {more} duplicates"
             ),
             violations: found,
         })
     })
+}
+
+/// Waits until results are set aside. In the control they are purged. Returns a violation if not all are there.
+fn wait_for_set_aside(
+    deployment: &Deployment,
+    variant: Variant,
+    results: i64,
+) -> anyhow::Result<Option<String>> {
+    let queue = deployment.queue("foreign");
+    let count = || deployment.depth(&queue, "messages");
+    actions::wait_until("results that are set aside", || Ok(count()? == results))?;
+    if variant == Variant::Control {
+        deployment.broker()?.purge(&queue)?;
+        actions::wait_until("the purge", || Ok(count()? == 0))?;
+    }
+    let kept = count()?;
+    Ok((kept != results).then(|| format!("{kept} of {results} results are set aside")))
+}
+
+/// Returns what is set aside for the database of this folder.
+fn return_foreign(deployment: &Deployment) -> anyhow::Result<()> {
+    let database = deployment.sqlite3("select lower(hex(uuid)) from database")?;
+    let arguments = ["broker", "foreign", "--return", &database[..8]];
+    let mut command = deployment.start("pingfleet", &arguments)?;
+    ensure!(command.wait_for_exit()?.success(), "{}", command.output());
+    Ok(())
 }
 
 fn wrong_folder(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<CaseOutcome> {
@@ -203,34 +236,26 @@ fn wrong_folder(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<Cas
         let worker = actions::start_worker(deployment, "worker", &[])?;
         actions::wait_for_results(deployment, 40)?;
         let ours = deployment.sqlite3("select hex(uuid) from database")?;
-        let mut wrong = match variant {
-            Variant::Normal => deployment.start("consumer-writer", &["--db", "wrong.db"])?,
-            Variant::Control => deployment.start(
-                "faulty_role",
-                &["writer", "--db", "wrong.db", "--defect", "ack-first"],
-            )?,
-        };
-        let status = wrong.wait_for_exit()?;
+        let mut wrong = deployment.start("consumer-writer", &["--db", "wrong.db"])?;
+        wrong.wait_for_output("are set aside")?;
+        let mut found = Vec::new();
+        found.extend(wait_for_set_aside(deployment, variant, 40)?);
+        ensure!(wrong.try_wait()?.is_none(), "{}", wrong.output());
         let output = wrong.output().to_uppercase().replace('-', "");
-        ensure!(status.code() == Some(4), "{status}: {}", wrong.output());
         ensure!(
             output.contains(&ours) && output.contains("WRONG.DB"),
             "it does not name both databases: {}",
             wrong.output()
         );
-        let mut found = Vec::new();
-        let kept = deployment.message_count()?;
-        if kept < 40 {
-            found.push(format!("{kept} of 40 results are left on the queue"));
-        }
-        if variant == Variant::Normal {
-            let _writer = actions::start_writer(deployment)?;
-            deployment.wait_until_idle()?;
-            actions::terminate_cleanly(worker)?;
-            found.extend(find_violations(deployment, &ExpectedState::done(SEED))?);
-        }
+        actions::terminate_cleanly(wrong)?;
+        return_foreign(deployment)?;
+        let writer = actions::start_writer(deployment)?;
+        deployment.wait_until_idle()?;
+        actions::terminate_cleanly(writer)?;
+        actions::terminate_cleanly(worker)?;
+        found.extend(find_violations(deployment, &ExpectedState::done(SEED))?);
         Ok(CaseOutcome {
-            summary: "40 results left on the queue, and stored by the right writer".to_owned(),
+            summary: "40 results set aside, returned, and stored by the right writer".to_owned(),
             violations: found,
         })
     })
@@ -249,22 +274,16 @@ fn two_databases(runner: &mut CaseRunner, variant: Variant) -> anyhow::Result<Ca
         actions::wait_for_results(deployment, 60)?;
         actions::terminate_cleanly(worker)?;
 
-        let mut first = match variant {
-            Variant::Normal => deployment.start("consumer-writer", &[])?,
-            Variant::Control => {
-                deployment.start("faulty_role", &["writer", "--defect", "ack-first"])?
-            }
-        };
-        first.wait_for_output("it is left alone")?;
+        let mut first = deployment.start("consumer-writer", &[])?;
+        first.wait_for_output("are set aside")?;
         deployment.wait_until_idle()?;
+        let mut found = Vec::new();
+        found.extend(wait_for_set_aside(deployment, variant, 20)?);
         actions::terminate_cleanly(first)?;
-        let mut found = find_violations(deployment, &ExpectedState::done(SEED))?;
-        let kept = deployment.message_count()?;
-        if kept != 20 {
-            found.push(format!("{kept} of 20 results are left on the queue"));
-        }
+        found.extend(find_violations(deployment, &ExpectedState::done(SEED))?);
 
         deployment.move_database(&theirs);
+        return_foreign(deployment)?;
         let second = actions::start_writer(deployment)?;
         deployment.wait_until_idle()?;
         actions::terminate_cleanly(second)?;

@@ -82,7 +82,14 @@ fn lost_queues(
             variant == Variant::Control || again != "0",
             "the queues were lost too late: no chunk was published again"
         );
-        done(deployment, format!("{again} of 200 chunks published again"))
+        let counted = deployment.sqlite3("select republished from runs")?;
+        let outcome = done(deployment, format!("{again} of 200 chunks published again"))?;
+        let (again, counted): (i64, i64) = (again.parse()?, counted.parse()?);
+        ensure!(
+            counted >= again,
+            "{counted} counted, and {again} published again"
+        );
+        Ok(outcome)
     })
 }
 

@@ -3,6 +3,7 @@
 mod changes;
 mod commands;
 mod credentials;
+mod foreign;
 mod found;
 mod management;
 mod roles;
@@ -22,6 +23,7 @@ use pingfleet_settings::{
 use self::{
     changes::{Changes, Setup},
     credentials::Credentials,
+    foreign::ForeignArgs,
     management::{Management, ManagementError},
     roles::Role,
 };
@@ -38,6 +40,8 @@ pub(crate) enum BrokerCommand {
     RemoveWorker(RemoveWorkerArgs),
     /// Show queues, logins and permissions, and what is not as it should be
     Show(ShowArgs),
+    /// List results for other databases that writers set aside, or return them
+    Foreign(ForeignArgs),
 }
 
 /// How an administrator reaches the broker.
@@ -129,6 +133,7 @@ pub(crate) fn run(command: &BrokerCommand, layers: Layers, quiet: bool) -> Resul
         BrokerCommand::Init(args) => init(args, layers, quiet),
         BrokerCommand::AddWorker(args) => add_worker(args, layers, quiet),
         BrokerCommand::RemoveWorker(args) => remove_worker(args, layers, quiet),
+        BrokerCommand::Foreign(args) => foreign::foreign(args, layers, quiet),
         BrokerCommand::Show(args) => {
             show::show(args.json, &Administrator::new(&args.administrator, layers)?)
         }

@@ -41,8 +41,14 @@ impl Role {
             Self::Producer => (&[QueueName::WORK], &[]),
             // It also publishes to learn whether the broker has an alarm.
             Self::Writer => (
-                &[QueueName::RESULTS],
-                &[QueueName::RESULTS, QueueName::DEAD, QueueName::HEARTBEATS],
+                &[QueueName::RESULTS, QueueName::DEAD, QueueName::FOREIGN],
+                // `broker foreign` reads what the writer set aside, and returns it.
+                &[
+                    QueueName::RESULTS,
+                    QueueName::DEAD,
+                    QueueName::HEARTBEATS,
+                    QueueName::FOREIGN,
+                ],
             ),
             Self::Worker => (
                 &[QueueName::RESULTS, QueueName::HEARTBEATS],

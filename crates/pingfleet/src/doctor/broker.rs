@@ -75,10 +75,10 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
     sources.last().unwrap_or(error).to_string()
 }
 
-/// The broker's alarm. A worker's user may write to the exchange of heartbeats, a master's to that of work; with neither
-/// it stays unknown.
+/// The broker's alarm. A worker's user may write to the exchange of heartbeats, a producer's to that of work, a writer's to
+/// that of foreign messages; with none of them it stays unknown.
 async fn alarm(broker: &RabbitBroker) -> Result<Option<String>, BrokerError> {
-    for queue in [QueueName::WORK, QueueName::HEARTBEATS] {
+    for queue in [QueueName::WORK, QueueName::HEARTBEATS, QueueName::FOREIGN] {
         match broker.alarm(queue).await {
             Err(BrokerError::Forbidden { .. }) => {}
             known => return known,

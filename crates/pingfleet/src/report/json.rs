@@ -55,6 +55,8 @@ pub(super) fn print(overview: &RunOverview) -> Result<(), Failure> {
         ("chunks_dead", json!(summary.chunks_dead)),
         ("duplicates", json!(summary.duplicates)),
         ("redelivered", json!(summary.redelivered)),
+        ("republished", json!(summary.republished)),
+        ("contradictions", json!(summary.contradictions)),
         ("parent_run", json!(summary.parent_run)),
         ("pruned_at", json!(pruned_at)),
         ("archive", json!(archive)),

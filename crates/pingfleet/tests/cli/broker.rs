@@ -408,7 +408,10 @@ fn a_missing_permission_is_reported_with_the_command_that_grants_it() -> anyhow:
     );
     assert!(queues(&rabbit)?.is_empty());
     init(&rabbit.url())?.ends_with(0);
-    assert_eq!(queues(&rabbit)?, ["dead", "heartbeats", "results", "work"]);
+    assert_eq!(
+        queues(&rabbit)?,
+        ["dead", "foreign", "heartbeats", "results", "work"]
+    );
     // Once the queues exist, that user needs nothing more, and declaring them again changes nothing.
     init(&url)?.ends_with(0);
     init(&rabbit.url())?.ends_with(0);
@@ -423,7 +426,7 @@ fn a_missing_permission_is_reported_with_the_command_that_grants_it() -> anyhow:
         doctor.stdout.contains("pingfleet broker init"),
         "{doctor:#?}"
     );
-    assert_eq!(queues(&rabbit)?, ["dead", "results", "work"]);
+    assert_eq!(queues(&rabbit)?, ["dead", "foreign", "results", "work"]);
     Ok(())
 }
 

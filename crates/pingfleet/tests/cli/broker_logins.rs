@@ -373,8 +373,8 @@ fn a_login_may_do_what_its_role_needs_and_nothing_else() -> Result<()> {
     // Read permission for a queue includes purging it.
     let reads = [Consume, Get, Purge];
     let allowed = |file: &str, queue: &str, action: Action| match (file, queue) {
-        ("writer", "results") => action == Publish || reads.contains(&action),
-        ("writer", "dead" | "heartbeats") | ("worker-berlin-1", "work") => reads.contains(&action),
+        ("writer", "results" | "dead" | "foreign") => action == Publish || reads.contains(&action),
+        ("writer", "heartbeats") | ("worker-berlin-1", "work") => reads.contains(&action),
         ("producer", "work") | ("worker-berlin-1", "results" | "heartbeats") => action == Publish,
         _ => false,
     };
@@ -384,7 +384,7 @@ fn a_login_may_do_what_its_role_needs_and_nothing_else() -> Result<()> {
         let url = site.url(&format!("credentials/{file}.toml"))?;
         runtime.block_on(async {
             let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
-            for queue in ["work", "results", "dead", "heartbeats"] {
+            for queue in ["work", "results", "dead", "heartbeats", "foreign"] {
                 let (name, exchange) =
                     (format!("pingfleet.{queue}"), format!("pingfleet.x.{queue}"));
                 for action in Action::ALL {
@@ -444,7 +444,7 @@ fn a_login_may_do_what_its_role_needs_and_nothing_else() -> Result<()> {
         }
     }
     // The control: what is permitted was tried, and an administrator may use the API.
-    ensure!(permitted == 16, "{permitted}");
+    ensure!(permitted == 21, "{permitted}");
     ensure!(site.status("guest:guest", "whoami")? == 200);
     Ok(())
 }

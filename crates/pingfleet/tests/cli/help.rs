@@ -9,7 +9,7 @@ const BROKER: &str = "--broker <URL>";
 
 /// All programs and commands that have their own `--help`, and which of `--db` and `--broker` they offer: those that open
 /// the database, and those that use a broker.
-const ALL: [(&str, &[&str], &[&str]); 19] = [
+const ALL: [(&str, &[&str], &[&str]); 21] = [
     ("pingfleet", &[], &[]),
     ("pingfleet", &["sweep"], &[DB]),
     ("pingfleet", &["runs"], &[DB]),
@@ -19,6 +19,7 @@ const ALL: [(&str, &[&str], &[&str]); 19] = [
     ("pingfleet", &["hosts"], &[DB]),
     ("pingfleet", &["history"], &[DB]),
     ("pingfleet", &["workers"], &[DB]),
+    ("pingfleet", &["quarantine"], &[DB]),
     ("pingfleet", &["verify"], &[DB]),
     ("pingfleet", &["resume"], &[DB, BROKER]),
     ("pingfleet", &["retry"], &[DB, BROKER]),
@@ -26,6 +27,7 @@ const ALL: [(&str, &[&str], &[&str]); 19] = [
     ("pingfleet", &["prune"], &[DB]),
     ("pingfleet", &["doctor"], &[DB, BROKER]),
     ("pingfleet", &["broker", "init"], &[BROKER]),
+    ("pingfleet", &["broker", "foreign"], &[BROKER]),
     ("producer", &[], &[DB, BROKER]),
     ("ping-worker", &[], &[BROKER]),
     ("consumer-writer", &[], &[DB, BROKER]),

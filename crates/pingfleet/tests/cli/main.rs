@@ -27,6 +27,7 @@ mod prune;
 mod prune_archive;
 #[cfg(feature = "parquet")]
 mod prune_killed;
+mod quarantine;
 mod queries;
 mod report;
 mod retry;

@@ -3,9 +3,13 @@
 
 mod abuse;
 mod broker_limits;
+mod contradictions;
+mod foreign;
 mod logging;
+mod long_messages;
 mod metrics;
 mod shared_workers;
+mod writer_permissions;
 
 use std::{path::Path, time::Duration};
 

@@ -229,6 +229,7 @@ fn publish_without_workers(prometheus: &Prometheus<'_>, deployment: &Deployment)
         ("results", 1.0),
         ("dead", 1.0),
         ("heartbeats", 1.0),
+        ("foreign", 0.0),
     ];
     let consumers = consumers
         .map(|(queue, count)| (queue.to_owned(), count))

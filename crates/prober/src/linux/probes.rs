@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::{DownReason, LocalLoss, Probing};
+use pingfleet_wire::{DownReason, LocalLoss, MAX_ATTEMPTS, Probing};
 
 pub(super) use self::chunk_findings::ChunkFindings;
 use self::{
@@ -70,9 +70,6 @@ const RECEIVE_DELAY: Duration = Duration::from_millis(2);
 
 /// Targets that are judged before the socket is read again.
 const MAX_JUDGED_AT_ONCE: usize = 512;
-
-/// The most attempts at a target, when this machine may have lost the answer each time.
-const MAX_ATTEMPTS: u8 = 3;
 
 /// The pause after no sequence number was free for an address. Looking for one takes a few milliseconds.
 const NO_SEQUENCE_PAUSE: Duration = Duration::from_millis(100);

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pingfleet_wire::{DownReason, LocalLoss, Probing, Rtt, Status};
+use pingfleet_wire::{DownReason, LocalLoss, Probing, Rtt, Status, timing::MAX_TARGET_TIME};
 
 use crate::prober::Finding;
 
@@ -282,8 +282,11 @@ impl TargetState {
     }
 
     /// An echo reply to `request` arrived after `rtt`. Only `rtt` decides whether it was in time, even if the reply is
-    /// read late.
+    /// read late. One after [`MAX_TARGET_TIME`] does not count: the writer would refuse the whole chunk.
     pub fn answered(&mut self, request: usize, rtt: Duration) -> Credit {
+        if rtt > MAX_TARGET_TIME {
+            return Credit::None;
+        }
         let retrying = self.requests.len() > self.schedule.count;
         let Some(asked) = self.requests.get_mut(request) else {
             return Credit::None;

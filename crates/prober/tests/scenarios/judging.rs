@@ -6,7 +6,7 @@ use std::{
 };
 
 use pingfleet_testbed::simnet::Traffic;
-use pingfleet_wire::{LocalLoss, Outcome, Probing, Rtt, Status};
+use pingfleet_wire::{LocalLoss, MAX_ATTEMPTS, Outcome, Probing, Rtt, Status};
 
 use crate::{
     probing::Found,
@@ -17,9 +17,6 @@ use crate::{
 /// clock after it has sent, because it may wait for a processor in between. All times in the scenarios are so long that a
 /// wrong one differs by more. [`crate::exact`] bounds the median of many requests.
 pub(crate) const EARLY: Duration = Duration::from_millis(40);
-
-/// The most attempts at a silent target.
-const MAX_ATTEMPTS: u8 = 3;
 
 /// All deviations of one variant of a scenario from what is expected.
 pub(crate) fn faults(

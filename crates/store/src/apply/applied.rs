@@ -1,8 +1,10 @@
 //! What a batch did, for its writer. No I/O.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
-use super::CounterChanges;
+use super::{Contradiction, CounterChanges};
 use crate::{ClosedRun, RttHistogram, StatusCounts};
 
 /// The outcome of a batch.
@@ -20,8 +22,12 @@ pub struct Applied {
     pub round_trip_times: RttHistogram,
     /// Deliveries for chunks that were stored before.
     pub duplicates: u64,
+    /// Those of [`Self::duplicates`] that are results with another status of a target than the stored one, by who sent both.
+    pub contradictions: BTreeMap<Contradiction, u64>,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
+    /// How many of them have the same reason.
+    pub reasons: BTreeMap<&'static str, u64>,
     /// Chunks whose message a policy removed from the queue.
     pub removed_by_policy: u64,
     /// Chunks that became dead, for each run.

@@ -15,7 +15,7 @@ impl BatchWriter<'_> {
     ) -> Result<Disposition<'b>, StoreError> {
         let planned = match self.planned_chunk(message.database, message.key, message.token.0)? {
             Ok(planned) => planned,
-            Err(reason) => return Ok(Disposition::Quarantined { raw, reason }),
+            Err(refusal) => return Ok(Disposition::Quarantined { raw, refusal }),
         };
         let changes = self.changes.entry(planned.run).or_default();
         if planned.state == ChunkState::Done

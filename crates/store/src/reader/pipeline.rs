@@ -17,8 +17,7 @@ const MAX_COUNTED: i64 = 1000;
 pub struct QuarantineList {
     /// How many there are.
     pub total: i64,
-    /// How many have the same queue and reason, the most frequent first, at most 20. Numbers and ids in a reason are
-    /// replaced by `N`.
+    /// How many have the same queue and reason, the most frequent first, at most 20.
     pub reasons: Vec<(String, String, i64)>,
     /// The newest ones, newest first, at most 20.
     pub newest: Vec<QuarantinedMessage>,
@@ -31,10 +30,23 @@ pub struct QuarantinedMessage {
     pub received_at_us: i64,
     /// The queue from which it came.
     pub queue: String,
-    /// Why.
+    /// Why, in words that are the same for every such message.
     pub reason: String,
+    /// What the reason is about in this message: names, ids and numbers. May be empty.
+    pub detail: String,
     /// Its length in bytes.
     pub length: i64,
+}
+
+impl QuarantinedMessage {
+    /// The reason with its detail: `wrong token: chunk 5 of run 3`.
+    #[must_use]
+    pub fn why(&self) -> String {
+        match self.detail.as_str() {
+            "" => self.reason.clone(),
+            detail => format!("{}: {detail}", self.reason),
+        }
+    }
 }
 
 /// Dead chunks of the runs that are not finished, and of the last run.
@@ -92,47 +104,28 @@ impl Reader {
 
 fn quarantine(connection: &Connection) -> Result<QuarantineList, StoreError> {
     let mut list = QuarantineList::default();
-    let mut by_reason: HashMap<(String, String), i64> = HashMap::new();
-    let mut statement = connection
-        .prepare("SELECT queue, reason, count(*) FROM quarantine GROUP BY queue, reason")?;
-    let mut rows = statement.query(())?;
-    while let Some(row) = rows.next()? {
-        let (queue, reason, count): (_, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        list.total += count;
-        *by_reason.entry((queue, general(&reason))).or_default() += count;
-    }
-    let reasons = by_reason.into_iter();
-    list.reasons = reasons
-        .map(|((queue, reason), count)| (queue, reason, count))
-        .collect();
+    list.reasons = connection
+        .prepare("SELECT queue, reason, count(*) FROM quarantine GROUP BY queue, reason")?
+        .query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    list.total = list.reasons.iter().map(|(.., count)| count).sum();
     list.reasons
         .sort_unstable_by(|one, other| (Reverse(one.2), one).cmp(&(Reverse(other.2), other)));
     list.reasons.truncate(LISTED);
     let newest = connection
-        .prepare("SELECT received_at_us, queue, reason, length FROM quarantine ORDER BY id DESC LIMIT ?1")?
+        .prepare("SELECT received_at_us, queue, reason, detail, length FROM quarantine ORDER BY id DESC LIMIT ?1")?
         .query_map([LISTED as i64], |row| {
             Ok(QuarantinedMessage {
                 received_at_us: row.get(0)?,
                 queue: row.get(1)?,
                 reason: row.get(2)?,
-                length: row.get(3)?,
+                detail: row.get(3)?,
+                length: row.get(4)?,
             })
         })?
         .collect::<Result<_, _>>()?;
     list.newest = newest;
     Ok(list)
-}
-
-/// A reason without the numbers and ids of one message: `wrong token for chunk N of run N`.
-fn general(reason: &str) -> String {
-    let words = reason.split(' ').map(|word| {
-        if word.contains(|letter: char| letter.is_ascii_digit()) {
-            "N"
-        } else {
-            word
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The runs whose dead chunks are read, with the number of these: by the indexes of unfinished runs, and the last run.
@@ -184,23 +177,4 @@ fn dead_chunks(connection: &Connection) -> Result<DeadChunkList, StoreError> {
         .sort_unstable_by(|one, other| (Reverse(one.1), &one.0).cmp(&(Reverse(other.1), &other.0)));
     list.reasons.truncate(LISTED);
     Ok(list)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_general_reason_has_no_number_of_one_message() {
-        for (reason, expected) in [
-            (
-                "wrong token for chunk 5 of run 3",
-                "wrong token for chunk N of run N",
-            ),
-            ("no run 01980000-0000-7000-8000-000000000001", "no run N"),
-            ("malformed", "malformed"),
-        ] {
-            assert_eq!(general(reason), expected);
-        }
-    }
 }

@@ -64,7 +64,7 @@ pub struct ReportRow {
     pub attempts: i64,
     /// Name of the worker.
     pub worker: Option<String>,
-    /// RFC 3339, UTC.
+    /// RFC 3339, UTC. Empty where SQLite does not know the time, as an older version could store it.
     pub probed_at: String,
     /// JSON object.
     pub labels: Option<String>,
@@ -117,7 +117,7 @@ impl ReportRow {
             ],
             attempts: row.get(at + 13)?,
             worker: row.get(at + 14)?,
-            probed_at: row.get(at + 15)?,
+            probed_at: row.get::<_, Option<String>>(at + 15)?.unwrap_or_default(),
             labels: row.get(at + 16)?,
         })
     }

@@ -51,12 +51,16 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
             "INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newer.{table}"
         ))?;
     }
+    connection.execute_batch(
+        "INSERT INTO quarantine (received_at_us, queue, reason, length, body)
+         VALUES (1, 'results', 'wrong token for chunk 5 of run 3', 0, x'00')",
+    )?;
     drop(connection);
     ensure!(matches!(
         Reader::open(&path),
         Err(StoreError::Older {
             found: 1,
-            needed: 4,
+            needed: 5,
             ..
         })
     ));
@@ -64,6 +68,9 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
     let mut store = options(&path).open()?;
     let reader = Reader::open(&path)?;
     ensure!(reader.verify(1)?.is_complete());
+    let refused = reader.quarantine()?;
+    ensure!(refused.reasons == [("results".into(), "refused by an older version".into(), 1)]);
+    ensure!(refused.newest[0].detail == "wrong token for chunk 5 of run 3");
     store.apply(
         Transport::Broker,
         &[delivery(result(&begun[1], &[Status::Up]))],

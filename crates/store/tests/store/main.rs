@@ -8,6 +8,7 @@ mod export;
 mod filters;
 mod history;
 mod hosts;
+mod implausible;
 mod latest;
 mod liveness;
 mod locks;

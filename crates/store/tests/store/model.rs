@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{
-    Applied, ClosedRun, DeadChunks, DecodedDelivery, RawMessage, RttHistogram, RunState,
-    StoreError, Transport, Writer,
+    Applied, ClosedRun, Contradiction, DeadChunks, DecodedDelivery, RawMessage, Refusal,
+    RttHistogram, RunState, StoreError, Transport, Writer,
 };
 use pingfleet_wire::{DnsFailure, LocalLoss, ResultChunk, Status, WorkChunk};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
@@ -132,12 +132,9 @@ fn message(work: &WorkChunk, kind: &Kind) -> DecodedDelivery {
         Kind::UnknownChunk => changed(|message| message.key.chunk = 1000),
         Kind::UnknownRun => changed(|message| message.key.run = Uuid::now_v7()),
         Kind::OtherDatabase => changed(|message| message.database = Uuid::new_v4()),
-        Kind::Unreadable => DecodedDelivery::Unreadable {
-            raw: RawMessage {
-                queue: "results",
-                body: vec![1, 2, 3],
-            },
-            reason: "malformed".to_owned(),
+        Kind::Unreadable => DecodedDelivery::Refused {
+            raw: RawMessage::new("results", vec![1, 2, 3]),
+            refusal: Refusal::new("malformed", ""),
         },
     }
 }
@@ -173,6 +170,10 @@ struct Model {
     state: RunState,
     duplicates: i64,
     redelivered: i64,
+    contradictions: i64,
+    /// How often each chunk was published, since it was retried.
+    publishes: Vec<u32>,
+    republished: i64,
     totals: [i64; 3],
 }
 
@@ -203,8 +204,18 @@ impl Model {
                     redelivered,
                 } => {
                     self.redelivered += i64::from(redelivered.contains(&true));
-                    if matches!(self.chunks[*number], Chunk::Done(_)) {
+                    if let Chunk::Done(rows) = &self.chunks[*number] {
                         wanted.duplicates += 1;
+                        let later = statuses.iter().cycle().map(Status::name);
+                        if !rows.iter().zip(later).all(|(row, later)| row.1 == later) {
+                            let found = Contradiction {
+                                run,
+                                stored_from: rows[0].2.clone(),
+                                later_from: format!("worker-{worker}"),
+                            };
+                            *wanted.contradictions.entry(found).or_default() += 1;
+                            self.contradictions += 1;
+                        }
                         continue;
                     }
                     let targets = &self.works[*number].targets;
@@ -275,12 +286,19 @@ impl Model {
                     .map(|(number, kind)| message(&self.works[*number], kind))
                     .collect();
                 let wanted = self.batch(run, batch);
-                let applied = store.apply(Transport::Broker, &messages)?;
+                let mut applied = store.apply(Transport::Broker, &messages)?;
+                let refused: u64 = std::mem::take(&mut applied.reasons).values().sum();
+                ensure!(refused == applied.quarantined, "{refused} reasons");
                 ensure!(applied == wanted, "{applied:?} instead of {wanted:?}");
             }
             Step::Publish(numbers) => {
                 store.mark_published(run, &sent(numbers))?;
                 for number in numbers {
+                    let publishes = &mut self.publishes[*number as usize];
+                    self.republished += i64::from(*publishes > 0);
+                    if !matches!(self.chunks[*number as usize], Chunk::Done(_)) {
+                        *publishes += 1;
+                    }
                     if let Chunk::Open { published } | Chunk::Retrying { published } =
                         &mut self.chunks[*number as usize]
                     {
@@ -295,9 +313,10 @@ impl Model {
                 }
                 let wanted = self.dead();
                 ensure!(store.retry_dead(run)? == wanted);
-                for chunk in &mut self.chunks {
+                for (chunk, publishes) in self.chunks.iter_mut().zip(&mut self.publishes) {
                     if *chunk == Chunk::Dead {
                         *chunk = Chunk::Retrying { published: false };
+                        *publishes = 0;
                     }
                 }
                 if wanted > 0 {
@@ -340,6 +359,8 @@ impl Model {
         ensure!(summary.chunks_dead == self.dead() as i64);
         ensure!(summary.duplicates == self.duplicates);
         ensure!(summary.redelivered == self.redelivered);
+        ensure!(summary.contradictions == self.contradictions);
+        ensure!(summary.republished == self.republished);
         for (status, count) in summary.counts.iter() {
             let name = status.name();
             let wanted = rows.iter().filter(|row| row.1 == name).count();
@@ -397,10 +418,13 @@ fn follow(sizes: &[usize], steps: &[Step]) -> Result<()> {
     let (planned, works) = start(&mut store, Transport::Broker, sizes)?;
     let mut model = Model {
         chunks: vec![Chunk::Open { published: false }; works.len()],
+        publishes: vec![0; works.len()],
         works,
         state: RunState::Running,
         duplicates: 0,
         redelivered: 0,
+        contradictions: 0,
+        republished: 0,
         totals: [0; 3],
     };
     for step in steps {

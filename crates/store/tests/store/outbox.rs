@@ -1,7 +1,10 @@
 //! The plan as an outbox: which chunks are published, and which are not.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{FileLock, Republish, RunState, StoreError, Transport, Writer};
+use pingfleet_store::{
+    DecodedDelivery, FileLock, PublishedChunk, Republish, RunState, StoreError, Transport, Writer,
+    now_us,
+};
 use pingfleet_wire::{Message as _, Status, WorkChunk};
 use tempfile::TempDir;
 
@@ -178,6 +181,69 @@ fn only_dead_chunks_are_retried_and_each_as_if_new() -> Result<()> {
     // The in-process queue is gone with its process: what was retried and published goes out again.
     ensure!(store.take_over_run(planned.run, Republish::All)?);
     ensure!(outgoing(&store, planned.run)? == [1, 2]);
+    Ok(())
+}
+
+#[test]
+fn a_chunk_counts_as_published_again_after_an_earlier_publish_was_confirmed() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (other, _) = start(&mut store, Transport::Broker, &[1])?;
+    store.mark_published(other.run, &sent(&[0]))?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1; 4])?;
+    let run = planned.run;
+    // The control: the first publish of each chunk counts nothing, nor does one that was settled before it was recorded.
+    apply_result(&mut store, &works[3])?;
+    store.mark_published(run, &sent(&[0, 1, 2, 3]))?;
+    ensure!(store.summary(run)?.republished == 0);
+    store.mark_published(run, &sent(&[0]))?;
+    store.mark_published(run, &sent(&[0, 1]))?;
+    ensure!(store.summary(run)?.republished == 3);
+    // Its result arrives before the second publish is recorded.
+    apply_result(&mut store, &works[1])?;
+    store.mark_published(run, &sent(&[1]))?;
+    ensure!(store.summary(run)?.republished == 4);
+    // `retry` is asked for.
+    store.apply(
+        Transport::Broker,
+        &[dead_letter(&works[0]), dead_letter(&works[2])],
+    )?;
+    ensure!(store.retry_dead(run)? == 2);
+    store.mark_published(run, &sent(&[0, 2]))?;
+    ensure!(store.summary(run)?.republished == 4);
+    ensure!(store.summary(other.run)?.republished == 0);
+    Ok(())
+}
+
+#[test]
+fn a_chunk_whose_message_a_policy_removed_counts_once_it_is_published_again() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1; 2])?;
+    let run = planned.run;
+    store.renew_lease(run, None)?;
+    let at = |chunk, sent_at_us| PublishedChunk {
+        chunk,
+        sent_at_us,
+        round: 0,
+    };
+    let before = now_us();
+    store.mark_published(run, &[at(0, before)])?;
+    let letters: Vec<_> = works.iter().map(dead_letter).collect();
+    let expired = letters.into_iter().map(|mut letter| {
+        if let DecodedDelivery::Dead { reason, .. } = &mut letter {
+            "expired".clone_into(reason);
+        }
+        letter
+    });
+    let applied = store.apply(Transport::Broker, &expired.collect::<Vec<_>>())?;
+    ensure!(applied.removed_by_policy == 2, "{applied:?}");
+    // The removed message is the one that is recorded now.
+    store.mark_published(run, &[at(1, before)])?;
+    ensure!(store.summary(run)?.republished == 0);
+    let after = now_us() + 1_000_000;
+    store.mark_published(run, &[at(0, after), at(1, after)])?;
+    ensure!(store.summary(run)?.republished == 2);
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! What a page shows of the pipeline: quarantine, dead chunks, writers, the publish window and the newest changes.
 
 use anyhow::{Context, Result, ensure};
-use pingfleet_store::{DecodedDelivery, RawMessage, Transport, WindowUse};
+use pingfleet_store::{
+    DecodedDelivery, QuarantinedMessage, RawMessage, Refusal, Transport, WindowUse,
+};
 use pingfleet_wire::{Status, StatusKind};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -15,20 +17,41 @@ fn quarantine_is_counted_by_reason_and_its_newest_messages_are_listed() -> Resul
     store.note_writer_alive(Transport::Broker, "pid 7")?;
     let reader = reader(&store)?;
     ensure!(reader.quarantine()?.total == 0);
-    let unreadable = |number: usize| DecodedDelivery::Unreadable {
-        raw: RawMessage {
-            queue: "results",
-            body: vec![0; number],
-        },
-        reason: format!("{number} bytes after the end"),
+    let refused = |number: usize, reason, detail| DecodedDelivery::Refused {
+        raw: RawMessage::new("results", vec![0; number]),
+        refusal: Refusal::new(reason, detail),
     };
-    let batch: Vec<_> = (0..30).map(unreadable).collect();
-    store.apply(Transport::Broker, &batch)?;
+    // Names with digits in them are no part of a reason, and no reason becomes another one because it has digits.
+    let clocks =
+        (0..28).map(|number| refused(number, "set the clock", format!("worker w{number}")));
+    let others = [
+        refused(28, "wire version 1", String::new()),
+        refused(29, "wire version 2", String::new()),
+    ];
+    let batch: Vec<_> = clocks.chain(others).collect();
+    let applied = store.apply(Transport::Broker, &batch)?;
+    let counts = [
+        ("set the clock", 28),
+        ("wire version 1", 1),
+        ("wire version 2", 1),
+    ];
+    ensure!(applied.reasons.into_iter().eq(counts));
     let found = reader.quarantine()?;
-    let reason = ("results".to_owned(), "N bytes after the end".to_owned(), 30);
-    ensure!(found.total == 30 && found.reasons == [reason], "{found:?}");
+    let counts =
+        counts.map(|(reason, count)| ("results".to_owned(), reason.to_owned(), count as i64));
+    ensure!(found.total == 30 && found.reasons == counts, "{found:?}");
     let newest: Vec<_> = found.newest.iter().map(|message| message.length).collect();
     ensure!(newest == (10..30).rev().collect::<Vec<_>>(), "{newest:?}");
+    let why: Vec<_> = found.newest.iter().map(QuarantinedMessage::why).collect();
+    ensure!(
+        why[..3]
+            == [
+                "wire version 2",
+                "wire version 1",
+                "set the clock: worker w27"
+            ],
+        "{why:?}"
+    );
     let writers = reader.writers()?;
     let (transport, writer) = writers.first().context("a writer")?;
     ensure!(writers.len() == 1 && *transport == Transport::Broker);

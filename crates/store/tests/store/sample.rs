@@ -147,6 +147,16 @@ pub(crate) fn outcome(status: Status) -> Outcome {
     }
 }
 
+/// The outcome of a target. A name that answered has an address.
+fn outcome_of(target: &Target, status: Status) -> Outcome {
+    let outcome = outcome(status);
+    let has_address = matches!(target, Target::Text(_)) && outcome.received > 0;
+    Outcome {
+        address: has_address.then_some(Ipv4Addr::new(192, 0, 2, 1).into()),
+        ..outcome
+    }
+}
+
 /// The result of a chunk: its targets have these statuses, over and over.
 pub(crate) fn result(work: &WorkChunk, statuses: &[Status]) -> ResultChunk {
     ResultChunk {
@@ -161,7 +171,7 @@ pub(crate) fn result(work: &WorkChunk, statuses: &[Status]) -> ResultChunk {
             .targets
             .iter()
             .zip(statuses.iter().cycle())
-            .map(|(_, status)| outcome(*status))
+            .map(|(target, status)| outcome_of(target, *status))
             .collect(),
     }
 }
@@ -185,10 +195,7 @@ pub(crate) fn dead_letter(work: &WorkChunk) -> DecodedDelivery {
 }
 
 fn raw(body: Vec<u8>) -> RawMessage {
-    RawMessage {
-        queue: "results",
-        body,
-    }
+    RawMessage::new("results", body)
 }
 
 /// A reader of the same file.

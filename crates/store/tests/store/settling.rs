@@ -1,8 +1,12 @@
 //! The effect of single deliveries on their chunk, their run and the counters.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
-use pingfleet_store::{Applied, DecodedDelivery, RawMessage, RunState, Transport, Writer};
-use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status};
+use pingfleet_store::{
+    Applied, Contradiction, DecodedDelivery, RawMessage, Refusal, RunState, Transport, Writer,
+};
+use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status, StatusKind};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -36,6 +40,53 @@ fn the_first_result_wins_whole() -> Result<()> {
     ensure!(summary.counts == [2, 0, 0, 0, 0, 0, 1].into());
     ensure!(store.chunk_targets(planned.run, 0, true)? == ["10.0.0.0", "host-2.example"]);
     ensure!(store.chunk_targets(planned.run, 0, false)? == ["10.0.0.1"]);
+    Ok(())
+}
+
+#[test]
+fn a_later_result_with_another_status_is_counted_with_both_workers() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[3, 2])?;
+    let of = |worker: &str, statuses: &[Status]| {
+        let mut message = result(&works[0], statuses);
+        worker.clone_into(&mut message.worker);
+        message
+    };
+    let first = of("one", &[Status::Up, DOWN, DOWN]);
+    let mut slower = of("two", &[Status::Up, DOWN, DOWN]);
+    slower.outcomes[0].rtt = outcome(Status::Up).rtt.map(|rtt| pingfleet_wire::Rtt {
+        max_ns: 3_000_000,
+        ..rtt
+    });
+    slower.outcomes[1].status = Status::Down(DownReason::NoArp);
+    // The control: the same result, another round-trip time, another reason, and a dead letter.
+    let batch = [
+        delivery(first.clone()),
+        delivery(first.clone()),
+        delivery(slower),
+        dead_letter(&works[0]),
+    ];
+    let applied = store.apply(Transport::Broker, &batch)?;
+    ensure!(counted(&applied) == [1, 3, 0] && applied.contradictions.is_empty());
+    ensure!(store.summary(planned.run)?.contradictions == 0);
+
+    let last = of("two", &[Status::Up, DOWN, Status::Late]);
+    let all = of("three", &[DOWN]);
+    let batch = [last.clone(), all, last, first].map(delivery);
+    let applied = store.apply(Transport::Broker, &batch)?;
+    ensure!(counted(&applied) == [0, 4, 0], "{applied:?}");
+    let by = |later: &str| Contradiction {
+        run: planned.run,
+        stored_from: "one".to_owned(),
+        later_from: later.to_owned(),
+    };
+    let wanted = BTreeMap::from([(by("two"), 2), (by("three"), 1)]);
+    ensure!(applied.contradictions == wanted, "{applied:?}");
+    let summary = store.summary(planned.run)?;
+    ensure!((summary.duplicates, summary.contradictions) == (7, 3));
+    ensure!(summary.counts[StatusKind::Down] == 2);
+    ensure!(reader(&store)?.verify(planned.run)?.is_consistent());
     Ok(())
 }
 
@@ -141,17 +192,16 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     let mut chunk = good.clone();
     chunk.key.chunk = 7;
     let mut run = good.clone();
-    run.key.run = uuid::Uuid::now_v7();
+    let unknown_run = uuid::Uuid::now_v7();
+    run.key.run = unknown_run;
     let mut database = good.clone();
-    database.database = uuid::Uuid::new_v4();
+    let other_database = uuid::Uuid::new_v4();
+    database.database = other_database;
     let mut dead = works[0].clone();
     dead.token.0 = uuid::Uuid::new_v4();
-    let long = DecodedDelivery::Unreadable {
-        raw: RawMessage {
-            queue: "dead",
-            body: vec![0xff; 100_000],
-        },
-        reason: "not a message".to_owned(),
+    let long = DecodedDelivery::Refused {
+        raw: RawMessage::new("dead", vec![0xff; 100_000]),
+        refusal: Refusal::new("not a message", "for a test"),
     };
     let mut batch: Vec<_> = [token, count, chunk, run, database].map(delivery).into();
     batch.extend([dead_letter(&dead), long]);
@@ -160,8 +210,9 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
     ensure!(store.summary(planned.run)?.settled() == 0);
 
     let connection = Connection::open(store.path())?;
-    let mut statement = connection
-        .prepare("SELECT reason, length, length(body), queue FROM quarantine ORDER BY id")?;
+    let mut statement = connection.prepare(
+        "SELECT reason || ': ' || detail, length, length(body), queue FROM quarantine ORDER BY id",
+    )?;
     let kept = statement
         .query_map((), |row| {
             Ok((
@@ -173,21 +224,52 @@ fn a_message_that_answers_no_chunk_is_kept_with_its_reason() -> Result<()> {
         })?
         .collect::<Result<Vec<_>, _>>()?;
     let wanted = [
-        "wrong token",
-        "3 outcomes for a chunk of 2",
-        "no chunk 7",
-        "no run",
-        "belongs to database",
-        "wrong token",
-        "not a message",
+        "wrong token: chunk 0 of run 1",
+        "another number of outcomes than of targets: 3 of 2",
+        "unknown chunk: chunk 7 of run 1",
+        &format!("unknown run: {unknown_run}"),
+        &format!("for another database: {other_database}"),
+        "wrong token: chunk 0 of run 1",
+        "not a message: for a test",
     ];
     for (row, wanted) in kept.iter().zip(wanted) {
-        ensure!(row.0.contains(wanted), "{row:?}");
+        ensure!(row.0 == wanted, "{row:?} instead of {wanted}");
     }
     ensure!(kept[0].1 == kept[0].2 && kept[0].3 == "results");
-    ensure!((kept[6].1, kept[6].2, kept[6].3.as_str()) == (100_000, 65_536, "dead"));
+    ensure!((kept[6].1, kept[6].2, kept[6].3.as_str()) == (100_000, 4096, "dead"));
     let sign = store.writer_liveness(Transport::Broker)?;
     ensure!(sign.is_some_and(|sign| (sign.taken, sign.quarantined) == (7, 7)));
+    Ok(())
+}
+
+#[test]
+fn the_quarantine_keeps_the_newest_ten_thousand_messages() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let mut refuse = |detail: &str| -> Result<()> {
+        let refused = DecodedDelivery::Refused {
+            raw: RawMessage::new("results", vec![1]),
+            refusal: Refusal::new("not a message", detail),
+        };
+        store.apply(Transport::Broker, &[refused])?;
+        Ok(())
+    };
+    refuse("first")?;
+    let connection = Connection::open(folder.path().join("fleet.db"))?;
+    connection.execute(
+        "WITH RECURSIVE ids (id) AS (SELECT 2 UNION ALL SELECT id + 1 FROM ids WHERE id < 9999)
+         INSERT INTO quarantine (id, received_at_us, queue, reason, length, body)
+         SELECT id, 0, 'results', 'not a message', 0, x'' FROM ids",
+        (),
+    )?;
+    let kept = || -> Result<(i64, bool)> {
+        let sql = "SELECT count(*), sum(detail = 'first') FROM quarantine";
+        Ok(connection.query_row(sql, (), |row| Ok((row.get(0)?, row.get(1)?)))?)
+    };
+    refuse("the last one for which there is room")?;
+    ensure!(kept()? == (10_000, true), "{:?}", kept()?);
+    refuse("one more")?;
+    ensure!(kept()? == (10_000, false), "{:?}", kept()?);
     Ok(())
 }
 
@@ -225,7 +307,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
         Status::Unreachable {
             icmp_type: 3,
             code: 1,
-            reporter: "10.9.9.9".parse()?,
+            reporter: "2001:db8::9".parse()?,
         },
         Status::DnsFailed(DnsFailure::Servfail),
         Status::SendFailed { errno: 13 },
@@ -253,7 +335,7 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
             row("late", None, "10.0.0.1", text("10.0.0.1")),
             row(
                 "unreachable",
-                text("type 3 code 1 from 10.9.9.9"),
+                text("type 3 code 1 from 2001:db8::9"),
                 "host-2.example",
                 text("2001:db8::1")
             ),

@@ -457,3 +457,27 @@ fn an_arp_failure_is_down_with_its_reason() {
         Status::Down(DownReason::NoArp)
     );
 }
+
+#[test]
+fn an_answer_counts_while_the_requests_of_other_targets_hold_up_the_next_one() {
+    // Its plan allows 4.75 s for a target, and the retry waits for its turn for much longer.
+    let start = Instant::now();
+    let slow = Duration::from_secs(200);
+    let state = || {
+        let mut state = TargetState::new(Schedule::of(&Probing::default()));
+        state.sent(0, start);
+        assert_eq!(state.expire(start + slow), 1);
+        state
+    };
+    let mut answered = state();
+    assert_eq!(answered.answered(0, slow), Credit::Expired);
+    let finding = answered.finding(1, start + slow);
+    assert_eq!(finding.status, Status::Late);
+    assert_eq!(finding.rtt.map(|rtt| rtt.max_ns), Some(200_000_000_000));
+    // What takes longer than any target may is not believed.
+    let mut too_late = state();
+    let longest = MAX_TARGET_TIME + Duration::from_nanos(1);
+    assert_eq!(too_late.answered(0, longest), Credit::None);
+    assert!(too_late.is_silent());
+    assert_eq!(state().answered(0, MAX_TARGET_TIME), Credit::Expired);
+}
