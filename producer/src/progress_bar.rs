@@ -124,9 +124,7 @@ fn warn_without_worker(silent: Duration, consumers: &WorkConsumers) {
     let seconds = silent.as_secs();
     match consumers {
         WorkConsumers::NotKnown(reason) => {
-            tracing::warn!(
-                "no worker seen for {seconds} s: {reason}; the run goes on when the broker is back"
-            );
+            tracing::warn!("no worker seen for {seconds} s: {reason}");
         }
         WorkConsumers::Some => tracing::warn!(
             "a worker is connected, and no heartbeat was stored for {seconds} s: `consumer-writer` must run here, and the \

@@ -259,9 +259,16 @@ impl<'a> Supervisor<'a> {
             Ok(Ok(_)) => WorkConsumers::None,
             Ok(Err(error)) => {
                 let advice = error.advice().map(|advice| format!("; {advice}"));
-                WorkConsumers::NotKnown(format!("{error}{}", advice.unwrap_or_default()))
+                let after = if error.is_transient() {
+                    "; the run goes on when the broker is back"
+                } else {
+                    ""
+                };
+                WorkConsumers::NotKnown(format!("{error}{}{after}", advice.unwrap_or_default()))
             }
-            Err(_) => WorkConsumers::NotKnown("the broker does not answer".to_owned()),
+            Err(_) => WorkConsumers::NotKnown(
+                "the broker does not answer; the run goes on when it does".to_owned(),
+            ),
         };
         self.consumers_counted = Instant::now();
     }

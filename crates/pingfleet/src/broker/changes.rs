@@ -1,16 +1,18 @@
 //! Brings the broker to what a fleet needs, and says what was changed.
 
 use std::{
+    collections::BTreeSet,
     thread,
     time::{Duration, Instant},
 };
 
 use pingfleet_broker::{BrokerError, RabbitBroker, RabbitConfig};
+use pingfleet_report::words::counted;
 use pingfleet_settings::{Exit, FILES_FOR_QUEUES, Failure, run_async};
 
 use super::{
     credentials::{Credentials, new_password},
-    found::{Found, Login},
+    found::{self, Found, Login},
     management::{Management, ManagementError, Permissions},
     roles::MAX_CONNECTIONS,
 };
@@ -33,6 +35,8 @@ pub(super) struct Setup<'a> {
 pub(super) struct Changes {
     pub(super) done: Vec<String>,
     pub(super) notes: Vec<String>,
+    /// What could not be done, while the rest was.
+    pub(super) failures: Vec<String>,
 }
 
 impl From<ManagementError> for Failure {
@@ -56,18 +60,40 @@ impl Setup<'_> {
         run_async(FILES_FOR_QUEUES, async { Ok(self.broker.declare().await?) })?;
         let made = found.missing.iter();
         changes.done.extend(made.map(|what| format!("made {what}")));
-        for binding in &found.alien {
-            management.delete_binding(binding)?;
-            changes.done.push(format!(
-                "removed the binding of exchange {:?} to {} {:?} with routing key {:?}: no program of the fleet made it",
-                binding.source, binding.destination_type, binding.destination, binding.routing_key
-            ));
-        }
+        self.remove_alien_bindings(found, changes)?;
         for (name, policy) in &found.policies {
             management.put_policy(name, policy)?;
             changes
                 .done
                 .push(format!("set policy {name}: {}", policy.definition));
+        }
+        Ok(())
+    }
+
+    /// Removes bindings that nobody of the fleet made. One that cannot be removed holds up nothing else.
+    fn remove_alien_bindings(&self, found: &Found, changes: &mut Changes) -> Result<(), Failure> {
+        if found.alien.is_empty() {
+            return Ok(());
+        }
+        let mut refusals = Vec::new();
+        for binding in &found.alien {
+            if let Err(error) = self.management.delete_binding(binding) {
+                refusals.push(error.to_string());
+            }
+        }
+        let left = found::alien(&self.management.bindings()?, self.broker);
+        for binding in &found.alien {
+            if left.contains(binding) {
+                changes.failures.push(format!(
+                    "{binding} cannot be removed: {}; an exclusive queue goes with the connection of its owner \
+                     (rabbitmqctl list_queues name owner_pid)",
+                    refusals.join("; ")
+                ));
+            } else {
+                changes.done.push(format!(
+                    "removed {binding}: no program of the fleet made it"
+                ));
+            }
         }
         Ok(())
     }
@@ -91,7 +117,8 @@ impl Setup<'_> {
         Ok(())
     }
 
-    /// A login with its permissions, and its file if `file` names one.
+    /// A login with its permissions, and its file if `file` names one. Of one that could do more than it may now, and of one
+    /// with a new password, the connections are closed: they would go on with what they had.
     pub(super) fn login(
         &self,
         login: &Login,
@@ -99,11 +126,20 @@ impl Setup<'_> {
         changes: &mut Changes,
     ) -> Result<(), Failure> {
         let (management, name) = (self.management, &login.name);
+        if login.is_of_another_fleet() {
+            changes.failures.push(format!(
+                "the user {name} belongs to the fleet in virtual host {}: choose another broker.prefix for this one",
+                login.elsewhere.join(", ")
+            ));
+            return Ok(());
+        }
+        let mut is_stale = false;
         match (&login.user, file) {
             (None, Some(file)) => self.new_user(name, file, changes)?,
             (None, None) => return Ok(()),
             (Some(user), _) if !user.is_without_tags() => {
                 management.remove_tags(user)?;
+                is_stale = true;
                 changes
                     .done
                     .push(format!("took the tags of the management API from {name}"));
@@ -113,6 +149,7 @@ impl Setup<'_> {
         let wanted = login.role.permissions(self.broker);
         if login.permissions.as_ref() != Some(&wanted) {
             management.put_permissions(name, &wanted)?;
+            is_stale |= login.permissions.is_some();
             changes.done.push(format!(
                 "gave {name} its permissions: write {:?}, read {:?}",
                 wanted.write, wanted.read
@@ -125,62 +162,87 @@ impl Setup<'_> {
                 .push(format!("limited {name} to {MAX_CONNECTIONS} connections"));
         }
         // After the permissions: without them the login is refused, too.
-        match (&login.user, file) {
-            (Some(_), Some(file)) => self.known_user(name, file, changes),
-            _ => Ok(()),
+        if let (Some(_), Some(file)) = (&login.user, file) {
+            is_stale |= self.known_user(name, file, changes)?;
         }
-    }
-
-    /// Makes a user. A password in its file is used again: the broker may have been set up anew.
-    fn new_user(&self, name: &str, file: &str, changes: &mut Changes) -> Result<(), Failure> {
-        let kept = self.credentials.password(file).map_err(usage)?;
-        let password = kept.clone().unwrap_or_else(new_password);
-        // Before the user: a password that no file has is lost.
-        let path = self
-            .credentials
-            .write(file, name, &password)
-            .map_err(system)?;
-        self.management.put_user(name, &password)?;
-        let which = if kept.is_some() {
-            "the password in"
-        } else {
-            "its password is in"
-        };
-        changes
-            .done
-            .push(format!("made user {name}; {which} {}", path.display()));
+        if is_stale {
+            let closed = close_connections(management, name)?;
+            if closed > 0 {
+                let connections = counted(closed as i64, "connection");
+                changes.done.push(format!("closed {connections} of {name}"));
+            }
+        }
         Ok(())
     }
 
-    /// Sees that the file of a user who is there has the right password.
-    fn known_user(&self, name: &str, file: &str, changes: &mut Changes) -> Result<(), Failure> {
-        let path = self.credentials.file(file);
-        let password = if self.renew {
-            let password = new_password();
-            self.credentials
-                .write(file, name, &password)
-                .map_err(system)?;
-            password
-        } else {
-            match self.credentials.password(file).map_err(usage)? {
-                None => {
-                    changes.notes.push(format!(
-                        "{name} was there, and {} is not: give --renew for a new password, which the old one's owner \
-                         needs then",
-                        path.display()
-                    ));
-                    return Ok(());
-                }
-                Some(password) if self.is_accepted(name, &password)? => return Ok(()),
-                Some(password) => password,
-            }
-        };
+    /// Makes a user with a new password. That in a file is not used again: the user may have been removed because of it.
+    fn new_user(&self, name: &str, file: &str, changes: &mut Changes) -> Result<(), Failure> {
+        // A file of another fleet is not replaced.
+        self.credentials.stored(file, name).map_err(usage)?;
+        let password = new_password();
+        // Before the user: a password that no file has is lost.
+        let path = self.credentials.write(file, name, &password);
+        let path = path.map_err(system)?;
         self.management.put_user(name, &password)?;
         changes.done.push(format!(
-            "set the password of {name} to that in {}",
+            "made user {name}; its password is in {}",
             path.display()
         ));
         Ok(())
+    }
+
+    /// Sees that the file of a user who is there has the right password and address. Returns whether the password is another
+    /// one now.
+    fn known_user(&self, name: &str, file: &str, changes: &mut Changes) -> Result<bool, Failure> {
+        let path = self.credentials.file(file);
+        let stored = self.credentials.stored(file, name).map_err(usage)?;
+        let write = |password: &str| {
+            let written = self.credentials.write(file, name, password);
+            written.map_err(system)
+        };
+        if self.renew {
+            let password = new_password();
+            write(&password)?;
+            self.management.put_user(name, &password)?;
+            changes.done.push(format!(
+                "gave {name} a new password; it is in {}",
+                path.display()
+            ));
+            return Ok(true);
+        }
+        let Some(stored) = stored else {
+            changes.notes.push(format!(
+                "{name} was there, and {} is not: give --renew for a new password, which its owner needs then",
+                path.display()
+            ));
+            return Ok(false);
+        };
+        if stored.has_old_address {
+            write(&stored.password)?;
+            changes.done.push(format!(
+                "changed the broker's address in {}",
+                path.display()
+            ));
+        }
+        match self.is_accepted(name, &stored.password) {
+            Ok(true) => Ok(false),
+            Ok(false) => {
+                self.management.put_user(name, &stored.password)?;
+                changes.done.push(format!(
+                    "set the password of {name} to that in {}",
+                    path.display()
+                ));
+                Ok(true)
+            }
+            Err(failure) => {
+                changes.notes.push(format!(
+                    "whether the password in {} is right is not known: {}",
+                    path.display(),
+                    failure.message
+                ));
+                Ok(false)
+            }
+        }
     }
 
     /// Whether the broker accepts a login.
@@ -204,23 +266,23 @@ impl Setup<'_> {
     }
 }
 
-/// Removes a user. Returns how many connections it had.
-pub(super) fn remove(management: &Management, name: &str) -> Result<usize, Failure> {
-    let before = management.connections(name)?.len();
-    management.delete_user(name)?;
-    // The broker closes them by itself. This makes sure, and waits for it.
+/// Closes the connections of a user, and waits until they are gone. Returns how many there were.
+pub(super) fn close_connections(management: &Management, name: &str) -> Result<usize, Failure> {
     let began = Instant::now();
+    let mut closed = BTreeSet::new();
     let mut refusal = String::new();
     loop {
         let open = management.connections(name)?;
-        if open.is_empty() {
-            return Ok(before);
+        let known: Vec<_> = open
+            .iter()
+            .filter(|connection| closed.contains(&connection.name))
+            .collect();
+        // A program may have connected again, with what it may do now.
+        if open.is_empty() || !closed.is_empty() && known.is_empty() {
+            return Ok(closed.len());
         }
         if began.elapsed() > CLOSING {
-            let text = format!(
-                "{name} is removed, and has {} connections still{refusal}",
-                open.len()
-            );
+            let text = format!("{name} has {} connections still{refusal}", open.len());
             return Err(Failure::new(Exit::System, text));
         }
         for connection in open {
@@ -228,6 +290,7 @@ pub(super) fn remove(management: &Management, name: &str) -> Result<usize, Failu
             if let Err(error) = management.close_connection(&connection.name) {
                 refusal = format!(": {error}");
             }
+            closed.insert(connection.name);
         }
         thread::sleep(Duration::from_millis(100));
     }

@@ -17,6 +17,16 @@ pub(super) struct Credentials {
     folder: PathBuf,
     broker: BrokerAddress,
     prefix: Option<String>,
+    /// Whether the user gave the address that belongs in the files.
+    is_address_given: bool,
+}
+
+/// What a file has.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) password: String,
+    /// Whether it names another address of the broker than the one that the user gave.
+    pub(super) has_old_address: bool,
 }
 
 impl Credentials {
@@ -48,6 +58,7 @@ impl Credentials {
             folder: folder.to_owned(),
             broker,
             prefix,
+            is_address_given: address.is_some(),
         })
     }
 
@@ -59,31 +70,45 @@ impl Credentials {
     /// Whether the files name a host that is another machine for everybody else.
     pub(super) fn names_this_machine(&self) -> bool {
         let host = self.broker.host.as_str();
-        host == "localhost" || host == "[::1]" || host.starts_with("127.")
+        !self.is_address_given
+            && (host == "localhost" || host == "[::1]" || host.starts_with("127."))
     }
 
-    /// The password in a file, if it is there.
+    /// What is in the file of a login, if it is there.
     ///
     /// # Errors
-    /// When the file cannot be read, or has no password.
-    pub(super) fn password(&self, name: &str) -> Result<Option<String>, String> {
+    /// When the file cannot be read or has no password, when others may have written it, or when it is of another fleet.
+    pub(super) fn stored(&self, name: &str, login: &str) -> Result<Option<Stored>, String> {
         let file = self.file(name);
-        let text = match read_text(&file) {
-            Ok(text) => text,
+        let in_file = |why: &str| format!("{}: {why}", file.display());
+        match check_private(&file) {
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{}: {error}", file.display())),
-        };
-        let parsed: Option<toml::Table> = text.parse().ok();
-        let password = parsed
-            .as_ref()
-            .and_then(|table| table.get("broker")?.get("password")?.as_str());
-        match password {
-            Some(password) if !password.is_empty() => Ok(Some(password.to_owned())),
-            _ => Err(format!(
-                "{} has no broker.password: remove the file, and give --renew for a new password",
-                file.display()
-            )),
+            Err(error) => return Err(in_file(&error.to_string())),
         }
+        check_private(&self.folder)
+            .map_err(|error| format!("{}: {error}", self.folder.display()))?;
+        let text = read_text(&file).map_err(|error| in_file(&error.to_string()))?;
+        let no_login = "it has no login: remove it, and give --renew for a new password";
+        let parsed: toml::Table = text.parse().map_err(|_| in_file(no_login))?;
+        let value = |key: &str| parsed.get("broker")?.get(key)?.as_str();
+        let (Some(url), Some(password)) = (value("url"), value("password")) else {
+            return Err(in_file(no_login));
+        };
+        let url = Url::parse(url).map_err(|_| in_file(no_login))?;
+        let wanted = Url::parse(&self.url(login)).map_err(|error| in_file(&error.to_string()))?;
+        let is_ours = url.username() == wanted.username()
+            && url.path() == wanted.path()
+            && value("prefix") == self.prefix.as_deref();
+        if !is_ours {
+            return Err(in_file(
+                "it is the login of another fleet: give another folder with --credentials",
+            ));
+        }
+        Ok(Some(Stored {
+            password: password.to_owned(),
+            has_old_address: self.is_address_given && url != wanted,
+        }))
     }
 
     /// Writes a file. One that is there is replaced, also a link.
@@ -99,6 +124,7 @@ impl Credentials {
 
     fn try_write(&self, file: &Path, login: &str, password: &str) -> io::Result<()> {
         make_folder(&self.folder)?;
+        check_private(&self.folder)?;
         // Its mode is 0600.
         let mut new = NamedTempFile::new_in(&self.folder)?;
         new.write_all(self.text(login, password).as_bytes())?;
@@ -148,6 +174,31 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
+/// Checks that nobody else may change a file or folder, nor read a file, and that it is no link.
+#[cfg(target_os = "linux")]
+fn check_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs::symlink_metadata(path)?;
+    let own = rustix::process::geteuid().as_raw();
+    let others = if metadata.is_dir() { 0o022 } else { 0o077 };
+    let why = if metadata.is_symlink() {
+        "it is a link: name the file or folder itself"
+    } else if metadata.uid() != own {
+        "another user owns it: give another folder with --credentials"
+    } else if metadata.mode() & others != 0 {
+        "other users may read or change it: make it private (chmod go= PATH)"
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
+/// Elsewhere only whether it is there.
+#[cfg(not(target_os = "linux"))]
+fn check_private(path: &Path) -> io::Result<()> {
+    fs::symlink_metadata(path).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use pingfleet_broker::{RabbitBroker, RabbitConfig};
@@ -164,7 +215,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("new");
         let found = credentials(&inner, "amqps://admin:hunter2@h/a b%2f+", None).unwrap();
-        assert_eq!(found.password("writer"), Ok(None));
+        let login = "pingfleet-writer";
+        assert_eq!(found.stored("writer", login), Ok(None));
         let file = found.write("writer", "pingfleet-writer", "secret").unwrap();
         let text = fs::read_to_string(&file).unwrap();
         assert!(
@@ -174,7 +226,23 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("hunter2"), "{text}");
-        assert_eq!(found.password("writer"), Ok(Some("secret".to_owned())));
+        let stored = |has_old_address| {
+            Ok(Some(Stored {
+                password: "secret".to_owned(),
+                has_old_address,
+            }))
+        };
+        assert_eq!(found.stored("writer", login), stored(false));
+        let moved = credentials(&inner, "amqps://h/a b%2f+", Some("10.0.0.5")).unwrap();
+        assert_eq!(moved.stored("writer", login), stored(true));
+        for (url, login) in [
+            ("amqps://h/other", login),
+            ("amqps://h/a b%2f+", "x-writer"),
+        ] {
+            let other = credentials(&inner, url, None).unwrap();
+            let refused = other.stored("writer", login).unwrap_err();
+            assert!(refused.contains("another fleet"), "{refused}");
+        }
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
@@ -182,7 +250,40 @@ mod tests {
             assert_eq!((mode(&file), mode(&inner)), (0o600, 0o700));
         }
         fs::write(&file, "[broker]\n").unwrap();
-        assert!(found.password("writer").is_err());
+        assert!(found.stored("writer", login).is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_others_may_have_written_is_not_used() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let found = credentials(folder.path(), "amqp://h", None).unwrap();
+        let file = found.write("writer", "w", "secret").unwrap();
+        // The control.
+        assert!(found.stored("writer", "w").is_ok());
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let refused = || found.stored("writer", "w").unwrap_err();
+        mode(&file, 0o644);
+        assert!(refused().contains("other users may read"), "{}", refused());
+        mode(&file, 0o600);
+        mode(folder.path(), 0o777);
+        assert!(refused().contains("other users may read"), "{}", refused());
+        assert!(found.write("writer", "w", "secret").is_err());
+        mode(folder.path(), 0o700);
+        let elsewhere = folder.path().join("elsewhere");
+        fs::rename(&file, &elsewhere).unwrap();
+        symlink(&elsewhere, &file).unwrap();
+        assert!(refused().contains("it is a link"), "{}", refused());
+        // Writing replaces the link.
+        found.write("writer", "w", "new").unwrap();
+        assert!(
+            fs::read_to_string(&elsewhere)
+                .unwrap()
+                .contains("\"secret\"")
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the broker has of a fleet, and what it lacks.
 
 use pingfleet_broker::{QueueName, RabbitBroker};
+use pingfleet_settings::shell_word;
 
 use super::{
     management::{Binding, Management, ManagementError, Permissions, Policy, Queue, User},
@@ -19,6 +20,8 @@ pub(super) struct Found {
     pub(super) alien: Vec<Binding>,
     /// Policies that are missing or other than they should be.
     pub(super) policies: Vec<(String, Policy)>,
+    /// Policies that are there and have no effect, each with the one that has.
+    pub(super) hidden_policies: Vec<(String, String)>,
     /// The logins that should be there, and those of workers.
     pub(super) logins: Vec<Login>,
 }
@@ -30,11 +33,18 @@ pub(super) struct Login {
     /// None if there is no such user.
     pub(super) user: Option<User>,
     pub(super) permissions: Option<Permissions>,
+    /// Other virtual hosts that it may use.
+    pub(super) elsewhere: Vec<String>,
     pub(super) max_connections: Option<u64>,
     pub(super) connections: usize,
 }
 
 impl Login {
+    /// Whether it is one of a fleet in another virtual host: users belong to the whole broker.
+    pub(super) fn is_of_another_fleet(&self) -> bool {
+        self.permissions.is_none() && !self.elsewhere.is_empty()
+    }
+
     /// What is not as it should be, in words.
     pub(super) fn problems(&self, broker: &RabbitBroker) -> Vec<String> {
         let Some(user) = &self.user else {
@@ -52,6 +62,13 @@ impl Login {
                 found.configure, found.write, found.read
             )),
             Some(_) => {}
+        }
+        for vhost in &self.elsewhere {
+            problems.push(format!(
+                "may also use virtual host {vhost}, which broker init leaves alone: rabbitmqctl clear_permissions -p {} {}",
+                shell_word(vhost),
+                self.name
+            ));
         }
         if self.max_connections != Some(MAX_CONNECTIONS) {
             problems.push("has another limit of connections".to_owned());
@@ -74,6 +91,7 @@ pub(super) fn find(
         missing: Vec::new(),
         alien: Vec::new(),
         policies: Vec::new(),
+        hidden_policies: Vec::new(),
         logins: Vec::new(),
     };
     let bindings = if has_vhost {
@@ -105,7 +123,7 @@ pub(super) fn find(
                 .push(format!("binding of {exchange} to {name}"));
         }
     }
-    found.alien = alien(bindings, broker);
+    found.alien = alien(&bindings, broker);
     for (name, policy) in roles::policies(broker, prefix) {
         let known = if has_vhost {
             management.policy(&name)?
@@ -114,6 +132,15 @@ pub(super) fn find(
         };
         if known.as_ref() != Some(&policy) {
             found.policies.push((name, policy));
+            continue;
+        }
+        let queues = found.queues.iter();
+        let mut queues = queues.filter_map(|(queue, state)| Some((queue, state.as_ref()?)));
+        let applied = queues.find(|(queue, _)| policy.pattern == roles::exactly(queue));
+        if let Some(other) = applied.and_then(|(_, state)| state.policy.clone())
+            && other != name
+        {
+            found.hidden_policies.push((name, other));
         }
     }
     found.logins = logins(management, prefix, has_vhost)?;
@@ -130,7 +157,7 @@ fn is_own(binding: &Binding, exchange: &str, queue: &str) -> bool {
 
 /// The bindings of our queues and exchanges that are none of ours. The broker itself binds each queue to its default
 /// exchange, which no role may write to.
-fn alien(bindings: Vec<Binding>, broker: &RabbitBroker) -> Vec<Binding> {
+pub(super) fn alien(bindings: &[Binding], broker: &RabbitBroker) -> Vec<Binding> {
     let names = QueueName::ALL.map(|queue| (broker.exchange_name(queue), broker.queue_name(queue)));
     let concerns_us = |binding: &Binding| {
         names.iter().any(|(exchange, queue)| {
@@ -145,9 +172,10 @@ fn alien(bindings: Vec<Binding>, broker: &RabbitBroker) -> Vec<Binding> {
         let mut names = names.iter();
         names.any(|(exchange, queue)| is_own(binding, exchange, queue))
     };
-    let bindings = bindings.into_iter();
+    let bindings = bindings.iter();
     let mut alien: Vec<_> = bindings
         .filter(|binding| concerns_us(binding) && !is_ours(binding))
+        .cloned()
         .collect();
     alien.sort_unstable();
     alien
@@ -169,8 +197,10 @@ fn logins(
     let master = master.map(|role| (roles::master_login(prefix, role), role));
     let workers = workers.into_iter().map(|name| (name, Role::Worker));
     let all = master.into_iter().chain(workers);
-    all.map(|(name, role)| login(management, name, role, has_vhost))
-        .collect()
+    let all = all.map(|(name, role)| login(management, name, role, has_vhost));
+    let mut all = all.collect::<Result<Vec<_>, _>>()?;
+    all.retain(|login| login.role != Role::Worker || !login.is_of_another_fleet());
+    Ok(all)
 }
 
 /// What there is of one login.
@@ -187,6 +217,12 @@ pub(super) fn login(
     } else {
         None
     };
+    let mut elsewhere = if is_there {
+        management.vhosts_of(&name)?
+    } else {
+        Vec::new()
+    };
+    elsewhere.retain(|vhost| *vhost != management.vhost);
     let max_connections = if is_there {
         management.max_connections(&name)?
     } else {
@@ -202,6 +238,7 @@ pub(super) fn login(
         role,
         user,
         permissions,
+        elsewhere,
         max_connections,
         connections,
     })

@@ -4,6 +4,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use crate::report::layout::escaped;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pingfleet_broker::BrokerAddress;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -13,7 +14,7 @@ use ureq::{
     http::{Response, StatusCode},
     tls::{Certificate, RootCerts, TlsConfig},
 };
-use url::{Host, Url};
+use url::{Host, Url, form_urlencoded::byte_serialize};
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -58,6 +59,7 @@ pub(super) struct User {
     pub(super) name: String,
     #[serde(default)]
     password_hash: String,
+    hashing_algorithm: Option<String>,
     tags: Tags,
 }
 
@@ -104,6 +106,16 @@ pub(super) struct Binding {
     properties_key: String,
 }
 
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the binding of exchange {:?} to {} {:?} with routing key {:?}",
+            self.source, self.destination_type, self.destination, self.routing_key
+        )
+    }
+}
+
 /// What a policy does.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Policy {
@@ -123,6 +135,8 @@ pub(super) struct Queue {
     pub(super) messages_unacknowledged: u64,
     #[serde(default)]
     pub(super) consumers: u64,
+    /// The policy that applies to it: of several that match, the one with the highest priority.
+    pub(super) policy: Option<String>,
 }
 
 /// A connection of a user.
@@ -142,11 +156,11 @@ impl Management {
             Some(url) => Some(checked(url)?),
             None => default_url(&broker)?,
         };
-        if matches!(&*broker.vhost, "." | "..") {
-            return Err(format!(
-                "a virtual host {:?} cannot be named in it",
-                broker.vhost
-            ));
+        let is_plain = base.as_ref().is_some_and(|base| base.scheme() == "http");
+        if broker.is_tls && is_plain {
+            return Err(
+                "the broker is reached by TLS, so this must begin with https://".to_owned(),
+            );
         }
         let login = format!("{}:{}", broker.user, broker.password);
         let mut agent = Agent::config_builder()
@@ -252,7 +266,10 @@ impl Management {
 
     /// Takes all tags from a user, who keeps the password.
     pub(super) fn remove_tags(&self, user: &User) -> Result<(), ManagementError> {
-        let body = json!({ "password_hash": user.password_hash, "tags": "" });
+        let mut body = json!({ "password_hash": user.password_hash, "tags": "" });
+        if let Some(algorithm) = &user.hashing_algorithm {
+            body["hashing_algorithm"] = json!(algorithm);
+        }
         self.put(&["users", &user.name], &body)
     }
 
@@ -262,6 +279,17 @@ impl Management {
 
     pub(super) fn permissions(&self, user: &str) -> Result<Option<Permissions>, ManagementError> {
         self.get(&["permissions", &self.vhost, user])
+    }
+
+    /// The virtual hosts in which a user has permissions.
+    pub(super) fn vhosts_of(&self, user: &str) -> Result<Vec<String>, ManagementError> {
+        #[derive(Deserialize)]
+        struct Permitted {
+            vhost: String,
+        }
+        let found: Option<Vec<Permitted>> = self.get(&["users", user, "permissions"])?;
+        let found = found.unwrap_or_default().into_iter();
+        Ok(found.map(|permitted| permitted.vhost).collect())
     }
 
     pub(super) fn put_permissions(
@@ -346,14 +374,18 @@ impl Management {
     }
 
     fn url(&self, path: &[&str]) -> Result<String, ManagementError> {
-        let Some(mut url) = self.base.clone() else {
+        let Some(base) = &self.base else {
             let why = "the broker has another port than the usual one, so give --management URL";
             return Err(ManagementError::Absent(why.to_owned()));
         };
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().push("api").extend(path);
+        let mut url = format!("{}/api", base.as_str().trim_end_matches('/'));
+        for segment in path {
+            // No parser of URLs sees it, which would drop tabs and segments of points.
+            let encoded: String = byte_serialize(segment.as_bytes()).collect();
+            url.push('/');
+            url += &encoded.replace('+', "%20").replace('.', "%2E");
         }
-        Ok(url.into())
+        Ok(url)
     }
 
     /// What is there, or None.
@@ -398,9 +430,20 @@ impl Management {
         path: &[&str],
         answer: Result<Response<Body>, ureq::Error>,
     ) -> Result<Response<Body>, ManagementError> {
-        let mut answer = answer.map_err(|error| ManagementError::Absent(error.to_string()))?;
+        let mut answer = answer.map_err(|error| match error {
+            ureq::Error::Io(_)
+            | ureq::Error::HostNotFound
+            | ureq::Error::ConnectionFailed
+            | ureq::Error::Timeout(_) => ManagementError::Absent(error.to_string()),
+            // What listens there may be the wrong one, which is no reason to go on without it.
+            error => failed(method, path, &error.to_string()),
+        })?;
         let status = answer.status();
-        if status.is_success() || status == StatusCode::NOT_FOUND && is_of_the_api(&answer) {
+        let has_content = status != StatusCode::NO_CONTENT && status != StatusCode::CREATED;
+        let is_of_the_api = is_of_the_api(&answer);
+        if status.is_success() && (is_of_the_api || !has_content)
+            || status == StatusCode::NOT_FOUND && is_of_the_api
+        {
             return Ok(answer);
         }
         match status {
@@ -408,7 +451,7 @@ impl Management {
                 "it refuses the login of user {:?}",
                 self.user
             ))),
-            StatusCode::NOT_FOUND => {
+            _ if !is_of_the_api => {
                 let why = "what answers there is not the management API of RabbitMQ";
                 Err(ManagementError::Absent(why.to_owned()))
             }
@@ -429,7 +472,8 @@ impl Management {
 
 /// A request that failed, named by its method and its path.
 fn failed(method: &str, path: &[&str], why: &str) -> ManagementError {
-    ManagementError::Request(format!("{method} {}: {why}", path.join("/")))
+    let text = format!("{method} {}: {why}", path.join("/"));
+    ManagementError::Request(escaped(&text).into_owned())
 }
 
 /// Whether an answer is JSON, as all of the API's are.
@@ -445,6 +489,9 @@ fn checked(url: &str) -> Result<Url, String> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("it may have no user: that of the broker's URL is used".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it may have no question mark and no #".to_owned());
     }
     Ok(url)
 }

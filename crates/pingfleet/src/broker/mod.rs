@@ -15,7 +15,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use pingfleet_broker::{RabbitBroker, RabbitConfig};
+use pingfleet_broker::{BrokerError, RabbitBroker, RabbitConfig};
 use pingfleet_settings::{
     BrokerArgs, Exit, FILES_FOR_QUEUES, Failure, Layers, keys, printed, run_async,
 };
@@ -27,7 +27,7 @@ use self::{
     management::{Management, ManagementError},
     roles::Role,
 };
-use crate::ended_run::usage;
+use crate::{ended_run::usage, report::layout::escaped};
 
 /// Commands of `pingfleet broker`.
 #[derive(Debug, Subcommand)]
@@ -158,7 +158,7 @@ impl Administrator {
         let management = management.map_err(|why| usage(format!("--management: {why}")))?;
         if management.is_exposed() {
             tracing::warn!(
-                "the password of {} goes to {} as plain text: anybody on the way can read it",
+                "the password of {} and those of new logins go to {} as plain text: anybody on the way can read them",
                 management.user,
                 management.place()
             );
@@ -206,34 +206,22 @@ impl Administrator {
 fn init(args: &InitArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
     let administrator = Administrator::new(&args.administrator, layers)?;
     let credentials = administrator.credentials(&args.credentials)?;
+    roles::check_prefix(&administrator.prefix).map_err(usage)?;
+    if args.administrator.management.is_some() {
+        administrator.require_management()?;
+    }
     match administrator.management.check_administrator() {
         Ok(()) => {}
-        Err(ManagementError::Absent(why)) => return declare(&administrator, &why, quiet),
+        Err(ManagementError::Absent(why)) => return declare(&administrator, &why),
         Err(error) => return Err(error.into()),
     }
-    let setup = administrator.setup(&credentials, &args.credentials);
-    let (management, prefix) = (&administrator.management, &administrator.prefix);
-    let found = found::find(management, &administrator.broker, prefix)?;
     let mut changes = Changes::default();
-    setup.topology(&found, &mut changes)?;
-    for login in &found.logins {
-        let file = match login.role {
-            Role::Worker => None,
-            role => Some(role.name()),
-        };
-        setup.login(login, file, &mut changes)?;
-    }
-    if args.credentials.address.is_none() && credentials.names_this_machine() {
-        changes.notes.push(
-            "workers on other machines need another address than this one: pingfleet broker add-worker NAME --address HOST"
-                .to_owned(),
-        );
-    }
+    let made = make_all(args, &administrator, &credentials, &mut changes);
     let place = administrator.broker.place();
     let unchanged = format!(
         "nothing to change on {place}: virtual host, queues, policies and logins are as they should be"
     );
-    print(&changes, &unchanged, quiet)?;
+    report(made, &changes, &unchanged, quiet)?;
     if !quiet && !changes.done.is_empty() {
         printed(writeln!(
             io::stdout(),
@@ -243,33 +231,77 @@ fn init(args: &InitArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
     Ok(Exit::Complete)
 }
 
-/// Without the management API: declares the queues, and prints the commands for the rest.
-fn declare(administrator: &Administrator, why: &str, quiet: bool) -> Result<Exit, Failure> {
+fn make_all(
+    args: &InitArgs,
+    administrator: &Administrator,
+    credentials: &Credentials,
+    changes: &mut Changes,
+) -> Result<(), Failure> {
     let Administrator {
         broker,
         management,
         prefix,
         ..
     } = administrator;
-    run_async(FILES_FOR_QUEUES, async { Ok(broker.declare().await?) })?;
-    if quiet {
-        return Ok(Exit::Complete);
+    let setup = administrator.setup(credentials, &args.credentials);
+    let found = found::find(management, broker, prefix)?;
+    setup.topology(&found, changes)?;
+    for login in &found.logins {
+        let file = match login.role {
+            Role::Worker => None,
+            role => Some(role.name()),
+        };
+        setup.login(login, file, changes)?;
     }
-    let commands = commands::of_roles(broker, &management.vhost, prefix);
-    printed(writeln!(
-        io::stdout(),
-        "exchanges and queues are ready on {}\n\nno logins were made: {} cannot be used ({why}).\n\
-         On the broker's machine, these commands make them. Each add_user asks for a new password:\n\n{commands}",
-        broker.place(),
+    if credentials.names_this_machine() {
+        changes.notes.push(
+            "workers on other machines need another address than this one: pingfleet broker add-worker NAME --address HOST"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Without the management API: declares the queues, and prints the commands for the rest.
+fn declare(administrator: &Administrator, why: &str) -> Result<Exit, Failure> {
+    let Administrator {
+        broker,
+        management,
+        prefix,
+        ..
+    } = administrator;
+    let declared = run_async(FILES_FOR_QUEUES, async { Ok(broker.declare().await) })?;
+    let refusal = match declared {
+        Ok(()) => None,
+        // Whoever reads the commands can remedy it.
+        Err(error @ BrokerError::Forbidden { .. }) => Some(error),
+        Err(error) => return Err(error.into()),
+    };
+    let mut text = String::new();
+    if refusal.is_none() {
+        text += &format!("exchanges and queues are ready on {}\n\n", broker.place());
+    }
+    text += &format!(
+        "no logins were made: {} cannot be used ({}).\n\
+         On the broker's machine, these commands make them. Each add_user asks for a new password:\n\n",
         management.place(),
-    ))?;
-    Ok(Exit::Complete)
+        escaped(why)
+    );
+    if refusal.is_some() {
+        text += &commands::of_virtual_host(&management.vhost, &management.user);
+    }
+    text += &commands::of_master(broker, &management.vhost, prefix);
+    text += "\nThese make the login of a worker; write its name for NAME:\n\n";
+    text += &commands::of_worker(broker, &management.vhost, prefix);
+    printed(write!(io::stdout(), "{text}"))?;
+    refusal.map_or(Ok(Exit::Complete), |refusal| Err(refusal.into()))
 }
 
 fn add_worker(args: &AddWorkerArgs, layers: Layers, quiet: bool) -> Result<Exit, Failure> {
     let administrator = Administrator::new(&args.administrator, layers)?;
     let credentials = administrator.credentials(&args.credentials)?;
     let login = roles::worker_login(&administrator.prefix, &args.name).map_err(usage)?;
+    roles::check_prefix(&administrator.prefix).map_err(usage)?;
     administrator.require_management()?;
     let management = &administrator.management;
     if !management.has_vhost()? {
@@ -283,19 +315,18 @@ fn add_worker(args: &AddWorkerArgs, layers: Layers, quiet: bool) -> Result<Exit,
     let mut changes = Changes::default();
     let found = found::login(management, login, Role::Worker, true)?;
     let file = format!("worker-{}", args.name);
-    setup.login(&found, Some(&file), &mut changes)?;
-    let path = credentials.file(&file);
-    if args.credentials.address.is_none() && credentials.names_this_machine() {
+    let made = setup.login(&found, Some(&file), &mut changes);
+    if credentials.names_this_machine() {
         changes.notes.push(format!(
             "the broker's address in {} is that of this machine for itself: give --address HOST for a worker on another one",
-            path.display()
+            credentials.file(&file).display()
         ));
     }
     let unchanged = format!(
         "nothing to change: {} is there, with its permissions",
         found.name
     );
-    print(&changes, &unchanged, quiet)?;
+    report(made, &changes, &unchanged, quiet)?;
     if !quiet && found.user.is_none() {
         printed(writeln!(
             io::stdout(),
@@ -310,14 +341,34 @@ fn remove_worker(args: &RemoveWorkerArgs, layers: Layers, quiet: bool) -> Result
     let login = roles::worker_login(&administrator.prefix, &args.name).map_err(usage)?;
     administrator.require_management()?;
     let management = &administrator.management;
-    let said = if management.user(&login)?.is_none() {
-        format!("nothing to change: there is no user {login}")
-    } else {
-        match changes::remove(management, &login)? {
-            0 => format!("removed user {login}; it had no connection"),
-            1 => format!("removed user {login}; its connection is closed"),
-            open => format!("removed user {login}; its {open} connections are closed"),
-        }
+    let found = found::login(management, login, Role::Worker, true)?;
+    if found.is_of_another_fleet() {
+        let text = format!(
+            "the user {} belongs to the fleet in virtual host {}",
+            found.name,
+            found.elsewhere.join(", ")
+        );
+        return Err(usage(text));
+    }
+    if found.user.is_some() {
+        management.delete_user(&found.name)?;
+    }
+    // Also of a user who is gone: the last try may have ended too early. The broker closes them by itself, and this makes sure.
+    let closed = changes::close_connections(management, &found.name)?;
+    let said = match (found.user.is_some(), closed) {
+        (false, 0) => format!("nothing to change: there is no user {}", found.name),
+        (false, _) => format!(
+            "closed the connections of {}, who was removed before",
+            found.name
+        ),
+        (true, _) => match found.connections.max(closed) {
+            0 => format!("removed user {}; it had no connection", found.name),
+            1 => format!("removed user {}; its connection is closed", found.name),
+            open => format!(
+                "removed user {}; its {open} connections are closed",
+                found.name
+            ),
+        },
     };
     if !quiet {
         printed(writeln!(io::stdout(), "{said}"))?;
@@ -325,20 +376,27 @@ fn remove_worker(args: &RemoveWorkerArgs, layers: Layers, quiet: bool) -> Result
     Ok(Exit::Complete)
 }
 
-/// Prints what was changed, or that nothing was.
-fn print(changes: &Changes, unchanged: &str, quiet: bool) -> Result<(), Failure> {
+/// Prints what was changed, also before an error, or that nothing was.
+fn report(
+    made: Result<(), Failure>,
+    changes: &Changes,
+    unchanged: &str,
+    quiet: bool,
+) -> Result<(), Failure> {
     for note in &changes.notes {
-        tracing::warn!("{note}");
+        tracing::warn!("{}", escaped(note));
     }
-    if quiet {
-        return Ok(());
+    let lines = if quiet { &[][..] } else { &changes.done };
+    for line in lines {
+        printed(writeln!(io::stdout(), "{}", escaped(line)))?;
     }
-    let mut out = io::stdout();
-    if changes.done.is_empty() {
-        return printed(writeln!(out, "{unchanged}"));
+    made?;
+    if !changes.failures.is_empty() {
+        let text = changes.failures.join("\n");
+        return Err(Failure::new(Exit::System, escaped(&text)));
     }
-    for line in &changes.done {
-        printed(writeln!(out, "{line}"))?;
+    if !quiet && changes.done.is_empty() {
+        printed(writeln!(io::stdout(), "{unchanged}"))?;
     }
     Ok(())
 }

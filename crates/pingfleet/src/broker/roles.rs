@@ -71,12 +71,20 @@ impl Role {
 
 /// A regular expression for exactly these names.
 fn any_of(names: impl Iterator<Item = String>) -> String {
-    let names: Vec<_> = names.map(|name| escaped(&name)).collect();
+    let names: Vec<_> = names.collect();
     match names.as_slice() {
         [] => "^$".to_owned(),
-        [name] => format!("^{name}$"),
-        names => format!("^({})$", names.join("|")),
+        [name] => exactly(name),
+        names => {
+            let names: Vec<_> = names.iter().map(|name| escaped(name)).collect();
+            format!("^({})$", names.join("|"))
+        }
     }
+}
+
+/// A regular expression for exactly this name.
+pub(super) fn exactly(name: &str) -> String {
+    format!("^{}$", escaped(name))
 }
 
 /// A name of letters, digits, `-`, `_` and `.`, as a regular expression.
@@ -87,6 +95,19 @@ fn escaped(name: &str) -> String {
 /// The logins of the producer and of the writer.
 pub(super) fn master_login(prefix: &str, role: Role) -> String {
     format!("{prefix}-{}", role.name())
+}
+
+/// Checks that no login of this prefix looks like a worker of another one.
+///
+/// # Errors
+/// A sentence with the rule.
+pub(super) fn check_prefix(prefix: &str) -> Result<(), String> {
+    if prefix.ends_with("-worker") {
+        return Err(format!(
+            "with the prefix {prefix:?} its logins would look like workers of another fleet: choose another broker.prefix"
+        ));
+    }
+    Ok(())
 }
 
 /// What the logins of all workers begin with.
@@ -111,9 +132,8 @@ pub(super) fn worker_login(prefix: &str, name: &str) -> Result<String, String> {
 
 /// The policies of the virtual host, with their names.
 pub(super) fn policies(broker: &RabbitBroker, prefix: &str) -> [(String, Policy); 1] {
-    let results = escaped(&broker.queue_name(QueueName::RESULTS));
     let policy = Policy {
-        pattern: format!("^{results}$"),
+        pattern: exactly(&broker.queue_name(QueueName::RESULTS)),
         definition: json!({ "max-length-bytes": MAX_RESULT_BYTES, "overflow": "reject-publish" }),
         apply_to: "queues".to_owned(),
         priority: 0,

@@ -51,13 +51,18 @@ fn problems(found: &Found, administrator: &Administrator) -> Vec<String> {
     );
     problems.extend(found.alien.iter().map(|binding| {
         format!(
-            "Exchange {:?} is bound to {} {:?} with routing key {:?}: no program of the fleet did that, and messages may be \
-             read or forged by it.",
-            binding.source, binding.destination_type, binding.destination, binding.routing_key
+            "There is {binding}: no program of the fleet made it, and messages may be read or forged by it."
         )
     }));
     let policies = found.policies.iter();
-    problems.extend(policies.map(|(name, _)| format!("Policy {name} is missing or another one.")));
+    problems.extend(policies.map(|(name, _)| format!("Policy {name} is missing or differs.")));
+    let hidden = found.hidden_policies.iter();
+    problems.extend(hidden.map(|(name, other)| {
+        format!(
+            "Policy {name} has no effect, because {other} has a higher priority: give that one its definition, or remove it \
+             (rabbitmqctl clear_policy)."
+        )
+    }));
     for login in &found.logins {
         let of_login = login.problems(&administrator.broker).into_iter();
         problems.extend(of_login.map(|problem| format!("User {} {problem}.", login.name)));
@@ -74,7 +79,7 @@ fn blocks(found: &Found, problems: &[String], place: &str, screen: Screen) -> Ve
             .flat_map(|problem| wrapped(problem, 2, screen.width))
             .collect();
         block.extend(wrapped(
-            "To remedy all of it: pingfleet broker init",
+            "pingfleet broker init makes and repairs these, but what has a command of its own.",
             2,
             screen.width,
         ));

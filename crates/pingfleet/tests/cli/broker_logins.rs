@@ -13,8 +13,8 @@ use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind,
     options::{
         BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-        ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
-        QueueDeleteOptions, QueuePurgeOptions,
+        ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
+        QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
     },
     types::FieldTable,
 };
@@ -149,7 +149,7 @@ fn init_makes_what_is_missing_once_and_repairs_it() -> Result<()> {
         "User pingfleet-worker-berlin-1 has other permissions",
         "User pingfleet-worker-berlin-1 has another limit",
         "User pingfleet-producer is missing",
-        "Policy pingfleet-results is missing",
+        "Policy pingfleet-results is missing or differs",
     ] {
         ensure!(shown.contains(part), "no {part:?} in {shown}");
     }
@@ -159,7 +159,7 @@ fn init_makes_what_is_missing_once_and_repairs_it() -> Result<()> {
         "gave pingfleet-worker-berlin-1 its permissions",
         "limited pingfleet-worker-berlin-1",
         "set the password of pingfleet-writer to that in credentials/writer.toml",
-        "made user pingfleet-producer; the password in credentials/producer.toml",
+        "made user pingfleet-producer; its password is in credentials/producer.toml",
         "set policy pingfleet-results",
     ] {
         ensure!(repaired.contains(part), "no {part:?} in {repaired}");
@@ -168,18 +168,23 @@ fn init_makes_what_is_missing_once_and_repairs_it() -> Result<()> {
     ensure!(shown.contains("\"problems\":[]"), "{shown}");
     let table = site.changed(&["show"])?;
     ensure!(
-        table.contains("pingfleet-worker-berlin-1") && !table.contains("remedy"),
+        table.contains("pingfleet-worker-berlin-1") && !table.contains("repairs"),
         "{table}"
     );
 
     // A login whose file is gone keeps its password, until it gets a new one.
+    let old = site.url("credentials/writer.toml")?;
     fs::remove_file(site.dir.path("credentials/writer.toml"))?;
     let kept = site.broker(&["init"])?.ends_with(0);
     ensure!(kept.stderr.contains("--renew"), "{kept:#?}");
     ensure!(!site.dir.path("credentials/writer.toml").exists());
+    // What is connected with the old one is closed.
+    let runtime = tokio::runtime::Runtime::new()?;
+    let _thief = runtime.block_on(Connection::connect(&old, ConnectionProperties::default()))?;
     let renewed = site.changed(&["init", "--renew"])?;
     ensure!(
-        renewed.contains("set the password of pingfleet-writer"),
+        renewed.contains("gave pingfleet-writer a new password")
+            && renewed.contains("closed 1 connection of pingfleet-writer"),
         "{renewed}"
     );
     ensure!(
@@ -251,6 +256,80 @@ fn bindings_that_nobody_of_the_fleet_made_are_removed_and_missing_ones_made() ->
     Ok(())
 }
 
+/// Users belong to the whole broker, and files to a folder: what belongs to another fleet is left alone.
+#[test]
+fn another_fleet_on_the_same_broker_is_left_alone() -> Result<()> {
+    let site = Site::new()?;
+    site.changed(&["init"])?;
+    site.changed(&["add-worker", "one"])?;
+    let before = site.url("credentials/writer.toml")?;
+    let other = |arguments: &[&str], prefix: &str| {
+        let management = ["--management", &site.management];
+        let url = format!("amqp://guest:guest@127.0.0.1:{}/two", site.rabbit.port());
+        site.dir
+            .call("pingfleet", &[&["broker"], arguments, &management].concat())?
+            .env("PINGFLEET_BROKER__URL", &url)
+            .env("PINGFLEET_BROKER__PREFIX", prefix)
+            .end()
+    };
+    let taken = other(&["init", "--credentials", "two"], "pingfleet")?.ends_with(4);
+    ensure!(
+        taken
+            .stderr
+            .contains("belongs to the fleet in virtual host fleet one"),
+        "{taken:#?}"
+    );
+    let folder = other(&["init"], "second")?.ends_with(3);
+    ensure!(
+        folder.stderr.contains("it is the login of another fleet"),
+        "{folder:#?}"
+    );
+    let removed = other(&["remove-worker", "one"], "pingfleet")?.ends_with(3);
+    ensure!(
+        removed.stderr.contains("belongs to the fleet"),
+        "{removed:#?}"
+    );
+    ensure!(site.url("credentials/writer.toml")? == before);
+    let permissions = site.rabbit.ctl(&["list_permissions", "-p", "two"])?;
+    ensure!(!permissions.contains("pingfleet-"), "{permissions}");
+    // The control: with names and a folder of its own it is made.
+    other(&["init", "--credentials", "two"], "second")?.ends_with(0);
+    let permissions = site.rabbit.ctl(&["list_permissions", "-p", "two"])?;
+    ensure!(permissions.contains("second-writer"), "{permissions}");
+    ensure!(
+        site.changed(&["init"])?
+            .starts_with("nothing to change on ")
+    );
+    Ok(())
+}
+
+#[test]
+fn a_file_gets_another_address_and_a_worker_that_was_removed_another_password() -> Result<()> {
+    let site = Site::new()?;
+    site.changed(&["init"])?;
+    let file = "credentials/worker-one.toml";
+    let added = site.broker(&["add-worker", "one"])?.ends_with(0);
+    ensure!(added.stderr.contains("give --address HOST"), "{added:#?}");
+    let first = site.url(file)?;
+    let moved = site.changed(&["add-worker", "one", "--address", "10.0.0.5"])?;
+    ensure!(
+        moved.contains("changed the broker's address in credentials/worker-one.toml"),
+        "{moved}"
+    );
+    let second = site.url(file)?;
+    ensure!(
+        second == first.replace("127.0.0.1", "10.0.0.5"),
+        "the password stays"
+    );
+    let again = site.changed(&["add-worker", "one"])?;
+    ensure!(again.starts_with("nothing to change"), "{again}");
+    site.changed(&["remove-worker", "one"])?;
+    site.changed(&["add-worker", "one"])?;
+    let third = site.url(file)?;
+    ensure!(third != first && third != second);
+    Ok(())
+}
+
 async fn channel(url: &str) -> Result<Channel> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
@@ -268,12 +347,14 @@ enum Action {
     Declare,
     Delete,
     Bind,
+    Unbind,
+    BindExchange,
     DeclareExchange,
     DeleteExchange,
 }
 
 impl Action {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Publish,
         Self::Consume,
         Self::Get,
@@ -281,11 +362,13 @@ impl Action {
         Self::Declare,
         Self::Delete,
         Self::Bind,
+        Self::Unbind,
+        Self::BindExchange,
         Self::DeclareExchange,
         Self::DeleteExchange,
     ];
 
-    /// Tries it with a new queue or exchange of this name, or with one that is there.
+    /// Tries it with this queue or exchange.
     async fn attempt(self, channel: &Channel, queue: &str, exchange: &str) -> lapin::Result<()> {
         let none = FieldTable::default;
         match self {
@@ -318,20 +401,17 @@ impl Action {
                     .await?;
             }
             Self::Declare => {
+                // With other arguments, so that nothing comes of it.
                 let options = QueueDeclareOptions::default();
-                channel
-                    .queue_declare(format!("{queue}.new").into(), options, none())
-                    .await?;
+                channel.queue_declare(queue.into(), options, none()).await?;
             }
             Self::Delete => {
-                // Never one that is in use: what a role may do must stay testable.
+                // None that is there is unused: the one consumer stays.
                 let options = QueueDeleteOptions {
-                    if_empty: true,
+                    if_unused: true,
                     ..QueueDeleteOptions::default()
                 };
-                channel
-                    .queue_delete(format!("{queue}.old").into(), options)
-                    .await?;
+                channel.queue_delete(queue.into(), options).await?;
             }
             Self::Bind => {
                 let options = QueueBindOptions::default();
@@ -340,18 +420,31 @@ impl Action {
                     .queue_bind(queue.into(), exchange.into(), key, options, none())
                     .await?;
             }
-            Self::DeclareExchange => {
-                let (kind, options) = (ExchangeKind::Direct, ExchangeDeclareOptions::default());
-                let name = format!("{exchange}.new").into();
+            Self::Unbind => {
+                let key = "key".into();
                 channel
-                    .exchange_declare(name, kind, options, none())
+                    .queue_unbind(queue.into(), exchange.into(), key, none())
+                    .await?;
+            }
+            Self::BindExchange => {
+                let options = ExchangeBindOptions::default();
+                let (key, fanout) = ("key".into(), "amq.fanout".into());
+                channel
+                    .exchange_bind(fanout, exchange.into(), key, options, none())
+                    .await?;
+            }
+            Self::DeclareExchange => {
+                let (kind, options) = (ExchangeKind::Fanout, ExchangeDeclareOptions::default());
+                channel
+                    .exchange_declare(exchange.into(), kind, options, none())
                     .await?;
             }
             Self::DeleteExchange => {
-                let options = ExchangeDeleteOptions::default();
-                channel
-                    .exchange_delete(format!("{exchange}.old").into(), options)
-                    .await?;
+                let options = ExchangeDeleteOptions {
+                    if_unused: true,
+                    ..ExchangeDeleteOptions::default()
+                };
+                channel.exchange_delete(exchange.into(), options).await?;
             }
         }
         Ok(())
@@ -442,9 +535,43 @@ fn a_login_may_do_what_its_role_needs_and_nothing_else() -> Result<()> {
             let status = site.status(login, path)?;
             ensure!(status == 401, "{file} {path}: {status}");
         }
+        for path in [
+            "queues/fleet%20one/pingfleet.work",
+            "users/guest",
+            "vhosts/fleet%20one",
+        ] {
+            let request = ureq::delete(format!("{}/api/{path}", site.management));
+            let request =
+                request.header("authorization", format!("Basic {}", STANDARD.encode(login)));
+            let refused = request.call();
+            ensure!(
+                matches!(refused, Err(ureq::Error::StatusCode(401))),
+                "{file} {path}: {refused:?}"
+            );
+        }
     }
-    // The control: what is permitted was tried, and an administrator may use the API.
+    // The controls: what is permitted was tried; a user who may do everything is never refused, whatever else is wrong with an
+    // action; and an administrator may use the API.
     ensure!(permitted == 21, "{permitted}");
+    site.rabbit.ctl(&["add_user", "control", "secret"])?;
+    site.ctl("set_permissions", &["control", ".*", ".*", ".*"])?;
+    let url = format!(
+        "amqp://control:secret@127.0.0.1:{}/fleet%20one",
+        site.rabbit.port()
+    );
+    runtime.block_on(async {
+        for action in Action::ALL {
+            let channel = channel(&url).await?;
+            let attempt = action
+                .attempt(&channel, "pingfleet.work", "pingfleet.x.work")
+                .await;
+            ensure!(
+                !attempt.is_err_and(|error| is_refused(&error)),
+                "{action:?}"
+            );
+        }
+        anyhow::Ok(())
+    })?;
     ensure!(site.status("guest:guest", "whoami")? == 200);
     Ok(())
 }
@@ -533,6 +660,34 @@ fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
+/// Runs the commands of `rabbitmqctl` in an output.
+fn run_printed(dir: &TestDir, rabbit: &Rabbit, output: &str) -> Result<()> {
+    let commands = output
+        .lines()
+        .filter(|line| line.starts_with("  rabbitmqctl "));
+    let mut count = 0;
+    for line in commands {
+        let words = dir.shell(&format!("printf '%s\\0' {line}"))?;
+        let mut words: Vec<_> = words
+            .stdout
+            .trim_end_matches('\0')
+            .split('\0')
+            .skip(1)
+            .collect();
+        if words[0] == "add_user" {
+            if rabbit.ctl(&["list_users"])?.contains(words[1]) {
+                continue;
+            }
+            // It asks for the password.
+            words.push("secret");
+        }
+        rabbit.ctl(&words)?;
+        count += 1;
+    }
+    ensure!(count >= 7, "{output}");
+    Ok(())
+}
+
 /// Without the plugin the printed commands do the same.
 #[test]
 fn without_the_management_plugin_the_commands_are_printed() -> Result<()> {
@@ -543,28 +698,12 @@ fn without_the_management_plugin_the_commands_are_printed() -> Result<()> {
         .env("PINGFLEET_BROKER__URL", &rabbit.url())
         .end()?
         .ends_with(0);
-    let (reason, commands) = said
-        .stdout
-        .split_once("\n\n  rabbitmqctl")
-        .context("commands")?;
     ensure!(
-        reason.contains("exchanges and queues are ready") && reason.contains("--management"),
-        "{reason}"
+        said.stdout.starts_with("exchanges and queues are ready")
+            && said.stdout.contains("--management"),
+        "{said:#?}"
     );
-    for line in format!("  rabbitmqctl{commands}").lines() {
-        let words = dir.shell(&format!("printf '%s\\0' {line}"))?;
-        let mut words: Vec<_> = words
-            .stdout
-            .trim_end_matches('\0')
-            .split('\0')
-            .skip(1)
-            .collect();
-        if words[0] == "add_user" {
-            // It asks for the password.
-            words.push("secret");
-        }
-        rabbit.ctl(&words)?;
-    }
+    run_printed(&dir, &rabbit, &said.stdout)?;
     let url = format!(
         "amqp://pingfleet-producer:secret@127.0.0.1:{}/",
         rabbit.port()
@@ -581,21 +720,26 @@ fn without_the_management_plugin_the_commands_are_printed() -> Result<()> {
             "{permissions}"
         );
     }
-    // Something else than the API is no reason to make nothing.
-    let elsewhere = dir
-        .call(
-            "pingfleet",
-            &["broker", "init", "--management", "http://127.0.0.1:1"],
-        )?
-        .env("PINGFLEET_BROKER__URL", &rabbit.url())
-        .end()?
-        .ends_with(0);
-    ensure!(
-        elsewhere
-            .stdout
-            .contains("the management API at http://127.0.0.1:1 cannot be used")
+    // Without the virtual host they make it, too.
+    let elsewhere = format!("amqp://guest:guest@127.0.0.1:{}/a%20b", rabbit.port());
+    let init = || {
+        let call = dir.call("pingfleet", &["broker", "init"])?;
+        call.env("PINGFLEET_BROKER__URL", &elsewhere).end()
+    };
+    let refused = init()?.ends_with(4);
+    run_printed(&dir, &rabbit, &refused.stdout)?;
+    init()?.ends_with(0);
+    // An API that was named has to be there, and a worker cannot be added without it.
+    dir.call(
+        "pingfleet",
+        &["broker", "init", "--management", "http://127.0.0.1:1"],
+    )?
+    .env("PINGFLEET_BROKER__URL", &rabbit.url())
+    .end()?
+    .fails(
+        4,
+        &["the management API at http://127.0.0.1:1 cannot be used"],
     );
-    // But a worker cannot be added without it.
     dir.call(
         "pingfleet",
         &[

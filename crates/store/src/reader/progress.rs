@@ -12,8 +12,9 @@ use crate::{Reader, RunState, StoreError, progress::StoredProgress, run_summary:
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunProgress {
     /// What a page draws. Other than that of [`Reader::overview_with_detail`], the timeline has the targets by the time
-    /// at which their results were stored, in at most 240 bins, and of a running run it ends now; the subnets are shorter than /24 and /64 when there are over
-    /// 4,096 and 1,024; and the addresses are None for more than 4,096.
+    /// at which their results were stored, in at most 240 bins. Of a running run it ends now, or 15 minutes after its last
+    /// result. The subnets are shorter than /24 and /64 when there are over 4,096 and 1,024; and the addresses are None for
+    /// more than 4,096.
     pub detail: RunDetail,
     /// The sum of the mean round-trip times of the targets in [`RunDetail::rtt`], in nanoseconds.
     pub rtt_sum_ns: i64,
