@@ -20,6 +20,10 @@ use super::{
 /// How long the connections of a removed user may take to end.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// How often the queues are declared, and the pause between.
+const DECLARE_TRIES: u32 = 3;
+const DECLARE_PAUSE: Duration = Duration::from_secs(1);
+
 /// What is needed to change a broker.
 pub(super) struct Setup<'a> {
     pub(super) broker: &'a RabbitBroker,
@@ -57,7 +61,7 @@ impl Setup<'_> {
         }
         self.administrator(changes)?;
         // Also if nothing is missing: it names what has other arguments.
-        run_async(FILES_FOR_QUEUES, async { Ok(self.broker.declare().await?) })?;
+        run_async(FILES_FOR_QUEUES, async { Ok(declare(self.broker).await?) })?;
         let made = found.missing.iter();
         changes.done.extend(made.map(|what| format!("made {what}")));
         self.remove_alien_bindings(found, changes)?;
@@ -264,6 +268,17 @@ impl Setup<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Declares the queues. A busy broker may break off the declaration of a quorum queue (541, internal error): then again.
+pub(super) async fn declare(broker: &RabbitBroker) -> Result<(), BrokerError> {
+    for _ in 1..DECLARE_TRIES {
+        match broker.declare().await {
+            Err(BrokerError::Lost(_)) => tokio::time::sleep(DECLARE_PAUSE).await,
+            declared => return declared,
+        }
+    }
+    broker.declare().await
 }
 
 /// Closes the connections of a user, and waits until they are gone. Returns how many there were.

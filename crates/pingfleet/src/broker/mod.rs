@@ -270,7 +270,9 @@ fn declare(administrator: &Administrator, why: &str) -> Result<Exit, Failure> {
         prefix,
         ..
     } = administrator;
-    let declared = run_async(FILES_FOR_QUEUES, async { Ok(broker.declare().await) })?;
+    let declared = run_async(FILES_FOR_QUEUES, async {
+        Ok(changes::declare(broker).await)
+    })?;
     let refusal = match declared {
         Ok(()) => None,
         // Whoever reads the commands can remedy it.
