@@ -74,6 +74,40 @@ impl Site {
         Ok(request.call()?.status().as_u16())
     }
 
+    /// No login of a role may use the management API.
+    fn refuses_management(&self, file: &str, url: &str) -> Result<()> {
+        let (login, _) = url
+            .trim_start_matches("amqp://")
+            .split_once('@')
+            .context("a login")?;
+        for path in [
+            "whoami",
+            "overview",
+            "queues",
+            "users",
+            "connections",
+            "definitions",
+        ] {
+            let status = self.status(login, path)?;
+            ensure!(status == 401, "{file} {path}: {status}");
+        }
+        for path in [
+            "queues/fleet%20one/pingfleet.work",
+            "users/guest",
+            "vhosts/fleet%20one",
+        ] {
+            let request = ureq::delete(format!("{}/api/{path}", self.management));
+            let request =
+                request.header("authorization", format!("Basic {}", STANDARD.encode(login)));
+            let refused = request.call();
+            ensure!(
+                matches!(refused, Err(ureq::Error::StatusCode(401))),
+                "{file} {path}: {refused:?}"
+            );
+        }
+        Ok(())
+    }
+
     /// The URL in a file with a login, with its password.
     fn url(&self, file: &str) -> Result<String> {
         let text = fs::read_to_string(self.dir.path(file))?;
@@ -519,36 +553,7 @@ fn a_login_may_do_what_its_role_needs_and_nothing_else() -> Result<()> {
             ConnectionProperties::default(),
         ));
         ensure!(refused.is_err(), "{file} may use another virtual host");
-        // None of them may use the management API.
-        let (login, _) = url
-            .trim_start_matches("amqp://")
-            .split_once('@')
-            .context("a login")?;
-        for path in [
-            "whoami",
-            "overview",
-            "queues",
-            "users",
-            "connections",
-            "definitions",
-        ] {
-            let status = site.status(login, path)?;
-            ensure!(status == 401, "{file} {path}: {status}");
-        }
-        for path in [
-            "queues/fleet%20one/pingfleet.work",
-            "users/guest",
-            "vhosts/fleet%20one",
-        ] {
-            let request = ureq::delete(format!("{}/api/{path}", site.management));
-            let request =
-                request.header("authorization", format!("Basic {}", STANDARD.encode(login)));
-            let refused = request.call();
-            ensure!(
-                matches!(refused, Err(ureq::Error::StatusCode(401))),
-                "{file} {path}: {refused:?}"
-            );
-        }
+        site.refuses_management(file, &url)?;
     }
     // The controls: what is permitted was tried; a user who may do everything is never refused, whatever else is wrong with an
     // action; and an administrator may use the API.
