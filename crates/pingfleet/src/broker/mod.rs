@@ -279,23 +279,27 @@ fn declare(administrator: &Administrator, why: &str) -> Result<Exit, Failure> {
         Err(error @ BrokerError::Forbidden { .. }) => Some(error),
         Err(error) => return Err(error.into()),
     };
-    let mut text = String::new();
+    let mut parts = Vec::new();
     if refusal.is_none() {
-        text += &format!("exchanges and queues are ready on {}\n\n", broker.place());
+        parts.push(format!(
+            "exchanges and queues are ready on {}\n\n",
+            broker.place()
+        ));
     }
-    text += &format!(
+    parts.push(format!(
         "no logins were made: {} cannot be used ({}).\n\
          On the broker's machine, these commands make them. Each add_user asks for a new password:\n\n",
         management.place(),
         escaped(why)
-    );
+    ));
     if refusal.is_some() {
-        text += &commands::of_virtual_host(&management.vhost, &management.user);
+        let (vhost, user) = (&management.vhost, &management.user);
+        parts.push(commands::of_virtual_host(vhost, user));
     }
-    text += &commands::of_master(broker, &management.vhost, prefix);
-    text += "\nThese make the login of a worker; write its name for NAME:\n\n";
-    text += &commands::of_worker(broker, &management.vhost, prefix);
-    printed(write!(io::stdout(), "{text}"))?;
+    parts.push(commands::of_master(broker, &management.vhost, prefix));
+    parts.push("\nThese make the login of a worker; write its name for NAME:\n\n".to_owned());
+    parts.push(commands::of_worker(broker, &management.vhost, prefix));
+    printed(write!(io::stdout(), "{}", parts.concat()))?;
     refusal.map_or(Ok(Exit::Complete), |refusal| Err(refusal.into()))
 }
 
