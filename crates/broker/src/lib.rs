@@ -24,7 +24,7 @@ pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey},
     memory::MemoryBroker,
     queue_name::{Group, MAX_FOREIGN_MESSAGES, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
-    rabbit::{BrokerAddress, RabbitBroker, RabbitConfig},
+    rabbit::{BrokerAddress, RabbitBroker, RabbitConfig, Role, exactly},
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };
 

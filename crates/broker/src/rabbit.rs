@@ -25,10 +25,13 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 
-pub use self::endpoint::{BrokerAddress, RabbitConfig};
 use self::{
     connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint, error::Operation,
     publisher::RabbitPublisher,
+};
+pub use self::{
+    endpoint::{BrokerAddress, RabbitConfig},
+    permissions::{Role, exactly},
 };
 use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName};
 

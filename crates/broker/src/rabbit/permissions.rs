@@ -1,25 +1,71 @@
-//! The permissions that each program needs, for the advice after a refusal. docs/wire-format.md explains them. No I/O.
+//! The permissions that each program needs: for the logins that `pingfleet broker` makes, and for the advice after a
+//! refusal. docs/wire-format.md explains them. No I/O.
+//!
+//! Source: RabbitMQ's documentation of access control: to publish needs `write` on the exchange, to consume `read` on the
+//! queue, and to declare or delete `configure`.
 
-use lapin::types::ShortString;
 use pingfleet_settings::shell_word;
 
 use super::endpoint::Endpoint;
 use crate::QueueName;
 
-/// The exchanges to which a program writes, and the queues that it reads, by the name of its connections. `None` for a
-/// program that an administrator runs.
-fn needs(program: &str) -> Option<(&'static [QueueName], &'static [QueueName])> {
-    match program {
-        "producer" => Some((&[QueueName::WORK], &[])),
-        "ping-worker" => Some((
-            &[QueueName::RESULTS, QueueName::HEARTBEATS],
-            &[QueueName::WORK],
-        )),
-        "consumer-writer" => Some((
-            &[QueueName::FOREIGN],
-            &[QueueName::RESULTS, QueueName::DEAD, QueueName::HEARTBEATS],
-        )),
-        _ => None,
+/// What a login of the broker is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `producer`.
+    Producer,
+    /// `consumer-writer`.
+    Writer,
+    /// `ping-worker`.
+    Worker,
+}
+
+impl Role {
+    /// The role of a program by the name of its connections. `None` for one that an administrator runs.
+    fn of_program(program: &str) -> Option<Self> {
+        match program {
+            "producer" => Some(Self::Producer),
+            "consumer-writer" => Some(Self::Writer),
+            "ping-worker" => Some(Self::Worker),
+            _ => None,
+        }
+    }
+
+    /// The name of the role.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Producer => "producer",
+            Self::Writer => "writer",
+            Self::Worker => "worker",
+        }
+    }
+
+    /// The queues to whose exchanges it publishes.
+    #[must_use]
+    pub fn writes(self) -> &'static [QueueName] {
+        match self {
+            Self::Producer => &[QueueName::WORK],
+            // What is for other databases is set aside, and returned by `broker foreign`. The live page learns from the
+            // exchange of results whether the broker has an alarm.
+            Self::Writer => &[QueueName::RESULTS, QueueName::DEAD, QueueName::FOREIGN],
+            Self::Worker => &[QueueName::RESULTS, QueueName::HEARTBEATS],
+        }
+    }
+
+    /// The queues that it consumes.
+    #[must_use]
+    pub fn reads(self) -> &'static [QueueName] {
+        match self {
+            Self::Producer => &[],
+            Self::Writer => &[
+                QueueName::RESULTS,
+                QueueName::DEAD,
+                QueueName::HEARTBEATS,
+                QueueName::FOREIGN,
+            ],
+            Self::Worker => &[QueueName::WORK],
+        }
     }
 }
 
@@ -27,13 +73,14 @@ impl Endpoint {
     /// How an administrator gives this user the permissions that the program needs.
     pub(super) fn permission_advice(&self) -> String {
         let (vhost, user) = (shell_word(&self.uri.vhost), shell_word(self.user()));
-        let Some((writes, reads)) = needs(&self.connection_name) else {
+        let Some(role) = Role::of_program(&self.connection_name) else {
             return format!(
                 "permit it with: rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ"
             );
         };
-        let write = pattern(writes.iter().map(|queue| self.exchange(*queue)));
-        let read = pattern(reads.iter().map(|queue| self.queue(*queue)));
+        let (writes, reads) = (role.writes().iter(), role.reads().iter());
+        let write = exactly(writes.map(|queue| self.exchange(*queue).to_string()));
+        let read = exactly(reads.map(|queue| self.queue(*queue).to_string()));
         format!(
             "a {} needs these permissions, and other programs that log in as this user need theirs as well: \
              rabbitmqctl set_permissions -p {vhost} {user} '^$' {} {}",
@@ -44,12 +91,11 @@ impl Endpoint {
     }
 }
 
-/// A regular expression for exactly these names.
-fn pattern(names: impl Iterator<Item = ShortString>) -> String {
+/// A regular expression for exactly these names of queues or exchanges.
+#[must_use]
+pub fn exactly(names: impl Iterator<Item = String>) -> String {
     // A prefix has no other letter with a meaning. Shells need fewer quotes without a backslash.
-    let names: Vec<_> = names
-        .map(|name| name.as_str().replace('.', "[.]"))
-        .collect();
+    let names: Vec<_> = names.map(|name| name.replace('.', "[.]")).collect();
     match names.as_slice() {
         [] => "^$".to_owned(),
         [name] => format!("^{name}$"),
@@ -72,7 +118,7 @@ mod tests {
             ),
             (
                 "consumer-writer",
-                r"-p 'a b' tom '^$' '^north[.]x[.]foreign$' '^(north[.]results|north[.]dead|north[.]heartbeats)$'",
+                r"-p 'a b' tom '^$' '^(north[.]x[.]results|north[.]x[.]dead|north[.]x[.]foreign)$' '^(north[.]results|north[.]dead|north[.]heartbeats|north[.]foreign)$'",
             ),
             ("pingfleet", "-p 'a b' tom CONFIGURE WRITE READ"),
         ] {

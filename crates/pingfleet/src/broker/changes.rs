@@ -14,7 +14,7 @@ use super::{
     credentials::{Credentials, new_password},
     found::{self, Found, Login},
     management::{Management, ManagementError, Permissions},
-    roles::MAX_CONNECTIONS,
+    roles::{self, MAX_CONNECTIONS},
 };
 
 /// How long the connections of a removed user may take to end.
@@ -150,7 +150,7 @@ impl Setup<'_> {
             }
             (Some(_), _) => {}
         }
-        let wanted = login.role.permissions(self.broker);
+        let wanted = roles::permissions(login.role, self.broker);
         if login.permissions.as_ref() != Some(&wanted) {
             management.put_permissions(name, &wanted)?;
             is_stale |= login.permissions.is_some();

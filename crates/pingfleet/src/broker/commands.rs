@@ -1,9 +1,9 @@
 //! The commands of `rabbitmqctl` that make logins, for brokers without the management plugin. No I/O.
 
-use pingfleet_broker::RabbitBroker;
+use pingfleet_broker::{RabbitBroker, Role};
 use pingfleet_settings::shell_word;
 
-use super::roles::{self, MAX_CONNECTIONS, Role};
+use super::roles::{self, MAX_CONNECTIONS};
 
 /// The commands that make a virtual host, and let its administrator use it.
 pub(super) fn of_virtual_host(vhost: &str, administrator: &str) -> String {
@@ -35,7 +35,7 @@ pub(super) fn of_worker(broker: &RabbitBroker, vhost: &str, prefix: &str) -> Str
 }
 
 fn of_login(broker: &RabbitBroker, vhost: &str, login: &str, role: Role) -> String {
-    let permissions = role.permissions(broker);
+    let permissions = roles::permissions(role, broker);
     let vhost = shell_word(vhost);
     format!(
         "  rabbitmqctl add_user {login}\n  rabbitmqctl set_permissions -p {vhost} {login} '{}' '{}' '{}'\n  \

@@ -1,11 +1,13 @@
 //! What the broker has of a fleet, and what it lacks.
 
-use pingfleet_broker::{QueueName, RabbitBroker};
+use std::iter;
+
+use pingfleet_broker::{QueueName, RabbitBroker, Role, exactly};
 use pingfleet_settings::shell_word;
 
 use super::{
     management::{Binding, Management, ManagementError, Permissions, Policy, Queue, User},
-    roles::{self, MAX_CONNECTIONS, Role},
+    roles::{self, MAX_CONNECTIONS},
 };
 
 /// What the broker has.
@@ -54,7 +56,7 @@ impl Login {
         if !user.is_without_tags() {
             problems.push("has tags of the management API".to_owned());
         }
-        let wanted = self.role.permissions(broker);
+        let wanted = roles::permissions(self.role, broker);
         match &self.permissions {
             None => problems.push("has no permissions".to_owned()),
             Some(found) if *found != wanted => problems.push(format!(
@@ -136,7 +138,8 @@ pub(super) fn find(
         }
         let queues = found.queues.iter();
         let mut queues = queues.filter_map(|(queue, state)| Some((queue, state.as_ref()?)));
-        let applied = queues.find(|(queue, _)| policy.pattern == roles::exactly(queue));
+        let applied =
+            queues.find(|(queue, _)| policy.pattern == exactly(iter::once((*queue).clone())));
         if let Some(other) = applied.and_then(|(_, state)| state.policy.clone())
             && other != name
         {

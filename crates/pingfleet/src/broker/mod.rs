@@ -15,7 +15,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use pingfleet_broker::{BrokerError, RabbitBroker, RabbitConfig};
+use pingfleet_broker::{BrokerError, RabbitBroker, RabbitConfig, Role};
 use pingfleet_settings::{
     BrokerArgs, Exit, FILES_FOR_QUEUES, Failure, Layers, keys, printed, run_async,
 };
@@ -25,7 +25,6 @@ use self::{
     credentials::Credentials,
     foreign::ForeignArgs,
     management::{Management, ManagementError},
-    roles::Role,
 };
 use crate::{ended_run::usage, report::layout::escaped};
 

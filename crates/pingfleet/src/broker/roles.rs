@@ -1,9 +1,8 @@
-//! What the logins of a fleet may do on the broker: the least that works. No I/O.
-//!
-//! Source: RabbitMQ's documentation of access control: to publish needs `write` on the exchange, to consume `read` on the
-//! queue, and to declare or delete `configure`.
+//! The logins of a fleet, and the policies of its queues. No I/O.
 
-use pingfleet_broker::{QueueName, RabbitBroker};
+use std::iter;
+
+use pingfleet_broker::{QueueName, RabbitBroker, Role, exactly};
 use serde_json::json;
 
 use super::management::{Permissions, Policy};
@@ -18,78 +17,14 @@ const MAX_RESULT_BYTES: u64 = 8 << 30;
 /// The most characters of a worker's name in its login.
 const MAX_NAME: usize = 64;
 
-/// What a login is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    Producer,
-    Writer,
-    Worker,
-}
-
-impl Role {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Producer => "producer",
-            Self::Writer => "writer",
-            Self::Worker => "worker",
-        }
+/// What the login of a role may do.
+pub(super) fn permissions(role: Role, broker: &RabbitBroker) -> Permissions {
+    let (writes, reads) = (role.writes().iter(), role.reads().iter());
+    Permissions {
+        configure: "^$".to_owned(),
+        write: exactly(writes.map(|queue| broker.exchange_name(*queue))),
+        read: exactly(reads.map(|queue| broker.queue_name(*queue))),
     }
-
-    /// The queues to whose exchanges it publishes, and those that it consumes.
-    fn queues(self) -> (&'static [QueueName], &'static [QueueName]) {
-        match self {
-            Self::Producer => (&[QueueName::WORK], &[]),
-            // It also publishes to learn whether the broker has an alarm.
-            Self::Writer => (
-                &[QueueName::RESULTS, QueueName::DEAD, QueueName::FOREIGN],
-                // `broker foreign` reads what the writer set aside, and returns it.
-                &[
-                    QueueName::RESULTS,
-                    QueueName::DEAD,
-                    QueueName::HEARTBEATS,
-                    QueueName::FOREIGN,
-                ],
-            ),
-            Self::Worker => (
-                &[QueueName::RESULTS, QueueName::HEARTBEATS],
-                &[QueueName::WORK],
-            ),
-        }
-    }
-
-    pub(super) fn permissions(self, broker: &RabbitBroker) -> Permissions {
-        let (writes, reads) = self.queues();
-        let write = writes.iter().map(|queue| broker.exchange_name(*queue));
-        let read = reads.iter().map(|queue| broker.queue_name(*queue));
-        Permissions {
-            configure: "^$".to_owned(),
-            write: any_of(write),
-            read: any_of(read),
-        }
-    }
-}
-
-/// A regular expression for exactly these names.
-fn any_of(names: impl Iterator<Item = String>) -> String {
-    let names: Vec<_> = names.collect();
-    match names.as_slice() {
-        [] => "^$".to_owned(),
-        [name] => exactly(name),
-        names => {
-            let names: Vec<_> = names.iter().map(|name| escaped(name)).collect();
-            format!("^({})$", names.join("|"))
-        }
-    }
-}
-
-/// A regular expression for exactly this name.
-pub(super) fn exactly(name: &str) -> String {
-    format!("^{}$", escaped(name))
-}
-
-/// A name of letters, digits, `-`, `_` and `.`, as a regular expression.
-fn escaped(name: &str) -> String {
-    name.replace('.', r"\.")
 }
 
 /// The logins of the producer and of the writer.
@@ -133,7 +68,7 @@ pub(super) fn worker_login(prefix: &str, name: &str) -> Result<String, String> {
 /// The policies of the virtual host, with their names.
 pub(super) fn policies(broker: &RabbitBroker, prefix: &str) -> [(String, Policy); 1] {
     let policy = Policy {
-        pattern: exactly(&broker.queue_name(QueueName::RESULTS)),
+        pattern: exactly(iter::once(broker.queue_name(QueueName::RESULTS))),
         definition: json!({ "max-length-bytes": MAX_RESULT_BYTES, "overflow": "reject-publish" }),
         apply_to: "queues".to_owned(),
         priority: 0,
@@ -143,31 +78,7 @@ pub(super) fn policies(broker: &RabbitBroker, prefix: &str) -> [(String, Policy)
 
 #[cfg(test)]
 mod tests {
-    use pingfleet_broker::RabbitConfig;
-
     use super::*;
-
-    #[test]
-    fn each_role_may_do_only_its_own() {
-        let broker = RabbitBroker::new(&RabbitConfig::new("amqp://h")).unwrap();
-        let of = |role: Role| {
-            let permissions = role.permissions(&broker);
-            assert_eq!(permissions.configure, "^$");
-            (permissions.write, permissions.read)
-        };
-        assert_eq!(
-            of(Role::Producer),
-            (r"^pingfleet\.x\.work$".to_owned(), "^$".to_owned())
-        );
-        assert_eq!(
-            of(Role::Worker),
-            (
-                r"^(pingfleet\.x\.results|pingfleet\.x\.heartbeats)$".to_owned(),
-                r"^pingfleet\.work$".to_owned()
-            )
-        );
-        assert!(!of(Role::Writer).0.contains("work"));
-    }
 
     #[test]
     fn a_workers_login_has_a_plain_name() {
