@@ -597,10 +597,21 @@ fn a_worker_is_removed_in_the_middle_of_a_run() -> Result<()> {
     let _writer = start("consumer-writer", "writer", &["--db", "fleet.db"])?;
     let mut one = start("ping-worker", "worker-one", &["--name", "one"])?;
     let _two = start("ping-worker", "worker-two", &["--name", "two"])?;
+    // Or the first one might be done before the other begins.
+    until("both workers are ready", || {
+        let logs = ["worker-one.log", "worker-two.log"];
+        let logs = logs.map(|log| fs::read_to_string(site.dir.path(log)));
+        Ok(logs
+            .iter()
+            .flatten()
+            .filter(|log| log.contains("worker ready"))
+            .count()
+            == 2)
+    })?;
     let targets = [
         "127.0.0.0/22",
         "--rate",
-        "150",
+        "100",
         "--chunk-size",
         "5",
         "--db",
