@@ -177,17 +177,7 @@ impl TestDir {
         arguments: &[&str],
         log: &str,
     ) -> anyhow::Result<Started> {
-        let mut wrapped = Command::new("setpriv");
-        wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
-        let mut call = self.prepare(wrapped, program, arguments);
-        let child = call
-            .command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(self.path(log))?)
-            .spawn()
-            .with_context(|| format!("cannot start {}", call.name))?;
-        Ok(Started(child))
+        self.start_logged(program, arguments, log, |_| {})
     }
 
     /// The same with the broker and the login of a settings file.
@@ -198,12 +188,25 @@ impl TestDir {
         arguments: &[&str],
         log: &str,
     ) -> anyhow::Result<Started> {
+        let arguments = [&["--config", file], arguments].concat();
+        self.start_logged(program, &arguments, log, |command| {
+            command.env_remove("PINGFLEET_BROKER__URL");
+        })
+    }
+
+    fn start_logged(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        log: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> anyhow::Result<Started> {
         let mut wrapped = Command::new("setpriv");
         wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
-        let mut call = self.prepare(wrapped, program, &[&["--config", file], arguments].concat());
+        let mut call = self.prepare(wrapped, program, arguments);
+        change(&mut call.command);
         let child = call
             .command
-            .env_remove("PINGFLEET_BROKER__URL")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.path(log))?)
