@@ -3,6 +3,8 @@
 //!
 //! One binary, because its allocator counts what a decoder takes.
 
+mod any_bytes;
+mod corpus;
 mod golden;
 mod hostile;
 mod memory;
