@@ -8,6 +8,9 @@
 //! Each thread has one `engine` for each socket, and a socket for each egress and next hop. Tasks of the thread drive the
 //! engines, so the prober must run in a [`LocalSet`](tokio::task::LocalSet).
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod any_bytes;
 mod clocks;
 mod driver;
 mod engine;

@@ -1,6 +1,8 @@
 //! What the engine knows about this machine's network: where a message goes first, which link outages may have cost an
 //! answer, and which addresses are our own. All of it concerns the network namespace of the calling thread.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod any_bytes;
 mod gateways;
 mod interface;
 mod link_watch;

@@ -45,7 +45,7 @@ const SO_MEMINFO: libc::c_int = 55;
 const MEMINFO_VALUES: usize = 9;
 
 /// The kind of a stamp that was taken when the driver got the message (`linux/errqueue.h`), which libc does not have.
-const SCM_TSTAMP_SND: u32 = 0;
+pub(super) const SCM_TSTAMP_SND: u32 = 0;
 
 /// Registers a socket with the current runtime, for incoming messages and errors.
 pub(super) fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
@@ -363,8 +363,24 @@ impl ErrorQueue {
         )?;
         let quoted = message.iovs().next().unwrap_or_default();
         let to = message.address.as_ref().and_then(address);
+        let controls = message.cmsgs().into_iter().flatten();
+        if let Some(queued) = Queued::from_controls(quoted, to, controls) {
+            take(queued);
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Queued<'a> {
+    /// What an entry of the error queue says: its control messages, the message that it quotes, and the destination of that.
+    /// `None` for anything else than an error that came by ICMP, or a stamp.
+    pub(super) fn from_controls(
+        quoted: &'a [u8],
+        to: Option<SocketAddr>,
+        controls: impl Iterator<Item = ControlMessageOwned>,
+    ) -> Option<Self> {
         let (mut error, mut stamp, mut key) = (None, None, None);
-        for control in message.cmsgs().into_iter().flatten() {
+        for control in controls {
             let (entry, reporter) = match control {
                 ControlMessageOwned::ScmTimestampns(at) => {
                     stamp = Some(Duration::from(at));
@@ -391,17 +407,16 @@ impl ErrorQueue {
             }
         }
         if let (Some(to), Some((error, reporter))) = (to, error) {
-            take(Queued::Error(NetworkError {
+            return Some(Self::Error(NetworkError {
                 quoted,
                 to,
                 icmp_type: error.ee_type,
                 code: error.ee_code,
                 reporter,
             }));
-        } else if let (Some(key), Some(left)) = (key, stamp) {
-            take(Queued::Stamp(SendStamp { key, left }));
         }
-        Ok(())
+        let (key, left) = key.zip(stamp)?;
+        Some(Self::Stamp(SendStamp { key, left }))
     }
 }
 

@@ -167,7 +167,7 @@ fn take_reports(
 }
 
 /// The interface, the address and the state of an entry.
-fn read_entry(payload: &[u8]) -> Option<(u32, IpAddr, u16)> {
+pub(super) fn read_entry(payload: &[u8]) -> Option<(u32, IpAddr, u16)> {
     let header = NeighbourHeader::parse(payload).ok()?;
     let attributes = payload.get(header.buffer_len()..)?;
     let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
@@ -185,7 +185,7 @@ fn read_entry(payload: &[u8]) -> Option<(u32, IpAddr, u16)> {
 mod tests {
     use std::time::Duration;
 
-    use super::{super::netlink::tests::messages, *};
+    use super::*;
 
     #[test]
     fn a_gateway_is_lost_while_it_is_unresolved_and_until_it_is_known_again() {
@@ -229,7 +229,7 @@ mod tests {
         for address in ["192.0.2.7", "fe80::7"] {
             let address: IpAddr = address.parse().unwrap();
             let bytes = question(address, 41);
-            let (_, payload) = messages(&bytes).next().unwrap();
+            let (_, payload) = Messages::new(&bytes).next().unwrap();
             assert_eq!(read_entry(payload), Some((41, address, libc::NUD_NONE)));
             assert_eq!(read_entry(&payload[..14]), None);
         }

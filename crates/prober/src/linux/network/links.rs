@@ -98,7 +98,7 @@ fn every_link() -> Vec<u8> {
 impl LinkEvents {
     /// Reads what one call has received: one message or several. Only the needed attributes are decoded, so that an
     /// attribute of a newer kernel makes no message unreadable.
-    fn take(&mut self, mut messages: Messages<'_>) {
+    pub(super) fn take(&mut self, mut messages: Messages<'_>) {
         for (kind, payload) in &mut messages {
             match kind {
                 libc::RTM_NEWLINK => self.links.extend(read_link(payload)),
@@ -156,10 +156,7 @@ fn read_link(payload: &[u8]) -> Option<Link> {
 mod tests {
     use netlink_packet_route::address::AddressMessage;
 
-    use super::{
-        super::netlink::tests::{messages, report as bytes},
-        *,
-    };
+    use super::{super::netlink::tests::report as bytes, *};
 
     fn link_message(index: u32, name: &str, flags: LinkFlags, downs: u32) -> LinkMessage {
         let mut link = LinkMessage::default();
@@ -175,7 +172,7 @@ mod tests {
 
     fn events(bytes: &[u8]) -> LinkEvents {
         let mut events = LinkEvents::default();
-        events.take(messages(bytes));
+        events.take(Messages::new(bytes));
         events
     }
 

@@ -49,7 +49,7 @@ pub(super) struct NeighbourTables(NetlinkSocket);
 
 /// A neighbour with a link address, as the kernel knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Neighbour {
+pub(super) struct Neighbour {
     address: IpAddr,
     link_address: LinkAddress,
     /// Whether the kernel is about to ask whether it can be reached.
@@ -119,14 +119,15 @@ pub(super) fn question(address: IpAddr, interface_index: u32) -> Vec<u8> {
 }
 
 /// Reads the kernel's answer: an entry, or an error.
-fn read_answer(mut messages: Messages<'_>) -> Result<Option<Neighbour>, Errno> {
+pub(super) fn read_answer(mut messages: Messages<'_>) -> Result<Option<Neighbour>, Errno> {
     let (kind, payload) = messages.next().ok_or(Errno::EBADMSG)?;
     if kind == libc::RTM_NEWNEIGH {
         return Ok(read_neighbour(payload));
     }
     // An error begins with the negative errno (`netlink(7)`, `nlmsgerr`).
-    let errno = payload.first_chunk().map(|code| i32::from_ne_bytes(*code));
-    Err(errno.map_or(Errno::EBADMSG, |errno| Errno::from_raw(-errno)))
+    let code = payload.first_chunk().map(|code| i32::from_ne_bytes(*code));
+    let errno = code.and_then(i32::checked_neg);
+    Err(errno.map_or(Errno::EBADMSG, Errno::from_raw))
 }
 
 /// Reads an entry. `None` when the kernel has no link address that a neighbour itself has given.
@@ -166,10 +167,7 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::netlink::tests::{messages, report},
-        *,
-    };
+    use super::{super::netlink::tests::report, *};
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -203,7 +201,7 @@ mod tests {
                 confirmed_before: Duration::from_millis(1500),
             };
             assert_eq!(
-                read_answer(messages(&answer(state))),
+                read_answer(Messages::new(&answer(state))),
                 Ok(Some(expected)),
                 "{state:?}"
             );
@@ -215,7 +213,11 @@ mod tests {
             EntryState::Permanent,
             EntryState::None,
         ] {
-            assert_eq!(read_answer(messages(&answer(state))), Ok(None), "{state:?}");
+            assert_eq!(
+                read_answer(Messages::new(&answer(state))),
+                Ok(None),
+                "{state:?}"
+            );
         }
     }
 
@@ -223,9 +225,21 @@ mod tests {
     fn no_answer_is_read_past_its_end() {
         let whole = answer(EntryState::Reachable);
         for length in 0..whole.len() {
-            let read = read_answer(messages(&whole[..length]));
+            let read = read_answer(Messages::new(&whole[..length]));
             assert!(!matches!(read, Ok(Some(_))), "{length}");
         }
+    }
+
+    #[test]
+    fn an_answer_may_be_an_error() {
+        let error = |code: i32| {
+            let head = [20_u32, u32::from(libc::NLMSG_ERROR as u16), 0, 0].map(u32::to_ne_bytes);
+            [head.as_flattened(), &code.to_ne_bytes()].concat()
+        };
+        let read = |code| read_answer(Messages::new(&error(code)));
+        assert_eq!(read(-libc::ENOENT), Err(Errno::ENOENT));
+        // It has no positive counterpart.
+        assert_eq!(read(i32::MIN), Err(Errno::EBADMSG));
     }
 
     #[test]

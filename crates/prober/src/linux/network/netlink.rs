@@ -71,7 +71,7 @@ impl NetlinkSocket {
     pub(super) fn receive(&self, take: impl FnOnce(Messages<'_>)) -> Result<(), Errno> {
         let mut bytes = [0; MAX_RECEIVE_BYTES];
         let length = recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty())?;
-        take(Messages(&bytes[..length]));
+        take(Messages::new(&bytes[..length]));
         Ok(())
     }
 }
@@ -94,7 +94,12 @@ fn bytes(mut message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<u8> {
 #[derive(Debug)]
 pub(super) struct Messages<'a>(&'a [u8]);
 
-impl Messages<'_> {
+impl<'a> Messages<'a> {
+    /// The messages in the bytes of one receipt.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     /// Whether something is left that is no whole message.
     pub(super) fn is_cut_short(&self) -> bool {
         !self.0.is_empty()
@@ -121,10 +126,5 @@ pub(super) mod tests {
         let mut bytes = bytes(NetlinkMessage::from(message));
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
         bytes
-    }
-
-    /// The messages in these bytes.
-    pub(in super::super) fn messages(bytes: &[u8]) -> Messages<'_> {
-        Messages(bytes)
     }
 }

@@ -118,7 +118,7 @@ impl TableFormat {
     }
 
     /// Reads a line. `None` for the heading.
-    fn parse<'a>(&self, line: &'a str) -> Option<Line<'a>> {
+    pub(super) fn parse<'a>(&self, line: &'a str) -> Option<Line<'a>> {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
         let flags = u32::from_str_radix(fields.get(self.flags)?, 16).ok()?;
         let (network, _) = host((self.address)(fields.get(self.destination)?)?);
