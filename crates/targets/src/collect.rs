@@ -20,7 +20,7 @@ use pingfleet_wire::Family;
 use crate::{
     address_range::AddressRange,
     error::TargetsError,
-    limits::MAX_LABELLED_ADDRESSES,
+    limits::{MAX_LABELLED_ADDRESSES, MemoryLimits},
     line_counts::LineClass,
     parse::{BadTargetReason, ParsedTarget, TargetSpec},
     probeable::{check_address, check_range},
@@ -37,6 +37,9 @@ use text_spool::{TextKind, TextSpool};
 pub(crate) struct CollectOptions {
     pub(crate) family: Family,
     pub(crate) all_addresses: bool,
+    /// More targets need `--yes`.
+    pub(crate) most_targets: u64,
+    pub(crate) limits: MemoryLimits,
 }
 
 /// The targets so far.
@@ -113,6 +116,7 @@ impl Collector {
     ) -> Result<LineClass, CollectError> {
         let (listed, excluded) = (self.list.count(), self.counts.excluded);
         self.add_target(target, labels)?;
+        self.check_size().map_err(CollectError::Fatal)?;
         Ok(if self.list.count() > listed {
             LineClass::Target
         } else if self.counts.excluded > excluded {
@@ -120,6 +124,27 @@ impl Collector {
         } else {
             LineClass::Duplicate
         })
+    }
+
+    /// Stops the reading of a list that is too long, before it fills the memory.
+    fn check_size(&self) -> Result<(), TargetsError> {
+        let limits = self.options.limits;
+        let count = self.list.count();
+        if count > self.options.most_targets {
+            return Err(TargetsError::NeedsYes { count });
+        }
+        if self.names.len() > limits.names {
+            return Err(TargetsError::TooManyNames);
+        }
+        let pieces = [
+            self.addresses.ranges(),
+            self.list.segments(),
+            self.spool.count(),
+        ];
+        if pieces.into_iter().any(|pieces| pieces > limits.pieces) {
+            return Err(TargetsError::TooManyPieces);
+        }
+        Ok(())
     }
 
     fn add_target(

@@ -84,6 +84,11 @@ impl<A: AddressBits, V: Copy + PartialEq> DisjointRanges<A, V> {
         self.ranges.insert(first, (last, value));
     }
 
+    /// How many ranges there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
     /// The value of an address.
     pub(crate) fn get(&self, address: A) -> Option<V> {
         let (_, (end, value)) = self.ranges.range(..=address).next_back()?;

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     bad_targets::BadTargets,
-    limits::{MAX_TARGETS, MAX_WITHOUT_YES},
+    limits::{MAX_TARGETS, MAX_WITHOUT_YES, MEMORY_LIMITS},
     line_counts::LineCounts,
     parse::BadTargetReason,
 };
@@ -53,9 +53,9 @@ pub enum TargetsError {
         lines: Option<LineCounts>,
     },
     /// There are so many targets that it may be a mistake.
-    #[error("{count} targets: more than {MAX_WITHOUT_YES} need --yes")]
+    #[error("at least {count} targets: more than {MAX_WITHOUT_YES} need --yes")]
     NeedsYes {
-        /// How many.
+        /// How many there were when reading stopped.
         count: u64,
     },
     /// There are more targets than a plan may have.
@@ -66,6 +66,27 @@ pub enum TargetsError {
         /// How many there were when reading stopped.
         count: u128,
     },
+    /// There are more names than fit into memory.
+    #[error(
+        "more than {} names cannot be planned at once, so split them into several runs",
+        MEMORY_LIMITS.names
+    )]
+    TooManyNames,
+    /// There are more separate addresses than fit into memory.
+    #[error(
+        "more than {} addresses, networks and labels that do not follow each other cannot be planned at once, so \
+         sort them or split them into several runs",
+        MEMORY_LIMITS.pieces
+    )]
+    TooManyPieces,
+    /// A set, such as the excludes, has more members than fit into memory.
+    #[error(
+        "more than {} names, or {} addresses and networks that do not touch, cannot be excluded or matched at once, \
+         so name larger networks",
+        MEMORY_LIMITS.names,
+        MEMORY_LIMITS.pieces
+    )]
+    TooLargeSet,
     /// The temporary file for names and labels cannot be written or read.
     #[error("the temporary file for names and labels cannot be used (TMPDIR says where it is)")]
     TextSpool(#[source] io::Error),

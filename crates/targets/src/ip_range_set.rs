@@ -28,6 +28,12 @@ impl IpRangeSet {
         }
     }
 
+    /// How many ranges there are that do not touch: what the memory follows.
+    #[must_use]
+    pub(crate) fn ranges(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
     /// Whether an address is a member, in time logarithmic to the number of ranges.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -9,11 +9,32 @@ pub(crate) const MAX_COLUMNS: usize = 256;
 /// The most addresses that one line with labels may stand for: the plan stores the labels of each.
 pub(crate) const MAX_LABELLED_ADDRESSES: u128 = 65_536;
 
+/// The longest stretch of a file without a line end, in bytes: more is an endless input, such as a device.
+pub(crate) const MAX_STRETCH_BYTES: u64 = 64 << 20;
+
+/// The most lines of a file, for an endless input that has line ends.
+pub(crate) const MAX_LINES: u64 = 1 << 30;
+
 /// More targets than this need `--yes`: all of an IPv4 /8.
 pub(crate) const MAX_WITHOUT_YES: u64 = 1 << 24;
 
 /// More targets than this are refused.
 pub(crate) const MAX_TARGETS: u64 = 1 << 28;
+
+/// What a list may hold, so that no file fills the memory. All are limits of one list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryLimits {
+    /// The most names, and addresses with a zone.
+    pub(crate) names: usize,
+    /// The most pieces: ranges of addresses that do not follow each other, and texts that are kept.
+    pub(crate) pieces: usize,
+}
+
+/// The limits of every list that a user gives.
+pub(crate) const MEMORY_LIMITS: MemoryLimits = MemoryLimits {
+    names: 1 << 22,
+    pieces: 1 << 24,
+};
 
 /// How many bad targets, and how many notes, are reported in full.
 pub(crate) const MAX_REPORTED: usize = 20;

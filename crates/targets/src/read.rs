@@ -13,7 +13,7 @@ use crate::{
     collect::{CollectError, CollectOptions, Collected, Collector},
     error::TargetsError,
     input::source::TargetSource,
-    limits::MAX_WITHOUT_YES,
+    limits::{MAX_TARGETS, MAX_WITHOUT_YES, MEMORY_LIMITS, MemoryLimits},
     line_counts::{LineClass, LineCounts},
     notes::{Notes, describe},
     parse::{self, ParsedTarget},
@@ -30,12 +30,28 @@ pub fn read(args: &TargetArgs, family: Family, stdin: impl Read) -> Result<Targe
     if inputs.count() + args.targets.iter().filter(|word| *word == "-").count() > 1 {
         return Err(TargetsError::InputTwice);
     }
-    let mut reader = TargetReader::new(stdin, args.format);
+    read_within(args, family, stdin, MEMORY_LIMITS)
+}
+
+/// The same with these limits.
+fn read_within(
+    args: &TargetArgs,
+    family: Family,
+    stdin: impl Read,
+    limits: MemoryLimits,
+) -> Result<Targets, TargetsError> {
+    let mut reader = TargetReader::new(stdin, args.format, limits);
     let excludes = reader.set(&args.exclude, &args.exclude_file)?;
     let exclude_lines = reader.lines.take();
     let options = CollectOptions {
         family,
         all_addresses: args.all_addresses,
+        most_targets: if args.yes {
+            MAX_TARGETS
+        } else {
+            MAX_WITHOUT_YES
+        },
+        limits: reader.limits,
     };
     let collected = reader.list(args, Collector::new(options, excludes))?;
     reader.finish(args, collected, exclude_lines)
@@ -51,7 +67,7 @@ pub fn read_set(
     files: &[PathBuf],
     stdin: impl Read,
 ) -> Result<TargetSet, TargetsError> {
-    TargetReader::new(stdin, None).set(words, files)
+    TargetReader::new(stdin, None, MEMORY_LIMITS).set(words, files)
 }
 
 /// The state of reading everything.
@@ -59,6 +75,7 @@ struct TargetReader<R> {
     /// Standard input, until it is read.
     input: Option<R>,
     format: Option<InputFormat>,
+    limits: MemoryLimits,
     bad: BadTargets,
     notes: Notes,
     /// The lines of all files so far.
@@ -66,10 +83,11 @@ struct TargetReader<R> {
 }
 
 impl<R: Read> TargetReader<R> {
-    fn new(stdin: R, format: Option<InputFormat>) -> Self {
+    fn new(stdin: R, format: Option<InputFormat>, limits: MemoryLimits) -> Self {
         Self {
             input: Some(stdin),
             format,
+            limits,
             bad: BadTargets::default(),
             notes: Notes::default(),
             lines: None,
@@ -79,9 +97,13 @@ impl<R: Read> TargetReader<R> {
     /// Reads a set. No bad word is skipped.
     fn set(&mut self, words: &[String], files: &[PathBuf]) -> Result<TargetSet, TargetsError> {
         let mut set = TargetSet::default();
+        let limits = self.limits;
         let mut insert = |target: ParsedTarget<'_>, _: Option<&str>| {
             let is_in = set.contains_spec(target.spec());
             set.insert(target);
+            if !set.is_within(limits) {
+                return Err(CollectError::Fatal(TargetsError::TooLargeSet));
+            }
             Ok(if is_in {
                 LineClass::Duplicate
             } else {
@@ -141,6 +163,7 @@ impl<R: Read> TargetReader<R> {
             bad,
             notes,
             lines,
+            ..
         } = self;
         if let TargetSource::Word(target) = source {
             let taken = each(target, None);
@@ -210,8 +233,97 @@ impl<R: Read> TargetReader<R> {
                 skipped_bad: targets.skipped_bad(),
                 lines: targets.lines,
             }),
-            count if count > MAX_WITHOUT_YES && !args.yes => Err(TargetsError::NeedsYes { count }),
             _ => Ok(targets),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What reading these lines ends with, within small limits: the number of targets, or the begin of the message.
+    fn count(args: TargetArgs, lines: &str) -> Result<u64, String> {
+        let args = TargetArgs { yes: true, ..args };
+        let limits = MemoryLimits {
+            names: 4,
+            pieces: 6,
+        };
+        let read = read_within(&args, Family::Any, lines.as_bytes(), limits);
+        read.map(|targets| targets.count())
+            .map_err(|error| match error {
+                TargetsError::TooManyNames => "names".to_owned(),
+                TargetsError::TooManyPieces => "pieces".to_owned(),
+                TargetsError::TooLargeSet => "set".to_owned(),
+                other => other.to_string(),
+            })
+    }
+
+    fn listed(lines: &str) -> Result<u64, String> {
+        let args = TargetArgs {
+            hosts: vec!["-".into()],
+            ..TargetArgs::default()
+        };
+        count(args, lines)
+    }
+
+    fn with_excludes(lines: &str) -> Result<u64, String> {
+        let args = TargetArgs {
+            targets: vec!["192.0.2.1".to_owned()],
+            exclude_file: vec!["-".into()],
+            ..TargetArgs::default()
+        };
+        count(args, lines)
+    }
+
+    #[test]
+    fn a_list_is_read_up_to_its_limits_and_no_further() {
+        assert_eq!(listed("a\nb\nc\nd\na\nB\n"), Ok(4));
+        assert_eq!(
+            listed("a\nb\nfe80::1%a\nfe80::1%b\nc\n"),
+            Err("names".to_owned())
+        );
+        let scattered: String = (0..6).map(|n| format!("192.0.2.{}\n", 2 * n + 1)).collect();
+        assert_eq!(listed(&scattered), Ok(6));
+        // Addresses that follow each other, or were mentioned before, are no new piece.
+        assert_eq!(
+            listed(&(scattered.clone() + "192.0.2.1\n192.0.2.12\n")),
+            Ok(7)
+        );
+        assert_eq!(
+            listed(&(scattered.clone() + "192.0.2.77\n")),
+            Err("pieces".to_owned())
+        );
+        // Labels are kept, also those of an address that is listed already.
+        let labelled = "target,site\n".to_owned() + &"192.0.2.1,x\n".repeat(6);
+        assert_eq!(listed(&labelled), Ok(1));
+        assert_eq!(
+            listed(&(labelled + "192.0.2.1,x\n")),
+            Err("pieces".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_set_is_read_up_to_its_limits_and_no_further() {
+        assert_eq!(with_excludes("a\nb\nc\nd\nD\n"), Ok(1));
+        assert_eq!(with_excludes("a\nb\nc\nd\ne\n"), Err("set".to_owned()));
+        let scattered: String = (1..7).map(|n| format!("10.0.{n}.0/25\n")).collect();
+        assert_eq!(with_excludes(&scattered), Ok(1));
+        assert_eq!(
+            with_excludes(&(scattered + "10.0.9.0/25\n")),
+            Err("set".to_owned())
+        );
+    }
+
+    #[test]
+    fn names_of_zones_that_are_excluded_are_bounded_as_well() {
+        let args = TargetArgs {
+            hosts: vec!["-".into()],
+            exclude: vec!["fe80::/10".to_owned()],
+            ..TargetArgs::default()
+        };
+        let zones = |count| -> String { (0..count).map(|n| format!("fe80::1%e{n}\n")).collect() };
+        assert_eq!(count(args.clone(), &(zones(4) + "192.0.2.1\n")), Ok(1));
+        assert_eq!(count(args, &zones(5)), Err("names".to_owned()));
     }
 }

@@ -9,6 +9,7 @@ use pingfleet_wire::Target;
 
 use crate::{
     ip_range_set::IpRangeSet,
+    limits::MemoryLimits,
     parse::{self, ParsedTarget, TargetSpec},
 };
 
@@ -66,6 +67,11 @@ impl TargetSet {
     #[must_use]
     pub fn addresses(&self) -> &IpRangeSet {
         &self.addresses
+    }
+
+    /// Whether the set is within these limits.
+    pub(crate) fn is_within(&self, limits: MemoryLimits) -> bool {
+        self.names.len() <= limits.names && self.addresses.ranges() <= limits.pieces
     }
 
     /// Whether nothing is in the set.

@@ -68,6 +68,11 @@ impl Mentions {
         })
     }
 
+    /// How many ranges of addresses there are that do not touch.
+    pub(crate) fn ranges(&self) -> usize {
+        self.plain.ranges() + self.labelled.ranges()
+    }
+
     /// Labels for addresses that were listed without labels.
     pub(crate) fn late_labels(&self) -> &LateLabels {
         &self.late_labels

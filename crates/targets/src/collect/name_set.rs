@@ -43,6 +43,11 @@ impl NameSet {
         self.excluded.insert(key.to_owned())
     }
 
+    /// How many texts there are.
+    pub(crate) fn len(&self) -> usize {
+        self.texts.len() + self.excluded.len()
+    }
+
     /// Looks a text up by its key.
     pub(crate) fn find(&self, key: &str, spool: &mut TextSpool) -> io::Result<NameLookup> {
         let mut hash = self.state.hash_one(key) as u32;

@@ -174,7 +174,6 @@ impl TargetList {
     }
 
     /// How many segments there are: what the memory follows.
-    #[cfg(test)]
     pub(crate) fn segments(&self) -> usize {
         self.segments.len()
     }

@@ -111,6 +111,11 @@ impl TextSpool {
         }
     }
 
+    /// How many texts there are.
+    pub(crate) fn count(&self) -> usize {
+        self.locations.len()
+    }
+
     /// Adds a text. A word has no line breaks.
     pub(crate) fn add(
         &mut self,

@@ -6,7 +6,10 @@ use std::{
     str,
 };
 
-use crate::{limits::MAX_LINE_BYTES, parse::BadTargetReason};
+use crate::{
+    limits::{MAX_LINE_BYTES, MAX_LINES, MAX_STRETCH_BYTES},
+    parse::BadTargetReason,
+};
 
 /// What a line is in every kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,9 @@ impl<R: BufRead> LineReader<R> {
             return Ok(false);
         }
         self.number += 1;
+        if self.number > MAX_LINES {
+            return Err(endless(format!("it has more than {MAX_LINES} lines")));
+        }
         self.text.clear();
         self.complete = false;
         self.end = b"";
@@ -74,11 +80,19 @@ impl<R: BufRead> LineReader<R> {
 
     /// Reads the rest of a line that is too long to be held, in pieces.
     pub(crate) fn rest(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut passed = 0;
         while !self.complete {
             let buffer = filled(&mut self.input)?;
             let end = line_end(buffer);
             let part = end.unwrap_or(buffer.len());
             let at_end = end.is_some() || buffer.is_empty();
+            passed += part as u64;
+            if passed > MAX_STRETCH_BYTES {
+                let line = self.number;
+                return Err(endless(format!(
+                    "line {line} is longer than {MAX_STRETCH_BYTES} bytes"
+                )));
+            }
             if part > 0 {
                 each(&buffer[..part]);
             }
@@ -159,6 +173,14 @@ impl<R: BufRead> LineReader<R> {
     }
 }
 
+/// An input that is no list of targets, and may have no end.
+fn endless(why: String) -> io::Error {
+    io::Error::new(
+        ErrorKind::InvalidData,
+        why + ", so it is no list of targets",
+    )
+}
+
 fn line_end(buffer: &[u8]) -> Option<usize> {
     buffer.iter().position(|byte| matches!(byte, b'\n' | b'\r'))
 }
@@ -234,10 +256,33 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_not_held() {
-        let input = BufReader::new(io::repeat(b'x').take(50_000_000));
-        let mut lines = LineReader::new(input, false);
-        assert!(lines.next().unwrap() && !lines.next().unwrap());
-        assert!(lines.text.capacity() < 4 * MAX_LINE_BYTES);
+    fn a_long_line_is_not_held_and_an_endless_one_is_an_error() {
+        let after = |length| {
+            let input = BufReader::new(io::repeat(0).take(length));
+            let mut lines = LineReader::new(input, false);
+            assert!(lines.next().unwrap());
+            let next = lines.next();
+            assert!(lines.text.capacity() < 4 * MAX_LINE_BYTES);
+            next
+        };
+        assert!(!after(MAX_STRETCH_BYTES).unwrap());
+        let error = after(u64::MAX).unwrap_err().to_string();
+        assert!(
+            error.starts_with("line 1 is longer than 67108864 bytes"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_input_without_an_end_is_an_error_although_it_has_lines() {
+        let mut lines = LineReader::new(&b"a\nb\nc\n"[..], false);
+        lines.number = MAX_LINES - 2;
+        // The control: the last lines that are read.
+        assert!(lines.next().unwrap() && lines.next().unwrap());
+        let error = lines.next().unwrap_err().to_string();
+        assert!(
+            error.starts_with("it has more than 1073741824 lines"),
+            "{error}"
+        );
     }
 }
