@@ -44,7 +44,7 @@ impl CommonArgs {
             (false, _) => Verbosity::Trace,
         };
         if let Err(why) = logging::start(verbosity, layers.get(&keys::LOG_FORMAT)) {
-            layers.problem(format!("{}: {why}", logging::FILTER_VARIABLE));
+            layers.problem(&format!("{}: {why}", logging::FILTER_VARIABLE));
         }
         layers
     }
@@ -65,7 +65,7 @@ impl DatabaseArgs {
         match &self.db {
             Some(path) => {
                 if let Err(why) = check_database_path(path) {
-                    layers.problem(format!("--db: {why}"));
+                    layers.problem(&format!("--db: {why}"));
                 }
                 path.clone()
             }

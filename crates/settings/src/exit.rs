@@ -118,9 +118,25 @@ pub fn printed(written: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
+/// Hides the memory and the environment of this process, which may have passwords, from other processes of its user but
+/// root, and keeps them out of core files (`prctl(2)`, `PR_SET_DUMPABLE`). A program that this one starts is not hidden.
+#[cfg(target_os = "linux")]
+fn hide_memory() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 /// Parses the arguments and runs the program. Usage errors exit with 3 instead of clap's 2, which means bad targets
 /// here. A failure is printed to standard error as one message.
 pub fn main_with<A: Parser>(body: impl FnOnce(&A) -> Result<Exit, Failure>) -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = hide_memory() {
+        // If standard error is closed, nobody can read the message.
+        drop(writeln!(
+            io::stderr(),
+            "warning: other processes of this user can read the memory of this one, with its passwords: {error}"
+        ));
+    }
     let arguments = match A::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -9,19 +9,19 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
-    fmt, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use config::{
     Config, ConfigBuilder, Environment, File, FileFormat, Value, ValueKind, builder::DefaultState,
 };
-use thiserror::Error;
 
 use crate::{
     flags::Flags,
     key::{AnyKey, Fixed, Key, Unset, variable},
     keys,
+    problems::{SettingsError, one_line},
     shell::flag_with_value,
     text::read_text,
 };
@@ -34,25 +34,6 @@ const VARIABLE_PREFIX: &str = "pingfleet_";
 
 /// The origin that `config` gives to values of the environment.
 const ENVIRONMENT: &str = "the environment";
-
-/// Everything that is wrong with the settings.
-#[derive(Debug, Error)]
-pub struct SettingsError {
-    /// One sentence for each problem.
-    pub problems: Vec<String>,
-}
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [only] = self.problems.as_slice() {
-            return f.write_str(only);
-        }
-        write!(f, "{} problems in the settings:", self.problems.len())?;
-        self.problems
-            .iter()
-            .try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
 
 /// The layers of settings, and the problems found so far.
 pub struct Layers {
@@ -109,6 +90,19 @@ impl Layers {
         layers
     }
 
+    /// Only defaults and this text of a settings file called `name`.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of_text(name: &str, text: &str) -> Self {
+        let mut layers = Self {
+            file: name.to_owned(),
+            ..Self::default()
+        };
+        let file = layers.file_layer(text);
+        layers.builder = layers.builder.add_source(file);
+        layers.build();
+        layers
+    }
+
     /// The flag that names the settings file, behind a space; empty if none was named.
     pub(crate) fn config_flag(&self) -> String {
         let named = self.named_file.as_ref();
@@ -133,11 +127,17 @@ impl Layers {
                 return Config::default();
             }
             Err(error) => {
-                self.problems.push(format!("settings file {name}: {error}"));
+                self.problem(&format!("settings file {name}: {error}"));
                 return Config::default();
             }
         };
-        let file = File::from_str(&text, FileFormat::Toml);
+        self.file_layer(&text)
+    }
+
+    /// The text of the file as a layer. Empty if it is no TOML.
+    fn file_layer(&mut self, text: &str) -> Config {
+        let name = self.file.clone();
+        let file = File::from_str(text, FileFormat::Toml);
         match Config::builder().add_source(file).build() {
             Ok(config) => {
                 self.check_names(&config, |key| format!("{name}: {key}"));
@@ -145,7 +145,7 @@ impl Layers {
             }
             Err(error) => {
                 let why = without_excerpt(&error.to_string());
-                self.problems.push(format!("settings file {name}: {why}"));
+                self.problem(&format!("settings file {name}: {why}"));
                 Config::default()
             }
         }
@@ -171,8 +171,7 @@ impl Layers {
                 let is_typo = |key: &&dyn AnyKey| key.name().replace('.', "_") == rest;
                 if let Some(meant) = keys::all().find(is_typo) {
                     let meant = meant.variable();
-                    self.problems
-                        .push(format!("{name}: write it with two underscores, {meant}"));
+                    self.problem(&format!("{name}: write it with two underscores, {meant}"));
                 }
                 continue;
             }
@@ -180,7 +179,7 @@ impl Layers {
                 Ok(text) => {
                     texts.insert(name, text);
                 }
-                Err(_) => self.problems.push(format!("{name}: not Unicode")),
+                Err(_) => self.problem(&format!("{name}: not Unicode")),
             }
         }
         let environment = Environment::with_prefix("pingfleet")
@@ -203,12 +202,11 @@ impl Layers {
             let place = place(&name);
             let is_known = keys::find(&name).is_some();
             if !name.contains('.') {
-                self.problems
-                    .push(format!("{place} must be in a section, such as [probing]"));
+                self.problem(&format!("{place} must be in a section, such as [probing]"));
             } else if !is_known {
-                self.problems.push(format!("{place}: no such setting"));
+                self.problem(&format!("{place}: no such setting"));
             } else if value.clone().into_string().is_err() {
-                self.problems.push(format!("{place}: not a single value"));
+                self.problem(&format!("{place}: not a single value"));
             }
         }
     }
@@ -267,7 +265,7 @@ impl Layers {
         self.parsed(key, |text| convert((key.parse)(text)?))
     }
 
-    fn parsed<U>(
+    pub(crate) fn parsed<U>(
         &mut self,
         key: &dyn AnyKey,
         parse: impl Fn(&str) -> Result<U, String>,
@@ -276,7 +274,7 @@ impl Layers {
         match parse(&text) {
             Ok(value) => Some(value),
             Err(why) => {
-                self.problems.push(format!("{place}: {why}"));
+                self.problem(&format!("{place}: {why}"));
                 None
             }
         }
@@ -305,8 +303,8 @@ impl Layers {
     }
 
     /// Adds a problem that is not about a single value.
-    pub fn problem(&mut self, problem: String) {
-        self.problems.push(problem);
+    pub fn problem(&mut self, problem: &str) {
+        self.problems.push(one_line(problem));
     }
 
     /// Ends the reading.

@@ -4,6 +4,9 @@
 //! problems are reported at once. Errors and `Debug` output never contain a secret. [`keys`] is the table of all
 //! settings.
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod any_bytes;
 mod args;
 mod exit;
 mod flags;
@@ -13,6 +16,7 @@ pub mod keys;
 mod layers;
 mod logging;
 mod probing;
+mod problems;
 mod runtime;
 mod shell;
 mod stop;
@@ -25,9 +29,10 @@ pub use flags::{
     BrokerArgs, DashboardKeys, Flags, KeyGroup, MetricsKeys, ProbingKeys, WorkerKeys, WriterKeys,
 };
 pub use key::{AnyKey, DefaultValue, Fixed, Flag, Key, Program, Unset};
-pub use layers::{Layers, SettingsError};
+pub use layers::Layers;
 pub use logging::{LogFormat, Verbosity};
 pub use probing::{ProbingArgs, ProbingSettings};
+pub use problems::SettingsError;
 pub use runtime::{FILES_FOR_PROBING, FILES_FOR_QUEUES, open_files_limit, run_async};
 pub use shell::shell_word;
 pub use stop::Stop;

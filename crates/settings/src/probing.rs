@@ -179,7 +179,7 @@ fn check_times(probing: &Probing, layers: &mut Layers) {
         let seconds = |time: Duration| {
             humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
         };
-        layers.problem(format!(
+        layers.problem(&format!(
             "with these settings one target can take {} and its sending {}; the limit is 10 minutes: lower --count, \
              --interval, --timeout, --retries or --backoff, or raise --rate",
             seconds(probing.worst_target()),

@@ -96,7 +96,8 @@ fn exposure(_: &Metadata) -> Option<(&'static str, &'static str)> {
     None
 }
 
-fn decode(bytes: &[u8]) -> io::Result<String> {
+/// The text of these bytes.
+pub(crate) fn decode(bytes: &[u8]) -> io::Result<String> {
     let (text, _, malformed) = UTF_8.decode(bytes);
     if malformed {
         return Err(io::Error::new(
