@@ -34,6 +34,7 @@ mod retry;
 mod rig;
 mod routes;
 mod screens;
+mod secrets;
 mod settings;
 mod sweeping;
 mod targets;

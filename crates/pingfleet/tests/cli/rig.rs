@@ -120,7 +120,8 @@ impl TestDir {
         Ok(self.prepare(wrapped, program, arguments))
     }
 
-    fn for_everybody(&self, program: &str) -> anyhow::Result<PathBuf> {
+    /// A copy of a program that every user can start.
+    pub(crate) fn for_everybody(&self, program: &str) -> anyhow::Result<PathBuf> {
         let copy = self.programs.path().join(program);
         let own = built(program)?;
         if !copy.exists() && fs::hard_link(&own, &copy).is_err() {
@@ -210,6 +211,29 @@ impl TestDir {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.path(log))?)
+            .spawn()
+            .with_context(|| format!("cannot start {}", call.name))?;
+        Ok(Started(child))
+    }
+
+    /// Starts a program with its outputs in the files `PROGRAM.out` and `PROGRAM.log` of this folder. A variable without a
+    /// value counts as not set.
+    pub(crate) fn start_captured(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Started> {
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
+        let mut call = self.prepare(wrapped, program, arguments);
+        let output = |kind: &str| fs::File::create(self.path(&format!("{program}.{kind}")));
+        let child = call
+            .command
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(output("out")?)
+            .stderr(output("log")?)
             .spawn()
             .with_context(|| format!("cannot start {}", call.name))?;
         Ok(Started(child))
