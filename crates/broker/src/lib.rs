@@ -24,7 +24,7 @@ pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey},
     memory::MemoryBroker,
     queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
-    rabbit::{RabbitBroker, RabbitConfig},
+    rabbit::{RabbitBroker, RabbitConfig, TlsFiles},
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };
 
@@ -81,6 +81,25 @@ pub enum BrokerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// TLS, its certificates or the way to log in do not fit the broker, and no connection was open before: final. A
+    /// connection that was open before may be open again when somebody renews a certificate, so its loss is
+    /// [`Self::Unreachable`].
+    #[error("broker {address} cannot be reached")]
+    Tls {
+        /// Host and port, without credentials.
+        address: String,
+        /// What does not fit.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The broker knows no user of the certificate's name: final.
+    #[error("broker {address} refuses the login by the certificate in {certificate}")]
+    CertificateLogin {
+        /// Host and port, without credentials.
+        address: String,
+        /// The file of the certificate.
+        certificate: String,
+    },
     /// The broker refuses the user or the password: final.
     #[error("broker {address} refuses the login of user {user:?}")]
     Login {
@@ -134,7 +153,13 @@ impl BrokerError {
             return Some(problem.advice());
         }
         let advice = match self {
-            Self::Unreachable { address, source } => unreachable_advice(address, &**source),
+            Self::Unreachable { address, source } | Self::Tls { address, source } => {
+                unreachable_advice(address, &**source)
+            }
+            Self::CertificateLogin { .. } => {
+                "add a user of the name in it (its subject, or by `ssl_cert_login_from = common_name` its common name): \
+                 rabbitmqctl add_user NAME, and clear_password NAME"
+            }
             Self::Login { .. } => {
                 "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"
             }
@@ -155,7 +180,7 @@ impl BrokerError {
 
     fn connect_problem(&self) -> Option<&ConnectProblem> {
         match self {
-            Self::Unreachable { source, .. } => source.downcast_ref(),
+            Self::Unreachable { source, .. } | Self::Tls { source, .. } => source.downcast_ref(),
             _ => None,
         }
     }
@@ -166,6 +191,8 @@ impl BrokerError {
         match self {
             Self::Unreachable { .. } | Self::NoTopology { .. } | Self::Lost(_) => true,
             Self::Login { .. }
+            | Self::CertificateLogin { .. }
+            | Self::Tls { .. }
             | Self::Forbidden { .. }
             | Self::OtherTopology { .. }
             | Self::Url(_) => false,

@@ -6,7 +6,10 @@ mod consumer;
 mod dead_letter;
 mod endpoint;
 mod error;
+mod mechanisms;
 mod publisher;
+mod stream;
+mod tls;
 mod topology;
 
 use std::{
@@ -24,11 +27,11 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 
-pub use self::endpoint::RabbitConfig;
 use self::{
     connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint, error::Operation,
     publisher::RabbitPublisher,
 };
+pub use self::{endpoint::RabbitConfig, tls::TlsFiles};
 use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName};
 
 /// A RabbitMQ broker, 3.10 or later. It connects when a session is opened, not before.

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-use crate::{Namespace, cleanup::Cleanup, ports::ReservedPort};
+use crate::{CertificateFiles, Namespace, cleanup::Cleanup, ports::ReservedPort};
 
 /// Where Debian and Ubuntu have the scripts themselves; the variable names another folder.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
@@ -26,12 +26,26 @@ const BOOT_TIMEOUT_S: u32 = 120;
 /// How often a quorum queue of these nodes reports its messages. The default of 5 s is too slow for tests.
 pub const QUEUE_TICK: Duration = Duration::from_millis(500);
 
+/// How a node speaks TLS, on a port of its own beside that of plain AMQP.
+#[derive(Debug, Clone)]
+pub struct TlsListener {
+    /// The authority that signs the certificates of clients.
+    pub ca_file: PathBuf,
+    /// The node's own certificate. Its file is read anew for connections that begin later.
+    pub server: CertificateFiles,
+    /// Whether a client without a certificate is refused.
+    pub demands_certificate: bool,
+    /// Whether a client may log in as the user whom its certificate names (SASL EXTERNAL).
+    pub has_external: bool,
+}
+
 /// A running or stopped RabbitMQ node. Dropping it ends the node and removes its data.
 #[derive(Debug)]
 pub struct Rabbit {
     scripts: PathBuf,
     namespace: Option<String>,
     port: ReservedPort,
+    tls: Option<(TlsListener, ReservedPort)>,
     dist_port: ReservedPort,
     /// Of the first node of a cluster.
     _epmd_port: Option<ReservedPort>,
@@ -119,7 +133,15 @@ impl Rabbit {
     /// # Errors
     /// When RabbitMQ is not installed, or does not start; the end of its log is part of the error.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_where(None)
+        Self::start_where(None, None)
+    }
+
+    /// The same with a second port, for TLS.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with_tls(tls: TlsListener) -> anyhow::Result<Self> {
+        Self::start_where(None, Some(tls))
     }
 
     /// The same inside a namespace, on its loopback addresses: only what [`Namespace::command`] runs reaches it.
@@ -127,10 +149,10 @@ impl Rabbit {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_in(namespace: &Namespace) -> anyhow::Result<Self> {
-        Self::start_where(Some(namespace.prober().to_owned()))
+        Self::start_where(Some(namespace.prober().to_owned()), None)
     }
 
-    fn start_where(namespace: Option<String>) -> anyhow::Result<Self> {
+    fn start_where(namespace: Option<String>, tls: Option<TlsListener>) -> anyhow::Result<Self> {
         let scripts = std::env::var_os(SCRIPTS_VARIABLE)
             .map_or_else(|| PathBuf::from(SCRIPTS), PathBuf::from);
         ensure!(
@@ -150,6 +172,10 @@ impl Rabbit {
             namespace,
             cookie: format!("PINGFLEET{}", port.number()),
             port,
+            tls: match tls {
+                Some(tls) => Some((tls, ReservedPort::new()?)),
+                None => None,
+            },
             dist_port: ReservedPort::new()?,
             epmd_port: epmd_port.number(),
             _epmd_port: Some(epmd_port),
@@ -172,6 +198,7 @@ impl Rabbit {
             folder: Folder::new()?,
             namespace: self.namespace.clone(),
             port: ReservedPort::new()?,
+            tls: None,
             dist_port: ReservedPort::new()?,
             _epmd_port: None,
             epmd_port: self.epmd_port,
@@ -207,6 +234,15 @@ impl Rabbit {
     pub fn ipv6_url(&self) -> anyhow::Result<String> {
         ensure!(self.ipv6, "this machine has no IPv6 loopback address");
         Ok(format!("amqp://guest:guest@[::1]:{}/", self.port()))
+    }
+
+    /// The port of AMQP over TLS.
+    ///
+    /// # Errors
+    /// When the node was started without TLS.
+    pub fn tls_port(&self) -> anyhow::Result<u16> {
+        let (_, port) = self.tls.as_ref().context("this node speaks no TLS")?;
+        Ok(port.number())
     }
 
     /// The port of AMQP.
@@ -339,11 +375,22 @@ impl Rabbit {
             vm_memory_high_watermark.relative = 0.8\n\
             log.file.level = info\n"
         );
+        let tls = self
+            .tls
+            .as_ref()
+            .map(|(tls, port)| tls.configuration(port.number()));
+        let configuration = configuration + &tls.unwrap_or_default();
         fs::write(folder.join("rabbitmq.conf"), configuration)?;
         let tick = QUEUE_TICK.as_millis();
         let ticks = format!("[{{rabbit, [{{quorum_tick_interval, {tick}}}]}}].\n");
         fs::write(folder.join("advanced.config"), ticks)?;
-        fs::write(folder.join("plugins"), "[].\n")?;
+        let has_external = matches!(&self.tls, Some((tls, _)) if tls.has_external);
+        let plugins = if has_external {
+            "[rabbitmq_auth_mechanism_ssl].\n"
+        } else {
+            "[].\n"
+        };
+        fs::write(folder.join("plugins"), plugins)?;
         let cookie = folder.join(".erlang.cookie");
         fs::write(&cookie, &self.cookie)?;
         fs::set_permissions(cookie, fs::Permissions::from_mode(0o400))?;
@@ -358,6 +405,31 @@ impl Rabbit {
                 let lines: Vec<_> = text.lines().collect();
                 lines[lines.len().saturating_sub(30)..].join("\n")
             },
+        )
+    }
+}
+
+impl TlsListener {
+    /// Its lines in rabbitmq.conf.
+    fn configuration(&self, port: u16) -> String {
+        let (ca, certificate, key) = (
+            self.ca_file.display(),
+            self.server.certificate.display(),
+            self.server.key.display(),
+        );
+        let external = if self.has_external {
+            "auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n"
+        } else {
+            ""
+        };
+        format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\n\
+            ssl_options.cacertfile = {ca}\n\
+            ssl_options.certfile = {certificate}\n\
+            ssl_options.keyfile = {key}\n\
+            ssl_options.verify = verify_peer\n\
+            ssl_options.fail_if_no_peer_cert = {}\n{external}",
+            self.demands_certificate
         )
     }
 }

@@ -35,4 +35,5 @@ mod screens;
 mod settings;
 mod sweeping;
 mod targets;
+mod tls;
 mod workers;

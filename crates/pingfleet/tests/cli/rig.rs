@@ -177,11 +177,23 @@ impl TestDir {
         arguments: &[&str],
         log: &str,
     ) -> anyhow::Result<Started> {
+        self.start_logged(program, arguments, &[], log)
+    }
+
+    /// The same with more variables.
+    pub(crate) fn start_logged(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+        log: &str,
+    ) -> anyhow::Result<Started> {
         let mut wrapped = Command::new("setpriv");
         wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
         let mut call = self.prepare(wrapped, program, arguments);
         let child = call
             .command
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.path(log))?)
