@@ -171,6 +171,7 @@ async fn drain(
         match Box::pin(session.run(summary, stop)).await? {
             // The last snapshot of the live page has the state before the stop.
             SessionEnd::Stopped => return Ok(()),
+            SessionEnd::ClosedOnRequest => sessions.closed_on_request(),
             SessionEnd::Lost { error, unsettled } => {
                 set_state(summary, WriterState::NoBroker);
                 sessions.lost(error, unsettled, "unsettled deliveries come again")?;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueName};
+use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueName, Reconnects};
 use pingfleet_store::{
     Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Transport, run_span,
 };
@@ -28,6 +28,9 @@ const OTHER_PREFETCH: u16 = 256;
 /// A batch is committed when nothing was added to it for this long: probably it has the last result of a run.
 const QUIET_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Nothing is on its way from the broker when nothing came for this long.
+const QUIET_BEFORE_CANCEL: Duration = Duration::from_millis(250);
+
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -42,6 +45,8 @@ const POLICY_WARNING_INTERVAL: Duration = Duration::from_mins(1);
 pub(crate) enum SessionEnd {
     /// By the stop signal. Everything in hand is committed and acked.
     Stopped,
+    /// By a request for a new session. Everything in hand is committed and acked.
+    ClosedOnRequest,
     /// By a broker error that a new session may fix.
     Lost {
         error: BrokerError,
@@ -72,6 +77,7 @@ pub(crate) struct WriterSession<'a> {
     quiet_at: Option<Instant>,
     foreign: ForeignResults,
     policy_warned: Option<Instant>,
+    reconnects: Reconnects,
 }
 
 impl<'a> WriterSession<'a> {
@@ -80,6 +86,7 @@ impl<'a> WriterSession<'a> {
         db: &'a DatabaseThread,
         settings: &'a WriterSettings,
     ) -> Result<Self, BrokerError> {
+        let reconnects = broker.reconnects();
         broker.ensure(&QUEUES).await?;
         Ok(Self {
             db,
@@ -96,6 +103,7 @@ impl<'a> WriterSession<'a> {
             quiet_at: None,
             foreign: ForeignResults::default(),
             policy_warned: None,
+            reconnects,
         })
     }
 
@@ -105,7 +113,7 @@ impl<'a> WriterSession<'a> {
         stop: &CancellationToken,
     ) -> Result<SessionEnd, WriterError> {
         match self.drain(summary, stop).await {
-            Ok(()) => {
+            Ok(end) => {
                 let Self {
                     results,
                     dead,
@@ -115,7 +123,7 @@ impl<'a> WriterSession<'a> {
                 results.close().await;
                 dead.close().await;
                 heartbeats.close().await;
-                Ok(SessionEnd::Stopped)
+                Ok(end)
             }
             Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost {
                 error,
@@ -129,7 +137,7 @@ impl<'a> WriterSession<'a> {
         &mut self,
         summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
-    ) -> Result<(), WriterError> {
+    ) -> Result<SessionEnd, WriterError> {
         let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // An earlier writer or session may have ended before it closed a large run.
@@ -147,6 +155,9 @@ impl<'a> WriterSession<'a> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = self.reconnects.next() => {
+                    return self.finish_for_a_new_session(summary, stop).await;
+                }
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
                 _ = sign.tick() => {
                     let noted = note_writer_alive(self.db, self.settings.transport, stop);
@@ -170,7 +181,53 @@ impl<'a> WriterSession<'a> {
         self.results.stop().await?;
         self.dead.stop().await?;
         self.heartbeats.stop().await?;
-        self.flush(summary, stop).await
+        self.flush(summary, stop).await?;
+        Ok(SessionEnd::Stopped)
+    }
+
+    /// Takes what the broker has sent, commits and acks it, so that nothing returns to the queues when the session is closed.
+    ///
+    /// A consumer is cancelled only while nothing is on its way to it: when its prefetch is used up, or when nothing came
+    /// for a moment. Nothing is acked until then, because each ack lets the broker send more.
+    async fn finish_for_a_new_session(
+        &mut self,
+        summary: &watch::Sender<WriterSummary>,
+        stop: &CancellationToken,
+    ) -> Result<SessionEnd, WriterError> {
+        let has_room = |unsettled: usize, prefetch: u16| unsettled < usize::from(prefetch);
+        loop {
+            let results = self.batch.results.len() + self.foreign.held;
+            let quiet = tokio::time::sleep(QUIET_BEFORE_CANCEL);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                delivery = self.heartbeats.next(), if has_room(self.batch.heartbeats.len(), OTHER_PREFETCH) => {
+                    self.take(QueueName::HEARTBEATS, delivery?);
+                }
+                delivery = self.dead.next(), if has_room(self.batch.dead.len(), OTHER_PREFETCH) => {
+                    self.take(QueueName::DEAD, delivery?);
+                }
+                delivery = self.results.next(), if has_room(results, RESULTS_PREFETCH) => {
+                    self.take(QueueName::RESULTS, delivery?);
+                }
+                () = quiet => break,
+            }
+        }
+        for delivery in self.results.cancel().await? {
+            self.take(QueueName::RESULTS, delivery);
+        }
+        for delivery in self.dead.cancel().await? {
+            self.take(QueueName::DEAD, delivery);
+        }
+        for delivery in self.heartbeats.cancel().await? {
+            self.take(QueueName::HEARTBEATS, delivery);
+        }
+        self.flush(summary, stop).await?;
+        Ok(if stop.is_cancelled() {
+            SessionEnd::Stopped
+        } else {
+            SessionEnd::ClosedOnRequest
+        })
     }
 
     fn take(&mut self, queue: QueueName, delivery: Delivery) {

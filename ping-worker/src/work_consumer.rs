@@ -4,8 +4,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{
-    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, KeyedMessage, MessageKey as _,
-    QueueName, Sessions,
+    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, DeliveryTag, KeyedMessage,
+    MessageKey as _, QueueName, Reconnects, Sessions,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{
@@ -30,6 +30,10 @@ use crate::{
 /// Draining takes at most this long. Chunks that are not done by then are delivered to another worker.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Before a session is closed on request, nothing is acked, and chunks are taken until the prefetch is used up, at most for
+/// this long. Then no chunk is on its way from the broker: it would return to the queue.
+const MAX_FILLING_TIME: Duration = Duration::from_secs(1);
+
 /// How often the worker checks whether it idles: it has all chunks that its prefetch allows and sent no request since
 /// the last check.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
@@ -53,6 +57,29 @@ struct ProbedChunk {
     key: ChunkKey,
     /// The encoded result.
     result: Result<Vec<u8>, ProbeThreadFailed>,
+}
+
+/// What a session does.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Takes chunks.
+    Taking,
+    /// Takes the chunks that are on their way, and acks none, before it finishes for a new session.
+    Filling { until: Instant },
+    /// Takes none and finishes those in hand, then ends so. The stop signal sets the deadline.
+    Finishing {
+        end: SessionEnd,
+        deadline: Option<Instant>,
+    },
+}
+
+/// How a session ended, if not with an error.
+#[derive(Debug, Clone, Copy)]
+enum SessionEnd {
+    /// By the stop signal; so many chunks are left.
+    Stopped { left: usize },
+    /// By a request for a new session. Everything was acked.
+    ClosedOnRequest,
 }
 
 /// The consuming side of the worker, over all its sessions.
@@ -106,6 +133,7 @@ impl WorkConsumer {
         let mut sessions = Sessions::new("work");
         loop {
             let broker = Arc::clone(&self.broker);
+            let mut reconnects = broker.reconnects();
             let open = || async {
                 broker.ensure(&[QueueName::WORK]).await?;
                 broker.consumer(QueueName::WORK, 1).await
@@ -116,10 +144,14 @@ impl WorkConsumer {
             if self.status.set_connected(true) {
                 tracing::info!(worker = self.settings.name, "worker ready");
             }
-            match self.serve(&mut *consumer, stop).await {
-                Ok(left) => {
+            match self.serve(&mut *consumer, stop, &mut reconnects).await {
+                Ok(SessionEnd::Stopped { left }) => {
                     consumer.close().await;
                     return Ok(left);
+                }
+                Ok(SessionEnd::ClosedOnRequest) => {
+                    consumer.close().await;
+                    sessions.closed_on_request();
                 }
                 // The session ends with the process, and that returns its chunks.
                 Err(_) if self.probe_threads.have_ended() => {
@@ -145,24 +177,39 @@ impl WorkConsumer {
         &mut self,
         consumer: &mut dyn Consumer,
         stop: &CancellationToken,
-    ) -> Result<usize, BrokerError> {
+        reconnects: &mut Reconnects,
+    ) -> Result<SessionEnd, BrokerError> {
         let mut prefetch = Prefetch::slow_start(self.settings.prefetch, self.settings.rate);
         let mut idle = tokio::time::interval(IDLE_CHECK_INTERVAL);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sent = self.probe_threads.requests_sent();
-        let mut deadline: Option<Instant> = None;
+        let mut phase = Phase::Taking;
+        // What is acked at the end of a session that is closed on request.
+        let mut held_back = Vec::new();
         loop {
             self.status
                 .set_in_hand(self.in_hand.taken(), prefetch.size());
-            if deadline.is_some() && self.in_hand.len() == 0 {
-                return Ok(0);
-            }
-            let taking = deadline.is_none();
+            let (taking, filling, deadline) = match phase {
+                Phase::Taking => (true, None, None),
+                Phase::Filling { until } => (false, Some(until), None),
+                Phase::Finishing { end, .. } if self.in_hand.len() == 0 => {
+                    consumer.ack(&held_back).await?;
+                    return Ok(end);
+                }
+                Phase::Finishing { deadline, .. } => (false, None, deadline),
+            };
+            let unacked = self.in_hand.deliveries() + held_back.len();
+            let is_full = unacked >= usize::from(prefetch.size());
             tokio::select! {
                 biased;
-                Some(confirmed) = self.confirmed.recv() => {
-                    self.settle(consumer, confirmed.key, &mut prefetch, taking).await?;
-                }
+                Some(confirmed) = self.confirmed.recv() => match phase {
+                    Phase::Taking | Phase::Finishing { deadline: Some(_), .. } => {
+                        self.settle(consumer, confirmed.key, &mut prefetch, taking).await?;
+                    }
+                    Phase::Filling { .. } | Phase::Finishing { deadline: None, .. } => {
+                        held_back.extend(self.hold_back(confirmed.key));
+                    }
+                },
                 Some(joined) = self.probing.join_next_with_id() => {
                     self.take_result(consumer, joined).await?;
                     // When nothing is probed, all chunks in hand wait for confirms.
@@ -170,15 +217,27 @@ impl WorkConsumer {
                         self.grow(consumer, &mut prefetch).await?;
                     }
                 }
-                () = stop.cancelled(), if taking => {
+                () = stop.cancelled(), if deadline.is_none() => {
                     consumer.stop().await?;
+                    consumer.ack(&std::mem::take(&mut held_back)).await?;
                     self.status.start_draining();
-                    deadline = Some(Instant::now() + DRAIN_TIMEOUT);
+                    phase = Phase::Finishing {
+                        end: SessionEnd::Stopped { left: 0 },
+                        deadline: Some(Instant::now() + DRAIN_TIMEOUT),
+                    };
                     tracing::info!(in_hand = self.in_hand.len(), "draining");
                 }
                 () = until(deadline) => {
-                    tracing::warn!(left = self.in_hand.len(), "draining timed out; the rest goes to another worker");
-                    return Ok(self.in_hand.len());
+                    let left = self.in_hand.len();
+                    tracing::warn!(left, "draining timed out; the rest goes to another worker");
+                    return Ok(SessionEnd::Stopped { left });
+                }
+                () = reconnects.next(), if taking => {
+                    phase = Phase::Filling { until: Instant::now() + MAX_FILLING_TIME };
+                }
+                () = until(filling.map(|until| if is_full { Instant::now() } else { until })) => {
+                    phase = Phase::Finishing { end: SessionEnd::ClosedOnRequest, deadline: None };
+                    self.take_buffered(consumer).await?;
                 }
                 _ = idle.tick(), if taking && prefetch.may_grow(self.in_hand.len()) => {
                     // When nothing was sent since the last check, all chunks in hand wait for answers: to requests, or to
@@ -188,12 +247,22 @@ impl WorkConsumer {
                         self.grow(consumer, &mut prefetch).await?;
                     }
                 }
-                delivery = consumer.next(), if taking => {
+                delivery = consumer.next(), if taking || filling.is_some() => {
                     self.take(consumer, delivery?).await?;
-                    self.raise_if_exclusive(consumer, &mut prefetch).await?;
+                    if taking {
+                        self.raise_if_exclusive(consumer, &mut prefetch).await?;
+                    }
                 }
             }
         }
+    }
+
+    /// Takes no more from the broker than what is here.
+    async fn take_buffered(&mut self, consumer: &mut dyn Consumer) -> Result<(), BrokerError> {
+        for delivery in consumer.cancel().await? {
+            self.take(consumer, delivery).await?;
+        }
+        Ok(())
     }
 
     /// Raises the prefetch because the worker idles, if it may grow.
@@ -351,6 +420,15 @@ impl WorkConsumer {
             consumer.raise_prefetch(wanted).await?;
         }
         Ok(())
+    }
+
+    /// Settles a chunk whose result is stored, and returns the deliveries that are to be acked later.
+    fn hold_back(&mut self, key: ChunkKey) -> Vec<DeliveryTag> {
+        let settled = self.in_hand.settle(&key);
+        settled.map_or_else(Vec::new, |unacked| {
+            self.status.chunk_done();
+            unacked.tags
+        })
     }
 
     /// Returns a chunk that was not probed completely to the queue.

@@ -10,6 +10,7 @@ mod confirmed_publisher;
 mod memory;
 mod queue_name;
 mod rabbit;
+mod reconnects;
 mod sessions;
 mod settings;
 
@@ -25,6 +26,7 @@ pub use self::{
     memory::MemoryBroker,
     queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
     rabbit::{RabbitBroker, RabbitConfig, TlsFiles},
+    reconnects::Reconnects,
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };
 
@@ -178,6 +180,12 @@ impl BrokerError {
         !matches!(self, Self::Unreachable { .. }) || self.connect_problem().is_some()
     }
 
+    /// Whether the broker closed a TLS connection without a reason.
+    fn is_closed_early_over_tls(&self) -> bool {
+        let closed = ConnectProblem::ClosedEarly { is_tls: true };
+        self.connect_problem() == Some(&closed)
+    }
+
     fn connect_problem(&self) -> Option<&ConnectProblem> {
         match self {
             Self::Unreachable { source, .. } | Self::Tls { source, .. } => source.downcast_ref(),
@@ -268,6 +276,11 @@ pub trait Broker: Send + Sync + fmt::Debug {
         let _ = queue;
         Ok(None)
     }
+
+    /// Requests to close the sessions in order and to open new ones. By default there are none.
+    fn reconnects(&self) -> Reconnects {
+        Reconnects::default()
+    }
 }
 
 /// A session for publishing. One task owns it.
@@ -318,6 +331,16 @@ pub trait Consumer: Send {
     /// # Errors
     /// [`BrokerError`]: the session is over.
     async fn stop(&mut self) -> Result<(), BrokerError>;
+
+    /// Stops taking deliveries as [`Self::stop`] does, but returns those that are buffered here: they are settled like those
+    /// of [`Self::next`]. What the broker sends at this moment returns to the queue, unless the prefetch is used up.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: the session is over.
+    async fn cancel(&mut self) -> Result<Vec<Delivery>, BrokerError> {
+        self.stop().await?;
+        Ok(Vec::new())
+    }
 
     /// Closes the connection. What is unsettled returns to the queue.
     async fn close(self: Box<Self>);

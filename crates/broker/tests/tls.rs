@@ -346,15 +346,15 @@ fn listener(
 #[tokio::test]
 async fn nothing_is_ever_sent_in_plain_over_amqps() -> Result<()> {
     // What a broker without TLS answers, a page, a TLS alert (handshake failure), and nothing.
-    let answers: [&[u8]; 4] = [
-        b"AMQP\0\0\x09\x01",
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        b"\x15\x03\x03\0\x02\x02\x28",
-        b"",
+    let answers: [(&[u8], usize); 4] = [
+        (b"AMQP\0\0\x09\x01", 1),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", 1),
+        (b"\x15\x03\x03\0\x02\x02\x28", 1),
+        (b"", 3),
     ];
-    for answer in answers {
+    for (answer, connections) in answers {
         let tries = 2;
-        let (port, accepting) = listener(answer, tries)?;
+        let (port, accepting) = listener(answer, tries * connections)?;
         let url = format!("amqps://user:{SECRET}@localhost:{port}");
         let broker = RabbitBroker::new(&RabbitConfig::new(url))?;
         for _ in 0..tries {

@@ -205,7 +205,7 @@ impl ConnectProblem {
                 "the broker may be starting; if this port expects TLS, write amqps://"
             }
             Self::ClosedEarly { is_tls: true } => {
-                "the broker may be starting; if this port does not speak TLS, write amqp://"
+                "the broker may be starting, or its log says what it refuses; if this port does not speak TLS, write amqp://"
             }
             Self::Limit { command, .. } => {
                 return format!("end other connections, or raise the limit: {command}");

@@ -23,6 +23,11 @@ use crate::{BrokerError, REPLY_TIMEOUT};
 /// How long one try to connect may take, with name resolution, TLS and login.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often a connection is tried that the broker closes right after the handshake of TLS. It does so when it refuses this
+/// program's certificate, and about once in a hundred times before its alert, which has the reason, is on its way (measured
+/// with RabbitMQ 3.10.8).
+const MAX_TLS_TRIES: u32 = 3;
+
 /// How long closing may take. After that the connection is dropped, which also returns what is unsettled.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,6 +52,18 @@ impl RabbitConnection {
 
     /// Opens a connection whose alarms are not logged.
     pub(super) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
+        let mut tries = 1;
+        loop {
+            match Self::try_connect(endpoint).await {
+                Err(error) if tries < MAX_TLS_TRIES && error.is_closed_early_over_tls() => {
+                    tries += 1;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn try_connect(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
         let attempt = Attempt::default();
         let connection = timeout(ATTEMPT_TIMEOUT, attempt.connect(endpoint))
             .await

@@ -180,7 +180,7 @@ impl TestDir {
         self.start_logged(program, arguments, &[], log)
     }
 
-    /// The same with more variables.
+    /// The same with more variables, and as a service: without a terminal.
     pub(crate) fn start_logged(
         &self,
         program: &str,
@@ -188,8 +188,10 @@ impl TestDir {
         environment: &[(&str, String)],
         log: &str,
     ) -> anyhow::Result<Started> {
-        let mut wrapped = Command::new("setpriv");
-        wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
+        let mut wrapped = Command::new("setsid");
+        wrapped
+            .args(["setpriv", "--pdeathsig", "KILL"])
+            .arg(built(program)?);
         let mut call = self.prepare(wrapped, program, arguments);
         let child = call
             .command

@@ -188,22 +188,24 @@ fn wait_for(dir: &TestDir, log: &str, line: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The settings of a user without a password, whom this adds to the node.
+fn user(authority: &TestAuthority, rabbit: &Rabbit, name: &str) -> anyhow::Result<Settings> {
+    rabbit.ctl(&["add_user", name, SECRET])?;
+    rabbit.ctl(&["clear_password", name])?;
+    rabbit.ctl(&["set_permissions", name, ".*", ".*", ".*"])?;
+    Ok(Settings {
+        url: format!("amqps://localhost:{}/%2f", rabbit.tls_port()?),
+        ca: text(authority.ca_file()),
+        client: Some(authority.client(name, Validity::Now)?),
+        auth: "external",
+    })
+}
+
 #[test]
 fn a_run_by_certificates_alone_is_complete() -> anyhow::Result<()> {
     let authority = TestAuthority::new()?;
     let rabbit = node(&authority)?;
-    let port = rabbit.tls_port()?;
-    let settings = |user: &str| -> anyhow::Result<Settings> {
-        rabbit.ctl(&["add_user", user, SECRET])?;
-        rabbit.ctl(&["clear_password", user])?;
-        rabbit.ctl(&["set_permissions", user, ".*", ".*", ".*"])?;
-        Ok(Settings {
-            url: format!("amqps://localhost:{port}/%2f"),
-            ca: text(authority.ca_file()),
-            client: Some(authority.client(user, Validity::Now)?),
-            auth: "external",
-        })
-    };
+    let settings = |name| user(&authority, &rabbit, name);
     let dir = TestDir::new()?;
     let (master, worker) = (settings("master")?, settings("worker")?);
     let (of_master, of_worker) = (master.variables(), worker.variables());
@@ -215,12 +217,92 @@ fn a_run_by_certificates_alone_is_complete() -> anyhow::Result<()> {
         .end(&dir, "producer", &["127.0.0.0/26", "--chunk-size", "4"])?
         .hides(SECRET)
         .ends_with(0);
-    let up = "SELECT count(*) FROM results WHERE status = 'up'";
+    let up = "SELECT count(*) FROM report WHERE status = 'up'";
     let state = dir.sqlite3("pingfleet.db", up).context("rows")?;
-    assert_eq!(state, "64");
+    // Without the addresses of the network and of all its hosts.
+    assert_eq!(state, "62");
     let users = rabbit.ctl(&["list_connections", "user", "ssl", "auth_mechanism"])?;
     assert!(users.contains("worker\ttrue\tEXTERNAL"), "{users}");
     assert!(!users.contains("false"), "{users}");
+    Ok(())
+}
+
+/// How often this line is in a log.
+fn count(dir: &TestDir, log: &str, line: &str) -> anyhow::Result<usize> {
+    Ok(fs::read_to_string(dir.path(log))?.matches(line).count())
+}
+
+/// Starts a run of 4,096 targets at 1,000 a second in chunks of 16, does `disturb` again and again until it ends, and
+/// returns how many results were redelivered and how many were duplicates.
+fn disturbed(
+    dir: &TestDir,
+    master: &Settings,
+    mut disturb: impl FnMut(u32) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
+    let arguments = ["127.0.0.0/20", "--rate", "1000", "--chunk-size", "16"];
+    let mut producer = dir.start_logged("producer", &arguments, &master.variables(), "p.log")?;
+    while producer.is_running()? {
+        std::thread::sleep(Duration::from_millis(700));
+        disturb(producer.pid())?;
+    }
+    let newest = "SELECT state, redelivered, duplicates FROM run_summary ORDER BY run DESC LIMIT 1";
+    dir.sqlite3("pingfleet.db", newest)
+}
+
+#[test]
+fn sighup_renews_the_connections_and_no_chunk_is_delivered_twice() -> anyhow::Result<()> {
+    const CLOSED: &str = "session with the broker closed in order";
+    let authority = TestAuthority::new()?;
+    let rabbit = node(&authority)?;
+    let (master, worker, renewed) = (
+        user(&authority, &rabbit, "master")?,
+        user(&authority, &rabbit, "worker")?,
+        user(&authority, &rabbit, "renewed")?,
+    );
+    let dir = TestDir::new()?;
+    let of_master = master.variables();
+    let writing = dir.start_logged("consumer-writer", &[], &of_master, "writer.log")?;
+    wait_for(&dir, "writer.log", "writer ready")?;
+    let working = dir.start_logged("ping-worker", &[], &worker.variables(), "worker.log")?;
+    wait_for(&dir, "worker.log", "worker ready")?;
+
+    // The worker's certificate becomes one of another user.
+    let (old, new) = (
+        worker.client.context("files")?,
+        renewed.client.context("files")?,
+    );
+    fs::copy(&new.certificate, &old.certificate)?;
+    fs::copy(&new.key, &old.key)?;
+    let summary = disturbed(&dir, &master, |producer| {
+        for pid in [writing.pid(), working.pid(), producer] {
+            // The producer may have ended.
+            let sent = std::process::Command::new("kill")
+                .args(["-HUP", &pid.to_string()])
+                .stderr(std::process::Stdio::null())
+                .status()?;
+            ensure!(sent.success() || pid == producer, "a role has ended");
+        }
+        Ok(())
+    })?;
+    let logs = ["writer.log", "worker.log", "p.log"]
+        .map(|log| fs::read_to_string(dir.path(log)).unwrap_or_default());
+    assert_eq!(summary, "complete|0|0", "{logs:#?}");
+    for log in ["writer.log", "worker.log"] {
+        assert!(count(&dir, log, CLOSED)? >= 2, "{logs:#?}");
+        assert_eq!(count(&dir, log, "WARN")?, 0, "{logs:#?}");
+    }
+    let users = rabbit.ctl(&["list_connections", "user"])?;
+    assert!(
+        users.contains("renewed") && !users.contains("worker"),
+        "{users}"
+    );
+
+    // The control: connections that end without that cost deliveries.
+    let summary = disturbed(&dir, &master, |_| {
+        rabbit.ctl(&["close_all_connections", "a test"]).map(drop)
+    })?;
+    let redelivered = summary.split('|').nth(1).context("a column")?;
+    assert_ne!(redelivered, "0", "{summary}");
     Ok(())
 }
 
