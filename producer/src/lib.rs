@@ -37,7 +37,7 @@ pub use crate::{
     cli::{CheckRoute, NextCommands, conclude, read_targets, read_targets_of_this_machine},
     dry_run::dry_run,
     plan::EarlierTargets,
-    progress::RunProgress,
+    progress::{RunProgress, WorkConsumers},
     progress_bar::{BesideBar, RunProgressBar},
     summary::print_summary,
 };

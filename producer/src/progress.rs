@@ -31,8 +31,20 @@ pub struct RunProgress {
     pub window: u64,
     /// Workers that are alive.
     pub workers: i64,
-    /// Whether somebody consumes the queue of work. Known only while no worker is alive.
-    pub is_work_consumed: bool,
+    /// Whether somebody consumes the queue of work. Asked only while no worker is alive.
+    pub work_consumers: WorkConsumers,
+}
+
+/// Whether the broker has consumers of the queue of work.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum WorkConsumers {
+    /// None, or it was not asked.
+    #[default]
+    None,
+    /// At least one.
+    Some,
+    /// The broker did not answer; why, and what to do about it.
+    NotKnown(String),
 }
 
 impl Default for RunProgress {
@@ -51,7 +63,7 @@ impl Default for RunProgress {
             published: 0,
             window: 0,
             workers: 0,
-            is_work_consumed: false,
+            work_consumers: WorkConsumers::None,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, Write},
+    mem::{self, Discriminant},
     pin::pin,
     time::Duration,
 };
@@ -13,11 +14,12 @@ use pingfleet_store::{RunState, Transport};
 use pingfleet_wire::StatusKind;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{RunProgress, summary::counted};
+use crate::{RunProgress, WorkConsumers, summary::counted};
 
 const TEMPLATE: &str = "{elapsed} {percent:>3}% [{wide_bar}] {pos}/{len} eta {eta} {msg}";
 
-/// After this time without a live worker a warning says how to start one; it is repeated at this interval.
+/// After this time without a live worker a warning says what to do. It is repeated at the interval, and after the first time
+/// when its cause is another.
 const NO_WORKER_WARNING: Duration = Duration::from_secs(10);
 const NO_WORKER_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -72,10 +74,9 @@ impl RunProgressBar {
                     let progress = progress.borrow_and_update().clone();
                     self.show(&progress);
                     if let Some(silent) = warning.is_due(Instant::now(), &progress) {
-                        let is_connected = progress.is_work_consumed;
                         let span = progress.span();
                         self.0.suspend(|| {
-                            span.in_scope(|| warn_without_worker(silent, is_connected));
+                            span.in_scope(|| warn_without_worker(silent, &progress.work_consumers));
                         });
                     }
                 }
@@ -119,26 +120,30 @@ fn message(progress: &RunProgress) -> String {
     parts.join(", ")
 }
 
-fn warn_without_worker(silent: Duration, is_connected: bool) {
-    if is_connected {
-        tracing::warn!(
-            "a worker is connected, and no heartbeat was stored for {} s: `consumer-writer` must run here, and the broker may \
-             have an alarm, see `pingfleet doctor`; the run waits",
-            silent.as_secs()
-        );
-        return;
+fn warn_without_worker(silent: Duration, consumers: &WorkConsumers) {
+    let seconds = silent.as_secs();
+    match consumers {
+        WorkConsumers::NotKnown(reason) => {
+            tracing::warn!(
+                "no worker seen for {seconds} s: {reason}; the run goes on when the broker is back"
+            );
+        }
+        WorkConsumers::Some => tracing::warn!(
+            "a worker is connected, and no heartbeat was stored for {seconds} s: `consumer-writer` must run here, and the \
+             broker may have an alarm, see `pingfleet doctor`; the run waits"
+        ),
+        WorkConsumers::None => tracing::warn!(
+            "no worker seen for {seconds} s: start `ping-worker` on a machine that reaches this broker, and \
+             `consumer-writer` here; the run waits"
+        ),
     }
-    tracing::warn!(
-        "no worker seen for {} s: start `ping-worker` on a machine that reaches this broker, and `consumer-writer` here; \
-         the run waits",
-        silent.as_secs()
-    );
 }
 
 /// When to warn that no worker is alive.
 struct NoWorkerWarning {
     worker_seen: Instant,
-    warned: Option<Instant>,
+    /// When it was warned last, and of what.
+    warned: Option<(Instant, Discriminant<WorkConsumers>)>,
 }
 
 impl NoWorkerWarning {
@@ -158,13 +163,19 @@ impl NoWorkerWarning {
             return None;
         }
         let silent = now.duration_since(self.worker_seen);
-        let is_repeated = self
-            .warned
-            .is_some_and(|warned| now.duration_since(warned) < NO_WORKER_INTERVAL);
+        let cause = mem::discriminant(&progress.work_consumers);
+        let is_repeated = self.warned.is_some_and(|(warned, before)| {
+            let interval = if before == cause {
+                NO_WORKER_INTERVAL
+            } else {
+                NO_WORKER_WARNING
+            };
+            now.duration_since(warned) < interval
+        });
         if silent < NO_WORKER_WARNING || is_repeated {
             return None;
         }
-        self.warned = Some(now);
+        self.warned = Some((now, cause));
         Some(silent)
     }
 }
@@ -226,6 +237,15 @@ mod tests {
             }
         }
         assert_eq!(due, [10, 70, 130]);
+        // The broker is away: another cause.
+        let away = RunProgress {
+            work_consumers: WorkConsumers::NotKnown("away".to_owned()),
+            ..progress.clone()
+        };
+        let later = |seconds| start + Duration::from_secs(seconds);
+        assert!(warning.is_due(later(139), &away).is_none());
+        assert!(warning.is_due(later(140), &away).is_some());
+        assert!(warning.is_due(later(199), &away).is_none());
         // The control: with a worker, or in one process, none is due.
         for quiet in [
             RunProgress {

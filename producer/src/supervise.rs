@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    EndReason, ProducerError, ProducerSettings, RunProgress,
+    EndReason, ProducerError, ProducerSettings, RunProgress, WorkConsumers,
     overdue::OverdueSearch,
     publish::{PublishCount, PublishOrders, publish},
     target_printer::{PrintedChunks, TargetPrinter},
@@ -142,7 +142,7 @@ struct Supervisor<'a> {
     published: Arc<PublishCount>,
     overdue: OverdueSearch<'a>,
     lease_renewed: Instant,
-    is_work_consumed: bool,
+    work_consumers: WorkConsumers,
     consumers_counted: Instant,
 }
 
@@ -200,7 +200,7 @@ impl<'a> Supervisor<'a> {
                 sender.overdue,
             ),
             lease_renewed: now,
-            is_work_consumed: false,
+            work_consumers: WorkConsumers::None,
             consumers_counted: now,
         };
         Ok((supervisor, orders))
@@ -254,13 +254,14 @@ impl<'a> Supervisor<'a> {
         // Nothing else is done meanwhile, so a broker that is silent is not waited for.
         let depth = self.broker.depth(QueueName::WORK);
         let depth = tokio::time::timeout(CONSUMER_COUNT_TIMEOUT, depth).await;
-        self.is_work_consumed = match depth {
-            Ok(Ok(depth)) => depth.consumers > 0,
+        self.work_consumers = match depth {
+            Ok(Ok(depth)) if depth.consumers > 0 => WorkConsumers::Some,
+            Ok(Ok(_)) => WorkConsumers::None,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "cannot count the consumers of the queue of work");
-                false
+                let advice = error.advice().map(|advice| format!("; {advice}"));
+                WorkConsumers::NotKnown(format!("{error}{}", advice.unwrap_or_default()))
             }
-            Err(_) => false,
+            Err(_) => WorkConsumers::NotKnown("the broker does not answer".to_owned()),
         };
         self.consumers_counted = Instant::now();
     }
@@ -310,7 +311,7 @@ impl<'a> Supervisor<'a> {
             published: self.window.in_use(sent),
             window: self.window.size(),
             workers,
-            is_work_consumed: self.is_work_consumed,
+            work_consumers: self.work_consumers.clone(),
         });
     }
 }

@@ -169,10 +169,12 @@ fn run(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
             needs_worker: has_broker && !facts.workers.iter().any(is_live),
         });
     };
-    let took = if run.finished_at.is_some() {
-        "took"
-    } else {
-        "for"
+    let elapsed = duration(run.elapsed_s);
+    let took = match run.state {
+        RunState::Planning | RunState::Running => format!("for {elapsed}"),
+        _ if run.finished_at.is_some() => format!("took {elapsed}"),
+        // Nothing is stored of when its producer ended.
+        _ => format!("{elapsed} ago"),
     };
     draw(&RunPart {
         run,
@@ -181,7 +183,7 @@ fn run(facts: &Facts, clock: &Clock) -> Result<String, PageError> {
             local: clock.second(&run.started_at),
             utc: run.started_at.clone(),
         },
-        took: format!("{took} {}", duration(run.elapsed_s)),
+        took,
         report: run.settled() > 0,
         figures: figures(facts, run),
         statuses: statuses_part(run)?,

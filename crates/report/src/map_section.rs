@@ -152,7 +152,7 @@ fn legend(found: &Maps) -> Vec<LegendItem> {
     let words = |shade: Shade| match shade {
         Shade::NotProbed => "□ not probed: excluded, no target, or to do".to_owned(),
         Shade::Answered if is_address => format!("{} up", sign(StatusKind::Up)),
-        Shade::Answered => format!("{} all answered", sign(StatusKind::Up)),
+        Shade::Answered => format!("{} all that were probed answered", sign(StatusKind::Up)),
         Shade::FewNotUp => "◔ under 10 % not up".to_owned(),
         Shade::ManyNotUp => "◑ 10 % to half not up".to_owned(),
         Shade::Mostly(status) if is_address => format!("{} {}", sign(status), status.name()),

@@ -192,6 +192,11 @@ impl StoredProgress {
         self.last_not_up.drain(..too_many);
     }
 
+    /// Nothing more was committed until now, so many microseconds after the start of the run.
+    pub(crate) fn go_on_until(&mut self, since_start_us: i64) {
+        self.time_bin(since_start_us);
+    }
+
     /// The bin of a commit at this moment. A clock that was set back counts as no time.
     fn time_bin(&mut self, since_start_us: i64) -> &mut (i64, i64) {
         let pause = since_start_us.saturating_sub(self.last_commit_us);
@@ -348,6 +353,17 @@ mod tests {
         let lengths: Vec<_> = timeline.iter().map(|bin| bin.length_s).collect();
         assert_eq!(lengths[..124], [8.0; 124]);
         assert!((lengths[124] - 7.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_timeline_of_a_running_run_ends_now() {
+        let mut progress = committed_at(0..10);
+        progress.go_on_until(60 * SECOND_US);
+        let timeline = progress.detail().timeline;
+        let end = timeline.last().map(|bin| bin.from_s + bin.length_s);
+        assert_eq!(end, Some(61.0));
+        let answered = timeline.iter().filter(|bin| bin.answered > 0).count();
+        assert_eq!(answered, 10);
     }
 
     #[test]

@@ -28,6 +28,24 @@ fn chunks_that_a_policy_expires_are_published_again() -> Result<()> {
     assert_all_up(&deployment, 40)
 }
 
+/// A producer that waits has no session, so no session is lost when the broker goes away.
+#[test]
+fn a_producer_that_waits_without_a_worker_names_the_broker_that_is_away() -> Result<()> {
+    let mut deployment = Deployment::new()?;
+    let mut producer = deployment.start("producer", &["10.0.0.1-10.0.0.40"])?;
+    // The control: the broker is there, and no worker.
+    producer.wait_for_output("start `ping-worker` on a machine that reaches this broker")?;
+    deployment.broker_mut()?.stop()?;
+    producer.wait_for_output("the run goes on when the broker is back")?;
+    let log = producer.output();
+    let warning = log.lines().find(|line| line.contains("broker is back"));
+    ensure!(
+        warning.is_some_and(|line| line.contains("docker-compose up")),
+        "{log}"
+    );
+    Ok(())
+}
+
 #[test]
 fn an_alarm_is_reported_and_no_worker_is_called_absent() -> Result<()> {
     let mut deployment = Deployment::new()?;

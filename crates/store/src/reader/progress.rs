@@ -6,13 +6,13 @@ use super::{
     overview::RunDetail,
     report::{ReportRow, rows_by_key},
 };
-use crate::{Reader, StoreError, progress::StoredProgress};
+use crate::{Reader, RunState, StoreError, progress::StoredProgress, run_summary::summary};
 
 /// How far a run is: what its stored results say so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunProgress {
     /// What a page draws. Other than that of [`Reader::overview_with_detail`], the timeline has the targets by the time
-    /// at which their results were stored, in at most 240 bins; the subnets are shorter than /24 and /64 when there are over
+    /// at which their results were stored, in at most 240 bins, and of a running run it ends now; the subnets are shorter than /24 and /64 when there are over
     /// 4,096 and 1,024; and the addresses are None for more than 4,096.
     pub detail: RunDetail,
     /// The sum of the mean round-trip times of the targets in [`RunDetail::rtt`], in nanoseconds.
@@ -31,9 +31,13 @@ impl Reader {
         self.read(|connection| {
             // A snapshot: the listed targets have rows.
             let snapshot = connection.unchecked_transaction()?;
-            let Some(progress) = stored_progress(&snapshot, run)? else {
+            let Some(mut progress) = stored_progress(&snapshot, run)? else {
                 return Ok(None);
             };
+            let summary = summary(&snapshot, run)?;
+            if summary.state == RunState::Running {
+                progress.go_on_until((summary.elapsed_s * 1_000_000.0) as i64);
+            }
             Ok(Some(RunProgress {
                 last_not_up: rows_by_key(&snapshot, run, &progress.last_not_up())?,
                 rtt_sum_ns: progress.rtt_sum_ns(),

@@ -325,6 +325,37 @@ fn damaged_counters_are_removed_and_the_rows_are_stored() -> Result<()> {
     Ok(())
 }
 
+/// A page shows that nothing was stored lately, and not for ever what was an incomplete run.
+#[test]
+fn the_timeline_ends_now_only_while_the_run_is_running() -> Result<()> {
+    let folder = TempDir::new()?;
+    let path = folder.path().join("fleet.db");
+    let mut store = options(&path).open()?;
+    let targets = (0..2).map(|chunk| vec![target(4 * chunk + 2), target(4 * chunk + 3)]);
+    let (planned, works) = plan_of(&mut store, Transport::Broker, targets.collect())?;
+    store.start_run(planned.run)?;
+    store.apply(Transport::Broker, &[message(&works[0], 0)])?;
+    store.renew_lease(planned.run, None)?;
+    let other = Connection::open(&path)?;
+    other.execute_batch("UPDATE runs SET started_at_us = started_at_us - 90000000")?;
+    let reader = reader(&store)?;
+    let length_s = || {
+        let progress = reader.progress(planned.run)?.context("it has one")?;
+        let last = progress
+            .detail
+            .timeline
+            .last()
+            .map(|bin| bin.from_s + bin.length_s);
+        last.context("it has a timeline")
+    };
+    let running_s = length_s()?;
+    ensure!(running_s >= 90.0, "{running_s} s");
+    store.release_lease(planned.run)?;
+    let incomplete_s = length_s()?;
+    ensure!(incomplete_s < 90.0, "{incomplete_s} s");
+    Ok(())
+}
+
 /// More addresses than there are cells: the prefixes become shorter, and nothing is lost.
 #[test]
 fn many_addresses_are_counted_by_shorter_prefixes() -> Result<()> {
