@@ -31,6 +31,9 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(5);
 /// Nothing is on its way from the broker when nothing came for this long.
 const QUIET_BEFORE_CANCEL: Duration = Duration::from_millis(250);
 
+/// How long a session that is closed on request waits for such a moment. After that a delivery on its way may come again.
+const MAX_WAIT_FOR_QUIET: Duration = Duration::from_secs(2);
+
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -194,10 +197,11 @@ impl<'a> WriterSession<'a> {
         summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, WriterError> {
+        let deadline = Instant::now() + MAX_WAIT_FOR_QUIET;
         let has_room = |unsettled: usize, prefetch: u16| unsettled < usize::from(prefetch);
         loop {
             let results = self.batch.results.len() + self.foreign.held;
-            let quiet = tokio::time::sleep(QUIET_BEFORE_CANCEL);
+            let quiet_at = deadline.min(Instant::now() + QUIET_BEFORE_CANCEL);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -210,7 +214,7 @@ impl<'a> WriterSession<'a> {
                 delivery = self.results.next(), if has_room(results, RESULTS_PREFETCH) => {
                     self.take(QueueName::RESULTS, delivery?);
                 }
-                () = quiet => break,
+                () = tokio::time::sleep_until(quiet_at) => break,
             }
         }
         for delivery in self.results.cancel().await? {

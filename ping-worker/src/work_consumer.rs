@@ -202,14 +202,13 @@ impl WorkConsumer {
             let is_full = unacked >= usize::from(prefetch.size());
             tokio::select! {
                 biased;
-                Some(confirmed) = self.confirmed.recv() => match phase {
-                    Phase::Taking | Phase::Finishing { deadline: Some(_), .. } => {
+                Some(confirmed) = self.confirmed.recv() => {
+                    if taking || deadline.is_some() {
                         self.settle(consumer, confirmed.key, &mut prefetch, taking).await?;
-                    }
-                    Phase::Filling { .. } | Phase::Finishing { deadline: None, .. } => {
+                    } else {
                         held_back.extend(self.hold_back(confirmed.key));
                     }
-                },
+                }
                 Some(joined) = self.probing.join_next_with_id() => {
                     self.take_result(consumer, joined).await?;
                     // When nothing is probed, all chunks in hand wait for confirms.
@@ -218,14 +217,7 @@ impl WorkConsumer {
                     }
                 }
                 () = stop.cancelled(), if deadline.is_none() => {
-                    consumer.stop().await?;
-                    consumer.ack(&std::mem::take(&mut held_back)).await?;
-                    self.status.start_draining();
-                    phase = Phase::Finishing {
-                        end: SessionEnd::Stopped { left: 0 },
-                        deadline: Some(Instant::now() + DRAIN_TIMEOUT),
-                    };
-                    tracing::info!(in_hand = self.in_hand.len(), "draining");
+                    phase = self.drain(consumer, std::mem::take(&mut held_back)).await?;
                 }
                 () = until(deadline) => {
                     let left = self.in_hand.len();
@@ -240,12 +232,7 @@ impl WorkConsumer {
                     self.take_buffered(consumer).await?;
                 }
                 _ = idle.tick(), if taking && prefetch.may_grow(self.in_hand.len()) => {
-                    // When nothing was sent since the last check, all chunks in hand wait for answers: to requests, or to
-                    // as many DNS queries as there may be. More chunks would only use up their time for the latter.
-                    let before = std::mem::replace(&mut sent, self.probe_threads.requests_sent());
-                    if sent == before && !self.probe_threads.is_resolver_at_limit() {
-                        self.grow(consumer, &mut prefetch).await?;
-                    }
+                    self.grow_if_idle(consumer, &mut prefetch, &mut sent).await?;
                 }
                 delivery = consumer.next(), if taking || filling.is_some() => {
                     self.take(consumer, delivery?).await?;
@@ -255,6 +242,37 @@ impl WorkConsumer {
                 }
             }
         }
+    }
+
+    /// Begins to stop: takes nothing new, and acks what was held back.
+    async fn drain(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        held_back: Vec<DeliveryTag>,
+    ) -> Result<Phase, BrokerError> {
+        consumer.stop().await?;
+        consumer.ack(&held_back).await?;
+        self.status.start_draining();
+        tracing::info!(in_hand = self.in_hand.len(), "draining");
+        Ok(Phase::Finishing {
+            end: SessionEnd::Stopped { left: 0 },
+            deadline: Some(Instant::now() + DRAIN_TIMEOUT),
+        })
+    }
+
+    /// Raises the prefetch if nothing was sent since the last check, when it was `sent`: then all chunks in hand wait for
+    /// answers, to requests or to as many DNS queries as there may be. More chunks would only use up their time for the latter.
+    async fn grow_if_idle(
+        &self,
+        consumer: &mut dyn Consumer,
+        prefetch: &mut Prefetch,
+        sent: &mut u64,
+    ) -> Result<(), BrokerError> {
+        let before = std::mem::replace(sent, self.probe_threads.requests_sent());
+        if *sent == before && !self.probe_threads.is_resolver_at_limit() {
+            self.grow(consumer, prefetch).await?;
+        }
+        Ok(())
     }
 
     /// Takes no more from the broker than what is here.

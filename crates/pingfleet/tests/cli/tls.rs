@@ -306,6 +306,32 @@ fn sighup_renews_the_connections_and_no_chunk_is_delivered_twice() -> anyhow::Re
 }
 
 #[test]
+fn sighup_stops_a_worker_with_a_terminal_and_no_other() -> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    // The shell of `script` has a terminal.
+    let line = "script -qec '
+        ping-worker 2> terminal.log & pid=$!
+        until grep -q \"no session with the broker\" terminal.log; do sleep 0.1; done
+        kill -HUP $pid; wait $pid; echo ended with $?' /dev/null";
+    let with_terminal = dir.shell(line)?.ends_with(0);
+    assert!(
+        with_terminal.stdout.contains("ended with 0"),
+        "{with_terminal:#?}"
+    );
+
+    let mut service = dir.start_logged("ping-worker", &[], &[], "service.log")?;
+    wait_for(&dir, "service.log", "no session with the broker")?;
+    let sent = std::process::Command::new("kill")
+        .args(["-HUP", &service.pid().to_string()])
+        .status()?;
+    ensure!(sent.success(), "the worker has ended");
+    wait_for(&dir, "service.log", "SIGHUP: new connections")?;
+    assert!(service.is_running()?);
+    assert_eq!(count(&dir, "service.log", "stopping")?, 0);
+    Ok(())
+}
+
+#[test]
 fn settings_of_tls_that_contradict_each_other_are_reported_together() -> anyhow::Result<()> {
     let authority = TestAuthority::new()?;
     let (first, second) = (
