@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{Broker, BrokerError, Consumer, Delivery, QueueName, Reconnects};
+use pingfleet_broker::{
+    Broker, BrokerError, Consumer, Delivery, DeliveryTag, QueueName, Reconnects,
+};
 use pingfleet_store::{
     Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Transport, run_span,
 };
@@ -28,11 +30,12 @@ const OTHER_PREFETCH: u16 = 256;
 /// A batch is committed when nothing was added to it for this long: probably it has the last result of a run.
 const QUIET_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Nothing is on its way from the broker when nothing came for this long.
-const QUIET_BEFORE_CANCEL: Duration = Duration::from_millis(250);
+/// A session that is closed on request goes on without acks until the prefetch is used up, or until no result came for so
+/// long. Then none is on its way, which would come again: a consumer must not be cancelled before.
+const QUIET_BEFORE_CLOSE: Duration = Duration::from_secs(1);
 
-/// How long a session that is closed on request waits for such a moment. After that a delivery on its way may come again.
-const MAX_WAIT_FOR_QUIET: Duration = Duration::from_secs(2);
+/// After this time it is closed all the same.
+const MAX_TIME_WITHOUT_ACKS: Duration = Duration::from_secs(30);
 
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -81,6 +84,51 @@ pub(crate) struct WriterSession<'a> {
     foreign: ForeignResults,
     policy_warned: Option<Instant>,
     reconnects: Reconnects,
+    /// Set when the session is to be closed on request.
+    last_acks: Option<LastAcks>,
+    /// What is committed and not acked yet.
+    unacked: BatchTags,
+}
+
+/// When a session that is closed on request acks everything and ends.
+struct LastAcks {
+    quiet_at: Instant,
+    latest: Instant,
+}
+
+impl LastAcks {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            quiet_at: now + QUIET_BEFORE_CLOSE,
+            latest: now + MAX_TIME_WITHOUT_ACKS,
+        }
+    }
+
+    /// The time, when the prefetch is used up or not.
+    fn at(&self, is_used_up: bool) -> Instant {
+        if is_used_up {
+            Instant::now()
+        } else {
+            self.quiet_at.min(self.latest)
+        }
+    }
+}
+
+/// Deliveries of the three queues.
+#[derive(Default)]
+struct BatchTags {
+    results: Vec<DeliveryTag>,
+    dead: Vec<DeliveryTag>,
+    heartbeats: Vec<DeliveryTag>,
+}
+
+impl BatchTags {
+    fn append(&mut self, mut other: Self) {
+        self.results.append(&mut other.results);
+        self.dead.append(&mut other.dead);
+        self.heartbeats.append(&mut other.heartbeats);
+    }
 }
 
 impl<'a> WriterSession<'a> {
@@ -107,6 +155,8 @@ impl<'a> WriterSession<'a> {
             foreign: ForeignResults::default(),
             policy_warned: None,
             reconnects,
+            last_acks: None,
+            unacked: BatchTags::default(),
         })
     }
 
@@ -130,7 +180,7 @@ impl<'a> WriterSession<'a> {
             }
             Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost {
                 error,
-                unsettled: self.batch.tags(),
+                unsettled: self.batch.tags() + self.unacked.results.len(),
             }),
             Err(error) => Err(error),
         }
@@ -154,11 +204,15 @@ impl<'a> WriterSession<'a> {
                 self.flush(summary, stop).await?;
             }
             self.look_for_only_foreign()?;
+            let close_at = (self.last_acks.as_ref()).map(|last| last.at(self.is_used_up()));
             let flush_at = [self.flush_at, self.quiet_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = self.reconnects.next() => {
+                () = self.reconnects.next(), if self.last_acks.is_none() => {
+                    self.last_acks = Some(LastAcks::begin());
+                }
+                () = wait_until(close_at) => {
                     return self.finish_for_a_new_session(summary, stop).await;
                 }
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
@@ -184,39 +238,18 @@ impl<'a> WriterSession<'a> {
         self.results.stop().await?;
         self.dead.stop().await?;
         self.heartbeats.stop().await?;
+        self.last_acks = None;
         self.flush(summary, stop).await?;
         Ok(SessionEnd::Stopped)
     }
 
-    /// Takes what the broker has sent, commits and acks it, so that nothing returns to the queues when the session is closed.
-    ///
-    /// A consumer is cancelled only while nothing is on its way to it: when its prefetch is used up, or when nothing came
-    /// for a moment. Nothing is acked until then, because each ack lets the broker send more.
+    /// Takes what the consumers have buffered, and commits and acks all of it, so that nothing returns to the queues when the
+    /// session is closed.
     async fn finish_for_a_new_session(
         &mut self,
         summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, WriterError> {
-        let deadline = Instant::now() + MAX_WAIT_FOR_QUIET;
-        let has_room = |unsettled: usize, prefetch: u16| unsettled < usize::from(prefetch);
-        loop {
-            let results = self.batch.results.len() + self.foreign.held;
-            let quiet_at = deadline.min(Instant::now() + QUIET_BEFORE_CANCEL);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                delivery = self.heartbeats.next(), if has_room(self.batch.heartbeats.len(), OTHER_PREFETCH) => {
-                    self.take(QueueName::HEARTBEATS, delivery?);
-                }
-                delivery = self.dead.next(), if has_room(self.batch.dead.len(), OTHER_PREFETCH) => {
-                    self.take(QueueName::DEAD, delivery?);
-                }
-                delivery = self.results.next(), if has_room(results, RESULTS_PREFETCH) => {
-                    self.take(QueueName::RESULTS, delivery?);
-                }
-                () = tokio::time::sleep_until(quiet_at) => break,
-            }
-        }
         for delivery in self.results.cancel().await? {
             self.take(QueueName::RESULTS, delivery);
         }
@@ -226,18 +259,34 @@ impl<'a> WriterSession<'a> {
         for delivery in self.heartbeats.cancel().await? {
             self.take(QueueName::HEARTBEATS, delivery);
         }
+        self.last_acks = None;
         self.flush(summary, stop).await?;
-        Ok(if stop.is_cancelled() {
-            SessionEnd::Stopped
-        } else {
-            SessionEnd::ClosedOnRequest
-        })
+        Ok(SessionEnd::ClosedOnRequest)
+    }
+
+    /// Acks what is committed, or notes that it is acked later.
+    async fn ack(&mut self, batch: BatchTags) -> Result<(), BrokerError> {
+        self.unacked.append(batch);
+        if self.last_acks.is_some() {
+            return Ok(());
+        }
+        let BatchTags {
+            results,
+            dead,
+            heartbeats,
+        } = std::mem::take(&mut self.unacked);
+        self.results.ack(&results).await?;
+        self.dead.ack(&dead).await?;
+        self.heartbeats.ack(&heartbeats).await
     }
 
     fn take(&mut self, queue: QueueName, delivery: Delivery) {
         match self.batch.take(queue, delivery, self.db.database()) {
             Ok(()) => {
                 if queue == QueueName::RESULTS {
+                    if let Some(last_acks) = &mut self.last_acks {
+                        last_acks.quiet_at = Instant::now() + QUIET_BEFORE_CLOSE;
+                    }
                     self.foreign.any_ours = true;
                     self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
                 }
@@ -254,6 +303,12 @@ impl<'a> WriterSession<'a> {
                 self.foreign.since.get_or_insert_with(Instant::now);
             }
         }
+    }
+
+    /// Whether the broker may deliver no more results before one is acked.
+    fn is_used_up(&self) -> bool {
+        let unacked = self.unacked.results.len() + self.batch.results.len() + self.foreign.held;
+        unacked >= usize::from(RESULTS_PREFETCH)
     }
 
     /// A batch is full when it has enough rows, or half of the prefetch. The other half arrives during the commit.
@@ -340,9 +395,12 @@ impl<'a> WriterSession<'a> {
                 "batch committed"
             );
         }
-        self.results.ack(&batch.results).await?;
-        self.dead.ack(&batch.dead).await?;
-        self.heartbeats.ack(&batch.heartbeats).await?;
+        self.ack(BatchTags {
+            results: batch.results,
+            dead: batch.dead,
+            heartbeats: batch.heartbeats,
+        })
+        .await?;
         if is_large_run_settled {
             watch_database(
                 summary,

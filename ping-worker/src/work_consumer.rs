@@ -30,9 +30,12 @@ use crate::{
 /// Draining takes at most this long. Chunks that are not done by then are delivered to another worker.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Before a session is closed on request, nothing is acked, and chunks are taken until the prefetch is used up, at most for
-/// this long. Then no chunk is on its way from the broker: it would return to the queue.
-const MAX_FILLING_TIME: Duration = Duration::from_secs(1);
+/// A session that is closed on request goes on without acks until the prefetch is used up, or until no chunk came for so
+/// long. Then none is on its way, which would come again: a consumer must not be cancelled before.
+const QUIET_BEFORE_CLOSE: Duration = Duration::from_secs(1);
+
+/// After this time it is closed all the same.
+const MAX_TIME_WITHOUT_ACKS: Duration = Duration::from_secs(30);
 
 /// How often the worker checks whether it idles: it has all chunks that its prefetch allows and sent no request since
 /// the last check.
@@ -64,8 +67,8 @@ struct ProbedChunk {
 enum Phase {
     /// Takes chunks.
     Taking,
-    /// Takes the chunks that are on their way, and acks none, before it finishes for a new session.
-    Filling { until: Instant },
+    /// Takes chunks and acks none, before it finishes for a new session.
+    Filling { quiet_at: Instant, latest: Instant },
     /// Takes none and finishes those in hand, then ends so. The stop signal sets the deadline.
     Finishing {
         end: SessionEnd,
@@ -191,7 +194,7 @@ impl WorkConsumer {
                 .set_in_hand(self.in_hand.taken(), prefetch.size());
             let (taking, filling, deadline) = match phase {
                 Phase::Taking => (true, None, None),
-                Phase::Filling { until } => (false, Some(until), None),
+                Phase::Filling { quiet_at, latest } => (false, Some(quiet_at.min(latest)), None),
                 Phase::Finishing { end, .. } if self.in_hand.len() == 0 => {
                     consumer.ack(&held_back).await?;
                     return Ok(end);
@@ -225,7 +228,11 @@ impl WorkConsumer {
                     return Ok(SessionEnd::Stopped { left });
                 }
                 () = reconnects.next(), if taking => {
-                    phase = Phase::Filling { until: Instant::now() + MAX_FILLING_TIME };
+                    let now = Instant::now();
+                    phase = Phase::Filling {
+                        quiet_at: now + QUIET_BEFORE_CLOSE,
+                        latest: now + MAX_TIME_WITHOUT_ACKS,
+                    };
                 }
                 () = until(filling.map(|until| if is_full { Instant::now() } else { until })) => {
                     phase = Phase::Finishing { end: SessionEnd::ClosedOnRequest, deadline: None };
@@ -236,7 +243,9 @@ impl WorkConsumer {
                 }
                 delivery = consumer.next(), if taking || filling.is_some() => {
                     self.take(consumer, delivery?).await?;
-                    if taking {
+                    if let Phase::Filling { quiet_at, .. } = &mut phase {
+                        *quiet_at = Instant::now() + QUIET_BEFORE_CLOSE;
+                    } else {
                         self.raise_if_exclusive(consumer, &mut prefetch).await?;
                     }
                 }

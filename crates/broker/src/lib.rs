@@ -25,7 +25,7 @@ pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey},
     memory::MemoryBroker,
     queue_name::{Group, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
-    rabbit::{RabbitBroker, RabbitConfig, TlsFiles},
+    rabbit::{BrokerAddress, RabbitBroker, RabbitConfig, TlsFiles},
     reconnects::Reconnects,
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };

@@ -32,7 +32,10 @@ use self::{
     connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint, error::Operation,
     publisher::RabbitPublisher,
 };
-pub use self::{endpoint::RabbitConfig, tls::TlsFiles};
+pub use self::{
+    endpoint::{BrokerAddress, RabbitConfig},
+    tls::TlsFiles,
+};
 use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName, Reconnects};
 
 /// A RabbitMQ broker, 3.10 or later. It connects when a session is opened, not before.
@@ -73,6 +76,35 @@ impl RabbitBroker {
     #[must_use]
     pub fn place(&self) -> String {
         self.endpoint.place()
+    }
+
+    /// Where the broker is, and the login.
+    #[must_use]
+    pub fn address(&self) -> BrokerAddress {
+        self.endpoint.parts()
+    }
+
+    /// The name of a queue on the broker, which is also the routing key that binds it.
+    #[must_use]
+    pub fn queue_name(&self, queue: QueueName) -> String {
+        self.endpoint.queue(queue).to_string()
+    }
+
+    /// The name of the exchange that feeds a queue.
+    #[must_use]
+    pub fn exchange_name(&self, queue: QueueName) -> String {
+        self.endpoint.exchange(queue).to_string()
+    }
+
+    /// Opens a connection and closes it in order, which shows whether the broker accepts the login.
+    ///
+    /// # Errors
+    /// [`BrokerError::Login`], [`BrokerError::Forbidden`] for a virtual host that the user may not use, and any other
+    /// [`BrokerError`].
+    pub async fn login(&self) -> Result<(), BrokerError> {
+        let connection = RabbitConnection::open(&self.endpoint).await?;
+        connection.close().await;
+        Ok(())
     }
 
     /// Declares and binds all queues, whether or not they exist, which repairs a missing binding. What exists already stays

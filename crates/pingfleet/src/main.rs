@@ -86,7 +86,7 @@ enum Command {
     /// Check what sweeps need on this machine, and print a fix for each problem
     #[command(after_help = "Examples:\n  pingfleet doctor\n  pingfleet doctor --db /srv/sweeps.db")]
     Doctor(doctor::DoctorArgs),
-    /// Set up the broker
+    /// Set up the broker, and the logins of those who use it
     #[command(subcommand)]
     Broker(broker::BrokerCommand),
 }
@@ -152,7 +152,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         Command::Prune(args) => prune::prune(args, layers, quiet),
         Command::Doctor(args) => doctor::doctor(args, layers),
-        Command::Broker(broker::BrokerCommand::Init(args)) => broker::init(args, layers, quiet),
+        Command::Broker(command) => broker::run(command, layers, quiet),
     }
 }
 

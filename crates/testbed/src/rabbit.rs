@@ -46,6 +46,8 @@ pub struct Rabbit {
     namespace: Option<String>,
     port: ReservedPort,
     tls: Option<(TlsListener, ReservedPort)>,
+    /// Of the management API, if the node has it.
+    management: Option<ReservedPort>,
     dist_port: ReservedPort,
     /// Of the first node of a cluster.
     _epmd_port: Option<ReservedPort>,
@@ -133,7 +135,7 @@ impl Rabbit {
     /// # Errors
     /// When RabbitMQ is not installed, or does not start; the end of its log is part of the error.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_where(None, None)
+        Self::start_where(None, None, None)
     }
 
     /// The same with a second port, for TLS.
@@ -141,7 +143,15 @@ impl Rabbit {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_with_tls(tls: TlsListener) -> anyhow::Result<Self> {
-        Self::start_where(None, Some(tls))
+        Self::start_where(None, Some(tls), None)
+    }
+
+    /// The same with the management API, at [`Self::management_url`]. It takes some seconds more.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with_management() -> anyhow::Result<Self> {
+        Self::start_where(None, None, Some(ReservedPort::new()?))
     }
 
     /// The same inside a namespace, on its loopback addresses: only what [`Namespace::command`] runs reaches it.
@@ -149,10 +159,14 @@ impl Rabbit {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_in(namespace: &Namespace) -> anyhow::Result<Self> {
-        Self::start_where(Some(namespace.prober().to_owned()), None)
+        Self::start_where(Some(namespace.prober().to_owned()), None, None)
     }
 
-    fn start_where(namespace: Option<String>, tls: Option<TlsListener>) -> anyhow::Result<Self> {
+    fn start_where(
+        namespace: Option<String>,
+        tls: Option<TlsListener>,
+        management: Option<ReservedPort>,
+    ) -> anyhow::Result<Self> {
         let scripts = std::env::var_os(SCRIPTS_VARIABLE)
             .map_or_else(|| PathBuf::from(SCRIPTS), PathBuf::from);
         ensure!(
@@ -176,6 +190,7 @@ impl Rabbit {
                 Some(tls) => Some((tls, ReservedPort::new()?)),
                 None => None,
             },
+            management,
             dist_port: ReservedPort::new()?,
             epmd_port: epmd_port.number(),
             _epmd_port: Some(epmd_port),
@@ -199,6 +214,7 @@ impl Rabbit {
             namespace: self.namespace.clone(),
             port: ReservedPort::new()?,
             tls: None,
+            management: None,
             dist_port: ReservedPort::new()?,
             _epmd_port: None,
             epmd_port: self.epmd_port,
@@ -249,6 +265,16 @@ impl Rabbit {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// Where the management API listens.
+    ///
+    /// # Errors
+    /// When the node was not started with it.
+    pub fn management_url(&self) -> anyhow::Result<String> {
+        let port = self.management.as_ref();
+        let port = port.context("the node has no management API")?.number();
+        Ok(format!("http://127.0.0.1:{port}"))
     }
 
     /// Stops the node in order (SIGTERM) and waits until it is gone. Its data stays.
@@ -368,9 +394,13 @@ impl Rabbit {
         } else {
             String::new()
         };
+        let management = self.management.as_ref().map_or_else(String::new, |port| {
+            let port = port.number();
+            format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n")
+        });
         // Neither a full disk nor a busy machine may block publishers by accident.
         let configuration = format!(
-            "listeners.tcp.1 = 127.0.0.1:{port}\n{ipv6}\
+            "listeners.tcp.1 = 127.0.0.1:{port}\n{ipv6}{management}\
             disk_free_limit.absolute = 1MB\n\
             vm_memory_high_watermark.relative = 0.8\n\
             log.file.level = info\n"
@@ -384,12 +414,14 @@ impl Rabbit {
         let tick = QUEUE_TICK.as_millis();
         let ticks = format!("[{{rabbit, [{{quorum_tick_interval, {tick}}}]}}].\n");
         fs::write(folder.join("advanced.config"), ticks)?;
-        let has_external = matches!(&self.tls, Some((tls, _)) if tls.has_external);
-        let plugins = if has_external {
-            "[rabbitmq_auth_mechanism_ssl].\n"
-        } else {
-            "[].\n"
-        };
+        let mut plugins = Vec::new();
+        if matches!(&self.tls, Some((tls, _)) if tls.has_external) {
+            plugins.push("rabbitmq_auth_mechanism_ssl");
+        }
+        if self.management.is_some() {
+            plugins.push("rabbitmq_management");
+        }
+        let plugins = format!("[{}].\n", plugins.join(","));
         fs::write(folder.join("plugins"), plugins)?;
         let cookie = folder.join(".erlang.cookie");
         fs::write(&cookie, &self.cookie)?;

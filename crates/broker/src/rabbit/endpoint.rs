@@ -126,6 +126,22 @@ impl fmt::Debug for RabbitConfig {
     }
 }
 
+/// Where a broker is, and the login, as its URL has them. It has the password, so it cannot be shown.
+pub struct BrokerAddress {
+    /// Whether the connection is encrypted (`amqps://`).
+    pub is_tls: bool,
+    /// A name, or an address without brackets.
+    pub host: String,
+    /// The port of AMQP.
+    pub port: u16,
+    /// The virtual host.
+    pub vhost: String,
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: String,
+}
+
 /// A checked [`RabbitConfig`].
 pub(super) struct Endpoint {
     pub(super) uri: AMQPUri,
@@ -203,6 +219,18 @@ impl Endpoint {
 
     pub(super) fn is_tls(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
+    }
+
+    pub(super) fn parts(&self) -> BrokerAddress {
+        let authority = &self.uri.authority;
+        BrokerAddress {
+            is_tls: self.uri.scheme == AMQPScheme::AMQPS,
+            host: authority.host.clone(),
+            port: authority.port,
+            vhost: self.uri.vhost.clone(),
+            user: authority.userinfo.username.clone(),
+            password: authority.userinfo.password.clone(),
+        }
     }
 
     /// Host, port and virtual host, for messages.

@@ -2,6 +2,7 @@
 //! that a failure leaves nothing behind.
 
 mod broker;
+mod broker_logins;
 mod changes;
 mod database;
 mod doctor;

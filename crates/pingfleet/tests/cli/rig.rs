@@ -204,6 +204,28 @@ impl TestDir {
         Ok(Started(child))
     }
 
+    /// The same with the broker and the login of a settings file.
+    pub(crate) fn start_with_login(
+        &self,
+        program: &str,
+        file: &str,
+        arguments: &[&str],
+        log: &str,
+    ) -> anyhow::Result<Started> {
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
+        let mut call = self.prepare(wrapped, program, &[&["--config", file], arguments].concat());
+        let child = call
+            .command
+            .env_remove("PINGFLEET_BROKER__URL")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.path(log))?)
+            .spawn()
+            .with_context(|| format!("cannot start {}", call.name))?;
+        Ok(Started(child))
+    }
+
     /// Runs `pingfleet` to its end.
     pub(crate) fn pingfleet(&self, arguments: &[&str]) -> anyhow::Result<Finished> {
         self.call("pingfleet", arguments)?.end()
@@ -327,6 +349,11 @@ impl Started {
 }
 
 impl Started {
+    /// Waits for its end, and returns its exit code.
+    pub(crate) fn wait(&mut self) -> anyhow::Result<Option<i32>> {
+        Ok(self.0.wait()?.code())
+    }
+
     /// Whether it has not ended.
     pub(crate) fn is_running(&mut self) -> anyhow::Result<bool> {
         Ok(self.0.try_wait()?.is_none())
