@@ -153,7 +153,8 @@ impl Administrator {
         let config = RabbitConfig::resolve(&args.broker, &mut layers, "pingfleet");
         layers.finish()?;
         let broker = RabbitBroker::new(&config)?;
-        let management = Management::new(broker.address(), args.management.as_deref());
+        let ca_file = config.tls.ca.as_deref();
+        let management = Management::new(broker.address(), args.management.as_deref(), ca_file);
         let management = management.map_err(|why| usage(format!("--management: {why}")))?;
         if management.is_exposed() {
             tracing::warn!(
