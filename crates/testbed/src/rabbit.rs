@@ -154,6 +154,14 @@ impl Rabbit {
         Self::start_where(None, None, Some(ReservedPort::new()?))
     }
 
+    /// The same with TLS, also for the management API.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with_tls_and_management(tls: TlsListener) -> anyhow::Result<Self> {
+        Self::start_where(None, Some(tls), Some(ReservedPort::new()?))
+    }
+
     /// The same inside a namespace, on its loopback addresses: only what [`Namespace::command`] runs reaches it.
     ///
     /// # Errors
@@ -274,7 +282,11 @@ impl Rabbit {
     pub fn management_url(&self) -> anyhow::Result<String> {
         let port = self.management.as_ref();
         let port = port.context("the node has no management API")?.number();
-        Ok(format!("http://127.0.0.1:{port}"))
+        Ok(if self.tls.is_some() {
+            format!("https://localhost:{port}")
+        } else {
+            format!("http://127.0.0.1:{port}")
+        })
     }
 
     /// Stops the node in order (SIGTERM) and waits until it is gone. Its data stays.
@@ -394,9 +406,13 @@ impl Rabbit {
         } else {
             String::new()
         };
+        let tls = self.tls.as_ref();
         let management = self.management.as_ref().map_or_else(String::new, |port| {
             let port = port.number();
-            format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n")
+            tls.map_or_else(
+                || format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"),
+                |(tls, _)| tls.management(port),
+            )
         });
         // Neither a full disk nor a busy machine may block publishers by accident.
         let configuration = format!(
@@ -405,10 +421,7 @@ impl Rabbit {
             vm_memory_high_watermark.relative = 0.8\n\
             log.file.level = info\n"
         );
-        let tls = self
-            .tls
-            .as_ref()
-            .map(|(tls, port)| tls.configuration(port.number()));
+        let tls = tls.map(|(tls, port)| tls.configuration(port.number()));
         let configuration = configuration + &tls.unwrap_or_default();
         fs::write(folder.join("rabbitmq.conf"), configuration)?;
         let tick = QUEUE_TICK.as_millis();
@@ -442,25 +455,34 @@ impl Rabbit {
 }
 
 impl TlsListener {
-    /// Its lines in rabbitmq.conf.
-    fn configuration(&self, port: u16) -> String {
-        let (ca, certificate, key) = (
+    /// The files of TLS in rabbitmq.conf, as options of `ssl_options` or of the management API.
+    fn files(&self, options: &str) -> String {
+        format!(
+            "{options}.cacertfile = {}\n{options}.certfile = {}\n{options}.keyfile = {}\n",
             self.ca_file.display(),
             self.server.certificate.display(),
             self.server.key.display(),
-        );
+        )
+    }
+
+    /// The lines of the management API in rabbitmq.conf.
+    fn management(&self, port: u16) -> String {
+        let files = self.files("management.ssl");
+        format!("management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {port}\n{files}")
+    }
+
+    /// Its lines in rabbitmq.conf.
+    fn configuration(&self, port: u16) -> String {
         let external = if self.has_external {
             "auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n"
         } else {
             ""
         };
         format!(
-            "listeners.ssl.1 = 127.0.0.1:{port}\n\
-            ssl_options.cacertfile = {ca}\n\
-            ssl_options.certfile = {certificate}\n\
-            ssl_options.keyfile = {key}\n\
+            "listeners.ssl.1 = 127.0.0.1:{port}\n{}\
             ssl_options.verify = verify_peer\n\
             ssl_options.fail_if_no_peer_cert = {}\n{external}",
+            self.files("ssl_options"),
             self.demands_certificate
         )
     }

@@ -148,8 +148,8 @@ pub(super) struct Connection {
 }
 
 impl Management {
-    /// The API of a broker, which by TLS trusts the authorities of `ca_file`: at `url`, or where the plugin listens on the broker's host. A broker with another port than the
-    /// usual one may be one of several, so that is not done for it.
+    /// The API of a broker, which by TLS trusts the authorities of `ca_file`: at `url`, or where the plugin listens on the
+    /// broker's host. A broker with another port than the usual one may be one of several, so that is not done for it.
     ///
     /// # Errors
     /// Why the URL cannot be used.
