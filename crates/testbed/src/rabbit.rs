@@ -333,6 +333,17 @@ impl Rabbit {
         self.ctl(&["purge_queue", queue]).map(drop)
     }
 
+    /// How many messages of all queues were delivered again since the node started.
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub fn redelivered(&self) -> anyhow::Result<u64> {
+        let sum = "maps:fold(fun(_, #{messages_redelivered_total := N}, Sum) -> Sum + N; (_, _, Sum) -> Sum end, \
+                   0, rabbit_global_counters:overview()).";
+        let printed = self.ctl(&["eval", sum])?;
+        printed.trim().parse().context(printed)
+    }
+
     /// Runs `rabbitmqctl` on the node, and returns its output.
     ///
     /// # Errors

@@ -232,14 +232,6 @@ fn count(dir: &TestDir, log: &str, line: &str) -> anyhow::Result<usize> {
     Ok(fs::read_to_string(dir.path(log))?.matches(line).count())
 }
 
-/// How many messages the node has delivered again since it started.
-fn redelivered(rabbit: &Rabbit) -> anyhow::Result<u64> {
-    let sum = "maps:fold(fun(_, #{messages_redelivered_total := N}, Sum) -> Sum + N; (_, _, Sum) -> Sum end, 0, \
-               rabbit_global_counters:overview()).";
-    let printed = rabbit.ctl(&["eval", sum])?;
-    printed.trim().parse().context(printed)
-}
-
 /// Starts a run of 4,096 targets at 1,000 a second in chunks of 4, does `disturb` again and again until it ends, and
 /// returns its state, and how many results were duplicates.
 fn disturbed(
@@ -297,7 +289,7 @@ fn sighup_renews_the_connections_and_no_chunk_is_delivered_twice() -> anyhow::Re
         .map(|log| fs::read_to_string(dir.path(log)).unwrap_or_default());
     assert_eq!(summary, "complete|0", "{logs:#?}");
     // Of no queue.
-    assert_eq!(redelivered(&rabbit)?, 0, "{logs:#?}");
+    assert_eq!(rabbit.redelivered()?, 0, "{logs:#?}");
     // Both closed their sessions while the run went on: it has more chunks than either prefetch.
     let closed_at = logs[0].find(CLOSED).context("no session was closed")?;
     assert!(Some(closed_at) < logs[0].find("run closed"), "{logs:#?}");
@@ -318,12 +310,12 @@ fn sighup_renews_the_connections_and_no_chunk_is_delivered_twice() -> anyhow::Re
 
     // The control: connections that end without that, until it has cost deliveries.
     disturbed(&dir, &master, |_| {
-        if redelivered(&rabbit)? == 0 {
+        if rabbit.redelivered()? == 0 {
             rabbit.ctl(&["close_all_connections", "a test"])?;
         }
         Ok(())
     })?;
-    assert_ne!(redelivered(&rabbit)?, 0);
+    assert_ne!(rabbit.redelivered()?, 0);
     Ok(())
 }
 
