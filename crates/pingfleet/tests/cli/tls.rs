@@ -232,24 +232,6 @@ fn count(dir: &TestDir, log: &str, line: &str) -> anyhow::Result<usize> {
     Ok(fs::read_to_string(dir.path(log))?.matches(line).count())
 }
 
-/// Starts a run of 4,096 targets at 1,000 a second in chunks of 4, does `disturb` again and again until it ends, and
-/// returns its state, and how many results were duplicates.
-fn disturbed(
-    dir: &TestDir,
-    master: &Settings,
-    mut disturb: impl FnMut(u32) -> anyhow::Result<()>,
-) -> anyhow::Result<String> {
-    let arguments = ["127.0.0.0/20", "--rate", "1000", "--chunk-size", "4"];
-    let mut producer =
-        dir.start_as_service("producer", &arguments, &master.variables(), "p.log")?;
-    while producer.is_running()? {
-        std::thread::sleep(Duration::from_millis(700));
-        disturb(producer.pid())?;
-    }
-    let newest = "SELECT state, duplicates FROM run_summary ORDER BY run DESC LIMIT 1";
-    dir.sqlite3("pingfleet.db", newest)
-}
-
 #[test]
 fn sighup_renews_the_connections_and_no_chunk_is_delivered_twice() -> anyhow::Result<()> {
     const CLOSED: &str = "session with the broker closed in order";
@@ -274,23 +256,28 @@ fn sighup_renews_the_connections_and_no_chunk_is_delivered_twice() -> anyhow::Re
     );
     fs::copy(&new.certificate, &old.certificate)?;
     fs::copy(&new.key, &old.key)?;
-    let summary = disturbed(&dir, &master, |producer| {
-        for pid in [writing.pid(), working.pid(), producer] {
+    // More chunks than either prefetch.
+    let targets = ["127.0.0.0/20", "--rate", "1000", "--chunk-size", "4"];
+    let mut producer = dir.start_as_service("producer", &targets, &master.variables(), "p.log")?;
+    while producer.is_running()? {
+        std::thread::sleep(Duration::from_millis(700));
+        for pid in [writing.pid(), working.pid(), producer.pid()] {
             // The producer may have ended.
             let sent = std::process::Command::new("kill")
                 .args(["-HUP", &pid.to_string()])
                 .stderr(std::process::Stdio::null())
                 .status()?;
-            ensure!(sent.success() || pid == producer, "a role has ended");
+            ensure!(sent.success() || pid == producer.pid(), "a role has ended");
         }
-        Ok(())
-    })?;
+    }
+    let newest = "SELECT state, duplicates FROM run_summary ORDER BY run DESC LIMIT 1";
+    let summary = dir.sqlite3("pingfleet.db", newest)?;
     let logs = ["writer.log", "worker.log", "p.log"]
         .map(|log| fs::read_to_string(dir.path(log)).unwrap_or_default());
     assert_eq!(summary, "complete|0", "{logs:#?}");
     // Of no queue.
     assert_eq!(rabbit.redelivered()?, 0, "{logs:#?}");
-    // Both closed their sessions while the run went on: it has more chunks than either prefetch.
+    // Both closed their sessions while the run went on.
     let closed_at = logs[0].find(CLOSED).context("no session was closed")?;
     assert!(Some(closed_at) < logs[0].find("run closed"), "{logs:#?}");
     let of_work = format!("{CLOSED}, a new one follows session=\"work\"");
@@ -308,14 +295,15 @@ fn sighup_renews_the_connections_and_no_chunk_is_delivered_twice() -> anyhow::Re
         ensure!(began.elapsed() < Duration::from_mins(1), "{users}");
     }
 
-    // The control: connections that end without that, until it has cost deliveries.
-    disturbed(&dir, &master, |_| {
-        if rabbit.redelivered()? == 0 {
-            rabbit.ctl(&["close_all_connections", "a test"])?;
-        }
-        Ok(())
-    })?;
-    assert_ne!(rabbit.redelivered()?, 0);
+    // The control: connections that end without that, in a run that goes on for minutes.
+    let slow = ["127.0.0.0/20", "--rate", "20", "--chunk-size", "4"];
+    let mut producer =
+        dir.start_as_service("producer", &slow, &master.variables(), "control.log")?;
+    let began = Instant::now();
+    while rabbit.redelivered()? == 0 {
+        ensure!(producer.is_running()? && began.elapsed() < Duration::from_mins(2));
+        rabbit.ctl(&["close_all_connections", "a test"])?;
+    }
     Ok(())
 }
 
