@@ -62,8 +62,9 @@ async fn write(
     settings: &WriterSettings,
     dashboard: Option<&DashboardSettings>,
 ) -> Result<Exit, Failure> {
-    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::new(broker)?);
+    let stop = Stop::watch_and_reconnect().map_err(|error| Failure::system(&error))?;
+    let broker: Arc<dyn Broker> =
+        Arc::new(RabbitBroker::new(broker)?.with_reconnects(stop.reconnects));
     let db = DatabaseThread::open(database.options(true, true)).await?;
     let _lock = FileLock::writer(db.path())?;
     let server = match dashboard {

@@ -38,4 +38,5 @@ mod secrets;
 mod settings;
 mod sweeping;
 mod targets;
+mod tls;
 mod workers;
