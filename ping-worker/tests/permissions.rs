@@ -45,7 +45,7 @@ fn start_worker(
 ) -> Result<JoinHandle<Result<WorkerSummary, WorkerError>>> {
     rabbit.ctl(&["set_permissions", "worker", "^$", write, read])?;
     let mut config = RabbitConfig::new(rabbit.url().replace("guest:guest@", "worker@"));
-    config.password = Some("pass".to_owned());
+    config.password = Some("pass".into());
     let broker = Arc::new(RabbitBroker::new(&config)?);
     let settings = WorkerSettings {
         name: "restricted".to_owned(),

@@ -3,7 +3,7 @@
 use std::{cell::Cell, path::Path};
 
 use pingfleet_settings::{
-    BrokerArgs, Failure, Layers, keys, read_secret, shell_word, warn_if_exposed,
+    BrokerArgs, Failure, Layers, Secret, keys, read_secret, shell_word, warn_if_exposed,
 };
 use url::Url;
 
@@ -51,7 +51,7 @@ impl RabbitConfig {
         if is_url.get() {
             config
                 .security_problems()
-                .for_each(|why| layers.problem(why));
+                .for_each(|why| layers.problem(&why));
         }
         if let Some(key) = &config.tls.key {
             warn_if_exposed(key, "the private key of broker.cert_file");
@@ -78,11 +78,11 @@ impl RabbitConfig {
 }
 
 /// The first line of a file.
-fn read_password(path: &Path) -> Result<String, String> {
+fn read_password(path: &Path) -> Result<Secret, String> {
     let name = path.display();
     let password = read_secret(path, "the broker's password");
     let password = password.map_err(|error| format!("{name}: {error}"))?;
-    if password.is_empty() {
+    if password.expose().is_empty() {
         return Err(format!("{name} has no password on its first line"));
     }
     Ok(password)

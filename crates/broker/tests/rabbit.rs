@@ -54,7 +54,7 @@ fn user(prefix: &str, configure: &str, write: &str, read: &str) -> Result<Rabbit
     })?;
     let mut config = config(prefix)?;
     config.url = config.url.replace("guest:guest@", &format!("{prefix}@"));
-    config.password = Some("pass-of-a-user".to_owned());
+    config.password = Some("pass-of-a-user".into());
     Ok(config)
 }
 

@@ -185,11 +185,11 @@ async fn a_port_with_or_without_tls_is_named() -> Result<()> {
     let fleet = fleet()?;
     let plain = fleet.rabbit.url().replace("guest:guest", "guest");
     let mut config = RabbitConfig::new(plain);
-    config.password = Some("guest".to_owned());
+    config.password = Some("guest".into());
     connect(&config).await?;
     let tls_port = fleet.rabbit.tls_port()?;
     config.url = format!("amqp://guest@127.0.0.1:{tls_port}");
-    config.password = Some(SECRET.to_owned());
+    config.password = Some(SECRET.into());
     assert_final(
         connect(&config).await,
         &["this port expects TLS", "write amqps://"],

@@ -30,7 +30,7 @@ impl Token {
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let wrong = |why: String| format!("{}: {why}", path.display());
         let line = read_secret(path, "the token").map_err(|error| wrong(error.to_string()))?;
-        let token = line.trim();
+        let token = line.expose().trim();
         if token.chars().count() < MIN_LENGTH {
             return Err(wrong(format!(
                 "its first line has fewer than {MIN_LENGTH} characters; {ADVICE}"

@@ -7,6 +7,9 @@ use std::{
 };
 
 use encoding_rs::UTF_8;
+use zeroize::Zeroizing;
+
+use crate::Secret;
 
 /// The most bytes of a file, so that a wrong path does not fill the memory.
 const MAX_BYTES: u64 = 1 << 20;
@@ -26,11 +29,12 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 ///
 /// # Errors
 /// As [`read_text`].
-pub fn read_secret(path: &Path, what: &str) -> io::Result<String> {
+pub fn read_secret(path: &Path, what: &str) -> io::Result<Secret> {
     let (bytes, metadata) = read_file(path)?;
+    let bytes = Zeroizing::new(bytes);
     warn_of_exposure(path, what, &metadata);
-    let text = decode(&bytes)?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    let text = Zeroizing::new(decode(&bytes)?);
+    Ok(text.lines().next().unwrap_or_default().into())
 }
 
 /// Reads a file whole, in the bounds of [`read_text`]. Its text may be of any encoding.
@@ -199,6 +203,9 @@ mod tests {
             let found = exposure(&fs::metadata(&path).unwrap());
             assert_eq!(found.is_some(), noticed, "{mode:o}");
         }
-        assert_eq!(read_secret(&path, "the secret").unwrap(), "first line");
+        assert_eq!(
+            read_secret(&path, "the secret").unwrap().expose(),
+            "first line"
+        );
     }
 }

@@ -83,7 +83,7 @@ pub enum TargetsError {
     #[error(
         "more than {} names, or {} addresses and networks that do not touch, cannot be excluded or matched at once, \
          so name larger networks",
-        MEMORY_LIMITS.names,
+        MEMORY_LIMITS.set_names,
         MEMORY_LIMITS.pieces
     )]
     TooLargeSet,

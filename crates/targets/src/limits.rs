@@ -24,8 +24,10 @@ pub(crate) const MAX_TARGETS: u64 = 1 << 28;
 /// What a list may hold, so that no file fills the memory. All are limits of one list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryLimits {
-    /// The most names, and addresses with a zone.
+    /// The most names, and addresses with a zone, of a list: 157 MB were measured.
     pub(crate) names: usize,
+    /// The same for a set, which has their texts in memory: each takes up to 300 bytes.
+    pub(crate) set_names: usize,
     /// The most pieces: ranges of addresses that do not follow each other, and texts that are kept.
     pub(crate) pieces: usize,
 }
@@ -33,6 +35,7 @@ pub(crate) struct MemoryLimits {
 /// The limits of every list that a user gives.
 pub(crate) const MEMORY_LIMITS: MemoryLimits = MemoryLimits {
     names: 1 << 22,
+    set_names: 1 << 20,
     pieces: 1 << 24,
 };
 

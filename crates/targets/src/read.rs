@@ -247,6 +247,7 @@ mod tests {
         let args = TargetArgs { yes: true, ..args };
         let limits = MemoryLimits {
             names: 4,
+            set_names: 3,
             pieces: 6,
         };
         let read = read_within(&args, Family::Any, lines.as_bytes(), limits);
@@ -305,8 +306,8 @@ mod tests {
 
     #[test]
     fn a_set_is_read_up_to_its_limits_and_no_further() {
-        assert_eq!(with_excludes("a\nb\nc\nd\nD\n"), Ok(1));
-        assert_eq!(with_excludes("a\nb\nc\nd\ne\n"), Err("set".to_owned()));
+        assert_eq!(with_excludes("a\nb\nc\nC\n"), Ok(1));
+        assert_eq!(with_excludes("a\nb\nc\nd\n"), Err("set".to_owned()));
         let scattered: String = (1..7).map(|n| format!("10.0.{n}.0/25\n")).collect();
         assert_eq!(with_excludes(&scattered), Ok(1));
         assert_eq!(

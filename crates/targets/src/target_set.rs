@@ -71,7 +71,7 @@ impl TargetSet {
 
     /// Whether the set is within these limits.
     pub(crate) fn is_within(&self, limits: MemoryLimits) -> bool {
-        self.names.len() <= limits.names && self.addresses.ranges() <= limits.pieces
+        self.names.len() <= limits.set_names && self.addresses.ranges() <= limits.pieces
     }
 
     /// Whether nothing is in the set.

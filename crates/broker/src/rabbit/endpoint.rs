@@ -11,7 +11,7 @@ use lapin::{
     types::ShortString,
     uri::{AMQPScheme, AMQPUri, SASLMechanism},
 };
-use pingfleet_settings::{keys::BrokerAuth, shell_word};
+use pingfleet_settings::{Secret, keys::BrokerAuth, shell_word};
 use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 use url::{Host, Url};
 
@@ -51,7 +51,7 @@ pub struct RabbitConfig {
     /// The prefix of queue and exchange names.
     pub prefix: String,
     /// The password, instead of the one in the URL.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// How the program logs in.
     pub auth: BrokerAuth,
     /// The files of TLS.
@@ -139,7 +139,7 @@ pub struct BrokerAddress {
     /// The user.
     pub user: String,
     /// The user's password.
-    pub password: String,
+    pub password: Secret,
 }
 
 /// A checked [`RabbitConfig`].
@@ -181,7 +181,8 @@ impl Endpoint {
         }
         uri.query.heartbeat.get_or_insert(DEFAULT_HEARTBEAT_S);
         if let Some(password) = &config.password {
-            uri.authority.userinfo.password.clone_from(password);
+            let password = password.expose();
+            password.clone_into(&mut uri.authority.userinfo.password);
         }
         if let Some(why) = config.contradictions(&url).next() {
             return Err(BrokerError::Url(why.to_owned()));
@@ -229,7 +230,7 @@ impl Endpoint {
             port: authority.port,
             vhost: self.uri.vhost.clone(),
             user: authority.userinfo.username.clone(),
-            password: authority.userinfo.password.clone(),
+            password: authority.userinfo.password.as_str().into(),
         }
     }
 
@@ -335,7 +336,7 @@ mod tests {
     #[test]
     fn a_separate_password_replaces_the_one_in_the_url() {
         let mut config = RabbitConfig::new("amqp://u:old@h");
-        config.password = Some("new".to_owned());
+        config.password = Some("new".into());
         let endpoint = Endpoint::new(&config).unwrap();
         assert_eq!(endpoint.uri.authority.userinfo.password, "new");
     }
@@ -355,7 +356,7 @@ mod tests {
             let mut config = RabbitConfig::new(url);
             let text = format!("{config:?} {:?}", Endpoint::new(&config));
             assert!(!text.contains("hunter2"), "{text}");
-            config.password = Some("hunter2".to_owned());
+            config.password = Some("hunter2".into());
             config.url = "amqp://u@h".to_owned();
             let text = format!("{config:?} {:?}", Endpoint::new(&config));
             assert!(!text.contains("hunter2"), "{text}");

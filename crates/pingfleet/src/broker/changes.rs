@@ -222,15 +222,15 @@ impl Setup<'_> {
             return Ok(false);
         };
         if let Some(what) = stored.outdated {
-            write(&stored.password)?;
+            write(stored.password.expose())?;
             changes
                 .done
                 .push(format!("changed {what} in {}", path.display()));
         }
-        match self.is_accepted(name, &stored.password) {
+        match self.is_accepted(name, stored.password.expose()) {
             Ok(true) => Ok(false),
             Ok(false) => {
-                self.management.put_user(name, &stored.password)?;
+                self.management.put_user(name, stored.password.expose())?;
                 changes.done.push(format!(
                     "set the password of {name} to that in {}",
                     path.display()
@@ -257,7 +257,7 @@ impl Setup<'_> {
         set.map_err(|()| Failure::new(Exit::Usage, "broker URL: it can have no user"))?;
         let config = RabbitConfig {
             url: url.into(),
-            password: Some(password.to_owned()),
+            password: Some(password.into()),
             ..self.config.clone()
         };
         let broker = RabbitBroker::new(&config)?;

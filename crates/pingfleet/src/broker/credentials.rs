@@ -7,7 +7,7 @@ use std::{
 };
 
 use pingfleet_broker::BrokerAddress;
-use pingfleet_settings::read_text;
+use pingfleet_settings::{Secret, read_text};
 use tempfile::NamedTempFile;
 use url::Url;
 use uuid::Uuid;
@@ -26,7 +26,7 @@ pub(super) struct Credentials {
 /// What a file has.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stored {
-    pub(super) password: String,
+    pub(super) password: Secret,
     /// What in it is another one than the user gave.
     pub(super) outdated: Option<&'static str>,
 }
@@ -108,7 +108,7 @@ impl Credentials {
             None
         };
         Ok(Some(Stored {
-            password: password.to_owned(),
+            password: password.into(),
             outdated,
         }))
     }
@@ -266,7 +266,7 @@ mod tests {
         assert!(!text.contains("hunter2"), "{text}");
         let stored = |outdated| {
             Ok(Some(Stored {
-                password: "secret".to_owned(),
+                password: "secret".into(),
                 outdated,
             }))
         };

@@ -168,7 +168,7 @@ impl Management {
                 "the broker is reached by TLS, so this must begin with https://".to_owned(),
             );
         }
-        let login = format!("{}:{}", broker.user, broker.password);
+        let login = format!("{}:{}", broker.user, broker.password.expose());
         let mut agent = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)

@@ -6,6 +6,7 @@ use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 
 use super::ALL_PROGRAMS;
 use crate::{
+    Secret,
     key::{AnyKey, Fixed, Flag, Key, Unset},
     values,
 };
@@ -31,13 +32,13 @@ pub static BROKER_URL: Key<String> = Key {
 };
 
 /// The broker's password.
-pub static BROKER_PASSWORD: Key<String, Unset> = Key {
+pub static BROKER_PASSWORD: Key<Secret, Unset> = Key {
     name: "broker.password",
     flag: None,
     default: Unset(None),
     help: "Password of the user in broker.url",
     programs: ALL_PROGRAMS,
-    parse: values::text,
+    parse: |text| Ok(Secret::from(text)),
 };
 
 /// A file with the broker's password.
