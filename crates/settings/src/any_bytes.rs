@@ -152,9 +152,8 @@ mod tests {
 
     #[test]
     fn a_file_that_is_full_of_mistakes_has_a_short_message() {
-        let names: String = (0..100_000)
-            .map(|number| format!("k{number}=1\n"))
-            .collect();
+        let name = |number: u32| format!("k{number}=1\n");
+        let names: String = (0..100_000).map(name).collect();
         let long = "k".repeat(1_000_000);
         // Each of the three kinds of nesting is bounded by the parser.
         let deep = |depth| {

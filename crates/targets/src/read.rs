@@ -240,6 +240,8 @@ impl<R: Read> TargetReader<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     /// What reading these lines ends with, within small limits: the number of targets, or the begin of the message.
@@ -258,6 +260,10 @@ mod tests {
                 TargetsError::TooLargeSet => "set".to_owned(),
                 other => other.to_string(),
             })
+    }
+
+    fn lines(numbers: Range<u32>, line: impl Fn(u32) -> String) -> String {
+        numbers.map(line).collect()
     }
 
     fn listed(lines: &str) -> Result<u64, String> {
@@ -284,7 +290,7 @@ mod tests {
             listed("a\nb\nfe80::1%a\nfe80::1%b\nc\n"),
             Err("names".to_owned())
         );
-        let scattered: String = (0..6).map(|n| format!("192.0.2.{}\n", 2 * n + 1)).collect();
+        let scattered = lines(0..6, |n| format!("192.0.2.{}\n", 2 * n + 1));
         assert_eq!(listed(&scattered), Ok(6));
         // Addresses that follow each other, or were mentioned before, are no new piece.
         assert_eq!(
@@ -308,7 +314,7 @@ mod tests {
     fn a_set_is_read_up_to_its_limits_and_no_further() {
         assert_eq!(with_excludes("a\nb\nc\nC\n"), Ok(1));
         assert_eq!(with_excludes("a\nb\nc\nd\n"), Err("set".to_owned()));
-        let scattered: String = (1..7).map(|n| format!("10.0.{n}.0/25\n")).collect();
+        let scattered = lines(1..7, |n| format!("10.0.{n}.0/25\n"));
         assert_eq!(with_excludes(&scattered), Ok(1));
         assert_eq!(
             with_excludes(&(scattered + "10.0.9.0/25\n")),
@@ -323,7 +329,7 @@ mod tests {
             exclude: vec!["fe80::/10".to_owned()],
             ..TargetArgs::default()
         };
-        let zones = |count| -> String { (0..count).map(|n| format!("fe80::1%e{n}\n")).collect() };
+        let zones = |count| lines(0..count, |n| format!("fe80::1%e{n}\n"));
         assert_eq!(count(args.clone(), &(zones(4) + "192.0.2.1\n")), Ok(1));
         assert_eq!(count(args, &zones(5)), Err("names".to_owned()));
     }

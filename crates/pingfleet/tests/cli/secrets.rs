@@ -317,82 +317,105 @@ fn a_login_that_is_refused_is_shown_nowhere() -> Result<()> {
             &environment,
         )?;
     }
-    ensure!(site.search_files(site.dir.path("").as_path())? > 0);
+    ensure!(site.search_files(&site.dir.path(""))? > 0);
     Ok(())
 }
 
-#[test]
-fn a_login_that_is_taken_is_shown_nowhere() -> Result<()> {
-    let mut site = Site::new()?;
+/// `pingfleet broker` as the administrator, with the password from one of the sources.
+fn administrate(site: &Site, arguments: &[&str], source: usize) -> Result<()> {
     let management = site.rabbit.management_url()?;
-    let broker = |site: &Site, arguments: &[&str], source: usize| {
-        let (flags, environment) = site.sources("right", RIGHT).swap_remove(source);
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let management = ["--management", management.as_str()];
-        let arguments = [&["broker"], arguments, &management, &flags].concat();
-        site.run("pingfleet", &arguments, &environment)
-    };
-    ensure!(broker(&site, &["init"], 0)? == 0);
-    ensure!(broker(&site, &["add-worker", "one"], 1)? == 0);
-    for login in ["producer", "writer", "worker-one"] {
-        site.learn_login(&format!("credentials/{login}.toml"))?;
-    }
-    ensure!(broker(&site, &["init"], 2)? == 0);
-    for source in 0..5 {
-        ensure!(broker(&site, &["show"], source)? == 0);
-    }
-    ensure!(broker(&site, &["show", "--json"], 3)? == 0);
+    let (flags, environment) = site.sources("right", RIGHT).swap_remove(source);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let management = ["--management", management.as_str()];
+    let command = [&["broker"], arguments, &management, &flags].concat();
+    let code = site.run("pingfleet", &command, &environment)?;
+    ensure!(code == 0, "{command:?} ended with {code}");
+    Ok(())
+}
 
-    // A sweep by all roles, with the logins of their files.
+/// A sweep by all roles, with the logins of their files. Writer and worker go on.
+fn sweep(site: &Site) -> Result<[Started; 2]> {
     let no_url = ("PINGFLEET_BROKER__URL", String::new());
-    let token = ("PINGFLEET_DASHBOARD__TOKEN_FILE", "token.txt".to_owned());
-    let page = ("PINGFLEET_DASHBOARD__LISTEN", "127.0.0.1:0".to_owned());
-    let metrics_token = ("PINGFLEET_METRICS__TOKEN_FILE", "token.txt".to_owned());
-    let metrics = ("PINGFLEET_METRICS__LISTEN", "127.0.0.1:0".to_owned());
-    let writer_flags = ["--config", "credentials/writer.toml"];
-    let writer_variables = vec![no_url.clone(), token, page];
-    let mut writer = site.start("consumer-writer", &writer_flags, &writer_variables)?;
-    let worker_flags = ["--config", "credentials/worker-one.toml"];
-    let worker_variables = vec![no_url.clone(), metrics_token, metrics];
-    let mut worker = site.start("ping-worker", &worker_flags, &worker_variables)?;
+    let started = |program: &str, login: &str, section: [&'static str; 2]| {
+        let environment = vec![
+            no_url.clone(),
+            (section[0], "127.0.0.1:0".to_owned()),
+            (section[1], "token.txt".to_owned()),
+        ];
+        let login = format!("credentials/{login}.toml");
+        let started = site.start(program, &["--config", &login], &environment)?;
+        anyhow::Ok(started)
+    };
+    let writer = started(
+        "consumer-writer",
+        "writer",
+        [
+            "PINGFLEET_DASHBOARD__LISTEN",
+            "PINGFLEET_DASHBOARD__TOKEN_FILE",
+        ],
+    )?;
+    let worker = started(
+        "ping-worker",
+        "worker-one",
+        ["PINGFLEET_METRICS__LISTEN", "PINGFLEET_METRICS__TOKEN_FILE"],
+    )?;
     let producer = ["127.0.0.0/29", "--config", "credentials/producer.toml"];
     ensure!(site.run("producer", &producer, &vec![no_url])? == 0);
     site.search_command_line(&writer, "consumer-writer")?;
     site.search_command_line(&worker, "ping-worker")?;
+    Ok([writer, worker])
+}
+
+/// What reads or changes the database.
+const COMMANDS: [&[&str]; 20] = [
+    &["sweep", "127.0.0.1"],
+    &["runs"],
+    &["runs", "--json"],
+    &["report"],
+    &["report", "--json"],
+    &["report", "--html", "report.html"],
+    &["export", "-o", "rows.csv"],
+    &["diff"],
+    &["hosts"],
+    &["history", "127.0.0.1"],
+    &["workers"],
+    &["workers", "--json"],
+    &["verify"],
+    &["quarantine"],
+    &["doctor"],
+    &["cancel", "1"],
+    &["retry", "1", "--dead"],
+    &["resume", "1"],
+    &["prune", "--keep", "1", "--dry-run"],
+    &["help"],
+];
+
+#[test]
+fn a_login_that_is_taken_is_shown_nowhere() -> Result<()> {
+    let mut site = Site::new()?;
+    administrate(&site, &["init"], 0)?;
+    administrate(&site, &["add-worker", "one"], 1)?;
+    for login in ["producer", "writer", "worker-one"] {
+        site.learn_login(&format!("credentials/{login}.toml"))?;
+    }
+    administrate(&site, &["init"], 2)?;
+    for source in 0..5 {
+        administrate(&site, &["show"], source)?;
+    }
+    administrate(&site, &["show", "--json"], 3)?;
+    let [mut writer, mut worker] = sweep(&site)?;
     site.visit("consumer-writer", "/")?;
     site.visit("consumer-writer", "/metrics")?;
     site.visit("ping-worker", "/metrics")?;
     // With what is not in the database yet.
-    let files = site.search_files(site.dir.path("").as_path())?;
+    let files = site.search_files(&site.dir.path(""))?;
     ensure!(
         site.dir.path("pingfleet.db").exists() && files >= 5,
         "{files} files"
     );
-
-    // Whatever reads or changes the database, while it knows the password.
+    // They know the password, and need none.
     let environment = vec![("PINGFLEET_BROKER__URL", site.url(Some(RIGHT)))];
-    for arguments in [
-        ["sweep", "127.0.0.1"].as_slice(),
-        &["runs"],
-        &["runs", "--json"],
-        &["report"],
-        &["report", "--json"],
-        &["report", "--html", "report.html"],
-        &["export", "-o", "rows.csv"],
-        &["diff"],
-        &["hosts"],
-        &["history", "127.0.0.1"],
-        &["workers"],
-        &["workers", "--json"],
-        &["verify"],
-        &["quarantine"],
-        &["doctor"],
-        &["cancel", "1"],
-        &["retry", "1", "--dead"],
-        &["resume", "1"],
-        &["prune", "--keep", "1", "--dry-run"],
-        &["help"],
-    ] {
+    for arguments in COMMANDS {
         site.run("pingfleet", arguments, &environment)?;
     }
     site.stop(&mut worker, "ping-worker")?;
@@ -400,18 +423,19 @@ fn a_login_that_is_taken_is_shown_nowhere() -> Result<()> {
     let foreign = ["broker", "foreign", "--config", "right-file.toml"];
     let no_url = vec![("PINGFLEET_BROKER__URL", String::new())];
     ensure!(site.run("pingfleet", &foreign, &no_url)? == 0);
-    ensure!(broker(&site, &["init", "--renew"], 1)? == 0);
-    ensure!(broker(&site, &["remove-worker", "one"], 3)? == 0);
+    administrate(&site, &["init", "--renew"], 1)?;
+    administrate(&site, &["remove-worker", "one"], 3)?;
     for login in ["producer", "writer"] {
         site.learn_login(&format!("credentials/{login}.toml"))?;
     }
+    // The control: they have logged what they did.
     for (program, line) in [
         ("ping-worker", "worker ready"),
         ("consumer-writer", "run closed"),
     ] {
-        // The control: it has logged what it did.
-        ensure!(site.log(program)?.contains(line), "{}", site.log(program)?);
+        let log = site.log(program)?;
+        ensure!(log.contains(line), "{log}");
     }
-    site.search_files(site.dir.path("").as_path())?;
+    site.search_files(&site.dir.path(""))?;
     Ok(())
 }

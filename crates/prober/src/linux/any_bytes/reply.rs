@@ -40,68 +40,126 @@ pub enum ReplyKind {
 /// When that does not hold.
 #[must_use]
 pub fn check_reply(bytes: &[u8]) -> ReplyKind {
-    let mut bytes = Cursor::new(bytes);
-    let [flags, size, cut] = bytes.take();
-    let (v6, raw) = (flags & 1 != 0, flags & 2 != 0);
-    let (is_checked, is_request) = (flags & 4 != 0, flags & 8 != 0);
-    let size = usize::from(size);
-    let to: IpAddr = if v6 {
-        Ipv6Addr::LOCALHOST.into()
-    } else {
-        Ipv4Addr::LOCALHOST.into()
-    };
-    let echo = EchoFormat::new(v6, raw, IDENTIFIER);
-    let mut genuine = Vec::new();
-    echo.write(&mut genuine, REQUEST_ID, to, size);
-    let payload = genuine[HEADER..].to_vec();
-    if !is_request {
-        genuine[0] = if v6 { 129 } else { 0 };
+    let received = Received::new(bytes);
+    if let Some(quoted) = received.echo.quoted(&received.message) {
+        return received.check_quote(quoted);
     }
-    let has_ip_header = raw && !v6;
-    if has_ip_header {
-        genuine = with_ip_header(&genuine);
+    let read = received.echo.reply(&received.message);
+    let icmp = received.reply_begins();
+    assert_eq!(read.is_some(), icmp.is_some(), "{:x?}", received.message);
+    match read.zip(icmp) {
+        Some((reply, icmp)) => received.check_reply(reply, icmp),
+        None => ReplyKind::Other,
     }
-    let mut message = masked(genuine, bytes.rest());
-    message.truncate(message.len().saturating_sub(cut.into()));
-    if is_checked && let Some(icmp) = icmp_of(&message, has_ip_header) {
-        let checksum = checksum(&message[icmp..]).to_be_bytes();
-        if let Some(field) = message.get_mut(icmp + 2..icmp + 4) {
-            field.copy_from_slice(&checksum);
+}
+
+/// A message that came to a socket, and the request that it may answer.
+struct Received {
+    echo: EchoFormat,
+    v6: bool,
+    has_ip_header: bool,
+    to: IpAddr,
+    size: usize,
+    /// That of the request.
+    payload: Vec<u8>,
+    message: Vec<u8>,
+}
+
+impl Received {
+    fn new(bytes: &[u8]) -> Self {
+        let mut bytes = Cursor::new(bytes);
+        let [flags, size, cut] = bytes.take();
+        let (v6, raw) = (flags & 1 != 0, flags & 2 != 0);
+        let (is_checked, is_request) = (flags & 4 != 0, flags & 8 != 0);
+        let size = usize::from(size);
+        let to: IpAddr = if v6 {
+            Ipv6Addr::LOCALHOST.into()
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        };
+        let echo = EchoFormat::new(v6, raw, IDENTIFIER);
+        let mut genuine = Vec::new();
+        echo.write(&mut genuine, REQUEST_ID, to, size);
+        let payload = genuine[HEADER..].to_vec();
+        if !is_request {
+            genuine[0] = reply_type(v6);
+        }
+        let has_ip_header = raw && !v6;
+        if has_ip_header {
+            genuine = with_ip_header(&genuine);
+        }
+        let mut message = masked(genuine, bytes.rest());
+        message.truncate(message.len().saturating_sub(cut.into()));
+        if is_checked && let Some(icmp) = icmp_of(&message, has_ip_header) {
+            let checksum = checksum(&message[icmp..]).to_be_bytes();
+            if let Some(field) = message.get_mut(icmp + 2..icmp + 4) {
+                field.copy_from_slice(&checksum);
+            }
+        }
+        Self {
+            echo,
+            v6,
+            has_ip_header,
+            to,
+            size,
+            payload,
+            message,
         }
     }
-    if let Some(quoted) = echo.quoted(&message) {
-        assert_is_echo(&message, 0, quoted, if v6 { 128 } else { 8 });
-        let may_quote = echo.may_quote(quoted.payload, REQUEST_ID, to, size);
-        let compared = size.min(COOKIE);
-        let expected = quoted.payload.get(..compared);
+
+    /// The message is read as a request that an error quotes.
+    fn check_quote(&self, quoted: Echoed<'_>) -> ReplyKind {
+        assert_is_echo(&self.message, 0, quoted, if self.v6 { 128 } else { 8 });
+        let may_quote = self
+            .echo
+            .may_quote(quoted.payload, REQUEST_ID, self.to, self.size);
+        let compared = self.size.min(COOKIE);
+        let head = quoted.payload.get(..compared);
         assert_eq!(
             may_quote,
-            expected.is_none_or(|head| head == &payload[..compared])
+            head.is_none_or(|head| head == &self.payload[..compared])
         );
-        return ReplyKind::Quote;
+        ReplyKind::Quote
     }
-    let read = echo.reply(&message);
-    let is_reply = icmp_of(&message, has_ip_header)
-        .filter(|icmp| is_reply(&message, *icmp, v6, has_ip_header));
-    assert_eq!(read.is_some(), is_reply.is_some(), "{message:x?}");
-    let Some((reply, icmp)) = read.zip(is_reply) else {
-        return ReplyKind::Other;
-    };
-    assert_is_echo(&message, icmp, reply, if v6 { 129 } else { 0 });
-    let compared = reply.payload.len().min(size);
-    let is_same = reply.payload[..compared] == payload[..compared];
-    let is_answer = echo.is_answer(reply.payload, REQUEST_ID, to, size);
-    assert_eq!(is_answer, is_same && compared >= size.min(COOKIE));
-    let has_cookie = echo.has_cookie(reply.payload, REQUEST_ID, to, size);
-    assert_eq!(
-        has_cookie,
-        compared >= COOKIE && reply.payload[..COOKIE] == payload[..COOKIE]
-    );
-    match (is_answer, has_cookie) {
-        (true, _) => ReplyKind::Answer,
-        (false, true) => ReplyKind::Cookie,
-        (false, false) => ReplyKind::Changed,
+
+    /// The message is read as a reply, and its ICMP header is at `icmp`.
+    fn check_reply(&self, reply: Echoed<'_>, icmp: usize) -> ReplyKind {
+        let (echo, to, size) = (&self.echo, self.to, self.size);
+        assert_is_echo(&self.message, icmp, reply, reply_type(self.v6));
+        let compared = reply.payload.len().min(size);
+        let is_same = |bytes: usize| reply.payload[..bytes] == self.payload[..bytes];
+        let is_answer = echo.is_answer(reply.payload, REQUEST_ID, to, size);
+        assert_eq!(is_answer, is_same(compared) && compared >= size.min(COOKIE));
+        let has_cookie = echo.has_cookie(reply.payload, REQUEST_ID, to, size);
+        assert_eq!(has_cookie, compared >= COOKIE && is_same(COOKIE));
+        match (is_answer, has_cookie) {
+            (true, _) => ReplyKind::Answer,
+            (false, true) => ReplyKind::Cookie,
+            (false, false) => ReplyKind::Changed,
+        }
     }
+
+    /// Where the ICMP header is, if the message is a reply with the identifier (RFC 792, RFC 4443 section 4.2).
+    fn reply_begins(&self) -> Option<usize> {
+        let icmp = icmp_of(&self.message, self.has_ip_header)?;
+        let bytes = &self.message[icmp..];
+        if self.has_ip_header {
+            let total = usize::from(u16::from_be_bytes([self.message[2], self.message[3]]));
+            let is_right = bytes.len() >= 4 && bytes[2..4] == checksum(bytes).to_be_bytes();
+            if total <= self.message.len() && !is_right {
+                return None;
+            }
+        }
+        let is_reply = bytes.len() >= HEADER
+            && bytes[0] == reply_type(self.v6)
+            && bytes[4..6] == IDENTIFIER.to_be_bytes();
+        is_reply.then_some(icmp)
+    }
+}
+
+/// The type of an echo reply.
+fn reply_type(v6: bool) -> u8 {
+    if v6 { 129 } else { 0 }
 }
 
 /// Identifier, sequence number and payload of an echo are those of the bytes from `icmp` on.
@@ -121,21 +179,6 @@ fn icmp_of(message: &[u8], has_ip_header: bool) -> Option<usize> {
     let header = message.get(..20)?;
     let length = usize::from(header[0] & 0x0f) * 4;
     (length <= message.len()).then_some(length)
-}
-
-/// Whether the bytes from `icmp` on are a reply with the identifier (RFC 792, RFC 4443 section 4.2).
-fn is_reply(message: &[u8], icmp: usize, v6: bool, has_ip_header: bool) -> bool {
-    let bytes = &message[icmp..];
-    if has_ip_header {
-        let total = usize::from(u16::from_be_bytes([message[2], message[3]]));
-        let is_right = bytes.len() >= 4 && bytes[2..4] == checksum(bytes).to_be_bytes();
-        if total <= message.len() && !is_right {
-            return false;
-        }
-    }
-    bytes.len() >= HEADER
-        && bytes[0] == if v6 { 129 } else { 0 }
-        && bytes[4..6] == IDENTIFIER.to_be_bytes()
 }
 
 /// The checksum of an ICMP message (RFC 1071), whatever its field holds.
