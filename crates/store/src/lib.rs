@@ -33,7 +33,9 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, Contradiction, DeadChunks, DecodedDelivery, RawMessage, Refusal};
+pub use apply::{
+    Applied, Contradiction, DeadChunks, DecodedDelivery, RawMessage, Refusal, RemovedChunks,
+};
 pub use chunk_state::ChunkState;
 pub use chunks::{
     MAX_UNRECORDED, OutboxChunk, Overdue, OvertakingFacts, PublishedChunk, Republish,

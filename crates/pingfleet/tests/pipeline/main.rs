@@ -8,6 +8,7 @@ mod foreign;
 mod logging;
 mod long_messages;
 mod metrics;
+mod rejected;
 mod shared_workers;
 mod writer_permissions;
 
