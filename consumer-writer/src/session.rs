@@ -19,6 +19,7 @@ use crate::{
     batch::{Batch, Foreign},
     foreign::{ForeignAnswers, ForeignDelivery, ForeignMessages},
     received::{OTHER_PREFETCH, RESULTS_PREFETCH, Received, SessionConsumers},
+    sender::NO_LOGIN,
     warnings::Counts,
     watch_database,
 };
@@ -72,9 +73,13 @@ impl SetAside {
         for (reason, count) in &applied.reasons {
             self.refused.add((*reason).to_owned(), *count);
         }
+        if applied.heartbeats_of_too_many > 0 {
+            let name = "heartbeats of a login with more than 1,000 workers".to_owned();
+            self.refused.add(name, applied.heartbeats_of_too_many);
+        }
         for (found, count) in &applied.contradictions {
-            let [later, stored] =
-                [&found.later_from, &found.stored_from].map(|name| name.escape_debug());
+            let [later, stored] = [&found.later_from, &found.stored_from]
+                .map(|sender| sender.to_string().escape_debug().to_string());
             let name = format!("of {later} after {stored} in run {}", found.run);
             self.contradicting.add(name, *count);
         }
@@ -259,13 +264,14 @@ impl<'a> WriterSession<'a> {
 
     fn take(&mut self, received: Received) {
         let (queue, tag) = (received.queue, received.delivery.tag);
-        let (database, transport) = (self.db.database(), self.settings.transport);
-        if let Err(foreign) = self.batch.take(received, database, transport) {
+        let database = self.db.database();
+        if let Err(foreign) = self.batch.take(received, database, self.settings) {
             // Those that a stopping writer takes stay unsettled, and so return to their queue.
             if !self.is_stopping {
                 let Foreign {
                     database,
                     body,
+                    login,
                     dead_letter_reason,
                 } = foreign;
                 self.set_aside.for_others.add(database.to_string(), 1);
@@ -274,6 +280,7 @@ impl<'a> WriterSession<'a> {
                     tag,
                     database,
                     body,
+                    login,
                     dead_letter_reason,
                 });
             }
@@ -309,8 +316,14 @@ impl<'a> WriterSession<'a> {
                 "for another database, and the queue `foreign` takes no more",
                 format!("database {}", refused.database),
             );
-            self.batch
-                .quarantine(refused.queue, refused.tag, refused.body, refusal);
+            let ForeignDelivery {
+                queue,
+                tag,
+                body,
+                login,
+                ..
+            } = refused;
+            self.batch.quarantine(queue, tag, body, login, refusal);
             self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
             self.flush_soon();
         }
@@ -357,6 +370,12 @@ impl<'a> WriterSession<'a> {
         if batch.bad_heartbeats > 0 {
             let name = "heartbeats that cannot be read".to_owned();
             self.set_aside.refused.add(name, batch.bad_heartbeats);
+        }
+        if batch.heartbeats_without_login > 0 {
+            let name = format!("heartbeats {NO_LOGIN}");
+            self.set_aside
+                .refused
+                .add(name, batch.heartbeats_without_login);
         }
         if !batch.is_empty() {
             // Nobody has to wake up for it.

@@ -6,6 +6,7 @@ mod consumer;
 mod dead_letter;
 mod endpoint;
 mod error;
+mod login;
 mod permissions;
 mod publisher;
 mod topology;

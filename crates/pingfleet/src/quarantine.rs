@@ -66,6 +66,7 @@ fn fields(list: &QuarantineList) -> [(&'static str, Value); 3] {
             "reason": message.reason,
             "detail": message.detail,
             "bytes": message.length,
+            "login": message.login,
         })
     });
     [
@@ -88,6 +89,7 @@ fn blocks(list: &QuarantineList, screen: Screen, clock: &Clock) -> Vec<Block> {
             clock.moment(message.received_at_us),
             message.queue.clone(),
             grouped(message.length),
+            message.login.clone().unwrap_or_else(|| "-".to_owned()),
             message.why(),
         ]
     });
@@ -99,7 +101,7 @@ fn blocks(list: &QuarantineList, screen: Screen, clock: &Clock) -> Vec<Block> {
             screen,
         ),
         table(
-            &["NEWEST", "QUEUE", "BYTES", "REASON"],
+            &["NEWEST", "QUEUE", "BYTES", "LOGIN", "REASON"],
             2,
             newest.collect(),
             screen,

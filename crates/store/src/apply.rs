@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 pub use self::{
     applied::{Applied, DeadChunks},
-    contradictions::Contradiction,
+    contradictions::{Contradiction, Sender},
     quarantine::Refusal,
 };
 use crate::{
@@ -62,7 +62,12 @@ pub enum DecodedDelivery {
         refusal: Refusal,
     },
     /// A worker's heartbeat. The counters do not include it.
-    Heartbeat(Heartbeat),
+    Heartbeat {
+        /// The message.
+        heartbeat: Heartbeat,
+        /// The login that published it. None within one process.
+        login: Option<String>,
+    },
 }
 
 /// The bytes of a message, and the queue that they came from.
@@ -74,16 +79,19 @@ pub struct RawMessage {
     pub body: Vec<u8>,
     /// Bytes of the whole body.
     pub length: usize,
+    /// The login that published it, as the broker checked it. None within one process, and for dead letters.
+    pub login: Option<String>,
 }
 
 impl RawMessage {
-    /// A message whose whole body is here.
+    /// A message whose whole body is here, without a login.
     #[must_use]
     pub fn new(queue: &'static str, body: Vec<u8>) -> Self {
         Self {
             queue,
             length: body.len(),
             body,
+            login: None,
         }
     }
 }
@@ -128,7 +136,15 @@ impl Writer {
             // Counted independently, so `verify` can check taken = applied + duplicates + quarantined.
             let taken = batch
                 .iter()
-                .filter(|incoming| !matches!(incoming, DecodedDelivery::Heartbeat(_)))
+                .filter(|incoming| {
+                    !matches!(
+                        incoming,
+                        DecodedDelivery::Heartbeat {
+                            heartbeat: _,
+                            login: None
+                        }
+                    )
+                })
                 .count();
             for incoming in batch {
                 writer.take(incoming)?;
@@ -219,8 +235,11 @@ impl<'a> BatchWriter<'a> {
                 raw,
                 refusal: refusal.clone(),
             },
-            DecodedDelivery::Heartbeat(heartbeat) => {
-                liveness::store_heartbeat(self.transaction, heartbeat, self.now)?;
+            DecodedDelivery::Heartbeat { heartbeat, login } => {
+                let login = login.as_deref();
+                if !liveness::store_heartbeat(self.transaction, login, heartbeat, self.now)? {
+                    self.report.heartbeats_of_too_many += 1;
+                }
                 Disposition::Uncounted
             }
         };
@@ -263,7 +282,7 @@ impl<'a> BatchWriter<'a> {
         changes.redelivered += i64::from(redelivered || message.redelivered);
         if planned.state == ChunkState::Done {
             changes.duplicates += 1;
-            self.note_contradiction(planned.run, message)?;
+            self.note_contradiction(planned.run, message, raw.login.as_deref())?;
             return Ok(Disposition::Duplicate);
         }
         if planned.state == ChunkState::Dead && !planned.retrying {
@@ -281,20 +300,26 @@ impl<'a> BatchWriter<'a> {
         {
             self.insert_row(&planned, message, position, target, outcome)?;
         }
-        self.mark_done(planned.run, message)?;
-        liveness::note_result(self.transaction, &message.worker, self.now)?;
+        let login = raw.login.as_deref();
+        self.mark_done(planned.run, message, login)?;
+        liveness::note_result(self.transaction, login, &message.worker, self.now)?;
         Ok(Disposition::Applied {
             rows: message.outcomes.len() as u64,
         })
     }
 
-    fn mark_done(&self, run: i64, message: &ResultChunk) -> Result<(), StoreError> {
+    fn mark_done(
+        &self,
+        run: i64,
+        message: &ResultChunk,
+        login: Option<&str>,
+    ) -> Result<(), StoreError> {
         self.transaction
             .prepare_cached(concat!(
                 "UPDATE chunks SET state = ",
                 chunk_state!(Done),
                 ", retrying = 0, worker = ?3, settled_at_us = ?4,
-                            started_at_us = ?5
+                            started_at_us = ?5, login = ?6
                      WHERE run = ?1 AND chunk = ?2"
             ))?
             .execute((
@@ -303,8 +328,9 @@ impl<'a> BatchWriter<'a> {
                 &message.worker,
                 self.now,
                 message.started_at_us.min(i64::MAX as u64) as i64,
+                login,
             ))?;
-        Ok(())
+        liveness::forget_claims(self.transaction, run, message.key.chunk)
     }
 
     fn insert_row(

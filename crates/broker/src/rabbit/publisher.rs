@@ -19,10 +19,9 @@ use lapin::{
 
 use super::{
     connection::{RabbitConnection, while_blocked},
-    dead_letter::with_dead_letter_reason,
     error::Operation,
 };
-use crate::{BrokerError, Confirm, Confirmed, Publisher, QueueName, REPLY_TIMEOUT};
+use crate::{BrokerError, Confirm, Confirmed, Origin, Publisher, QueueName, REPLY_TIMEOUT};
 
 /// How long a confirm may take. While a quorum queue elects a leader it takes longer than other replies.
 const CONFIRM_TIMEOUT: Duration = REPLY_TIMEOUT.saturating_mul(3);
@@ -67,11 +66,11 @@ impl RabbitPublisher {
 
 #[async_trait]
 impl Publisher for RabbitPublisher {
-    async fn publish_letter(
+    async fn publish_again(
         &mut self,
         queue: QueueName,
         body: &[u8],
-        dead_letter_reason: Option<&str>,
+        origin: Origin<'_>,
     ) -> Result<Confirm, BrokerError> {
         let channel = self.channel(queue).await?;
         let endpoint = Arc::clone(&self.connection.endpoint);
@@ -84,7 +83,9 @@ impl Publisher for RabbitPublisher {
                 immediate: false,
             },
             body,
-            with_dead_letter_reason(dead_letter_reason).with_delivery_mode(PERSISTENT),
+            endpoint
+                .properties(queue, origin)
+                .with_delivery_mode(PERSISTENT),
         );
         let confirm = while_blocked(&status, REPLY_TIMEOUT, publish)
             .await

@@ -27,7 +27,10 @@ fn batch(works: &[WorkChunk]) -> Vec<DecodedDelivery> {
     };
     let down = Status::DOWN;
     vec![
-        DecodedDelivery::Heartbeat(heartbeat),
+        DecodedDelivery::Heartbeat {
+            heartbeat,
+            login: None,
+        },
         delivery(result(&works[0], &[Status::Up, down])),
         delivery(stranger),
         dead_letter(&works[1]),
