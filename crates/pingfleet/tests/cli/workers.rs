@@ -27,11 +27,11 @@ struct Row {
 fn insert(connection: &Connection, number: u8, row: &Row) -> anyhow::Result<()> {
     let instance = [number; 16];
     connection.execute(
-        "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, rate, first_seen_us,
+        "INSERT INTO workers (login, instance, worker, pid, version, worker_group, threads, prefetch, rate, first_seen_us,
             last_seen_us, draining, chunks_done, targets_done, requests_sent, replies, lost_socket_drops, lost_send_path,
             lost_stalled, lost_canary, lost_interrupted, lost_link_down, lost_no_route, lost_no_address,
             lost_gateway_no_arp, lost_local_firewall, lost_rp_filter, heartbeat_us, heartbeat_before_us, requests_before)
-         VALUES (?1, ?2, 42, '0.1.0', 'default', 2, 20, nullif(?3, 1) * 5000, ?4, ?5, ?6, ?7, ?7 * 250, ?7 * 260, ?7 * 200,
+         VALUES ('', ?1, ?2, 42, '0.1.0', 'default', 2, 20, nullif(?3, 1) * 5000, ?4, ?5, ?6, ?7, ?7 * 250, ?7 * 260, ?7 * 200,
             ?8, 0, ?9, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?5 - 5000000, ?7 * 260 - 6170)",
         (
             instance,
@@ -47,8 +47,9 @@ fn insert(connection: &Connection, number: u8, row: &Row) -> anyhow::Result<()> 
     )?;
     for chunk in 0..row.in_hand {
         connection.execute(
-            "INSERT INTO in_hand (instance, run_id, chunk, taken_at_us) VALUES (?1, 'run', ?2, ?3)",
-            (instance, chunk, row.last_seen_us - chunk * 100_000),
+            "INSERT INTO in_hand (run, chunk, login, instance, taken_at_us, counts_until_us)
+             VALUES (?1, ?2, '', ?3, ?4, ?4 + 3600 * 1000000)",
+            (number, chunk, instance, row.last_seen_us - chunk * 100_000),
         )?;
     }
     Ok(())

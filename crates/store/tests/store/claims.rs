@@ -2,7 +2,7 @@
 //! be published again 12 s after its first publish, and a claim counts for four times as long.
 
 use anyhow::{Result, ensure};
-use pingfleet_store::{DecodedDelivery, Overdue, PlannedRun, Transport, Writer};
+use pingfleet_store::{DecodedDelivery, Overdue, PlannedRun, Transport, Writer, now_us};
 use pingfleet_wire::{ChunkInHand, ChunkKey, Heartbeat, Status, WorkChunk};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -79,7 +79,15 @@ impl Claiming {
                 let facts =
                     self.store
                         .overtaking_facts(self.planned.run, Transport::Broker, 100)?;
-                let listed = |chunk: &u32| facts.in_hand.iter().any(|(_, listed)| listed == chunk);
+                let is_heard = |worker| {
+                    let silent_us = 30 * 1_000_000;
+                    let mut workers = facts.workers.iter();
+                    workers.any(|(one, seen)| one == worker && *seen > now_us() - silent_us)
+                };
+                let listed = |chunk: &u32| {
+                    let mut in_hand = facts.in_hand.iter();
+                    in_hand.any(|(worker, listed)| listed == chunk && is_heard(worker))
+                };
                 ensure!(!chunks.iter().any(listed), "{chunks:?} {facts:?}");
                 Ok(chunks)
             }

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::sample::{delivery, options, reader, result, start};
+use crate::sample::{delivery, options, reader, result, sent, start};
 
 pub(crate) fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) -> DecodedDelivery {
     DecodedDelivery::Heartbeat {
@@ -93,11 +93,13 @@ fn a_result_of_a_restarted_worker_keeps_the_lost_one_lost() -> Result<()> {
 fn a_worker_is_forgotten_after_a_week() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, clock) = open(&folder)?;
-    let key = ChunkKey {
-        run: Uuid::now_v7(),
-        chunk: 3,
-    };
-    store.apply(Transport::Broker, &[heartbeat("old", 1, vec![key])])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1])?;
+    store.mark_published(planned.run, &sent(&[0]))?;
+    store.apply(
+        Transport::Broker,
+        &[heartbeat("old", 1, vec![works[0].key])],
+    )?;
+    ensure!(reader(&store)?.workers()?[0].in_hand == 1);
     clock.execute_batch("UPDATE workers SET last_seen_us = last_seen_us - 6 * 86400000000")?;
     store.apply(Transport::Broker, &[heartbeat("new", 2, Vec::new())])?;
     ensure!(reader(&store)?.workers()?.len() == 2);
@@ -141,8 +143,10 @@ fn counters_of_the_two_transports_are_separate() -> Result<()> {
 fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, _connection) = open(&folder)?;
+    let (planned, _works) = start(&mut store, Transport::Broker, &[1, 1, 1])?;
+    store.mark_published(planned.run, &sent(&[0, 1, 2]))?;
     let key = |chunk| ChunkKey {
-        run: Uuid::now_v7(),
+        run: planned.run_id,
         chunk,
     };
     let counts = WorkerCounts {
