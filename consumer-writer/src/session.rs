@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use pingfleet_broker::{BrokerError, QueueName};
 use pingfleet_store::{
-    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, Transport, run_span,
+    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, Sender, Transport,
+    run_span,
 };
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
@@ -78,8 +79,16 @@ impl SetAside {
             self.refused.add(name, applied.heartbeats_of_too_many);
         }
         for (found, count) in &applied.contradictions {
-            let [later, stored] = [&found.later_from, &found.stored_from]
-                .map(|sender| sender.to_string().escape_debug().to_string());
+            let has_logins = found.later_from.login != found.stored_from.login;
+            let named = |sender: &Sender| {
+                let name = if has_logins {
+                    sender.to_string()
+                } else {
+                    sender.worker.clone()
+                };
+                name.escape_debug().to_string()
+            };
+            let [later, stored] = [&found.later_from, &found.stored_from].map(named);
             let name = format!("of {later} after {stored} in run {}", found.run);
             self.contradicting.add(name, *count);
         }

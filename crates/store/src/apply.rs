@@ -136,15 +136,7 @@ impl Writer {
             // Counted independently, so `verify` can check taken = applied + duplicates + quarantined.
             let taken = batch
                 .iter()
-                .filter(|incoming| {
-                    !matches!(
-                        incoming,
-                        DecodedDelivery::Heartbeat {
-                            heartbeat: _,
-                            login: None
-                        }
-                    )
-                })
+                .filter(|incoming| !matches!(incoming, DecodedDelivery::Heartbeat { .. }))
                 .count();
             for incoming in batch {
                 writer.take(incoming)?;

@@ -106,6 +106,45 @@ fn the_table_fits_the_width_and_the_lost_worker_comes_first() -> anyhow::Result<
     matches_its_snapshot(&fleet(NOW)?, "workers", "workers")
 }
 
+#[test]
+fn logins_are_shown_where_workers_have_several_and_one_name_of_two_is_named() -> anyhow::Result<()>
+{
+    let dir = fleet(NOW)?;
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    let shown = || anyhow::Ok(dir.pingfleet(&["workers"])?.ends_with(0).stdout);
+    connection.execute_batch("UPDATE workers SET login = 'fleet'")?;
+    let table = shown()?;
+    assert!(
+        !table.contains("LOGIN") && !table.contains("fleet"),
+        "{table}"
+    );
+    // A lost worker of another login is named with it, and is no second user of a name.
+    connection.execute_batch("UPDATE workers SET login = 'old' WHERE worker = 'paris-7'")?;
+    let table = shown()?;
+    assert!(
+        table.contains("LOGIN") && table.contains("paris-7 (login old)"),
+        "{table}"
+    );
+    assert!(!table.contains("at the same time"), "{table}");
+    connection.execute_batch(
+        "UPDATE workers SET login = 'a' || char(27) || '[2Jb', worker = 'oslo-1' WHERE worker = 'oslo-2'",
+    )?;
+    let table = shown()?;
+    let words: Vec<_> = table.split_whitespace().collect();
+    let expected =
+        r"The logins a\u{1b}[2Jb, fleet all have a worker of the name oslo-1 at the same time.";
+    assert!(
+        words.join(" ").contains(expected) && !table.contains('\u{1b}'),
+        "{table}"
+    );
+    let json = dir.pingfleet(&["workers", "--json"])?.ends_with(0).stdout;
+    assert!(
+        json.contains("\"login\":\"old\"") && json.contains("\"login\":\"fleet\""),
+        "{json}"
+    );
+    Ok(())
+}
+
 fn in_utc(dir: &TestDir) -> anyhow::Result<Finished> {
     let shown = dir.call("pingfleet", &["workers"])?.env("TZ", "UTC");
     Ok(shown.end()?.ends_with(0))

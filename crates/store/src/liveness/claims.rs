@@ -9,7 +9,7 @@
 //!   of others are left out;
 //! - until [`LIMIT`], four times what a chunk waits before it may be published again (10 s and twice the worst case of the
 //!   chunk, doubled each time that it is published again), has passed since this login claimed it first. That moment is kept
-//!   while the chunk is outstanding, whatever the login claims meanwhile and with whichever instance, and is another one after
+//!   while the chunk is outstanding, whatever the login claims meanwhile and with any of its instances, and is another one after
 //!   the chunk was published again.
 //!
 //! # Why a false claim does little
