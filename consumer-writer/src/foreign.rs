@@ -141,6 +141,12 @@ impl ForeignMessages {
         sent.count() + waiting.count()
     }
 
+    /// Whether a delivery is unsettled.
+    pub(crate) fn has_in_hand(&self) -> bool {
+        let mut unconfirmed = self.unconfirmed.values();
+        !self.waiting.is_empty() || unconfirmed.any(|sent| sent.delivery.is_some())
+    }
+
     /// How many wait for room although nothing was answered for a minute; 0 when nothing is wrong.
     pub(crate) fn stalled(&self) -> usize {
         if self.progress.elapsed() < STALLED_AFTER {

@@ -177,15 +177,17 @@ async fn drain(
     let mut sessions = Sessions::new(SESSION);
     tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
     loop {
+        let reconnects = broker.reconnects();
         let open = || SessionConsumers::open(broker);
         let Some(consumers) = sessions.open(None, stop, open).await? else {
             return Ok(());
         };
-        let session = WriterSession::new(consumers, db, settings, &mut set_aside);
+        let session = WriterSession::new(consumers, reconnects, db, settings, &mut set_aside);
         set_state(summary, WriterState::Connected);
         match Box::pin(session.run(summary, stop)).await? {
             // The last snapshot of the live page has the state before the stop.
             SessionEnd::Stopped => return Ok(()),
+            SessionEnd::ClosedOnRequest => sessions.closed_on_request(),
             SessionEnd::Lost { error, unsettled } => {
                 set_state(summary, WriterState::NoBroker);
                 sessions.lost(error, unsettled, "unsettled deliveries come again")?;

@@ -49,7 +49,7 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
     let settings = arguments
         .writer
-        .resolve(&mut layers, Transport::Broker, broker.login());
+        .resolve(&mut layers, Transport::Broker, Some(broker.login()));
     layers.set_flags(&arguments.dashboard);
     let dashboard = DashboardSettings::resolve(&mut layers);
     layers.finish()?;
@@ -64,8 +64,9 @@ async fn write(
     settings: &WriterSettings,
     dashboard: Option<&DashboardSettings>,
 ) -> Result<Exit, Failure> {
-    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::new(broker)?);
+    let stop = Stop::watch_and_reconnect().map_err(|error| Failure::system(&error))?;
+    let broker: Arc<dyn Broker> =
+        Arc::new(RabbitBroker::new(broker)?.with_reconnects(stop.reconnects));
     let db = DatabaseThread::open(database.options(true, true)).await?;
     let _lock = FileLock::writer(db.path())?;
     let server = match dashboard {

@@ -120,6 +120,18 @@ impl SessionConsumers {
         self.heartbeats.stop().await
     }
 
+    /// Takes no more from the broker than what is here; [`Self::take_waiting`] returns it.
+    pub(crate) async fn cancel(&mut self) -> Result<(), BrokerError> {
+        for queue in [QueueName::HEARTBEATS, QueueName::DEAD, QueueName::RESULTS] {
+            let buffered = self.of(queue).cancel().await?;
+            let received = buffered
+                .into_iter()
+                .map(|delivery| Received::new(queue, delivery));
+            self.waiting.extend(received);
+        }
+        Ok(())
+    }
+
     pub(crate) async fn close(self) {
         self.results.close().await;
         self.dead.close().await;

@@ -1,9 +1,9 @@
 //! One session of the writer: three consumers, batches, commits and acks.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use pingfleet_broker::{BrokerError, QueueName};
+use pingfleet_broker::{BrokerError, DeliveryTag, QueueName, Reconnects};
 use pingfleet_store::{
     Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, Sender, Transport,
     run_span,
@@ -28,6 +28,16 @@ use crate::{
 /// A batch is committed when nothing was added to it for this long: probably it has the last result of a run.
 const QUIET_INTERVAL: Duration = Duration::from_millis(5);
 
+/// A session that is closed on request goes on without acks until the prefetch is used up, or until no result came for so
+/// long. Then none is on its way, which would come again: a consumer must not be cancelled before.
+const QUIET_BEFORE_CLOSE: Duration = Duration::from_secs(1);
+
+/// After this time it is closed all the same.
+const MAX_TIME_WITHOUT_ACKS: Duration = Duration::from_secs(30);
+
+/// How long it waits for the confirms of results for other databases. The broker delivers those again that have none.
+const MAX_WAIT_FOR_FOREIGN: Duration = Duration::from_secs(10);
+
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -38,6 +48,8 @@ const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 pub(crate) enum SessionEnd {
     /// By the stop signal. Everything in hand is committed and acked.
     Stopped,
+    /// By a request for a new session. Everything in hand is committed and acked.
+    ClosedOnRequest,
     /// By a broker error that a new session may fix.
     Lost {
         error: BrokerError,
@@ -147,11 +159,42 @@ pub(crate) struct WriterSession<'a> {
     quiet_at: Option<Instant>,
     policy_warned: Option<Instant>,
     is_stopping: bool,
+    reconnects: Reconnects,
+    /// Set when the session is to be closed on request.
+    last_acks: Option<LastAcks>,
+    /// What is settled and acked later, because the session is to be closed.
+    held_back: BTreeMap<QueueName, Vec<DeliveryTag>>,
+}
+
+/// When a session that is closed on request acks everything and ends.
+struct LastAcks {
+    quiet_at: Instant,
+    latest: Instant,
+}
+
+impl LastAcks {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            quiet_at: now + QUIET_BEFORE_CLOSE,
+            latest: now + MAX_TIME_WITHOUT_ACKS,
+        }
+    }
+
+    /// The time, when the prefetch is used up or not.
+    fn at(&self, is_used_up: bool) -> Instant {
+        if is_used_up {
+            Instant::now()
+        } else {
+            self.quiet_at.min(self.latest)
+        }
+    }
 }
 
 impl<'a> WriterSession<'a> {
     pub(crate) fn new(
         consumers: SessionConsumers,
+        reconnects: Reconnects,
         db: &'a DatabaseThread,
         settings: &'a WriterSettings,
         set_aside: &'a mut SetAside,
@@ -167,6 +210,9 @@ impl<'a> WriterSession<'a> {
             quiet_at: None,
             policy_warned: None,
             is_stopping: false,
+            reconnects,
+            last_acks: None,
+            held_back: BTreeMap::new(),
         }
     }
 
@@ -178,13 +224,14 @@ impl<'a> WriterSession<'a> {
         let ended = self.drain(summary, stop).await;
         self.set_aside.warn(self.db.database(), true);
         match ended {
-            Ok(()) => {
+            Ok(end) => {
                 self.consumers.close().await;
-                Ok(SessionEnd::Stopped)
+                Ok(end)
             }
             Err(WriterError::Broker(error)) if error.is_transient() => Ok(SessionEnd::Lost {
                 error,
                 unsettled: self.batch.tags()
+                    + self.held_back.values().map(Vec::len).sum::<usize>()
                     + self.set_aside.foreign.in_hand(QueueName::RESULTS)
                     + self.set_aside.foreign.in_hand(QueueName::DEAD),
             }),
@@ -196,7 +243,7 @@ impl<'a> WriterSession<'a> {
         &mut self,
         summary: &watch::Sender<WriterSummary>,
         stop: &CancellationToken,
-    ) -> Result<(), WriterError> {
+    ) -> Result<SessionEnd, WriterError> {
         let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         sign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // An earlier writer or session may have ended before it closed a large run.
@@ -210,10 +257,18 @@ impl<'a> WriterSession<'a> {
                 continue;
             }
             self.consumers.check()?;
+            let close_at = (self.last_acks.as_ref()).map(|last| last.at(self.is_used_up()));
             let flush_at = [self.flush_at, self.quiet_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = self.reconnects.next(), if self.last_acks.is_none() => {
+                    self.last_acks = Some(LastAcks::begin());
+                }
+                () = wait_until(close_at) => {
+                    self.finish_for_a_new_session(summary, stop).await?;
+                    return Ok(SessionEnd::ClosedOnRequest);
+                }
                 () = wait_until(flush_at) => self.flush(summary, stop).await?,
                 _ = sign.tick() => {
                     let noted = note_writer_alive(self.db, self.settings.transport, stop);
@@ -241,7 +296,52 @@ impl<'a> WriterSession<'a> {
             }
             self.consumers.stop().await?;
         }
-        self.flush(summary, stop).await
+        self.flush_and_ack_all(summary, stop).await?;
+        Ok(SessionEnd::Stopped)
+    }
+
+    /// Takes what the consumers have buffered, and settles all of it, so that nothing returns to the queues when the session
+    /// is closed.
+    async fn finish_for_a_new_session(
+        &mut self,
+        summary: &watch::Sender<WriterSummary>,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        self.consumers.cancel().await?;
+        self.take_waiting(summary, stop).await?;
+        let latest = Instant::now() + MAX_WAIT_FOR_FOREIGN;
+        while self.set_aside.foreign.has_in_hand() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                answers = self.set_aside.foreign.answers() => self.settle_foreign(answers, summary).await?,
+                () = tokio::time::sleep_until(latest) => break,
+            }
+        }
+        self.flush_and_ack_all(summary, stop).await
+    }
+
+    /// Commits the batch, and acks it with what was held back.
+    async fn flush_and_ack_all(
+        &mut self,
+        summary: &watch::Sender<WriterSummary>,
+        stop: &CancellationToken,
+    ) -> Result<(), WriterError> {
+        self.flush(summary, stop).await?;
+        self.last_acks = None;
+        for (queue, tags) in std::mem::take(&mut self.held_back) {
+            self.consumers.of(queue).ack(&tags).await?;
+        }
+        Ok(())
+    }
+
+    /// Acks what is settled, or notes that it is acked later.
+    async fn ack(&mut self, queue: QueueName, tags: Vec<DeliveryTag>) -> Result<(), BrokerError> {
+        if self.last_acks.is_some() {
+            self.held_back.entry(queue).or_default().extend(tags);
+            return Ok(());
+        }
+        self.consumers.of(queue).ack(&tags).await
     }
 
     /// Takes what arrived during a commit, and commits full batches.
@@ -274,6 +374,11 @@ impl<'a> WriterSession<'a> {
     fn take(&mut self, received: Received) {
         let (queue, tag) = (received.queue, received.delivery.tag);
         let database = self.db.database();
+        if queue == QueueName::RESULTS
+            && let Some(last_acks) = &mut self.last_acks
+        {
+            last_acks.quiet_at = Instant::now() + QUIET_BEFORE_CLOSE;
+        }
         if let Err(foreign) = self.batch.take(received, database, self.settings) {
             // Those that a stopping writer takes stay unsettled, and so return to their queue.
             if !self.is_stopping {
@@ -315,7 +420,7 @@ impl<'a> WriterSession<'a> {
     ) -> Result<(), WriterError> {
         for (queue, tags) in answers.stored {
             summary.send_modify(|summary| summary.foreign += tags.len() as u64);
-            self.consumers.of(queue).ack(&tags).await?;
+            self.ack(queue, tags).await?;
         }
         for (queue, tag) in answers.unknown {
             self.consumers.of(queue).requeue(tag).await?;
@@ -337,6 +442,13 @@ impl<'a> WriterSession<'a> {
             self.flush_soon();
         }
         Ok(())
+    }
+
+    /// Whether the broker may deliver no more results before one is acked.
+    fn is_used_up(&self) -> bool {
+        let held_back = self.held_back.get(&QueueName::RESULTS).map_or(0, Vec::len);
+        let foreign = self.set_aside.foreign.in_hand(QueueName::RESULTS);
+        held_back + self.batch.results.len() + foreign >= usize::from(RESULTS_PREFETCH)
     }
 
     /// A batch is full when it has enough rows, or half of the prefetch. The other half arrives during the commit.
@@ -419,9 +531,9 @@ impl<'a> WriterSession<'a> {
         }
         // The deliveries of a session that has ended come again.
         self.consumers.check()?;
-        self.consumers.results.ack(&batch.results).await?;
-        self.consumers.dead.ack(&batch.dead).await?;
-        self.consumers.heartbeats.ack(&batch.heartbeats).await?;
+        self.ack(QueueName::RESULTS, batch.results).await?;
+        self.ack(QueueName::DEAD, batch.dead).await?;
+        self.ack(QueueName::HEARTBEATS, batch.heartbeats).await?;
         if is_large_run_settled {
             self.close_settled_runs(summary, stop).await?;
         }

@@ -67,6 +67,11 @@ impl InHand {
         self.chunks.len()
     }
 
+    /// How many deliveries of this session are to be settled.
+    pub(crate) fn deliveries(&self) -> usize {
+        self.chunks.values().map(|unacked| unacked.tags.len()).sum()
+    }
+
     /// The chunks, each with the time when it was taken.
     pub(crate) fn taken(&self) -> Vec<(ChunkKey, Instant)> {
         let taken = self.chunks.iter();

@@ -58,12 +58,12 @@ async fn work(
     settings: &WorkerSettings,
     metrics: Option<&MetricsSettings>,
 ) -> Result<Exit, Failure> {
-    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
+    let stop = Stop::watch_and_reconnect().map_err(|error| Failure::system(&error))?;
     let server = match metrics {
         Some(metrics) => Some(metrics.bind().await?),
         None => None,
     };
-    let broker = Arc::new(RabbitBroker::new(broker)?);
+    let broker = Arc::new(RabbitBroker::new(broker)?.with_reconnects(stop.reconnects));
     let probe_threads =
         ping_worker::start_probe_threads(&default_prober(), Resolver::from_system(), settings)
             .map_err(|error| Failure::system(&error))?;

@@ -4,8 +4,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{
-    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, KeyedMessage, MessageKey as _,
-    QueueName, Sessions,
+    Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, DeliveryTag, KeyedMessage,
+    MessageKey as _, QueueName, Reconnects, Sessions,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{
@@ -30,6 +30,13 @@ use crate::{
 /// Draining takes at most this long. Chunks that are not done by then are delivered to another worker.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A session that is closed on request goes on without acks until the prefetch is used up, or until no chunk came for so
+/// long. Then none is on its way, which would come again: a consumer must not be cancelled before.
+const QUIET_BEFORE_CLOSE: Duration = Duration::from_secs(1);
+
+/// After this time it is closed all the same.
+const MAX_TIME_WITHOUT_ACKS: Duration = Duration::from_secs(30);
+
 /// How often the worker checks whether it idles: it has all chunks that its prefetch allows and sent no request since
 /// the last check.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
@@ -53,6 +60,31 @@ struct ProbedChunk {
     key: ChunkKey,
     /// The encoded result.
     result: Result<Vec<u8>, ProbeThreadFailed>,
+}
+
+/// What a session does.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Takes chunks.
+    Taking,
+    /// Takes chunks and acks none, before it finishes for a new session.
+    Filling { quiet_at: Instant, latest: Instant },
+    /// Takes none and finishes those in hand, then ends so. The stop signal sets the deadline.
+    Finishing {
+        end: SessionEnd,
+        deadline: Option<Instant>,
+    },
+}
+
+/// How a session ended, if not with an error.
+#[derive(Debug, Clone, Copy)]
+enum SessionEnd {
+    /// By the stop signal; so many chunks are left.
+    Stopped { left: usize },
+    /// By a request for a new session. Everything was acked.
+    ClosedOnRequest,
+    /// By this chunk, for which the clock is too early. The end of the session returns it and what else is in hand.
+    ClockTooEarly(ChunkKey),
 }
 
 /// The consuming side of the worker, over all its sessions.
@@ -109,6 +141,7 @@ impl WorkConsumer {
         let mut sessions = Sessions::new("work");
         loop {
             let broker = Arc::clone(&self.broker);
+            let mut reconnects = broker.reconnects();
             let open = || async {
                 broker.ensure(&[QueueName::WORK]).await?;
                 broker.consumer(QueueName::WORK, 1).await
@@ -119,17 +152,22 @@ impl WorkConsumer {
             if self.status.set_connected(true) {
                 tracing::info!(worker = self.settings.name, "worker ready");
             }
-            match self.serve(&mut *consumer, stop).await {
-                Ok(left) => {
+            match self.serve(&mut *consumer, stop, &mut reconnects).await {
+                Ok(SessionEnd::Stopped { left }) => {
                     consumer.close().await;
-                    let Some(key) = self.too_early_for.take() else {
-                        return Ok(left);
-                    };
+                    return Ok(left);
+                }
+                Ok(SessionEnd::ClockTooEarly(key)) => {
+                    consumer.close().await;
                     self.status.set_connected(false);
                     self.in_hand.forget_tags();
                     if !clock::wait_until_set(key, stop).await {
                         return Ok(self.in_hand.len());
                     }
+                }
+                Ok(SessionEnd::ClosedOnRequest) => {
+                    consumer.close().await;
+                    sessions.closed_on_request();
                 }
                 // The session ends with the process, and that returns its chunks.
                 Err(_) if self.probe_threads.have_ended() => {
@@ -155,23 +193,41 @@ impl WorkConsumer {
         &mut self,
         consumer: &mut dyn Consumer,
         stop: &CancellationToken,
-    ) -> Result<usize, BrokerError> {
+        reconnects: &mut Reconnects,
+    ) -> Result<SessionEnd, BrokerError> {
         let mut prefetch = Prefetch::slow_start(self.settings.prefetch, self.settings.rate);
         let mut idle = tokio::time::interval(IDLE_CHECK_INTERVAL);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sent = self.probe_threads.requests_sent();
-        let mut deadline: Option<Instant> = None;
+        let mut phase = Phase::Taking;
+        // What is acked at the end of a session that is closed on request.
+        let mut held_back = Vec::new();
         loop {
             self.status
                 .set_in_hand(self.in_hand.taken(), prefetch.size());
-            if deadline.is_some() && self.in_hand.len() == 0 || self.too_early_for.is_some() {
-                return Ok(self.in_hand.len());
+            if let Some(key) = self.too_early_for.take() {
+                consumer.ack(&held_back).await?;
+                return Ok(SessionEnd::ClockTooEarly(key));
             }
-            let taking = deadline.is_none();
+            let (taking, filling, deadline) = match phase {
+                Phase::Taking => (true, None, None),
+                Phase::Filling { quiet_at, latest } => (false, Some(quiet_at.min(latest)), None),
+                Phase::Finishing { end, .. } if self.in_hand.len() == 0 => {
+                    consumer.ack(&held_back).await?;
+                    return Ok(end);
+                }
+                Phase::Finishing { deadline, .. } => (false, None, deadline),
+            };
+            let unacked = self.in_hand.deliveries() + held_back.len();
+            let is_full = unacked >= usize::from(prefetch.size());
             tokio::select! {
                 biased;
                 Some(confirmed) = self.confirmed.recv() => {
-                    self.settle(consumer, confirmed.key, &mut prefetch, taking).await?;
+                    if taking || deadline.is_some() {
+                        self.settle(consumer, confirmed.key, &mut prefetch, taking).await?;
+                    } else {
+                        held_back.extend(self.hold_back(confirmed.key));
+                    }
                 }
                 Some(joined) = self.probing.join_next_with_id() => {
                     self.take_result(consumer, joined).await?;
@@ -180,30 +236,77 @@ impl WorkConsumer {
                         self.grow(consumer, &mut prefetch).await?;
                     }
                 }
-                () = stop.cancelled(), if taking => {
-                    consumer.stop().await?;
-                    self.status.start_draining();
-                    deadline = Some(Instant::now() + DRAIN_TIMEOUT);
-                    tracing::info!(in_hand = self.in_hand.len(), "draining");
+                () = stop.cancelled(), if deadline.is_none() => {
+                    phase = self.drain(consumer, std::mem::take(&mut held_back)).await?;
                 }
                 () = until(deadline) => {
-                    tracing::warn!(left = self.in_hand.len(), "draining timed out; the rest goes to another worker");
-                    return Ok(self.in_hand.len());
+                    let left = self.in_hand.len();
+                    tracing::warn!(left, "draining timed out; the rest goes to another worker");
+                    return Ok(SessionEnd::Stopped { left });
+                }
+                () = reconnects.next(), if taking => {
+                    let now = Instant::now();
+                    phase = Phase::Filling {
+                        quiet_at: now + QUIET_BEFORE_CLOSE,
+                        latest: now + MAX_TIME_WITHOUT_ACKS,
+                    };
+                }
+                () = until(filling.map(|until| if is_full { Instant::now() } else { until })) => {
+                    phase = Phase::Finishing { end: SessionEnd::ClosedOnRequest, deadline: None };
+                    self.take_buffered(consumer).await?;
                 }
                 _ = idle.tick(), if taking && prefetch.may_grow(self.in_hand.len()) => {
-                    // When nothing was sent since the last check, all chunks in hand wait for answers: to requests, or to
-                    // as many DNS queries as there may be. More chunks would only use up their time for the latter.
-                    let before = std::mem::replace(&mut sent, self.probe_threads.requests_sent());
-                    if sent == before && !self.probe_threads.is_resolver_at_limit() {
-                        self.grow(consumer, &mut prefetch).await?;
-                    }
+                    self.grow_if_idle(consumer, &mut prefetch, &mut sent).await?;
                 }
-                delivery = consumer.next(), if taking => {
+                delivery = consumer.next(), if taking || filling.is_some() => {
                     self.take(consumer, delivery?).await?;
-                    self.raise_if_exclusive(consumer, &mut prefetch).await?;
+                    if let Phase::Filling { quiet_at, .. } = &mut phase {
+                        *quiet_at = Instant::now() + QUIET_BEFORE_CLOSE;
+                    } else {
+                        self.raise_if_exclusive(consumer, &mut prefetch).await?;
+                    }
                 }
             }
         }
+    }
+
+    /// Begins to stop: takes nothing new, and acks what was held back.
+    async fn drain(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        held_back: Vec<DeliveryTag>,
+    ) -> Result<Phase, BrokerError> {
+        consumer.stop().await?;
+        consumer.ack(&held_back).await?;
+        self.status.start_draining();
+        tracing::info!(in_hand = self.in_hand.len(), "draining");
+        Ok(Phase::Finishing {
+            end: SessionEnd::Stopped { left: 0 },
+            deadline: Some(Instant::now() + DRAIN_TIMEOUT),
+        })
+    }
+
+    /// Raises the prefetch if nothing was sent since the last check, when it was `sent`: then all chunks in hand wait for
+    /// answers, to requests or to as many DNS queries as there may be. More chunks would only use up their time for the latter.
+    async fn grow_if_idle(
+        &self,
+        consumer: &mut dyn Consumer,
+        prefetch: &mut Prefetch,
+        sent: &mut u64,
+    ) -> Result<(), BrokerError> {
+        let before = std::mem::replace(sent, self.probe_threads.requests_sent());
+        if *sent == before && !self.probe_threads.is_resolver_at_limit() {
+            self.grow(consumer, prefetch).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes no more from the broker than what is here.
+    async fn take_buffered(&mut self, consumer: &mut dyn Consumer) -> Result<(), BrokerError> {
+        for delivery in consumer.cancel().await? {
+            self.take(consumer, delivery).await?;
+        }
+        Ok(())
     }
 
     /// Raises the prefetch because the worker idles, if it may grow.
@@ -368,6 +471,15 @@ impl WorkConsumer {
             consumer.raise_prefetch(wanted).await?;
         }
         Ok(())
+    }
+
+    /// Settles a chunk whose result is stored, and returns the deliveries that are to be acked later.
+    fn hold_back(&mut self, key: ChunkKey) -> Vec<DeliveryTag> {
+        let settled = self.in_hand.settle(&key);
+        settled.map_or_else(Vec::new, |unacked| {
+            self.status.chunk_done();
+            unacked.tags
+        })
     }
 
     /// Returns a chunk that was not probed completely to the queue.

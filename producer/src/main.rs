@@ -94,8 +94,8 @@ async fn produce(
     let quiet = arguments.common.quiet;
     let conclude =
         |outcome: &RunOutcome| producer::conclude(outcome, &arguments.output, next, quiet);
-    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(broker)?);
+    let stop = Stop::watch_and_reconnect().map_err(|error| Failure::system(&error))?;
+    let broker = Arc::new(RabbitBroker::new(broker)?.with_reconnects(stop.reconnects));
     let db = match DatabaseThread::open(database.options(false, false)).await {
         // The database is created only after the broker was reached: a wrong password must not leave one behind.
         Err(StoreError::Missing { .. }) if targets.is_some() => {

@@ -198,9 +198,11 @@ async fn alarm(broker: &dyn Broker) -> Alarm {
 impl Problem {
     fn new(error: &BrokerError) -> Self {
         let kind = match error {
-            BrokerError::Login { .. } => ProblemKind::Login,
+            BrokerError::Login { .. } | BrokerError::CertificateLogin { .. } => ProblemKind::Login,
             BrokerError::Forbidden { .. } => ProblemKind::Forbidden,
-            BrokerError::OtherTopology { .. } | BrokerError::Url(_) => ProblemKind::Other,
+            BrokerError::OtherTopology { .. } | BrokerError::Tls { .. } | BrokerError::Url(_) => {
+                ProblemKind::Other
+            }
             BrokerError::Unreachable { .. }
             | BrokerError::Lost(_)
             | BrokerError::NoTopology { .. } => ProblemKind::Away,

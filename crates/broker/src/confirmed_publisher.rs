@@ -28,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use self::outgoing::{Latest, Outgoing, next_latest};
-use crate::{Broker, BrokerError, Confirmed, Origin, Publisher, QueueName, Sessions, backoff};
+use crate::{
+    Broker, BrokerError, Confirmed, Origin, Publisher, QueueName, Reconnects, Sessions, backoff,
+};
 
 /// The longest pause before a refused message is published again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -206,6 +208,8 @@ impl ConfirmedPublisher {
             if outgoing.is_done() {
                 return Ok(0);
             }
+            // Not those that came before: the session to come is a new one anyway.
+            let mut reconnects = self.broker.reconnects();
             let open = || async {
                 self.broker.ensure(&self.checked).await?;
                 self.broker.publisher().await
@@ -217,7 +221,7 @@ impl ConfirmedPublisher {
             let ended = tokio::select! {
                 biased;
                 () = stop.cancelled() => Ok(()),
-                ended = session.publish_all(&mut outgoing) => ended,
+                ended = session.publish_all(&mut outgoing, &mut reconnects) => ended,
             };
             // Confirms that arrived before the end of the session count.
             session.take_ready_confirms(&mut outgoing);
@@ -231,7 +235,11 @@ impl ConfirmedPublisher {
                         return Ok(outgoing.unconfirmed.len());
                     }
                     // It was closed on purpose, so the next one is opened without a pause.
-                    sessions = Sessions::new(self.what);
+                    if session.is_ending {
+                        sessions.closed_on_request();
+                    } else {
+                        sessions = Sessions::new(self.what);
+                    }
                 }
                 Err(error) => {
                     sessions.lost(
@@ -262,6 +270,8 @@ struct Session {
     pauses: Box<dyn Iterator<Item = Duration> + Send>,
     /// When the session is closed, unless something is sent until then.
     idle_at: Instant,
+    /// A new session is wanted: this one is closed when everything that was sent is answered.
+    is_ending: bool,
 }
 
 impl Session {
@@ -272,13 +282,15 @@ impl Session {
             refused: FuturesUnordered::new(),
             pauses: Box::new(backoff()),
             idle_at: Instant::now() + IDLE_TIMEOUT,
+            is_ending: false,
         }
     }
 
-    /// Publishes until no more can come, or until the session is idle.
+    /// Publishes until no more can come, until the session is idle, or until a new one is wanted.
     async fn publish_all<K: MessageKey>(
         &mut self,
         outgoing: &mut Outgoing<K>,
+        reconnects: &mut Reconnects,
     ) -> Result<(), BrokerError> {
         let queue = outgoing.queue;
         for (number, unconfirmed) in &mut outgoing.unconfirmed {
@@ -286,6 +298,9 @@ impl Session {
                 .await?;
         }
         while !outgoing.is_done() || !self.answers.is_empty() {
+            if self.is_ending && self.answers.is_empty() {
+                return Ok(());
+            }
             tokio::select! {
                 biased;
                 Some((number, answer)) = self.answers.next() => {
@@ -295,12 +310,16 @@ impl Session {
                         answer?;
                     }
                 }
-                Some(number) = self.refused.next() => self.send_message(outgoing, number).await?,
-                latest = next_latest(outgoing.latest.as_mut()) => match latest {
+                () = reconnects.next() => self.is_ending = true,
+                // A new session sends what was refused again.
+                Some(number) = self.refused.next(), if !self.is_ending => {
+                    self.send_message(outgoing, number).await?;
+                }
+                latest = next_latest(outgoing.latest.as_mut()), if !self.is_ending => match latest {
                     Some((queue, body)) => self.send(queue, None, &body, Origin::default()).await?,
                     None => outgoing.latest = None,
                 },
-                message = outgoing.messages.recv(), if outgoing.has_room() => match message {
+                message = outgoing.messages.recv(), if outgoing.has_room() && !self.is_ending => match message {
                     Some(message) => {
                         // Added before it is sent: a publish that breaks the session must not lose the message.
                         let number = outgoing.add(message);

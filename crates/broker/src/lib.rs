@@ -10,6 +10,7 @@ mod confirmed_publisher;
 mod memory;
 mod queue_name;
 mod rabbit;
+mod reconnects;
 mod sessions;
 mod settings;
 
@@ -24,7 +25,8 @@ pub use self::{
     confirmed_publisher::{ConfirmedMessage, ConfirmedPublisher, KeyedMessage, MessageKey},
     memory::MemoryBroker,
     queue_name::{Group, MAX_FOREIGN_MESSAGES, QueueKind, QueueName, WORK_DELIVERY_LIMIT},
-    rabbit::{BrokerAddress, RabbitBroker, RabbitConfig, Role, exactly},
+    rabbit::{BrokerAddress, RabbitBroker, RabbitConfig, Role, TlsFiles, exactly},
+    reconnects::Reconnects,
     sessions::{CONNECT_TIMEOUT, Sessions, backoff, open_session},
 };
 
@@ -96,6 +98,25 @@ pub enum BrokerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// TLS, its certificates or the way to log in do not fit the broker, and no connection was open before: final. A
+    /// connection that was open before may be open again when somebody renews a certificate, so its loss is
+    /// [`Self::Unreachable`].
+    #[error("broker {address} cannot be reached")]
+    Tls {
+        /// Host and port, without credentials.
+        address: String,
+        /// What does not fit.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The broker knows no user of the certificate's name: final.
+    #[error("broker {address} refuses the login by the certificate in {certificate}")]
+    CertificateLogin {
+        /// Host and port, without credentials.
+        address: String,
+        /// The file of the certificate.
+        certificate: String,
+    },
     /// The broker refuses the user or the password: final.
     #[error("broker {address} refuses the login of user {user:?}")]
     Login {
@@ -149,7 +170,13 @@ impl BrokerError {
             return Some(problem.advice());
         }
         let advice = match self {
-            Self::Unreachable { address, source } => unreachable_advice(address, &**source),
+            Self::Unreachable { address, source } | Self::Tls { address, source } => {
+                unreachable_advice(address, &**source)
+            }
+            Self::CertificateLogin { .. } => {
+                "add a user of the name in it (its subject, or by `ssl_cert_login_from = common_name` its common name): \
+                 rabbitmqctl add_user NAME, and clear_password NAME"
+            }
             Self::Login { .. } => {
                 "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"
             }
@@ -168,9 +195,15 @@ impl BrokerError {
         !matches!(self, Self::Unreachable { .. }) || self.connect_problem().is_some()
     }
 
+    /// Whether the broker closed a TLS connection without a reason.
+    fn is_closed_early_over_tls(&self) -> bool {
+        let closed = ConnectProblem::ClosedEarly { is_tls: true };
+        self.connect_problem() == Some(&closed)
+    }
+
     fn connect_problem(&self) -> Option<&ConnectProblem> {
         match self {
-            Self::Unreachable { source, .. } => source.downcast_ref(),
+            Self::Unreachable { source, .. } | Self::Tls { source, .. } => source.downcast_ref(),
             _ => None,
         }
     }
@@ -181,6 +214,8 @@ impl BrokerError {
         match self {
             Self::Unreachable { .. } | Self::NoTopology { .. } | Self::Lost(_) => true,
             Self::Login { .. }
+            | Self::CertificateLogin { .. }
+            | Self::Tls { .. }
             | Self::Forbidden { .. }
             | Self::OtherTopology { .. }
             | Self::Url(_) => false,
@@ -256,6 +291,11 @@ pub trait Broker: Send + Sync + fmt::Debug {
         let _ = queue;
         Ok(None)
     }
+
+    /// Requests to close the sessions in order and to open new ones. By default there are none.
+    fn reconnects(&self) -> Reconnects {
+        Reconnects::default()
+    }
 }
 
 /// A session for publishing. One task owns it.
@@ -319,6 +359,16 @@ pub trait Consumer: Send {
     /// # Errors
     /// [`BrokerError`]: the session is over.
     async fn stop(&mut self) -> Result<(), BrokerError>;
+
+    /// Stops taking deliveries as [`Self::stop`] does, but returns those that are buffered here: they are settled like those
+    /// of [`Self::next`]. What the broker sends at this moment returns to the queue, unless the prefetch is used up.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: the session is over.
+    async fn cancel(&mut self) -> Result<Vec<Delivery>, BrokerError> {
+        self.stop().await?;
+        Ok(Vec::new())
+    }
 
     /// Closes the connection. What is unsettled returns to the queue.
     async fn close(self: Box<Self>);

@@ -1,5 +1,6 @@
 //! The queue seam over RabbitMQ (AMQP 0-9-1). Each session has a connection of its own.
 
+mod common_name;
 pub(crate) mod connect_problem;
 mod connection;
 mod consumer;
@@ -7,8 +8,11 @@ mod dead_letter;
 mod endpoint;
 mod error;
 mod login;
+mod mechanisms;
 mod permissions;
 mod publisher;
+mod stream;
+mod tls;
 mod topology;
 
 use std::{
@@ -25,6 +29,7 @@ use lapin::{
     BasicProperties, Event,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
+use tokio::sync::watch;
 
 use self::{
     connection::RabbitConnection, consumer::RabbitConsumer, endpoint::Endpoint, error::Operation,
@@ -33,8 +38,9 @@ use self::{
 pub use self::{
     endpoint::{BrokerAddress, RabbitConfig},
     permissions::{Role, exactly},
+    tls::TlsFiles,
 };
-use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName};
+use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName, Reconnects};
 
 /// A RabbitMQ broker, 3.10 or later. It connects when a session is opened, not before.
 ///
@@ -43,8 +49,10 @@ pub struct RabbitBroker {
     endpoint: Arc<Endpoint>,
     /// Set when a message was returned: the next check binds again, because a passive check cannot see a missing binding.
     unbound: Arc<AtomicBool>,
-    /// The connection of the last [`Broker::depth`], kept for the next one.
-    depth_connection: Mutex<Option<RabbitConnection>>,
+    /// The connection of the last [`Broker::depth`], kept for the next one, and how many requests for new ones there were
+    /// when it was opened.
+    depth_connection: Mutex<Option<(RabbitConnection, u64)>>,
+    reconnects: Reconnects,
 }
 
 impl RabbitBroker {
@@ -57,7 +65,15 @@ impl RabbitBroker {
             endpoint: Arc::new(Endpoint::new(config)?),
             unbound: Arc::default(),
             depth_connection: Mutex::default(),
+            reconnects: Reconnects::default(),
         })
+    }
+
+    /// Its sessions are closed in order and opened anew at each of these requests.
+    #[must_use]
+    pub fn with_reconnects(mut self, requests: watch::Receiver<u64>) -> Self {
+        self.reconnects = Reconnects::new(requests);
+        self
     }
 
     /// Host, port and virtual host, for messages.
@@ -163,16 +179,17 @@ impl RabbitBroker {
             .depth_connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        kept.take()
-            .filter(|connection| connection.status().connected())
+        let (connection, requests) = kept.take()?;
+        let is_new = requests == self.reconnects.count();
+        (is_new && connection.status().connected()).then_some(connection)
     }
 
-    fn keep(&self, connection: RabbitConnection) {
+    fn keep(&self, connection: RabbitConnection, requests: u64) {
         let mut kept = self
             .depth_connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *kept = Some(connection);
+        *kept = Some((connection, requests));
     }
 }
 
@@ -223,7 +240,12 @@ impl Broker for RabbitBroker {
         ))
     }
 
+    fn reconnects(&self) -> Reconnects {
+        self.reconnects.from_now()
+    }
+
     async fn depth(&self, queue: QueueName) -> Result<QueueDepth, BrokerError> {
+        let requests = self.reconnects.count();
         let connection = match self.kept() {
             Some(connection) => connection,
             None => RabbitConnection::open(&self.endpoint).await?,
@@ -231,7 +253,7 @@ impl Broker for RabbitBroker {
         let channel = connection.channel().await?;
         let depth = topology::depth(&connection, &channel, queue).await?;
         drop(channel);
-        self.keep(connection);
+        self.keep(connection, requests);
         depth.ok_or_else(|| BrokerError::NoTopology {
             address: self.endpoint.place(),
             what: format!("queue {}", self.endpoint.queue(queue)),

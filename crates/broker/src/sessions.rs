@@ -126,6 +126,16 @@ impl Sessions {
         Ok(())
     }
 
+    /// Logs that the session which was opened last is closed on request. The next one is opened without a pause.
+    pub fn closed_on_request(&mut self) {
+        tracing::info!(
+            session = self.what,
+            "session with the broker closed in order, a new one follows"
+        );
+        self.opened = None;
+        self.backoff = Box::new(backoff());
+    }
+
     /// Pauses, at most for `most`. Returns false when `stop` came first.
     async fn pause(&mut self, most: Option<Duration>, stop: &CancellationToken) -> bool {
         let pause = self.backoff.next().unwrap_or(STABLE_AFTER);

@@ -1,11 +1,13 @@
 //! What a program needs around the broker: its settings, and the messages of its errors.
 
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
-use pingfleet_settings::{BrokerArgs, Failure, Layers, keys, read_secret, shell_word};
+use pingfleet_settings::{
+    BrokerArgs, Failure, Layers, keys, read_secret, shell_word, warn_if_exposed,
+};
 use url::Url;
 
-use crate::{BrokerError, RabbitBroker, RabbitConfig};
+use crate::{BrokerError, RabbitBroker, RabbitConfig, TlsFiles};
 
 impl RabbitConfig {
     /// Resolves the settings of the broker; problems are collected in `layers`. `program` names the connections.
@@ -19,8 +21,11 @@ impl RabbitConfig {
                  name a file that has it in broker.password_file"
             );
         }
+        let is_url = Cell::new(true);
         let url = layers.get_as(&keys::BROKER_URL, |url| {
-            match RabbitBroker::new(&Self::new(&url)) {
+            let checked = RabbitBroker::new(&Self::new(&url));
+            is_url.set(checked.is_ok());
+            match checked {
                 Ok(_) => Ok(url),
                 Err(BrokerError::Url(why)) => Err(format!("not a broker's URL: {why}")),
                 Err(other) => Err(other.to_string()),
@@ -30,12 +35,28 @@ impl RabbitConfig {
         let password = layers.optional(&keys::BROKER_PASSWORD);
         let from_file =
             layers.optional_as(&keys::BROKER_PASSWORD_FILE, |path| read_password(&path));
-        Self {
+        let tls = TlsFiles {
+            ca: layers.optional(&keys::BROKER_CA_FILE),
+            certificate: layers.optional(&keys::BROKER_CERT_FILE),
+            key: layers.optional(&keys::BROKER_KEY_FILE),
+        };
+        let config = Self {
             url,
             prefix,
             password: from_file.or(password),
+            auth: layers.get(&keys::BROKER_AUTH),
+            tls,
             connection_name: program.to_owned(),
+        };
+        if is_url.get() {
+            config
+                .security_problems()
+                .for_each(|why| layers.problem(why));
         }
+        if let Some(key) = &config.tls.key {
+            warn_if_exposed(key, "the private key of broker.cert_file");
+        }
+        config
     }
 }
 

@@ -120,8 +120,8 @@ async fn over_the_broker(
     let Sweep {
         settings, database, ..
     } = *sweep;
-    let stop = Stop::watch().map_err(|error| Failure::system(&error))?;
-    let broker = Arc::new(RabbitBroker::new(config)?);
+    let stop = Stop::watch_and_reconnect().map_err(|error| Failure::system(&error))?;
+    let broker = Arc::new(RabbitBroker::new(config)?.with_reconnects(stop.reconnects));
     let db = DatabaseThread::open(database.options(false, false)).await?;
     let bar = RunProgressBar::start(settings.progress_bar);
     let (progress, follow) = watch::channel(RunProgress::default());

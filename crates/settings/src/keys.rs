@@ -3,6 +3,7 @@
 //!
 //! One settings file serves all programs, so each program knows all names.
 
+mod broker;
 mod pages;
 
 use std::{
@@ -12,10 +13,7 @@ use std::{
     time::Duration,
 };
 
-use pingfleet_wire::{
-    DEFAULT_QUEUE_PREFIX, Family, MAX_CHUNK_TARGETS, MAX_PREFETCH, check_queue_prefix,
-    check_worker_name,
-};
+use pingfleet_wire::{Family, MAX_CHUNK_TARGETS, MAX_PREFETCH, check_worker_name};
 
 use crate::{
     duration,
@@ -25,9 +23,15 @@ use crate::{
     values::{self, Rate},
 };
 
-pub use self::pages::{
-    DASHBOARD, DASHBOARD_LISTEN, DASHBOARD_NAME, DASHBOARD_TOKEN_FILE, METRICS, METRICS_LISTEN,
-    METRICS_NAME, METRICS_TOKEN_FILE,
+pub use self::{
+    broker::{
+        BROKER, BROKER_AUTH, BROKER_CA_FILE, BROKER_CERT_FILE, BROKER_KEY_FILE, BROKER_PASSWORD,
+        BROKER_PASSWORD_FILE, BROKER_PREFIX, BROKER_URL, BrokerAuth,
+    },
+    pages::{
+        DASHBOARD, DASHBOARD_LISTEN, DASHBOARD_NAME, DASHBOARD_TOKEN_FILE, METRICS, METRICS_LISTEN,
+        METRICS_NAME, METRICS_TOKEN_FILE,
+    },
 };
 
 const ALL_PROGRAMS: &[Program] = &[
@@ -52,47 +56,6 @@ const WORKER_PROGRAMS: &[Program] = &[Program::Pingfleet, Program::PingWorker];
 
 /// Programs that store results.
 const WRITER_PROGRAMS: &[Program] = &[Program::Pingfleet, Program::ConsumerWriter];
-
-/// The broker's address. The default is the broker that `docker-compose up` starts, with its default login.
-pub static BROKER_URL: Key<String> = Key {
-    name: "broker.url",
-    flag: Some(Flag::new("broker", "URL")),
-    default: Fixed("amqp://pingfleet:pingfleet@127.0.0.1:5672/%2f"),
-    help: "Broker, as amqp://user@host:5672/vhost. Its password belongs in PINGFLEET_BROKER__PASSWORD, or in a file \
-           that broker.password_file names",
-    programs: ALL_PROGRAMS,
-    parse: values::text,
-};
-
-/// The broker's password.
-pub static BROKER_PASSWORD: Key<String, Unset> = Key {
-    name: "broker.password",
-    flag: None,
-    default: Unset(None),
-    help: "Password of the user in broker.url",
-    programs: ALL_PROGRAMS,
-    parse: values::text,
-};
-
-/// A file with the broker's password.
-pub static BROKER_PASSWORD_FILE: Key<PathBuf, Unset> = Key {
-    name: "broker.password_file",
-    flag: None,
-    default: Unset(None),
-    help: "File whose first line is that password",
-    programs: ALL_PROGRAMS,
-    parse: values::path,
-};
-
-/// The prefix of all queues and exchanges.
-pub static BROKER_PREFIX: Key<String> = Key {
-    name: "broker.prefix",
-    flag: None,
-    default: Fixed(DEFAULT_QUEUE_PREFIX),
-    help: "First part of the names of all queues and exchanges; the same for all programs",
-    programs: ALL_PROGRAMS,
-    parse: |text| check_queue_prefix(text).map(|()| text.to_owned()),
-};
 
 /// The database file.
 pub static STORE_PATH: Key<PathBuf> = Key {
@@ -360,14 +323,6 @@ pub static PROBING_CHUNK_SIZE: Key<usize> = Key {
     parse: |text| number(1, MAX_CHUNK_TARGETS)(text),
 };
 
-/// The broker's keys.
-pub const BROKER: &[&dyn AnyKey] = &[
-    &BROKER_URL,
-    &BROKER_PASSWORD,
-    &BROKER_PASSWORD_FILE,
-    &BROKER_PREFIX,
-];
-
 /// The database's keys.
 pub const STORE: &[&dyn AnyKey] = &[&STORE_PATH, &STORE_DURABILITY, &STORE_READABLE_BY];
 
@@ -458,6 +413,9 @@ mod tests {
                 "broker.url"
                 | "broker.password"
                 | "broker.password_file"
+                | "broker.ca_file"
+                | "broker.cert_file"
+                | "broker.key_file"
                 | "dashboard.token_file"
                 | "metrics.token_file" => {
                     continue;

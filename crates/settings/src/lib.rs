@@ -31,5 +31,5 @@ pub use probing::{ProbingArgs, ProbingSettings};
 pub use runtime::{FILES_FOR_PROBING, FILES_FOR_QUEUES, open_files_limit, run_async};
 pub use shell::shell_word;
 pub use stop::Stop;
-pub use text::{read_secret, read_text};
+pub use text::{read_bytes, read_secret, read_text, warn_if_exposed};
 pub use values::{Rate, duration, number, rate};

@@ -28,11 +28,31 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 /// As [`read_text`].
 pub fn read_secret(path: &Path, what: &str) -> io::Result<String> {
     let (bytes, metadata) = read_file(path)?;
-    if let Some((danger, remedy)) = exposure(&metadata) {
-        tracing::warn!(path = %path.display(), "{danger} {what}: {remedy}");
-    }
+    warn_of_exposure(path, what, &metadata);
     let text = decode(&bytes)?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Reads a file whole, in the bounds of [`read_text`]. Its text may be of any encoding.
+///
+/// # Errors
+/// As [`read_text`], except that any bytes are accepted.
+pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    read_file(path).map(|(bytes, _)| bytes)
+}
+
+/// Warns if others than this user may read or change the file of a secret. `what` is its name in that warning. A file that
+/// cannot be looked at is left to whoever reads it.
+pub fn warn_if_exposed(path: &Path, what: &str) {
+    if let Ok(metadata) = fs::metadata(path) {
+        warn_of_exposure(path, what, &metadata);
+    }
+}
+
+fn warn_of_exposure(path: &Path, what: &str, metadata: &Metadata) {
+    if let Some((danger, remedy)) = exposure(metadata) {
+        tracing::warn!(path = %path.display(), "{danger} {what}: {remedy}");
+    }
 }
 
 /// Reads a regular file of bounded size, one that a link leads to, or what a shell passes in the place of one:

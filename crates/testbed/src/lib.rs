@@ -4,6 +4,7 @@
 //! process, however that ends. Nothing of the machine's own broker or network is touched.
 
 mod capture;
+mod certificates;
 mod cleanup;
 mod disk;
 mod generated_runs;
@@ -14,8 +15,9 @@ pub mod simnet;
 
 pub use self::{
     capture::Capture,
+    certificates::{CertificateFiles, TestAuthority, Validity},
     disk::SmallDisk,
     generated_runs::GeneratedRuns,
     namespace::Namespace,
-    rabbit::{QUEUE_TICK, Rabbit},
+    rabbit::{QUEUE_TICK, Rabbit, TlsListener},
 };

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-use crate::{Namespace, cleanup::Cleanup, ports::ReservedPort};
+use crate::{CertificateFiles, Namespace, cleanup::Cleanup, ports::ReservedPort};
 
 /// Where Debian and Ubuntu have the scripts themselves; the variable names another folder.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
@@ -26,12 +26,26 @@ const BOOT_TIMEOUT_S: u32 = 120;
 /// How often a quorum queue of these nodes reports its messages. The default of 5 s is too slow for tests.
 pub const QUEUE_TICK: Duration = Duration::from_millis(500);
 
+/// How a node speaks TLS, on a port of its own beside that of plain AMQP.
+#[derive(Debug, Clone)]
+pub struct TlsListener {
+    /// The authority that signs the certificates of clients.
+    pub ca_file: PathBuf,
+    /// The node's own certificate. Its file is read anew for connections that begin later.
+    pub server: CertificateFiles,
+    /// Whether a client without a certificate is refused.
+    pub demands_certificate: bool,
+    /// Whether a client may log in as the user whom its certificate names (SASL EXTERNAL).
+    pub has_external: bool,
+}
+
 /// A running or stopped RabbitMQ node. Dropping it ends the node and removes its data.
 #[derive(Debug)]
 pub struct Rabbit {
     scripts: PathBuf,
     namespace: Option<String>,
     port: ReservedPort,
+    tls: Option<(TlsListener, ReservedPort)>,
     /// Of the management API, if the node has it.
     management: Option<ReservedPort>,
     dist_port: ReservedPort,
@@ -121,7 +135,15 @@ impl Rabbit {
     /// # Errors
     /// When RabbitMQ is not installed, or does not start; the end of its log is part of the error.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_where(None, None)
+        Self::start_where(None, None, None)
+    }
+
+    /// The same with a second port, for TLS.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with_tls(tls: TlsListener) -> anyhow::Result<Self> {
+        Self::start_where(None, Some(tls), None)
     }
 
     /// The same with the management API, at [`Self::management_url`]. It takes some seconds more.
@@ -129,7 +151,15 @@ impl Rabbit {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_with_management() -> anyhow::Result<Self> {
-        Self::start_where(None, Some(ReservedPort::new()?))
+        Self::start_where(None, None, Some(ReservedPort::new()?))
+    }
+
+    /// The same with TLS, also for the management API.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with_tls_and_management(tls: TlsListener) -> anyhow::Result<Self> {
+        Self::start_where(None, Some(tls), Some(ReservedPort::new()?))
     }
 
     /// The same inside a namespace, on its loopback addresses: only what [`Namespace::command`] runs reaches it.
@@ -137,11 +167,12 @@ impl Rabbit {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_in(namespace: &Namespace) -> anyhow::Result<Self> {
-        Self::start_where(Some(namespace.prober().to_owned()), None)
+        Self::start_where(Some(namespace.prober().to_owned()), None, None)
     }
 
     fn start_where(
         namespace: Option<String>,
+        tls: Option<TlsListener>,
         management: Option<ReservedPort>,
     ) -> anyhow::Result<Self> {
         let scripts = std::env::var_os(SCRIPTS_VARIABLE)
@@ -163,6 +194,10 @@ impl Rabbit {
             namespace,
             cookie: format!("PINGFLEET{}", port.number()),
             port,
+            tls: match tls {
+                Some(tls) => Some((tls, ReservedPort::new()?)),
+                None => None,
+            },
             management,
             dist_port: ReservedPort::new()?,
             epmd_port: epmd_port.number(),
@@ -186,6 +221,7 @@ impl Rabbit {
             folder: Folder::new()?,
             namespace: self.namespace.clone(),
             port: ReservedPort::new()?,
+            tls: None,
             management: None,
             dist_port: ReservedPort::new()?,
             _epmd_port: None,
@@ -224,6 +260,15 @@ impl Rabbit {
         Ok(format!("amqp://guest:guest@[::1]:{}/", self.port()))
     }
 
+    /// The port of AMQP over TLS.
+    ///
+    /// # Errors
+    /// When the node was started without TLS.
+    pub fn tls_port(&self) -> anyhow::Result<u16> {
+        let (_, port) = self.tls.as_ref().context("this node speaks no TLS")?;
+        Ok(port.number())
+    }
+
     /// The port of AMQP.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -237,7 +282,11 @@ impl Rabbit {
     pub fn management_url(&self) -> anyhow::Result<String> {
         let port = self.management.as_ref();
         let port = port.context("the node has no management API")?.number();
-        Ok(format!("http://127.0.0.1:{port}"))
+        Ok(if self.tls.is_some() {
+            format!("https://localhost:{port}")
+        } else {
+            format!("http://127.0.0.1:{port}")
+        })
     }
 
     /// Stops the node in order (SIGTERM) and waits until it is gone. Its data stays.
@@ -282,6 +331,17 @@ impl Rabbit {
     /// When there is no such queue, or no node.
     pub fn purge(&self, queue: &str) -> anyhow::Result<()> {
         self.ctl(&["purge_queue", queue]).map(drop)
+    }
+
+    /// How many messages of all queues were delivered again since the node started.
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub fn redelivered(&self) -> anyhow::Result<u64> {
+        let sum = "maps:fold(fun(_, #{messages_redelivered_total := N}, Sum) -> Sum + N; (_, _, Sum) -> Sum end, \
+                   0, rabbit_global_counters:overview()).";
+        let printed = self.ctl(&["eval", sum])?;
+        printed.trim().parse().context(printed)
     }
 
     /// Runs `rabbitmqctl` on the node, and returns its output.
@@ -357,9 +417,13 @@ impl Rabbit {
         } else {
             String::new()
         };
+        let tls = self.tls.as_ref();
         let management = self.management.as_ref().map_or_else(String::new, |port| {
             let port = port.number();
-            format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n")
+            tls.map_or_else(
+                || format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"),
+                |(tls, _)| tls.management(port),
+            )
         });
         // Neither a full disk nor a busy machine may block publishers by accident.
         let configuration = format!(
@@ -368,14 +432,20 @@ impl Rabbit {
             vm_memory_high_watermark.relative = 0.8\n\
             log.file.level = info\n"
         );
+        let tls = tls.map(|(tls, port)| tls.configuration(port.number()));
+        let configuration = configuration + &tls.unwrap_or_default();
         fs::write(folder.join("rabbitmq.conf"), configuration)?;
         let tick = QUEUE_TICK.as_millis();
         let ticks = format!("[{{rabbit, [{{quorum_tick_interval, {tick}}}]}}].\n");
         fs::write(folder.join("advanced.config"), ticks)?;
-        let plugins = match self.management {
-            Some(_) => "[rabbitmq_management].\n",
-            None => "[].\n",
-        };
+        let mut plugins = Vec::new();
+        if matches!(&self.tls, Some((tls, _)) if tls.has_external) {
+            plugins.push("rabbitmq_auth_mechanism_ssl");
+        }
+        if self.management.is_some() {
+            plugins.push("rabbitmq_management");
+        }
+        let plugins = format!("[{}].\n", plugins.join(","));
         fs::write(folder.join("plugins"), plugins)?;
         let cookie = folder.join(".erlang.cookie");
         fs::write(&cookie, &self.cookie)?;
@@ -391,6 +461,40 @@ impl Rabbit {
                 let lines: Vec<_> = text.lines().collect();
                 lines[lines.len().saturating_sub(30)..].join("\n")
             },
+        )
+    }
+}
+
+impl TlsListener {
+    /// The files of TLS in rabbitmq.conf, as options of `ssl_options` or of the management API.
+    fn files(&self, options: &str) -> String {
+        format!(
+            "{options}.cacertfile = {}\n{options}.certfile = {}\n{options}.keyfile = {}\n",
+            self.ca_file.display(),
+            self.server.certificate.display(),
+            self.server.key.display(),
+        )
+    }
+
+    /// The lines of the management API in rabbitmq.conf.
+    fn management(&self, port: u16) -> String {
+        let files = self.files("management.ssl");
+        format!("management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {port}\n{files}")
+    }
+
+    /// Its lines in rabbitmq.conf.
+    fn configuration(&self, port: u16) -> String {
+        let external = if self.has_external {
+            "auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n"
+        } else {
+            ""
+        };
+        format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\n{}\
+            ssl_options.verify = verify_peer\n\
+            ssl_options.fail_if_no_peer_cert = {}\n{external}",
+            self.files("ssl_options"),
+            self.demands_certificate
         )
     }
 }

@@ -5,20 +5,35 @@
 
 use std::{error::Error, io};
 
-use lapin::{ErrorKind, uri::AMQPScheme};
-use pingfleet_settings::shell_word;
-use rustls::CertificateError;
+use lapin::ErrorKind;
+use pingfleet_settings::{keys::BrokerAuth, shell_word};
+use rustls::{AlertDescription, CertificateError};
 use thiserror::Error;
 
-use super::endpoint::Endpoint;
+use super::{endpoint::Endpoint, tls::TlsFileError};
 
 /// What is wrong with a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum ConnectProblem {
-    #[error("its certificate is not accepted: {0}")]
-    Certificate(CertificateProblem),
+    /// Of the broker, and whether the settings name its authority.
+    #[error("its certificate is not accepted: {problem}")]
+    Certificate {
+        problem: CertificateProblem,
+        has_ca_file: bool,
+    },
+    /// Of this program.
+    #[error("{0}")]
+    OwnCertificate(OwnCertificateProblem),
+    #[error("{0}")]
+    File(#[from] TlsFileError),
     #[error("this port does not speak TLS")]
     NoTls,
+    #[error("this port expects TLS")]
+    ExpectsTls,
+    #[error("it does not offer logins {}", way(*.0))]
+    NotOffered(BrokerAuth),
+    #[error("no version or cipher of TLS is common to both sides")]
+    NothingInCommon,
     #[error("what answers there does not speak AMQP")]
     NotAmqp,
     #[error("the connection was closed before the login")]
@@ -41,31 +56,105 @@ pub(crate) enum CertificateProblem {
     Other,
 }
 
+/// What the broker finds wrong with this program's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum OwnCertificateProblem {
+    #[error("it demands a certificate of this program")]
+    Missing,
+    #[error("it does not trust the authority that signed this program's certificate")]
+    UnknownAuthority,
+    #[error("this program's certificate has expired, or is not valid yet")]
+    Expired,
+    #[error("it does not accept this program's certificate")]
+    Refused,
+}
+
 impl ConnectProblem {
     /// The problem behind an error of lapin, if it is one of these.
     pub(super) fn of(endpoint: &Endpoint, error: &lapin::Error) -> Option<Self> {
-        let is_tls = endpoint.uri.scheme == AMQPScheme::AMQPS;
-        if let Some(tls) = tls_error(error) {
-            return match tls {
-                rustls::Error::InvalidCertificate(refused) => {
-                    Some(Self::Certificate(refused.into()))
-                }
-                rustls::Error::InvalidMessage(_) => Some(Self::NoTls),
-                _ => None,
-            };
+        if let ErrorKind::IOError(error) = error.kind() {
+            if let Some(problem) = inner::<Self>(error) {
+                return Some(problem.clone());
+            }
+            if let Some(file) = inner::<TlsFileError>(error) {
+                return Some(Self::File(file.clone()));
+            }
+            if let Some(tls) = inner::<rustls::Error>(error) {
+                return Self::of_tls(endpoint, tls);
+            }
         }
+        let is_tls = endpoint.is_tls();
         match error.kind() {
             ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => {
                 Some(Self::NotAmqp)
             }
             ErrorKind::IOError(error) => matches!(
                 error.kind(),
-                io::ErrorKind::ConnectionAborted
+                io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::UnexpectedEof
             )
             .then_some(Self::ClosedEarly { is_tls }),
             _ => None,
+        }
+    }
+
+    fn of_tls(endpoint: &Endpoint, error: &rustls::Error) -> Option<Self> {
+        let has_certificate = endpoint.tls.certificate.is_some();
+        match error {
+            rustls::Error::InvalidCertificate(refused) => Some(Self::Certificate {
+                problem: refused.into(),
+                has_ca_file: endpoint.tls.ca.is_some(),
+            }),
+            rustls::Error::InvalidMessage(_) => Some(Self::NoTls),
+            rustls::Error::AlertReceived(alert) => Self::of_alert(*alert, has_certificate),
+            rustls::Error::PeerIncompatible(_) => Some(Self::NothingInCommon),
+            _ => None,
+        }
+    }
+
+    /// What an alert of the broker means (RFC 8446, section 6.2; RFC 5246, section 7.2.2).
+    fn of_alert(alert: AlertDescription, has_certificate: bool) -> Option<Self> {
+        let own = match alert {
+            AlertDescription::CertificateRequired => OwnCertificateProblem::Missing,
+            // What TLS 1.2 has for a missing certificate.
+            AlertDescription::HandshakeFailure if !has_certificate => {
+                OwnCertificateProblem::Missing
+            }
+            AlertDescription::ProtocolVersion
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::HandshakeFailure => return Some(Self::NothingInCommon),
+            AlertDescription::UnknownCA if has_certificate => {
+                OwnCertificateProblem::UnknownAuthority
+            }
+            AlertDescription::CertificateExpired => OwnCertificateProblem::Expired,
+            AlertDescription::AccessDenied
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::DecryptError
+            | AlertDescription::UnsupportedCertificate
+                if has_certificate =>
+            {
+                OwnCertificateProblem::Refused
+            }
+            _ => return None,
+        };
+        Some(Self::OwnCertificate(own))
+    }
+
+    /// Whether trying again can only help after somebody changed a setting or a certificate.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Certificate { .. }
+            | Self::OwnCertificate(_)
+            | Self::File(_)
+            | Self::NoTls
+            | Self::ExpectsTls
+            | Self::NotOffered(_)
+            | Self::NothingInCommon => true,
+            Self::NotAmqp | Self::ClosedEarly { .. } | Self::Limit { .. } => false,
         }
     }
 
@@ -75,7 +164,10 @@ impl ConnectProblem {
         let command = if reason.contains("node connection limit") {
             "connection_max in rabbitmq.conf".to_owned()
         } else if reason.contains("user connection limit") {
-            let user = shell_word(endpoint.user());
+            let user = match endpoint.auth {
+                BrokerAuth::Plain => shell_word(endpoint.user()),
+                BrokerAuth::External => "USER".into(),
+            };
             format!("rabbitmqctl set_user_limits {user} {limit}")
         } else {
             let vhost = shell_word(&endpoint.uri.vhost);
@@ -90,20 +182,22 @@ impl ConnectProblem {
     /// What the user can do.
     pub(crate) fn advice(&self) -> String {
         match self {
-            Self::Certificate(CertificateProblem::UnknownAuthority) => {
-                "add that authority's certificate to those that this machine trusts, or name a file with it in the \
-                 variable SSL_CERT_FILE"
-            }
-            Self::Certificate(CertificateProblem::Expired) => {
-                "renew the certificate, or set the clock of this machine"
-            }
-            Self::Certificate(CertificateProblem::OtherName) => {
-                "write the host in the broker's URL as the certificate names it"
-            }
-            Self::Certificate(CertificateProblem::Other) => {
-                "look at it with `openssl s_client`, and replace it"
-            }
+            Self::Certificate {
+                problem,
+                has_ca_file,
+            } => problem.advice(*has_ca_file),
+            Self::OwnCertificate(problem) => problem.advice(),
+            Self::File(_) => "fix the file, or name another one",
             Self::NoTls => "write amqp:// for this port, or name the one for TLS, usually 5671",
+            Self::ExpectsTls => "write amqps:// for this port, or name the one without TLS, usually 5672",
+            Self::NotOffered(BrokerAuth::Plain) => {
+                "add auth_mechanisms.1 = PLAIN to rabbitmq.conf of the broker, or set broker.auth = external"
+            }
+            Self::NotOffered(BrokerAuth::External) => {
+                "on the broker: `rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl`, and in rabbitmq.conf \
+                 auth_mechanisms.1 = EXTERNAL and ssl_options.verify = verify_peer; or set broker.auth = plain"
+            }
+            Self::NothingInCommon => "allow TLS 1.2 or 1.3 on the broker (ssl_options.versions)",
             Self::NotAmqp => {
                 "name the port for AMQP, usually 5672; if this one expects TLS, write amqps://"
             }
@@ -111,7 +205,7 @@ impl ConnectProblem {
                 "the broker may be starting; if this port expects TLS, write amqps://"
             }
             Self::ClosedEarly { is_tls: true } => {
-                "the broker may be starting; if this port does not speak TLS, write amqp://"
+                "the broker may be starting, or its log says what it refuses; if this port does not speak TLS, write amqp://"
             }
             Self::Limit { command, .. } => {
                 return format!("end other connections, or raise the limit: {command}");
@@ -121,10 +215,47 @@ impl ConnectProblem {
     }
 }
 
+impl CertificateProblem {
+    fn advice(self, has_ca_file: bool) -> &'static str {
+        match self {
+            Self::UnknownAuthority if has_ca_file => {
+                "name a file with the certificate of the right authority in broker.ca_file"
+            }
+            Self::UnknownAuthority => {
+                "name a file with the certificate of that authority in broker.ca_file"
+            }
+            Self::Expired => "renew the certificate, or set the clock of this machine",
+            Self::OtherName => "write the host in the broker's URL as the certificate names it",
+            Self::Other => "look at it with `openssl s_client`, and replace it",
+        }
+    }
+}
+
+impl OwnCertificateProblem {
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Missing => {
+                "name the files of one that it accepts in broker.cert_file and broker.key_file"
+            }
+            Self::UnknownAuthority => {
+                "let an authority that it trusts sign it (ssl_options.cacertfile of the broker), with those between in \
+                 broker.cert_file"
+            }
+            Self::Expired => {
+                "renew the certificate in broker.cert_file, or set the clocks of both machines"
+            }
+            Self::Refused => "look for the reason in the log of the broker",
+        }
+    }
+}
+
 impl From<&CertificateError> for CertificateProblem {
     fn from(error: &CertificateError) -> Self {
         match error {
-            CertificateError::UnknownIssuer => Self::UnknownAuthority,
+            // The second: an authority that was made anew has the name of the one that is trusted, and another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                Self::UnknownAuthority
+            }
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
@@ -141,12 +272,17 @@ impl From<&CertificateError> for CertificateProblem {
     }
 }
 
-/// The error of TLS inside an error of lapin.
-fn tls_error(error: &lapin::Error) -> Option<&rustls::Error> {
-    let ErrorKind::IOError(error) = error.kind() else {
-        return None;
-    };
-    let mut error: &io::Error = error;
+/// How a program logs in, in words.
+fn way(auth: BrokerAuth) -> &'static str {
+    match auth {
+        BrokerAuth::Plain => "by password (SASL PLAIN)",
+        BrokerAuth::External => "by certificate (SASL EXTERNAL)",
+    }
+}
+
+/// The error of this type inside an error of a stream.
+fn inner<T: Error + 'static>(error: &io::Error) -> Option<&T> {
+    let mut error = error;
     loop {
         let inner: &(dyn Error + Send + Sync + 'static) = error.get_ref()?;
         if let Some(found) = inner.downcast_ref() {
@@ -169,7 +305,12 @@ mod tests {
             lapin::Error::from(wrapped)
         };
         let of = |url, error| ConnectProblem::of(&endpoint(url), &error);
-        let refused = |error| Some(ConnectProblem::Certificate(error));
+        let refused = |problem| {
+            Some(ConnectProblem::Certificate {
+                problem,
+                has_ca_file: false,
+            })
+        };
         let invalid = |error| tls(rustls::Error::InvalidCertificate(error));
         for (error, problem) in [
             (
@@ -181,7 +322,11 @@ mod tests {
                 CertificateError::NotValidForName,
                 CertificateProblem::OtherName,
             ),
-            (CertificateError::BadSignature, CertificateProblem::Other),
+            (
+                CertificateError::BadSignature,
+                CertificateProblem::UnknownAuthority,
+            ),
+            (CertificateError::Revoked, CertificateProblem::Other),
         ] {
             assert_eq!(of("amqps://h", invalid(error)), refused(problem));
         }

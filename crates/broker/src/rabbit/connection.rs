@@ -6,21 +6,27 @@ use std::{
     time::Duration,
 };
 
+use async_rs::traits::Reactor as _;
 use futures_util::stream::{BoxStream, StreamExt};
 use lapin::{
-    AsyncTcpStream, Channel, Connection, ConnectionProperties, ConnectionStatus, Event, runtime,
-    tcp::OwnedTLSConfig, uri::AMQPScheme,
+    AsyncTcpStream, Channel, Connection, ConnectionProperties, ConnectionStatus, Event,
+    uri::AMQPScheme,
 };
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
-use super::{endpoint::Endpoint, error::Operation};
+use super::{endpoint::Endpoint, error::Operation, stream::BrokerRuntime};
 use crate::{BrokerError, REPLY_TIMEOUT};
 
 /// How long one try to connect may take, with name resolution, TLS and login.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a connection is tried that the broker closes right after the handshake of TLS. It does so when it refuses this
+/// program's certificate, and about once in a hundred times before its alert, which has the reason, is on its way (measured
+/// with RabbitMQ 3.10.8).
+const MAX_TLS_TRIES: u32 = 3;
 
 /// How long closing may take. After that the connection is dropped, which also returns what is unsettled.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,12 +52,25 @@ impl RabbitConnection {
 
     /// Opens a connection whose alarms are not logged.
     pub(super) async fn connect(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
+        let mut tries = 1;
+        loop {
+            match Self::try_connect(endpoint).await {
+                Err(error) if tries < MAX_TLS_TRIES && error.is_closed_early_over_tls() => {
+                    tries += 1;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn try_connect(endpoint: &Arc<Endpoint>) -> Result<Self, BrokerError> {
         let attempt = Attempt::default();
         let connection = timeout(ATTEMPT_TIMEOUT, attempt.connect(endpoint))
             .await
             .map_err(|_| endpoint.timed_out(Operation::Connect))?
             .map_err(|error| endpoint.broker_error(Operation::Connect, error))?;
         attempt.succeeded();
+        endpoint.note_connected();
         Ok(Self {
             endpoint: Arc::clone(endpoint),
             connection,
@@ -153,36 +172,41 @@ struct Attempt {
 }
 
 impl Attempt {
-    async fn connect(&self, endpoint: &Endpoint) -> lapin::Result<Connection> {
+    async fn connect(&self, endpoint: &Arc<Endpoint>) -> lapin::Result<Connection> {
         let properties = ConnectionProperties::default()
             .with_connection_name(endpoint.connection_name.as_str().into());
         let abandoned = self.abandoned.clone();
         let socket = Arc::clone(&self.socket);
+        let settings = Arc::clone(endpoint);
         Connection::connector(
             endpoint.uri.clone(),
-            runtime::default_runtime()?,
+            BrokerRuntime::current(),
             async move |uri, runtime| {
-                let host = (uri.authority.host.clone(), uri.authority.port);
+                let host = uri.authority.host.clone();
                 let connecting = async {
-                    let stream =
-                        AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs(host)).await?;
-                    if let AsyncTcpStream::Plain(plain) = &stream {
-                        let handle = SockRef::from(plain.get_ref()).try_clone()?;
-                        socket.get_or_init(|| handle);
-                    }
-                    match uri.scheme {
-                        AMQPScheme::AMQP => Ok(stream),
+                    // Read now, and not kept: a certificate may have been renewed. This is a thread of lapin's.
+                    let tls = match uri.scheme {
+                        AMQPScheme::AMQP => None,
                         AMQPScheme::AMQPS => {
-                            let tls = OwnedTLSConfig::default();
-                            stream.into_tls(&uri.authority.host, tls.as_ref()).await
+                            Some(settings.tls.connector().map_err(std::io::Error::other)?)
                         }
+                    };
+                    let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
+                    let stream = runtime.tcp_connect(addresses).await?;
+                    let stream = stream.with_check(settings.auth);
+                    let handle = stream.socket()?;
+                    socket.get_or_init(|| handle);
+                    match tls {
+                        None => Ok(stream),
+                        Some(tls) => stream.into_tls(&tls, &host).await,
                     }
                 };
                 let connected: std::io::Result<_> = abandoned
                     .run_until_cancelled(connecting)
                     .await
                     .unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()));
-                Ok(connected?)
+                // Plain for lapin, which knows no other streams here.
+                Ok(AsyncTcpStream::Plain(connected?))
             },
             properties,
         )

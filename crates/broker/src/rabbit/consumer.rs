@@ -66,6 +66,20 @@ impl RabbitConsumer {
         Ok(consumer)
     }
 
+    /// A delivery that is handed out.
+    fn delivery(&mut self, message: lapin::message::Delivery) -> Delivery {
+        let tag = DeliveryTag(message.delivery_tag);
+        self.unsettled.insert(tag);
+        Delivery {
+            tag,
+            redelivered: message.redelivered,
+            dead_letter_reason: dead_letter_reason(&message.properties),
+            login: login(&message.properties),
+            original_login: original_login(&message.properties),
+            body: message.data,
+        }
+    }
+
     /// Removes deliveries from `unsettled`. The broker closes the channel when an unknown tag is settled.
     fn settle(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError> {
         if let Some(tag) = tags.iter().find(|tag| !self.unsettled.contains(tag)) {
@@ -112,16 +126,7 @@ impl Consumer for RabbitConsumer {
                     .endpoint
                     .broker_error(Operation::Transfer, error)
             })?;
-        let tag = DeliveryTag(message.delivery_tag);
-        self.unsettled.insert(tag);
-        Ok(Delivery {
-            tag,
-            redelivered: message.redelivered,
-            dead_letter_reason: dead_letter_reason(&message.properties),
-            login: login(&message.properties),
-            original_login: original_login(&message.properties),
-            body: message.data,
-        })
+        Ok(self.delivery(message))
     }
 
     async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError> {
@@ -129,7 +134,10 @@ impl Consumer for RabbitConsumer {
         let Some(last) = tags.iter().max() else {
             return Ok(());
         };
-        if self.is_all_up_to(*last) {
+        // After the last consumer was cancelled nothing more comes. One acknowledgement is more than shorter: a quorum queue
+        // holds back those of a channel that sends many, and forgets them when the channel is closed.
+        let is_all = self.stopped && self.unsettled.is_empty();
+        if is_all || self.is_all_up_to(*last) {
             return self.send_ack(*last, true).await;
         }
         for tag in tags {
@@ -166,8 +174,16 @@ impl Consumer for RabbitConsumer {
     }
 
     async fn stop(&mut self) -> Result<(), BrokerError> {
+        for delivery in self.cancel().await? {
+            self.requeue(delivery.tag).await?;
+        }
+        Ok(())
+    }
+
+    async fn cancel(&mut self) -> Result<Vec<Delivery>, BrokerError> {
+        let mut buffered = Vec::new();
         if std::mem::replace(&mut self.stopped, true) {
-            return Ok(());
+            return Ok(buffered);
         }
         let mut streams = std::mem::take(&mut self.streams);
         for stream in &streams {
@@ -187,10 +203,10 @@ impl Consumer for RabbitConsumer {
                         .endpoint
                         .broker_error(Operation::Transfer, error)
                 })?;
-                self.nack(message.delivery_tag).await?;
+                buffered.push(self.delivery(message));
             }
         }
-        Ok(())
+        Ok(buffered)
     }
 
     async fn close(self: Box<Self>) {

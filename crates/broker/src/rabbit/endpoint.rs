@@ -2,34 +2,60 @@
 //!
 //! Invariant: no error and no `Debug` text from here has the password.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use lapin::{
     types::ShortString,
-    uri::{AMQPScheme, AMQPUri},
+    uri::{AMQPScheme, AMQPUri, SASLMechanism},
 };
-use pingfleet_settings::shell_word;
+use pingfleet_settings::{keys::BrokerAuth, shell_word};
 use pingfleet_wire::{DEFAULT_QUEUE_PREFIX, check_queue_prefix};
 use url::{Host, Url};
 
+use super::tls::TlsFiles;
 use crate::{BrokerError, QueueName};
 
 /// AMQP heartbeat in seconds. A dead broker is noticed after two; the usual 60 s is too long for a sweep.
 const DEFAULT_HEARTBEAT_S: u16 = 15;
 
-/// The keys of the URL's query that lapin reads.
-const QUERY_KEYS: [&str; 4] = ["auth_mechanism", "channel_max", "frame_max", "heartbeat"];
+/// The keys of the URL's query that are used.
+const QUERY_KEYS: [&str; 3] = ["channel_max", "frame_max", "heartbeat"];
+
+/// Keys that other clients of RabbitMQ know (<https://www.rabbitmq.com/docs/uri-query-parameters>), and what replaces each.
+const REPLACED_KEYS: [(&str, &str); 8] = [
+    ("auth_mechanism", "set broker.auth"),
+    ("cacertfile", "set broker.ca_file"),
+    ("certfile", "set broker.cert_file"),
+    ("keyfile", "set broker.key_file"),
+    (
+        "password",
+        "the key in broker.key_file must have no passphrase",
+    ),
+    ("verify", "the broker's certificate is always verified"),
+    (
+        "server_name_indication",
+        "the certificate must be for the host in the URL",
+    ),
+    ("connection_timeout", "a try to connect takes 10 s at most"),
+];
 
 /// How to reach a RabbitMQ broker.
 #[derive(Clone)]
 pub struct RabbitConfig {
-    /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS with the system's certificate authorities.
+    /// `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS.
     /// Without a user it is `guest` with the password `guest`. An empty vhost is the vhost `/`.
     pub url: String,
     /// The prefix of queue and exchange names.
     pub prefix: String,
     /// The password, instead of the one in the URL.
     pub password: Option<String>,
+    /// How the program logs in.
+    pub auth: BrokerAuth,
+    /// The files of TLS.
+    pub tls: TlsFiles,
     /// The name of our connections in the broker's tools.
     pub connection_name: String,
 }
@@ -42,8 +68,47 @@ impl RabbitConfig {
             url: url.into(),
             prefix: DEFAULT_QUEUE_PREFIX.to_owned(),
             password: None,
+            auth: BrokerAuth::Plain,
+            tls: TlsFiles::default(),
             connection_name: "pingfleet".to_owned(),
         }
+    }
+}
+
+impl RabbitConfig {
+    /// What is wrong with the settings of TLS and of the login, and with the files of TLS as they are now. Empty if the URL
+    /// cannot be read.
+    pub(crate) fn security_problems(&self) -> impl Iterator<Item = String> {
+        let url = Url::parse(&self.url).ok();
+        let is_tls = url.as_ref().is_some_and(|url| url.scheme() == "amqps");
+        let contradictions = url.into_iter().flat_map(|url| {
+            let found: Vec<_> = self.contradictions(&url).map(str::to_owned).collect();
+            found
+        });
+        let files = is_tls.then(|| self.tls.connector().err()).flatten();
+        contradictions.chain(files.map(|error| error.to_string()))
+    }
+
+    /// Settings of TLS and of the login that would have no effect.
+    fn contradictions(&self, url: &Url) -> impl Iterator<Item = &'static str> {
+        let is_tls = url.scheme() == "amqps";
+        let is_external = self.auth == BrokerAuth::External;
+        let has_password = url.password().is_some() || self.password.is_some();
+        let plain_files = "broker.ca_file, broker.cert_file and broker.key_file have no effect on amqp://, which is not \
+                           encrypted: write amqps:// in broker.url";
+        let lacking = "broker.auth = external needs amqps:// in broker.url, and a certificate in broker.cert_file and \
+                       broker.key_file";
+        let password = "a password has no effect with broker.auth = external: remove it, or write broker.auth = plain";
+        [
+            (self.tls.are_named() && !is_tls, plain_files),
+            (
+                is_external && !(is_tls && self.tls.certificate.is_some()),
+                lacking,
+            ),
+            (is_external && is_tls && has_password, password),
+        ]
+        .into_iter()
+        .filter_map(|(is_wrong, why)| is_wrong.then_some(why))
     }
 }
 
@@ -54,6 +119,8 @@ impl fmt::Debug for RabbitConfig {
         f.debug_struct("RabbitConfig")
             .field("address", &address.as_deref().unwrap_or("unreadable"))
             .field("prefix", &self.prefix)
+            .field("auth", &self.auth)
+            .field("tls", &self.tls)
             .field("connection_name", &self.connection_name)
             .finish_non_exhaustive()
     }
@@ -81,7 +148,13 @@ pub(super) struct Endpoint {
     /// Host and port, for messages.
     pub(super) address: String,
     pub(super) connection_name: String,
+    pub(super) auth: BrokerAuth,
+    pub(super) tls: TlsFiles,
     prefix: String,
+    /// The user, if the URL names one.
+    pub(super) named_user: Option<String>,
+    /// Whether a connection was open before.
+    was_connected: AtomicBool,
 }
 
 impl Endpoint {
@@ -112,6 +185,12 @@ impl Endpoint {
         if let Some(password) = &config.password {
             uri.authority.userinfo.password.clone_from(password);
         }
+        if let Some(why) = config.contradictions(&url).next() {
+            return Err(BrokerError::Url(why.to_owned()));
+        }
+        if config.auth == BrokerAuth::External {
+            uri.query.auth_mechanism = Some(SASLMechanism::External);
+        }
         check_queue_prefix(&config.prefix).map_err(BrokerError::Url)?;
         let (host, port) = (&uri.authority.host, uri.authority.port);
         let address = if host.contains(':') {
@@ -122,9 +201,28 @@ impl Endpoint {
         Ok(Self {
             address,
             connection_name: config.connection_name.clone(),
+            auth: config.auth,
+            tls: config.tls.clone(),
             prefix: config.prefix.clone(),
+            named_user: (!url.username().is_empty())
+                .then(|| uri.authority.userinfo.username.clone()),
             uri,
+            was_connected: AtomicBool::new(false),
         })
+    }
+
+    /// Notes that a connection is open, so that its settings were right at least once.
+    pub(super) fn note_connected(&self) {
+        self.was_connected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a connection was open before.
+    pub(super) fn was_connected(&self) -> bool {
+        self.was_connected.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
     }
 
     pub(super) fn parts(&self) -> BrokerAddress {
@@ -172,6 +270,11 @@ fn check_query(url: &Url) -> Result<(), BrokerError> {
             "a key".to_owned()
         };
         let known = QUERY_KEYS.join(", ");
+        if let Some((key, instead)) = REPLACED_KEYS.iter().find(|(replaced, _)| key == *replaced) {
+            return Err(BrokerError::Url(format!(
+                "{key} after the question mark has no effect here: {instead}"
+            )));
+        }
         if !QUERY_KEYS.contains(&&*key) {
             return Err(BrokerError::Url(format!(
                 "unknown {name} after the question mark; known are {known}"
@@ -271,7 +374,14 @@ mod tests {
         }
         for (query, part) in [
             ("heartbeats=60", "unknown key heartbeats"),
-            ("heartbeat=60&verify=verify_none", "unknown key verify"),
+            (
+                "heartbeat=60&verify=verify_none",
+                "verify after the question mark has no effect here: the broker's certificate is always",
+            ),
+            ("cacertfile=ca.pem", "set broker.ca_file"),
+            ("certfile=c.pem", "set broker.cert_file"),
+            ("keyfile=k.pem", "set broker.key_file"),
+            ("auth_mechanism=external", "set broker.auth"),
             ("hunter2%20Secret=1", "unknown a key"),
             ("heartbeat=5&heartbeat=60", "heartbeat is given twice"),
         ] {

@@ -6,7 +6,7 @@ use std::io;
 
 use lapin::{Error, ErrorKind, protocol::AMQPError};
 
-use pingfleet_settings::shell_word;
+use pingfleet_settings::{keys::BrokerAuth, shell_word};
 
 use super::{connect_problem::ConnectProblem, endpoint::Endpoint};
 use crate::BrokerError;
@@ -29,6 +29,10 @@ mod code {
     pub(super) const PRECONDITION_FAILED: u16 = 406;
     pub(super) const NOT_ALLOWED: u16 = 530;
 }
+
+/// How a program learns the login that the broker takes from its certificate.
+const LOGIN_ADVICE: &str = "write the login in broker.url (amqps://LOGIN@HOST), or set ssl_cert_login_from = common_name in \
+     rabbitmq.conf of the broker";
 
 /// Whether a queue or exchange does not exist.
 ///
@@ -58,10 +62,7 @@ impl Endpoint {
         };
         let (address, place) = (self.address.clone(), self.place());
         match (refusal.get_id(), operation) {
-            (code::ACCESS_REFUSED, Operation::Connect) => BrokerError::Login {
-                address,
-                user: self.user().to_owned(),
-            },
+            (code::ACCESS_REFUSED, Operation::Connect) => self.refused_login(address),
             // A connection limit is transient: others disconnect.
             (code::NOT_ALLOWED, Operation::Connect)
                 if text(refusal).contains("connection limit") =>
@@ -84,6 +85,15 @@ impl Endpoint {
                     what: text(refusal)
                         .trim_start_matches("NOT_FOUND - no ")
                         .to_owned(),
+                }
+            }
+            // The broker checks the property that names the sender.
+            (code::PRECONDITION_FAILED, Operation::Transfer)
+                if text(refusal).contains("user_id property") =>
+            {
+                BrokerError::Forbidden {
+                    address: place,
+                    reason: format!("{}; {LOGIN_ADVICE}", text(refusal)),
                 }
             }
             // In other operations this code is about one delivery tag, and the next session has new tags.
@@ -109,9 +119,26 @@ impl Endpoint {
         &self,
         error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> BrokerError {
-        BrokerError::Unreachable {
-            address: self.address.clone(),
-            source: error.into(),
+        let (address, source) = (self.address.clone(), error.into());
+        let problem: Option<&ConnectProblem> = source.downcast_ref();
+        // A program that was connected waits for the renewed certificate. One that never was would wait for ever.
+        if problem.is_some_and(ConnectProblem::is_lasting) && !self.was_connected() {
+            BrokerError::Tls { address, source }
+        } else {
+            BrokerError::Unreachable { address, source }
+        }
+    }
+
+    fn refused_login(&self, address: String) -> BrokerError {
+        match (self.auth, &self.tls.certificate) {
+            (BrokerAuth::External, Some(certificate)) => BrokerError::CertificateLogin {
+                address,
+                certificate: certificate.display().to_string(),
+            },
+            _ => BrokerError::Login {
+                address,
+                user: self.user().to_owned(),
+            },
         }
     }
 

@@ -9,9 +9,13 @@ use lapin::{
     types::{AMQPValue, ShortString},
 };
 
+use pingfleet_settings::keys::BrokerAuth;
+
 use super::{
+    common_name::common_name,
     dead_letter::with_dead_letter_reason,
     endpoint::{Endpoint, RabbitConfig},
+    tls,
 };
 use crate::{Origin, QueueName};
 
@@ -22,34 +26,41 @@ const MAX_LOGIN_BYTES: usize = 255;
 const LOGIN_HEADER: &str = "x-pingfleet-login";
 
 impl RabbitConfig {
-    /// The login of the connections, which their messages carry. `None` if the URL cannot be read.
+    /// The login of the connections, which their messages carry. Empty if it is not known: then no message that is published
+    /// by this program counts.
     #[must_use]
-    pub fn login(&self) -> Option<String> {
-        let endpoint = Endpoint::new(self).ok()?;
-        Some(endpoint.login().to_owned())
+    pub fn login(&self) -> String {
+        Endpoint::new(self).map_or_else(|_| String::new(), |endpoint| endpoint.login())
     }
 }
 
 impl Endpoint {
-    /// The login of the connections. The one place that knows it: where the broker takes the login from somewhere else than
-    /// from the URL, what it takes has to be known here.
-    pub(super) fn login(&self) -> &str {
-        self.user()
+    /// The login of the connections, empty if it is not known. The one place that knows it: with a password, the user of the
+    /// URL. With a certificate the broker decides: it is the user that the URL names, or else the common name in the
+    /// certificate, from which RabbitMQ takes it with `ssl_cert_login_from = common_name`. A wrong one is refused.
+    pub(super) fn login(&self) -> String {
+        match (self.auth, &self.named_user, &self.tls.certificate) {
+            (BrokerAuth::External, None, Some(file)) => tls::first_certificate(file)
+                .and_then(|certificate| common_name(&certificate))
+                .unwrap_or_default(),
+            (BrokerAuth::External, Some(user), _) => user.clone(),
+            _ => self.user().to_owned(),
+        }
     }
+}
 
-    /// The properties of a message for this queue.
-    pub(super) fn properties(&self, queue: QueueName, origin: Origin<'_>) -> BasicProperties {
-        let mut properties = with_dead_letter_reason(origin.dead_letter_reason);
-        if let Some(login) = origin.login {
-            let mut headers = properties.headers().clone().unwrap_or_default();
-            headers.insert(LOGIN_HEADER.into(), AMQPValue::LongString(login.into()));
-            properties = properties.with_headers(headers);
-        }
-        if queue.kind.has_logins() {
-            properties = properties.with_user_id(self.login().into());
-        }
-        properties
+/// The properties of a message for this queue, published by this login.
+pub(super) fn properties(login: &str, queue: QueueName, origin: Origin<'_>) -> BasicProperties {
+    let mut properties = with_dead_letter_reason(origin.dead_letter_reason);
+    if let Some(login) = origin.login {
+        let mut headers = properties.headers().clone().unwrap_or_default();
+        headers.insert(LOGIN_HEADER.into(), AMQPValue::LongString(login.into()));
+        properties = properties.with_headers(headers);
     }
+    if queue.kind.has_logins() && is_login(login) {
+        properties = properties.with_user_id(login.into());
+    }
+    properties
 }
 
 /// The login that published a message, as the broker checked it.
@@ -76,10 +87,6 @@ fn is_login(login: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn endpoint() -> Endpoint {
-        Endpoint::new(&RabbitConfig::new("amqp://rack%207:secret@h")).unwrap()
-    }
-
     #[test]
     fn what_workers_publish_has_their_login_and_what_they_read_has_none() {
         for (queue, expected) in [
@@ -89,13 +96,16 @@ mod tests {
             (QueueName::WORK, None),
             (QueueName::DEAD, None),
         ] {
-            let properties = endpoint().properties(queue, Origin::default());
+            let properties = properties("rack 7", queue, Origin::default());
             assert_eq!(login(&properties).as_deref(), expected, "{queue}");
             assert_eq!(original_login(&properties), None, "{queue}");
         }
         let config = RabbitConfig::new("amqp://rack%207:secret@h");
-        assert_eq!(config.login().as_deref(), Some("rack 7"));
-        assert_eq!(RabbitConfig::new("amqp:").login(), None);
+        assert_eq!(config.login(), "rack 7");
+        assert_eq!(RabbitConfig::new("amqp:").login(), "");
+        // Without a known login there is none in the message, and the writer refuses it.
+        let unknown = properties("", QueueName::RESULTS, Origin::default());
+        assert_eq!(login(&unknown), None);
     }
 
     #[test]
@@ -104,7 +114,7 @@ mod tests {
             dead_letter_reason: Some("expired"),
             login: Some("rack-9"),
         };
-        let properties = endpoint().properties(QueueName::RESULTS, origin);
+        let properties = properties("rack 7", QueueName::RESULTS, origin);
         assert_eq!(login(&properties).as_deref(), Some("rack 7"));
         assert_eq!(original_login(&properties).as_deref(), Some("rack-9"));
         let reason = super::super::dead_letter::dead_letter_reason(&properties);
@@ -118,7 +128,7 @@ mod tests {
                 login: Some(&text),
                 ..Origin::default()
             };
-            let properties = endpoint().properties(QueueName::RESULTS, origin);
+            let properties = properties("rack-7", QueueName::RESULTS, origin);
             assert_eq!(original_login(&properties), None);
         }
         let none = BasicProperties::default().with_user_id("".into());

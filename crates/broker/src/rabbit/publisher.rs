@@ -20,6 +20,7 @@ use lapin::{
 use super::{
     connection::{RabbitConnection, while_blocked},
     error::Operation,
+    login::properties,
 };
 use crate::{BrokerError, Confirm, Confirmed, Origin, Publisher, QueueName, REPLY_TIMEOUT};
 
@@ -36,6 +37,8 @@ const PERSISTENT: u8 = 2;
 /// broker is still noticed because its own heartbeats stop.
 pub(super) struct RabbitPublisher {
     connection: RabbitConnection,
+    /// The login of the connection.
+    login: String,
     /// One channel per queue. lapin assigns a returned message to any publish that the same `basic.ack` confirms, so one
     /// missing binding makes all of those seem unroutable.
     channels: HashMap<QueueName, Channel>,
@@ -46,6 +49,7 @@ pub(super) struct RabbitPublisher {
 impl RabbitPublisher {
     pub(super) fn new(connection: RabbitConnection, unbound: Arc<AtomicBool>) -> Self {
         Self {
+            login: connection.endpoint.login(),
             connection,
             channels: HashMap::new(),
             unbound,
@@ -83,9 +87,7 @@ impl Publisher for RabbitPublisher {
                 immediate: false,
             },
             body,
-            endpoint
-                .properties(queue, origin)
-                .with_delivery_mode(PERSISTENT),
+            properties(&self.login, queue, origin).with_delivery_mode(PERSISTENT),
         );
         let confirm = while_blocked(&status, REPLY_TIMEOUT, publish)
             .await

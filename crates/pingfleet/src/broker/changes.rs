@@ -221,12 +221,11 @@ impl Setup<'_> {
             ));
             return Ok(false);
         };
-        if stored.has_old_address {
+        if let Some(what) = stored.outdated {
             write(&stored.password)?;
-            changes.done.push(format!(
-                "changed the broker's address in {}",
-                path.display()
-            ));
+            changes
+                .done
+                .push(format!("changed {what} in {}", path.display()));
         }
         match self.is_accepted(name, &stored.password) {
             Ok(true) => Ok(false),

@@ -17,6 +17,8 @@ pub(super) struct Credentials {
     folder: PathBuf,
     broker: BrokerAddress,
     prefix: Option<String>,
+    /// The file with the authorities that may sign the broker's certificate, if it is not the system that has them.
+    ca_file: Option<String>,
     /// Whether the user gave the address that belongs in the files.
     is_address_given: bool,
 }
@@ -25,32 +27,24 @@ pub(super) struct Credentials {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) password: String,
-    /// Whether it names another address of the broker than the one that the user gave.
-    pub(super) has_old_address: bool,
+    /// What in it is another one than the user gave.
+    pub(super) outdated: Option<&'static str>,
 }
 
 impl Credentials {
     /// `address` is where the broker is for those who get the files: a host, or a host and a port.
     ///
     /// # Errors
-    /// Why the address cannot be used.
+    /// Why the address or the path of the authorities cannot be used.
     pub(super) fn new(
         folder: &Path,
         mut broker: BrokerAddress,
         prefix: Option<String>,
         address: Option<&str>,
+        ca_file: Option<&Path>,
     ) -> Result<Self, String> {
         if let Some(address) = address {
-            let url =
-                Url::parse(&format!("amqp://{address}")).map_err(|error| error.to_string())?;
-            let is_plain = url.username().is_empty()
-                && url.password().is_none()
-                && url.path().is_empty()
-                && url.query().is_none();
-            let host = url.host_str().filter(|host| is_plain && !host.is_empty());
-            let host = host.ok_or("give a host, or a host and a port: 10.0.0.5:5672")?;
-            host.clone_into(&mut broker.host);
-            broker.port = url.port().unwrap_or(broker.port);
+            set_address(&mut broker, address).map_err(|why| format!("--address: {why}"))?;
         } else if broker.host.contains(':') {
             broker.host = format!("[{}]", broker.host);
         }
@@ -58,6 +52,7 @@ impl Credentials {
             folder: folder.to_owned(),
             broker,
             prefix,
+            ca_file: ca_file.map(everywhere).transpose()?,
             is_address_given: address.is_some(),
         })
     }
@@ -105,9 +100,16 @@ impl Credentials {
                 "it is the login of another fleet: give another folder with --credentials",
             ));
         }
+        let outdated = if self.is_address_given && url != wanted {
+            Some("the broker's address")
+        } else if self.ca_file.is_some() && value("ca_file") != self.ca_file() {
+            Some("ca_file")
+        } else {
+            None
+        };
         Ok(Some(Stored {
             password: password.to_owned(),
-            has_old_address: self.is_address_given && url != wanted,
+            outdated,
         }))
     }
 
@@ -133,14 +135,28 @@ impl Credentials {
         Ok(())
     }
 
+    /// The file with the authorities that the files name.
+    pub(super) fn ca_file(&self) -> Option<&str> {
+        self.ca_file.as_deref()
+    }
+
     fn text(&self, login: &str, password: &str) -> String {
         let url = self.url(login);
-        let prefix = self.prefix.as_ref();
-        let prefix = prefix.map_or_else(String::new, |prefix| format!("prefix = \"{prefix}\"\n"));
-        format!(
-            "# A login of the broker: who has this file can use it. For --config, or as pingfleet.toml.\n[broker]\n\
-             url = \"{url}\"\n{prefix}password = \"{password}\"\n"
-        )
+        let values = [
+            ("url", Some(url.as_str())),
+            ("prefix", self.prefix.as_deref()),
+            ("ca_file", self.ca_file()),
+            ("password", Some(password)),
+        ];
+        let mut text = "# A login of the broker: who has this file can use it. For --config, or as pingfleet.toml.\n[broker]\n"
+            .to_owned();
+        for (key, value) in values {
+            if let Some(value) = value {
+                // Quoted as TOML wants it.
+                text.extend([key, " = ", &toml::Value::from(value).to_string(), "\n"]);
+            }
+        }
+        text
     }
 
     /// The broker's URL with a login. Its parts are percent-encoded, so it needs no quoting.
@@ -158,6 +174,28 @@ impl Credentials {
         // A space is `+` in a form, and nowhere else.
         url.replace('+', "%20")
     }
+}
+
+/// Sets the broker's address to a host, or a host and a port.
+fn set_address(broker: &mut BrokerAddress, address: &str) -> Result<(), String> {
+    let url = Url::parse(&format!("amqp://{address}")).map_err(|error| error.to_string())?;
+    let is_plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.path().is_empty()
+        && url.query().is_none();
+    let host = url.host_str().filter(|host| is_plain && !host.is_empty());
+    let host = host.ok_or("give a host, or a host and a port: 10.0.0.5:5672")?;
+    host.clone_into(&mut broker.host);
+    broker.port = url.port().unwrap_or(broker.port);
+    Ok(())
+}
+
+/// The path of the authorities for programs that run in other folders.
+fn everywhere(ca_file: &Path) -> Result<String, String> {
+    let path = std::path::absolute(ca_file);
+    let path = path.map_err(|error| format!("broker.ca_file: {error}"))?;
+    let text = path.into_os_string().into_string();
+    text.map_err(|path| format!("broker.ca_file: {} is not UTF-8", path.display()))
 }
 
 /// A new password: 244 random bits.
@@ -207,7 +245,7 @@ mod tests {
 
     fn credentials(folder: &Path, url: &str, address: Option<&str>) -> Result<Credentials, String> {
         let broker = RabbitBroker::new(&RabbitConfig::new(url)).unwrap();
-        Credentials::new(folder, broker.address(), None, address)
+        Credentials::new(folder, broker.address(), None, address, None)
     }
 
     #[test]
@@ -226,15 +264,33 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("hunter2"), "{text}");
-        let stored = |has_old_address| {
+        let stored = |outdated| {
             Ok(Some(Stored {
                 password: "secret".to_owned(),
-                has_old_address,
+                outdated,
             }))
         };
-        assert_eq!(found.stored("writer", login), stored(false));
+        assert_eq!(found.stored("writer", login), stored(None));
         let moved = credentials(&inner, "amqps://h/a b%2f+", Some("10.0.0.5")).unwrap();
-        assert_eq!(moved.stored("writer", login), stored(true));
+        assert_eq!(
+            moved.stored("writer", login),
+            stored(Some("the broker's address"))
+        );
+        let authorities = folder.path().join("a \"b\".pem");
+        let broker = RabbitBroker::new(&RabbitConfig::new("amqps://h/a b%2f+")).unwrap();
+        let with_authorities =
+            Credentials::new(&inner, broker.address(), None, None, Some(&authorities)).unwrap();
+        assert_eq!(
+            with_authorities.stored("writer", login),
+            stored(Some("ca_file"))
+        );
+        with_authorities.write("writer", login, "secret").unwrap();
+        assert_eq!(with_authorities.stored("writer", login), stored(None));
+        let written: toml::Table = fs::read_to_string(&file).unwrap().parse().unwrap();
+        assert_eq!(
+            written["broker"]["ca_file"].as_str().map(Path::new),
+            Some(&*authorities)
+        );
         for (url, login) in [
             ("amqps://h/other", login),
             ("amqps://h/a b%2f+", "x-writer"),

@@ -2,11 +2,13 @@
 //!
 //! Source: the plugin's own description of its API, which the broker serves under `/api/index.html`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use crate::report::layout::escaped;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pingfleet_broker::BrokerAddress;
+use pingfleet_settings::read_bytes;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use ureq::{
@@ -146,12 +148,16 @@ pub(super) struct Connection {
 }
 
 impl Management {
-    /// The API of a broker: at `url`, or where the plugin listens on the broker's host. A broker with another port than the
-    /// usual one may be one of several, so that is not done for it.
+    /// The API of a broker, which by TLS trusts the authorities of `ca_file`: at `url`, or where the plugin listens on the
+    /// broker's host. A broker with another port than the usual one may be one of several, so that is not done for it.
     ///
     /// # Errors
     /// Why the URL cannot be used.
-    pub(super) fn new(broker: BrokerAddress, url: Option<&str>) -> Result<Self, String> {
+    pub(super) fn new(
+        broker: BrokerAddress,
+        url: Option<&str>,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, String> {
         let base = match url {
             Some(url) => Some(checked(url)?),
             None => default_url(&broker)?,
@@ -170,7 +176,7 @@ impl Management {
             // The password is for the broker only.
             .proxy(None);
         if base.as_ref().is_some_and(|base| base.scheme() == "https") {
-            agent = agent.tls_config(tls()?);
+            agent = agent.tls_config(tls(ca_file)?);
         }
         Ok(Self {
             agent: agent.build().into(),
@@ -512,14 +518,21 @@ fn default_url(broker: &BrokerAddress) -> Result<Option<Url>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// TLS that trusts the certificate authorities of this machine, as connections to the broker do.
-fn tls() -> Result<TlsConfig, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let certificates: Vec<_> = (found.certs.iter())
+/// TLS that trusts the authorities of `ca_file`, or those of this machine, as connections to the broker do.
+fn tls(ca_file: Option<&Path>) -> Result<TlsConfig, String> {
+    let authorities = match ca_file {
+        Some(file) => {
+            let bytes = read_bytes(file).map_err(|error| error.to_string())?;
+            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+            read.unwrap_or_default()
+        }
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let certificates: Vec<_> = (authorities.iter())
         .map(|certificate| Certificate::from_der(certificate).to_owned())
         .collect();
     if certificates.is_empty() {
-        return Err("this machine has no certificate authorities to trust".to_owned());
+        return Err("there are no certificate authorities to trust".to_owned());
     }
     let provider = rustls::crypto::ring::default_provider();
     Ok(TlsConfig::builder()

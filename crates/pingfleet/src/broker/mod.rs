@@ -153,7 +153,8 @@ impl Administrator {
         let config = RabbitConfig::resolve(&args.broker, &mut layers, "pingfleet");
         layers.finish()?;
         let broker = RabbitBroker::new(&config)?;
-        let management = Management::new(broker.address(), args.management.as_deref());
+        let ca_file = config.tls.ca.as_deref();
+        let management = Management::new(broker.address(), args.management.as_deref(), ca_file);
         let management = management.map_err(|why| usage(format!("--management: {why}")))?;
         if management.is_exposed() {
             tracing::warn!(
@@ -173,8 +174,10 @@ impl Administrator {
     fn credentials(&self, args: &CredentialsArgs) -> Result<Credentials, Failure> {
         let prefix = (self.prefix != keys::BROKER_PREFIX.default.0).then(|| self.prefix.clone());
         let address = args.address.as_deref();
-        let found = Credentials::new(&args.credentials, self.broker.address(), prefix, address);
-        found.map_err(|why| usage(format!("--address: {why}")))
+        let broker = self.broker.address();
+        let ca_file = self.config.tls.ca.as_deref();
+        let found = Credentials::new(&args.credentials, broker, prefix, address, ca_file);
+        found.map_err(usage)
     }
 
     /// Checks that the management API can be used.
@@ -333,9 +336,12 @@ fn add_worker(args: &AddWorkerArgs, layers: Layers, quiet: bool) -> Result<Exit,
     );
     report(made, &changes, &unchanged, quiet)?;
     if !quiet && found.user.is_none() {
+        let authorities = credentials.ca_file().map_or_else(String::new, |path| {
+            format!(", and {} to the same place there", escaped(path))
+        });
         printed(writeln!(
             io::stdout(),
-            "copy it to the worker's machine, and start there: ping-worker --config {file}.toml"
+            "copy it to the worker's machine{authorities}, and start there: ping-worker --config {file}.toml"
         ))?;
     }
     Ok(Exit::Complete)

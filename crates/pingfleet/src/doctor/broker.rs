@@ -42,7 +42,11 @@ async fn connect(config: &RabbitConfig) -> CheckResult {
             found: format!("{address}: {}", root_cause(&*source)),
             fix: "docker-compose up -d (`pingfleet sweep` needs none)".to_owned(),
         },
-        Err(error @ BrokerError::Unreachable { .. }) => CheckResult::Bad {
+        Err(
+            error @ (BrokerError::Unreachable { .. }
+            | BrokerError::Tls { .. }
+            | BrokerError::CertificateLogin { .. }),
+        ) => CheckResult::Bad {
             fix: error.advice().unwrap_or_default(),
             found: Failure::system(&error).message,
         },

@@ -251,26 +251,28 @@ fn advice_about_tls_follows_the_cause() -> anyhow::Result<()> {
         .end()?
         .hides(SECRET)
         .hides(starts_one)
-        .fails(4, &["does not trust the authority", "SSL_CERT_FILE"]);
+        .fails(4, &["does not trust the authority", "broker.ca_file"]);
     let doctor = dir
         .call("pingfleet", &["doctor"])?
         .env("PINGFLEET_BROKER__URL", &by_tls)
         .end()?
         .hides(starts_one)
         .ends_with(4);
-    assert!(doctor.stdout.contains("SSL_CERT_FILE"), "{doctor:#?}");
+    assert!(doctor.stdout.contains("broker.ca_file"), "{doctor:#?}");
     // The advice helps. Another name than the certificate's is the next problem.
     let other_name = format!("amqps://user:{SECRET}@127.0.0.1:{port}");
-    init(&dir, &other_name)?
-        .env("SSL_CERT_FILE", "authority.pem")
-        .end()?
-        .hides(starts_one)
-        .fails(4, &["another host name"]);
+    for variable in ["PINGFLEET_BROKER__CA_FILE", "SSL_CERT_FILE"] {
+        init(&dir, &other_name)?
+            .env(variable, "authority.pem")
+            .end()?
+            .hides(starts_one)
+            .fails(4, &["another host name"]);
+    }
     init(&dir, &format!("amqp://user:{SECRET}@localhost:{port}"))?
         .end()?
         .hides(SECRET)
         .hides(starts_one)
-        .fails(4, &["before the login", "write amqps://"]);
+        .fails(4, &["this port expects TLS", "write amqps://"]);
 
     // What RabbitMQ answers on a port without TLS.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

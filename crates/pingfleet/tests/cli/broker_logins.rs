@@ -18,7 +18,7 @@ use lapin::{
     },
     types::FieldTable,
 };
-use pingfleet_testbed::Rabbit;
+use pingfleet_testbed::{Rabbit, TestAuthority, TlsListener, Validity};
 
 use crate::rig::{Finished, TestDir};
 
@@ -30,6 +30,8 @@ struct Site {
     dir: TestDir,
     rabbit: Rabbit,
     management: String,
+    /// Signs the broker's certificate, if it speaks TLS.
+    authority: Option<TestAuthority>,
 }
 
 impl Site {
@@ -39,6 +41,24 @@ impl Site {
             dir: TestDir::new()?,
             management: rabbit.management_url()?,
             rabbit,
+            authority: None,
+        })
+    }
+
+    /// A broker that is reached by TLS.
+    fn new_with_tls() -> Result<Self> {
+        let authority = TestAuthority::new()?;
+        let rabbit = Rabbit::start_with_tls_and_management(TlsListener {
+            ca_file: authority.ca_file().to_owned(),
+            server: authority.server(&["localhost"], Validity::Now)?,
+            demands_certificate: false,
+            has_external: false,
+        })?;
+        Ok(Self {
+            dir: TestDir::new()?,
+            management: rabbit.management_url()?,
+            rabbit,
+            authority: Some(authority),
         })
     }
 
@@ -46,12 +66,20 @@ impl Site {
     fn broker(&self, arguments: &[&str]) -> Result<Finished> {
         let management = ["--management", &self.management];
         let arguments = [&["broker"], arguments, &management].concat();
-        let url = format!("amqp://guest@127.0.0.1:{}/fleet%20one", self.rabbit.port());
-        self.dir
+        let broker = match &self.authority {
+            None => format!("amqp://guest@127.0.0.1:{}", self.rabbit.port()),
+            Some(_) => format!("amqps://guest@localhost:{}", self.rabbit.tls_port()?),
+        };
+        let mut call = self
+            .dir
             .call("pingfleet", &arguments)?
-            .env("PINGFLEET_BROKER__URL", &url)
-            .env("PINGFLEET_BROKER__PASSWORD", "guest")
-            .end()
+            .env("PINGFLEET_BROKER__URL", &format!("{broker}/fleet%20one"))
+            .env("PINGFLEET_BROKER__PASSWORD", "guest");
+        if let Some(authority) = &self.authority {
+            let ca_file = authority.ca_file().to_string_lossy();
+            call = call.env("PINGFLEET_BROKER__CA_FILE", &ca_file);
+        }
+        call.end()
     }
 
     /// Runs a command that has to succeed.
@@ -581,13 +609,14 @@ fn a_login_may_do_what_its_role_needs_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-/// A worker that is removed is out at once, and the run completes with the other one.
+/// A worker that is removed is out at once, and the run completes with the other one. All of it by TLS.
 #[test]
 fn a_worker_is_removed_in_the_middle_of_a_run() -> Result<()> {
-    let site = Site::new()?;
+    let site = Site::new_with_tls()?;
     site.changed(&["init"])?;
     for name in ["one", "two"] {
-        site.changed(&["add-worker", name])?;
+        let added = site.changed(&["add-worker", name])?;
+        ensure!(added.contains("ca.pem to the same place"), "{added}");
     }
     let login = |name: &str| format!("credentials/{name}.toml");
     let start = |program: &str, name: &str, arguments: &[&str]| {
@@ -628,9 +657,13 @@ fn a_worker_is_removed_in_the_middle_of_a_run() -> Result<()> {
                 .sqlite3("fleet.db", workers)
                 .is_ok_and(|count| count == "2"))
     })?;
-    let connections = || site.rabbit.ctl(&["list_connections", "user"]);
+    let connections = || site.rabbit.ctl(&["list_connections", "user", "ssl"]);
     // The control: it has connections.
-    ensure!(connections()?.contains("pingfleet-worker-one"));
+    let before = connections()?;
+    ensure!(
+        before.contains("pingfleet-worker-one\ttrue") && !before.contains("\tfalse"),
+        "{before}"
+    );
     let removed = site.changed(&["remove-worker", "one"])?;
     ensure!(
         removed.starts_with("removed user pingfleet-worker-one; its "),

@@ -37,4 +37,5 @@ mod screens;
 mod settings;
 mod sweeping;
 mod targets;
+mod tls;
 mod workers;

@@ -177,7 +177,22 @@ impl TestDir {
         arguments: &[&str],
         log: &str,
     ) -> anyhow::Result<Started> {
-        self.start_logged(program, arguments, log, |_| {})
+        self.start_logged(Command::new("setpriv"), program, arguments, log, |_| {})
+    }
+
+    /// The same with more variables, and as a service: without a terminal.
+    pub(crate) fn start_as_service(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+        log: &str,
+    ) -> anyhow::Result<Started> {
+        let mut wrapped = Command::new("setsid");
+        wrapped.arg("setpriv");
+        self.start_logged(wrapped, program, arguments, log, |command| {
+            command.envs(environment.iter().map(|(name, value)| (name, value)));
+        })
     }
 
     /// The same with the broker and the login of a settings file.
@@ -189,19 +204,26 @@ impl TestDir {
         log: &str,
     ) -> anyhow::Result<Started> {
         let arguments = [&["--config", file], arguments].concat();
-        self.start_logged(program, &arguments, log, |command| {
-            command.env_remove("PINGFLEET_BROKER__URL");
-        })
+        self.start_logged(
+            Command::new("setpriv"),
+            program,
+            &arguments,
+            log,
+            |command| {
+                command.env_remove("PINGFLEET_BROKER__URL");
+            },
+        )
     }
 
+    /// Starts it by way of `setpriv`, with which `wrapped` ends.
     fn start_logged(
         &self,
+        mut wrapped: Command,
         program: &str,
         arguments: &[&str],
         log: &str,
         change: impl FnOnce(&mut Command),
     ) -> anyhow::Result<Started> {
-        let mut wrapped = Command::new("setpriv");
         wrapped.args(["--pdeathsig", "KILL"]).arg(built(program)?);
         let mut call = self.prepare(wrapped, program, arguments);
         change(&mut call.command);

@@ -116,6 +116,39 @@ fn results_for_an_invented_database_neither_stop_a_writer_nor_hold_it_up() -> Re
     Ok(())
 }
 
+/// A writer that closes its session on request settles the results for others first: none comes again.
+#[test]
+fn a_new_session_on_request_costs_no_delivery_of_foreign_results() -> Result<()> {
+    const ROUNDS: usize = 3;
+    let deployment = Deployment::with_shared_broker(Rabbit::start()?, "sessions")?;
+    // Without a terminal: with one SIGHUP stops it.
+    let mut writer = deployment.start_with_wrapper(&["setsid"], "consumer-writer", &[])?;
+    writer.wait_for_output("writer ready")?;
+    let closed = "a new one follows session=\"results, dead letters and heartbeats\"";
+    for round in 1..=ROUNDS {
+        let messages = forged(Uuid::new_v4(), FORGED);
+        actions::publish_messages(&deployment, QueueName::RESULTS, &messages)?;
+        writer.signal("HUP")?;
+        actions::wait_until("the end of the session", || {
+            Ok(writer.output().matches(closed).count() == round)
+        })?;
+    }
+    let foreign = deployment.queue("foreign");
+    actions::wait_until("the results in their queue", || {
+        Ok(deployment.depth(&foreign, "messages")? >= (ROUNDS * FORGED) as i64)
+    })?;
+    deployment.wait_for_empty_queue(&deployment.queue("results"))?;
+    let again = deployment.broker()?.redelivered()?;
+    ensure!(
+        again == 0,
+        "{again} deliveries came again: {}",
+        writer.output()
+    );
+    let stored = deployment.depth(&foreign, "messages")?;
+    ensure!(stored == (ROUNDS * FORGED) as i64, "{stored}");
+    Ok(())
+}
+
 #[test]
 fn a_full_queue_of_foreign_results_neither_fills_the_log_nor_holds_a_delivery() -> Result<()> {
     let deployment = Deployment::with_shared_broker(Rabbit::start()?, "full")?;
