@@ -230,7 +230,10 @@ async fn a_certificate_logs_in_without_a_password_and_an_unknown_one_is_named() 
     let confirm = publisher.publish(QueueName::RESULTS, b"result").await?;
     assert_final(
         confirm.await.map(drop),
-        &["user_id property set to 'other'", "write the login in broker.url"],
+        &[
+            "user_id property set to 'other'",
+            "write the login in broker.url",
+        ],
     );
 
     let unknown = fleet.authority.client("nobody", Validity::Now)?;
