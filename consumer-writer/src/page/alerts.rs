@@ -7,7 +7,10 @@ use pingfleet_report::words::{Clock, are_several, counted, grouped, length, work
 use pingfleet_store::{RunState, RunSummary, Transport, WorkerState};
 use pingfleet_wire::StatusKind;
 
-use super::{facts::Facts, missing_chunks::missing_chunks, queues::ProblemKind, workers};
+use super::{
+    facts::Facts, missing_chunks::missing_chunks, queues::ProblemKind, shared_names::shared_names,
+    workers,
+};
 use crate::WriterState;
 
 /// What happened longer ago than this is in the tables only.
@@ -233,23 +236,6 @@ fn no_worker(facts: &Facts, alerts: &mut Vec<Alert>) {
     alerts.push(
         Alert::new(StatusKind::Down, "No worker is live", text).run("ping-worker".to_owned()),
     );
-}
-
-/// Names that several logins use at the same time.
-fn shared_names(facts: &Facts) -> Option<Alert> {
-    let shared = pingfleet_store::shared_names(&facts.workers);
-    let (name, logins) = shared.first()?;
-    let others = match shared.len() {
-        1 => String::new(),
-        more => format!(" So have {}.", counted(more as i64 - 1, "more name")),
-    };
-    let title = format!("Several logins have a worker of the name {name}");
-    let text = format!(
-        "They are {}.{others} A worker chooses its name itself, and the broker checks its login: give each another name \
-         (worker.name), and look for a worker that is not yours.",
-        logins.join(", ")
-    );
-    Some(Alert::new(StatusKind::Unreachable, title, text))
 }
 
 /// Messages that were not applied.

@@ -231,7 +231,9 @@ fn workers(overview: &RunOverview, width: usize) -> Option<Block> {
     let mut heading = vec!["Workers", "targets", "/s", "lost here", "login"];
     if !has_logins {
         heading.pop();
-        rows.iter_mut().for_each(|row| row.truncate(heading.len()));
+        for row in &mut rows {
+            row.truncate(heading.len());
+        }
     }
     let right = [false, true, true, true, false];
     (!rows.is_empty()).then(|| columns(&heading, &right[..heading.len()], &rows))
