@@ -10,7 +10,12 @@ use pingfleet_wire::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{received::Received, times::impossible_times};
+use crate::{
+    WriterSettings,
+    received::Received,
+    sender::{NO_LOGIN, UPGRADE, sender},
+    times::impossible_times,
+};
 
 /// Deliveries of one batch, with the tags to ack after its commit.
 #[derive(Debug, Default)]
@@ -24,12 +29,16 @@ pub(crate) struct Batch {
     pub(crate) heartbeats: Vec<DeliveryTag>,
     /// Heartbeats that cannot be decoded.
     pub(crate) bad_heartbeats: u64,
+    /// Heartbeats without a login.
+    pub(crate) heartbeats_without_login: u64,
 }
 
 /// A message for another database, which is not in the batch.
 pub(crate) struct Foreign {
     pub(crate) database: Uuid,
     pub(crate) body: Vec<u8>,
+    /// The login of its worker. None for a dead letter.
+    pub(crate) login: Option<String>,
     /// Why it is a dead letter, if it is one.
     pub(crate) dead_letter_reason: Option<String>,
 }
@@ -49,7 +58,7 @@ impl Batch {
         &mut self,
         received: Received,
         database: Uuid,
-        transport: Transport,
+        settings: &WriterSettings,
     ) -> Result<(), Foreign> {
         let Received {
             queue,
@@ -57,15 +66,20 @@ impl Batch {
             length,
         } = received;
         let tag = delivery.tag;
+        let login = sender(&delivery, settings.login.as_deref());
         if length > MAX_MESSAGE_BYTES {
-            self.take_too_long(queue, tag, delivery.body, length);
+            self.take_too_long(queue, tag, delivery.body, length, login);
+            return Ok(());
+        }
+        if login.is_none() && settings.login.is_some() && queue != QueueName::DEAD {
+            self.take_without_login(queue, tag, delivery.body);
             return Ok(());
         }
         let (incoming, tags) = match queue.kind {
-            QueueKind::Results => (Some(read_result(delivery)), &mut self.results),
+            QueueKind::Results => (Some(read_result(delivery, login)), &mut self.results),
             QueueKind::Dead => (Some(read_dead(delivery)), &mut self.dead),
             QueueKind::Heartbeats | QueueKind::Work | QueueKind::Foreign => {
-                (read_heartbeat(&delivery.body), &mut self.heartbeats)
+                (read_heartbeat(&delivery.body, login), &mut self.heartbeats)
             }
         };
         let incoming = match incoming {
@@ -73,6 +87,7 @@ impl Batch {
                 return Err(Foreign {
                     database: message.database,
                     body: raw.body,
+                    login: raw.login,
                     dead_letter_reason: None,
                 });
             }
@@ -84,10 +99,13 @@ impl Batch {
                 return Err(Foreign {
                     database: message.database,
                     body: raw.body,
+                    login: None,
                     dead_letter_reason: Some(reason),
                 });
             }
-            Some(result @ DecodedDelivery::Result { .. }) if transport == Transport::Broker => {
+            Some(result @ DecodedDelivery::Result { .. })
+                if settings.transport == Transport::Broker =>
+            {
                 Some(with_possible_times(result))
             }
             ours => ours,
@@ -106,17 +124,35 @@ impl Batch {
     }
 
     /// Adds a delivery over the limit, of which `body` is the beginning. Nothing of it is read.
-    fn take_too_long(&mut self, queue: QueueName, tag: DeliveryTag, body: Vec<u8>, length: usize) {
+    fn take_too_long(
+        &mut self,
+        queue: QueueName,
+        tag: DeliveryTag,
+        body: Vec<u8>,
+        length: usize,
+        login: Option<String>,
+    ) {
         if queue == QueueName::HEARTBEATS {
             self.heartbeats.push(tag);
             self.bad_heartbeats += 1;
             return;
         }
         let refusal = undecodable(&DecodeError::TooLong { length });
-        self.quarantine(queue, tag, body, refusal);
+        self.quarantine(queue, tag, body, login, refusal);
         if let Some(DecodedDelivery::Refused { raw, .. }) = self.incoming.last_mut() {
             raw.length = length;
         }
+    }
+
+    /// Adds a delivery of which nobody knows whose it is. Nothing of it is read.
+    fn take_without_login(&mut self, queue: QueueName, tag: DeliveryTag, body: Vec<u8>) {
+        if queue == QueueName::HEARTBEATS {
+            self.heartbeats.push(tag);
+            self.first_at.get_or_insert_with(Instant::now);
+            self.heartbeats_without_login += 1;
+            return;
+        }
+        self.quarantine(queue, tag, body, None, Refusal::new(NO_LOGIN, UPGRADE));
     }
 
     /// Adds a delivery that goes to the quarantine.
@@ -125,6 +161,7 @@ impl Batch {
         queue: QueueName,
         tag: DeliveryTag,
         body: Vec<u8>,
+        login: Option<String>,
         refusal: Refusal,
     ) {
         let tags = match queue.kind {
@@ -133,7 +170,7 @@ impl Batch {
         };
         tags.push(tag);
         self.first_at.get_or_insert_with(Instant::now);
-        let raw = raw(queue, body);
+        let raw = raw(queue, body, login);
         self.incoming
             .push(DecodedDelivery::Refused { raw, refusal });
     }
@@ -159,8 +196,8 @@ fn with_possible_times(result: DecodedDelivery) -> DecodedDelivery {
     }
 }
 
-fn read_result(delivery: Delivery) -> DecodedDelivery {
-    let raw = raw(QueueName::RESULTS, delivery.body);
+fn read_result(delivery: Delivery, login: Option<String>) -> DecodedDelivery {
+    let raw = raw(QueueName::RESULTS, delivery.body, login);
     match ResultChunk::decode(&raw.body) {
         Ok(message) => DecodedDelivery::Result {
             message: Box::new(message),
@@ -175,7 +212,7 @@ fn read_result(delivery: Delivery) -> DecodedDelivery {
 }
 
 fn read_dead(delivery: Delivery) -> DecodedDelivery {
-    let raw = raw(QueueName::DEAD, delivery.body);
+    let raw = raw(QueueName::DEAD, delivery.body, None);
     match WorkChunk::decode(&raw.body) {
         Ok(message) => DecodedDelivery::Dead {
             message: Box::new(message),
@@ -192,9 +229,9 @@ fn read_dead(delivery: Delivery) -> DecodedDelivery {
 }
 
 /// A heartbeat that cannot be decoded is counted in [`Batch::bad_heartbeats`] only.
-fn read_heartbeat(body: &[u8]) -> Option<DecodedDelivery> {
+fn read_heartbeat(body: &[u8], login: Option<String>) -> Option<DecodedDelivery> {
     match Heartbeat::decode(body) {
-        Ok(heartbeat) => Some(DecodedDelivery::Heartbeat(heartbeat)),
+        Ok(heartbeat) => Some(DecodedDelivery::Heartbeat { heartbeat, login }),
         Err(error) => {
             tracing::debug!(%error, "heartbeat cannot be decoded");
             None
@@ -202,8 +239,11 @@ fn read_heartbeat(body: &[u8]) -> Option<DecodedDelivery> {
     }
 }
 
-fn raw(queue: QueueName, body: Vec<u8>) -> RawMessage {
-    RawMessage::new(queue.kind.name(), body)
+fn raw(queue: QueueName, body: Vec<u8>, login: Option<String>) -> RawMessage {
+    RawMessage {
+        login,
+        ..RawMessage::new(queue.kind.name(), body)
+    }
 }
 
 /// Why bytes are not a message.

@@ -47,6 +47,8 @@ pub(crate) struct ForeignDelivery {
     pub(crate) tag: DeliveryTag,
     pub(crate) database: Uuid,
     pub(crate) body: Vec<u8>,
+    /// The login of its worker. None for a dead letter.
+    pub(crate) login: Option<String>,
     /// Why it is a dead letter, if it is one.
     pub(crate) dead_letter_reason: Option<String>,
 }
@@ -181,6 +183,7 @@ impl ForeignMessages {
                 key,
                 body: delivery.body,
                 dead_letter_reason: delivery.dead_letter_reason,
+                original_login: delivery.login,
             });
         }
     }
@@ -226,6 +229,7 @@ impl ForeignMessages {
                 tag,
                 database: sent.database,
                 body: refused.body,
+                login: refused.original_login,
                 dead_letter_reason: refused.dead_letter_reason,
             });
         }
@@ -273,6 +277,7 @@ mod tests {
                     tag: DeliveryTag(tag),
                     database: Uuid::nil(),
                     body: Vec::new(),
+                    login: None,
                     dead_letter_reason: None,
                 });
             }

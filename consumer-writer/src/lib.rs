@@ -8,6 +8,7 @@ mod batch;
 mod foreign;
 pub mod page;
 mod received;
+mod sender;
 mod session;
 mod settings;
 mod summary;

@@ -47,7 +47,9 @@ fn program(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut layers = arguments.common.layers(Verbosity::Normal);
     let broker = RabbitConfig::resolve(&arguments.broker, &mut layers, "consumer-writer");
     let database = DatabaseSettings::resolve(&arguments.database, &mut layers);
-    let settings = arguments.writer.resolve(&mut layers, Transport::Broker);
+    let settings = arguments
+        .writer
+        .resolve(&mut layers, Transport::Broker, Some(broker.login()));
     layers.set_flags(&arguments.dashboard);
     let dashboard = DashboardSettings::resolve(&mut layers);
     layers.finish()?;

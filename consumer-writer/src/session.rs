@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use pingfleet_broker::{BrokerError, DeliveryTag, QueueName, Reconnects};
 use pingfleet_store::{
     Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, RemovedChunks,
-    Transport, run_span,
+    Sender, Transport, run_span,
 };
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
@@ -20,6 +20,7 @@ use crate::{
     batch::{Batch, Foreign},
     foreign::{ForeignAnswers, ForeignDelivery, ForeignMessages},
     received::{OTHER_PREFETCH, RESULTS_PREFETCH, Received, SessionConsumers},
+    sender::NO_LOGIN,
     warnings::Counts,
     watch_database,
 };
@@ -85,9 +86,21 @@ impl SetAside {
         for (reason, count) in &applied.reasons {
             self.refused.add((*reason).to_owned(), *count);
         }
+        if applied.heartbeats_of_too_many > 0 {
+            let name = "heartbeats of a login with more than 1,000 workers".to_owned();
+            self.refused.add(name, applied.heartbeats_of_too_many);
+        }
         for (found, count) in &applied.contradictions {
-            let [later, stored] =
-                [&found.later_from, &found.stored_from].map(|name| name.escape_debug());
+            let has_logins = found.later_from.login != found.stored_from.login;
+            let named = |sender: &Sender| {
+                let name = if has_logins {
+                    sender.to_string()
+                } else {
+                    sender.worker.clone()
+                };
+                name.escape_debug().to_string()
+            };
+            let [later, stored] = [&found.later_from, &found.stored_from].map(named);
             let name = format!("of {later} after {stored} in run {}", found.run);
             self.contradicting.add(name, *count);
         }
@@ -362,18 +375,19 @@ impl<'a> WriterSession<'a> {
 
     fn take(&mut self, received: Received) {
         let (queue, tag) = (received.queue, received.delivery.tag);
-        let (database, transport) = (self.db.database(), self.settings.transport);
+        let database = self.db.database();
         if queue == QueueName::RESULTS
             && let Some(last_acks) = &mut self.last_acks
         {
             last_acks.quiet_at = Instant::now() + QUIET_BEFORE_CLOSE;
         }
-        if let Err(foreign) = self.batch.take(received, database, transport) {
+        if let Err(foreign) = self.batch.take(received, database, self.settings) {
             // Those that a stopping writer takes stay unsettled, and so return to their queue.
             if !self.is_stopping {
                 let Foreign {
                     database,
                     body,
+                    login,
                     dead_letter_reason,
                 } = foreign;
                 self.set_aside.for_others.add(database.to_string(), 1);
@@ -382,6 +396,7 @@ impl<'a> WriterSession<'a> {
                     tag,
                     database,
                     body,
+                    login,
                     dead_letter_reason,
                 });
             }
@@ -417,8 +432,14 @@ impl<'a> WriterSession<'a> {
                 "for another database, and the queue `foreign` takes no more",
                 format!("database {}", refused.database),
             );
-            self.batch
-                .quarantine(refused.queue, refused.tag, refused.body, refusal);
+            let ForeignDelivery {
+                queue,
+                tag,
+                body,
+                login,
+                ..
+            } = refused;
+            self.batch.quarantine(queue, tag, body, login, refusal);
             self.quiet_at = Some(Instant::now() + QUIET_INTERVAL);
             self.flush_soon();
         }
@@ -479,6 +500,12 @@ impl<'a> WriterSession<'a> {
         if batch.bad_heartbeats > 0 {
             let name = "heartbeats that cannot be read".to_owned();
             self.set_aside.refused.add(name, batch.bad_heartbeats);
+        }
+        if batch.heartbeats_without_login > 0 {
+            let name = format!("heartbeats {NO_LOGIN}");
+            self.set_aside
+                .refused
+                .add(name, batch.heartbeats_without_login);
         }
         if !batch.is_empty() {
             // Nobody has to wake up for it.

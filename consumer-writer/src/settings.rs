@@ -19,6 +19,8 @@ pub struct WriterArgs {
 pub struct WriterSettings {
     /// Which queues are drained: RabbitMQ's, or those of this process.
     pub transport: Transport,
+    /// The login of the writer's connections. None within one process, where messages carry no login.
+    pub login: Option<String>,
     /// A batch is committed when it has this many rows.
     pub batch_size: usize,
     /// A batch is committed when its first delivery is this old.
@@ -26,11 +28,17 @@ pub struct WriterSettings {
 }
 
 impl WriterArgs {
-    /// Resolves the writer's settings. Collects problems in `layers`.
-    pub fn resolve(&self, layers: &mut Layers, transport: Transport) -> WriterSettings {
+    /// Resolves the settings of a writer with this login, if it has one. Collects problems in `layers`.
+    pub fn resolve(
+        &self,
+        layers: &mut Layers,
+        transport: Transport,
+        login: Option<String>,
+    ) -> WriterSettings {
         layers.set_flags(&self.flags);
         WriterSettings {
             transport,
+            login,
             batch_size: layers.get(&keys::WRITER_BATCH_SIZE),
             batch_interval: layers.get(&keys::WRITER_BATCH_INTERVAL),
         }

@@ -432,11 +432,7 @@ impl WorkConsumer {
         match ended.result {
             Ok(body) => {
                 // The channel has room for all chunks in hand, so this never waits for long.
-                let result = KeyedMessage {
-                    key,
-                    body,
-                    dead_letter_reason: None,
-                };
+                let result = KeyedMessage::new(key, body);
                 if self.results.send(result).await.is_err() {
                     key.span()
                         .in_scope(|| tracing::error!("the publisher ended early"));

@@ -48,9 +48,8 @@ use std::{
 };
 
 use pingfleet_broker::WORK_DELIVERY_LIMIT;
-use pingfleet_store::OvertakingFacts;
+use pingfleet_store::{OvertakingFacts, WorkerKey};
 use pingfleet_wire::timing::{HEARTBEAT_INTERVAL, WORKER_TIMEOUT};
-use uuid::Uuid;
 
 /// A live worker has listed a chunk that it took, and the writer has stored it, after this time: an interval of heartbeats,
 /// and what a fresh writer may lag behind.
@@ -80,7 +79,7 @@ const LOST_LONG_AGO: Duration = Duration::from_mins(5);
 pub(crate) struct Overtaking {
     observed: Option<Duration>,
     writer: Option<Changing>,
-    workers: HashMap<Uuid, Heartbeats>,
+    workers: HashMap<WorkerKey, Heartbeats>,
     /// Until when candidates wait because a worker was lost.
     paused_until: Option<Duration>,
     candidates: BTreeMap<u32, Candidate>,
@@ -233,10 +232,10 @@ impl Overtaking {
         let long_ago = LOST_LONG_AGO.as_micros() as i64;
         // A worker that took its leave has no row any more.
         self.workers
-            .retain(|instance, _| facts.workers.iter().any(|(known, _)| known == instance));
+            .retain(|worker, _| facts.workers.iter().any(|(known, _)| known == worker));
         let mut is_any_lost = false;
-        for (instance, seen_us) in &facts.workers {
-            let heartbeats = self.workers.entry(*instance).or_insert(Heartbeats {
+        for (worker, seen_us) in &facts.workers {
+            let heartbeats = self.workers.entry(worker.clone()).or_insert(Heartbeats {
                 last: Changing {
                     value: *seen_us,
                     changed: now,

@@ -225,11 +225,7 @@ impl Feed<'_> {
     fn give(&mut self, page: Vec<OutboxChunk>) {
         for OutboxChunk { chunk, work, round } in page {
             self.unconfirmed.insert(chunk, round);
-            let message = KeyedMessage {
-                dead_letter_reason: None,
-                key: chunk,
-                body: work,
-            };
+            let message = KeyedMessage::new(chunk, work);
             let given = self.messages.as_ref().map(|to| to.try_send(message));
             if !matches!(given, Some(Ok(()))) {
                 chunk

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use pingfleet_broker::QueueKind;
-use pingfleet_report::words::{Clock, counted, grouped, length};
+use pingfleet_report::words::{Clock, are_several, counted, grouped, length, worker_name};
 use pingfleet_store::{RunState, RunSummary, Transport, WorkerState};
 use pingfleet_wire::StatusKind;
 
-use super::{facts::Facts, missing_chunks::missing_chunks, queues::ProblemKind, workers};
+use super::{
+    facts::Facts, missing_chunks::missing_chunks, queues::ProblemKind, shared_names::shared_names,
+    workers,
+};
 use crate::WriterState;
 
 /// What happened longer ago than this is in the tables only.
@@ -66,6 +69,7 @@ pub(super) fn alerts(facts: &Facts) -> Vec<Alert> {
     writer(facts, &mut alerts);
     lost_workers(facts, &mut alerts);
     no_worker(facts, &mut alerts);
+    alerts.extend(shared_names(facts));
     alerts.extend(missing_chunks(facts));
     messages(facts, &mut alerts);
     runs(facts, &mut alerts);
@@ -162,6 +166,7 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
         .filter(|worker| workers::state(worker, facts.heard) == Some(WorkerState::Lost))
         .filter(|worker| worker.age < RECENT && !worker.is_started_again)
         .collect();
+    let has_logins = are_several(facts.workers.iter().map(|one| one.login.as_deref()));
     for worker in lost.iter().take(MAX_LOST) {
         let chunks = match worker.in_hand {
             0 => "It had no chunk in hand.".to_owned(),
@@ -170,7 +175,8 @@ fn lost_workers(facts: &Facts, alerts: &mut Vec<Alert>) {
                 counted(count, "chunk")
             ),
         };
-        let title = format!("Worker {} is lost", worker.worker);
+        let login = worker.login.as_deref().filter(|_| has_logins);
+        let title = format!("Worker {} is lost", worker_name(&worker.worker, login));
         let silence = length(worker.age.as_micros() as i64);
         let since = Clock::now().moment(worker.last_seen_us);
         let text = format!("No heartbeat for {silence}, since {since}. {chunks} On its machine:");
@@ -263,15 +269,17 @@ fn messages(facts: &Facts, alerts: &mut Vec<Alert>) {
         return;
     };
     let age_us = facts.now_us - newest.received_at_us;
+    let login = newest.login.as_deref();
     if age_us < RECENT_MESSAGE.as_micros() as i64 {
         alerts.push(Alert::new(
             StatusKind::Unreachable,
             "Messages go into quarantine",
             format!(
-                "The last one {} ago, from {}: {}. There are {} in all. They could not be applied: a worker of another \
+                "The last one {} ago, from {}{}: {}. There are {} in all. They could not be applied: a worker of another \
                  version, or another program, publishes them. Their chunks are probed again.",
                 length(age_us.max(0)),
                 newest.queue,
+                login.map_or_else(String::new, |login| format!(" by {login}")),
                 newest.why(),
                 grouped(quarantine.total)
             ),
@@ -336,6 +344,7 @@ pub(super) mod tests {
             state: WorkerState::Lost,
             is_started_again: false,
             worker: name.to_owned(),
+            login: None,
             pid: 1,
             version: "1".to_owned(),
             group: "default".to_owned(),
@@ -433,12 +442,12 @@ pub(super) mod tests {
             queue: "results".to_owned(),
             reason: "wrong token".to_owned(),
             detail: "chunk 5 of run 3".to_owned(),
+            login: Some("rack-7".to_owned()),
             length: 10,
         });
-        assert!(
-            text(&facts)
-                .contains("from results: wrong token: chunk 5 of run 3. There are 3 in all.")
-        );
+        assert!(text(&facts).contains(
+            "from results by rack-7: wrong token: chunk 5 of run 3. There are 3 in all."
+        ));
         facts.now_us += RECENT_MESSAGE.as_micros() as i64;
         assert_eq!(text(&facts), "");
     }

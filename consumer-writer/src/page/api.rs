@@ -95,6 +95,7 @@ fn worker(row: &WorkerRow, facts: &Facts) -> Value {
     };
     json!({
         "worker": row.worker,
+        "login": row.login,
         "pid": row.pid,
         "version": row.version,
         "group": row.group,

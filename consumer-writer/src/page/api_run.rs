@@ -139,6 +139,7 @@ fn not_up(row: &ReportRow) -> Value {
         "sent": row.sent,
         "received": row.received,
         "worker": row.worker,
+        "login": row.login,
         "probed_at": row.probed_at,
     })
 }

@@ -162,7 +162,13 @@ pub(super) mod tests {
             ..Heartbeat::new("berlin-1", Uuid::max())
         };
         store
-            .apply(Transport::Broker, &[DecodedDelivery::Heartbeat(heartbeat)])
+            .apply(
+                Transport::Broker,
+                &[DecodedDelivery::Heartbeat {
+                    heartbeat,
+                    login: None,
+                }],
+            )
             .unwrap();
         assert_eq!(count(&facts, &reader).unwrap(), 2);
         for queue in 0..2 {

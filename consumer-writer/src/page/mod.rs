@@ -15,6 +15,7 @@ mod queues;
 mod rates;
 mod routes;
 mod settings;
+mod shared_names;
 mod snapshot;
 mod view;
 mod worker_totals;

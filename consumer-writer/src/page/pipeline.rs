@@ -145,6 +145,7 @@ pub(super) fn quarantine(facts: &Facts, clock: &Clock) -> Result<String, PageErr
         vec![
             time(message.received_at_us, clock),
             Cell::Text(message.queue.clone()),
+            Cell::Text(message.login.clone().unwrap_or_default()),
             Cell::Text(message.why()),
             Cell::count(message.length),
         ]
@@ -164,6 +165,7 @@ pub(super) fn quarantine(facts: &Facts, clock: &Clock) -> Result<String, PageErr
             columns: vec![
                 text("received"),
                 text("queue"),
+                text("login"),
                 text("reason"),
                 number("bytes"),
             ],

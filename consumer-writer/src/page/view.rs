@@ -8,7 +8,8 @@ use pingfleet_report::{
     parts::{Rates, rough_times, rows_table, status_of, statuses_part},
     table::{Cell, Moment, StatusText, Table, number, text},
     words::{
-        Clock, counted, duration, grouped, length, loss_counts, millis, percent, three_digits,
+        Clock, are_several, counted, duration, grouped, length, loss_counts, millis, percent,
+        three_digits,
     },
 };
 use pingfleet_store::{RunState, RunSummary, WorkerState};
@@ -344,12 +345,13 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
     } else {
         String::new()
     };
-    let mut processes = HashMap::<&str, u32>::new();
+    let mut processes = HashMap::<_, u32>::new();
     for (row, _) in &facts.listed {
-        *processes.entry(&row.worker).or_default() += 1;
+        *processes.entry((&row.worker, &row.login)).or_default() += 1;
     }
+    let has_logins = are_several(facts.listed.iter().map(|(row, _)| row.login.as_deref()));
     let rows = facts.listed.iter().map(|(row, state)| {
-        let name = if processes[row.worker.as_str()] > 1 {
+        let name = if processes[&(&row.worker, &row.login)] > 1 {
             format!("{} (pid {})", row.worker, row.pid)
         } else {
             row.worker.clone()
@@ -360,7 +362,7 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
         let oldest = row
             .oldest_in_hand
             .map_or_else(|| Cell::measured(None), seconds);
-        vec![
+        let mut cells = vec![
             Cell::Text(name),
             Cell::Status(workers::text(*state, row.is_started_again)),
             seconds(row.age),
@@ -372,8 +374,29 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
             Cell::Text(loss_counts(&row.local_losses)),
             Cell::Text(row.group.clone()),
             Cell::Text(row.version.clone()),
-        ]
+        ];
+        if has_logins {
+            let login = row.login.clone();
+            cells.insert(1, Cell::Text(login.unwrap_or_else(|| "–".to_owned())));
+        }
+        cells
     });
+    let mut columns = vec![
+        text("worker"),
+        text("state"),
+        number("last heartbeat"),
+        number("chunks in hand"),
+        number("oldest"),
+        number("requests/s"),
+        number("requests"),
+        number("replies"),
+        text("lost on its machine"),
+        text("group"),
+        text("version"),
+    ];
+    if has_logins {
+        columns.insert(1, text("login"));
+    }
     draw(&ListPart {
         title: "Workers",
         note: format!(
@@ -385,19 +408,7 @@ fn worker_list(facts: &Facts) -> Result<String, PageError> {
         table: Table {
             caption: "Workers",
             class: "sortable",
-            columns: vec![
-                text("worker"),
-                text("state"),
-                number("last heartbeat"),
-                number("chunks in hand"),
-                number("oldest"),
-                number("requests/s"),
-                number("requests"),
-                number("replies"),
-                text("lost on its machine"),
-                text("group"),
-                text("version"),
-            ],
+            columns,
             rows: rows.collect(),
         },
     })

@@ -81,7 +81,7 @@ pub(super) struct WorkerSample {
 pub(super) struct WorkerTotals {
     has_looked: bool,
     /// The largest counts of each process that the database knows.
-    processes: HashMap<Uuid, Counts>,
+    processes: HashMap<(Option<String>, Uuid), Counts>,
     names: BTreeMap<String, Counts>,
 }
 
@@ -95,7 +95,8 @@ impl WorkerTotals {
                 continue;
             };
             let counts = Counts::of(row);
-            let before = known.remove(&row.instance);
+            let process = (row.login.clone(), row.instance);
+            let before = known.remove(&process);
             let before = before.unwrap_or(if self.has_looked {
                 Counts::default()
             } else {
@@ -105,7 +106,7 @@ impl WorkerTotals {
             let now = before.zip(&counts, u64::max);
             let more = now.zip(&before, u64::saturating_sub);
             *total = total.zip(&more, u64::saturating_add);
-            self.processes.insert(row.instance, now);
+            self.processes.insert(process, now);
         }
         self.has_looked = true;
     }
@@ -178,6 +179,7 @@ mod tests {
             state,
             is_started_again: false,
             worker: name.to_owned(),
+            login: None,
             pid: 1,
             version: "1".to_owned(),
             group: "default".to_owned(),

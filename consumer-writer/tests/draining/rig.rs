@@ -293,6 +293,7 @@ impl Rig {
             memory,
             settings: WriterSettings {
                 transport: Transport::Broker,
+                login: None,
                 batch_size: targets as usize,
                 batch_interval: NEVER,
             },

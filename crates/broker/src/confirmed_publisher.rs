@@ -28,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use self::outgoing::{Latest, Outgoing, next_latest};
-use crate::{Broker, BrokerError, Confirmed, Publisher, QueueName, Reconnects, Sessions, backoff};
+use crate::{
+    Broker, BrokerError, Confirmed, Origin, Publisher, QueueName, Reconnects, Sessions, backoff,
+};
 
 /// The longest pause before a refused message is published again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -64,8 +66,29 @@ pub struct KeyedMessage<K> {
     pub key: K,
     /// Its bytes.
     pub body: Vec<u8>,
-    /// Why it is a dead letter, if it is one (see [`Publisher::publish_letter`]).
+    /// Why it is a dead letter, if it is one (see [`Origin`]).
     pub dead_letter_reason: Option<String>,
+    /// Who published it first, if that was another login (see [`Origin`]).
+    pub original_login: Option<String>,
+}
+
+impl<K> KeyedMessage<K> {
+    /// A message that was not published before.
+    pub fn new(key: K, body: Vec<u8>) -> Self {
+        Self {
+            key,
+            body,
+            dead_letter_reason: None,
+            original_login: None,
+        }
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        Origin {
+            dead_letter_reason: self.dead_letter_reason.as_deref(),
+            login: self.original_login.as_deref(),
+        }
+    }
 }
 
 /// A message that the broker has stored.
@@ -293,7 +316,7 @@ impl Session {
                     self.send_message(outgoing, number).await?;
                 }
                 latest = next_latest(outgoing.latest.as_mut()), if !self.is_ending => match latest {
-                    Some((queue, body)) => self.send(queue, None, &body, None).await?,
+                    Some((queue, body)) => self.send(queue, None, &body, Origin::default()).await?,
                     None => outgoing.latest = None,
                 },
                 message = outgoing.messages.recv(), if outgoing.has_room() && !self.is_ending => match message {
@@ -330,8 +353,8 @@ impl Session {
         number: u64,
         message: &KeyedMessage<K>,
     ) -> Result<(), BrokerError> {
-        let reason = message.dead_letter_reason.as_deref();
-        self.send(queue, Some(number), &message.body, reason).await
+        self.send(queue, Some(number), &message.body, message.origin())
+            .await
     }
 
     async fn send(
@@ -339,11 +362,9 @@ impl Session {
         queue: QueueName,
         number: Option<u64>,
         body: &[u8],
-        dead_letter_reason: Option<&str>,
+        origin: Origin<'_>,
     ) -> Result<(), BrokerError> {
-        let publish = self
-            .publisher
-            .publish_letter(queue, body, dead_letter_reason);
+        let publish = self.publisher.publish_again(queue, body, origin);
         let answer = publish.await?;
         self.idle_at = Instant::now() + IDLE_TIMEOUT;
         self.answers

@@ -59,8 +59,22 @@ pub struct Delivery {
     /// Whether the broker delivered it before. `false` proves nothing.
     pub redelivered: bool,
     /// Why it is a dead letter, as the broker reports (`x-death`: `delivery_limit`), or as it was published by
-    /// [`Publisher::publish_letter`]. `None` for other messages.
+    /// [`Publisher::publish_again`]. `None` for other messages.
     pub dead_letter_reason: Option<String>,
+    /// The login that published it (the property `user_id`, which the broker checks). `None` within one process, for messages
+    /// that carry none, and for those of queues whose messages need none.
+    pub login: Option<String>,
+    /// The [`Origin::login`] that it was published with. Anybody who may publish can write any.
+    pub original_login: Option<String>,
+}
+
+/// What a message that is published again by another program had of its first publish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// Why it is a dead letter: its next delivery has that as [`Delivery::dead_letter_reason`].
+    pub dead_letter_reason: Option<&'a str>,
+    /// The login that published it first: its next delivery has that as [`Delivery::original_login`].
+    pub login: Option<&'a str>,
 }
 
 /// How full a queue is (`queue.declare`, passive).
@@ -296,19 +310,18 @@ pub trait Publisher: Send {
     /// # Errors
     /// Any [`BrokerError`]: the session is over, and what is unconfirmed may or may not be stored.
     async fn publish(&mut self, queue: QueueName, body: &[u8]) -> Result<Confirm, BrokerError> {
-        self.publish_letter(queue, body, None).await
+        self.publish_again(queue, body, Origin::default()).await
     }
 
-    /// As [`Self::publish`], and with it goes why the message is a dead letter: its next delivery has that as
-    /// [`Delivery::dead_letter_reason`].
+    /// As [`Self::publish`], for a message that was published before.
     ///
     /// # Errors
     /// As [`Self::publish`].
-    async fn publish_letter(
+    async fn publish_again(
         &mut self,
         queue: QueueName,
         body: &[u8],
-        dead_letter_reason: Option<&str>,
+        origin: Origin<'_>,
     ) -> Result<Confirm, BrokerError>;
 
     /// Closes the connection. Whether unconfirmed messages are stored stays unknown.

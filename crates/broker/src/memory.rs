@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use self::queues::{ConsumerId, QueuedMessage, Queues};
 use crate::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Origin, Publisher,
     QueueDepth, QueueKind, QueueName,
 };
 
@@ -116,14 +116,15 @@ struct MemoryPublisher(Arc<Shared>);
 
 #[async_trait]
 impl Publisher for MemoryPublisher {
-    async fn publish_letter(
+    async fn publish_again(
         &mut self,
         queue: QueueName,
         body: &[u8],
-        dead_letter_reason: Option<&str>,
+        origin: Origin<'_>,
     ) -> Result<Confirm, BrokerError> {
         let mut message = QueuedMessage::new(body);
-        message.dead_letter_reason = dead_letter_reason.map(ToOwned::to_owned);
+        message.dead_letter_reason = origin.dead_letter_reason.map(ToOwned::to_owned);
+        message.original_login = origin.login.map(ToOwned::to_owned);
         let notify = self.0.changed(queue);
         loop {
             // Registered before the queue is read, so a change in between is not missed.
@@ -174,6 +175,8 @@ impl MemoryConsumer {
             body: message.body.clone(),
             redelivered: message.returns > 0,
             dead_letter_reason: message.dead_letter_reason.clone(),
+            login: None,
+            original_login: message.original_login.clone(),
         };
         self.unsettled.insert(tag, message);
         Some(delivery)

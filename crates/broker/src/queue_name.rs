@@ -98,6 +98,16 @@ impl QueueKind {
             Self::Foreign => "foreign",
         }
     }
+
+    /// Whether its messages carry the login that published them: what workers publish, and what is set aside of it. Workers
+    /// need not learn the producer's.
+    #[must_use]
+    pub const fn has_logins(self) -> bool {
+        match self {
+            Self::Results | Self::Heartbeats | Self::Foreign => true,
+            Self::Work | Self::Dead => false,
+        }
+    }
 }
 
 /// A group of workers, such as those of one site.

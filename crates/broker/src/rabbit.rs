@@ -1,11 +1,13 @@
 //! The queue seam over RabbitMQ (AMQP 0-9-1). Each session has a connection of its own.
 
+mod common_name;
 pub(crate) mod connect_problem;
 mod connection;
 mod consumer;
 mod dead_letter;
 mod endpoint;
 mod error;
+mod login;
 mod mechanisms;
 mod permissions;
 mod publisher;

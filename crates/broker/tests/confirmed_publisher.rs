@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use pingfleet_broker::{
     Broker, BrokerError, Confirm, Confirmed, ConfirmedMessage, ConfirmedPublisher, Consumer,
-    KeyedMessage, Publisher, QueueDepth, QueueName,
+    KeyedMessage, Origin, Publisher, QueueDepth, QueueName,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -149,11 +149,11 @@ fn lost() -> BrokerError {
 
 #[async_trait]
 impl Publisher for FaultyPublisher {
-    async fn publish_letter(
+    async fn publish_again(
         &mut self,
         queue: QueueName,
         body: &[u8],
-        dead_letter_reason: Option<&str>,
+        origin: Origin<'_>,
     ) -> Result<Confirm, BrokerError> {
         let sending = (body.to_vec(), SystemTime::now());
         locked(&self.broker.sendings).push(sending);
@@ -173,7 +173,7 @@ impl Publisher for FaultyPublisher {
             count.fetch_sub(1, Ordering::Relaxed);
             return Ok(async { Ok(Confirmed::Refused) }.boxed());
         }
-        let publish = self.inner.publish_letter(queue, body, dead_letter_reason);
+        let publish = self.inner.publish_again(queue, body, origin);
         let confirm = publish.await?;
         if matches!(self.broker.fault, Fault::NoConfirms) {
             return Ok(std::future::pending().boxed());
@@ -207,11 +207,7 @@ struct Run {
 }
 
 fn message(key: u32) -> KeyedMessage<u32> {
-    KeyedMessage {
-        key,
-        body: body(key),
-        dead_letter_reason: None,
-    }
+    KeyedMessage::new(key, body(key))
 }
 
 /// Starts a publisher of [`MESSAGES`] messages.

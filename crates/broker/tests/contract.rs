@@ -9,7 +9,7 @@ mod rig;
 mod over_both_brokers;
 
 use anyhow::Result;
-use pingfleet_broker::{BrokerError, Confirmed, QueueName, REPLY_TIMEOUT};
+use pingfleet_broker::{BrokerError, Confirmed, Origin, QueueName, REPLY_TIMEOUT};
 use tokio::time::timeout;
 
 use crate::rig::{Rig, bodies, next, publish, stored};
@@ -282,7 +282,11 @@ async fn a_chunk_that_always_returns_becomes_a_dead_letter(rig: &Rig) -> Result<
 async fn a_dead_letter_that_is_published_again_keeps_its_reason(rig: &Rig) -> Result<()> {
     let mut publisher = rig.broker.publisher().await?;
     for reason in [Some("expired"), None] {
-        let confirm = publisher.publish_letter(QueueName::DEAD, b"x", reason);
+        let origin = Origin {
+            dead_letter_reason: reason,
+            login: None,
+        };
+        let confirm = publisher.publish_again(QueueName::DEAD, b"x", origin);
         assert_eq!(confirm.await?.await?, Confirmed::Stored);
         let mut dead = rig.broker.consumer(QueueName::DEAD, 1).await?;
         let delivery = next(&mut dead).await?;

@@ -113,13 +113,7 @@ async fn a_publisher_answers_what_it_sent_before_it_takes_a_new_session() -> Res
     for round in 0..3_u32 {
         for key in round * 50..(round + 1) * 50 {
             let body = key.to_string().into_bytes();
-            messages
-                .send(KeyedMessage {
-                    key,
-                    body,
-                    dead_letter_reason: None,
-                })
-                .await?;
+            messages.send(KeyedMessage::new(key, body)).await?;
         }
         for _ in 0..50 {
             let answer = tokio::time::timeout(TIMEOUT, confirmed.recv()).await?;

@@ -214,6 +214,28 @@ async fn a_certificate_logs_in_without_a_password_and_an_unknown_one_is_named() 
     let users = fleet.rabbit.ctl(&["list_connections", "user"])?;
     assert!(users.lines().any(|user| user == "logs-in"), "{users}");
 
+    // What it publishes has the login, which is in the certificate and not in the URL.
+    broker.ensure(&[QueueName::RESULTS]).await?;
+    let mut results = broker.consumer(QueueName::RESULTS, 1).await?;
+    let mut publisher = broker.publisher().await?;
+    let confirm = publisher.publish(QueueName::RESULTS, b"result").await?;
+    assert_eq!(confirm.await?, Confirmed::Stored);
+    let delivery = results.next().await?;
+    assert_eq!(delivery.login.as_deref(), Some("logs-in"));
+    results.ack(&[delivery.tag]).await?;
+    // A URL that names another one: the broker refuses the first message.
+    let mut other = fleet.external(&known)?;
+    other.url = other.url.replace("amqps://", "amqps://other@");
+    let mut publisher = RabbitBroker::new(&other)?.publisher().await?;
+    let confirm = publisher.publish(QueueName::RESULTS, b"result").await?;
+    assert_final(
+        confirm.await.map(drop),
+        &[
+            "user_id property set to 'other'",
+            "write the login in broker.url",
+        ],
+    );
+
     let unknown = fleet.authority.client("nobody", Validity::Now)?;
     assert_final(
         connect(&fleet.external(&unknown)?).await,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
-use pingfleet_broker::{Broker as _, Confirmed, QueueName, RabbitBroker, RabbitConfig};
+use pingfleet_broker::{Broker as _, Confirmed, Origin, QueueName, RabbitBroker, RabbitConfig};
 
 use crate::{child_process::ChildProcess, deployment::Deployment, expected_rows};
 
@@ -270,7 +270,11 @@ pub fn publish_dead_letter(
 ) -> anyhow::Result<()> {
     with_broker(deployment, async |broker| {
         let mut publisher = broker.publisher().await?;
-        let confirm = publisher.publish_letter(QueueName::DEAD, body, Some(reason));
+        let origin = Origin {
+            dead_letter_reason: Some(reason),
+            login: None,
+        };
+        let confirm = publisher.publish_again(QueueName::DEAD, body, origin);
         let confirmed = confirm.await?.await?;
         ensure!(confirmed == Confirmed::Stored, "{confirmed:?}");
         publisher.close().await;

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Publisher,
+    Broker, BrokerError, Confirm, Confirmed, Consumer, Delivery, DeliveryTag, Origin, Publisher,
     QueueDepth, QueueName,
 };
 use pingfleet_prober::{
@@ -290,11 +290,11 @@ impl FaultyPublisher {
 
 #[async_trait]
 impl Publisher for FaultyPublisher {
-    async fn publish_letter(
+    async fn publish_again(
         &mut self,
         queue: QueueName,
         body: &[u8],
-        dead_letter_reason: Option<&str>,
+        origin: Origin<'_>,
     ) -> Result<Confirm, BrokerError> {
         if queue == QueueName::HEARTBEATS {
             self.send_delayed(|oldest, _| oldest.since.elapsed() >= MAX_DELAY)
@@ -315,7 +315,7 @@ impl Publisher for FaultyPublisher {
             // The role awaits the confirm of the second one only. Whether the first one is stored shows by its delivery.
             drop(self.inner.publish(queue, body).await?);
         }
-        let publish = self.inner.publish_letter(queue, body, dead_letter_reason);
+        let publish = self.inner.publish_again(queue, body, origin);
         let confirm = publish.await?;
         self.faults.wait_until_sent(Boundary::Published).await;
         self.faults.pass(Boundary::Published);

@@ -44,7 +44,7 @@ impl Roles {
                 exclusive: true,
                 ..WorkerArgs::default().resolve(layers)
             },
-            writer: WriterArgs::default().resolve(layers, Transport::Sweep),
+            writer: WriterArgs::default().resolve(layers, Transport::Sweep, None),
         }
     }
 }

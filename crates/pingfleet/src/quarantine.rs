@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 use jiff::Timestamp;
-use pingfleet_report::words::{Clock, grouped};
+use pingfleet_report::words::{Clock, are_several, grouped};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{DatabaseSettings, QuarantineList, Reader};
 use serde_json::{Value, json};
@@ -66,6 +66,7 @@ fn fields(list: &QuarantineList) -> [(&'static str, Value); 3] {
             "reason": message.reason,
             "detail": message.detail,
             "bytes": message.length,
+            "login": message.login,
         })
     });
     [
@@ -83,13 +84,20 @@ fn blocks(list: &QuarantineList, screen: Screen, clock: &Clock) -> Vec<Block> {
     let reasons = list.reasons.iter();
     let reasons =
         reasons.map(|(queue, reason, count)| vec![queue.clone(), grouped(*count), reason.clone()]);
+    // They say something if there are several.
+    let has_logins = are_several(list.newest.iter().map(|one| one.login.as_deref()));
     let newest = list.newest.iter().map(|message| {
-        vec![
+        let mut cells = vec![
             clock.moment(message.received_at_us),
             message.queue.clone(),
             grouped(message.length),
             message.why(),
-        ]
+        ];
+        if has_logins {
+            let login = message.login.clone();
+            cells.insert(3, login.unwrap_or_else(|| "-".to_owned()));
+        }
+        cells
     });
     vec![
         table(
@@ -99,7 +107,11 @@ fn blocks(list: &QuarantineList, screen: Screen, clock: &Clock) -> Vec<Block> {
             screen,
         ),
         table(
-            &["NEWEST", "QUEUE", "BYTES", "REASON"],
+            if has_logins {
+                &["NEWEST", "QUEUE", "BYTES", "LOGIN", "REASON"]
+            } else {
+                &["NEWEST", "QUEUE", "BYTES", "REASON"]
+            },
             2,
             newest.collect(),
             screen,

@@ -7,7 +7,7 @@ use crate::{
     PageError, charts,
     map_section::MapSection,
     page::{StatusPart, bar_text, state_status, statuses},
-    sections::{self, Chart, ROW_COLUMNS, row_cells},
+    sections::{self, Chart, ROW_COLUMNS, have_logins, row_cells},
     table::{Cell, StatusText, Table, number, text},
     words::{Clock, duration, grouped, three_digits},
 };
@@ -125,11 +125,15 @@ pub fn status_of(state: RunState) -> StatusText {
 /// A table of targets that are not up, with their reasons.
 #[must_use]
 pub fn rows_table(rows: &[ReportRow], clock: &Clock) -> Table {
+    let has_logins = have_logins(rows.iter());
     Table {
         caption: "Targets that are not up",
         class: "sortable",
         columns: ROW_COLUMNS.map(text).to_vec(),
-        rows: rows.iter().map(|row| row_cells(row, clock)).collect(),
+        rows: rows
+            .iter()
+            .map(|row| row_cells(row, clock, has_logins))
+            .collect(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     charts,
     sentences::{all_not_up, since},
     table::{Cell, Moment, Table, number, text},
-    words::{Clock, counted, duration, grouped, why},
+    words::{Clock, are_several, counted, duration, grouped, why, worker_name},
 };
 
 /// Rows of the table of subnets.
@@ -212,12 +212,13 @@ pub(crate) fn subnets_note(detail: &RunDetail) -> String {
 
 /// The targets with the longest round trips.
 pub(crate) fn slowest(overview: &RunOverview) -> Option<Table> {
+    let has_logins = have_logins(overview.slowest.iter());
     let rows = overview.slowest.iter().map(|row| {
         vec![
             Cell::Target(row.target.clone()),
             Cell::Status(kind(row).into()),
             Cell::measured(row.rtt_ms[1]),
-            Cell::Text(row.worker.clone().unwrap_or_default()),
+            worker(row, has_logins),
         ]
     });
     (!overview.slowest.is_empty()).then(|| Table {
@@ -235,23 +236,34 @@ pub(crate) fn slowest(overview: &RunOverview) -> Option<Table> {
 
 /// The workers of the run.
 pub(crate) fn workers(overview: &RunOverview) -> Option<Table> {
+    let logins = overview.workers.iter().map(|one| one.login.as_deref());
+    let has_logins = are_several(logins);
     let rows = overview.workers.iter().map(|worker| {
-        vec![
+        let mut cells = vec![
             Cell::Text(worker.worker.clone().unwrap_or_else(|| "–".to_owned())),
             Cell::count(worker.targets),
             Cell::measured(worker.targets_per_s),
             Cell::count(worker.local_losses),
-        ]
+        ];
+        if has_logins {
+            let login = worker.login.clone();
+            cells.insert(1, Cell::Text(login.unwrap_or_else(|| "–".to_owned())));
+        }
+        cells
     });
+    let mut columns = vec![
+        text("worker"),
+        number("targets"),
+        number("targets/s"),
+        number("attempts lost on its machine"),
+    ];
+    if has_logins {
+        columns.insert(1, text("login"));
+    }
     (!overview.workers.is_empty()).then(|| Table {
         caption: "Workers",
         class: "sortable",
-        columns: vec![
-            text("worker"),
-            number("targets"),
-            number("targets/s"),
-            number("attempts lost on its machine"),
-        ],
+        columns,
         rows: rows.collect(),
     })
 }
@@ -280,8 +292,9 @@ pub(crate) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str) -> Opti
     if has_past {
         columns.push(text("before"));
     }
+    let has_logins = have_logins(overview.not_up.iter().map(|found| &found.row));
     let cells = |found: &NotUp| {
-        let mut cells = row_cells(&found.row, clock);
+        let mut cells = row_cells(&found.row, clock, has_logins);
         if has_past {
             cells.push(Cell::Text(since(found.history, |us| clock.full_minute(us))));
         }
@@ -306,7 +319,19 @@ pub(crate) fn not_up(overview: &RunOverview, clock: &Clock, flags: &str) -> Opti
 pub(crate) const ROW_COLUMNS: [&str; 6] =
     ["target", "status", "reason", "labels", "worker", "probed"];
 
-pub(crate) fn row_cells(row: &ReportRow, clock: &Clock) -> Vec<Cell> {
+/// Whether rows are of workers with several logins.
+pub(crate) fn have_logins<'r>(rows: impl Iterator<Item = &'r ReportRow>) -> bool {
+    are_several(rows.map(|row| row.login.as_deref()))
+}
+
+/// The worker of a row.
+fn worker(row: &ReportRow, has_logins: bool) -> Cell {
+    let name = row.worker.as_deref().unwrap_or_default();
+    let login = row.login.as_deref().filter(|_| has_logins);
+    Cell::Text(worker_name(name, login))
+}
+
+pub(crate) fn row_cells(row: &ReportRow, clock: &Clock, has_logins: bool) -> Vec<Cell> {
     let target = match &row.address {
         Some(address) if *address != row.target => format!("{} ({address})", row.target),
         _ => row.target.clone(),
@@ -316,7 +341,7 @@ pub(crate) fn row_cells(row: &ReportRow, clock: &Clock) -> Vec<Cell> {
         Cell::Status(kind(row).into()),
         Cell::Text(why(&row.status, row.reason.as_deref(), row.sent)),
         Cell::Text(labels(row)),
-        Cell::Text(row.worker.clone().unwrap_or_default()),
+        worker(row, has_logins),
         Cell::Time(Moment::new(&row.probed_at, clock)),
     ]
 }
@@ -346,8 +371,9 @@ pub(crate) fn few(rows: &[ReportRow], clock: &Clock) -> Table {
     columns.insert(2, number("mean RTT, ms"));
     columns.insert(3, number("answered"));
     columns.insert(4, number("requests"));
+    let has_logins = have_logins(rows.iter());
     let cells = |row: &ReportRow| {
-        let mut cells = row_cells(row, clock);
+        let mut cells = row_cells(row, clock, has_logins);
         if row.received > 0 {
             cells[2] = Cell::Text(String::new());
         }

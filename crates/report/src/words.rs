@@ -40,6 +40,22 @@ pub fn counted(count: i64, noun: &str) -> String {
     format!("{} {noun}{plural}", grouped(count))
 }
 
+/// A worker by its name, with its login if that is to be shown: `rack-7 (login pingfleet-worker-rack-7)`.
+#[must_use]
+pub fn worker_name(name: &str, login: Option<&str>) -> String {
+    match login {
+        Some(login) => format!("{name} (login {login})"),
+        None => name.to_owned(),
+    }
+}
+
+/// Whether these are the logins of workers that have several ones. Then it says something to show them.
+#[must_use]
+pub fn are_several<'a>(mut logins: impl Iterator<Item = Option<&'a str>>) -> bool {
+    let first = logins.next();
+    logins.any(|login| Some(login) != first)
+}
+
 /// A value with three significant digits: "0", "0.042", "2.61", "31.2", "1,024".
 #[must_use]
 pub fn three_digits(value: f64) -> String {

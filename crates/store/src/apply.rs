@@ -6,21 +6,21 @@
 mod applied;
 mod contradictions;
 mod dead_letters;
+mod delivery;
 mod plausible;
 mod progress;
 mod quarantine;
 
 use std::collections::{BTreeMap, HashMap};
 
-use pingfleet_wire::{
-    Heartbeat, Message as _, Outcome, ResultChunk, Rtt, StatusKind, Target, WorkChunk,
-};
+use pingfleet_wire::{Message as _, Outcome, ResultChunk, Rtt, StatusKind, Target, WorkChunk};
 use rusqlite::{OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
 pub use self::{
     applied::{Applied, DeadChunks, RemovedChunks},
-    contradictions::Contradiction,
+    contradictions::{Contradiction, Sender},
+    delivery::{DecodedDelivery, RawMessage},
     quarantine::Refusal,
 };
 use crate::{
@@ -31,62 +31,6 @@ use crate::{
     liveness, now_us,
     progress::{LastProgress, SettledTargets, probed_address},
 };
-
-/// A delivery, decoded as far as possible.
-#[derive(Debug, Clone)]
-pub enum DecodedDelivery {
-    /// The outcomes of a chunk.
-    Result {
-        /// The message.
-        message: Box<ResultChunk>,
-        /// Its bytes, for the quarantine.
-        raw: RawMessage,
-        /// Whether the broker redelivered the result.
-        redelivered: bool,
-    },
-    /// A chunk that the broker dead-lettered.
-    Dead {
-        /// The message.
-        message: Box<WorkChunk>,
-        /// Its bytes, for the quarantine.
-        raw: RawMessage,
-        /// The broker's reason (`x-death`): `delivery_limit` of a chunk that killed its workers, or `rejected`. After
-        /// `expired` and `maxlen` the chunk is published again: a policy removed its message.
-        reason: String,
-    },
-    /// A message that is refused before it is compared with the plan, most often because it cannot be decoded.
-    Refused {
-        /// Its bytes.
-        raw: RawMessage,
-        /// Why it is refused.
-        refusal: Refusal,
-    },
-    /// A worker's heartbeat. The counters do not include it.
-    Heartbeat(Heartbeat),
-}
-
-/// The bytes of a message, and the queue that they came from.
-#[derive(Debug, Clone)]
-pub struct RawMessage {
-    /// Name of the queue.
-    pub queue: &'static str,
-    /// The body, or its beginning.
-    pub body: Vec<u8>,
-    /// Bytes of the whole body.
-    pub length: usize,
-}
-
-impl RawMessage {
-    /// A message whose whole body is here.
-    #[must_use]
-    pub fn new(queue: &'static str, body: Vec<u8>) -> Self {
-        Self {
-            queue,
-            length: body.len(),
-            body,
-        }
-    }
-}
 
 /// The outcome of one delivery.
 enum Disposition<'b> {
@@ -128,7 +72,7 @@ impl Writer {
             // Counted independently, so `verify` can check taken = applied + duplicates + quarantined.
             let taken = batch
                 .iter()
-                .filter(|incoming| !matches!(incoming, DecodedDelivery::Heartbeat(_)))
+                .filter(|incoming| !matches!(incoming, DecodedDelivery::Heartbeat { .. }))
                 .count();
             for incoming in batch {
                 writer.take(incoming)?;
@@ -219,8 +163,11 @@ impl<'a> BatchWriter<'a> {
                 raw,
                 refusal: refusal.clone(),
             },
-            DecodedDelivery::Heartbeat(heartbeat) => {
-                liveness::store_heartbeat(self.transaction, heartbeat, self.now)?;
+            DecodedDelivery::Heartbeat { heartbeat, login } => {
+                let login = login.as_deref();
+                if !liveness::store_heartbeat(self.transaction, login, heartbeat, self.now)? {
+                    self.report.heartbeats_of_too_many += 1;
+                }
                 Disposition::Uncounted
             }
         };
@@ -263,7 +210,7 @@ impl<'a> BatchWriter<'a> {
         changes.redelivered += i64::from(redelivered || message.redelivered);
         if planned.state == ChunkState::Done {
             changes.duplicates += 1;
-            self.note_contradiction(planned.run, message)?;
+            self.note_contradiction(planned.run, message, raw.login.as_deref())?;
             return Ok(Disposition::Duplicate);
         }
         if planned.state == ChunkState::Dead && !planned.retrying {
@@ -281,20 +228,26 @@ impl<'a> BatchWriter<'a> {
         {
             self.insert_row(&planned, message, position, target, outcome)?;
         }
-        self.mark_done(planned.run, message)?;
-        liveness::note_result(self.transaction, &message.worker, self.now)?;
+        let login = raw.login.as_deref();
+        self.mark_done(planned.run, message, login)?;
+        liveness::note_result(self.transaction, login, &message.worker, self.now)?;
         Ok(Disposition::Applied {
             rows: message.outcomes.len() as u64,
         })
     }
 
-    fn mark_done(&self, run: i64, message: &ResultChunk) -> Result<(), StoreError> {
+    fn mark_done(
+        &self,
+        run: i64,
+        message: &ResultChunk,
+        login: Option<&str>,
+    ) -> Result<(), StoreError> {
         self.transaction
             .prepare_cached(concat!(
                 "UPDATE chunks SET state = ",
                 chunk_state!(Done),
                 ", retrying = 0, worker = ?3, settled_at_us = ?4,
-                            started_at_us = ?5
+                            started_at_us = ?5, login = ?6
                      WHERE run = ?1 AND chunk = ?2"
             ))?
             .execute((
@@ -303,8 +256,9 @@ impl<'a> BatchWriter<'a> {
                 &message.worker,
                 self.now,
                 message.started_at_us.min(i64::MAX as u64) as i64,
+                login,
             ))?;
-        Ok(())
+        liveness::forget_claims(self.transaction, run, message.key.chunk)
     }
 
     fn insert_row(

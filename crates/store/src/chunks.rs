@@ -3,14 +3,21 @@
 use std::time::Duration;
 
 use pingfleet_wire::timing::{WORKER_TIMEOUT, WRITER_TIMEOUT};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use crate::{StoreError, Transport, Writer, chunk_state::chunk_state, now_us};
 
+/// [`AGE_LIMIT`].
+macro_rules! age_limit {
+    () => {
+        "(?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))"
+    };
+}
+
 /// A chunk is past its age this long, plus twice its worst case, after its last publish. Each further publish doubles the
 /// sum.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// A chunk to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +55,28 @@ pub struct OvertakingFacts {
     /// Published and unsettled chunks that are past their age, in ascending order.
     pub past_age: Vec<u32>,
     /// All workers that did not take their leave, with their last heartbeat.
-    pub workers: Vec<(Uuid, i64)>,
-    /// Chunks of this run that a worker listed in its last heartbeat.
-    pub in_hand: Vec<(Uuid, u32)>,
+    pub workers: Vec<(WorkerKey, i64)>,
+    /// Chunks of this run that a worker listed in its last heartbeat, if that still counts.
+    pub in_hand: Vec<(WorkerKey, u32)>,
+}
+
+/// One process of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerKey {
+    /// Its login; empty within one process.
+    pub login: String,
+    /// Random for each start of the process. The worker chose it.
+    pub instance: Uuid,
+}
+
+impl WorkerKey {
+    /// The columns `login` and `instance`, which come first.
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            login: row.get(0)?,
+            instance: row.get(1)?,
+        })
+    }
 }
 
 /// The chunks that may be overdue: they are past their age, and no live worker has them in hand. The caller decides by
@@ -84,7 +110,7 @@ const OUTSTANDING: &str = concat!(
 );
 
 /// The SQL condition of an outstanding chunk that may have been published.
-const MAYBE_PUBLISHED: &str = concat!(
+pub(crate) const MAYBE_PUBLISHED: &str = concat!(
     "(c.state = ",
     chunk_state!(Published),
     " OR (c.state = ",
@@ -99,7 +125,10 @@ const PUBLISH_ROUND: &str =
 
 /// The SQL condition of a chunk `c` of a run `n` whose last publish is older than ?3 and twice the worst case at ?2,
 /// doubled with each publishing again.
-const PAST_AGE: &str = "c.published_at_us < ?2 - (?3 + 2 * n.worst_chunk_us) * (1 << min(max(c.publishes - 1, 0), 10))";
+const PAST_AGE: &str = concat!("c.published_at_us < ?2 - ", age_limit!());
+
+/// The SQL expression of how old the last publish of a chunk `c` of a run `n` may be, in microseconds.
+pub(crate) const AGE_LIMIT: &str = age_limit!();
 
 /// Whether chunk ?2 was published before what is sent at ?3, and whether nothing of it was sent before. After a policy
 /// removed its message, the chunk counts no publish, and its time is negative.
@@ -133,11 +162,12 @@ pub(crate) fn unclaimed(
     let mut statement = connection.prepare(&format!(
         "SELECT count(*) FROM chunks c JOIN runs n ON n.run = c.run
          WHERE c.run = ?1 AND n.state = 'running' AND {MAYBE_PUBLISHED} AND c.published_at_us < ?2
-           AND c.chunk NOT IN (
-               SELECT h.chunk FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
-               WHERE h.run_id = (SELECT run_id FROM runs WHERE run = ?1) AND w.last_seen_us > ?3)"
+           AND NOT EXISTS (
+               SELECT 1 FROM in_hand h CROSS JOIN workers w ON w.login = h.login AND w.instance = h.instance
+               WHERE h.run = c.run AND h.chunk = c.chunk AND h.counts_until_us > ?4 AND w.last_seen_us > ?3)"
     ))?;
-    Ok(statement.query_row((run, sent_before_us, heard_since_us), |row| row.get(0))?)
+    let parameters = (run, sent_before_us, heard_since_us, now_us());
+    Ok(statement.query_row(parameters, |row| row.get(0))?)
 }
 
 impl Writer {
@@ -352,14 +382,14 @@ impl Writer {
         if alive.is_none_or(|seen| seen < now - WRITER_TIMEOUT.as_micros() as i64) {
             return Ok(Overdue::WriterSilent);
         }
-        // CROSS JOIN forces this order: one search by key for each worker instead of a scan of the table `in_hand`.
+        // CROSS JOIN forces this order: two searches by key.
         let mut statement = self.connection.prepare_cached(&format!(
             "SELECT c.chunk FROM chunks c JOIN runs n ON n.run = c.run
              WHERE c.run = ?1 AND n.state = 'running'
                AND {MAYBE_PUBLISHED} AND {PAST_AGE}
                AND NOT EXISTS (
-                   SELECT 1 FROM workers w CROSS JOIN in_hand h ON h.instance = w.instance
-                   WHERE h.run_id = n.run_id AND h.chunk = c.chunk AND w.last_seen_us > ?4)
+                   SELECT 1 FROM in_hand h CROSS JOIN workers w ON w.login = h.login AND w.instance = h.instance
+                   WHERE h.run = c.run AND h.chunk = c.chunk AND h.counts_until_us > ?2 AND w.last_seen_us > ?4)
              ORDER BY c.chunk LIMIT ?5"
         ))?;
         let rows = statement.query_map(
@@ -401,14 +431,16 @@ impl Writer {
             )?
             .collect::<Result<Vec<u32>, _>>()?;
         let workers = connection
-            .prepare_cached("SELECT instance, last_seen_us FROM workers")?
-            .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
+            .prepare_cached("SELECT login, instance, last_seen_us FROM workers")?
+            .query_map((), |row| Ok((WorkerKey::from_row(row)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
         let in_hand = connection
             .prepare_cached(
-                "SELECT instance, chunk FROM in_hand WHERE run_id = (SELECT run_id FROM runs WHERE run = ?1)",
+                "SELECT login, instance, chunk FROM in_hand WHERE run = ?1 AND counts_until_us > ?2",
             )?
-            .query_map([run], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .query_map((run, now_us()), |row| {
+                Ok((WorkerKey::from_row(row)?, row.get(2)?))
+            })?
             .collect::<Result<_, _>>()?;
         Ok(OvertakingFacts {
             writer_seen_us: writer.map(|(seen_us, _)| seen_us),

@@ -34,16 +34,16 @@ mod settings;
 mod tests;
 
 pub use apply::{
-    Applied, Contradiction, DeadChunks, DecodedDelivery, RawMessage, Refusal, RemovedChunks,
+    Applied, Contradiction, DeadChunks, DecodedDelivery, RawMessage, Refusal, RemovedChunks, Sender,
 };
 pub use chunk_state::ChunkState;
 pub use chunks::{
-    MAX_UNRECORDED, OutboxChunk, Overdue, OvertakingFacts, PublishedChunk, Republish,
+    MAX_UNRECORDED, OutboxChunk, Overdue, OvertakingFacts, PublishedChunk, Republish, WorkerKey,
 };
 pub use close::ClosedRun;
 pub use db::DatabaseThread;
 pub use error::StoreError;
-pub use liveness::{Fleet, LiveWorkers, WorkerRow, WorkerState, WriterLiveness};
+pub use liveness::{Fleet, LiveWorkers, WorkerRow, WorkerState, WriterLiveness, shared_names};
 pub use lock::FileLock;
 pub use open::{Durability, FileMode, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};

@@ -1,25 +1,25 @@
 //! Liveness: when the writers and workers were last seen, and the chunks that each worker has in hand.
 
-use std::{num::NonZeroU32, time::Duration};
+mod claims;
+mod heartbeats;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use pingfleet_wire::{
-    ChunkInHand, Heartbeat, LocalLossCounts,
-    timing::{HEARTBEAT_INTERVAL, WORKER_TIMEOUT, WRITER_TIMEOUT},
+    LocalLossCounts, MAX_PREFETCH,
+    timing::{WORKER_TIMEOUT, WRITER_TIMEOUT},
 };
-use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
+pub(crate) use self::{
+    claims::forget_claims,
+    heartbeats::{note_result, store_heartbeat},
+};
 use crate::{StoreError, Transport, Writer, now_us};
-
-/// A worker that was last seen longer ago than this is deleted. Each restart of a worker is a new row.
-const WORKER_FORGOTTEN_AFTER: Duration = Duration::from_hours(7 * 24);
 
 /// A worker that was first seen less than this ago and has settled nothing is starting.
 const STARTING_FOR: Duration = Duration::from_secs(10);
-
-/// A heartbeat becomes the base of a rate when the next one is received this much later. Several that are received
-/// together, as after a restart of the writer, do not say when they were sent.
-const RATE_BASE_AGE: Duration = Duration::from_millis(HEARTBEAT_INTERVAL.as_millis() as u64 / 2);
 
 /// The writer of one transport, when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +99,44 @@ pub struct Fleet {
     pub workers: Vec<WorkerRow>,
 }
 
+impl Fleet {
+    /// Whether the workers have more than one login: then it says something to show each one's.
+    #[must_use]
+    pub fn has_logins(&self) -> bool {
+        let mut logins = self.workers.iter().map(|worker| &worker.login);
+        let first = logins.next();
+        logins.any(|login| Some(login) != first)
+    }
+
+    /// The names that workers of several logins use at the same time, each with these logins.
+    #[must_use]
+    pub fn shared_names(&self) -> Vec<(&str, Vec<&str>)> {
+        shared_names(&self.workers)
+    }
+}
+
+/// The names that workers of several logins use at the same time, each with these logins. A lost worker uses none.
+#[must_use]
+pub fn shared_names(workers: &[WorkerRow]) -> Vec<(&str, Vec<&str>)> {
+    let mut names = BTreeMap::<&str, Vec<&str>>::new();
+    let live = workers
+        .iter()
+        .filter(|worker| worker.state != WorkerState::Lost);
+    for worker in live {
+        let logins = names.entry(&worker.worker).or_default();
+        let login = worker.login.as_deref().unwrap_or_default();
+        if !logins.contains(&login) {
+            logins.push(login);
+        }
+    }
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.retain(|(_, logins)| logins.len() > 1);
+    for (_, logins) in &mut names {
+        logins.sort_unstable();
+    }
+    names
+}
+
 /// A worker, as its last heartbeat describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerRow {
@@ -106,11 +144,13 @@ pub struct WorkerRow {
     pub instance: Uuid,
     /// What it does.
     pub state: WorkerState,
-    /// Whether it is lost, and another process of the same name was heard after it: a service manager started the worker
+    /// Whether it is lost, and another process of the same login and name was heard after it: a service manager started the worker
     /// again. If that one is lost as well, it is the one to name.
     pub is_started_again: bool,
-    /// Its name.
+    /// Its name. It chose it itself, so two logins may use one name.
     pub worker: String,
+    /// The login of its connections, which the broker checked. None within one process.
+    pub login: Option<String>,
     /// Process id on its machine.
     pub pid: i64,
     /// The version of its program.
@@ -167,6 +207,7 @@ impl WorkerRow {
             state,
             is_started_again: state == WorkerState::Lost && row.get("is_started_again")?,
             worker: row.get("worker")?,
+            login: Some(row.get("login")?).filter(|login: &String| !login.is_empty()),
             pid: row.get("pid")?,
             version: row.get("version")?,
             group: row.get("worker_group")?,
@@ -255,14 +296,18 @@ impl Writer {
         Ok(self
             .connection
             .prepare_cached(
-                "SELECT count(*), coalesce(sum(iif(draining, 0, prefetch)), 0) FROM workers WHERE last_seen_us > ?1",
+                "SELECT count(*), coalesce(sum(iif(draining, 0, min(prefetch, ?2))), 0)
+                 FROM workers WHERE last_seen_us > ?1",
             )?
-            .query_row([now_us() - WORKER_TIMEOUT.as_micros() as i64], |row| {
-                Ok(LiveWorkers {
-                    count: row.get(0)?,
-                    prefetch: row.get(1)?,
-                })
-            })?)
+            .query_row(
+                (now_us() - WORKER_TIMEOUT.as_micros() as i64, MAX_PREFETCH),
+                |row| {
+                    Ok(LiveWorkers {
+                        count: row.get(0)?,
+                        prefetch: row.get(1)?,
+                    })
+                },
+            )?)
     }
 }
 
@@ -317,9 +362,9 @@ pub(crate) fn fleet(connection: &Connection) -> Result<Fleet, StoreError> {
     };
     let mut statement = connection.prepare(
         "SELECT w.*, count(h.chunk) AS in_hand, min(h.taken_at_us) AS oldest_taken_at_us,
-                    max(w.last_seen_us) OVER (PARTITION BY w.worker) > w.last_seen_us AS is_started_again
-             FROM workers w LEFT JOIN in_hand h ON h.instance = w.instance
-             GROUP BY w.instance ORDER BY w.worker, w.first_seen_us",
+                    max(w.last_seen_us) OVER (PARTITION BY w.login, w.worker) > w.last_seen_us AS is_started_again
+             FROM workers w LEFT JOIN in_hand h ON h.login = w.login AND h.instance = w.instance
+             GROUP BY w.login, w.instance ORDER BY w.worker, w.first_seen_us",
     )?;
     let rows = statement.query_map((), |row| {
         let seen_after_us = row.get::<_, i64>("last_seen_us")? - as_of_us;
@@ -335,124 +380,4 @@ pub(crate) fn fleet(connection: &Connection) -> Result<Fleet, StoreError> {
         is_writer_running: None,
         workers,
     })
-}
-
-/// Records that the worker of a result is alive. When several rows have that name, the newest one is meant: an older one
-/// was lost, and must not be kept alive with the chunks that it had in hand.
-pub(crate) fn note_result(
-    connection: &Connection,
-    worker: &str,
-    now: i64,
-) -> Result<(), StoreError> {
-    connection
-        .prepare_cached(
-            "UPDATE workers SET last_seen_us = max(last_seen_us, ?2)
-             WHERE instance = (SELECT instance FROM workers WHERE worker = ?1 ORDER BY first_seen_us DESC LIMIT 1)",
-        )?
-        .execute((worker, now))?;
-    Ok(())
-}
-
-/// Stores a heartbeat: the worker's row, and all chunks that it has in hand.
-pub(crate) fn store_heartbeat(
-    connection: &Connection,
-    heartbeat: &Heartbeat,
-    now: i64,
-) -> Result<(), StoreError> {
-    store_worker(connection, heartbeat, now)?;
-    connection
-        .prepare_cached("DELETE FROM in_hand WHERE instance = ?1")?
-        .execute([heartbeat.instance])?;
-    if heartbeat.draining && heartbeat.in_hand.is_empty() {
-        // Its last heartbeat: the worker has stopped in order, so its row goes.
-        connection
-            .prepare_cached("DELETE FROM workers WHERE instance = ?1")?
-            .execute([heartbeat.instance])?;
-        return Ok(());
-    }
-    let mut insert = connection.prepare_cached(
-        "INSERT OR IGNORE INTO in_hand (instance, run_id, chunk, taken_at_us) VALUES (?1, ?2, ?3, ?4)",
-    )?;
-    for ChunkInHand { key, age_ms } in &heartbeat.in_hand {
-        let taken_at = now - i64::from(*age_ms) * 1000;
-        insert.execute((heartbeat.instance, key.run.to_string(), key.chunk, taken_at))?;
-    }
-    let forgotten = now - WORKER_FORGOTTEN_AFTER.as_micros() as i64;
-    connection
-        .prepare_cached(
-            "DELETE FROM in_hand WHERE instance IN (SELECT instance FROM workers WHERE last_seen_us < ?1)",
-        )?
-        .execute([forgotten])?;
-    connection
-        .prepare_cached("DELETE FROM workers WHERE last_seen_us < ?1")?
-        .execute([forgotten])?;
-    Ok(())
-}
-
-fn store_worker(
-    connection: &Connection,
-    heartbeat: &Heartbeat,
-    now: i64,
-) -> Result<(), StoreError> {
-    let counts = &heartbeat.counts;
-    let lost = &counts.local_losses;
-    connection
-        .prepare_cached(
-            "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, rate,
-                                  first_seen_us, last_seen_us, draining,
-                                  chunks_done, targets_done, requests_sent, replies, lost_socket_drops,
-                                  lost_send_path, lost_stalled, lost_canary, lost_interrupted, lost_link_down,
-                                  lost_no_route, lost_no_address, lost_gateway_no_arp, lost_local_firewall,
-                                  lost_rp_filter, heartbeat_us)
-             VALUES (:instance, :worker, :pid, :version, :group, :threads, :prefetch, :rate,
-                     :now, :now, :draining,
-                     :chunks_done, :targets_done, :requests_sent, :replies, :socket_drops,
-                     :send_path, :stalled, :canary, :interrupted, :link_down,
-                     :no_route, :no_address, :gateway_no_arp, :local_firewall,
-                     :rp_filter, :now)
-             ON CONFLICT (instance) DO UPDATE SET
-                heartbeat_before_us = iif(:now - heartbeat_us >= :base_age, heartbeat_us, heartbeat_before_us),
-                requests_before = iif(:now - heartbeat_us >= :base_age, requests_sent, requests_before),
-                heartbeat_us = excluded.heartbeat_us,
-                worker = excluded.worker, version = excluded.version, worker_group = excluded.worker_group,
-                threads = excluded.threads, prefetch = excluded.prefetch, rate = excluded.rate,
-                last_seen_us = excluded.last_seen_us, draining = excluded.draining,
-                chunks_done = excluded.chunks_done, targets_done = excluded.targets_done,
-                requests_sent = excluded.requests_sent, replies = excluded.replies,
-                lost_socket_drops = excluded.lost_socket_drops, lost_send_path = excluded.lost_send_path,
-                lost_stalled = excluded.lost_stalled, lost_canary = excluded.lost_canary,
-                lost_interrupted = excluded.lost_interrupted, lost_link_down = excluded.lost_link_down,
-                lost_no_route = excluded.lost_no_route, lost_no_address = excluded.lost_no_address,
-                lost_gateway_no_arp = excluded.lost_gateway_no_arp,
-                lost_local_firewall = excluded.lost_local_firewall, lost_rp_filter = excluded.lost_rp_filter",
-        )?
-        .execute(named_params! {
-            ":instance": heartbeat.instance,
-            ":worker": heartbeat.worker,
-            ":pid": heartbeat.pid,
-            ":version": heartbeat.program_version,
-            ":group": heartbeat.group,
-            ":threads": heartbeat.threads,
-            ":prefetch": heartbeat.prefetch,
-            ":rate": heartbeat.rate.map(NonZeroU32::get),
-            ":now": now,
-            ":base_age": RATE_BASE_AGE.as_micros() as i64,
-            ":draining": heartbeat.draining,
-            ":chunks_done": counts.chunks_done as i64,
-            ":targets_done": counts.targets_done as i64,
-            ":requests_sent": counts.requests_sent as i64,
-            ":replies": counts.replies as i64,
-            ":socket_drops": lost.socket_drops as i64,
-            ":send_path": lost.send_path as i64,
-            ":stalled": lost.stalled as i64,
-            ":canary": lost.canary as i64,
-            ":interrupted": lost.interrupted as i64,
-            ":link_down": lost.link_down as i64,
-            ":no_route": lost.no_route as i64,
-            ":no_address": lost.no_address as i64,
-            ":gateway_no_arp": lost.gateway_no_arp as i64,
-            ":local_firewall": lost.local_firewall as i64,
-            ":rp_filter": lost.rp_filter as i64,
-        })?;
-    Ok(())
 }

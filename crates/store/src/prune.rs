@@ -92,7 +92,12 @@ impl Writer {
             if settled != Some(summary.settled()) {
                 return Ok(false);
             }
-            transaction.execute("DELETE FROM run_progress WHERE run = ?1", [summary.run])?;
+            for table in ["run_progress", "in_hand", "claims"] {
+                transaction.execute(
+                    &format!("DELETE FROM {table} WHERE run = ?1"),
+                    [summary.run],
+                )?;
+            }
             transaction.execute(
                 "INSERT INTO pruned_runs (run, pruned_at_us, archive) VALUES (?1, ?2, ?3)",
                 (summary.run, now_us(), archive),

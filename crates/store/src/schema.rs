@@ -4,13 +4,14 @@
 //! `results` and `latest_rows` have a row for each target. They leave out what follows from other columns, and the views
 //! derive it.
 
+use self::logins::LOGINS;
 use crate::{address::address_text, chunk_state::chunk_state, prune::PRUNED_RUNS};
 
 /// `PRAGMA application_id`: "PFLT" in ASCII (<https://www.sqlite.org/fileformat.html>, offset 68).
 pub(crate) const APPLICATION_ID: i32 = 0x5046_4c54;
 
 /// The migrations; the n-th one leads to `user_version` n + 1.
-pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS, V4, V5];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, PRUNED_RUNS, V4, V5, LOGINS];
 
 // The view `run_summary` has the lease as a number.
 const _: () = assert!(pingfleet_wire::timing::RUN_LEASE.as_secs() == 15);
@@ -18,9 +19,15 @@ const _: () = assert!(pingfleet_wire::timing::RUN_LEASE.as_secs() == 15);
 /// The schema version that this build writes.
 pub(crate) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// The columns of `report`, with which `latest` begins.
+/// The columns of `report`, with which `latest` begins. Before version 6 there was no login.
 macro_rules! report_columns {
     () => {
+        report_columns!(
+            "c.login                                            AS login,
+       "
+        )
+    };
+    ($login:literal) => {
         concat!(
             r"r.run                                              AS run,
        n.run_id                                           AS run_id,
@@ -42,7 +49,9 @@ macro_rules! report_columns {
        CASE WHEN r.rtt_avg_ns IS NOT NULL THEN coalesce(r.rtt_stddev_ns, 0) / 1000000.0 END AS rtt_stddev_ms,
        r.attempts                                         AS attempts,
        c.worker                                           AS worker,
-       strftime('%Y-%m-%dT%H:%M:%fZ', (c.started_at_us + r.probed_after_us) / 1000000.0, 'unixepoch') AS probed_at,
+       ",
+            $login,
+            r"strftime('%Y-%m-%dT%H:%M:%fZ', (c.started_at_us + r.probed_after_us) / 1000000.0, 'unixepoch') AS probed_at,
        l.labels                                           AS labels"
         )
     };
@@ -141,6 +150,9 @@ macro_rules! rows_of_latest {
         )
     };
 }
+
+/// It uses the macros above.
+mod logins;
 
 /// Those behind the key ?1, up to the key ?2.
 pub(crate) const LATEST_RANGE: &str =
@@ -359,7 +371,7 @@ CREATE TABLE in_hand (
 
 CREATE VIEW report AS
 SELECT ",
-    report_columns!(),
+    report_columns!(""),
     r"
 FROM results r",
     report_joins!(),
@@ -367,7 +379,7 @@ FROM results r",
 
 CREATE VIEW latest AS
 SELECT ",
-    report_columns!(),
+    report_columns!(""),
     ",
        ",
     latest_columns!(),
@@ -426,7 +438,7 @@ END;
 DROP VIEW latest;
 CREATE VIEW latest AS
 SELECT ",
-    report_columns!(),
+    report_columns!(""),
     ",
        ",
     latest_columns!(),

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, MemoryBroker, Publisher,
+    Broker, BrokerError, Confirm, Consumer, Delivery, DeliveryTag, MemoryBroker, Origin, Publisher,
     QueueDepth, QueueName,
 };
 use tokio::sync::{oneshot, watch};
@@ -131,13 +131,13 @@ struct WatchedPublisher<W> {
 
 #[async_trait]
 impl<W: Watch> Publisher for WatchedPublisher<W> {
-    async fn publish_letter(
+    async fn publish_again(
         &mut self,
         queue: QueueName,
         body: &[u8],
-        dead_letter_reason: Option<&str>,
+        origin: Origin<'_>,
     ) -> Result<Confirm, BrokerError> {
-        let pass = self.inner.publish_letter(queue, body, dead_letter_reason);
+        let pass = self.inner.publish_again(queue, body, origin);
         self.watch.publish(queue, body, pass).await
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use fastrand::Rng;
+use uuid::Uuid;
 
 use super::*;
 
@@ -21,6 +22,13 @@ const POWER_LOSS: u64 = 30_000;
 
 /// Published and unsettled chunks of the run.
 const WINDOW: usize = 24;
+
+fn key(instance: Uuid) -> WorkerKey {
+    WorkerKey {
+        login: "worker".to_owned(),
+        instance,
+    }
+}
 
 /// The rule under test, and a broken one as a control.
 trait Rule {
@@ -324,12 +332,12 @@ impl<R: Rule> Model<R> {
             workers: self
                 .worker_rows
                 .iter()
-                .map(|(instance, seen)| (*instance, *seen as i64))
+                .map(|(instance, seen)| (key(*instance), *seen as i64))
                 .collect(),
             in_hand: self
                 .in_hand_rows
                 .iter()
-                .flat_map(|(instance, chunks)| chunks.iter().map(|chunk| (*instance, *chunk)))
+                .flat_map(|(instance, chunks)| chunks.iter().map(|chunk| (key(*instance), *chunk)))
                 .collect(),
         }
     }
@@ -468,12 +476,12 @@ fn nothing_is_found_while_the_writer_is_away() {
 
 #[test]
 fn a_chunk_that_a_live_worker_lists_is_not_found_and_one_that_a_dead_worker_lists_is() {
-    let worker = Uuid::from_u128(1);
+    let worker = key(Uuid::from_u128(1));
     let found = |alive_until: u64| {
         found_at(|seconds, facts| {
             let seen = seconds.min(alive_until) as i64;
-            facts.workers = vec![(worker, seen * 1_000_000)];
-            facts.in_hand = vec![(worker, 7)];
+            facts.workers = vec![(worker.clone(), seen * 1_000_000)];
+            facts.in_hand = vec![(worker.clone(), 7)];
         })
     };
     assert_eq!(found(u64::MAX), None);
@@ -507,7 +515,7 @@ fn workers_that_are_lost_again_and_again_do_not_keep_a_chunk_lost() {
         facts.workers = (0..=*seconds / 40)
             .map(|number| {
                 let instance = Uuid::from_u128(u128::from(number) + 1);
-                (instance, (number as i64 * 40 + 1) * 1_000_000)
+                (key(instance), (number as i64 * 40 + 1) * 1_000_000)
             })
             .collect();
         let is_found = rule.observe(Duration::from_secs(*seconds), &facts) == [7];

@@ -246,7 +246,10 @@ async fn overdue_chunks_are_published_again_only_when_both_queues_are_empty() ->
     };
     store.apply(
         Transport::Broker,
-        &[pingfleet_store::DecodedDelivery::Heartbeat(heartbeat)],
+        &[pingfleet_store::DecodedDelivery::Heartbeat {
+            heartbeat,
+            login: None,
+        }],
     )?;
     rig.connection()?
         .execute_batch("UPDATE chunks SET published_at_us = published_at_us - 3600000000")?;

@@ -13,6 +13,7 @@ pub(super) struct QueuedMessage {
     /// How often it was delivered and returned.
     pub(super) returns: u32,
     pub(super) dead_letter_reason: Option<String>,
+    pub(super) original_login: Option<String>,
 }
 
 impl QueuedMessage {
@@ -21,6 +22,7 @@ impl QueuedMessage {
             body: body.to_vec(),
             returns: 0,
             dead_letter_reason: None,
+            original_login: None,
         }
     }
 }
@@ -157,6 +159,7 @@ impl Queues {
                 body: message.body,
                 returns: 0,
                 dead_letter_reason: Some("delivery_limit".to_owned()),
+                original_login: None,
             });
         }
     }

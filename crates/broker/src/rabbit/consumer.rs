@@ -15,7 +15,12 @@ use lapin::{
     types::FieldTable,
 };
 
-use super::{connection::RabbitConnection, dead_letter::dead_letter_reason, error::Operation};
+use super::{
+    connection::RabbitConnection,
+    dead_letter::dead_letter_reason,
+    error::Operation,
+    login::{login, original_login},
+};
 use crate::{BrokerError, Consumer, Delivery, DeliveryTag, QueueName};
 
 /// A session that consumes one queue, on one channel.
@@ -69,6 +74,8 @@ impl RabbitConsumer {
             tag,
             redelivered: message.redelivered,
             dead_letter_reason: dead_letter_reason(&message.properties),
+            login: login(&message.properties),
+            original_login: original_login(&message.properties),
             body: message.data,
         }
     }

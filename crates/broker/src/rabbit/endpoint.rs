@@ -151,6 +151,8 @@ pub(super) struct Endpoint {
     pub(super) auth: BrokerAuth,
     pub(super) tls: TlsFiles,
     prefix: String,
+    /// The user, if the URL names one.
+    pub(super) named_user: Option<String>,
     /// Whether a connection was open before.
     was_connected: AtomicBool,
 }
@@ -203,6 +205,8 @@ impl Endpoint {
             auth: config.auth,
             tls: config.tls.clone(),
             prefix: config.prefix.clone(),
+            named_user: (!url.username().is_empty())
+                .then(|| uri.authority.userinfo.username.clone()),
             uri,
             was_connected: AtomicBool::new(false),
         })

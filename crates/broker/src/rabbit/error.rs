@@ -30,6 +30,10 @@ mod code {
     pub(super) const NOT_ALLOWED: u16 = 530;
 }
 
+/// How a program learns the login that the broker takes from its certificate.
+const LOGIN_ADVICE: &str = "write the login in broker.url (amqps://LOGIN@HOST), or set ssl_cert_login_from = common_name in \
+     rabbitmq.conf of the broker";
+
 /// Whether a queue or exchange does not exist.
 ///
 /// The same code with another text means that the queue's node is down: the queue exists and must not be declared.
@@ -81,6 +85,15 @@ impl Endpoint {
                     what: text(refusal)
                         .trim_start_matches("NOT_FOUND - no ")
                         .to_owned(),
+                }
+            }
+            // The broker checks the property that names the sender.
+            (code::PRECONDITION_FAILED, Operation::Transfer)
+                if text(refusal).contains("user_id property") =>
+            {
+                BrokerError::Forbidden {
+                    address: place,
+                    reason: format!("{}; {LOGIN_ADVICE}", text(refusal)),
                 }
             }
             // In other operations this code is about one delivery tag, and the next session has new tags.

@@ -19,10 +19,10 @@ use lapin::{
 
 use super::{
     connection::{RabbitConnection, while_blocked},
-    dead_letter::with_dead_letter_reason,
     error::Operation,
+    login::properties,
 };
-use crate::{BrokerError, Confirm, Confirmed, Publisher, QueueName, REPLY_TIMEOUT};
+use crate::{BrokerError, Confirm, Confirmed, Origin, Publisher, QueueName, REPLY_TIMEOUT};
 
 /// How long a confirm may take. While a quorum queue elects a leader it takes longer than other replies.
 const CONFIRM_TIMEOUT: Duration = REPLY_TIMEOUT.saturating_mul(3);
@@ -37,6 +37,8 @@ const PERSISTENT: u8 = 2;
 /// broker is still noticed because its own heartbeats stop.
 pub(super) struct RabbitPublisher {
     connection: RabbitConnection,
+    /// The login of the connection.
+    login: String,
     /// One channel per queue. lapin assigns a returned message to any publish that the same `basic.ack` confirms, so one
     /// missing binding makes all of those seem unroutable.
     channels: HashMap<QueueName, Channel>,
@@ -47,6 +49,7 @@ pub(super) struct RabbitPublisher {
 impl RabbitPublisher {
     pub(super) fn new(connection: RabbitConnection, unbound: Arc<AtomicBool>) -> Self {
         Self {
+            login: connection.endpoint.login(),
             connection,
             channels: HashMap::new(),
             unbound,
@@ -67,11 +70,11 @@ impl RabbitPublisher {
 
 #[async_trait]
 impl Publisher for RabbitPublisher {
-    async fn publish_letter(
+    async fn publish_again(
         &mut self,
         queue: QueueName,
         body: &[u8],
-        dead_letter_reason: Option<&str>,
+        origin: Origin<'_>,
     ) -> Result<Confirm, BrokerError> {
         let channel = self.channel(queue).await?;
         let endpoint = Arc::clone(&self.connection.endpoint);
@@ -84,7 +87,7 @@ impl Publisher for RabbitPublisher {
                 immediate: false,
             },
             body,
-            with_dead_letter_reason(dead_letter_reason).with_delivery_mode(PERSISTENT),
+            properties(&self.login, queue, origin).with_delivery_mode(PERSISTENT),
         );
         let confirm = while_blocked(&status, REPLY_TIMEOUT, publish)
             .await

@@ -102,6 +102,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileErro
     Ok(read)
 }
 
+/// The first certificate of a file, if it can be read: that which this program shows.
+pub(super) fn first_certificate(path: &Path) -> Option<CertificateDer<'static>> {
+    certificates(path).ok()?.into_iter().next()
+}
+
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsFileError> {
     let bytes = read_bytes(path).map_err(|error| in_file(path, error))?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {

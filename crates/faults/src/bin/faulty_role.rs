@@ -144,7 +144,7 @@ async fn program(arguments: &Arguments) -> Result<Exit, Failure> {
             database,
             ..
         } => {
-            let settings = writer.resolve(&mut layers, Transport::Broker);
+            let settings = writer.resolve(&mut layers, Transport::Broker, Some(config.login()));
             let database = DatabaseSettings::resolve(database, &mut layers);
             layers.finish()?;
             let database = database.options(true, !faults.has_defect(Defect::NoCheck));

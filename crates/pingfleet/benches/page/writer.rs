@@ -70,6 +70,7 @@ pub(crate) fn write(database: &Path, broker: &str, with_page: bool) -> anyhow::R
         // The defaults.
         let settings = WriterSettings {
             transport: Transport::Broker,
+            login: None,
             batch_size: 5000,
             batch_interval: Duration::from_millis(200),
         };

@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 use pingfleet_broker::{
-    Broker, BrokerError, Confirmed, Consumer, Delivery, DeliveryTag, MAX_FOREIGN_MESSAGES,
+    Broker, BrokerError, Confirmed, Consumer, Delivery, DeliveryTag, MAX_FOREIGN_MESSAGES, Origin,
     Publisher, QueueName, REPLY_TIMEOUT, RabbitBroker, RabbitConfig,
 };
 use pingfleet_report::words::{counted, grouped};
@@ -44,6 +44,7 @@ Examples:
 
 A writer sets aside results for other databases. Before they are returned,
 stop the writer of the wrong database, or it sets them aside again.
+Log in as the writer: it believes only its own login what worker a result is of.
 `consumer-writer` names its database when it starts.")]
 pub(crate) struct ForeignArgs {
     /// Return what is for this database: its UUID or the beginning of it
@@ -245,8 +246,12 @@ impl Returning {
     async fn flush(&mut self, consumer: &mut dyn Consumer) -> Result<(), Failure> {
         let mut confirms = Vec::new();
         for (queue, delivery) in self.waiting.drain(..) {
-            let reason = delivery.dead_letter_reason.as_deref();
-            let publish = self.publisher.publish_letter(queue, &delivery.body, reason);
+            // The writer has the login of the worker in the header, because it set the message aside under its own.
+            let origin = Origin {
+                dead_letter_reason: delivery.dead_letter_reason.as_deref(),
+                login: delivery.original_login.as_deref(),
+            };
+            let publish = self.publisher.publish_again(queue, &delivery.body, origin);
             let confirm = publish.await?;
             confirms.push((delivery.tag, confirm));
         }

@@ -50,6 +50,7 @@ message report {
     optional int64 rtt_stddev_ms (DECIMAL(18,6));
     required int64 attempts;
     optional binary worker (STRING);
+    optional binary login (STRING);
     optional int64 probed_at (TIMESTAMP(MICROS,true));
     optional binary labels (JSON);
 }";
@@ -216,6 +217,7 @@ impl<'p> Group<'p> {
         }
         columns.required::<Int64Type>(|row| row.attempts)?;
         columns.texts(|row| row.worker)?;
+        columns.texts(|row| row.login)?;
         columns.optional::<Int64Type>(|row| row.probed_at_ms.map(|ms| ms * 1000))?;
         columns.texts(|row| row.labels)?;
         columns.writer.close()?;

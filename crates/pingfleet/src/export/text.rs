@@ -29,6 +29,7 @@ struct TextRow<'a, L> {
     rtt_stddev_ms: Option<f64>,
     attempts: i64,
     worker: Option<&'a str>,
+    login: Option<&'a str>,
     probed_at: Option<&'a str>,
     labels: Option<L>,
 }
@@ -59,6 +60,7 @@ impl<'a, L> TextRow<'a, L> {
             rtt_stddev_ms,
             attempts: row.attempts,
             worker: row.worker,
+            login: row.login,
             probed_at: row.probed_at_ms.map(|_| time.as_str()),
             labels,
         })
@@ -110,7 +112,7 @@ fn no_formula<'a>(text: &'a str, buffer: &'a mut String) -> &'a str {
 }
 
 /// CSV (RFC 4180) with a header. `is_safe` says whether no field may be a formula. What can be one comes from others: the
-/// target, the reason and the worker. Labels are JSON and begin with a brace.
+/// target, the reason, the worker and its login. Labels are JSON and begin with a brace.
 pub(super) fn write_csv(
     summary: &RunSummary,
     pages: Pages<'_>,
@@ -126,7 +128,7 @@ pub(super) fn write_csv(
     out.write_record(REPORT_COLUMNS).map_err(io_error)?;
     let run_id = summary.run_id.to_string();
     let mut time = String::new();
-    let [mut target, mut reason, mut worker] = [const { String::new() }; 3];
+    let [mut target, mut reason, mut worker, mut login] = [const { String::new() }; 4];
     for page in pages {
         let page = page?;
         for row in page.rows() {
@@ -135,6 +137,7 @@ pub(super) fn write_csv(
                 row.target = no_formula(row.target, &mut target);
                 row.reason = row.reason.map(|text| no_formula(text, &mut reason));
                 row.worker = row.worker.map(|text| no_formula(text, &mut worker));
+                row.login = row.login.map(|text| no_formula(text, &mut login));
             }
             out.serialize(&row).map_err(io_error)?;
         }

@@ -91,6 +91,7 @@ mod tests {
             rtt_ms: [None; 4],
             attempts: 1,
             worker: None,
+            login: None,
             probed_at: format!("2023-11-14T22:{minute:02}:00.000Z"),
             labels: None,
         }

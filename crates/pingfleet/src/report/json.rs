@@ -195,6 +195,7 @@ fn subnet(counts: &SubnetCounts) -> Value {
 fn worker(worker: &RunWorker) -> Value {
     json!({
         "worker": worker.worker,
+        "login": worker.login,
         "targets": worker.targets,
         "targets_per_s": worker.targets_per_s,
         "local_losses": worker.local_losses,

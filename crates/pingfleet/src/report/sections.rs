@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use pingfleet_report::{
     sentences::{self, Advice},
-    words::{Clock, duration, grouped, millis, percent, sign, three_digits},
+    words::{Clock, are_several, duration, grouped, millis, percent, sign, three_digits},
 };
 use pingfleet_store::RunOverview;
 use pingfleet_wire::StatusKind;
@@ -194,16 +194,20 @@ pub(super) fn small_tables(overview: &RunOverview, width: usize) -> Vec<Block> {
 }
 
 fn workers(overview: &RunOverview, width: usize) -> Option<Block> {
+    let logins = overview.workers.iter().map(|one| one.login.as_deref());
+    let has_logins = are_several(logins);
+    let name = |text: Option<&str>| cut(text.unwrap_or("-"), (width / 3).min(32));
     let mut rows: Vec<_> = overview
         .workers
         .iter()
         .take(2 * SMALL_ROWS)
         .map(|worker| {
             vec![
-                cut(worker.worker.as_deref().unwrap_or("-"), (width / 3).min(32)),
+                name(worker.worker.as_deref()),
                 grouped(worker.targets),
                 worker.targets_per_s.map_or("-".to_owned(), three_digits),
                 grouped(worker.local_losses),
+                name(worker.login.as_deref()),
             ]
         })
         .collect();
@@ -221,13 +225,16 @@ fn workers(overview: &RunOverview, width: usize) -> Option<Block> {
             grouped(targets),
             String::new(),
             grouped(losses),
+            String::new(),
         ]);
     }
-    (!rows.is_empty()).then(|| {
-        columns(
-            &["Workers", "targets", "/s", "lost here"],
-            &[false, true, true, true],
-            &rows,
-        )
-    })
+    let mut heading = vec!["Workers", "targets", "/s", "lost here", "login"];
+    if !has_logins {
+        heading.pop();
+        for row in &mut rows {
+            row.truncate(heading.len());
+        }
+    }
+    let right = [false, true, true, true, false];
+    (!rows.is_empty()).then(|| columns(&heading, &right[..heading.len()], &rows))
 }

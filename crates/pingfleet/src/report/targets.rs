@@ -67,6 +67,7 @@ pub(crate) fn values(row: &ReportRow) -> [Value; REPORT_COLUMNS.len()] {
         json!(stddev),
         json!(row.attempts),
         json!(row.worker),
+        json!(row.login),
         json!(Some(&row.probed_at).filter(|time| !time.is_empty())),
         labels,
     ]

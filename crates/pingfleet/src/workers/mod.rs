@@ -90,6 +90,7 @@ fn fields(fleet: &Fleet, worker: &WorkerRow) -> impl Iterator<Item = (&'static s
         .collect();
     [
         ("worker", json!(worker.worker)),
+        ("login", json!(worker.login)),
         ("state", json!(worker.state.word())),
         ("started_again", json!(worker.is_started_again)),
         ("as_of", json!(time(fleet.as_of_us))),

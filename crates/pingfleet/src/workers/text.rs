@@ -4,7 +4,9 @@
 use std::io::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
-use pingfleet_report::words::{Clock, counted, grouped, length, loss_counts, three_digits};
+use pingfleet_report::words::{
+    Clock, counted, grouped, length, loss_counts, three_digits, worker_name,
+};
 use pingfleet_settings::{Failure, printed};
 use pingfleet_store::{Fleet, WorkerRow, WorkerState};
 use pingfleet_wire::timing::HEARTBEAT_INTERVAL;
@@ -18,8 +20,9 @@ pub(super) const NO_WORKERS: &str = "no worker was seen in the last 7 days. Star
      (A worker shows up when a writer receives its heartbeat: consumer-writer)";
 
 /// The columns: the heading, and whether it is aligned to the right.
-const COLUMNS: [(&str, bool); 14] = [
+const COLUMNS: [(&str, bool); 15] = [
     ("WORKER", false),
+    ("LOGIN", false),
     ("STATE", false),
     ("SEEN", true),
     ("IN HAND", true),
@@ -36,24 +39,28 @@ const COLUMNS: [(&str, bool); 14] = [
 ];
 
 /// As [`fitted`] wants them.
-const BY_IMPORTANCE: [(usize, usize, usize); 14] = [
+const BY_IMPORTANCE: [(usize, usize, usize); 15] = [
     (0, 0, 0),
     (STATE, 0, 0),
-    (2, 0, 0),
+    (LOGIN, 12, 40),
     (3, 0, 0),
-    (5, 0, 0),
-    (13, 12, 30),
-    (6, 0, 0),
-    (7, 0, 0),
     (4, 0, 0),
+    (6, 0, 0),
+    (14, 12, 30),
+    (7, 0, 0),
     (8, 0, 0),
+    (5, 0, 0),
     (9, 0, 0),
-    (12, 0, 0),
     (10, 0, 0),
+    (13, 0, 0),
     (11, 0, 0),
+    (12, 0, 0),
 ];
 
-const STATE: usize = 1;
+/// It is left out while all workers have the same one.
+const LOGIN: usize = 1;
+
+const STATE: usize = 2;
 
 /// Sentences about single workers; the table has the others.
 const MAX_SENTENCES: usize = 3;
@@ -118,6 +125,13 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
             )
         });
     }
+    for (name, logins) in fleet.shared_names().iter().take(MAX_SENTENCES) {
+        sentences.push(format!(
+            "The logins {} all have a worker of the name {name} at the same time. A worker chooses its name itself, and the broker \
+             checks its login: give each another name (worker.name), and look for a worker that is not yours.",
+            logins.join(", ")
+        ));
+    }
     let silent = silent_at_once(fleet);
     if !silent.is_empty() {
         sentences.push(format!(
@@ -131,7 +145,7 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
         .filter(|worker| !silent.iter().any(|other| other.instance == worker.instance))
         .collect();
     for worker in lost.iter().take(MAX_SENTENCES) {
-        sentences.push(of_lost(worker));
+        sentences.push(of_lost(worker, fleet.has_logins()));
     }
     if lost.len() > MAX_SENTENCES {
         sentences.push(format!(
@@ -167,10 +181,11 @@ fn silent_at_once(fleet: &Fleet) -> Vec<&WorkerRow> {
     if silent.len() > 1 { silent } else { Vec::new() }
 }
 
-fn of_lost(worker: &WorkerRow) -> String {
+fn of_lost(worker: &WorkerRow, has_logins: bool) -> String {
+    let login = worker.login.as_deref().filter(|_| has_logins);
     let silent = format!(
         "{}: no heartbeat for {} (since {}).",
-        worker.worker,
+        worker_name(&worker.worker, login),
         length(worker.age.as_micros() as i64),
         Clock::now().moment(worker.last_seen_us)
     );
@@ -198,6 +213,9 @@ fn table(fleet: &Fleet, screen: Screen) -> Block {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.width().max(*width);
         }
+    }
+    if !fleet.has_logins() {
+        widths[LOGIN] = 0;
     }
     if screen.has_bars {
         widths = fitted(&widths, &BY_IMPORTANCE, screen.width);
@@ -251,6 +269,7 @@ fn cells(worker: &WorkerRow) -> Vec<String> {
     let age = |age: std::time::Duration| length(age.as_micros() as i64);
     vec![
         worker.worker.clone(),
+        worker.login.clone().unwrap_or_else(none),
         format!("{} {}{again}", worker.state.sign(), worker.state.word()),
         age(worker.age),
         grouped(worker.in_hand),

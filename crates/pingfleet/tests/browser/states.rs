@@ -32,11 +32,11 @@ pub(crate) fn insert_worker(
     silent_s: i64,
 ) -> Result<()> {
     connection.execute(
-        "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, rate, first_seen_us,
+        "INSERT INTO workers (login, instance, worker, pid, version, worker_group, threads, prefetch, rate, first_seen_us,
             last_seen_us, draining, chunks_done, targets_done, requests_sent, replies, lost_socket_drops, lost_send_path,
             lost_stalled, lost_canary, lost_interrupted, lost_link_down, lost_no_route, lost_no_address,
             lost_gateway_no_arp, lost_local_firewall, lost_rp_filter, heartbeat_us, heartbeat_before_us, requests_before)
-         SELECT ?1, ?2, 42, '0.1.0', 'default', 2, 20, 5000, 0, seen, 0, 4321, 1080250, 1123460, 864200, ?3 % 3, 0, 0, 0, 0,
+         SELECT '', ?1, ?2, 42, '0.1.0', 'default', 2, 20, 5000, 0, seen, 0, 4321, 1080250, 1123460, 864200, ?3 % 3, 0, 0, 0, 0,
             0, 0, 0, 0, 0, 0, seen, seen - 5000000, 1123460 - 5000 - 37 * ?3
          FROM (SELECT CASE ?4 WHEN 0 THEN ?5 ELSE (unixepoch() - ?4) * 1000000 END AS seen)",
         ([number; 16], name, number, silent_s, NOW),

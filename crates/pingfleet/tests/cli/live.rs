@@ -221,20 +221,21 @@ fn names_of_workers_and_targets_are_text_on_the_page() -> Result<()> {
     let dir = generated(300, 1)?;
     let connection = Connection::open(dir.path("pingfleet.db"))?;
     connection.execute("UPDATE runs SET source = ?1", [HOSTILE])?;
-    connection.execute(
-        "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, first_seen_us,
+    // Two logins with one name.
+    let sql = "INSERT INTO workers (login, instance, worker, pid, version, worker_group, threads, prefetch, first_seen_us,
              last_seen_us, draining, chunks_done, targets_done, requests_sent, replies, lost_socket_drops,
              lost_send_path, lost_stalled, lost_canary, lost_interrupted, lost_link_down, lost_no_route, lost_no_address,
              lost_gateway_no_arp, lost_local_firewall, lost_rp_filter)
-         VALUES (randomblob(16), ?1, 7, ?1, ?1, 1, 1, 0, unixepoch() * 1000000,
-             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
-        [HOSTILE],
-    )?;
+         VALUES (?2, randomblob(16), ?1, 7, ?1, ?1, 1, 1, 0, unixepoch() * 1000000,
+             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
+    for login in ["", HOSTILE] {
+        connection.execute(sql, [HOSTILE, login])?;
+    }
     let page = Live::writer(&dir, "log")?;
     let plain = page.get("/")?;
     let live = page.in_a_browser()?;
     let escaped = "&#60;script&#62;document.title=&#39;owned&#39;&#60;/script&#62;";
-    assert!(plain.matches(escaped).count() >= 4, "{plain}");
+    assert!(plain.matches(escaped).count() >= 10, "{plain}");
     for document in [&plain, &live] {
         assert_eq!(document.matches("<script").count(), 2, "{document}");
         assert!(!document.contains("<title>owned"));

@@ -125,11 +125,11 @@ fn add_workers(dir: &TestDir, names: impl Iterator<Item = String>) -> Result<()>
     let connection = Connection::open(dir.path("pingfleet.db"))?;
     for name in names {
         connection.execute(
-            "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, first_seen_us,
+            "INSERT INTO workers (login, instance, worker, pid, version, worker_group, threads, prefetch, first_seen_us,
                  last_seen_us, draining, chunks_done, targets_done, requests_sent, replies, lost_socket_drops,
                  lost_send_path, lost_stalled, lost_canary, lost_interrupted, lost_link_down, lost_no_route,
                  lost_no_address, lost_gateway_no_arp, lost_local_firewall, lost_rp_filter)
-             VALUES (randomblob(16), ?1, 7, ?1, ?1, 1, 1, 0, unixepoch() * 1000000,
+             VALUES ('', randomblob(16), ?1, 7, ?1, ?1, 1, 1, 0, unixepoch() * 1000000,
                  0, 3, 30, 31, 29, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
             [name],
         )?;

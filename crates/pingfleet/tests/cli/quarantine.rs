@@ -44,6 +44,30 @@ fn the_table_fits_the_width_and_controls_no_terminal() -> anyhow::Result<()> {
 }
 
 #[test]
+fn the_logins_are_there_when_there_are_several() -> anyhow::Result<()> {
+    let dir = refused()?;
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    connection.execute("UPDATE quarantine SET login = 'rack-7'", ())?;
+    let shown = |arguments: &[&str]| anyhow::Ok(dir.pingfleet(arguments)?.ends_with(0).stdout);
+    let table = shown(&["quarantine"])?;
+    assert!(!table.contains("LOGIN"), "{table}");
+    connection.execute(
+        "UPDATE quarantine SET login = char(27) || '[2Jthief' WHERE id = (SELECT max(id) FROM quarantine)",
+        (),
+    )?;
+    let table = shown(&["quarantine"])?;
+    assert!(
+        table.contains("LOGIN") && table.contains(r"\u{1b}[2Jthief") && !table.contains('\u{1b}'),
+        "{table}"
+    );
+    let json = shown(&["quarantine", "--json"])?;
+    let found: Value = serde_json::from_str(&json)?;
+    assert_eq!(found["newest"][0]["login"], "\u{1b}[2Jthief");
+    assert_eq!(found["newest"][1]["login"], "rack-7");
+    Ok(())
+}
+
+#[test]
 fn json_counts_by_reason_and_lists_the_newest() -> anyhow::Result<()> {
     let shown = refused()?
         .pingfleet(&["quarantine", "--json"])?

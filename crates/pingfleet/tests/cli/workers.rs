@@ -27,11 +27,11 @@ struct Row {
 fn insert(connection: &Connection, number: u8, row: &Row) -> anyhow::Result<()> {
     let instance = [number; 16];
     connection.execute(
-        "INSERT INTO workers (instance, worker, pid, version, worker_group, threads, prefetch, rate, first_seen_us,
+        "INSERT INTO workers (login, instance, worker, pid, version, worker_group, threads, prefetch, rate, first_seen_us,
             last_seen_us, draining, chunks_done, targets_done, requests_sent, replies, lost_socket_drops, lost_send_path,
             lost_stalled, lost_canary, lost_interrupted, lost_link_down, lost_no_route, lost_no_address,
             lost_gateway_no_arp, lost_local_firewall, lost_rp_filter, heartbeat_us, heartbeat_before_us, requests_before)
-         VALUES (?1, ?2, 42, '0.1.0', 'default', 2, 20, nullif(?3, 1) * 5000, ?4, ?5, ?6, ?7, ?7 * 250, ?7 * 260, ?7 * 200,
+         VALUES ('', ?1, ?2, 42, '0.1.0', 'default', 2, 20, nullif(?3, 1) * 5000, ?4, ?5, ?6, ?7, ?7 * 250, ?7 * 260, ?7 * 200,
             ?8, 0, ?9, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?5 - 5000000, ?7 * 260 - 6170)",
         (
             instance,
@@ -47,8 +47,9 @@ fn insert(connection: &Connection, number: u8, row: &Row) -> anyhow::Result<()> 
     )?;
     for chunk in 0..row.in_hand {
         connection.execute(
-            "INSERT INTO in_hand (instance, run_id, chunk, taken_at_us) VALUES (?1, 'run', ?2, ?3)",
-            (instance, chunk, row.last_seen_us - chunk * 100_000),
+            "INSERT INTO in_hand (run, chunk, login, instance, taken_at_us, counts_until_us)
+             VALUES (?1, ?2, '', ?3, ?4, ?4 + 3600 * 1000000)",
+            (number, chunk, instance, row.last_seen_us - chunk * 100_000),
         )?;
     }
     Ok(())
@@ -103,6 +104,45 @@ fn fleet(writer_seen_us: i64) -> anyhow::Result<TestDir> {
 #[test]
 fn the_table_fits_the_width_and_the_lost_worker_comes_first() -> anyhow::Result<()> {
     matches_its_snapshot(&fleet(NOW)?, "workers", "workers")
+}
+
+#[test]
+fn logins_are_shown_where_workers_have_several_and_one_name_of_two_is_named() -> anyhow::Result<()>
+{
+    let dir = fleet(NOW)?;
+    let connection = Connection::open(dir.path("pingfleet.db"))?;
+    let shown = || anyhow::Ok(dir.pingfleet(&["workers"])?.ends_with(0).stdout);
+    connection.execute_batch("UPDATE workers SET login = 'fleet'")?;
+    let table = shown()?;
+    assert!(
+        !table.contains("LOGIN") && !table.contains("fleet"),
+        "{table}"
+    );
+    // A lost worker of another login is named with it, and is no second user of a name.
+    connection.execute_batch("UPDATE workers SET login = 'old' WHERE worker = 'paris-7'")?;
+    let table = shown()?;
+    assert!(
+        table.contains("LOGIN") && table.contains("paris-7 (login old)"),
+        "{table}"
+    );
+    assert!(!table.contains("at the same time"), "{table}");
+    connection.execute_batch(
+        "UPDATE workers SET login = 'a' || char(27) || '[2Jb', worker = 'oslo-1' WHERE worker = 'oslo-2'",
+    )?;
+    let table = shown()?;
+    let words: Vec<_> = table.split_whitespace().collect();
+    let expected =
+        r"The logins a\u{1b}[2Jb, fleet all have a worker of the name oslo-1 at the same time.";
+    assert!(
+        words.join(" ").contains(expected) && !table.contains('\u{1b}'),
+        "{table}"
+    );
+    let json = dir.pingfleet(&["workers", "--json"])?.ends_with(0).stdout;
+    assert!(
+        json.contains("\"login\":\"old\"") && json.contains("\"login\":\"fleet\""),
+        "{json}"
+    );
+    Ok(())
 }
 
 fn in_utc(dir: &TestDir) -> anyhow::Result<Finished> {

@@ -9,7 +9,11 @@ use pingfleet_wire::{Message as _, Outcome, ResultChunk, Rtt, Status, Token, Ver
 use rusqlite::Connection;
 
 /// Results of another worker for all chunks of a plan, in which every target has one status.
-fn results(deployment: &Deployment, worker: &str, status: Status) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn results(
+    deployment: &Deployment,
+    worker: &str,
+    status: Status,
+) -> Result<Vec<Vec<u8>>> {
     let connection = Connection::open(deployment.database())?;
     let mut plan = connection.prepare("SELECT work FROM plan ORDER BY chunk")?;
     let works: Vec<Vec<u8>> = plan

@@ -6,6 +6,7 @@ mod broker_limits;
 mod contradictions;
 mod foreign;
 mod logging;
+mod logins;
 mod long_messages;
 mod metrics;
 mod rejected;

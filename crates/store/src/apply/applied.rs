@@ -28,6 +28,8 @@ pub struct Applied {
     pub quarantined: u64,
     /// How many of them have the same reason.
     pub reasons: BTreeMap<&'static str, u64>,
+    /// Heartbeats that were not stored, because their login has more than 1,000 workers.
+    pub heartbeats_of_too_many: u64,
     /// Chunks whose message is gone from the queue of work although no worker is to blame. They are published again.
     pub removed: RemovedChunks,
     /// Chunks that became dead, for each run.

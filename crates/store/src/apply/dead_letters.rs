@@ -4,7 +4,7 @@
 use pingfleet_wire::WorkChunk;
 
 use super::{BatchWriter, Disposition, RawMessage};
-use crate::{ChunkState, StoreError, chunk_state::chunk_state};
+use crate::{ChunkState, StoreError, chunk_state::chunk_state, liveness};
 
 impl BatchWriter<'_> {
     /// Applies one dead letter: its chunk is dead, or due to be published again.
@@ -41,6 +41,7 @@ impl BatchWriter<'_> {
                      WHERE run = ?1 AND chunk = ?2"
             ))?
             .execute((planned.run, message.key.chunk, reason, self.now))?;
+        liveness::forget_claims(self.transaction, planned.run, message.key.chunk)?;
         Ok(Disposition::Applied { rows: 0 })
     }
 

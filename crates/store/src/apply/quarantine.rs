@@ -41,7 +41,8 @@ pub(super) fn keep(
     let kept = &raw.body[..raw.body.len().min(QUARANTINED_BYTES)];
     connection
         .prepare_cached(
-            "INSERT INTO quarantine (received_at_us, queue, reason, detail, length, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO quarantine (received_at_us, queue, reason, detail, length, body, login)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute((
             now,
@@ -50,6 +51,7 @@ pub(super) fn keep(
             &refusal.detail,
             raw.length as i64,
             kept,
+            &raw.login,
         ))?;
     let id = connection.last_insert_rowid();
     connection

@@ -93,6 +93,8 @@ pub struct SubnetCounts {
 pub struct RunWorker {
     /// Its name. None for rows of a database that does not have it.
     pub worker: Option<String>,
+    /// The login of its connection. None within one process, and for rows that an older version stored.
+    pub login: Option<String>,
     /// Targets that it settled.
     pub targets: i64,
     /// Targets that it began to probe, per second from its first to its last one. None when all began at once.

@@ -36,6 +36,8 @@ pub struct QuarantinedMessage {
     pub detail: String,
     /// Its length in bytes.
     pub length: i64,
+    /// The login that published it. None for dead letters, and when it is not known.
+    pub login: Option<String>,
 }
 
 impl QuarantinedMessage {
@@ -113,7 +115,7 @@ fn quarantine(connection: &Connection) -> Result<QuarantineList, StoreError> {
         .sort_unstable_by(|one, other| (Reverse(one.2), one).cmp(&(Reverse(other.2), other)));
     list.reasons.truncate(LISTED);
     let newest = connection
-        .prepare("SELECT received_at_us, queue, reason, detail, length FROM quarantine ORDER BY id DESC LIMIT ?1")?
+        .prepare("SELECT received_at_us, queue, reason, detail, length, login FROM quarantine ORDER BY id DESC LIMIT ?1")?
         .query_map([LISTED as i64], |row| {
             Ok(QuarantinedMessage {
                 received_at_us: row.get(0)?,
@@ -121,6 +123,7 @@ fn quarantine(connection: &Connection) -> Result<QuarantineList, StoreError> {
                 reason: row.get(2)?,
                 detail: row.get(3)?,
                 length: row.get(4)?,
+                login: row.get(5)?,
             })
         })?
         .collect::<Result<_, _>>()?;

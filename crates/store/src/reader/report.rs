@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The columns of the view `report`, in order. A test compares them with the view.
-pub const REPORT_COLUMNS: [&str; 17] = [
+pub const REPORT_COLUMNS: [&str; 18] = [
     "run",
     "run_id",
     "target",
@@ -30,6 +30,7 @@ pub const REPORT_COLUMNS: [&str; 17] = [
     "rtt_stddev_ms",
     "attempts",
     "worker",
+    "login",
     "probed_at",
     "labels",
 ];
@@ -64,6 +65,8 @@ pub struct ReportRow {
     pub attempts: i64,
     /// Name of the worker.
     pub worker: Option<String>,
+    /// The login of its connection. None within one process, and for rows that an older version stored.
+    pub login: Option<String>,
     /// RFC 3339, UTC. Empty where SQLite does not know the time, as an older version could store it.
     pub probed_at: String,
     /// JSON object.
@@ -117,8 +120,9 @@ impl ReportRow {
             ],
             attempts: row.get(at + 13)?,
             worker: row.get(at + 14)?,
-            probed_at: row.get::<_, Option<String>>(at + 15)?.unwrap_or_default(),
-            labels: row.get(at + 16)?,
+            login: row.get(at + 15)?,
+            probed_at: row.get::<_, Option<String>>(at + 16)?.unwrap_or_default(),
+            labels: row.get(at + 17)?,
         })
     }
 }

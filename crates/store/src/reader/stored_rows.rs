@@ -51,6 +51,8 @@ pub struct ExportRow<'p> {
     pub attempts: i64,
     /// Name of the worker.
     pub worker: Option<&'p str>,
+    /// The login of its connection. None within one process, and for rows that an older version stored.
+    pub login: Option<&'p str>,
     /// Milliseconds since 1970-01-01 UTC, rounded as the view rounds them.
     pub probed_at_ms: Option<i64>,
     /// JSON object.
@@ -95,6 +97,7 @@ impl ExportRow<'_> {
             rtt_ms: self.rtt_ms(),
             attempts: self.attempts,
             worker: self.worker.map(str::to_owned),
+            login: self.login.map(str::to_owned),
             // Empty without a time that SQLite knows: no worker sends one.
             probed_at: probed_at.unwrap_or_default(),
             labels: self.labels.map(str::to_owned),
@@ -117,6 +120,7 @@ struct StoredRow {
     rtt_ns: [Option<i64>; 4],
     attempts: i64,
     worker: Option<Span>,
+    login: Option<Span>,
     probed_after_us: i64,
     probed_at_ms: Option<i64>,
     labels: Option<Span>,
@@ -177,6 +181,7 @@ impl ExportPage {
             rtt_ns: row.rtt_ns,
             attempts: row.attempts,
             worker: row.worker.as_ref().map(text),
+            login: row.login.as_ref().map(text),
             probed_at_ms: row.probed_at_ms,
             labels: row.labels.as_ref().map(text),
         }
@@ -215,6 +220,7 @@ impl ExportPage {
             ],
             attempts: row.get(6)?,
             worker: None,
+            login: None,
             probed_after_us: row.get(7)?,
             probed_at_ms: None,
             labels: None,
@@ -248,15 +254,17 @@ impl ExportPage {
         chunks.dedup();
         let places = std::mem::take(&mut self.places);
         let mut at = 0;
-        let sql = "SELECT run, chunk, worker, started_at_us FROM chunks WHERE (run, chunk) >= (?1, ?2) ORDER BY run, chunk";
+        let sql = "SELECT run, chunk, worker, started_at_us, login FROM chunks WHERE (run, chunk) >= (?1, ?2) ORDER BY run, chunk";
         for_each_key(&mut connection.prepare(sql)?, &chunks, |_, row| {
             let key: [i64; 2] = key_of(row)?;
             let worker = self.add_text(row, 2)?;
+            let login = self.add_text(row, 4)?;
             let started_us: Option<i64> = row.get(3)?;
             while places.get(at).is_some_and(|place| place[..2] <= key[..]) {
                 if places[at][..2] == key[..] {
                     let stored = &mut self.rows[at];
                     stored.worker.clone_from(&worker);
+                    stored.login.clone_from(&login);
                     let probed_us = started_us.map(|started| started + stored.probed_after_us);
                     stored.probed_at_ms = probed_us.and_then(rounded_ms);
                 }
@@ -421,6 +429,7 @@ mod tests {
             rtt_ns: [None; 4],
             attempts: 1,
             worker: None,
+            login: None,
             probed_at_ms: rounded_ms(us),
             labels: None,
         };

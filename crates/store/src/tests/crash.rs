@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     child::{self, Process},
-    sample::{dead_letter, delivery, options, reader, result, start},
+    sample::{dead_letter, delivery, options, reader, result, sent, start},
 };
 use crate::{Applied, DecodedDelivery, RunState, Transport, Writer};
 
@@ -27,7 +27,10 @@ fn batch(works: &[WorkChunk]) -> Vec<DecodedDelivery> {
     };
     let down = Status::DOWN;
     vec![
-        DecodedDelivery::Heartbeat(heartbeat),
+        DecodedDelivery::Heartbeat {
+            heartbeat,
+            login: None,
+        },
         delivery(result(&works[0], &[Status::Up, down])),
         delivery(stranger),
         dead_letter(&works[1]),
@@ -38,11 +41,10 @@ fn batch(works: &[WorkChunk]) -> Vec<DecodedDelivery> {
 
 /// The work messages of the only run, from its plan.
 fn works(store: &Writer) -> Result<Vec<WorkChunk>> {
-    store
-        .unpublished_chunks(1, None, 100)?
-        .iter()
-        .map(|outgoing| Ok(WorkChunk::decode(&outgoing.work)?))
-        .collect()
+    let sql = "SELECT work FROM plan WHERE run = 1 ORDER BY chunk";
+    let mut statement = store.connection.prepare(sql)?;
+    let works = statement.query_map((), |row| row.get::<_, Vec<u8>>(0))?;
+    works.map(|work| Ok(WorkChunk::decode(&work?)?)).collect()
 }
 
 /// Does something with the store, and calls `at` at the beginning of each statement, with its number from 1.
@@ -159,7 +161,8 @@ fn waiting(folder: &TempDir) -> Result<std::path::PathBuf> {
     let path = folder.path().join("fleet.db");
     let mut store = options(&path).open()?;
     store.note_writer_alive(Transport::Broker, "test")?;
-    drop(start(&mut store, Transport::Broker, &[2, 2, 2])?);
+    let (planned, _) = start(&mut store, Transport::Broker, &[2, 2, 2])?;
+    store.mark_published(planned.run, &sent(&[1]))?;
     store.close()?;
     Ok(path)
 }

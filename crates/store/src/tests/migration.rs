@@ -1,6 +1,6 @@
 //! A database of the first schema version is upgraded with its runs.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use pingfleet_wire::{Status, Target};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -46,11 +46,19 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     connection.pragma_update(None, "user_version", 1)?;
     connection.execute("ATTACH ?1 AS newer", [newer.to_str()])?;
-    for (table, columns) in tables(&connection)? {
+    // Version 6 keeps no workers of an earlier one.
+    let kept = tables(&connection)?;
+    let kept = kept
+        .into_iter()
+        .filter(|(table, _)| table != "workers" && table != "in_hand");
+    for (table, columns) in kept {
         connection.execute_batch(&format!(
             "INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newer.{table}"
         ))?;
     }
+    connection.execute_batch(
+        "INSERT INTO in_hand (instance, run_id, chunk, taken_at_us) VALUES (zeroblob(16), 'x', 1, 1)",
+    )?;
     connection.execute_batch(
         "INSERT INTO quarantine (received_at_us, queue, reason, length, body)
          VALUES (1, 'results', 'wrong token for chunk 5 of run 3', 0, x'00')",
@@ -60,14 +68,17 @@ fn a_database_of_version_1_keeps_its_runs_and_notes_changes_from_then_on() -> Re
         Reader::open(&path),
         Err(StoreError::Older {
             found: 1,
-            needed: 5,
+            needed: 6,
             ..
         })
     ));
 
     let mut store = options(&path).open()?;
     let reader = Reader::open(&path)?;
-    ensure!(reader.verify(1)?.is_complete());
+    ensure!(reader.verify(1)?.is_complete() && reader.workers()?.is_empty());
+    let row = reader.target_runs("10.0.0.0")?;
+    let row = row.context("the target is there")?.rows.remove(0);
+    ensure!((row.worker.as_deref(), row.login) == (Some("worker-1"), None));
     let refused = reader.quarantine()?;
     ensure!(refused.reasons == [("results".into(), "refused by an older version".into(), 1)]);
     ensure!(refused.newest[0].detail == "wrong token for chunk 5 of run 3");

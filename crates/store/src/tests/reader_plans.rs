@@ -33,7 +33,7 @@ const WALKS: [(&str, &str); 7] = [
         "quarantine",
     ),
     (
-        "SELECT received_at_us, queue, reason, detail, length FROM quarantine",
+        "SELECT received_at_us, queue, reason, detail, length, login FROM quarantine",
         "quarantine",
     ),
 ];

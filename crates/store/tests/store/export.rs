@@ -111,6 +111,7 @@ fn exported(
                 rtt_ms: row.rtt_ms(),
                 attempts: row.attempts,
                 worker: row.worker.map(str::to_owned),
+                login: row.login.map(str::to_owned),
                 probed_at,
                 labels: row.labels.map(str::to_owned),
             });

@@ -296,6 +296,7 @@ fn as_in_the_view(connection: &Connection, host: &HostRow) -> Result<Vec<Value>>
         stddev,
         row.attempts.into(),
         text(&row.worker),
+        text(&row.login),
         row.probed_at.clone().into(),
         text(&row.labels),
         time(Some(host.first_seen_us))?,
@@ -312,6 +313,7 @@ fn each_value_of_a_host_is_that_of_the_view_however_it_is_read() -> Result<()> {
     connection.execute_batch(
         "UPDATE latest_rows SET run = 5 WHERE chunk = 0;
          UPDATE chunks SET started_at_us = -86400123456 WHERE chunk = 2;
+         UPDATE chunks SET login = 'login-' || chunk WHERE chunk < 2;
          UPDATE status_changes SET changed_at_us = changed_at_us + 1000 * (unixepoch() * 1000 - 1698796800000)",
     )?;
     let mut statement = connection.prepare("SELECT * FROM latest")?;

@@ -9,23 +9,26 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::sample::{delivery, options, reader, result, start};
+use crate::sample::{delivery, options, reader, result, sent, start};
 
 pub(crate) fn heartbeat(worker: &str, instance: u128, in_hand: Vec<ChunkKey>) -> DecodedDelivery {
-    DecodedDelivery::Heartbeat(Heartbeat {
-        pid: 42,
-        threads: 2,
-        prefetch: 21,
-        counts: WorkerCounts {
-            chunks_done: 7,
-            targets_done: 70,
-            requests_sent: 71,
-            replies: 60,
-            local_losses: LocalLossCounts::from_causes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+    DecodedDelivery::Heartbeat {
+        login: None,
+        heartbeat: Heartbeat {
+            pid: 42,
+            threads: 2,
+            prefetch: 21,
+            counts: WorkerCounts {
+                chunks_done: 7,
+                targets_done: 70,
+                requests_sent: 71,
+                replies: 60,
+                local_losses: LocalLossCounts::from_causes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+            },
+            in_hand: in_hand.into_iter().map(ChunkInHand::just_taken).collect(),
+            ..Heartbeat::new(worker, Uuid::from_u128(instance))
         },
-        in_hand: in_hand.into_iter().map(ChunkInHand::just_taken).collect(),
-        ..Heartbeat::new(worker, Uuid::from_u128(instance))
-    })
+    }
 }
 
 fn open(folder: &TempDir) -> Result<(Writer, Connection)> {
@@ -90,11 +93,13 @@ fn a_result_of_a_restarted_worker_keeps_the_lost_one_lost() -> Result<()> {
 fn a_worker_is_forgotten_after_a_week() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, clock) = open(&folder)?;
-    let key = ChunkKey {
-        run: Uuid::now_v7(),
-        chunk: 3,
-    };
-    store.apply(Transport::Broker, &[heartbeat("old", 1, vec![key])])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[1])?;
+    store.mark_published(planned.run, &sent(&[0]))?;
+    store.apply(
+        Transport::Broker,
+        &[heartbeat("old", 1, vec![works[0].key])],
+    )?;
+    ensure!(reader(&store)?.workers()?[0].in_hand == 1);
     clock.execute_batch("UPDATE workers SET last_seen_us = last_seen_us - 6 * 86400000000")?;
     store.apply(Transport::Broker, &[heartbeat("new", 2, Vec::new())])?;
     ensure!(reader(&store)?.workers()?.len() == 2);
@@ -138,8 +143,10 @@ fn counters_of_the_two_transports_are_separate() -> Result<()> {
 fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
     let folder = TempDir::new()?;
     let (mut store, _connection) = open(&folder)?;
+    let (planned, _works) = start(&mut store, Transport::Broker, &[1, 1, 1])?;
+    store.mark_published(planned.run, &sent(&[0, 1, 2]))?;
     let key = |chunk| ChunkKey {
-        run: Uuid::now_v7(),
+        run: planned.run_id,
         chunk,
     };
     let counts = WorkerCounts {
@@ -166,7 +173,10 @@ fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
     };
     store.apply(
         Transport::Broker,
-        &[DecodedDelivery::Heartbeat(heartbeat.clone())],
+        &[DecodedDelivery::Heartbeat {
+            heartbeat: heartbeat.clone(),
+            login: None,
+        }],
     )?;
     let workers = reader(&store)?.workers()?;
     let row = &workers[0];
@@ -184,7 +194,13 @@ fn a_row_has_all_that_the_heartbeat_reports() -> Result<()> {
     heartbeat.draining = true;
     heartbeat.counts.replies = 61;
     heartbeat.in_hand.truncate(1);
-    store.apply(Transport::Broker, &[DecodedDelivery::Heartbeat(heartbeat)])?;
+    store.apply(
+        Transport::Broker,
+        &[DecodedDelivery::Heartbeat {
+            heartbeat,
+            login: None,
+        }],
+    )?;
     let workers = reader(&store)?.workers()?;
     let row = &workers[0];
     ensure!((row.prefetch, row.rate, row.replies) == (4, None, 61));
@@ -217,7 +233,11 @@ fn a_worker_starts_lives_drains_and_is_lost() -> Result<()> {
         Ok(reader.fleet()?.workers.first().context("a worker")?.state)
     };
     let beat = |chunks_done, draining| {
-        let DecodedDelivery::Heartbeat(mut beat) = heartbeat("w", 1, Vec::new()) else {
+        let DecodedDelivery::Heartbeat {
+            heartbeat: mut beat,
+            ..
+        } = heartbeat("w", 1, Vec::new())
+        else {
             unreachable!("it is one");
         };
         beat.counts.chunks_done = chunks_done;
@@ -226,7 +246,10 @@ fn a_worker_starts_lives_drains_and_is_lost() -> Result<()> {
             run: Uuid::nil(),
             chunk: 0,
         })];
-        DecodedDelivery::Heartbeat(beat)
+        DecodedDelivery::Heartbeat {
+            heartbeat: beat,
+            login: None,
+        }
     };
     let move_back = |column: &str, seconds: i64| {
         clock.execute(
@@ -301,11 +324,18 @@ fn heartbeats_that_are_received_at_once_do_not_change_the_base_of_a_rate() -> Re
         Ok(workers.first().context("a worker")?.requests_per_s)
     };
     let beat = |requests_sent| {
-        let DecodedDelivery::Heartbeat(mut beat) = heartbeat("w", 1, Vec::new()) else {
+        let DecodedDelivery::Heartbeat {
+            heartbeat: mut beat,
+            ..
+        } = heartbeat("w", 1, Vec::new())
+        else {
             unreachable!("it makes heartbeats");
         };
         beat.counts.requests_sent = requests_sent;
-        DecodedDelivery::Heartbeat(beat)
+        DecodedDelivery::Heartbeat {
+            heartbeat: beat,
+            login: None,
+        }
     };
     // Two in one batch: nothing says how long it took.
     store.apply(Transport::Broker, &[beat(0), beat(5_000)])?;

@@ -3,6 +3,7 @@
 
 mod checking;
 mod child;
+mod claims;
 mod diff;
 mod export;
 mod filters;
@@ -12,6 +13,7 @@ mod implausible;
 mod latest;
 mod liveness;
 mod locks;
+mod logins;
 mod model;
 mod opening;
 mod outbox;

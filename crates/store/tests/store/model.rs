@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::sample::{dead_letter, delivery, options, outcome, reader, result, sent, start};
+use crate::settling::sender;
 
 /// What arrives for one chunk.
 #[derive(Debug, Clone)]
@@ -210,8 +211,8 @@ impl Model {
                         if !rows.iter().zip(later).all(|(row, later)| row.1 == later) {
                             let found = Contradiction {
                                 run,
-                                stored_from: rows[0].2.clone(),
-                                later_from: format!("worker-{worker}"),
+                                stored_from: sender(&rows[0].2),
+                                later_from: sender(&format!("worker-{worker}")),
                             };
                             *wanted.contradictions.entry(found).or_default() += 1;
                             self.contradictions += 1;

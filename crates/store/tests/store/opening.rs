@@ -105,7 +105,7 @@ fn an_unfinished_file_of_ours_is_migrated() -> Result<()> {
     .open()?;
     sweep(&mut store)?;
     store.close()?;
-    ensure!(shell(&path, READ_ONLY, "PRAGMA user_version")? == "5");
+    ensure!(shell(&path, READ_ONLY, "PRAGMA user_version")? == "6");
     Ok(())
 }
 
@@ -162,9 +162,9 @@ fn a_refused_opening_takes_no_lock_from_an_open_database() -> Result<()> {
     let mut store = options(&path).open()?;
     sweep(&mut store)?;
     let newer = Connection::open(&path)?;
-    newer.execute_batch("PRAGMA user_version = 6; PRAGMA wal_checkpoint(TRUNCATE)")?;
+    newer.execute_batch("PRAGMA user_version = 7; PRAGMA wal_checkpoint(TRUNCATE)")?;
     ensure!(options(&path).open().is_err());
-    newer.execute_batch("PRAGMA user_version = 5")?;
+    newer.execute_batch("PRAGMA user_version = 6")?;
     drop(newer);
     shell(&path, "", ROWS)?;
     start(&mut store, Transport::Sweep, &[1])?;

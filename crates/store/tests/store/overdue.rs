@@ -64,8 +64,13 @@ impl Late {
             draining,
             ..Heartbeat::new("worker-1", Uuid::from_u128(instance))
         };
-        self.store
-            .apply(Transport::Broker, &[DecodedDelivery::Heartbeat(heartbeat)])?;
+        self.store.apply(
+            Transport::Broker,
+            &[DecodedDelivery::Heartbeat {
+                heartbeat,
+                login: None,
+            }],
+        )?;
         Ok(())
     }
 }

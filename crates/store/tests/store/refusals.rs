@@ -120,15 +120,15 @@ fn a_newer_schema_is_refused() -> Result<()> {
     let folder = TempDir::new()?;
     let path = filled(&folder)?;
     let newer = Connection::open(&path)?;
-    newer.execute_batch("PRAGMA user_version = 6")?;
+    newer.execute_batch("PRAGMA user_version = 7")?;
     drop(newer);
     for error in refused(&path, &EVERY_WAY)? {
         ensure!(
             matches!(
                 error,
                 StoreError::Newer {
-                    found: 6,
-                    known: 5,
+                    found: 7,
+                    known: 6,
                     ..
                 }
             ),
@@ -143,9 +143,9 @@ fn a_newer_schema_that_only_the_log_knows_is_refused() -> Result<()> {
     let folder = TempDir::new()?;
     let path = filled(&folder)?;
     let newer = Connection::open(&path)?;
-    newer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA user_version = 6")?;
+    newer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA user_version = 7")?;
     match options(&path).open() {
-        Err(StoreError::Newer { found: 6, .. }) => Ok(()),
+        Err(StoreError::Newer { found: 7, .. }) => Ok(()),
         other => bail!("{other:?}"),
     }
 }

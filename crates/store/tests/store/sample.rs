@@ -176,7 +176,7 @@ pub(crate) fn result(work: &WorkChunk, statuses: &[Status]) -> ResultChunk {
     }
 }
 
-/// A result as the writer takes it from its queue.
+/// A result as the writer takes it from its queue, without a login.
 pub(crate) fn delivery(message: ResultChunk) -> DecodedDelivery {
     DecodedDelivery::Result {
         raw: raw(message.encode()),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{
-    Applied, Contradiction, DecodedDelivery, RawMessage, Refusal, RunState, Transport, Writer,
+    Applied, Contradiction, DecodedDelivery, RawMessage, Refusal, RunState, Sender, Transport,
+    Writer,
 };
 use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status, StatusKind};
 use rusqlite::Connection;
@@ -22,6 +23,14 @@ fn open(folder: &TempDir) -> Result<Writer> {
 
 fn counted(applied: &Applied) -> [u64; 3] {
     [applied.applied, applied.duplicates, applied.quarantined]
+}
+
+/// A worker without a login.
+pub(crate) fn sender(worker: &str) -> Sender {
+    Sender {
+        worker: worker.to_owned(),
+        login: None,
+    }
 }
 
 #[test]
@@ -78,8 +87,8 @@ fn a_later_result_with_another_status_is_counted_with_both_workers() -> Result<(
     ensure!(counted(&applied) == [0, 4, 0], "{applied:?}");
     let by = |later: &str| Contradiction {
         run: planned.run,
-        stored_from: "one".to_owned(),
-        later_from: later.to_owned(),
+        stored_from: sender("one"),
+        later_from: sender(later),
     };
     let wanted = BTreeMap::from([(by("two"), 2), (by("three"), 1)]);
     ensure!(applied.contradictions == wanted, "{applied:?}");

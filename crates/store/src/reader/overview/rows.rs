@@ -38,8 +38,7 @@ const PAGE: &str = "SELECT chunk, position, status, sent, received, attempts, pr
         coalesce(rtt_min_ns, rtt_avg_ns), coalesce(rtt_max_ns, rtt_avg_ns), reason, name IS NOT NULL
     FROM results WHERE run = ?1 AND (chunk, position) > (?2, ?3) ORDER BY chunk, position LIMIT ?4";
 
-const CHUNKS: &str =
-    "SELECT chunk, worker, started_at_us FROM chunks WHERE run = ?1 AND chunk BETWEEN ?2 AND ?3";
+const CHUNKS: &str = "SELECT chunk, worker, started_at_us, login FROM chunks WHERE run = ?1 AND chunk BETWEEN ?2 AND ?3";
 
 /// A row as it is stored, with what is counted of it.
 #[derive(Debug)]
@@ -65,8 +64,11 @@ pub(super) enum SubnetKey {
     V6(u64),
 }
 
+/// Name and login of a worker.
+type WorkerId = (Option<String>, Option<String>);
+
 /// The worker of a chunk, and when it began with the chunk, in microseconds since 1970-01-01 UTC.
-type ChunkWorker = (Option<String>, i64);
+type ChunkWorker = (WorkerId, i64);
 
 #[derive(Debug, Default)]
 struct WorkerScan {
@@ -94,7 +96,7 @@ pub(super) struct RowScan {
     slowest: BinaryHeap<Reverse<(i64, Reverse<RowKey>)>>,
     reasons: HashMap<(u8, Option<String>), i64>,
     subnets: HashMap<SubnetKey, SubnetScan>,
-    workers: HashMap<Option<String>, WorkerScan>,
+    workers: HashMap<WorkerId, WorkerScan>,
 }
 
 #[derive(Debug)]
@@ -130,8 +132,8 @@ impl RowScan {
     }
 
     fn add_chunk(&mut self, rows: &[StoredRow], chunk: Option<&ChunkWorker>) {
-        let (name, started_us) = chunk.cloned().unwrap_or_default();
-        let worker = self.workers.entry(name).or_default();
+        let (worker, started_us) = chunk.cloned().unwrap_or_default();
+        let worker = self.workers.entry(worker).or_default();
         worker.targets += rows.len() as i64;
         for row in rows {
             let lost = row.status == StatusKind::Unknown.code();
@@ -281,8 +283,9 @@ impl RowScan {
         let mut workers: Vec<_> = self
             .workers
             .into_iter()
-            .map(|(worker, scan)| RunWorker {
+            .map(|((worker, login), scan)| RunWorker {
                 worker,
+                login,
                 targets: scan.targets,
                 targets_per_s: scan
                     .began_us
@@ -292,7 +295,9 @@ impl RowScan {
                 local_losses: scan.local_losses,
             })
             .collect();
-        workers.sort_unstable_by(|one, other| one.worker.cmp(&other.worker));
+        workers.sort_unstable_by(|one, other| {
+            (&one.worker, &one.login).cmp(&(&other.worker, &other.login))
+        });
         workers
     }
 }
@@ -373,7 +378,8 @@ fn page(
         let mut statement = connection.prepare(CHUNKS)?;
         let read = statement.query_map((run, first.key.0, last.key.0), |row| {
             let started: Option<i64> = row.get(2)?;
-            Ok((row.get(0)?, (row.get(1)?, started.unwrap_or(0))))
+            let worker = (row.get(1)?, row.get(3)?);
+            Ok((row.get(0)?, (worker, started.unwrap_or(0))))
         })?;
         chunks = read.collect::<Result<_, _>>()?;
     }
