@@ -10,6 +10,7 @@ pub mod page;
 mod received;
 mod sender;
 mod session;
+mod set_aside;
 mod settings;
 mod summary;
 mod times;
@@ -27,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     foreign::ForeignMessages,
     received::SessionConsumers,
-    session::{SessionEnd, SetAside, WriterSession},
+    session::{SessionEnd, WriterSession},
+    set_aside::SetAside,
 };
 pub use crate::{
     settings::{WriterArgs, WriterSettings},

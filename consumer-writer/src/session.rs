@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use pingfleet_broker::{BrokerError, DeliveryTag, QueueName, Reconnects};
 use pingfleet_store::{
-    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, RemovedChunks,
-    Sender, Transport, run_span,
+    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, Transport, run_span,
 };
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
@@ -18,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     LastCommit, WriterError, WriterSettings, WriterSummary,
     batch::{Batch, Foreign},
-    foreign::{ForeignAnswers, ForeignDelivery, ForeignMessages},
+    foreign::{ForeignAnswers, ForeignDelivery},
     received::{OTHER_PREFETCH, RESULTS_PREFETCH, Received, SessionConsumers},
     sender::NO_LOGIN,
-    warnings::Counts,
+    set_aside::SetAside,
     watch_database,
 };
 
@@ -41,9 +40,6 @@ const MAX_WAIT_FOR_FOREIGN: Duration = Duration::from_secs(10);
 /// How long the last commit may take after the stop signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How often the writer repeats a warning about the broker.
-const WARNING_INTERVAL: Duration = Duration::from_mins(1);
-
 /// How a session ended, if not with a [`WriterError`].
 pub(crate) enum SessionEnd {
     /// By the stop signal. Everything in hand is committed and acked.
@@ -58,95 +54,6 @@ pub(crate) enum SessionEnd {
     },
 }
 
-/// What is not applied, over all sessions of the writer, with what the log says about it.
-pub(crate) struct SetAside {
-    foreign: ForeignMessages,
-    /// Messages that were set aside, by their database.
-    for_others: Counts,
-    /// Messages that were refused, by their reason.
-    refused: Counts,
-    /// Results that differ from those stored before, by the workers of both.
-    contradicting: Counts,
-    stall_warned: Option<Instant>,
-}
-
-impl SetAside {
-    pub(crate) fn new(foreign: ForeignMessages) -> Self {
-        Self {
-            foreign,
-            for_others: Counts::default(),
-            refused: Counts::default(),
-            contradicting: Counts::default(),
-            stall_warned: None,
-        }
-    }
-
-    /// Counts what a batch did not apply.
-    fn count(&mut self, applied: &Applied) {
-        for (reason, count) in &applied.reasons {
-            self.refused.add((*reason).to_owned(), *count);
-        }
-        if applied.heartbeats_of_too_many > 0 {
-            let name = "heartbeats of a login with more than 1,000 workers".to_owned();
-            self.refused.add(name, applied.heartbeats_of_too_many);
-        }
-        for (found, count) in &applied.contradictions {
-            let has_logins = found.later_from.login != found.stored_from.login;
-            let named = |sender: &Sender| {
-                let name = if has_logins {
-                    sender.to_string()
-                } else {
-                    sender.worker.clone()
-                };
-                name.escape_debug().to_string()
-            };
-            let [later, stored] = [&found.later_from, &found.stored_from].map(named);
-            let name = format!("of {later} after {stored} in run {}", found.run);
-            self.contradicting.add(name, *count);
-        }
-    }
-
-    /// Warns of what was counted since the last warning, at most once a minute and when the writer stops.
-    fn warn(&mut self, ours: impl std::fmt::Display, is_stopping: bool) {
-        if let Some(counts) = self.for_others.take_due(is_stopping) {
-            tracing::warn!(
-                messages = counts.total(),
-                databases = %counts,
-                %ours,
-                "results for other databases are set aside in the queue `foreign`: `pingfleet broker foreign` lists them, \
-                 and returns them with --return; if this writer was started on the wrong database, stop it first"
-            );
-        }
-        if let Some(counts) = self.refused.take_due(is_stopping) {
-            tracing::warn!(
-                messages = counts.total(),
-                reasons = %counts,
-                "messages were refused: `pingfleet quarantine` lists them, and their chunks still wait for their results"
-            );
-        }
-        if let Some(counts) = self.contradicting.take_due(is_stopping) {
-            tracing::warn!(
-                results = counts.total(),
-                workers = %counts,
-                "results differ from those stored before, which stay: a chunk that is delivered again is probed again, and a target \
-                 can have another status then; if it goes on, compare what these workers reach"
-            );
-        }
-        let stalled = self.foreign.stalled();
-        let is_due = self
-            .stall_warned
-            .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
-        if stalled > 0 && is_due {
-            self.stall_warned = Some(Instant::now());
-            tracing::warn!(
-                messages = stalled,
-                "the broker confirms no result for another database, so they stay in their queues, and results of this database \
-                 wait behind them: `pingfleet doctor` says whether the broker has an alarm"
-            );
-        }
-    }
-}
-
 /// Three consumers, and the batch that they fill.
 pub(crate) struct WriterSession<'a> {
     db: &'a DatabaseThread,
@@ -157,8 +64,6 @@ pub(crate) struct WriterSession<'a> {
     /// When the batch is committed: the latest time, and the time when nothing was added for [`QUIET_INTERVAL`].
     flush_at: Option<Instant>,
     quiet_at: Option<Instant>,
-    policy_warned: Option<Instant>,
-    rejection_warned: Option<Instant>,
     is_stopping: bool,
     reconnects: Reconnects,
     /// Set when the session is to be closed on request.
@@ -209,8 +114,6 @@ impl<'a> WriterSession<'a> {
             batch: Batch::default(),
             flush_at: None,
             quiet_at: None,
-            policy_warned: None,
-            rejection_warned: None,
             is_stopping: false,
             reconnects,
             last_acks: None,
@@ -465,28 +368,6 @@ impl<'a> WriterSession<'a> {
             || self.batch.heartbeats.len() >= usize::from(OTHER_PREFETCH / 2)
     }
 
-    /// Warns, at most once a minute, that chunks were removed from the queue of work.
-    fn warn_of_removed(&mut self, removed: RemovedChunks) {
-        let is_due =
-            |warned: Option<Instant>| warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
-        if removed.by_rejection > 0 && is_due(self.rejection_warned) {
-            self.rejection_warned = Some(Instant::now());
-            tracing::warn!(
-                chunks = removed.by_rejection,
-                "a consumer of the queue of work that is no ping-worker rejects chunks, and they are published again: `rabbitmqctl \
-                 list_consumers` names its channel, and `pingfleet broker remove-worker` removes a login"
-            );
-        }
-        if removed.by_policy > 0 && is_due(self.policy_warned) {
-            self.policy_warned = Some(Instant::now());
-            tracing::warn!(
-                chunks = removed.by_policy,
-                "a policy of the broker (message-ttl or max-length) removes chunks from the queue of work, and they are published \
-                 again: `rabbitmqctl list_policies` names it"
-            );
-        }
-    }
-
     /// Commits the batch, then acks it.
     async fn flush(
         &mut self,
@@ -527,7 +408,6 @@ impl<'a> WriterSession<'a> {
             summary.send_modify(|summary| summary.add(&applied, last_commit));
             is_large_run_settled = applied.is_large_run_settled;
             self.set_aside.count(&applied);
-            self.warn_of_removed(applied.removed);
             log_dead_chunks(&applied.dead);
             log_closed_runs(&applied.closed);
             tracing::debug!(
