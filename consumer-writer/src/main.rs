@@ -83,10 +83,12 @@ async fn write(
         flags: database.as_flags().to_owned(),
     };
     let writing = async {
+        let broker = Arc::clone(&broker);
         let ended = consumer_writer::run(broker, &db, settings, summary, stop.token).await;
         ended.map_err(Failure::from)
     };
     let ended = page::serve_beside(server, sources, writing).await;
+    broker.close().await;
     let closed = db.close().await;
     ended?;
     closed?;

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use pingfleet_broker::{BrokerError, DeliveryTag, QueueName, Reconnects};
 use pingfleet_store::{
-    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, Sender, Transport,
-    run_span,
+    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, RemovedChunks,
+    Sender, Transport, run_span,
 };
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
@@ -158,6 +158,7 @@ pub(crate) struct WriterSession<'a> {
     flush_at: Option<Instant>,
     quiet_at: Option<Instant>,
     policy_warned: Option<Instant>,
+    rejection_warned: Option<Instant>,
     is_stopping: bool,
     reconnects: Reconnects,
     /// Set when the session is to be closed on request.
@@ -209,6 +210,7 @@ impl<'a> WriterSession<'a> {
             flush_at: None,
             quiet_at: None,
             policy_warned: None,
+            rejection_warned: None,
             is_stopping: false,
             reconnects,
             last_acks: None,
@@ -463,15 +465,22 @@ impl<'a> WriterSession<'a> {
             || self.batch.heartbeats.len() >= usize::from(OTHER_PREFETCH / 2)
     }
 
-    /// Warns, at most once a minute, that the broker removed chunks from the queue of work.
-    fn warn_of_policy(&mut self, removed: u64) {
-        let is_due = self
-            .policy_warned
-            .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
-        if removed > 0 && is_due {
+    /// Warns, at most once a minute, that chunks were removed from the queue of work.
+    fn warn_of_removed(&mut self, removed: RemovedChunks) {
+        let is_due =
+            |warned: Option<Instant>| warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
+        if removed.by_rejection > 0 && is_due(self.rejection_warned) {
+            self.rejection_warned = Some(Instant::now());
+            tracing::warn!(
+                chunks = removed.by_rejection,
+                "a consumer of the queue of work that is no ping-worker rejects chunks, and they are published again: `rabbitmqctl \
+                 list_consumers` names its channel, and `pingfleet broker remove-worker` removes a login"
+            );
+        }
+        if removed.by_policy > 0 && is_due(self.policy_warned) {
             self.policy_warned = Some(Instant::now());
             tracing::warn!(
-                chunks = removed,
+                chunks = removed.by_policy,
                 "a policy of the broker (message-ttl or max-length) removes chunks from the queue of work, and they are published \
                  again: `rabbitmqctl list_policies` names it"
             );
@@ -518,7 +527,7 @@ impl<'a> WriterSession<'a> {
             summary.send_modify(|summary| summary.add(&applied, last_commit));
             is_large_run_settled = applied.is_large_run_settled;
             self.set_aside.count(&applied);
-            self.warn_of_policy(applied.removed_by_policy);
+            self.warn_of_removed(applied.removed);
             log_dead_chunks(&applied.dead);
             log_closed_runs(&applied.closed);
             tracing::debug!(

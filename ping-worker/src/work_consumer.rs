@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pingfleet_broker::{
     Broker, BrokerError, ConfirmedMessage, Consumer, Delivery, DeliveryTag, KeyedMessage,
-    MessageKey as _, QueueName, Reconnects, Sessions,
+    MessageKey as _, QueueName, Reconnects, Sessions, open_session,
 };
 use pingfleet_prober::probe_threads::{ProbeThreadFailed, ProbeThreads, Probed};
 use pingfleet_wire::{
@@ -36,6 +36,9 @@ const QUIET_BEFORE_CLOSE: Duration = Duration::from_secs(1);
 
 /// After this time it is closed all the same.
 const MAX_TIME_WITHOUT_ACKS: Duration = Duration::from_secs(30);
+
+/// What the sessions are called in the log.
+const SESSION: &str = "work";
 
 /// How often the worker checks whether it idles: it has all chunks that its prefetch allows and sent no request since
 /// the last check.
@@ -138,7 +141,10 @@ impl WorkConsumer {
     /// # Errors
     /// [`WorkerError`]: a final error of the broker, or no chunk can be probed any more.
     pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<usize, WorkerError> {
-        let mut sessions = Sessions::new("work");
+        if !may_publish(&*self.broker, stop).await? {
+            return Ok(0);
+        }
+        let mut sessions = Sessions::new(SESSION);
         loop {
             let broker = Arc::clone(&self.broker);
             let mut reconnects = broker.reconnects();
@@ -494,6 +500,21 @@ impl WorkConsumer {
         }
         Ok(())
     }
+}
+
+/// Checks that the user may publish results and heartbeats, before a chunk is taken: a worker that finds out afterwards
+/// returns it, and after 21 such starts the chunk is dead. Returns false when `stop` came first.
+async fn may_publish(broker: &dyn Broker, stop: &CancellationToken) -> Result<bool, BrokerError> {
+    const PUBLISHED: [QueueName; 2] = [QueueName::RESULTS, QueueName::HEARTBEATS];
+    let check = || async {
+        broker.ensure(&PUBLISHED).await?;
+        for queue in PUBLISHED {
+            // An alarm delays publishing, and forbids nothing.
+            broker.alarm(queue).await?;
+        }
+        Ok(())
+    };
+    Ok(open_session(SESSION, None, stop, check).await?.is_some())
 }
 
 /// Encodes the result of a chunk, in the chunk's own task: a defect in it fails that chunk only.

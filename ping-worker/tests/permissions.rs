@@ -109,6 +109,8 @@ async fn a_worker_runs_with_only_the_permissions_of_a_worker() -> Result<()> {
     tokio::time::timeout(TIMEOUT, empty)
         .await
         .context("work is left")??;
+    // Those that ended took none.
+    assert_eq!(rabbit.redelivered()?, 0);
     stop.cancel();
     let summary = tokio::time::timeout(TIMEOUT, running)
         .await

@@ -228,13 +228,15 @@ pub async fn run(
         stop.cancelled().await;
         tokio::time::sleep(STOP_DEADLINE).await;
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
         outcome = run_to_end(&broker, db, request, settings, out, progress, &stop) => {
             outcome.inspect(RunOutcome::log)
         }
         () = deadline => Err(ProducerError::StopDeadline { seconds: STOP_DEADLINE.as_secs() }),
-    }
+    };
+    broker.close().await;
+    outcome
 }
 
 /// Closes the database after [`run`] ended with `outcome`. After [`ProducerError::StopDeadline`] it is left open: its

@@ -292,6 +292,9 @@ pub trait Broker: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// Closes what was kept open for [`Self::depth`]. Sessions are closed by their owners.
+    async fn close(&self) {}
+
     /// Requests to close the sessions in order and to open new ones. By default there are none.
     fn reconnects(&self) -> Reconnects {
         Reconnects::default()

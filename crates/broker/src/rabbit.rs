@@ -157,6 +157,7 @@ impl RabbitBroker {
                 };
                 connection.reply(Operation::Transfer, publish).await?;
             }
+            connection.close_channel(channel).await;
             Ok(())
         };
         let alarm = tokio::select! {
@@ -252,11 +253,17 @@ impl Broker for RabbitBroker {
         };
         let channel = connection.channel().await?;
         let depth = topology::depth(&connection, &channel, queue).await?;
-        drop(channel);
+        connection.close_channel(channel).await;
         self.keep(connection, requests);
         depth.ok_or_else(|| BrokerError::NoTopology {
             address: self.endpoint.place(),
             what: format!("queue {}", self.endpoint.queue(queue)),
         })
+    }
+
+    async fn close(&self) {
+        if let Some(connection) = self.kept() {
+            connection.close().await;
+        }
     }
 }

@@ -18,7 +18,7 @@ use rusqlite::{OptionalExtension, Statement, Transaction};
 use uuid::Uuid;
 
 pub use self::{
-    applied::{Applied, DeadChunks},
+    applied::{Applied, DeadChunks, RemovedChunks},
     contradictions::{Contradiction, Sender},
     delivery::{DecodedDelivery, RawMessage},
     quarantine::Refusal,

@@ -33,7 +33,9 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, Contradiction, DeadChunks, DecodedDelivery, RawMessage, Refusal, Sender};
+pub use apply::{
+    Applied, Contradiction, DeadChunks, DecodedDelivery, RawMessage, Refusal, RemovedChunks, Sender,
+};
 pub use chunk_state::ChunkState;
 pub use chunks::{
     MAX_UNRECORDED, OutboxChunk, Overdue, OvertakingFacts, PublishedChunk, Republish, WorkerKey,

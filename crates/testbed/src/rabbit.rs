@@ -333,6 +333,14 @@ impl Rabbit {
         self.ctl(&["purge_queue", queue]).map(drop)
     }
 
+    /// What the node has logged since it started.
+    ///
+    /// # Errors
+    /// When it has no log.
+    pub fn log(&self) -> anyhow::Result<String> {
+        newest_log(&self.folder.path.join("log")).context("the node has no log")
+    }
+
     /// How many messages of all queues were delivered again since the node started.
     ///
     /// # Errors

@@ -83,6 +83,19 @@ impl RabbitConnection {
             .await
     }
 
+    /// Closes a channel in order. One that is only dropped closes in the background, and a connection that is closed
+    /// meanwhile ends without a goodbye: lapin takes the close of the channel for an error then.
+    pub(super) async fn close_channel(&self, channel: Channel) {
+        if !channel.status().connected() {
+            // The broker has closed it.
+            return;
+        }
+        let closing = channel.close(200, "OK".into());
+        if let Err(error) = self.reply(Operation::Transfer, closing).await {
+            debug!(%error, "closing a channel failed");
+        }
+    }
+
     /// Waits for the broker's reply, and translates its errors.
     pub(super) async fn reply<T>(
         &self,

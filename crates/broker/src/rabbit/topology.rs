@@ -49,6 +49,7 @@ pub(super) async fn ensure(
             let declaring = declare(&connection.endpoint, &channel, queue);
             change(connection, &missing, declaring).await?;
         }
+        connection.close_channel(channel).await;
     }
     Ok(())
 }
@@ -68,9 +69,11 @@ pub(super) async fn declare_again(
                 let channel = connection.channel().await?;
                 let binding = bind(&connection.endpoint, &channel, *queue);
                 change(connection, "a binding of a queue", binding).await?;
+                connection.close_channel(channel).await;
             }
             declared => declared?,
         }
+        connection.close_channel(channel).await;
     }
     Ok(())
 }
@@ -137,6 +140,16 @@ async fn first_missing(
     queues: &[QueueName],
 ) -> Result<Option<String>, BrokerError> {
     let channel = connection.channel().await?;
+    let missing = first_missing_on(connection, &channel, queues).await?;
+    connection.close_channel(channel).await;
+    Ok(missing)
+}
+
+async fn first_missing_on(
+    connection: &RabbitConnection,
+    channel: &Channel,
+    queues: &[QueueName],
+) -> Result<Option<String>, BrokerError> {
     for queue in queues {
         let exchange = connection.endpoint.exchange(*queue);
         let passive = channel.exchange_declare(
@@ -153,7 +166,7 @@ async fn first_missing(
             Err(error) if is_missing(&error) => return Ok(Some(format!("exchange {exchange}"))),
             Err(error) => return Err(connection.endpoint.broker_error(Operation::Declare, error)),
         }
-        if depth(connection, &channel, *queue).await?.is_none() {
+        if depth(connection, channel, *queue).await?.is_none() {
             let name = connection.endpoint.queue(*queue);
             return Ok(Some(format!("queue {name}")));
         }

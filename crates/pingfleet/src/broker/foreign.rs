@@ -107,16 +107,22 @@ fn beginning(text: &str) -> Result<String, Failure> {
 
 async fn read(config: &RabbitConfig, wanted: Option<&str>) -> Result<Found, Failure> {
     let broker = RabbitBroker::new(config)?;
+    let found = find(&broker, wanted).await;
+    broker.close().await;
+    found
+}
+
+async fn find(broker: &RabbitBroker, wanted: Option<&str>) -> Result<Found, Failure> {
     broker.ensure(&[QueueName::FOREIGN]).await?;
     let Some(digits) = wanted else {
-        return look(&broker, None).await;
+        return look(broker, None).await;
     };
     let database = if digits.len() == UUID_DIGITS {
         Uuid::try_parse(digits).map_err(usage)?
     } else {
-        the_only(&look(&broker, None).await?, digits)?
+        the_only(&look(broker, None).await?, digits)?
     };
-    look(&broker, Some(database)).await
+    look(broker, Some(database)).await
 }
 
 /// The database whose UUID begins with these digits.

@@ -26,6 +26,7 @@ async fn connect(config: &RabbitConfig) -> CheckResult {
         Ok(()) => alarm(&broker).await,
         Err(error) => Err(error),
     };
+    broker.close().await;
     let is_answered = checked.as_ref().is_err_and(BrokerError::is_answered);
     match checked {
         Ok(None) => CheckResult::Good(format!(

@@ -1,7 +1,7 @@
 //! What the three roles log of a run.
 
 use anyhow::{Context, ensure};
-use pingfleet_faults::{ChildProcess, Deployment};
+use pingfleet_faults::{ChildProcess, Deployment, actions};
 use serde_json::Value;
 
 use crate::text;
@@ -66,5 +66,54 @@ fn each_role_logs_its_changes_of_state_once_and_names_runs_and_chunks() -> anyho
     for (lines, field) in [(&producer, "run"), (&writer, "run"), (&worker, "chunk")] {
         ensure!(lines.iter().any(|line| has(line, field)), "{field}");
     }
+    Ok(())
+}
+
+/// Every connection of a run is closed in order: neither side has an error or a warning about it.
+#[test]
+fn connections_are_closed_in_order() -> anyhow::Result<()> {
+    const ABRUPT: &str = "client unexpectedly closed TCP connection";
+    let deployment = Deployment::new()?;
+    let hosts = deployment.hosts(50)?;
+    // Declared before, because a queue that is missing is an error of its channel.
+    let mut init = deployment.start("pingfleet", &["broker", "init", "-v"])?;
+    ensure!(init.wait_for_exit()?.success(), "{}", init.output());
+    let mut writer = deployment.start("consumer-writer", &["-v"])?;
+    let mut worker = deployment.start("ping-worker", &["-v"])?;
+    writer.wait_for_output("writer ready")?;
+    worker.wait_for_output("worker ready")?;
+    let plan = ["-v", "--chunk-size", "10", "--hosts", text(&hosts)];
+    let mut producer = deployment.start("producer", &plan)?;
+    ensure!(producer.wait_for_exit()?.success(), "{}", producer.output());
+    for arguments in [["doctor", "-v"].as_slice(), &["broker", "foreign", "-v"]] {
+        let mut command = deployment.start("pingfleet", arguments)?;
+        command.wait_for_exit()?;
+        ensure!(
+            !command.output().contains(" ERROR "),
+            "{}",
+            command.output()
+        );
+    }
+    for program in [&mut worker, &mut writer] {
+        program.signal("TERM")?;
+        ensure!(program.wait_for_exit()?.success(), "{}", program.output());
+    }
+    for program in [&producer, &worker, &writer] {
+        ensure!(
+            !program.output().contains(" ERROR "),
+            "{}",
+            program.output()
+        );
+    }
+    let log = deployment.broker()?.log()?;
+    ensure!(!log.contains(ABRUPT), "{log}");
+
+    // The control: a worker that is killed.
+    let mut worker = deployment.start("ping-worker", &[])?;
+    worker.wait_for_output("worker ready")?;
+    worker.kill()?;
+    actions::wait_until("the broker's warning", || {
+        Ok(deployment.broker()?.log()?.contains(ABRUPT))
+    })?;
     Ok(())
 }

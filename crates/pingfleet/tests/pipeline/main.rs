@@ -9,6 +9,7 @@ mod logging;
 mod logins;
 mod long_messages;
 mod metrics;
+mod rejected;
 mod shared_workers;
 mod writer_permissions;
 

@@ -30,8 +30,8 @@ pub struct Applied {
     pub reasons: BTreeMap<&'static str, u64>,
     /// Heartbeats that were not stored, because their login has more than 1,000 workers.
     pub heartbeats_of_too_many: u64,
-    /// Chunks whose message a policy removed from the queue.
-    pub removed_by_policy: u64,
+    /// Chunks whose message is gone from the queue of work although no worker is to blame. They are published again.
+    pub removed: RemovedChunks,
     /// Chunks that became dead, for each run.
     pub dead: Vec<DeadChunks>,
     /// Runs that this batch closed.
@@ -55,6 +55,15 @@ impl Applied {
             });
         }
     }
+}
+
+/// Chunks whose message is gone, by who removed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RemovedChunks {
+    /// A policy did: the message was older than `message-ttl`, or the queue longer than `max-length`.
+    pub by_policy: u64,
+    /// A consumer rejected it (AMQP `basic.reject` or `basic.nack` without `requeue`), which no worker does.
+    pub by_rejection: u64,
 }
 
 /// Chunks of a run that became dead.

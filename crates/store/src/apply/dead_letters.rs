@@ -1,4 +1,5 @@
-//! Applies dead letters: chunks that killed their workers, and chunks whose message a policy of the broker removed.
+//! Applies dead letters: chunks that killed their workers, and chunks whose message a policy of the broker or a foreign
+//! consumer removed.
 
 use pingfleet_wire::WorkChunk;
 
@@ -24,7 +25,9 @@ impl BatchWriter<'_> {
             changes.duplicates += 1;
             return Ok(Disposition::Duplicate);
         }
-        if is_removed_by_policy(reason) && self.take_removed(planned.run, message.key.chunk)? {
+        if let Some(removed) = removed(reason)
+            && self.take_removed(planned.run, message.key.chunk, removed)?
+        {
             return Ok(Disposition::Applied { rows: 0 });
         }
         let changes = self.changes.entry(planned.run).or_default();
@@ -45,7 +48,7 @@ impl BatchWriter<'_> {
     /// The chunk's message is gone, and no worker is to blame: it is due to be published again, as if the last publish had
     /// never been. See [`crate::Writer::removed_chunks`]. Returns false when no producer supervises the run, so that nobody would
     /// publish it.
-    fn take_removed(&mut self, run: i64, chunk: u32) -> Result<bool, StoreError> {
+    fn take_removed(&mut self, run: i64, chunk: u32, by: RemovedBy) -> Result<bool, StoreError> {
         let changed = self
             .transaction
             .prepare_cached(
@@ -55,13 +58,30 @@ impl BatchWriter<'_> {
                                WHERE n.run = ?1 AND n.state = 'running' AND n.lease_renewed_us IS NOT NULL)",
             )?
             .execute((run, chunk, self.now))?;
-        self.report.removed_by_policy += changed as u64;
+        let removed = &mut self.report.removed;
+        match by {
+            RemovedBy::Policy => removed.by_policy += changed as u64,
+            RemovedBy::Rejection => removed.by_rejection += changed as u64,
+        }
         Ok(changed > 0)
     }
 }
 
-/// Whether a policy removed a message from its queue: it was older than `message-ttl`, or the queue longer than
-/// `max-length` (RabbitMQ's guide to dead letter exchanges, reasons of `x-death`).
-fn is_removed_by_policy(reason: &str) -> bool {
-    matches!(reason, "expired" | "maxlen")
+/// Who removed a message from its queue.
+#[derive(Debug, Clone, Copy)]
+enum RemovedBy {
+    /// A policy: the message was older than `message-ttl`, or the queue longer than `max-length`.
+    Policy,
+    /// A consumer that is no worker of ours: those give back what they cannot do.
+    Rejection,
+}
+
+/// Who removed a message, by its reason in `x-death` (RabbitMQ's guide to dead letter exchanges). None for `delivery_limit`: the
+/// chunk came back too often.
+fn removed(reason: &str) -> Option<RemovedBy> {
+    match reason {
+        "expired" | "maxlen" => Some(RemovedBy::Policy),
+        "rejected" => Some(RemovedBy::Rejection),
+        _ => None,
+    }
 }

@@ -237,7 +237,7 @@ fn a_chunk_whose_message_a_policy_removed_counts_once_it_is_published_again() ->
         letter
     });
     let applied = store.apply(Transport::Broker, &expired.collect::<Vec<_>>())?;
-    ensure!(applied.removed_by_policy == 2, "{applied:?}");
+    ensure!(applied.removed.by_policy == 2, "{applied:?}");
     // The removed message is the one that is recorded now.
     store.mark_published(run, &[at(1, before)])?;
     ensure!(store.summary(run)?.republished == 0);

@@ -371,12 +371,12 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
 }
 
 #[test]
-fn a_chunk_whose_message_a_policy_removed_is_published_again() -> Result<()> {
+fn a_chunk_whose_message_a_policy_or_a_stranger_removed_is_published_again() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
-    let (planned, works) = start(&mut store, Transport::Broker, &[2, 2, 2])?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[2; 4])?;
     let run = planned.run;
-    store.mark_published(run, &sent(&[0, 1, 2]))?;
+    store.mark_published(run, &sent(&[0, 1, 2, 3]))?;
     ensure!(store.removed_chunks(run, 10)?.is_empty());
     let removed = |work, reason: &str| {
         let mut letter = dead_letter(work);
@@ -393,10 +393,12 @@ fn a_chunk_whose_message_a_policy_removed_is_published_again() -> Result<()> {
         removed(&works[1], "maxlen"),
         // The control: this one is dead.
         removed(&works[2], "delivery_limit"),
+        removed(&works[3], "rejected"),
     ];
     let applied = store.apply(Transport::Broker, &batch)?;
-    ensure!(counted(&applied) == [3, 0, 0] && applied.removed_by_policy == 2);
-    ensure!(store.removed_chunks(run, 10)? == [0, 1]);
+    ensure!(counted(&applied) == [4, 0, 0]);
+    ensure!(applied.removed.by_policy == 2 && applied.removed.by_rejection == 1);
+    ensure!(store.removed_chunks(run, 10)? == [0, 1, 3]);
     ensure!(store.removed_chunks(run, 1)? == [0]);
     let summary = store.summary(run)?;
     ensure!(summary.state == RunState::Running && summary.chunks_dead == 1);
@@ -405,7 +407,7 @@ fn a_chunk_whose_message_a_policy_removed_is_published_again() -> Result<()> {
             .outstanding_work(run, 0)?
             .is_some_and(|chunk| !chunk.work.is_empty())
     );
-    store.mark_published(run, &sent(&[0]))?;
+    store.mark_published(run, &sent(&[0, 3]))?;
     ensure!(store.removed_chunks(run, 10)? == [1]);
     // Its result may be on its way all the same.
     store.apply(
