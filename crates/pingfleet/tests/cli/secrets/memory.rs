@@ -16,9 +16,9 @@ use crate::{
 
 const PASSWORD: &str = "frobozz9Right";
 
-/// Makes a network in which everybody may open ICMP sockets, and runs what follows in it.
-const IN_A_NETWORK: &str =
-    "ip link set lo up && echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range && exec \"$@\"";
+/// Makes a network in which everybody may open ICMP sockets, and runs what follows in it. It may write core files.
+const IN_A_NETWORK: &str = "ulimit -c unlimited; ip link set lo up && \
+    echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range && exec \"$@\"";
 
 /// Runs what follows as the user `nobody`, and ends it with this process.
 const AS_NOBODY: [&str; 10] = [
@@ -46,7 +46,6 @@ fn started(folder: &Path, program: &Path, arguments: &[&str], broker: &str) -> R
     Command::new("unshare")
         .args(["--net", "bash", "-c", IN_A_NETWORK, "bash"])
         .args(AS_NOBODY)
-        .args(["bash", "-c", "ulimit -c unlimited; exec \"$@\"", "bash"])
         .arg(program)
         .args(arguments)
         .current_dir(folder)
