@@ -5,6 +5,7 @@
 //! result for another database is acked after the queue of foreign messages has it.
 
 mod batch;
+mod commit;
 mod foreign;
 pub mod page;
 mod received;
@@ -175,7 +176,7 @@ async fn drain(
     {
         return Ok(());
     }
-    session::note_writer_alive(db, settings.transport, stop).await?;
+    commit::note_writer_alive(db, settings.transport, stop).await?;
     let mut sessions = Sessions::new(SESSION);
     tracing::info!(database = %db.database(), path = %db.path().display(), "writer ready");
     loop {

@@ -1,12 +1,10 @@
 //! One session of the writer: three consumers, batches, commits and acks.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::FutureExt;
 use pingfleet_broker::{BrokerError, DeliveryTag, QueueName, Reconnects};
-use pingfleet_store::{
-    Applied, ClosedRun, DatabaseThread, DeadChunks, DecodedDelivery, Refusal, Transport, run_span,
-};
+use pingfleet_store::{DatabaseThread, Refusal, Transport};
 use pingfleet_wire::timing::WRITER_ALIVE_INTERVAL;
 use tokio::{
     sync::watch,
@@ -17,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     LastCommit, WriterError, WriterSettings, WriterSummary,
     batch::{Batch, Foreign},
+    commit::{close_settled_runs, commit, log_closed_runs, log_dead_chunks, note_writer_alive},
     foreign::{ForeignAnswers, ForeignDelivery},
     received::{OTHER_PREFETCH, RESULTS_PREFETCH, Received, SessionConsumers},
     sender::NO_LOGIN,
@@ -36,9 +35,6 @@ const MAX_TIME_WITHOUT_ACKS: Duration = Duration::from_secs(30);
 
 /// How long it waits for the confirms of results for other databases. The broker delivers those again that have none.
 const MAX_WAIT_FOR_FOREIGN: Duration = Duration::from_secs(10);
-
-/// How long the last commit may take after the stop signal.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How a session ended, if not with a [`WriterError`].
 pub(crate) enum SessionEnd {
@@ -427,76 +423,6 @@ impl<'a> WriterSession<'a> {
             self.close_settled_runs(summary, stop).await?;
         }
         Ok(())
-    }
-}
-
-// These are not methods: a consumer is not `Sync`, so a future that borrows the session cannot be spawned.
-
-/// Records that the writer is alive. Waits while another program has the database's lock: nothing could be committed
-/// meanwhile anyway.
-pub(crate) async fn note_writer_alive(
-    db: &DatabaseThread,
-    transport: Transport,
-    stop: &CancellationToken,
-) -> Result<(), WriterError> {
-    let holder = format!("pid {}", std::process::id());
-    tokio::select! {
-        seen = db.call_while_busy(move |store| store.note_writer_alive(transport, &holder)) => Ok(seen?),
-        () = stop.cancelled() => Ok(()),
-    }
-}
-
-/// Closes settled large runs. The stop signal ends a wait for another program's lock. The next writer closes them then.
-async fn close_settled_runs(
-    db: &DatabaseThread,
-    transport: Transport,
-    stop: &CancellationToken,
-) -> Result<(), WriterError> {
-    tokio::select! {
-        // First, so that the call is always sent: the database's thread completes it even when this future is dropped.
-        biased;
-        closed = db.call_while_busy(move |store| store.close_settled_runs(transport)) => log_closed_runs(&closed?),
-        () = stop.cancelled() => {}
-    }
-    Ok(())
-}
-
-/// Applies a batch. Waits while another program has the database's lock. Nothing is acked meanwhile.
-async fn commit(
-    db: &DatabaseThread,
-    transport: Transport,
-    batch: Vec<DecodedDelivery>,
-    stop: &CancellationToken,
-) -> Result<Applied, WriterError> {
-    let batch = Arc::new(batch);
-    let deadline = async {
-        stop.cancelled().await;
-        tokio::time::sleep(STOP_DEADLINE).await;
-    };
-    tokio::select! {
-        applied = db.call_while_busy(move |store| store.apply(transport, &batch)) => Ok(applied?),
-        // It is unknown whether the batch is committed. It is not acked, so it is redelivered.
-        () = deadline => Err(WriterError::StopDeadline { seconds: STOP_DEADLINE.as_secs() }),
-    }
-}
-
-/// Logs the runs that were closed.
-fn log_closed_runs(closed: &[ClosedRun]) {
-    for run in closed {
-        run_span(run.run, run.run_id)
-            .in_scope(|| tracing::info!(complete = run.complete, "run closed"));
-    }
-}
-
-/// Logs the chunks that became dead.
-fn log_dead_chunks(dead: &[DeadChunks]) {
-    for dead in dead {
-        run_span(dead.run, dead.run_id).in_scope(|| {
-            tracing::warn!(
-                chunks = dead.chunks,
-                "chunks came back too often and are dead: `pingfleet verify` lists them, `pingfleet retry` publishes them again"
-            );
-        });
     }
 }
 
