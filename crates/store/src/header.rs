@@ -62,7 +62,7 @@ pub(crate) fn connect(
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let is_open = fs::canonicalize(path).is_ok_and(|path| open.contains(&path));
     let is_writer = matches!(access, Access::Write(_));
-    if is_writer && let Some(reason) = planted(path) {
+    if is_writer && let Some(reason) = planted_here(path) {
         return Err(cannot(reason));
     }
     if !is_open {
@@ -72,6 +72,10 @@ pub(crate) fn connect(
             create(path, mode).map_err(|error| {
                 cannot(missing_folder(path).unwrap_or_else(|| error.to_string()))
             })?;
+            // Another user may have been faster.
+            if let Some(reason) = planted_here(path) {
+                return Err(cannot(reason));
+            }
         }
     }
     let connection = match access {
@@ -111,8 +115,28 @@ fn create(path: &Path, mode: FileMode) -> io::Result<()> {
     options.write(true).create_new(true);
     set_mode(&mut options, mode.bits());
     match options.open(path) {
+        Ok(file) => undo_umask(&file, mode.bits()),
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        // SQLite would create what the link names, for all to read.
+        Err(_) if !path.exists() => Err(io::Error::other(
+            "it is a symbolic link to a file that does not exist: name that file",
+        )),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Gives a file that was just created the permissions that were asked for, also those that the umask forbids: a setting
+/// goes before it. SQLite does the same for the files beside the database.
+pub(crate) fn undo_umask(file: &File, mode: u32) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        file.set_permissions(fs::Permissions::from_mode(mode))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (file, mode);
+        Ok(())
     }
 }
 
@@ -139,6 +163,16 @@ pub(crate) fn mode_of(path: &Path) -> u32 {
     #[cfg(not(unix))]
     let _ = path;
     FileMode::User.bits()
+}
+
+/// Why a database, or a file that SQLite reads with it, may be another user's trap.
+fn planted_here(path: &Path) -> Option<String> {
+    planted(path).or_else(|| {
+        ["-wal", "-shm", "-journal"].iter().find_map(|suffix| {
+            let reason = planted(&companion(path, suffix))?;
+            Some(format!("its file {suffix} may be a trap: {reason}"))
+        })
+    })
 }
 
 /// Why a file may be another user's trap: it is in a folder that every user may write to, and is a link or somebody else's.

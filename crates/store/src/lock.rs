@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     FileMode, StoreError,
-    header::{mode_of, set_mode},
+    header::{mode_of, set_mode, undo_umask},
 };
 
 /// A lock that this process holds.
@@ -158,6 +158,9 @@ impl FileLock {
                 (Ok(ours), Ok(there)) if ours == there => {}
                 _ => continue,
             }
+            if file.metadata().is_ok_and(|found| found.len() == 0) {
+                undo_umask(&file, mode).map_err(cannot)?;
+            }
             file.set_len(0).map_err(cannot)?;
             write!(file, "pid {}", std::process::id()).map_err(cannot)?;
             return Ok(Self {
@@ -176,8 +179,8 @@ impl Drop for FileLock {
     }
 }
 
-/// Opens a lock file for a look at it, or for a holder, which creates it with a mode. It is a regular file, as anybody who may write to the folder
-/// could have made a link or a pipe of this name.
+/// Opens a lock file for a look at it, or for a holder, which creates it with a mode. It is a regular file, as anybody who
+/// may write to the folder could have made a link or a pipe of this name.
 fn open(path: &Path, holder: Option<u32>) -> io::Result<File> {
     let mut options = File::options();
     options.read(true);

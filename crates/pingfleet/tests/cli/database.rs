@@ -244,3 +244,26 @@ fn a_pipe_or_a_device_is_not_opened() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// A setting goes before the umask, and the umask before nothing else.
+#[test]
+fn the_group_reads_the_database_if_the_setting_says_so_whatever_the_umask_forbids()
+-> anyhow::Result<()> {
+    let dir = TestDir::new()?;
+    for (who, umask, mode) in [
+        ("owner", "000", "600"),
+        ("group", "022", "640"),
+        ("group", "077", "640"),
+    ] {
+        let line = format!(
+            "umask {umask}; PINGFLEET_STORE__READABLE_BY={who} pingfleet sweep --db {who}{umask}.db 127.0.0.1 && \
+             stat -c 'mode %a' {who}{umask}.db"
+        );
+        let swept = dir.shell(&line)?.ends_with(0);
+        assert!(
+            swept.stdout.contains(&format!("mode {mode}")),
+            "{line}: {swept:?}"
+        );
+    }
+    Ok(())
+}

@@ -100,9 +100,36 @@ fn a_link_or_the_file_of_another_user_in_a_folder_for_all_is_refused() -> Result
     Reader::open(&link)?;
     std::os::unix::fs::chown(&link, Some(0), None)?;
     options(&link).open()?.close()?;
+    // SQLite would read the log that another user has put beside it.
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let beside = folder.path().join(format!("fleet.db{suffix}"));
+        fs::write(&beside, "")?;
+        std::os::unix::fs::chown(&beside, Some(12_345), None)?;
+        let refused = refusal(&link)?;
+        ensure!(
+            refused.contains(&format!("its file {suffix} may be a trap")),
+            "{refused}"
+        );
+        fs::remove_file(&beside)?;
+    }
+    options(&link).open()?.close()?;
     let link = own.path().join("link.db");
     symlink(&target, &link)?;
     options(&link).open()?.close()?;
+    Ok(())
+}
+
+#[test]
+fn a_link_to_a_file_that_does_not_exist_creates_none() -> Result<()> {
+    let own = TempDir::new()?;
+    let link = own.path().join("link.db");
+    symlink(own.path().join("new.db"), &link)?;
+    let refused = refusal(&link)?;
+    ensure!(
+        refused.contains("a symbolic link to a file that does not exist"),
+        "{refused}"
+    );
+    ensure!(!own.path().join("new.db").exists());
     Ok(())
 }
 
