@@ -245,13 +245,13 @@ fn a_pipe_or_a_device_is_not_opened() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A setting goes before the umask, and the umask before nothing else.
+/// A setting goes before the umask.
 #[test]
 fn the_group_reads_the_database_if_the_setting_says_so_whatever_the_umask_forbids()
 -> anyhow::Result<()> {
     let dir = TestDir::new()?;
     for (who, umask, mode) in [
-        ("owner", "000", "600"),
+        ("user", "000", "600"),
         ("group", "022", "640"),
         ("group", "077", "640"),
     ] {
