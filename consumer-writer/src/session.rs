@@ -19,7 +19,7 @@ use crate::{
     foreign::{ForeignAnswers, ForeignDelivery},
     received::{OTHER_PREFETCH, RESULTS_PREFETCH, Received, SessionConsumers},
     sender::NO_LOGIN,
-    set_aside::SetAside,
+    set_aside::{SetAside, of_login},
     watch_database,
 };
 
@@ -34,7 +34,7 @@ const QUIET_BEFORE_CLOSE: Duration = Duration::from_secs(1);
 const MAX_TIME_WITHOUT_ACKS: Duration = Duration::from_secs(30);
 
 /// How long it waits for the confirms of results for other databases. The broker delivers those again that have none.
-const MAX_WAIT_FOR_FOREIGN: Duration = Duration::from_secs(10);
+const MAX_WAIT_FOR_FOREIGN: Duration = Duration::from_secs(5);
 
 /// How a session ended, if not with a [`WriterError`].
 pub(crate) enum SessionEnd {
@@ -289,7 +289,8 @@ impl<'a> WriterSession<'a> {
                     login,
                     dead_letter_reason,
                 } = foreign;
-                self.set_aside.for_others.add(database.to_string(), 1);
+                let name = of_login(&database.to_string(), login.as_deref());
+                self.set_aside.for_others.add(name, 1);
                 self.set_aside.foreign.set_aside(ForeignDelivery {
                     queue,
                     tag,
@@ -345,11 +346,22 @@ impl<'a> WriterSession<'a> {
         Ok(())
     }
 
-    /// Whether the broker may deliver no more results before one is acked.
+    /// Whether the broker may deliver no more of a queue before something is acked.
     fn is_used_up(&self) -> bool {
-        let held_back = self.held_back.get(&QueueName::RESULTS).map_or(0, Vec::len);
-        let foreign = self.set_aside.foreign.in_hand(QueueName::RESULTS);
-        held_back + self.batch.results.len() + foreign >= usize::from(RESULTS_PREFETCH)
+        let queues = [
+            (QueueName::RESULTS, &self.batch.results, RESULTS_PREFETCH),
+            (QueueName::DEAD, &self.batch.dead, OTHER_PREFETCH),
+            (
+                QueueName::HEARTBEATS,
+                &self.batch.heartbeats,
+                OTHER_PREFETCH,
+            ),
+        ];
+        queues.iter().any(|(queue, batch, prefetch)| {
+            let held_back = self.held_back.get(queue).map_or(0, Vec::len);
+            let foreign = self.set_aside.foreign.in_hand(*queue);
+            held_back + batch.len() + foreign >= usize::from(*prefetch)
+        })
     }
 
     /// A batch is full when it has enough rows, or half of the prefetch. The other half arrives during the commit.
@@ -375,14 +387,12 @@ impl<'a> WriterSession<'a> {
         let batch = std::mem::take(&mut self.batch);
         let mut is_large_run_settled = false;
         if batch.bad_heartbeats > 0 {
-            let name = "heartbeats that cannot be read".to_owned();
-            self.set_aside.refused.add(name, batch.bad_heartbeats);
+            let name = "that cannot be read".to_owned();
+            (self.set_aside.refused_heartbeats).add(name, batch.bad_heartbeats);
         }
         if batch.heartbeats_without_login > 0 {
-            let name = format!("heartbeats {NO_LOGIN}");
-            self.set_aside
-                .refused
-                .add(name, batch.heartbeats_without_login);
+            let (name, count) = (NO_LOGIN.to_owned(), batch.heartbeats_without_login);
+            self.set_aside.refused_heartbeats.add(name, count);
         }
         if !batch.is_empty() {
             // Nobody has to wake up for it.

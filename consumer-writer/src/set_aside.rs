@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pingfleet_store::{Applied, RemovedChunks, Sender};
+use pingfleet_store::{Applied, MAX_WORKERS_OF_LOGIN, RemovedChunks, Sender};
 use tokio::time::Instant;
 
 use crate::{foreign::ForeignMessages, warnings::Counts};
@@ -17,6 +17,8 @@ pub(crate) struct SetAside {
     pub(crate) for_others: Counts,
     /// Messages that were refused, by their reason.
     pub(crate) refused: Counts,
+    /// Heartbeats that were refused, by their reason.
+    pub(crate) refused_heartbeats: Counts,
     /// Results that differ from those stored before, by the workers of both.
     contradicting: Counts,
     stall_warned: Option<Instant>,
@@ -30,6 +32,7 @@ impl SetAside {
             foreign,
             for_others: Counts::default(),
             refused: Counts::default(),
+            refused_heartbeats: Counts::default(),
             contradicting: Counts::default(),
             stall_warned: None,
             policy_warned: None,
@@ -39,12 +42,13 @@ impl SetAside {
 
     /// Counts what a batch did not apply, and warns of chunks that were removed from the queue of work.
     pub(crate) fn count(&mut self, applied: &Applied) {
-        for (reason, count) in &applied.reasons {
-            self.refused.add((*reason).to_owned(), *count);
+        for ((reason, login), count) in &applied.reasons {
+            self.refused.add(of_login(reason, login.as_deref()), *count);
         }
         if applied.heartbeats_of_too_many > 0 {
-            let name = "heartbeats of a login with more than 1,000 workers".to_owned();
-            self.refused.add(name, applied.heartbeats_of_too_many);
+            let name = format!("of a login with more than {MAX_WORKERS_OF_LOGIN} workers");
+            self.refused_heartbeats
+                .add(name, applied.heartbeats_of_too_many);
         }
         for (found, count) in &applied.contradictions {
             let has_logins = found.later_from.login != found.stored_from.login;
@@ -79,6 +83,13 @@ impl SetAside {
                 messages = counts.total(),
                 reasons = %counts,
                 "messages were refused: `pingfleet quarantine` lists them, and their chunks still wait for their results"
+            );
+        }
+        if let Some(counts) = self.refused_heartbeats.take_due(is_stopping) {
+            tracing::warn!(
+                heartbeats = counts.total(),
+                reasons = %counts,
+                "heartbeats were refused: `pingfleet workers` does not list who sent them"
             );
         }
         if let Some(counts) = self.contradicting.take_due(is_stopping) {
@@ -116,6 +127,14 @@ impl SetAside {
             );
         }
     }
+}
+
+/// What is counted, with the login that sent it, which is text from the broker.
+pub(crate) fn of_login(what: &str, login: Option<&str>) -> String {
+    login.map_or_else(
+        || what.to_owned(),
+        |login| format!("{what} (login {})", login.escape_debug()),
+    )
 }
 
 /// Whether a warning may be repeated. Then it counts as given now.

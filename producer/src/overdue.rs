@@ -1,7 +1,8 @@
 //! Looks for overdue chunks, in two ways: while the queues are idle, and while they are busy (see [`crate::overtaking`]).
-//! Chunks whose message a policy of the broker removed are published again at once.
+//! Chunks whose message a policy of the broker or a foreign consumer removed are published again at once.
 //!
-//! Nothing is published again only because a queue is long, a worker is slow or the writer is away.
+//! Nothing is published again only because a queue is long or the writer is away, or because a worker is slow, as long as its
+//! claim counts: see `crates/store/src/liveness/claims.rs`.
 
 use std::time::Duration;
 

@@ -26,7 +26,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, future};
 use lapin::{
-    BasicProperties, Event,
+    Event,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ pub use self::{
     permissions::{Role, exactly},
     tls::TlsFiles,
 };
-use crate::{Broker, BrokerError, Consumer, Publisher, QueueDepth, QueueName, Reconnects};
+use crate::{Broker, BrokerError, Consumer, Origin, Publisher, QueueDepth, QueueName, Reconnects};
 
 /// A RabbitMQ broker, 3.10 or later. It connects when a session is opened, not before.
 ///
@@ -137,6 +137,7 @@ impl RabbitBroker {
                 _ => None,
             })
         });
+        let login = self.endpoint.login();
         // The broker reads on until the end of the first message.
         let publishing = async {
             let channel = connection.channel().await?;
@@ -149,7 +150,8 @@ impl RabbitBroker {
                         immediate: false,
                     };
                     let exchange = self.endpoint.exchange(queue);
-                    let properties = BasicProperties::default();
+                    // With the login, which the broker checks.
+                    let properties = login::properties(&login, queue, Origin::default());
                     channel
                         .basic_publish(exchange, "no queue".into(), options, &[], properties)
                         .await?

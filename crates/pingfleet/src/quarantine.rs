@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 use jiff::Timestamp;
-use pingfleet_report::words::{Clock, are_several, grouped};
+use pingfleet_report::words::{Clock, grouped};
 use pingfleet_settings::{DatabaseArgs, Exit, Failure, Layers, printed};
 use pingfleet_store::{DatabaseSettings, QuarantineList, Reader};
 use serde_json::{Value, json};
@@ -84,8 +84,8 @@ fn blocks(list: &QuarantineList, screen: Screen, clock: &Clock) -> Vec<Block> {
     let reasons = list.reasons.iter();
     let reasons =
         reasons.map(|(queue, reason, count)| vec![queue.clone(), grouped(*count), reason.clone()]);
-    // They say something if there are several.
-    let has_logins = are_several(list.newest.iter().map(|one| one.login.as_deref()));
+    // Also if all are the same: then it is the one to look at.
+    let has_logins = list.newest.iter().any(|one| one.login.is_some());
     let newest = list.newest.iter().map(|message| {
         let mut cells = vec![
             clock.moment(message.received_at_us),

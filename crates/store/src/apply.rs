@@ -180,7 +180,8 @@ impl<'a> BatchWriter<'a> {
             Disposition::Quarantined { raw, refusal } => {
                 self.report.quarantined += 1;
                 quarantine::keep(self.transaction, self.now, raw, &refusal)?;
-                *self.report.reasons.entry(refusal.reason).or_default() += 1;
+                let reason = (refusal.reason, raw.login.clone());
+                *self.report.reasons.entry(reason).or_default() += 1;
             }
             Disposition::Uncounted => {}
         }

@@ -277,7 +277,7 @@ impl Writer {
         })
     }
 
-    /// The chunks of a run whose message a policy of the broker removed, and which were not published since: at most
+    /// The chunks of a run whose message a policy of the broker or a foreign consumer removed, and which were not published since: at most
     /// `limit` of them. Empty when the run is not open.
     ///
     /// # Errors

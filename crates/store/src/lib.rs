@@ -43,7 +43,9 @@ pub use chunks::{
 pub use close::ClosedRun;
 pub use db::DatabaseThread;
 pub use error::StoreError;
-pub use liveness::{Fleet, LiveWorkers, WorkerRow, WorkerState, WriterLiveness, shared_names};
+pub use liveness::{
+    Fleet, LiveWorkers, MAX_WORKERS_OF_LOGIN, WorkerRow, WorkerState, WriterLiveness, shared_names,
+};
 pub use lock::FileLock;
 pub use open::{Durability, FileMode, OpenOptions, Writer};
 pub use plan::{NewChunk, NewRun, PlannedRun};

@@ -12,11 +12,15 @@ use pingfleet_wire::{
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
+pub use self::heartbeats::MAX_WORKERS_OF_LOGIN;
 pub(crate) use self::{
     claims::forget_claims,
     heartbeats::{note_result, store_heartbeat},
 };
 use crate::{StoreError, Transport, Writer, now_us};
+
+/// What all live workers of one login count for: their names are free to choose, so one login could open the publish window.
+const MAX_PREFETCH_OF_LOGIN: i64 = 64 * MAX_PREFETCH as i64;
 
 /// A worker that was first seen less than this ago and has settled nothing is starting.
 const STARTING_FOR: Duration = Duration::from_secs(10);
@@ -288,7 +292,7 @@ impl Writer {
             .optional()?)
     }
 
-    /// The live workers: those that were seen within the last 30 s.
+    /// The live workers: those that were seen within the last 30 s. A login counts with 64 full prefetches at most.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -296,11 +300,16 @@ impl Writer {
         Ok(self
             .connection
             .prepare_cached(
-                "SELECT count(*), coalesce(sum(iif(draining, 0, min(prefetch, ?2))), 0)
-                 FROM workers WHERE last_seen_us > ?1",
+                "SELECT coalesce(sum(workers), 0), coalesce(sum(min(prefetch, ?3)), 0)
+                 FROM (SELECT count(*) AS workers, sum(iif(draining, 0, min(prefetch, ?2))) AS prefetch
+                       FROM workers WHERE last_seen_us > ?1 GROUP BY login)",
             )?
             .query_row(
-                (now_us() - WORKER_TIMEOUT.as_micros() as i64, MAX_PREFETCH),
+                (
+                    now_us() - WORKER_TIMEOUT.as_micros() as i64,
+                    MAX_PREFETCH,
+                    MAX_PREFETCH_OF_LOGIN,
+                ),
                 |row| {
                     Ok(LiveWorkers {
                         count: row.get(0)?,

@@ -86,7 +86,18 @@ impl RabbitConfig {
             found
         });
         let files = is_tls.then(|| self.tls.connector().err()).flatten();
-        contradictions.chain(files.map(|error| error.to_string()))
+        let is_nobody = files.is_none() && self.auth == BrokerAuth::External && {
+            let login = Endpoint::new(self).map(|endpoint| endpoint.login());
+            login.is_ok_and(|login| login.is_empty())
+        };
+        let nobody = is_nobody.then(|| {
+            "broker.auth = external: the certificate in broker.cert_file has no common name, so write the login that the \
+             broker takes from it in broker.url (amqps://LOGIN@HOST)"
+                .to_owned()
+        });
+        contradictions
+            .chain(files.map(|error| error.to_string()))
+            .chain(nobody)
     }
 
     /// Settings of TLS and of the login that would have no effect.

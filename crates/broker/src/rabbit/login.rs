@@ -79,8 +79,9 @@ pub(super) fn original_login(properties: &BasicProperties) -> Option<String> {
     is_login(&login).then_some(login)
 }
 
+/// Whether it is text that a login can be: bounded, and without control characters.
 fn is_login(login: &str) -> bool {
-    (1..=MAX_LOGIN_BYTES).contains(&login.len())
+    (1..=MAX_LOGIN_BYTES).contains(&login.len()) && !login.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -122,8 +123,8 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_or_empty_login_is_none() {
-        for text in [String::new(), "x".repeat(256)] {
+    fn an_endless_or_empty_login_or_one_with_escapes_is_none() {
+        for text in [String::new(), "x".repeat(256), "a\u{1b}[2J".to_owned()] {
             let origin = Origin {
                 login: Some(&text),
                 ..Origin::default()

@@ -142,7 +142,12 @@ fn sentences(fleet: &Fleet, screen: Screen) -> Block {
     }
     let lost = fleet.workers.iter().filter(|worker| is_lost(worker));
     let lost: Vec<_> = lost
-        .filter(|worker| !silent.iter().any(|other| other.instance == worker.instance))
+        .filter(|worker| {
+            let key = (&worker.login, worker.instance);
+            !silent
+                .iter()
+                .any(|other| (&other.login, other.instance) == key)
+        })
         .collect();
     for worker in lost.iter().take(MAX_SENTENCES) {
         sentences.push(of_lost(worker, fleet.has_logins()));

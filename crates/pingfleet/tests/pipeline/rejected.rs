@@ -1,5 +1,5 @@
-//! A thief with the login of a worker rejects chunks (`basic.reject`). None is dead: they are published again, and the writer
-//! says who is not at work.
+//! A thief with the permissions of a worker rejects chunks (`basic.reject`). None is dead: they are published again, and the
+//! writer warns.
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
@@ -16,7 +16,12 @@ const REJECTED: usize = 60;
 
 /// Rejects so many chunks.
 fn reject(deployment: &Deployment) -> Result<()> {
-    let url = format!("{}%2f", deployment.broker()?.url());
+    let rabbit = deployment.broker()?;
+    rabbit.ctl(&["add_user", "thief", "pass"])?;
+    let write = r"^rejected\.x\.(results|heartbeats)$";
+    let read = r"^rejected\.work$";
+    rabbit.ctl(&["set_permissions", "-p", "/", "thief", "^$", write, read])?;
+    let url = format!("{}%2f", rabbit.url().replace("guest:guest@", "thief:pass@"));
     let queue = deployment.queue("work");
     let rejecting = async {
         let connection = Connection::connect(&url, ConnectionProperties::default()).await?;

@@ -26,8 +26,8 @@ pub struct Applied {
     pub contradictions: BTreeMap<Contradiction, u64>,
     /// Deliveries put into quarantine.
     pub quarantined: u64,
-    /// How many of them have the same reason.
-    pub reasons: BTreeMap<&'static str, u64>,
+    /// How many of them have the same reason and the same login.
+    pub reasons: BTreeMap<(&'static str, Option<String>), u64>,
     /// Heartbeats that were not stored, because their login has more than 1,000 workers.
     pub heartbeats_of_too_many: u64,
     /// Chunks whose message is gone from the queue of work although no worker is to blame. They are published again.

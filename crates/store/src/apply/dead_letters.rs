@@ -46,8 +46,8 @@ impl BatchWriter<'_> {
     }
 
     /// The chunk's message is gone, and no worker is to blame: it is due to be published again, as if the last publish had
-    /// never been. See [`crate::Writer::removed_chunks`]. Returns false when no producer supervises the run, so that nobody would
-    /// publish it.
+    /// never been. See [`crate::Writer::removed_chunks`]. What a policy removed from a run that no producer supervises is not,
+    /// and this returns false: nobody would publish it. One `basic.reject` makes no chunk dead: `--resume` publishes it then.
     fn take_removed(&mut self, run: i64, chunk: u32, by: RemovedBy) -> Result<bool, StoreError> {
         let changed = self
             .transaction
@@ -55,9 +55,9 @@ impl BatchWriter<'_> {
                 "UPDATE chunks SET published_at_us = -?3, publishes = max(publishes - 1, 0), published_round = -1
                  WHERE run = ?1 AND chunk = ?2
                    AND EXISTS (SELECT 1 FROM runs n
-                               WHERE n.run = ?1 AND n.state = 'running' AND n.lease_renewed_us IS NOT NULL)",
+                               WHERE n.run = ?1 AND n.state = 'running' AND (?4 OR n.lease_renewed_us IS NOT NULL))",
             )?
-            .execute((run, chunk, self.now))?;
+            .execute((run, chunk, self.now, matches!(by, RemovedBy::Rejection)))?;
         let removed = &mut self.report.removed;
         match by {
             RemovedBy::Policy => removed.by_policy += changed as u64,

@@ -22,8 +22,8 @@ pub enum DecodedDelivery {
         message: Box<WorkChunk>,
         /// Its bytes, for the quarantine.
         raw: RawMessage,
-        /// The broker's reason (`x-death`): `delivery_limit` of a chunk that killed its workers, or `rejected`. After
-        /// `expired` and `maxlen` the chunk is published again: a policy removed its message.
+        /// The broker's reason (`x-death`): `delivery_limit` of a chunk that killed its workers. After `expired` and
+        /// `maxlen` (a policy removed its message) and `rejected` (a consumer did) the chunk is published again.
         reason: String,
     },
     /// A message that is refused before it is compared with the plan, most often because it cannot be decoded.

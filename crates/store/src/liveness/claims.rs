@@ -27,8 +27,8 @@
 //! hand, and is probed twice; the limit has doubled then. The same holds where workers share a login and one takes over from
 //! another that died: the limit counts from the first one. Nothing is lost, since the first result of a chunk counts.
 //!
-//! A worker that died keeps its chunks for 30 s at most, and for 15 s against another login: the next heartbeats of the worker
-//! that has them now come in between, so there is no moment in which neither is heard.
+//! A worker that died keeps its chunks for 30 s at most, and for 15 s against another login. In between come the next
+//! heartbeats of the worker that has them now, so that one of both is always heard.
 
 use std::time::Duration;
 
@@ -137,14 +137,19 @@ fn first_claim(
     Ok(now)
 }
 
-/// Forgets since when a chunk is claimed: it is settled.
+/// Forgets who has a chunk in hand, and since when it is claimed: it is settled.
 pub(crate) fn forget_claims(
     connection: &Connection,
     run: i64,
     chunk: u32,
 ) -> Result<(), StoreError> {
-    connection
-        .prepare_cached("DELETE FROM claims WHERE run = ?1 AND chunk = ?2")?
-        .execute((run, chunk))?;
+    for statement in [
+        "DELETE FROM claims WHERE run = ?1 AND chunk = ?2",
+        "DELETE FROM in_hand WHERE run = ?1 AND chunk = ?2",
+    ] {
+        connection
+            .prepare_cached(statement)?
+            .execute((run, chunk))?;
+    }
     Ok(())
 }

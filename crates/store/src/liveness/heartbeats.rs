@@ -19,7 +19,7 @@ const WORKER_FORGOTTEN_AFTER: Duration = Duration::from_hours(7 * 24);
 
 /// The most rows of workers that a login has: more than a fleet whose workers share one login, with their restarts of a week.
 /// A new one replaces the one of the login that has been silent for longest. While none is silent, it gets no row.
-pub(crate) const MAX_WORKERS_OF_LOGIN: i64 = 1000;
+pub const MAX_WORKERS_OF_LOGIN: i64 = 1000;
 
 /// A heartbeat becomes the base of a rate when the next one is received this much later. Several that are received
 /// together, as after a restart of the writer, do not say when they were sent.

@@ -47,6 +47,35 @@ fn beat(login: &str, heartbeat: Heartbeat) -> DecodedDelivery {
 }
 
 #[test]
+fn one_login_opens_the_publish_window_only_so_far() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let many = |login: &str, count: u128| -> Vec<_> {
+        (0..count)
+            .map(|number| {
+                let heartbeat = heartbeat(login, "rack-7", number);
+                beat(
+                    login,
+                    Heartbeat {
+                        prefetch: 256,
+                        ..heartbeat
+                    },
+                )
+            })
+            .collect()
+    };
+    store.apply(Transport::Broker, &many("rack-7", 2))?;
+    ensure!(store.live_workers()?.prefetch == 512);
+    store.apply(Transport::Broker, &many("thief", 500))?;
+    let live = store.live_workers()?;
+    ensure!(
+        (live.count, live.prefetch) == (502, 512 + 64 * 256),
+        "{live:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_row_has_the_login_that_sent_it_whatever_name_it_gave() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;

@@ -371,6 +371,29 @@ fn every_status_is_stored_with_its_reason() -> Result<()> {
 }
 
 #[test]
+fn a_rejected_chunk_of_a_run_without_a_producer_is_not_dead() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut store = open(&folder)?;
+    let (planned, works) = start(&mut store, Transport::Broker, &[2, 2])?;
+    let run = planned.run;
+    store.mark_published(run, &sent(&[0, 1]))?;
+    store.release_lease(run)?;
+    let letters = [(0, "rejected"), (1, "expired")].map(|(chunk, why)| {
+        let mut letter = dead_letter(&works[chunk]);
+        if let DecodedDelivery::Dead { reason, .. } = &mut letter {
+            why.clone_into(reason);
+        }
+        letter
+    });
+    let applied = store.apply(Transport::Broker, &letters)?;
+    ensure!(applied.removed.by_rejection == 1 && applied.removed.by_policy == 0);
+    // The control: nobody would publish what a policy removed.
+    ensure!(store.summary(run)?.chunks_dead == 1);
+    ensure!(store.removed_chunks(run, 10)? == [0]);
+    Ok(())
+}
+
+#[test]
 fn a_chunk_whose_message_a_policy_or_a_stranger_removed_is_published_again() -> Result<()> {
     let folder = TempDir::new()?;
     let mut store = open(&folder)?;
