@@ -174,8 +174,8 @@ impl BrokerError {
                 unreachable_advice(address, &**source)
             }
             Self::CertificateLogin { .. } => {
-                "add a user of the name in it (its subject, or by `ssl_cert_login_from = common_name` its common name): \
-                 rabbitmqctl add_user NAME, and clear_password NAME"
+                "the broker needs a user of the name in it (its subject, or by `ssl_cert_login_from = common_name` its common \
+                 name): `pingfleet broker add-worker` makes pingfleet-worker-NAME"
             }
             Self::Login { .. } => {
                 "give its password in PINGFLEET_BROKER__PASSWORD, or name a file that has it in broker.password_file"

@@ -23,7 +23,7 @@ use crate::{
     keys,
     problems::{SettingsError, one_line},
     shell::flag_with_value,
-    text::read_text,
+    text::{read_text, warn_if_exposed},
 };
 
 /// The settings file that is read without `--config`, if it exists.
@@ -44,6 +44,8 @@ pub struct Layers {
     file: String,
     /// The settings file, if it was named.
     named_file: Option<PathBuf>,
+    /// The settings file, if it has the broker's password.
+    file_with_password: Option<PathBuf>,
     problems: Vec<String>,
 }
 
@@ -61,6 +63,7 @@ impl Default for Layers {
             merged: Config::default(),
             file: DEFAULT_FILE.to_owned(),
             named_file: None,
+            file_with_password: None,
             problems: Vec::new(),
         };
         layers.build();
@@ -131,7 +134,9 @@ impl Layers {
                 return Config::default();
             }
         };
-        self.file_layer(&text)
+        let layer = self.file_layer(&text);
+        self.file_with_password = has_password(&layer).then(|| path.to_owned());
+        layer
     }
 
     /// The text of the file as a layer. Empty if it is no TOML.
@@ -312,6 +317,10 @@ impl Layers {
     /// # Errors
     /// [`SettingsError`] with all problems, if there are any.
     pub fn finish(self) -> Result<(), SettingsError> {
+        // Now, because the log was not ready when the file was read.
+        if let Some(path) = &self.file_with_password {
+            warn_if_exposed(path, "the broker's password");
+        }
         if self.problems.is_empty() {
             Ok(())
         } else {
@@ -320,6 +329,18 @@ impl Layers {
             })
         }
     }
+}
+
+/// Whether the layer has the broker's password, as a value of its own or in the broker's URL.
+fn has_password(layer: &Config) -> bool {
+    let is_in_url = |url: String| {
+        let login = url
+            .split_once("://")
+            .and_then(|(_, rest)| rest.split_once('@'));
+        login.is_some_and(|(login, _)| login.contains(':'))
+    };
+    layer.get_string("broker.password").is_ok()
+        || layer.get_string("broker.url").is_ok_and(is_in_url)
 }
 
 /// All values of a layer that are no tables, by name.

@@ -185,7 +185,7 @@ impl Setup<'_> {
         self.credentials.stored(file, name).map_err(usage)?;
         let password = new_password();
         // Before the user: a password that no file has is lost.
-        let path = self.credentials.write(file, name, &password);
+        let path = self.credentials.write(file, name, &password, None);
         let path = path.map_err(system)?;
         self.management.put_user(name, &password)?;
         changes.done.push(format!(
@@ -201,7 +201,7 @@ impl Setup<'_> {
         let path = self.credentials.file(file);
         let stored = self.credentials.stored(file, name).map_err(usage)?;
         let write = |password: &str| {
-            let written = self.credentials.write(file, name, password);
+            let written = (self.credentials).write(file, name, password, stored.as_ref());
             written.map_err(system)
         };
         if self.renew {
@@ -214,7 +214,7 @@ impl Setup<'_> {
             ));
             return Ok(true);
         }
-        let Some(stored) = stored else {
+        let Some(stored) = &stored else {
             changes.notes.push(format!(
                 "{name} was there, and {} is not: give --renew for a new password, which its owner needs then",
                 path.display()

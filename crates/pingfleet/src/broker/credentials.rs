@@ -27,6 +27,8 @@ pub(super) struct Credentials {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) password: Secret,
+    /// The URL that it shall have: with the address that the user gave, or else the one that it has for its owner.
+    url: Url,
     /// What in it is another one than the user gave.
     pub(super) outdated: Option<&'static str>,
 }
@@ -91,7 +93,8 @@ impl Credentials {
             return Err(in_file(no_login));
         };
         let url = Url::parse(url).map_err(|_| in_file(no_login))?;
-        let wanted = Url::parse(&self.url(login)).map_err(|error| in_file(&error.to_string()))?;
+        let mut wanted =
+            Url::parse(&self.url(login)).map_err(|error| in_file(&error.to_string()))?;
         let is_ours = url.username() == wanted.username()
             && url.path() == wanted.path()
             && value("prefix") == self.prefix.as_deref();
@@ -100,7 +103,15 @@ impl Credentials {
                 "it is the login of another fleet: give another folder with --credentials",
             ));
         }
-        let outdated = if self.is_address_given && url != wanted {
+        if !self.is_address_given {
+            // Its owner may reach the broker by another address than we do.
+            let is_same_scheme = url.scheme() == wanted.scheme();
+            let port = url.port().filter(|_| is_same_scheme).or(wanted.port());
+            let kept = wanted.set_host(url.host_str());
+            kept.map_err(|error| in_file(&error.to_string()))?;
+            wanted.set_port(port).map_err(|()| in_file(no_login))?;
+        }
+        let outdated = if url != wanted {
             Some("the broker's address")
         } else if self.ca_file.is_some() && value("ca_file") != self.ca_file() {
             Some("ca_file")
@@ -108,28 +119,36 @@ impl Credentials {
             None
         };
         Ok(Some(Stored {
+            url: wanted,
             password: password.into(),
             outdated,
         }))
     }
 
-    /// Writes a file. One that is there is replaced, also a link.
+    /// Writes a file. One that is there is replaced, also a link; `stored` is what it has.
     ///
     /// # Errors
     /// What writing returns, with the path.
-    pub(super) fn write(&self, name: &str, login: &str, password: &str) -> Result<PathBuf, String> {
+    pub(super) fn write(
+        &self,
+        name: &str,
+        login: &str,
+        password: &str,
+        stored: Option<&Stored>,
+    ) -> Result<PathBuf, String> {
         let file = self.file(name);
-        let written = self.try_write(&file, login, password);
+        let url = stored.map_or_else(|| self.url(login), |stored| stored.url.to_string());
+        let written = self.try_write(&file, &url, password);
         written.map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(file)
     }
 
-    fn try_write(&self, file: &Path, login: &str, password: &str) -> io::Result<()> {
+    fn try_write(&self, file: &Path, url: &str, password: &str) -> io::Result<()> {
         make_folder(&self.folder)?;
         check_private(&self.folder)?;
         // Its mode is 0600.
         let mut new = NamedTempFile::new_in(&self.folder)?;
-        new.write_all(self.text(login, password).as_bytes())?;
+        new.write_all(self.text(url, password).as_bytes())?;
         new.as_file().sync_all()?;
         new.persist(file)?;
         Ok(())
@@ -140,10 +159,9 @@ impl Credentials {
         self.ca_file.as_deref()
     }
 
-    fn text(&self, login: &str, password: &str) -> String {
-        let url = self.url(login);
+    fn text(&self, url: &str, password: &str) -> String {
         let values = [
-            ("url", Some(url.as_str())),
+            ("url", Some(url)),
             ("prefix", self.prefix.as_deref()),
             ("ca_file", self.ca_file()),
             ("password", Some(password)),
@@ -255,7 +273,9 @@ mod tests {
         let found = credentials(&inner, "amqps://admin:hunter2@h/a b%2f+", None).unwrap();
         let login = "pingfleet-writer";
         assert_eq!(found.stored("writer", login), Ok(None));
-        let file = found.write("writer", "pingfleet-writer", "secret").unwrap();
+        let file = found
+            .write("writer", "pingfleet-writer", "secret", None)
+            .unwrap();
         let text = fs::read_to_string(&file).unwrap();
         assert!(
             text.contains(
@@ -264,28 +284,32 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("hunter2"), "{text}");
-        let stored = |outdated| {
-            Ok(Some(Stored {
-                password: "secret".into(),
-                outdated,
-            }))
+        let stored = |credentials: &Credentials| {
+            let stored = credentials.stored("writer", login).unwrap().unwrap();
+            assert_eq!(stored.password.expose(), "secret");
+            stored
         };
-        assert_eq!(found.stored("writer", login), stored(None));
+        assert_eq!(stored(&found).outdated, None);
         let moved = credentials(&inner, "amqps://h/a b%2f+", Some("10.0.0.5")).unwrap();
-        assert_eq!(
-            moved.stored("writer", login),
-            stored(Some("the broker's address"))
-        );
+        let other = stored(&moved);
+        assert_eq!(other.outdated, Some("the broker's address"));
+        (moved.write("writer", login, "secret", Some(&other))).unwrap();
+        assert_eq!(stored(&moved).outdated, None);
+        // What its owner reaches stays, but for what is encrypted.
+        assert_eq!(stored(&found).outdated, None);
+        let plain = credentials(&inner, "amqp://127.0.0.1/a b%2f+", None).unwrap();
+        let other = stored(&plain);
+        assert_eq!(other.outdated, Some("the broker's address"));
+        let url = "amqp://pingfleet-writer@10.0.0.5:5672/a%20b%2F%2B";
+        assert_eq!(other.url.as_str(), url);
         let authorities = folder.path().join("a \"b\".pem");
         let broker = RabbitBroker::new(&RabbitConfig::new("amqps://h/a b%2f+")).unwrap();
         let with_authorities =
             Credentials::new(&inner, broker.address(), None, None, Some(&authorities)).unwrap();
-        assert_eq!(
-            with_authorities.stored("writer", login),
-            stored(Some("ca_file"))
-        );
-        with_authorities.write("writer", login, "secret").unwrap();
-        assert_eq!(with_authorities.stored("writer", login), stored(None));
+        let other = stored(&with_authorities);
+        assert_eq!(other.outdated, Some("ca_file"));
+        (with_authorities.write("writer", login, "secret", Some(&other))).unwrap();
+        assert_eq!(stored(&with_authorities).outdated, None);
         let written: toml::Table = fs::read_to_string(&file).unwrap().parse().unwrap();
         assert_eq!(
             written["broker"]["ca_file"].as_str().map(Path::new),
@@ -315,7 +339,7 @@ mod tests {
         use std::os::unix::fs::{PermissionsExt as _, symlink};
         let folder = tempfile::tempdir().unwrap();
         let found = credentials(folder.path(), "amqp://h", None).unwrap();
-        let file = found.write("writer", "w", "secret").unwrap();
+        let file = found.write("writer", "w", "secret", None).unwrap();
         // The control.
         assert!(found.stored("writer", "w").is_ok());
         let mode = |path: &Path, mode| {
@@ -327,14 +351,14 @@ mod tests {
         mode(&file, 0o600);
         mode(folder.path(), 0o777);
         assert!(refused().contains("other users may read"), "{}", refused());
-        assert!(found.write("writer", "w", "secret").is_err());
+        assert!(found.write("writer", "w", "secret", None).is_err());
         mode(folder.path(), 0o700);
         let elsewhere = folder.path().join("elsewhere");
         fs::rename(&file, &elsewhere).unwrap();
         symlink(&elsewhere, &file).unwrap();
         assert!(refused().contains("it is a link"), "{}", refused());
         // Writing replaces the link.
-        found.write("writer", "w", "new").unwrap();
+        found.write("writer", "w", "new", None).unwrap();
         assert!(
             fs::read_to_string(&elsewhere)
                 .unwrap()

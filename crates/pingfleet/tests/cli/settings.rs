@@ -149,3 +149,31 @@ fn settings_outside_their_limits_are_refused() -> anyhow::Result<()> {
     assert!(dir.files()?.is_empty());
     Ok(())
 }
+
+/// Only a file with a password, and only if others can read it.
+#[test]
+fn a_settings_file_with_a_password_that_others_can_read_is_a_warning() -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TestDir::new()?;
+    let apart = "[broker]\npassword = \"hunter2\"\n";
+    let in_url = "[broker]\nurl = \"amqp://u:hunter2@127.0.0.1:1\"\n";
+    let without = "[broker]\nurl = \"amqp://u@127.0.0.1:1\"\n";
+    for (text, mode, expected) in [
+        (apart, 0o644, true),
+        (in_url, 0o640, true),
+        (apart, 0o600, false),
+        (without, 0o644, false),
+    ] {
+        let file = dir.write("login.toml", text)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode))?;
+        let arguments = ["broker", "show", "--config", &file];
+        let shown = dir.pingfleet(&arguments)?.hides("hunter2").ends_with(4);
+        let warning = format!("chmod 600 {file}");
+        assert_eq!(
+            shown.stderr.contains(&warning),
+            expected,
+            "{mode:o} {shown:?}"
+        );
+    }
+    Ok(())
+}
