@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(other.outdated, Some("the broker's address"));
         (moved.write("writer", login, "secret", Some(&other))).unwrap();
         assert_eq!(stored(&moved).outdated, None);
-        // What its owner reaches stays, but for what is encrypted.
+        // The address that its owner reaches stays, and the scheme changes.
         assert_eq!(stored(&found).outdated, None);
         let plain = credentials(&inner, "amqp://127.0.0.1/a b%2f+", None).unwrap();
         let other = stored(&plain);
