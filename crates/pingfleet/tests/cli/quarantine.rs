@@ -44,13 +44,18 @@ fn the_table_fits_the_width_and_controls_no_terminal() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_logins_are_there_when_there_are_several() -> anyhow::Result<()> {
+fn the_logins_are_there_when_messages_have_one() -> anyhow::Result<()> {
     let dir = refused()?;
     let connection = Connection::open(dir.path("pingfleet.db"))?;
-    connection.execute("UPDATE quarantine SET login = 'rack-7'", ())?;
     let shown = |arguments: &[&str]| anyhow::Ok(dir.pingfleet(arguments)?.ends_with(0).stdout);
     let table = shown(&["quarantine"])?;
     assert!(!table.contains("LOGIN"), "{table}");
+    connection.execute("UPDATE quarantine SET login = 'rack-7'", ())?;
+    let table = shown(&["quarantine"])?;
+    assert!(
+        table.contains("LOGIN") && table.contains("rack-7"),
+        "{table}"
+    );
     connection.execute(
         "UPDATE quarantine SET login = char(27) || '[2Jthief' WHERE id = (SELECT max(id) FROM quarantine)",
         (),
