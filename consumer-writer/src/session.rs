@@ -34,7 +34,7 @@ const QUIET_BEFORE_CLOSE: Duration = Duration::from_secs(1);
 const MAX_TIME_WITHOUT_ACKS: Duration = Duration::from_secs(30);
 
 /// How long it waits for the confirms of results for other databases. The broker delivers those again that have none.
-const MAX_WAIT_FOR_FOREIGN: Duration = Duration::from_secs(5);
+const MAX_WAIT_FOR_FOREIGN: Duration = Duration::from_secs(30);
 
 /// How a session ended, if not with a [`WriterError`].
 pub(crate) enum SessionEnd {
@@ -211,10 +211,15 @@ impl<'a> WriterSession<'a> {
         self.consumers.cancel().await?;
         self.take_waiting(summary, stop).await?;
         let latest = Instant::now() + MAX_WAIT_FOR_FOREIGN;
+        let mut sign = tokio::time::interval(WRITER_ALIVE_INTERVAL);
         while self.set_aside.foreign.has_in_hand() {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                _ = sign.tick() => {
+                    let noted = note_writer_alive(self.db, self.settings.transport, stop);
+                    watch_database(summary, noted).await?;
+                }
                 answers = self.set_aside.foreign.answers() => self.settle_foreign(answers, summary).await?,
                 () = tokio::time::sleep_until(latest) => break,
             }
