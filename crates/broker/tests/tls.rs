@@ -242,7 +242,7 @@ async fn a_certificate_logs_in_without_a_password_and_an_unknown_one_is_named() 
         &[
             "refuses the login by the certificate",
             "certificate.pem",
-            "rabbitmqctl add_user",
+            "pingfleet broker add-worker",
         ],
     );
     Ok(())
