@@ -43,7 +43,7 @@ pub struct WriterLiveness {
 }
 
 /// The workers that are alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LiveWorkers {
     /// How many.
     pub count: i64,
@@ -297,26 +297,21 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn live_workers(&self) -> Result<LiveWorkers, StoreError> {
-        Ok(self
-            .connection
-            .prepare_cached(
-                "SELECT coalesce(sum(workers), 0), coalesce(sum(min(prefetch, ?3)), 0)
-                 FROM (SELECT count(*) AS workers, sum(iif(draining, 0, min(prefetch, ?2))) AS prefetch
-                       FROM workers WHERE last_seen_us > ?1 GROUP BY login)",
-            )?
-            .query_row(
-                (
-                    now_us() - WORKER_TIMEOUT.as_micros() as i64,
-                    MAX_PREFETCH,
-                    MAX_PREFETCH_OF_LOGIN,
-                ),
-                |row| {
-                    Ok(LiveWorkers {
-                        count: row.get(0)?,
-                        prefetch: row.get(1)?,
-                    })
-                },
-            )?)
+        let mut of_logins = self.connection.prepare_cached(
+            "SELECT count(*), sum(iif(draining, 0, min(prefetch, ?2)))
+             FROM workers WHERE last_seen_us > ?1 GROUP BY login",
+        )?;
+        let since = now_us() - WORKER_TIMEOUT.as_micros() as i64;
+        let of_logins = of_logins.query_map((since, MAX_PREFETCH), |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })?;
+        let mut live = LiveWorkers::default();
+        for of_login in of_logins {
+            let (count, prefetch) = of_login?;
+            live.count += count;
+            live.prefetch += prefetch.min(MAX_PREFETCH_OF_LOGIN);
+        }
+        Ok(live)
     }
 }
 
