@@ -102,7 +102,7 @@ fn run(deployment: &Deployment, arguments: &Arguments, with: bool) -> Result<f64
     }
     let memory = peak_memory(&writer)?;
     let rows =
-        deployment.sqlite3("select count(*), sum(status), max(rtt_max_ns) < 1e9 from results")?;
+        deployment.sqlite3("select count(*), sum(status), max(rtt_avg_ns) < 1e9 from results")?;
     ensure!(rows == format!("{COUNT}|0|1"), "{rows}");
     let counts = "select (select count(*) from quarantine), (select coalesce(sum(length(body)), 0) from quarantine), duplicates, \
                   contradictions from runs";
