@@ -2,15 +2,14 @@
 
 use anyhow::{Result, ensure};
 use pingfleet_store::{
-    DecodedDelivery, FileLock, PublishedChunk, Republish, RunState, StoreError, Transport, Writer,
-    now_us,
+    FileLock, PublishedChunk, Republish, RunState, StoreError, Transport, Writer, now_us,
 };
 use pingfleet_wire::{Message as _, Status, WorkChunk};
 use tempfile::TempDir;
 
 use crate::{
     child::{self, Process},
-    sample::{dead_letter, delivery, options, plan, reader, result, sent, start},
+    sample::{dead_letter, dead_letter_for, delivery, options, plan, reader, result, sent, start},
 };
 
 fn open(folder: &TempDir) -> Result<Writer> {
@@ -229,14 +228,11 @@ fn a_chunk_whose_message_a_policy_removed_counts_once_it_is_published_again() ->
     };
     let before = now_us();
     store.mark_published(run, &[at(0, before)])?;
-    let letters: Vec<_> = works.iter().map(dead_letter).collect();
-    let expired = letters.into_iter().map(|mut letter| {
-        if let DecodedDelivery::Dead { reason, .. } = &mut letter {
-            "expired".clone_into(reason);
-        }
-        letter
-    });
-    let applied = store.apply(Transport::Broker, &expired.collect::<Vec<_>>())?;
+    let expired: Vec<_> = works
+        .iter()
+        .map(|work| dead_letter_for(work, "expired"))
+        .collect();
+    let applied = store.apply(Transport::Broker, &expired)?;
     ensure!(applied.removed.by_policy == 2, "{applied:?}");
     // The removed message is the one that is recorded now.
     store.mark_published(run, &[at(1, before)])?;

@@ -187,10 +187,15 @@ pub(crate) fn delivery(message: ResultChunk) -> DecodedDelivery {
 
 /// A chunk that the broker dead-lettered.
 pub(crate) fn dead_letter(work: &WorkChunk) -> DecodedDelivery {
+    dead_letter_for(work, "delivery_limit")
+}
+
+/// The same for another reason of `x-death`.
+pub(crate) fn dead_letter_for(work: &WorkChunk, reason: &str) -> DecodedDelivery {
     DecodedDelivery::Dead {
         raw: raw(work.encode()),
         message: Box::new(work.clone()),
-        reason: "delivery_limit".to_owned(),
+        reason: reason.to_owned(),
     }
 }
 

@@ -11,7 +11,9 @@ use pingfleet_wire::{DnsFailure, DownReason, LocalLoss, Outcome, Status, StatusK
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::sample::{dead_letter, delivery, options, outcome, reader, result, sent, start};
+use crate::sample::{
+    dead_letter, dead_letter_for, delivery, options, outcome, reader, result, sent, start,
+};
 
 const DOWN: Status = Status::DOWN;
 
@@ -378,13 +380,10 @@ fn a_rejected_chunk_of_a_run_without_a_producer_is_not_dead() -> Result<()> {
     let run = planned.run;
     store.mark_published(run, &sent(&[0, 1]))?;
     store.release_lease(run)?;
-    let letters = [(0, "rejected"), (1, "expired")].map(|(chunk, why)| {
-        let mut letter = dead_letter(&works[chunk]);
-        if let DecodedDelivery::Dead { reason, .. } = &mut letter {
-            why.clone_into(reason);
-        }
-        letter
-    });
+    let letters = [
+        dead_letter_for(&works[0], "rejected"),
+        dead_letter_for(&works[1], "expired"),
+    ];
     let applied = store.apply(Transport::Broker, &letters)?;
     ensure!(applied.removed.by_rejection == 1 && applied.removed.by_policy == 0);
     // The control: nobody would publish what a policy removed.
@@ -401,22 +400,12 @@ fn a_chunk_whose_message_a_policy_or_a_stranger_removed_is_published_again() -> 
     let run = planned.run;
     store.mark_published(run, &sent(&[0, 1, 2, 3]))?;
     ensure!(store.removed_chunks(run, 10)?.is_empty());
-    let removed = |work, reason: &str| {
-        let mut letter = dead_letter(work);
-        if let DecodedDelivery::Dead {
-            reason: because, ..
-        } = &mut letter
-        {
-            reason.clone_into(because);
-        }
-        letter
-    };
     let batch = [
-        removed(&works[0], "expired"),
-        removed(&works[1], "maxlen"),
+        dead_letter_for(&works[0], "expired"),
+        dead_letter_for(&works[1], "maxlen"),
         // The control: this one is dead.
-        removed(&works[2], "delivery_limit"),
-        removed(&works[3], "rejected"),
+        dead_letter_for(&works[2], "delivery_limit"),
+        dead_letter_for(&works[3], "rejected"),
     ];
     let applied = store.apply(Transport::Broker, &batch)?;
     ensure!(counted(&applied) == [4, 0, 0]);
